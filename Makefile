@@ -1,0 +1,73 @@
+# `make` prints what can be done here. Everything runs in .venv, which is built from requirements.lock
+# on first use and brought up to date only when the lock or pyproject.toml has changed.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Options for pytest: make test PYTEST="tests/unit -x"
+PYTEST ?=
+# Test processes side by side; each starts a Redis and a PostgreSQL of its own, when a test asks for them.
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint format lock bench chaos pictures clean
+
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.ready ## the whole service with a simulated upstream: 200 prompts, callbacks, Flower; free of charge
+	@$(BIN)/penstock demo
+
+run: .venv/.ready ## start the service and stay (a real upstream when a key is configured, else simulated)
+	@$(BIN)/penstock up --simulate-without-key
+
+test: lint ## lint, then every test
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+
+lint: .venv/.ready ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.ready ## put the code into its agreed form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: .venv/.ready ## resolve pyproject.toml again into requirements.lock and deploy/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev -o requirements.lock $(LOCK) $(UPGRADE)
+	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements.lock -o deploy/requirements.lock $(LOCK)
+
+# One lock for Linux (x86-64, ARM) and macOS and every Python from 3.11; no index is named in it.
+# make lock UPGRADE=--upgrade takes the newest versions that the ranges allow.
+LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" --quiet
+UPGRADE ?=
+
+bench: .venv/.ready ## the benchmarks, one after the other (some minutes)
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (about half an hour)
+	@CHAOS_TASKS=5000 $(BIN)/python -m pytest tests/chaos $(PYTEST)
+
+pictures: .venv/.ready ## take the pictures of docs/img again (needs chromium)
+	@$(BIN)/python -m tests.web.pictures
+
+clean: ## remove .venv and every cache; data folders stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: .venv/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --editable . --no-deps --no-build-isolation
+	@touch $@
+
+.venv/.locked: requirements.lock
+	@python=$$(sh .ci/python) || exit 1; \
+	if ! [ -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making .venv with $$python"; rm -rf .venv; \
+		$$python -m venv .venv || { echo "make: $$python has no working venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }; \
+	fi
+	@echo "installing what requirements.lock names"
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@touch $@
