@@ -1,0 +1,1 @@
+"""Penstock: an asynchronous job queue for LLM APIs that answer "server busy"."""

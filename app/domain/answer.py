@@ -1,0 +1,47 @@
+"""An answer that may be given again: what it holds, and how it is written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+
+from app.domain.attempt import Usage
+from app.domain.money import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An upstream's answer, and what it took to get it."""
+
+    result: str  # JSON text, as the upstream gave it
+    usage: Usage | None = None
+    cost: Cost | None = None  # None: unknown
+    simulated: bool = False
+
+    @property
+    def currency(self) -> str | None:
+        """In what its cost is counted."""
+        return self.cost.currency if self.cost else None
+
+
+def write(key: str, answer: Answer) -> str:
+    """An entry: a line of JSON with the key it belongs to, then the result as it is. Simulated ones are refused."""
+    if answer.simulated:
+        raise ValueError("a simulated answer is never kept")
+    usage = astuple(answer.usage) if answer.usage else None
+    cost = [answer.cost.picos, answer.cost.currency] if answer.cost else None
+    return f"{json.dumps({'key': key, 'usage': usage, 'cost': cost})}\n{answer.result}"
+
+
+def read(key: str, entry: str) -> Answer | None:
+    """The answer in an entry; None when it is another key's, or not whole."""
+    head, line_break, result = entry.partition("\n")
+    try:
+        known = json.loads(head)
+        usage = Usage(*known["usage"]) if known["usage"] else None
+        cost = Cost(*known["cost"]) if known["cost"] else None
+    except (ValueError, TypeError, KeyError):
+        return None
+    if known["key"] != key or not line_break or not result:
+        return None
+    return Answer(result, usage, cost)

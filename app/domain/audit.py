@@ -1,0 +1,118 @@
+"""The audit log's chain: each entry's digest covers the one before, so that a removal or a change shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FIRST = "0" * 64  # what the first entry follows
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One call or administrative act. Never holds a prompt, a result or a secret."""
+
+    at: float  # Unix seconds, to the millisecond
+    action: str  # "POST /v1/tasks", or "client.add"
+    client_id: str = ""
+    team: str = ""
+    user: str = ""
+    key_id: str = ""
+    address: str = ""
+    model: str = ""
+    task_id: str = ""  # the task, batch, client, key or policy that it was about
+    request_id: str = ""
+    status: int = 0  # of HTTP; 0: not over HTTP
+    duration_ms: int = 0
+    details: str = ""  # JSON: parameters without prompts, or the reason of a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """An entry in its place, with the digest that was stored for it."""
+
+    number: int  # from 1, without gaps
+    digest: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The chain's last link, and where it begins: before `first` everything was removed by retention."""
+
+    number: int = 0
+    digest: str = FIRST
+    first: int = 1
+    before: str = FIRST  # the digest of the last removed one
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Where the chain is broken."""
+
+    number: int
+    what: str
+
+
+def digest(previous: str, number: int, entry: Entry) -> str:
+    """SHA-256 over the digest before, the place and every field, in hexadecimal."""
+    text = json.dumps([previous, number, *as_row(entry).values()], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def link(head: Head, entries: Iterable[Entry]) -> list[Linked]:
+    """Put entries behind the head, in order."""
+    linked, number, previous = [], head.number, head.digest
+    for entry in entries:
+        number += 1
+        previous = digest(previous, number, entry)
+        linked.append(Linked(number, previous, entry))
+    return linked
+
+
+class Check:
+    """Walks a chain from its beginning; feed it in order, then ask `end`."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._next = head.first
+        self._previous = head.before
+
+    @property
+    def seen(self) -> int:
+        """How many links held."""
+        return self._next - self._head.first
+
+    def add(self, one: Linked) -> Fault | None:
+        """The next link; says what is wrong with it."""
+        if one.number != self._next:
+            return Fault(self._next, f"entries {self._next} to {one.number - 1} are missing")
+        if digest(self._previous, one.number, one.entry) != one.digest:
+            return Fault(one.number, "the entry was changed, or the one before it was replaced")
+        self._next, self._previous = one.number + 1, one.digest
+        return None
+
+    def end(self) -> Fault | None:
+        """What is wrong with the chain's end."""
+        if self._next != self._head.number + 1:
+            return Fault(self._next, f"entries {self._next} to {self._head.number} are missing")
+        if self._previous != self._head.digest:
+            return Fault(self._head.number, "the chain does not end where it is said to")
+        return None
+
+
+def as_row(entry: Entry) -> Mapping[str, Any]:
+    """Its fields; the instant as whole milliseconds, which every database gives back as they were."""
+    return {
+        "at_ms": round(entry.at * 1000),
+        **{name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "at"},
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Entry:
+    """The entry of such a row."""
+    rest = {name: row[name] for name in Entry.__dataclass_fields__ if name != "at"}
+    return Entry(at=row["at_ms"] / 1000, **rest)

@@ -1,0 +1,72 @@
+"""A batch: its states, and how it advances as its tasks end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class BatchStatus(StrEnum):
+    """States of a batch, in OpenAI's words. `failed` means that its input was refused."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether this state is an end."""
+        return self in BATCH_ENDS
+
+
+BATCH_ENDS = frozenset(
+    {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+)
+_RUNS = frozenset({BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch has come. `completed` counts successes, `failed` also what expired."""
+
+    status: BatchStatus
+    total: int
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expires_at: float | None = None
+
+    @property
+    def open(self) -> int:
+        """Tasks that have not ended."""
+        return self.total - self.completed - self.failed - self.cancelled
+
+
+def advance(before: Progress, *, completed: int, failed: int, cancelled: int, at: float) -> Progress:
+    """Count tasks that ended; end the batch with its last one.
+
+    A batch that was being cancelled ends `cancelled`; one that has failures and is past its time, `expired`;
+    any other `completed`. A batch whose input is still coming in has no last task yet.
+    """
+    after = replace(
+        before,
+        completed=before.completed + completed,
+        failed=before.failed + failed,
+        cancelled=before.cancelled + cancelled,
+    )
+    if after.status not in _RUNS or after.open > 0:
+        return after
+    return replace(after, status=_end(after, at))
+
+
+def _end(progress: Progress, at: float) -> BatchStatus:
+    if progress.status is BatchStatus.CANCELLING:
+        return BatchStatus.CANCELLED
+    if progress.failed and progress.expires_at is not None and at >= progress.expires_at:
+        return BatchStatus.EXPIRED
+    return BatchStatus.COMPLETED

@@ -1,0 +1,66 @@
+"""Which quotas an outcome brakes, and for how long."""
+
+from __future__ import annotations
+
+from app.domain.attempt import Brake, Permit
+from app.domain.classify import Verdict
+from app.domain.outcome import Outcome
+from app.domain.routing import ANY, account_quota, key_quota, upstream_quota
+from app.domain.upstream_error import Scope
+
+UNTOLD_SECONDS = 1.0  # when a refusal does not say how long
+REFUSED_SECONDS = 60.0  # a key, account or route that is refused for another reason than its rate
+MOST_JITTER_SECONDS = 10.0
+
+
+def brakes(permit: Permit, verdict: Verdict, chance: float) -> tuple[Brake, ...]:
+    """The brakes that a verdict calls for. `chance` lies in [0, 1) and spreads returns after a pause.
+
+    A pause that was told is never shortened: up to a tenth of it (50 ms at least, 10 s at most) is added.
+    """
+    quota = _quota(permit, verdict)
+    if quota is None:
+        return ()
+    if verdict.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED):
+        seconds = _told(verdict.retry_after_seconds, chance)
+    else:
+        seconds = max(REFUSED_SECONDS, verdict.retry_after_seconds or 0.0)
+    return (Brake(quota, seconds, _reason(verdict)),)
+
+
+def _told(seconds: float | None, chance: float) -> float:
+    if seconds is None:
+        return UNTOLD_SECONDS
+    return seconds + chance * min(max(0.05, seconds / 10), MOST_JITTER_SECONDS)
+
+
+def _quota(permit: Permit, verdict: Verdict) -> str | None:
+    match verdict.outcome:
+        case Outcome.RATE_LIMITED:
+            return _named(permit, verdict.scope)
+        case Outcome.OVERLOADED:
+            return account_quota(permit.account, permit.upstream_model)
+        case Outcome.UNAUTHORIZED:
+            return key_quota(permit.key, ANY)
+        case Outcome.FORBIDDEN | Outcome.UNKNOWN_MODEL:
+            return key_quota(permit.key, permit.upstream_model)
+        case Outcome.NO_BALANCE:
+            return account_quota(permit.account, ANY)
+        case _:
+            return None
+
+
+def _named(permit: Permit, scope: Scope) -> str:
+    return {
+        Scope.MODEL: account_quota(permit.account, permit.upstream_model),
+        Scope.KEY_MODEL: key_quota(permit.key, permit.upstream_model),
+        Scope.KEY: key_quota(permit.key, ANY),
+        Scope.ACCOUNT: account_quota(permit.account, ANY),
+        Scope.PROVIDER: upstream_quota(permit.upstream),
+    }[scope]
+
+
+def _reason(verdict: Verdict) -> str:
+    """For people: the outcome and the status, never the upstream's words, which may quote a prompt."""
+    status = f" ({verdict.status_code})" if verdict.status_code is not None else ""
+    return f"{verdict.outcome}{status}"

@@ -1,0 +1,105 @@
+"""What a client may use: requests per minute, tasks waiting, budgets; and how long its content is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+PICOS = 10**12
+_MOST = 10**15
+MOST_RETENTION = 10 * 365 * 86_400.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """None: no limit. Money is a decimal text in `currency`, such as "12.50"; periods are UTC days and months."""
+
+    rpm: int | None = None  # requests per minute to the API
+    most_waiting: int | None = None  # tasks queued at once
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    money_per_day: str | None = None
+    money_per_month: str | None = None
+    currency: str | None = None  # of both, such as USD
+    over_budget: Literal["refuse", "wait"] = "refuse"
+    store: bool = True  # what a request that does not say wishes; False: content is erased once delivered
+    retention_seconds: float | None = None  # from a task's end; None: the service's own
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether anything must be reserved."""
+        return any(value is not None for value in (self.tokens_per_day, self.tokens_per_month)) or (
+            self.has_money
+        )
+
+    @property
+    def has_money(self) -> bool:
+        """Whether a price must be known."""
+        return self.money_per_day is not None or self.money_per_month is not None
+
+
+NO_LIMITS = ClientLimits()
+_COUNTS = ("rpm", "most_waiting", "tokens_per_day", "tokens_per_month")
+_AMOUNTS = ("money_per_day", "money_per_month")
+
+
+def parse_limits(given: Mapping[str, Any]) -> ClientLimits:
+    """Check a client's `limits`. Raises ValueError that begins with the field's name."""
+    known = {item.name for item in fields(ClientLimits)}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{str(name)[:40]}: is not a limit; there are {', '.join(sorted(known))}")
+    values = dict(given)
+    for name in _COUNTS:
+        _check_count(name, values.get(name))
+    for name in _AMOUNTS:
+        if values.get(name) is not None:
+            picos(values[name], name)
+            values[name] = str(values[name])
+    _check_rest(values)
+    return ClientLimits(**values)
+
+
+def as_mapping(limits: ClientLimits) -> dict[str, Any]:
+    """Only what differs from no limits; `parse_limits` reads it back."""
+    pairs = ((item.name, getattr(limits, item.name)) for item in fields(ClientLimits))
+    return {name: value for name, value in pairs if value != getattr(NO_LIMITS, name)}
+
+
+def picos(amount: Any, name: str = "amount") -> int:
+    """A decimal amount in pico-units, exactly. Raises ValueError."""
+    try:
+        value = Decimal(str(amount))
+    except InvalidOperation:
+        raise ValueError(f"{name}: must be an amount such as 12.50") from None
+    if isinstance(amount, bool) or not value.is_finite() or not 0 <= value <= _MOST // 10**9:
+        raise ValueError(f"{name}: must be an amount such as 12.50, from 0 to 1,000,000")
+    return int(value * PICOS)
+
+
+def _check_count(name: str, value: Any) -> None:
+    lowest = 1 if name == "rpm" else 0
+    if value is not None and (type(value) is not int or not lowest <= value <= _MOST):
+        raise ValueError(f"{name}: must be a whole number from {lowest}")
+
+
+def _check_rest(values: dict[str, Any]) -> None:
+    if values.get("over_budget", "refuse") not in ("refuse", "wait"):
+        raise ValueError("over_budget: must be refuse or wait")
+    if type(values.get("store", True)) is not bool:
+        raise ValueError("store: must be true or false")
+    kept = values.get("retention_seconds")
+    if kept is not None and (
+        isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= MOST_RETENTION
+    ):
+        raise ValueError("retention_seconds: must lie above 0 and at most at ten years")
+    currency = values.get("currency")
+    has_money = any(values.get(name) is not None for name in _AMOUNTS)
+    if currency is not None and (
+        not isinstance(currency, str) or not currency.isascii() or not 1 <= len(currency) <= 8
+    ):
+        raise ValueError("currency: must be such as USD")
+    if has_money and currency is None:
+        raise ValueError("currency: is needed for a budget of money, such as USD")

@@ -1,0 +1,267 @@
+"""The judgement of all quotas together: what reports teach, and what is allowed in consequence.
+
+Told figures are ceilings. Where none is told for a route's calls, the quota of account and upstream model learns it;
+other quotas learn only once a refusal has named them. Breakers stand before an upstream's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.domain.blame import Figure
+from app.domain.breaker import Breaker, BreakerRules, State
+from app.domain.learner import Learner, Lesson, from_facts, new_learner, to_facts
+from app.domain.outcome import Outcome
+from app.domain.plan import Release
+from app.domain.quota import Bucket, Limits, Quota, QuotaState, request_bucket, token_bucket
+from app.domain.response_pace import PaceRules, ResponsePace
+from app.domain.revealed import Revealed, revealed
+from app.domain.routing import Route, Topology, account_quota, upstream_quota
+
+Key = tuple[str, str]  # key and upstream model
+
+_KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
+_CLOSED = Limits(cap=0)
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What a settled call came to, as workers report it. Instants are gate time."""
+
+    outcome: Outcome
+    key: str
+    upstream: str
+    account: str
+    upstream_model: str
+    released_at: float
+    at: float
+    seconds: float
+    estimate: float  # tokens that were reserved
+    braked: tuple[str, ...] = ()  # quotas that it braked
+    named: Figure | None = None  # the limit that a refusal names
+    hints: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers
+
+    @property
+    def route(self) -> Route:
+        """The way it took."""
+        return Route(self.key, self.upstream, self.account, self.upstream_model)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """An order to release nothing on a quota for a while."""
+
+    quota: str
+    seconds: float
+    why: str
+
+
+class Governor:
+    """Kept by the leader. Pure: time arrives as arguments."""
+
+    def __init__(
+        self, topology: Topology, *, breaker: BreakerRules | None = None, pace: PaceRules | None = None
+    ) -> None:
+        self.topology = topology
+        self.breakers: dict[str, Breaker] = {}
+        self.learners: dict[str, Learner] = {}
+        self.speeds: dict[Key, float] = {}  # moving mean of seconds a call
+        self._rules = breaker or BreakerRules()
+        self._pace = pace
+        self._paces: dict[str, ResponsePace] = {}
+        self._revealed: dict[str, Revealed] = {}
+        self._breaker_of: dict[str, set[str]] = {}  # breakers by the account quotas behind them
+        for route in topology.routes:
+            self._lay(route)
+
+    # -- what happened
+
+    def settled(self, reports: Iterable[CallReport]) -> list[Closing]:
+        """Learn from calls that came back. Gives back what is to be closed at once."""
+        closings: list[Closing] = []
+        for report in reports:
+            self._measure(report)
+            closings += self._reveal(report)
+            closings += self._break(report)
+            for name in self._taught(report):
+                self._learner(name).settled(_lesson(report), report.at)
+        return closings
+
+    def released(self, releases: Iterable[Release], flights: Mapping[str, QuotaState], at: float) -> None:
+        """Calls were let through at `at`; `flights` are the quotas as they were before."""
+        calls: dict[str, int] = {}
+        tokens: dict[str, float] = {}
+        for release in releases:
+            for name in release.route.quotas:
+                calls[name] = calls.get(name, 0) + 1
+                tokens[name] = tokens.get(name, 0.0) + release.estimate
+        for name, count in calls.items():
+            before = flights[name].flight if name in flights else 0
+            if name in self.learners:
+                self.learners[name].released(at, count, tokens[name], before + count)
+            if name in self.breakers:
+                self.breakers[name].released(at, count)
+
+    def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
+        """Once a turn, with the quotas as they stand and the models that have something waiting."""
+        wanted = {
+            name
+            for model in waiting
+            for tier in self.topology.models.get(model, ())
+            for route in tier
+            for name in route.quotas
+        }
+        for name, breaker in self.breakers.items():
+            breaker.look(now, waiting=name in wanted)
+        for name, learner in self.learners.items():
+            state = quotas.get(name)
+            if state is not None:
+                free = state.braked_until <= now and self._part(name, now) == 1.0
+                learner.look(now, state.flight, wanted=free and name in wanted)
+
+    # -- what is allowed
+
+    def limits(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, Limits]:
+        """The limits of every quota, as they should be now."""
+        return {name: self._limits(name, now, quotas.get(name)) for name in self.topology.quota_ids}
+
+    def _limits(self, name: str, now: float, state: QuotaState | None) -> Limits:
+        breaker = self.breakers.get(name)
+        if breaker is not None:
+            room = breaker.room()
+            return (
+                Limits()
+                if room is None
+                else replace(_CLOSED, cap=room + (state.flight if state and room else 0))
+            )
+        limits = _told(self.topology.quotas.get(name))
+        learner, said = self.learners.get(name), self._revealed.get(name)
+        if said is not None:
+            limits = _tighter(limits, _told(Quota(name, said.rpm, said.tpm)))
+        if learner is not None:
+            limits = _tighter(limits, Limits(learner.requests, learner.tokens, learner.cap))
+        if name in self._paces:
+            pace = self._paces[name].level
+            limits = _tighter(limits, Limits(requests=Bucket(1.0, pace)))
+        return _scaled(limits, self._part(name, now))
+
+    def _part(self, name: str, now: float) -> float:
+        """How much of an account's quota may be used: less when a breaker before it has just closed."""
+        return min((self.breakers[b].pace(now) for b in self._breaker_of.get(name, ())), default=1.0)
+
+    # -- what is kept
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What was learned, by quota, as plain values."""
+        return {name: to_facts(learner) for name, learner in list(self.learners.items())}
+
+    def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up what was kept, where it still has a place."""
+        known = set(self.topology.quota_ids)
+        for name, kept in facts.items():
+            if name in known:
+                self.learners[name] = from_facts(kept, self._learner(name))
+
+    def states(self) -> dict[str, State]:
+        """Where the breakers stand."""
+        return {name: breaker.state for name, breaker in self.breakers.items()}
+
+    # -- the parts
+
+    def _lay(self, route: Route) -> None:
+        account = account_quota(route.account, route.upstream_model)
+        name = upstream_quota(route.upstream, route.upstream_model)
+        self.breakers.setdefault(name, Breaker(self._rules))
+        self._breaker_of.setdefault(account, set()).add(name)
+        if self._pace is not None:
+            self._paces.setdefault(account, ResponsePace(self._pace))
+        told = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
+        if all(quota.learn for quota in told):
+            self.learners.setdefault(
+                account,
+                new_learner(
+                    calls_told=any(quota.concurrency is not None for quota in told),
+                    pace_told=any(quota.rpm is not None for quota in told),
+                ),
+            )
+
+    def _learner(self, name: str) -> Learner:
+        """The learner of a quota; one that a refusal names first starts free."""
+        return self.learners.setdefault(name, new_learner(calls_told=True, pace_told=True))
+
+    def _taught(self, report: CallReport) -> Iterator[str]:
+        """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""
+        known = set(self.topology.quota_ids)
+        if report.outcome is Outcome.RATE_LIMITED:
+            yield from (name for name in report.braked if name in known)
+        elif report.outcome in _KINDS:
+            yield from (name for name in report.route.quotas if name in self.learners)
+
+    def _measure(self, report: CallReport) -> None:
+        if report.outcome is Outcome.SUCCEEDED:
+            key = (report.key, report.upstream_model)
+            self.speeds[key] = self.speeds.get(key, report.seconds) * 0.9 + report.seconds * 0.1
+            paced = self._paces.get(account_quota(report.account, report.upstream_model))
+            if paced is not None:
+                paced.settled(report.seconds)
+
+    def _reveal(self, report: CallReport) -> Iterator[Closing]:
+        said = revealed(report.hints)
+        name = account_quota(report.account, report.upstream_model)
+        if said.rpm is not None or said.tpm is not None:
+            self._revealed[name] = said
+        if said.empty_for > 0:
+            yield Closing(name, said.empty_for, "the upstream's headers say that nothing is left")
+
+    def _break(self, report: CallReport) -> Iterator[Closing]:
+        name = upstream_quota(report.upstream, report.upstream_model)
+        breaker = self.breakers.get(name)
+        if breaker is None:
+            return
+        before = breaker.state
+        breaker.settled(report.outcome, report.released_at, report.at)
+        if breaker.state is State.OPEN and before is not State.OPEN:
+            seconds = breaker.opens_until(waiting=True) - report.at
+            yield Closing(name, seconds, f"breaker open: {breaker.reason}")
+
+
+def _lesson(report: CallReport) -> Lesson:
+    kind = _KINDS[report.outcome]
+    return Lesson(kind, report.released_at, report.seconds, report.estimate, report.named)  # type: ignore[arg-type]
+
+
+def _told(quota: Quota | None) -> Limits:
+    if quota is None:
+        return Limits()
+    return Limits(request_bucket(quota), token_bucket(quota), quota.concurrency)
+
+
+def _tighter(one: Limits, other: Limits) -> Limits:
+    """Both limits together."""
+    caps = [limits.cap for limits in (one, other) if limits.cap is not None]
+    return Limits(
+        _slower(one.requests, other.requests), _slower(one.tokens, other.tokens), min(caps, default=None)
+    )
+
+
+def _slower(one: Bucket | None, other: Bucket | None) -> Bucket | None:
+    if one is None or other is None:
+        return one or other
+    slower = one if one.rate <= other.rate else other
+    return Bucket(min(one.size, other.size), slower.rate)
+
+
+def _scaled(limits: Limits, part: float) -> Limits:
+    if part >= 1.0:
+        return limits
+    return Limits(
+        _part_of(limits.requests, part),
+        _part_of(limits.tokens, part),
+        None if limits.cap is None else max(1, int(limits.cap * part)),
+    )
+
+
+def _part_of(bucket: Bucket | None, part: float) -> Bucket | None:
+    return None if bucket is None else Bucket(max(1.0, bucket.size * part), bucket.rate * part)

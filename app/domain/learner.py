@@ -1,0 +1,284 @@
+"""What is learned of one quota: calls at once, calls a second and, once they are refused, tokens a second.
+
+1. `look`: what is in flight, and whether more is wanted. At the end of a round, what held the backlog back may grow.
+2. `released`: what was let through.
+3. `settled`: a success proves what the upstream takes; a refusal cuts the figure it is about, once for all calls of
+   a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from app.domain import adaptive
+from app.domain.adaptive import CALLS_A_SECOND, CALLS_AT_ONCE, FREE, TOKENS_A_SECOND, Learned, Rules
+from app.domain.blame import USED, Figure, Use, blame
+from app.domain.quota import Bucket
+from app.domain.traffic import PAUSE, Traffic
+
+SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; between them a round is as long as a call
+SAME_REFUSAL = 0.5  # seconds after a cut in which refusals are still about what was cut
+PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once are taken
+FEW = 8  # calls, by which no rate can be measured
+_BURST = 0.1  # seconds' worth that may go at once
+
+RULES: Mapping[Figure, Rules] = {"calls": CALLS_AT_ONCE, "pace": CALLS_A_SECOND, "tokens": TOKENS_A_SECOND}
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a call came to, as far as it teaches anything. `refused` is a 429, `overloaded` a 503."""
+
+    kind: Literal["success", "refused", "overloaded"]
+    released_at: float
+    seconds: float = 0.0  # that it took
+    tokens: float = 0.0  # that were reserved for it
+    named: Figure | None = None  # the limit that a refusal names
+
+
+@dataclass(slots=True)
+class _Round:
+    """What was seen from `began` on."""
+
+    began: float
+    most: int = 0  # calls at once
+    calls: float = 0.0
+    tokens: float = 0.0
+    successes: int = 0
+    wanted: bool = False
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class Learner:
+    """One quota. All instants are gate time."""
+
+    figures: dict[Figure, Learned]
+    traffic: Traffic = field(default_factory=Traffic)
+    latency: float = 0.5  # seconds, moving mean
+    _now: _Round | None = None
+    _before: _Round | None = None
+    _released_at: float | None = None
+    _proved: tuple[float, int, int] = (0.0, 0, 0)  # since; most calls at once, now and in the span before
+    # The last cut, what it was about, and how far it may go.
+    _cut_at: float = -1e18
+    _blamed: tuple[Figure, ...] = ()
+    _least: float = 0.0
+    _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
+    _success_since_cut: bool = True
+    _beyond: float = 0.0  # calls taken beyond the known pace since it was found
+
+    # -- what is allowed
+
+    @property
+    def cap(self) -> int | None:
+        """Calls at once; None for no limit."""
+        level = self.figures["calls"].level
+        return None if level == FREE else int(level + 1e-9)
+
+    @property
+    def requests(self) -> Bucket | None:
+        """The bucket of calls; None for no limit."""
+        level = self.figures["pace"].level
+        return None if level == FREE else Bucket(max(1.0, level * _BURST), level)
+
+    @property
+    def tokens(self) -> Bucket | None:
+        """The bucket of tokens; None for no limit."""
+        level = self.figures["tokens"].level
+        return None if level == FREE else Bucket(level, level)
+
+    # -- what is seen
+
+    def look(self, now: float, flight: int, *, wanted: bool) -> None:
+        """Once a turn. `wanted`: something waits that may use this quota."""
+        if self._now is None:
+            self._now = _Round(now)
+        seen = self._now
+        seen.most = max(seen.most, flight)
+        seen.wanted = seen.wanted or wanted
+        if now - seen.began >= self._round_length():
+            if seen.wanted and seen.successes and not seen.refused:
+                self._grow(seen, now)
+            self._disprove(seen, now)
+            self._before, self._now = seen, _Round(now, most=flight)
+
+    def released(self, at: float, calls: int, tokens: float, flight: int) -> None:
+        """Calls were let through, which made `flight` calls at once."""
+        if self._released_at is not None and at - self._released_at > PAUSE:
+            for name, rules in RULES.items():
+                self.figures[name] = adaptive.restarted(self.figures[name], rules)
+        self._released_at = at
+        self.traffic.add(at, calls, tokens, flight)
+        if self._now is None:
+            self._now = _Round(at)
+        self._now.calls += calls
+        self._now.tokens += tokens
+        self._now.most = max(self._now.most, flight)
+
+    def settled(self, lesson: Lesson, now: float) -> None:
+        """A call came back."""
+        if lesson.kind == "success":
+            self._succeeded(lesson, now)
+            return
+        if self._now is not None:
+            self._now.refused = True
+        if lesson.kind == "refused":
+            self._refused(lesson, now)
+        else:
+            self._overloaded(lesson, now)
+
+    # -- growing
+
+    def _round_length(self) -> float:
+        """As long as a call, within bounds, and two calls at least; a second once a limit is known."""
+        known = any(figure.known is not None for figure in self.figures.values())
+        length = LONGEST_ROUND if known else min(LONGEST_ROUND, max(SHORTEST_ROUND, self.latency))
+        return max(length, 2 / self.figures["pace"].level)
+
+    def _grow(self, seen: _Round, now: float) -> None:
+        """What held the backlog back grows; of those that would go beyond a known limit only the first one does.
+
+        With one figure tried at a time a refusal tells which one it is about.
+        """
+        bound = [name for name in RULES if self._bound(name, seen, now)]
+        bound.sort(key=lambda name: (not self._probes(name), self.figures[name].rest_until))
+        trying = False
+        for name in bound:
+            after = adaptive.grown(self.figures[name], RULES[name], now)
+            tries = adaptive.is_probing(after, RULES[name])
+            if not (tries and trying):
+                self.figures[name] = after
+            trying = trying or tries
+
+    def _bound(self, name: Figure, seen: _Round, until: float) -> bool:
+        """Whether a figure held the backlog back in a round."""
+        level = self.figures[name].level
+        if level == FREE:
+            return False
+        if name == "calls":
+            return seen.most >= int(level)
+        used = seen.calls if name == "pace" else seen.tokens
+        return used >= USED * level * (until - seen.began)
+
+    def _probes(self, name: Figure) -> bool:
+        return adaptive.is_probing(self.figures[name], RULES[name])
+
+    # -- succeeding
+
+    def _succeeded(self, lesson: Lesson, now: float) -> None:
+        self.latency += (lesson.seconds - self.latency) * 0.1
+        self._success_since_cut = self._success_since_cut or lesson.released_at > self._cut_at
+        if self._now is not None:
+            self._now.successes += 1
+        since, most, before = self._proved
+        if now - since > PROVED_FOR:
+            since, most, before = now, 0, most
+        self._proved = (since, max(most, self.traffic.flight(lesson.released_at)), before)
+
+    def _disprove(self, seen: _Round, now: float) -> None:
+        """Forget limits beyond which more was taken than a rested bucket upstream could explain."""
+        calls, pace = self.figures["calls"], self.figures["pace"]
+        if pace.known is not None and not seen.refused:
+            self._beyond = max(0.0, self._beyond + seen.calls - pace.known * (now - seen.began))
+            if self._beyond > 2.5 * pace.known:
+                self.figures["pace"] = adaptive.disproved(pace)
+        if calls.known is not None and max(self._proved[1:]) > calls.known + max(3.0, 0.15 * calls.known):
+            self.figures["calls"] = adaptive.disproved(calls)
+
+    # -- refused
+
+    def _refused(self, lesson: Lesson, now: float) -> None:
+        self.traffic.refuse(lesson.released_at, lesson.tokens)
+        if lesson.released_at > self._cut_at + SAME_REFUSAL:
+            if self._success_since_cut:
+                self._cut(lesson, now)
+        elif "calls" in self._blamed:
+            found = self._found("calls", self._empty_at)
+            self.figures["calls"] = adaptive.corrected(self.figures["calls"], CALLS_AT_ONCE, found)
+
+    def _cut(self, lesson: Lesson, now: float) -> None:
+        flight, calls = self.traffic.flight(lesson.released_at), self.figures["calls"]
+        tried = 0.0 if calls.is_free else flight / 2
+        self._least = tried if calls.known is None else min(flight, 0.93 * calls.known)
+        self._blamed = tuple(
+            blame(lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:]))
+        )
+        for name in self._blamed:
+            found = self._found(name, lesson.released_at)
+            self.figures[name] = adaptive.refused(self.figures[name], RULES[name], found, now)
+        self._beyond = 0.0
+        self._empty_at = lesson.released_at
+        self._cut_at = now
+        self._success_since_cut = False
+
+    def _use(self, name: Figure, flight: int) -> Use:
+        figure, before = self.figures[name], self._before
+        began = self._now.began if self._now is not None else 0.0
+        bound = any(self._bound(name, seen, until) for seen, until in self._ended_rounds(name))
+        amount = float(flight)
+        if name == "pace":
+            amount = (
+                before.calls / (began - before.began) if before is not None and began > before.began else 0.0
+            )
+        return Use(name, amount, figure.level, figure.known, bound)
+
+    def _ended_rounds(self, name: Figure) -> Iterator[tuple[_Round, float]]:
+        """The last round and its end; for the calls at once, which need no span, the present one too."""
+        if self._now is not None:
+            if self._before is not None:
+                yield self._before, self._now.began
+            if name == "calls":
+                yield self._now, self._now.began
+
+    def _found(self, name: Figure, at: float) -> float:
+        """The limit that the refusal of what was released at `at` shows.
+
+        Half of what was tried, where too little was seen to measure by.
+        """
+        if name == "calls":
+            return max(self._least, self.traffic.flight(at))
+        figure, measured = self.figures[name], self.traffic.admitted_rate(at, self._empty_at)
+        found = measured.calls_a_second if name == "pace" else measured.tokens_a_second
+        if figure.known is not None and self._probes(name):  # what it rested at was taken, and a little more
+            found = max(found, 1.05 * figure.known)
+        return found if figure.is_free or measured.calls >= FEW else max(figure.level / 2, found)
+
+    def _overloaded(self, lesson: Lesson, now: float) -> None:
+        if lesson.released_at > self._cut_at + SAME_REFUSAL and self._success_since_cut:
+            used = self._now.most if self._now is not None else 0
+            self.figures["calls"] = adaptive.eased(self.figures["calls"], CALLS_AT_ONCE, used)
+            self._blamed = ()
+            self._cut_at = now
+            self._success_since_cut = False
+
+
+def new_learner(*, calls_told: bool = False, pace_told: bool = False) -> Learner:
+    """Nothing known yet. What was told for these calls, here or on another quota, starts free of limits."""
+    return Learner(
+        {
+            "calls": Learned(FREE if calls_told else CALLS_AT_ONCE.start),
+            "pace": Learned(FREE if pace_told else CALLS_A_SECOND.start),
+            "tokens": Learned(TOKENS_A_SECOND.start),
+        }
+    )
+
+
+def to_facts(learner: Learner) -> dict[str, Any]:
+    """What is worth keeping, as plain values."""
+    kept = {name: asdict(figure) for name, figure in learner.figures.items() if not figure.is_free}
+    return {"figures": kept, "latency": learner.latency}
+
+
+def from_facts(facts: Mapping[str, Any], fresh: Learner) -> Learner:
+    """What was kept, taken up again at half pace; `fresh` says what is learned at all. Unreadable facts are skipped."""
+    for name, rules in RULES.items():
+        kept = facts.get("figures", {}).get(name)
+        if kept is None:
+            continue
+        figure = Learned(float(kept["level"]), kept.get("known"), float(kept.get("step", 0.25)))
+        fresh.figures[name] = adaptive.restarted(figure, rules)
+    fresh.latency = float(facts.get("latency", fresh.latency))
+    return fresh

@@ -1,0 +1,78 @@
+"""A task: its id, its states, its priority, and the queues it passes through."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from enum import IntEnum, StrEnum
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_counter = itertools.count(int.from_bytes(os.urandom(3)))
+_lock = threading.Lock()
+_last_ms = 0
+
+
+class Status(StrEnum):
+    """States of a task. The last four are ends: nothing leaves them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def ended(self) -> bool:
+        """Whether this state is an end."""
+        return self in ENDS
+
+
+ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+
+class Priority(StrEnum):
+    """What a request may ask for. `step` is kombu's priority step: 0 is taken first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def step(self) -> Step:
+        """The step of the backlog list that holds tasks of this priority."""
+        return Step[self.name]
+
+
+class Step(IntEnum):
+    """kombu's priority steps in use; a message without priority lands in 0, the highest."""
+
+    HIGH = 0
+    NORMAL = 3
+    LOW = 6
+
+
+class Hold(IntEnum):
+    """Why a queued row may not be fed to Redis now."""
+
+    NONE = 0
+    UNTIL = 1  # waits for `available_at`
+    BATCH = 2  # waits for a place within its batch's `batch_size`
+    PAUSED = 3
+    JOINING = 4  # waits to be answered from the cache, or to be joined with identical tasks
+    FOLLOWING = 5  # waits for the answer to an identical task
+    BUDGET = 6  # waits for room in its client's budget
+
+
+def new_id(kind: str, now: float) -> str:
+    """Make a time-ordered id such as `task_06f3...`: 48 bits of milliseconds, 24 of order, 56 of chance.
+
+    Ids made by one process are strictly increasing while its clock does not step back.
+    """
+    global _last_ms  # noqa: PLW0603 - one clock for all ids of the process
+    with _lock:
+        _last_ms = max(_last_ms, int(now * 1000))
+        value = _last_ms << 24 | next(_counter) & 0xFFFFFF
+    value = value << 56 | int.from_bytes(os.urandom(7))
+    return f"{kind}_" + "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,74 @@
+"""Which quota each outcome brakes, and for how long."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.brake import REFUSED_SECONDS, UNTOLD_SECONDS, brakes
+from app.domain.classify import Verdict
+from app.domain.outcome import Outcome
+from app.domain.routing import Route
+from app.domain.upstream_error import Scope
+from tests.attempts import a_permit
+
+NAMED = {
+    Scope.MODEL: "account:acme:deepseek-flash",
+    Scope.KEY_MODEL: "key:k1:deepseek-flash",
+    Scope.KEY: "key:k1:*",
+    Scope.ACCOUNT: "account:acme:*",
+    Scope.PROVIDER: "upstream:up:*",
+}
+
+
+@pytest.mark.parametrize(("scope", "quota"), NAMED.items())
+def test_a_429_brakes_the_quota_that_it_names(scope: Scope, quota: str) -> None:
+    (brake,) = brakes(a_permit(), Verdict(Outcome.RATE_LIMITED, scope=scope), 0.5)
+    assert (brake.quota, brake.seconds) == (quota, UNTOLD_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "quota", "seconds"),
+    [
+        (Outcome.OVERLOADED, "account:acme:deepseek-flash", UNTOLD_SECONDS),
+        (Outcome.UNAUTHORIZED, "key:k1:*", REFUSED_SECONDS),
+        (Outcome.FORBIDDEN, "key:k1:deepseek-flash", REFUSED_SECONDS),
+        (Outcome.UNKNOWN_MODEL, "key:k1:deepseek-flash", REFUSED_SECONDS),
+        (Outcome.NO_BALANCE, "account:acme:*", REFUSED_SECONDS),
+    ],
+)
+def test_other_refusals_brake_what_they_concern(outcome: Outcome, quota: str, seconds: float) -> None:
+    (brake,) = brakes(a_permit(), Verdict(outcome), 0.0)
+    assert (brake.quota, brake.seconds) == (quota, seconds)
+
+
+BRAKED = {o for o in Outcome if brakes(a_permit(), Verdict(o), 0.0)}
+
+
+def test_nothing_else_brakes() -> None:
+    assert {
+        Outcome.RATE_LIMITED,
+        Outcome.OVERLOADED,
+        Outcome.UNAUTHORIZED,
+        Outcome.FORBIDDEN,
+        Outcome.UNKNOWN_MODEL,
+        Outcome.NO_BALANCE,
+    } == BRAKED
+
+
+def test_every_brake_is_on_a_quota_that_the_route_carries() -> None:
+    route = Route("k1", "up", "acme", "deepseek-flash")
+    for outcome in BRAKED:
+        for scope in Scope:
+            (brake,) = brakes(a_permit(), Verdict(outcome, scope=scope), 0.0)
+            assert brake.quota in route.quotas
+
+
+@given(st.floats(0, 3600), st.floats(0, 1, exclude_max=True))
+def test_a_told_pause_is_never_shortened_and_hardly_stretched(told: float, chance: float) -> None:
+    (brake,) = brakes(a_permit(), Verdict(Outcome.RATE_LIMITED, retry_after_seconds=told), chance)
+    assert told <= brake.seconds <= told * 1.1 + 0.05
+
+
+def test_the_reason_quotes_nothing_of_the_upstream() -> None:
+    (brake,) = brakes(a_permit(), Verdict(Outcome.RATE_LIMITED, "your prompt was X", status_code=429), 0.0)
+    assert brake.reason == "rate_limited (429)"

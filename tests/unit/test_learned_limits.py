@@ -1,0 +1,94 @@
+"""What a learner reaches against an upstream that tells nothing, on a virtual clock."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain.breaker import Breaker
+from app.domain.learner import from_facts, new_learner, to_facts
+from app.simulator.latency import Latency
+from tests.unit.virtual_upstream import SECOND, World
+
+TWO_SECONDS = Latency("lognormal", 2.0, 0.4)
+ALIKE = Latency("constant", 1.0)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+@pytest.mark.parametrize("retry_after", [True, False], ids=["retry-after", "no word"])
+@pytest.mark.parametrize(
+    ("cap", "rate", "latency"),
+    [
+        (20, None, SECOND),
+        (20, None, ALIKE),
+        (60, None, TWO_SECONDS),
+        (150, None, SECOND),
+        (None, 10, SECOND),
+        (None, 40, ALIKE),
+        (None, 100, TWO_SECONDS),
+        (40, 20, SECOND),
+        (30, 100, SECOND),
+    ],
+)
+def test_hidden_limits_are_used_to_nine_tenths_ten_seconds_after_a_cold_start(
+    cap: int | None, rate: float | None, latency: Latency, named: bool, retry_after: bool
+) -> None:
+    world = World(cap, rate, latency, named, retry_after).run(70)
+    assert world.used(10, 70) >= 0.9
+    assert world.refusals(10, 70) <= 0.02
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    cap=st.none() | st.integers(20, 120),
+    rate=st.none() | st.floats(10, 80),
+    latency=st.sampled_from([SECOND, TWO_SECONDS, ALIKE, Latency("uniform", 0.8, low=0.6, high=1.0)]),
+    named=st.booleans(),
+    retry_after=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_whatever_the_hidden_limits_few_calls_are_refused_and_little_is_left_unused(
+    cap: int | None, rate: float | None, latency: Latency, named: bool, retry_after: bool, seed: int
+) -> None:
+    if cap is None and rate is None:
+        cap = 50
+    world = World(cap, rate, latency, named, retry_after, seed=seed).run(70)
+    assert world.used(10, 70) >= 0.75
+    assert world.refusals(10, 70) <= 0.04
+
+
+@pytest.mark.parametrize(("cap", "rate"), [(20, None), (50, None), (None, 20), (100, 60)])
+def test_a_storm_of_a_minute_wastes_two_in_a_hundred_calls_and_is_forgotten_in_ten_seconds(
+    cap: int | None, rate: float | None
+) -> None:
+    world = World(cap, rate, storm=(40, 100), breaker=Breaker(), seed=3).run(160)
+    assert len(world.wasted) <= 0.02 * (len(world.wasted) + len(world.admitted))
+    assert world.used(110, 160) >= 0.9
+    assert world.used(108, 114) >= 0.8
+
+
+def test_a_limit_that_is_lowered_is_found_again() -> None:
+    world = World(cap=100).run(40).change(40).run(100)
+    assert world.used(60, 100) >= 0.85
+    assert world.refusals(60, 100) <= 0.03
+
+
+def test_a_limit_that_is_raised_is_found_again() -> None:
+    world = World(cap=25).run(40).change(60).run(160)
+    assert world.used(130, 160) >= 0.9
+
+
+def test_what_was_learned_is_taken_up_again_without_a_slow_start() -> None:
+    taught = World(cap=80).run(40)
+    again = World(cap=80, learner=from_facts(to_facts(taught.learner), new_learner()), seed=5).run(20)
+    assert again.used(4, 20) >= 0.85
+    assert again.refusals(0, 20) <= 0.02
+
+
+def test_a_told_figure_is_not_learned_until_it_is_refused() -> None:
+    learner = new_learner(calls_told=True, pace_told=True)
+    assert (learner.cap, learner.requests, learner.tokens) == (None, None, None)
+    World(cap=30, learner=learner).run(10)
+    assert learner.cap is not None
+    assert 25 <= learner.cap <= 32

@@ -1,0 +1,79 @@
+"""Why a task waits, in words; how fast lists move; how good estimates were."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.domain.plan import NEVER, Wait
+from app.domain.quota import Bucket, QuotaState
+from app.domain.releases_lately import Accuracy, Paces
+from app.domain.task import Hold
+from app.domain.why import Line, held_in_words, in_words, named, position_in, starts_in
+
+NOW = 1000.0
+QUOTA = "account:acme:m"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (
+            QuotaState(braked_until=NOW + 5),
+            "rate_limited (429)",
+            "a pause in 5 s: rate_limited (429) (account acme",
+        ),
+        (QuotaState(cap=0), "5 failures in a row", "a breaker that is open: 5 failures in a row"),
+        (QuotaState(cap=20, flight=20), "", "one of 20 calls at once to end (account acme, model m)"),
+        (QuotaState(Bucket(1, 10), 0.2), "", "requests: 600 a minute"),
+        (QuotaState(tokens=Bucket(9, 100)), "", "tokens: 6000 a minute"),
+    ],
+)
+def test_the_binding_limit_is_named(state: QuotaState, reason: str, words: str) -> None:
+    assert words in in_words(Wait(QUOTA, 1.0), {QUOTA: state}, {QUOTA: reason}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"), [("slots", "a free slot"), ("route", "a tier"), ("", "its turn among the clients")]
+)
+def test_what_is_no_quota_is_named_too(reason: str, words: str) -> None:
+    assert words in in_words(Wait(reason, NEVER), {}, {}, NOW)
+
+
+def test_quotas_in_words() -> None:
+    assert named("upstream:deepseek:*") == "upstream deepseek"
+    assert named("key:k1:org/model:v2") == "key k1, model org/model:v2"
+
+
+def test_a_row_that_is_held_says_for_what() -> None:
+    assert "it may run from 1970-01-01T00:33:20" in str(held_in_words(Hold.UNTIL, 2000.0, NOW))
+    assert "batch_size" in str(held_in_words(Hold.BATCH, 0.0, NOW))
+    assert held_in_words(Hold.NONE, 0.0, NOW) is None
+    assert held_in_words(99, 0.0, NOW) is None
+
+
+def test_position_and_start_are_estimated_from_the_head_and_the_pace() -> None:
+    assert position_in(Line(100, 5, 2.0), 103, unfed_possible=True) == 4
+    assert position_in(Line(100, 5, 2.0), 900, unfed_possible=False) == 5
+    assert position_in(Line(100, 5, 2.0), 3, unfed_possible=True) == 1
+    assert starts_in(10, 2.0, NEVER) == 5.0
+    assert starts_in(1, 0.0, 3.0) == 3.0
+    assert starts_in(2, 0.0, NEVER) is None
+
+
+def test_a_lists_pace_is_that_of_the_last_half_minute() -> None:
+    paces = Paces()
+    for number in range(20):
+        paces.released("q", 3, NOW + number)
+    assert paces.rate("q", 3, NOW + 20) == pytest.approx(1.0)
+    assert paces.rate("q", 3, NOW + 100) == 0.0
+    assert paces.rate("other", 3, NOW) == 0.0
+
+
+def test_estimates_are_held_against_what_came() -> None:
+    accuracy = Accuracy()
+    assert accuracy.summary()["count"] == 0
+    accuracy.estimated("a", NOW, NOW + 10)
+    accuracy.estimated("a", NOW + 9, NOW + 100)  # the first one counts
+    accuracy.started("a", NOW + 12)
+    accuracy.started("never estimated", NOW)
+    assert accuracy.summary() == {"count": 1, "median_error_seconds": 2.0, "median_error_share": 0.167}
