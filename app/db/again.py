@@ -1,0 +1,49 @@
+"""A task that failed, and the new one that takes its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from app.db.submissions import NewTask, insert_tasks
+from app.db.tables import task, task_content
+from app.domain.task import Status
+
+_FACTS = (task.c.status, task.c.error_code, task.c.replaced_by)
+_COPIED = (
+    task.c.client_id,
+    task.c.model,
+    task.c.queue,
+    task.c.step,
+    task.c.estimate,
+    task.c.custom_id,
+    task.c.retry,
+    task.c.callback_url,
+    task.c.metadata,
+)
+
+
+def failed_task(conn: Connection, client_id: str | None, task_id: str) -> Any:
+    """Its `status`, `error_code` and `replaced_by`; None when this client (None: anyone) has no such task."""
+    found = select(*_FACTS).where(task.c.id == task_id)
+    return conn.execute(found if client_id is None else found.where(task.c.client_id == client_id)).first()
+
+
+def run_again(conn: Connection, task_id: str, new_id: str, now: float) -> bool:
+    """Insert a copy that waits for the feeder, and mark the old one. False: it was replaced before, or has not failed.
+
+    The mark is a compare-and-set: of two who ask at once, one makes a new task.
+    """
+    free = (task.c.id == task_id) & task.c.replaced_by.is_(None)
+    failed = free & task.c.status.in_((Status.FAILED, Status.EXPIRED))
+    if not conn.execute(update(task).where(failed).values(replaced_by=new_id)).rowcount:
+        return False
+    times = (task.c.expires_at - task.c.available_at).label("lifetime")
+    found = select(*_COPIED, times, task_content.c.request).join(
+        task_content, task_content.c.seq == task.c.seq
+    )
+    old = conn.execute(found.where(task.c.id == task_id)).one()._asdict()
+    expires_at = now + max(60.0, old.pop("lifetime"))
+    insert_tasks(conn, [NewTask(id=new_id, created_at=now, available_at=now, expires_at=expires_at, **old)])
+    return True

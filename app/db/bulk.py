@@ -1,0 +1,67 @@
+"""Inserts of many rows, by each database's fastest way in."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.exc import DBAPIError
+
+_RESERVE = text("SELECT nextval(pg_get_serial_sequence(:name, 'seq')) FROM generate_series(1, :count)")
+
+
+def reserve(conn: Connection, table: Table, count: int) -> Sequence[int]:
+    """Give out `count` ascending numbers for the table's `seq`, which nobody else will get."""
+    if conn.dialect.name == "postgresql":
+        return conn.execute(_RESERVE, {"name": table.name, "count": count}).scalars().all()
+    # Nobody else writes until this transaction ends.
+    last: int = conn.exec_driver_sql(f"SELECT coalesce(max(seq), 0) FROM {table.name}").scalar_one()  # noqa: S608
+    return range(last + 1, last + 1 + count)
+
+
+def insert_rows(
+    conn: Connection, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    """Insert tuples in the order of `columns`: COPY on PostgreSQL, the driver's own loop on SQLite.
+
+    Values are of the columns' own types, without NUL in texts. Raises SQLAlchemy's errors.
+    """
+    names = ", ".join(columns)
+    if not conn.in_transaction():
+        conn.begin()  # SQLAlchemy would not know of a transaction in which nothing but this was done
+    driver: Any = conn.connection.dbapi_connection
+    if conn.dialect.name == "postgresql":
+        statement = f"COPY {table.name} ({names}) FROM STDIN"
+        insert = _copy
+    else:
+        places = ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {table.name} ({names}) VALUES ({places})"  # noqa: S608
+        insert = _execute
+    try:
+        insert(driver, statement, rows)
+    except (psycopg.Error, sqlite3.Error) as error:
+        raise _wrapped(conn, driver, statement, error) from error
+
+
+def _copy(driver: Any, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _execute(driver: Any, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    driver.executemany(statement, rows)
+
+
+def _wrapped(conn: Connection, driver: Any, statement: str, error: Exception) -> BaseException:
+    """SQLAlchemy's word for a driver's error: it was not asked here."""
+    lost = isinstance(error, psycopg.Error) and (driver.closed or driver.broken)
+    if lost:
+        conn.invalidate(error)
+    base = psycopg.Error if isinstance(error, psycopg.Error) else sqlite3.Error
+    return DBAPIError.instance(
+        statement, None, error, base, connection_invalidated=lost, dialect=conn.dialect
+    )

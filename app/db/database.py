@@ -1,0 +1,112 @@
+"""The database: transactions that read or write, on SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, text
+
+from app.db.engines import USUAL, Limits, parse_url, postgresql_engine, sqlite_readers, sqlite_writer
+from app.db.failures import connection_lost, may_be_repeated, translated
+from app.db.group_commit import GroupCommit
+from app.db.single_writer import SingleWriter
+
+__all__ = ["Database", "GroupCommit", "Limits"]
+
+T = TypeVar("T")
+
+
+class _Writer(Protocol):
+    def write(self, fn: Callable[[Connection], T]) -> T: ...
+    def close(self) -> None: ...
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database. Connections are made on first use; many threads may share it.
+
+    Functions given to `read` and `write` may run twice: they act on the database alone.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 20, limits: Limits = USUAL) -> None:
+        """`pool_size` bounds the connections of this process. Raises ValueError for a URL of another kind."""
+        parsed = parse_url(url)
+        self.dialect = parsed.get_backend_name()
+        self._writer: _Writer
+        if self.dialect == "sqlite":
+            self._readers = sqlite_readers(parsed, pool_size, limits)
+            self._writer = SingleWriter(sqlite_writer(parsed, limits))
+        else:
+            engine = postgresql_engine(parsed, pool_size, limits)
+            self._readers = engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            self._writer = _PooledWriter(engine)
+
+    def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` on one snapshot of the database. Raises DatabaseUnreachable."""
+        with translated():
+            try:
+                return self._read(fn)
+            except Exception as error:
+                if not may_be_repeated(error):
+                    raise
+            return self._read(fn)
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` in one transaction and commit it.
+
+        Raises DatabaseUnreachable: nothing was changed or, when cut off during the commit, perhaps all of it.
+        """
+        return self._writer.write(fn)
+
+    def ping(self) -> None:
+        """Return when the database answers. Raises DatabaseUnreachable."""
+        question = "PRAGMA schema_version" if self.dialect == "sqlite" else "SELECT 1"
+        self.read(lambda connection: connection.execute(text(question)).scalar_one())
+
+    def close(self) -> None:
+        """Finish the writes that wait and close every connection."""
+        self._writer.close()
+        self._readers.dispose()
+
+    def _read(self, fn: Callable[[Connection], T]) -> T:
+        with self._readers.connect() as connection:
+            return fn(connection)
+
+
+class _PooledWriter:
+    """Writes on PostgreSQL: each in a pooled connection, at READ COMMITTED."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` and commit; once more if the connection was dead or another transaction in the way."""
+        with translated():
+            attempt = _Attempt(self._engine)
+            try:
+                return attempt.run(fn)
+            except Exception as error:
+                in_doubt = attempt.committing and connection_lost(error)
+                if in_doubt or not may_be_repeated(error):
+                    raise
+            return _Attempt(self._engine).run(fn)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+class _Attempt:
+    """One try at a transaction, which knows how far it came."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.committing = False
+
+    def run(self, fn: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            result = fn(connection)
+            self.committing = True
+            connection.commit()
+            return result

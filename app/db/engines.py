@@ -1,0 +1,176 @@
+"""Engines for a database URL: how connections are made, and what each is told first."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the database is waited for, in seconds, before it counts as out of reach."""
+
+    connect: int = 4  # until a new connection stands
+    checkout: float = 5.0  # until the pool has a connection to spare
+    lock: float = 10.0  # for a row that another transaction holds, on PostgreSQL
+    statement: float = 15.0  # for one statement, on PostgreSQL
+    answer: float = 18.0  # for a server that took a statement and says nothing at all
+    busy: float = 30.0  # for another process's transaction, on SQLite
+
+
+USUAL = Limits()
+_SERVER_SETTINGS = {
+    "idle_in_transaction_session_timeout": "60s",
+    "jit": "off",  # all statements are short; compiling them would not be
+    # The heads of indexes are read in order. A bitmap would take in all of an index and sort it, which looks cheap
+    # while a new backlog is in no statistics yet.
+    "enable_bitmapscan": "off",
+    "random_page_cost": "1.1",  # a thousand rows are looked up one by one, as suits memory and solid-state disks
+}
+_SOCKET = {  # a peer that vanished is noticed within about 15 s
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-32000",  # 32 MB: a backlog's indexes
+    "PRAGMA journal_size_limit=67108864",
+)
+
+
+def parse_url(url: str) -> URL:
+    """Understand `sqlite:///path`, `postgresql+psycopg://`, `postgresql://` and `postgres://`.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # its words would repeat the URL, and with it a password
+        raise ValueError(_UNDERSTOOD) from None
+    if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite") and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    raise ValueError(f"{_UNDERSTOOD}, not {parsed.render_as_string()}")
+
+
+_UNDERSTOOD = "a database URL is sqlite:////path/to/file or postgresql://user:password@host/name"
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that gives up on a server which took a statement and never answers.
+
+    Neither `statement_timeout` (the frozen server's own) nor TCP (its kernel still answers) would notice.
+    """
+
+    answer_seconds = USUAL.answer
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().wait(_limited(gen, self.answer_seconds), *args, **kwargs)
+        except _SilenceError as silence:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer") from silence
+
+
+class _SilenceError(Exception):
+    """The time for an answer is over."""
+
+
+def _limited(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """Pass everything between psycopg's wait loop and `gen`; look at the time whenever nothing came."""
+    until = monotonic() + seconds
+    try:
+        state = next(gen)
+        while True:
+            ready = yield state
+            if not ready and monotonic() > until:
+                gen.close()
+                raise _SilenceError
+            state = gen.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def postgresql_engine(url: URL, pool_size: int, limits: Limits = USUAL) -> Engine:
+    """Make the one engine of a PostgreSQL database; reads and writes share its pool."""
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=limits.checkout,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args=_connect_arguments(url, limits),
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
+        made = _Connection.connect(*args, **kwargs)
+        made.answer_seconds = limits.answer
+        return made
+
+    return engine
+
+
+def _connect_arguments(url: URL, limits: Limits) -> dict[str, Any]:
+    """Ours, unless the URL says otherwise."""
+    times = {"statement_timeout": limits.statement, "lock_timeout": limits.lock}
+    settings = {**{name: f"{seconds * 1000:.0f}ms" for name, seconds in times.items()}, **_SERVER_SETTINGS}
+    options = [*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))]
+    socket = {"connect_timeout": limits.connect, **_SOCKET}
+    ours = {name: value for name, value in socket.items() if name not in url.query}
+    return {**ours, "options": " ".join(options).strip()}
+
+
+def sqlite_writer(url: URL, limits: Limits = USUAL) -> Engine:
+    """Make the engine of the one writing connection, which belongs to one thread."""
+    arguments = _file_arguments(limits)
+    engine = create_engine(url, poolclass=StaticPool, hide_parameters=True, connect_args=arguments)
+    _prepare(engine, "BEGIN IMMEDIATE", _PRAGMAS)
+    return engine
+
+
+def sqlite_readers(url: URL, pool_size: int, limits: Limits = USUAL) -> Engine:
+    """Make the engine of the reading connections, each with a snapshot of its own."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=limits.checkout,
+        hide_parameters=True,
+        connect_args=_file_arguments(limits),
+    )
+    _prepare(engine, "BEGIN", (*_PRAGMAS[1:], "PRAGMA query_only=ON"))
+    return engine
+
+
+def _file_arguments(limits: Limits) -> dict[str, Any]:
+    """Transactions are begun by us alone (`isolation_level` None keeps the driver out of it)."""
+    return {"isolation_level": None, "timeout": limits.busy, "check_same_thread": False}
+
+
+def _prepare(engine: Engine, begin: str, pragmas: tuple[str, ...]) -> None:
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        for pragma in pragmas:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)

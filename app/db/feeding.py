@@ -1,0 +1,148 @@
+"""Rows on their way into backlog queues. A row is `fed` while `fed_at` is set: its message is in Redis, or should be.
+
+Whatever the backlog's size, each of these reads the head of one partial index: `ORDER BY ... LIMIT`, since for a
+minimum PostgreSQL may read the whole index while it believes that index to be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Double,
+    Row,
+    Text,
+    Update,
+    bindparam,
+    case,
+    null,
+    select,
+    text,
+    update,
+)
+
+from app.db.locks import first, in_order, is_now
+from app.db.recordset import ROWS, encode, recordset
+from app.db.sweeps import sweep
+from app.db.tables import FED, TIMED, UNFED, task
+from app.domain.attempt import Message
+from app.domain.task import Hold, Status
+
+_QUEUES = text(
+    f"""
+    WITH RECURSIVE found (queue) AS (
+        SELECT (SELECT task.queue FROM task WHERE {UNFED} ORDER BY task.queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT task.queue FROM task WHERE {UNFED} AND task.queue > found.queue
+                ORDER BY task.queue LIMIT 1)
+        FROM found WHERE found.queue IS NOT NULL
+    )
+    SELECT queue FROM found WHERE queue IS NOT NULL
+    """  # noqa: S608
+)
+
+
+def unfed_queues(conn: Connection) -> list[str]:
+    """Queues of which rows wait in the database, by name: one step in the index for each."""
+    return list(conn.execute(_QUEUES).scalars())
+
+
+def take_unfed(conn: Connection, queue: str, limit: int) -> list[Message]:
+    """The next rows to feed to a queue: retries first, then by step, then by sequence. Changes nothing."""
+    messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
+    if (left := limit - len(messages)) > 0:
+        messages += map(_message, conn.execute(_head(front=False), {"queue": queue, "most": left}))
+    return messages
+
+
+def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
+    """Say that these rows are fed; those that are queued no longer, or held again, stay as they are."""
+    if ids:
+        conn.execute(_mark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids), "at": at})
+
+
+def unfeed(conn: Connection, ids: Sequence[str]) -> None:
+    """Give rows back to the feeder: their messages never reached Redis, or were lost. Only queued ones."""
+    if ids:
+        conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
+
+
+def unfeed_some(conn: Connection, limit: int) -> int:
+    """Give up to `limit` fed rows back to the feeder, as after Redis was lost; gives back how many. Until 0."""
+    return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
+
+
+def promote_due(conn: Connection, now: float, limit: int) -> int:
+    """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
+    swept = sweep(conn, now, limit)
+    return swept + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
+
+
+def next_due(conn: Connection) -> float | None:
+    """When the next row that waits for its time may go, in Unix seconds; None when there is none."""
+    return conn.execute(_NEXT_DUE).scalar()
+
+
+def _count(changed: CursorResult[Any]) -> int:
+    """How many rows came back: SQLite counts none for an update that begins WITH."""
+    return len(changed.all())
+
+
+@cache
+def _head(*, front: bool) -> Any:
+    columns = (task.c.id, task.c.seq, task.c.model, task.c.client_id, task.c.step, task.c.estimate)
+    return (
+        select(*columns, task.c.queue, task.c.avoid, task.c.front, task.c.facts, task.c.prefix)
+        .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(front))
+        .order_by(task.c.step, task.c.seq)
+        .limit(bindparam("most"))
+    )
+
+
+def _message(row: Row[Any]) -> Message:
+    return Message(
+        task_id=row.id,
+        sequence=row.seq,
+        model=row.model,
+        client=row.client_id,
+        queue=row.queue,
+        step=row.step,
+        estimate=row.estimate,
+        avoid=tuple(orjson.loads(row.avoid)) if row.avoid else (),
+        front=row.front,
+        facts=row.facts or "",
+        prefix=row.prefix or "",
+    )
+
+
+@cache
+def _mark(dialect: str) -> Update:
+    free = (is_now(Status.QUEUED), task.c.hold == Hold.NONE, task.c.fed_at.is_(None))
+    locked = in_order(recordset(dialect, id=Text()), *free)
+    return update(task).where(task.c.seq == locked.c.seq).values(fed_at=bindparam("at", type_=Double()))
+
+
+@cache
+def _unmark(dialect: str) -> Update:
+    fed = (is_now(Status.QUEUED), task.c.fed_at.is_not(None))
+    locked = in_order(recordset(dialect, id=Text()), *fed)
+    return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
+
+
+_NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
+_FED_ROWS = first(FED, task.c.fed_at, task.c.seq)
+_UNFEED_SOME = update(task).where(task.c.seq == _FED_ROWS.c.seq).values(fed_at=null()).returning(task.c.seq)
+_DUE_ROWS = first(f"{TIMED} AND available_at <= :now", task.c.available_at)
+# Who leads identical tasks, or has been called before, simply goes on.
+_JOINS = task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0)
+_PROMOTE = (
+    update(task)
+    .where(task.c.seq == _DUE_ROWS.c.seq)
+    .values(hold=case((_JOINS, Hold.JOINING.value), else_=Hold.NONE.value))
+    .returning(task.c.seq)
+)

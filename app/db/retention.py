@@ -1,0 +1,118 @@
+"""What is no longer kept: contents are erased, tasks and batches deleted, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, null, or_, select, text, update
+
+from app.db.tables import DELETED, UNSTORED, attempt, batch, callback, delivery, task, task_content
+from app.domain.batch import BATCH_ENDS, BatchStatus
+from app.domain.task import ENDS, Status
+
+_ENDS: list[Status] = sorted(ENDS)
+_BATCH_ENDS: list[BatchStatus] = sorted(BATCH_ENDS)
+_NOTHING = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """How far a walk has come."""
+
+    last: int | None  # None: it is at its end
+    deleted: int
+
+
+def erase_unstored(conn: Connection, ended_before: float, now: float, limit: int) -> int:
+    """Erase tasks that are not to be kept: delivered ones at once, others when they ended before an instant.
+
+    While its callback is on its way or waits to be replayed, a result is there for it, up to that instant.
+    """
+    open_ = exists().where(callback.c.task_id == task.c.id, callback.c.status != "delivered")
+    told = task.c.callback_url.is_not(None) & ~open_
+    over = or_(told, task.c.finished_at < ended_before)
+    found = select(task.c.seq).where(text(UNSTORED), over).order_by(task.c.finished_at).limit(limit)
+    return _erase(conn, list(conn.execute(found).scalars()), now)
+
+
+def mark_deleted(conn: Connection, client_id: str, task_id: str, now: float) -> bool:
+    """Hide a task from now on, and erase it if it has ended; False: the client has none of that id."""
+    mine = (task.c.id == task_id) & (task.c.client_id == client_id) & task.c.deleted_at.is_(null())
+    row = conn.execute(
+        update(task).where(mine).values(deleted_at=now).returning(task.c.seq, task.c.status)
+    ).first()
+    if row is None:
+        return False
+    if Status(row.status).ended:
+        _erase(conn, [row.seq], now)
+    return True
+
+
+def delete_marked(conn: Connection, limit: int) -> int:
+    """Delete tasks that were marked and have ended; gives back how many."""
+    found = select(task.c.seq, task.c.id).where(text(DELETED), task.c.status.in_(_ENDS))
+    rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
+    return _delete(conn, [row.seq for row in rows], [row.id for row in rows])
+
+
+def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, float], limit: int) -> Looked:
+    """Walk up to `limit` tasks in their order, and delete those that ended too long ago.
+
+    `before` is the instant for most clients, `own` holds those of others. Tasks of batches go with the rest.
+    """
+    latest = max([before, *own.values()])
+    found = select(task.c.seq, task.c.id, task.c.client_id, task.c.status, task.c.finished_at)
+    found = found.where(task.c.seq > after, task.c.created_at < latest)
+    rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
+    old = [
+        row
+        for row in rows
+        if row.finished_at is not None
+        and Status(row.status).ended
+        and row.finished_at < own.get(row.client_id, before)
+    ]
+    deleted = _delete(conn, [row.seq for row in old], [row.id for row in old])
+    return Looked(rows[-1].seq if len(rows) == limit else None, deleted)
+
+
+def delete_empty_batches(conn: Connection, before: float, limit: int) -> int:
+    """Delete batches that ended before an instant and of which no task is left."""
+    left = exists().where(task.c.batch_id == batch.c.id)
+    found = select(batch.c.seq, batch.c.id).where(
+        batch.c.status.in_(_BATCH_ENDS), batch.c.created_at < before, ~left
+    )
+    rows = conn.execute(found.order_by(batch.c.seq).limit(limit)).all()
+    _delete_callbacks(conn, callback.c.batch_id.in_([row.id for row in rows]))
+    conn.execute(delete(batch).where(batch.c.seq.in_([row.seq for row in rows])))
+    return len(rows)
+
+
+def _erase(conn: Connection, numbers: Sequence[int], now: float) -> int:
+    """Prompt, result, metadata, and messages of upstreams, which may quote a prompt."""
+    if not numbers:
+        return 0
+    these = task.c.seq.in_(numbers)
+    ids = select(task.c.id).where(these)
+    conn.execute(
+        update(task_content).where(task_content.c.seq.in_(numbers)).values(request=_NOTHING, result=None)
+    )
+    conn.execute(update(attempt).where(attempt.c.task_id.in_(ids)).values(error_message=None))
+    gone = {"erased_at": now, "metadata": None, "error_message": None}
+    conn.execute(update(task).where(these).values(gone))
+    return len(numbers)
+
+
+def _delete(conn: Connection, numbers: Sequence[int], ids: Sequence[str]) -> int:
+    if not numbers:
+        return 0
+    _delete_callbacks(conn, callback.c.task_id.in_(ids))
+    conn.execute(delete(attempt).where(attempt.c.task_id.in_(ids)))
+    conn.execute(delete(task_content).where(task_content.c.seq.in_(numbers)))
+    conn.execute(delete(task).where(task.c.seq.in_(numbers)))
+    return len(numbers)
+
+
+def _delete_callbacks(conn: Connection, which: ColumnElement[bool]) -> None:
+    conn.execute(delete(delivery).where(delivery.c.callback_id.in_(select(callback.c.id).where(which))))
+    conn.execute(delete(callback).where(which))

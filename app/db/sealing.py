@@ -1,0 +1,93 @@
+"""Prompts and results at rest, encrypted where a key is configured: AES-256-GCM, a nonce of its own for each value.
+
+What is stored is `enc1:<the key's name>:<base64 of nonce and ciphertext>`; plain values are read as they are, so that
+a key may be introduced, and replaced by another, while old rows stand. The keys are the process', set once at start.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Dialect, Text
+from sqlalchemy.types import TypeDecorator
+
+from app.domain.errors import PenstockError
+
+_MARK = "enc1:"
+_NONCE = 12  # bytes
+
+
+class Unsealable(PenstockError):
+    """A value was encrypted by a key that is not configured here, or was changed."""
+
+
+class Vault:
+    """Keys: the first one seals, all open."""
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        """Any secrets of some length; each is hashed into a key of 256 bits."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        keys = [hashlib.sha256(b"penstock content key\n" + secret).digest() for secret in secrets]
+        self._keys = {hashlib.sha256(key).hexdigest()[:8]: AESGCM(key) for key in keys}
+        self._name, self._seals = next(iter(self._keys.items()))
+
+    def seal(self, text: str) -> str:
+        """Encrypt."""
+        nonce = os.urandom(_NONCE)
+        sealed = nonce + self._seals.encrypt(nonce, text.encode(), self._name.encode())
+        return f"{_MARK}{self._name}:{base64.b64encode(sealed).decode()}"
+
+    def unseal(self, stored: str) -> str:
+        """Decrypt. Raises Unsealable."""
+        _, name, sealed = stored.split(":", 2)
+        key = self._keys.get(name)
+        if key is None:
+            raise Unsealable(f"content was encrypted by the key {name}, which is not configured here")
+        raw = base64.b64decode(sealed)
+        try:
+            return str(key.decrypt(raw[:_NONCE], raw[_NONCE:], name.encode()).decode())
+        except Exception as error:
+            raise Unsealable("encrypted content was changed, or cut off") from error
+
+
+_vault: Vault | None = None
+
+
+def use_vault(vault: Vault | None) -> None:
+    """Encrypt from here on, in this process; None: no more."""
+    global _vault  # noqa: PLW0603 - columns know no process but this one
+    _vault = vault
+
+
+def seal(text: str) -> str:
+    """Content as it is stored."""
+    return text if _vault is None else _vault.seal(text)
+
+
+def unseal(stored: str) -> str:
+    """Content as it was given. Raises Unsealable."""
+    if not stored.startswith(_MARK):
+        return stored
+    if _vault is None:
+        raise Unsealable("content is encrypted, and no key is configured here: [storage] encryption_key")
+    return _vault.unseal(stored)
+
+
+class Sealed(TypeDecorator[str]):
+    """A text column whose values are encrypted on their way in, where a key is configured."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """On the way in."""
+        return None if value is None else seal(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """On the way out."""
+        return None if value is None else unseal(value)

@@ -1,0 +1,140 @@
+"""Rows on their way into backlog queues."""
+
+import pytest
+from sqlalchemy import update
+
+from app.db.cancels import cancel_task
+from app.db.database import Database
+from app.db.feeding import mark_fed, next_due, promote_due, take_unfed, unfed_queues, unfeed, unfeed_some
+from app.db.tables import task
+from app.domain.attempt import Message
+from app.domain.task import Hold
+from tests.db.rows import NOW, add, again, new_task, record, row_of, take
+
+QUEUE = "backlog.deepseek-flash.alice"
+
+
+def _taken(database: Database, limit: int = 10, queue: str = QUEUE) -> list[str]:
+    return [message.task_id for message in database.read(lambda conn: take_unfed(conn, queue, limit))]
+
+
+def _fed(database: Database, *ids: str) -> list[float | None]:
+    return [row_of(database, name).fed_at for name in ids]
+
+
+def test_queues_are_named_once_each_and_only_those_with_rows_to_feed(database: Database) -> None:
+    add(database, *(new_task(queue=f"backlog.m.{name}") for name in ("carol", "alice", "bob", "alice")))
+    add(
+        database,
+        new_task(queue="backlog.m.fed", fed_at=NOW),
+        new_task(queue="backlog.m.held", hold=Hold.UNTIL),
+        new_task("over", queue="backlog.m.over"),
+    )
+    database.write(lambda conn: cancel_task(conn, "alice", "task_over", NOW))
+    assert database.read(unfed_queues) == ["backlog.m.alice", "backlog.m.bob", "backlog.m.carol"]
+
+
+def test_without_a_backlog_there_are_no_queues(database: Database) -> None:
+    assert database.read(unfed_queues) == []
+
+
+def test_a_message_carries_ids_and_routing_facts(database: Database) -> None:
+    (seq,) = add(database, new_task("1", step=0, estimate=42))
+    (message,) = database.read(lambda conn: take_unfed(conn, QUEUE, 5))
+    assert message == Message("task_1", seq, "deepseek-flash", "alice", QUEUE, 0, 42)
+
+
+def test_a_message_carries_what_was_judged_of_its_tiers(database: Database) -> None:
+    add(database, new_task("1", facts="1000;a1b2c3d4:60-"))
+    (message,) = database.read(lambda conn: take_unfed(conn, QUEUE, 5))
+    assert message.facts == "1000;a1b2c3d4:60-"
+
+
+def test_retries_come_first_then_steps_then_the_order_of_arrival(database: Database) -> None:
+    add(database, *(new_task(name, step=step) for name, step in [("a", 6), ("b", 3), ("c", 0), ("d", 3)]))
+    add(database, new_task("r", step=6), new_task("s", step=3))
+    for claimed in take(database, "task_r", "task_s").values():
+        record(database, again(claimed, available_at=None, avoid=("main",)))
+    assert _taken(database) == ["task_s", "task_r", "task_c", "task_b", "task_d", "task_a"]
+    assert _taken(database, limit=1) == ["task_s"]
+    assert _taken(database, limit=3) == ["task_s", "task_r", "task_c"]
+    message = database.read(lambda conn: take_unfed(conn, QUEUE, 1))[0]
+    assert (message.front, message.avoid) == (True, ("main",))
+
+
+def test_of_a_queue_nobody_elses_rows_are_taken(database: Database) -> None:
+    add(database, new_task("1"), new_task("2", queue="backlog.deepseek-flash.bob"))
+    assert _taken(database) == ["task_1"]
+
+
+def test_what_is_marked_as_fed_is_not_taken_again(database: Database) -> None:
+    add(database, new_task("1"), new_task("2"))
+    database.write(lambda conn: mark_fed(conn, ["task_1"], NOW + 5))
+    assert _taken(database) == ["task_2"]
+    assert _fed(database, "task_1", "task_2") == [NOW + 5, None]
+
+
+def test_only_rows_that_may_be_fed_are_marked(database: Database) -> None:
+    """What was claimed, cancelled, held or fed between taking and marking stays as it is."""
+    names = ["running", "cancelled", "held", "fed"]
+    add(database, *(new_task(name) for name in names))
+    take(database, "task_running")
+    database.write(lambda conn: cancel_task(conn, "alice", "task_cancelled", NOW))
+    database.write(lambda conn: conn.execute(update(task).where(task.c.id == "task_held").values(hold=1)))
+    database.write(lambda conn: mark_fed(conn, ["task_fed"], NOW))
+    ids = [f"task_{name}" for name in names]
+    database.write(lambda conn: mark_fed(conn, [*ids, "task_unknown"], NOW + 5))
+    assert _fed(database, *ids) == [None, None, None, NOW]
+
+
+def test_a_row_given_back_is_taken_again(database: Database) -> None:
+    add(database, new_task("1", fed_at=NOW), new_task("2", fed_at=NOW))
+    database.write(lambda conn: unfeed(conn, ["task_2"]))
+    assert _taken(database) == ["task_2"]
+
+
+def test_only_queued_rows_are_given_back(database: Database) -> None:
+    add(database, new_task("1", fed_at=NOW))
+    take(database, "task_1")
+    database.write(lambda conn: unfeed(conn, ["task_1"]))
+    row = row_of(database, "task_1")
+    assert (row.status, row.fed_at) == ("running", NOW)
+
+
+def test_nothing_happens_for_no_ids(database: Database) -> None:
+    database.write(lambda conn: (mark_fed(conn, [], NOW), unfeed(conn, [])))
+
+
+def test_after_redis_was_lost_everything_fed_is_given_back_in_parts(database: Database) -> None:
+    add(database, *(new_task(f"{number}", fed_at=NOW + number) for number in range(7)), new_task("unfed"))
+    take(database, "task_0")
+    counts = [database.write(lambda conn: unfeed_some(conn, 4)) for _ in range(3)]
+    assert counts == [4, 2, 0]
+    assert len(_taken(database)) == 7
+
+
+def test_what_waits_for_its_time_is_let_go_when_it_comes(database: Database) -> None:
+    add(database, *(new_task(f"{n}", hold=Hold.UNTIL, available_at=NOW + n) for n in (30, 10, 20)))
+    assert database.read(next_due) == NOW + 10
+    assert database.write(lambda conn: promote_due(conn, NOW + 9.9, 10)) == 0
+    assert database.write(lambda conn: promote_due(conn, NOW + 20, 10)) == 2
+    assert _taken(database) == ["task_10", "task_20"]
+    assert database.read(next_due) == NOW + 30
+
+
+def test_the_earliest_are_let_go_first(database: Database) -> None:
+    add(database, *(new_task(f"{n}", hold=Hold.UNTIL, available_at=NOW + n) for n in (3, 1, 2)))
+    assert database.write(lambda conn: promote_due(conn, NOW + 5, 2)) == 2
+    assert sorted(_taken(database)) == ["task_1", "task_2"]
+
+
+def test_when_nothing_waits_nothing_is_due(database: Database) -> None:
+    add(database, new_task("1"))
+    assert database.read(next_due) is None
+
+
+@pytest.mark.parametrize("hold", [Hold.BATCH, Hold.PAUSED])
+def test_what_waits_for_something_else_is_not_let_go_by_time(database: Database, hold: Hold) -> None:
+    add(database, new_task("1", hold=hold))
+    assert database.write(lambda conn: promote_due(conn, NOW + 100, 10)) == 0
+    assert _taken(database) == []

@@ -1,0 +1,146 @@
+"""Items that are ready at the same time share a transaction; a bad one fails alone."""
+
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import IntegrityError
+
+from app.db.database import Database, GroupCommit
+from app.db.submissions import NewTask, insert_tasks
+from app.db.tables import task
+from app.domain.errors import DatabaseUnreachable
+from tests.db.rows import new_task
+
+
+class Groups:
+    """A writer without a database: notes the groups that were applied, and can hold one back or fail."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.begun = Event()
+        self.go_on = Event()
+        self.failure: Exception | None = None
+
+    def write(self, fn: Callable[[Any], Any]) -> Any:
+        return fn(None)
+
+    def apply(self, conn: Any, items: Sequence[str]) -> list[str]:
+        self.groups.append(list(items))
+        if items == ["first"]:
+            self.begun.set()
+            self.go_on.wait(10)
+        if self.failure is not None and len(self.groups) > 1:
+            raise self.failure
+        if "bad" in items:
+            raise KeyError("bad")
+        return [item.upper() for item in items]
+
+
+def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) -> dict[str, Any]:
+    """Submit one item, and while its transaction is open all others; gives back what came of each."""
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, most=most)
+    outcomes: dict[str, Any] = {}
+
+    def submit(item: str) -> None:
+        try:
+            outcomes[item] = commits.submit(item)
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            outcomes[item] = error
+
+    threads = [Thread(target=submit, args=(item,)) for item in ("first", *items)]
+    threads[0].start()
+    groups.begun.wait(10)
+    for number, thread in enumerate(threads[1:], start=1):
+        thread.start()
+        while commits._queue.qsize() < number:  # so that their order is known
+            pass
+    groups.go_on.set()
+    for thread in threads:
+        thread.join(10)
+    commits.close()
+    return outcomes
+
+
+def test_what_waits_at_one_moment_goes_together_and_each_gets_its_own_result() -> None:
+    groups = Groups()
+    outcomes = _submit_while_busy(groups, ["a", "b", "c"])
+    assert groups.groups == [["first"], ["a", "b", "c"]]
+    assert outcomes == {"first": "FIRST", "a": "A", "b": "B", "c": "C"}
+
+
+def test_a_group_is_no_larger_than_said() -> None:
+    groups = Groups()
+    _submit_while_busy(groups, ["a", "b", "c", "d", "e"], most=2)
+    assert groups.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_a_bad_item_fails_alone() -> None:
+    groups = Groups()
+    outcomes = _submit_while_busy(groups, ["a", "bad", "c"])
+    assert groups.groups == [["first"], ["a", "bad", "c"], ["a"], ["bad"], ["c"]]
+    assert isinstance(outcomes["bad"], KeyError)
+    assert (outcomes["a"], outcomes["c"]) == ("A", "C")
+
+
+def test_a_database_out_of_reach_is_not_tried_once_for_each_item() -> None:
+    groups = Groups()
+    groups.failure = DatabaseUnreachable("away", retry_after=7)
+    outcomes = _submit_while_busy(groups, ["a", "b"])
+    assert groups.groups == [["first"], ["a", "b"]]
+    for item in ("a", "b"):
+        assert isinstance(outcomes[item], DatabaseUnreachable)
+        assert outcomes[item].retry_after == 7
+
+
+def test_after_a_failure_the_next_items_are_taken() -> None:
+    groups = Groups()
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply)
+    with pytest.raises(KeyError):
+        commits.submit("bad")
+    assert commits.submit("a") == "A"
+    commits.close()
+
+
+def test_a_closed_one_takes_nothing_more() -> None:
+    groups = Groups()
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply)
+    commits.close()
+    with pytest.raises(DatabaseUnreachable):
+        commits.submit("a")
+
+
+def test_two_hundred_threads_share_few_transactions_of_a_real_database(database: Database) -> None:
+    transactions: list[Any] = []
+
+    def apply(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
+        transactions.append(1)
+        return insert_tasks(conn, rows)
+
+    commits: GroupCommit[NewTask, int] = GroupCommit(database, apply)
+    outcomes: dict[str, Any] = {}
+
+    def submit(name: str) -> None:
+        try:
+            outcomes[name] = commits.submit(new_task(name))
+        except IntegrityError as error:
+            outcomes[name] = error
+
+    database.write(lambda conn: insert_tasks(conn, [new_task("taken")]))
+    names = [*(f"g{number}" for number in range(200)), "taken"]
+    threads = [Thread(target=submit, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    commits.close()
+    stored = database.read(
+        lambda conn: {row.id: row.seq for row in conn.execute(select(task.c.id, task.c.seq))}
+    )
+    assert isinstance(outcomes.pop("taken"), IntegrityError)
+    assert {f"task_{name}": seq for name, seq in outcomes.items()} == {
+        name: seq for name, seq in stored.items() if name != "task_taken"
+    }
+    assert database.read(lambda conn: conn.execute(text("SELECT count(*) FROM task_content")).scalar()) == 201

@@ -1,0 +1,144 @@
+"""How both databases carry out the statements that run every second, with a large backlog.
+
+PostgreSQL is asked twice: when nothing is known of the backlog yet (it came in a moment ago), and with statistics.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from app.db import cancels, feeding, healing, tasks, workers
+from app.db.claims import claim
+from app.db.database import Database
+from app.db.endings import end
+from app.domain.attempt import Claim
+from app.domain.task import Hold
+from tests.db.rows import DAY, NOW, permit, success
+
+ROWS = 200_000
+QUEUE = "backlog.deepseek-flash.alice"
+IDS = [f"task_p{number}" for number in range(0, 100_000, 300)]
+
+Call = Callable[[Connection], Any]
+HEADS: dict[str, tuple[Call, str]] = {
+    "unfed_queues": (feeding.unfed_queues, "ix_task_unfed"),
+    "take_unfed": (lambda conn: feeding.take_unfed(conn, QUEUE, 1000), "ix_task_unfed"),
+    "next_due": (feeding.next_due, "ix_task_timed"),
+    "promote_due": (lambda conn: feeding.promote_due(conn, NOW + 9, 2000), "ix_task_timed"),
+    "unfeed_some": (lambda conn: feeding.unfeed_some(conn, 5000), "ix_task_fed"),
+    "fed_page": (lambda conn: healing.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
+    "expire": (lambda conn: healing.expire(conn, NOW, 1000), "ix_task_expiry"),
+    "list_tasks": (lambda conn: tasks.list_tasks(conn, "alice"), "ix_task_client_id_status_seq"),
+}
+BY_ID: dict[str, Call] = {
+    "mark_fed": lambda conn: feeding.mark_fed(conn, IDS, NOW),
+    "unfeed": lambda conn: feeding.unfeed(conn, IDS),
+    "releases_of": lambda conn: healing.releases_of(conn, IDS),
+    "ended_among": lambda conn: tasks.ended_among(conn, IDS),
+    "cancel_task": lambda conn: cancels.cancel_task(conn, "alice", IDS[0], NOW),
+}
+
+
+NUMBERS = {
+    "sqlite": "WITH RECURSIVE n (i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last - 1)",
+    "postgresql": "WITH n (i) AS (SELECT generate_series(:first, :last - 1))",
+}
+FILL = f"""
+    INSERT INTO task (id, client_id, model, queue, step, status, hold, estimate, created_at, available_at, expires_at,
+        fed_at)
+    {{numbers}}
+    SELECT 'task_p' || i, 'alice', 'deepseek-flash', '{QUEUE}', i % 3 * 3, 'queued',
+        CASE WHEN i % 10 = 9 THEN {Hold.UNTIL} ELSE 0 END, 100, {NOW}, {NOW} + 60, {NOW + DAY},
+        CASE WHEN i % 10 = 8 THEN {NOW} END
+    FROM n
+"""
+
+
+@pytest.fixture
+def backlog(database: Database) -> Database:
+    """200,000 rows: most wait to be fed, a tenth is fed, a tenth waits for its time."""
+
+    def fill(conn: Connection) -> None:
+        statement = text(FILL.format(numbers=NUMBERS[database.dialect]))
+        for start in range(0, ROWS, 20_000):  # no statement may take long, on the busiest machine either
+            conn.execute(statement, {"first": start, "last": start + 20_000})
+        conn.execute(
+            text(
+                "INSERT INTO task_content (seq, request) SELECT seq, '{}' FROM task WHERE id LIKE 'task_p%0'"
+            )
+        )
+
+    database.write(fill)
+    return database
+
+
+def test_with_a_large_backlog_every_statement_reads_what_it_needs_and_no_more(backlog: Database) -> None:
+    _check(backlog)
+    if backlog.dialect == "postgresql":
+        backlog.write(lambda conn: conn.execute(text("ANALYZE")))
+        _check(backlog)
+
+
+def _check(database: Database) -> None:
+    for name, (call, index) in HEADS.items():
+        plan = _plan(database, call)
+        assert index in plan, f"{name}:\n{plan}"
+        assert not _reads_everything(plan), f"{name}:\n{plan}"
+        assert not _sorts(plan) or name in ("expire", "list_tasks"), f"{name}:\n{plan}"
+    for name, call in BY_ID.items():
+        plan = _plan(database, call)
+        assert _looks_up_by_id(plan), f"{name}:\n{plan}"
+        assert not _reads_everything(plan), f"{name}:\n{plan}"
+    plan = _plan(database, _work)
+    assert not _reads_everything(plan), plan
+
+
+def _work(conn: Connection) -> None:
+    """What workers do, and what is done about a lost one."""
+    claimed = claim(conn, [Claim(permit(name), "w1", NOW) for name in IDS])
+    assert len(claimed) == len(IDS)
+    end(conn, [success(item) for item in list(claimed.values())[:200]])
+    workers.beat(conn, "w1", [], NOW)
+    healing.running_rows(conn)
+    healing.lose(conn, "w1", NOW, 100)
+
+
+def _plan(database: Database, call: Call) -> str:
+    """The plans of all statements on tasks that a call makes; the call itself is taken back."""
+
+    def explain(conn: Connection) -> str:
+        statements: list[tuple[str, Any]] = []
+
+        def note(
+            _conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+        ) -> None:
+            if not many and not statement.startswith(("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")):
+                statements.append((statement, parameters))
+
+        event.listen(conn, "before_cursor_execute", note)
+        before = conn.begin_nested()
+        call(conn)
+        before.rollback()
+        event.remove(conn, "before_cursor_execute", note)
+        word = "EXPLAIN" if conn.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        rows = (conn.exec_driver_sql(f"{word} {statement}", values).all() for statement, values in statements)
+        plans = ["\n".join(str(row[-1]) for row in plan) for plan in rows]
+        return "\n".join(plan for plan in plans if "task" in plan)
+
+    return database.write(explain)
+
+
+def _looks_up_by_id(plan: str) -> bool:
+    return "uq_task_id" in plan or "sqlite_autoindex_task_1 (id=?)" in plan
+
+
+def _reads_everything(plan: str) -> bool:
+    """PostgreSQL reads the table, or SQLite a table or a whole index."""
+    sqlite = [line for line in plan.splitlines() if line.startswith(("SCAN task", "SCAN task_content"))]
+    return "Seq Scan on task" in plan or any(" USING " not in line or "COVERING" in line for line in sqlite)
+
+
+def _sorts(plan: str) -> bool:
+    return "Sort" in plan or "TEMP B-TREE" in plan
