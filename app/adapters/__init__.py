@@ -1,0 +1,1 @@
+"""Every outside thing but the database, one file each."""

@@ -1,0 +1,15 @@
+-- Keeps an entry, and bounds how many there are: those unused for longer than any may live are forgotten, then the
+-- least recently used. KEYS: the index of uses, the entry. ARGV: what it holds, milliseconds it lives, entries at most,
+-- seconds any may live.
+local used, entry = KEYS[1], KEYS[2]
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+redis.call('SET', entry, ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', used, string.format('%.6f', now), entry)
+redis.call('ZREMRANGEBYSCORE', used, '-inf', now - tonumber(ARGV[4]) - 1)
+local over = redis.call('ZCARD', used) - tonumber(ARGV[3])
+if over > 0 then
+  local oldest = redis.call('ZPOPMIN', used, math.min(over, 1000))
+  for i = 1, #oldest, 2 do redis.call('UNLINK', oldest[i]) end
+end
+return 1

@@ -1,0 +1,75 @@
+"""Answers that this process remembers by itself for some minutes, in front of where they are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from cachetools import TLRUCache
+
+from app.domain.answer import Answer
+from app.services.ports import AnswerCache, Clock
+
+_MOST = 10_000  # answers remembered, however small
+_OVERHEAD = 1_000  # bytes of memory that an answer takes beside its text
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    answer: Answer
+    until: float  # on the monotonic clock
+
+
+class LocalAnswers:
+    """Implements the AnswerCache port. The least recently used are forgotten first.
+
+    What another process replaces is given here for up to `seconds` more: that is the price of not asking.
+    """
+
+    def __init__(self, inner: AnswerCache, clock: Clock, *, seconds: float, most_bytes: int) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._seconds = seconds
+        self._least = most_bytes / _MOST
+        self._lock = threading.Lock()
+        self._known: TLRUCache[str, _Remembered] = TLRUCache(
+            most_bytes, ttu=lambda _key, value, _now: value.until, timer=clock.monotonic, getsizeof=self._size
+        )
+
+    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+        """The answers that are known here or kept, by key."""
+        with self._lock:
+            found = {key: known.answer for key in keys if (known := self._known.get(key)) is not None}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            kept = self._inner.look(missing)
+            for key, answer in kept.items():
+                self._remember(key, answer, self._seconds)
+            found.update(kept)
+        return found
+
+    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+        """Keep an answer, and remember it."""
+        self._remember(key, answer, min(seconds, self._seconds))
+        self._inner.keep(key, answer, seconds)
+
+    def close(self) -> None:
+        """Forget everything, and close what is behind."""
+        with self._lock:
+            self._known.clear()
+        self._inner.close()
+
+    def _remember(self, key: str, answer: Answer, seconds: float) -> None:
+        remembered = _Remembered(answer, self._clock.monotonic() + seconds)
+        with self._lock:
+            try:
+                self._known[key] = remembered
+            except ValueError:  # larger than all of them may be together
+                self._known.pop(key, None)
+
+    def _size(self, remembered: _Remembered) -> float:
+        """What it counts for: its text in memory, at most four bytes a character."""
+        result = remembered.answer.result
+        width = 1 if result.isascii() else 4
+        return max(self._least, len(result) * width + _OVERHEAD)

@@ -1,0 +1,123 @@
+-- Shared by every script: it is put in front of each of them when they are loaded.
+-- Gate time is TIME less a stored skew. A step back, or a gap above 5 s, joins the skew, so that neither a wall
+-- clock that steps nor a frozen server floods or stops the gate. Redis 6.2 commands only.
+
+local GATE, PLACE, PERMITS, UNREDEEMED = 'penstock:gate', 'penstock:place', 'penstock:permits', 'penstock:unredeemed'
+local QUEUES, OVERFLOW, FLIGHT, GHOSTS = 'penstock:queues', 'penstock:overflow', 'penstock:flight', 'penstock:ghosts'
+local WORKERS, OUTCOMES, REFEED = 'penstock:workers', 'penstock:outcomes', 'penstock:refeed'
+local WAKE, WAKE_FEEDER, DONE = 'penstock:wake', 'penstock:wake:feeder', 'penstock:done'
+local STEPS = {0, 3, 6}
+local MAX_GAP = 5
+
+local function seconds(value) return string.format('%.6f', value) end
+
+local function gate_time()
+  local clock = redis.call('TIME')
+  local raw = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+  local stored = redis.call('HMGET', GATE, 'clock', 'skew')
+  local last, skew = tonumber(stored[1]) or raw, tonumber(stored[2]) or 0
+  if raw < last or raw - last > MAX_GAP then
+    skew = skew + raw - last
+    redis.call('HSET', GATE, 'skew', seconds(skew))
+  end
+  redis.call('HSET', GATE, 'clock', seconds(raw))
+  return raw - skew
+end
+
+local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
+
+-- Whether what Redis holds was written in the life of this very server: nothing was lost behind our back.
+local function same_epoch()
+  local stored = redis.call('HGET', GATE, 'run_id')
+  return stored and stored == run_id()
+end
+
+local function leads(term) return redis.call('HGET', GATE, 'term') == term end
+
+local function list_of(queue, step)
+  if tonumber(step) == 0 then return queue end
+  return queue .. '\6\22' .. step
+end
+
+local function wake(doorbell)
+  if redis.call('LLEN', doorbell) == 0 then redis.call('LPUSH', doorbell, 1) end
+end
+
+-- The id of the task in a message, as kombu wrote it.
+local function task_of(message) return string.match(message, '"correlation_id": ?"([^"]+)"') end
+
+-- Quotas: loaded once a script, refilled to `now`, written back if changed.
+local quotas = {}
+
+local function quota(id, now)
+  local q = quotas[id]
+  if q then return q end
+  local v = redis.call('HMGET', 'penstock:quota:' .. id, 'rate', 'size', 'level', 'token_rate', 'token_size', 'tokens',
+    'cap', 'flight', 'at', 'until', 'braked_at', 'sent')
+  q = {rate = tonumber(v[1]), size = tonumber(v[2]), level = tonumber(v[3]), token_rate = tonumber(v[4]),
+    token_size = tonumber(v[5]), tokens = tonumber(v[6]), cap = tonumber(v[7]), flight = tonumber(v[8]) or 0,
+    at = tonumber(v[9]) or now, braked_until = tonumber(v[10]) or 0, braked_at = tonumber(v[11]) or 0,
+    sent = tonumber(v[12])}
+  local passed = math.max(0, now - q.at)
+  if q.rate then
+    q.level = math.min(q.size, (q.level or 0) + passed * q.rate)
+    -- What may be sent, as against released: a quarter of a second more, for the jitter in between.
+    q.sent_size = q.size + 0.25 * q.rate
+    q.sent = math.min(q.sent_size, (q.sent or q.sent_size) + passed * q.rate)
+  end
+  if q.token_rate then q.tokens = math.min(q.token_size, (q.tokens or 0) + passed * q.token_rate) end
+  q.at = now
+  quotas[id] = q
+  return q
+end
+
+local function store_quotas()
+  for id, q in pairs(quotas) do
+    if q.changed then
+      local fields = {'flight', q.flight, 'at', seconds(q.at)}
+      if q.rate then
+        fields[#fields + 1] = 'level'; fields[#fields + 1] = seconds(q.level)
+        fields[#fields + 1] = 'sent'; fields[#fields + 1] = seconds(q.sent)
+      end
+      if q.token_rate then fields[#fields + 1] = 'tokens'; fields[#fields + 1] = seconds(q.tokens) end
+      redis.call('HSET', 'penstock:quota:' .. id, unpack(fields))
+    end
+  end
+end
+
+local function take(q, estimate)
+  q.flight = q.flight + 1
+  if q.rate then q.level = q.level - 1 end
+  if q.token_rate then q.tokens = q.tokens - estimate end
+  q.changed = true
+end
+
+-- Ends a permit. `used` tokens: nil keeps the reservation; `called` false gives everything back.
+local function end_permit(id, permit, now, used, called)
+  redis.call('HDEL', PERMITS, id)
+  redis.call('ZREM', UNREDEEMED, id)
+  redis.call('HINCRBY', FLIGHT, permit.k, -1)
+  for _, name in ipairs(permit.q) do
+    local q = quota(name, now)
+    q.flight = math.max(0, q.flight - 1)
+    q.changed = true
+    if not called then
+      if q.rate then q.level = math.min(q.size, q.level + 1) end
+      if q.token_rate then q.tokens = math.min(q.token_size, q.tokens + permit.e) end
+    elseif used and q.token_rate then
+      local refund = permit.e - used
+      if refund < 0 then
+        q.tokens = q.tokens + refund
+      elseif now - permit.t <= 60 then
+        q.tokens = math.min(q.token_size, q.tokens + refund)
+      end
+    end
+  end
+end
+
+local function brake(name, now, pause, why)
+  local key = 'penstock:quota:' .. name
+  local until_at = math.max(tonumber(redis.call('HGET', key, 'until')) or 0, now + pause)
+  redis.call('HSET', key, 'until', seconds(until_at), 'braked_at', seconds(now), 'why', why)
+  redis.call('HINCRBY', key, 'brakes', 1)
+end

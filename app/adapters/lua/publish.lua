@@ -1,0 +1,61 @@
+-- Puts messages into their backlog queues, in order, each with its place, and rings the dispatcher.
+-- ARGV: the leader's term when its feeder calls, else '', window of a queue, window of all, share of maxmemory in use
+-- allowed, then for each message: queue, step, task id, place, front ('1'), message.
+-- Gives back index, reason, index, reason ... of what was refused.
+local feeding, window, all, share = ARGV[1] ~= '', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local refused, lengths, pushed = {}, {}, false
+
+local function refuse_all(reason)
+  for i = 5, #ARGV, 6 do
+    refused[#refused + 1] = (i - 5) / 6; refused[#refused + 1] = reason
+  end
+  wake(WAKE_FEEDER)
+  return refused
+end
+
+if not same_epoch() or (feeding and not leads(ARGV[1])) then return refuse_all('epoch') end
+local memory = redis.call('INFO', 'memory')
+local limit = tonumber(string.match(memory, '\nmaxmemory:(%d+)'))
+if limit and limit > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)')) > limit * share then
+  return refuse_all('memory')
+end
+local placed = redis.call('HLEN', PLACE)
+
+local function length(queue)
+  if not lengths[queue] then
+    local sum = 0
+    for _, step in ipairs(STEPS) do sum = sum + redis.call('LLEN', list_of(queue, step)) end
+    lengths[queue] = sum
+  end
+  return lengths[queue]
+end
+
+for i = 5, #ARGV, 6 do
+  local queue, step, id, place, front, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  local reason
+  if redis.call('HEXISTS', PERMITS, id) == 1 then
+    reason = 'held'
+  elseif redis.call('HEXISTS', PLACE, id) == 0 then
+    if not feeding and redis.call('HEXISTS', OVERFLOW, queue) == 1 then
+      reason = 'behind'
+    elseif length(queue) >= window or placed >= all then
+      reason = 'full'
+    end
+    if not reason then
+      redis.call(front == '1' and 'RPUSH' or 'LPUSH', list_of(queue, step), message)
+      redis.call('HSET', PLACE, id, place)
+      redis.call('HSET', QUEUES, queue, 1)
+      lengths[queue] = lengths[queue] + 1
+      placed = placed + 1
+      pushed = true
+    elseif not feeding then
+      redis.call('HINCRBY', OVERFLOW, queue, 1)
+      wake(WAKE_FEEDER)
+    end
+  end
+  if reason then
+    refused[#refused + 1] = (i - 5) / 6; refused[#refused + 1] = reason
+  end
+end
+if pushed then wake(WAKE) end
+return refused

@@ -1,0 +1,4 @@
+-- The leader goes; whoever watches may follow at once. ARGV: term.
+if not leads(ARGV[1]) then return {'term'} end
+redis.call('HDEL', GATE, 'term')
+return {'ok'}

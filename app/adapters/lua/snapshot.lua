@@ -1,0 +1,64 @@
+-- What the leader needs to decide, in one round trip; also its beat.
+-- ARGV: term, heads to look at per list, messages to drop at most, then the quota ids.
+-- Cancelled messages (without a place) and those that hold a permit are dropped on the way, free of charge.
+-- Gives back {now, refeed, outcomes, flights, workers, ghosts due, [list rows], [quota rows]} or an error word.
+local term, look, drops = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+if not same_epoch() then return {'epoch'} end
+if not leads(term) then return {'term'} end
+local now = gate_time()
+redis.call('HINCRBY', GATE, 'beat', 1)
+
+local lists = {}
+local function head(list)
+  local heads, at = {}, 1
+  while #heads < 2 * look do
+    local messages = redis.call('LRANGE', list, -look - at + 1, -at)
+    local ids = {}
+    for i = #messages, 1, -1 do ids[#ids + 1] = task_of(messages[i]) or '' end
+    if #ids == 0 then break end
+    local places = redis.call('HMGET', PLACE, unpack(ids))
+    local permits = redis.call('HMGET', PERMITS, unpack(ids))
+    local dropped = false
+    for i, id in ipairs(ids) do
+      if places[i] and not permits[i] then
+        if #heads < 2 * look then heads[#heads + 1] = id; heads[#heads + 1] = places[i] end
+        at = at + 1
+      elseif drops > 0 then
+        -- the message's index from the end is `at`; it is removed there, whatever lies before it
+        redis.call('LREM', list, -1, messages[#messages - i + 1])
+        drops = drops - 1
+        dropped = true
+      else
+        return heads
+      end
+    end
+    if not dropped then break end
+  end
+  return heads
+end
+
+for _, queue in ipairs(redis.call('HKEYS', QUEUES)) do
+  local empty = true
+  for _, step in ipairs(STEPS) do
+    local list = list_of(queue, step)
+    if redis.call('EXISTS', list) == 1 then
+      local heads = head(list)
+      local length = redis.call('LLEN', list)
+      if length > 0 then
+        empty = false
+        lists[#lists + 1] = {queue, step, length, heads}
+      end
+    end
+  end
+  if empty then redis.call('HDEL', QUEUES, queue) end
+end
+
+local rows = {}
+for i = 4, #ARGV do
+  rows[#rows + 1] = redis.call('HMGET', 'penstock:quota:' .. ARGV[i], 'level', 'tokens', 'at', 'flight', 'until', 'why')
+end
+local refeed = redis.call('SPOP', REFEED, 500)
+local outcomes = redis.call('LRANGE', OUTCOMES, 0, 999)
+if #outcomes > 0 then redis.call('LTRIM', OUTCOMES, #outcomes, -1) end
+return {'ok', seconds(now), refeed, outcomes, redis.call('HGETALL', FLIGHT), redis.call('HGETALL', WORKERS),
+  lists, rows}

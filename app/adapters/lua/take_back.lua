@@ -1,0 +1,51 @@
+-- Permits that nobody redeemed in time go back: tokens returned, the message to the front of its backlog queue, or,
+-- when a worker has it in its hands, its task to those that are fed again. Ghosts (slots of lost workers' calls,
+-- which may still run upstream) that are due are let go. ARGV: term, age in seconds.
+local term, age = ARGV[1], tonumber(ARGV[2])
+if not same_epoch() then return {'epoch'} end
+if not leads(term) then return {'term'} end
+local now = gate_time()
+local taken = 0
+local lists = {}
+
+-- A key list's messages by task id; read once, or 500 permits over a list of 1,000 would hold Redis for seconds.
+local function messages_of(list)
+  if not lists[list] then
+    lists[list] = {}
+    for _, message in ipairs(redis.call('LRANGE', list, 0, -1)) do lists[list][task_of(message) or ''] = message end
+  end
+  return lists[list]
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now - age), 'LIMIT', 0, 500)) do
+  local stored = redis.call('HGET', PERMITS, id)
+  if stored then
+    local permit = cjson.decode(stored)
+    local list = permit.r
+    local found = messages_of(list)[id]
+    end_permit(id, permit, now, nil, false)
+    if found then
+      redis.call('LREM', list, 0, found)
+      redis.call('RPUSH', permit.l, found)
+      redis.call('HSET', PLACE, id, permit.p)
+      redis.call('HSET', QUEUES, (string.gsub(permit.l, '\6\22%d+$', '')), 1)
+    else
+      redis.call('SADD', REFEED, id)
+    end
+    taken = taken + 1
+  else
+    redis.call('ZREM', UNREDEEMED, id)
+  end
+end
+for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', GHOSTS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
+  local g = cjson.decode(ghost)
+  redis.call('ZREM', GHOSTS, ghost)
+  for _, name in ipairs(g.q) do
+    local q = quota(name, now)
+    q.flight = math.max(0, q.flight - 1)
+    q.changed = true
+  end
+  taken = taken + 1
+end
+store_quotas()
+return {'ok', taken}

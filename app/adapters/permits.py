@@ -1,0 +1,90 @@
+"""Permits in Redis, as a worker sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from app.adapters.redis_scripts import Scripts
+from app.domain.attempt import Permit, Refused, Settlement
+from app.domain.errors import RedisUnreachable
+from app.services.ports import WorkerReport
+
+STALE = 2.0  # seconds from release in which a permit must be redeemed
+_CHUNK = 100
+
+
+class RedisPermits:
+    """Implements the Permits port."""
+
+    def __init__(self, scripts: Scripts, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._scripts = scripts
+        self._sleep = sleep
+
+    def redeem(self, task_id: str, worker: str) -> Permit | Refused:
+        """Exchange a permit for the right to send within 2 s. Waits the moment that keeps sends from bunching."""
+        while True:
+            try:
+                word, *rest = self._scripts.run("redeem", task_id, worker, STALE)
+            except RedisUnreachable:
+                return Refused(task_id, "unreachable")
+            if word == b"later":
+                self._sleep(float(rest[0]) + 0.001)
+            elif word == b"ok":
+                return _permit(task_id, rest)
+            else:
+                return Refused(task_id, word.decode())
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """End permits, brake, report and tell waiters, 100 a call. Raises RedisUnreachable."""
+        for start in range(0, len(settlements), _CHUNK):
+            self._scripts.run("settle", *map(_encoded, settlements[start : start + _CHUNK]))
+
+    def report(self, report: WorkerReport) -> None:
+        """Tell the dispatcher what this worker consumes and can take. Raises RedisUnreachable."""
+        facts = {"keys": report.keys, "slots": report.slots, "held": report.held}
+        self._scripts.run("report", report.worker, orjson.dumps(facts))
+
+    def leave(self, worker: str) -> None:
+        """Say that this worker takes nothing more. Raises RedisUnreachable."""
+        self._scripts.command("HDEL", "penstock:workers", worker)
+
+
+def _permit(task_id: str, fields: Sequence[bytes]) -> Permit:
+    release, key, upstream, account, model, estimate, released_at, quotas = fields
+    return Permit(
+        task_id,
+        int(release),
+        key.decode(),
+        upstream.decode(),
+        account.decode(),
+        model.decode(),
+        tuple(name.decode() for name in quotas),  # type: ignore[attr-defined]
+        int(estimate),
+        float(released_at),
+    )
+
+
+def _encoded(s: Settlement) -> bytes:
+    report = {
+        "outcome": s.outcome,
+        "seconds": s.seconds,
+        "hints": s.hints,
+        "id": s.task_id,
+        "tokens": s.tokens,
+        "braked": [b.quota for b in s.brakes],
+        "named": s.named,
+    }
+    return orjson.dumps(
+        {
+            "id": s.task_id,
+            "n": str(s.release),
+            "used": s.tokens,
+            "called": s.called,
+            "ended": s.ended,
+            "brakes": [[b.quota, b.seconds, b.reason] for b in s.brakes],
+            "report": orjson.dumps(report).decode() if s.called else "",
+        }
+    )

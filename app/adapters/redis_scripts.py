@@ -1,0 +1,71 @@
+"""Lua scripts in Redis: each file of lua/ is one atomic step, the prelude is put in front of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.domain.errors import RedisUnreachable
+
+_FOLDER = Path(__file__).with_name("lua")
+
+
+def connect(url: str, *, timeout: float, connections: int = 64) -> redis.Redis:
+    """Make a client whose calls end within about `timeout` seconds each and are never repeated by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        socket_keepalive=True,
+        health_check_interval=0,
+        max_connections=connections,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=False,
+    )
+
+
+@cache
+def _source(name: str) -> str:
+    return "\n".join((_FOLDER / f"{file}.lua").read_text(encoding="utf-8") for file in ("prelude", name))
+
+
+class Scripts:
+    """Runs scripts by name. Raises RedisUnreachable for whatever keeps Redis from answering."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, name: str, *arguments: str | float | bytes) -> Any:
+        """Run lua/`name`.lua with the arguments as ARGV."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.client.register_script(_source(name))
+        return _translated(lambda: script(args=arguments))
+
+    def command(self, *arguments: str | float | bytes) -> Any:
+        """Run one plain command."""
+        return _translated(lambda: self.client.execute_command(*arguments))  # type: ignore[no-untyped-call]
+
+
+def _translated(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except redis.exceptions.ResponseError as error:
+        # The server is there and cannot serve. Any other error in a script is ours: let it out.
+        if isinstance(error, _REFUSING) or any(word in str(error) for word in _REFUSALS):
+            raise RedisUnreachable(f"Redis refuses: {error}") from error
+        raise
+    except (redis.exceptions.RedisError, OSError) as error:
+        raise RedisUnreachable(f"Redis does not answer: {type(error).__name__}") from error
+
+
+# redis-py takes the word off the message of those that it knows by class.
+_REFUSING = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+_REFUSALS = ("OOM", "MISCONF", "READONLY", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS", "UNKILLABLE")

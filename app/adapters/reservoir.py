@@ -1,0 +1,96 @@
+"""The backlog queues in Redis, as the API and the feeder see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
+
+from app.adapters.redis_scripts import Scripts
+from app.domain.attempt import Message, Refusal
+from app.domain.errors import RedisUnreachable
+from app.services.ports import Clock
+
+WINDOW = 50_000  # messages of a backlog queue
+WINDOW_OF_ALL = 500_000
+MEMORY_SHARE = 0.6  # of maxmemory: above it kombu's own writes would soon fail, and a popped message be lost
+_CHUNK = 200  # messages a script call: about 0.2 MB, a few milliseconds of Redis
+_PAUSE = 1.0  # seconds in which Redis is not asked again after it failed
+
+Encode = Callable[[Message], bytes]
+
+
+class RedisReservoir:
+    """Implements the Reservoir port. An unreachable Redis is a refusal, never an error."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        encode: Encode,
+        clock: Clock,
+        *,
+        window: int = WINDOW,
+        window_of_all: int = WINDOW_OF_ALL,
+    ) -> None:
+        self._scripts = scripts
+        self._encode = encode
+        self._clock = clock
+        self._limits = (window, window_of_all, MEMORY_SHARE)
+        self._silent_until = 0.0
+        self.term = ""  # the leader's, when its feeder publishes
+
+    def believed_up(self) -> bool:
+        """False for a second after Redis failed to answer."""
+        return self._clock.monotonic() >= self._silent_until
+
+    def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
+        """Put messages into their queues; gives back what was refused, by task id. See the port."""
+        refused: dict[str, Refusal] = {}
+        for start in range(0, len(messages), _CHUNK):
+            chunk = messages[start : start + _CHUNK]
+            refused.update(self._publish(chunk, self.term if feeding else ""))
+        return refused
+
+    def _publish(self, chunk: Sequence[Message], term: str) -> dict[str, Refusal]:
+        unreachable: dict[str, Refusal] = {m.task_id: "unreachable" for m in chunk}
+        if not self.believed_up():
+            return unreachable
+        arguments: list[str | int | float | bytes] = [term, *self._limits]
+        for m in chunk:
+            arguments += (m.queue, int(m.step), m.task_id, _place(m), "1" if m.front else "", self._encode(m))
+        try:
+            answer = self._scripts.run("publish", *arguments)
+        except RedisUnreachable:
+            self._silent_until = self._clock.monotonic() + _PAUSE
+            return unreachable
+        pairs = zip(answer[::2], answer[1::2], strict=True)
+        return {chunk[int(at)].task_id: cast("Refusal", reason.decode()) for at, reason in pairs}
+
+    def forget(self, task_ids: Iterable[str]) -> None:
+        """Delete places, so that these messages are dropped at release, free of charge."""
+        ids = list(task_ids)
+        for start in range(0, len(ids), 1000):
+            self._command("HDEL", "penstock:place", *ids[start : start + 1000])
+
+    def announce(self, task_ids: Iterable[str]) -> None:
+        """Tell waiters in all processes that these tasks or batches changed, and ring the feeder."""
+        for task_id in task_ids:
+            self._command("PUBLISH", "penstock:done", task_id)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the feeder: rows wait in the database."""
+        self._command("LPUSH", "penstock:wake:feeder", "1")
+
+    def _command(self, *arguments: str) -> None:
+        if not self.believed_up():
+            return
+        try:
+            self._scripts.command(*arguments)
+        except RedisUnreachable:
+            self._silent_until = self._clock.monotonic() + _PAUSE
+
+
+def _place(message: Message) -> str:
+    """What the place table says of a waiting task: its estimate, the keys to avoid, its facts, its sequence, prefix."""
+    avoid = ",".join(message.avoid)
+    return f"{message.estimate}|{avoid}|{message.facts}|{message.sequence}|{message.prefix}"

@@ -1,0 +1,214 @@
+"""Calls to upstreams: one POST each within a total time, to the answer's last byte.
+
+`Upstreams.open` gives an answer whose chunks can be passed on as they come; `Upstreams.call` reads it whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import SecretStr
+from urllib3.connection import HTTPConnection
+from urllib3.response import BaseHTTPResponse
+
+from app.adapters.upstream_answer import Answer
+from app.adapters.upstream_call import TROUBLES, Call, CallFailed, not_sent
+from app.adapters.upstream_connections import Connections, Loan
+from app.adapters.upstream_stream import PassOn, StreamReading
+from app.domain import repair
+from app.domain.attempt import Claimed
+from app.domain.leaner import without_defaults
+from app.domain.reply import Fault, Reply
+from app.services.ports import Clock
+from app.settings import Settings, UpstreamSettings
+
+USER_AGENT = "Penstock/1"
+_STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
+_PACKING = 5  # zlib's level: nearly as small as 9, in a third of the time
+_PACKED_FROM = 1400  # bytes: less fits into one packet as it is
+_REDACTED_FROM = 8  # characters: a shorter secret would be found in ordinary words
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an upstream takes chat completions, and what one call there may come to."""
+
+    path: str
+    timeout_seconds: float
+    max_body: int
+    connections: Connections = field(repr=False)
+    gzip: bool = False  # whether it accepts requests packed by it
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it assumes anyway
+
+
+class Upstreams:
+    """All configured upstreams. May be used by many threads; holds the secrets and shows them to nobody."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Mapping[str, SecretStr],
+        *,
+        concurrency: int,
+        clock: Clock,
+        ca_file: str | None = None,
+    ) -> None:
+        """`secrets` by key name; `concurrency`: calls at once in this process."""
+        self._clock = clock
+        self._secrets = secrets
+        self._endpoints = {
+            upstream.name: _endpoint(
+                upstream, Connections(upstream, most_idle=concurrency, clock=clock, ca_file=ca_file)
+            )
+            for upstream in settings.upstreams
+        }
+        self._lock = threading.Lock()
+        self._calls: set[Call] = set()
+        self._begun = 0
+        self._aborted = False
+
+    def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
+        """Make the call and give back what came of it; raises nothing that an upstream can cause.
+
+        `send_by` is an instant of the monotonic clock after which nothing is sent any more.
+        """
+        most = self._endpoints[claimed.permit.upstream].max_body
+        try:
+            with self.open(claimed, send_by) as answer:
+                body = answer.read(most)
+        except CallFailed as failed:
+            return failed.fault
+        return Reply(answer.status, answer.headers, self._redacted(claimed, body), answer.first_byte_at)
+
+    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | Fault:
+        """Make the call and give its answer's chunks to `pass_on` as they come, in this thread.
+
+        Else as `call`: the reply's body is the whole answer, as if it had not been streamed. `shown` of what is
+        given back says whether anything was passed on.
+        """
+        most = self._endpoints[claimed.permit.upstream].max_body
+        reading = StreamReading(most, lambda data: pass_on(self._redacted(claimed, data)))
+        try:
+            with self.open(claimed, send_by) as answer:
+                body = reading.read(answer) if answer.is_stream else answer.read(most)
+        except CallFailed as failed:
+            return replace(failed.fault, shown=reading.shown)
+        body = self._redacted(claimed, body)
+        return Reply(answer.status, answer.headers, body, answer.first_byte_at, shown=reading.shown)
+
+    def _redacted(self, claimed: Claimed, body: bytes) -> bytes:
+        secret = self._secrets[claimed.permit.key].get_secret_value().encode()
+        return body.replace(secret, b"[key]") if len(secret) >= _REDACTED_FROM else body
+
+    @contextmanager
+    def open(self, claimed: Claimed, send_by: float) -> Iterator[Answer]:
+        """The answer to a call, from its first byte on.
+
+        1. A connection. 2. Is there still time to send? 3. The request. 4. The head of the answer. When the
+        body has been read to its end the connection is kept for another call, else closed. Raises CallFailed.
+        """
+        endpoint = self._endpoints[claimed.permit.upstream]
+        with self._flight(Call(endpoint.timeout_seconds)) as call, _lent(endpoint, call) as loan:
+            if self._clock.monotonic() > send_by:
+                raise not_sent("the permit had grown old")
+            call.sending(loan.socket)
+            loan.clean = False
+            answer = Answer(call, self._send(loan.connection, endpoint, claimed, call), self._clock.now())
+            yield answer
+            loan.clean = answer.whole
+
+    def wire(self) -> tuple[int, int]:
+        """Calls begun in this process's life, and connections opened for them."""
+        return self._begun, sum(endpoint.connections.opened for endpoint in self._endpoints.values())
+
+    def abort(self) -> None:
+        """End every call in flight, and refuse those that have not sent yet."""
+        with self._lock:
+            self._aborted = True
+            calls = list(self._calls)
+        for call in calls:
+            call.abort()
+
+    def close(self) -> None:
+        """Close what is kept open between calls."""
+        for endpoint in self._endpoints.values():
+            endpoint.connections.close()
+
+    @contextmanager
+    def _flight(self, call: Call) -> Iterator[Call]:
+        with self._lock:
+            self._begun += 1
+            self._calls.add(call)
+            if self._aborted:
+                call.abort()
+        try:
+            yield call
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
+    def _send(
+        self, connection: HTTPConnection, endpoint: Endpoint, claimed: Claimed, call: Call
+    ) -> BaseHTTPResponse:
+        headers = {
+            "authorization": f"Bearer {self._secrets[claimed.permit.key].get_secret_value()}",
+            "content-type": "application/json",
+            "accept": "text/event-stream" if claimed.stream else "application/json",
+            "user-agent": USER_AGENT,
+            "x-penstock-task": claimed.permit.task_id,
+        }
+        try:
+            body = body_of(claimed, endpoint.defaults)
+            if endpoint.gzip and len(body) >= _PACKED_FROM:
+                body, headers["content-encoding"] = gzip.compress(body, _PACKING), "gzip"
+            connection.request("POST", endpoint.path, body=body, headers=headers, preload_content=False)
+            response = connection.getresponse()
+        except TROUBLES as error:
+            raise CallFailed(call.fault(error)) from None
+        call.reading()
+        return response
+
+
+@contextmanager
+def _lent(endpoint: Endpoint, call: Call) -> Iterator[Loan]:
+    """A connection for this call; the call lets go of its socket before the connection can serve another."""
+    try:
+        loan = endpoint.connections.borrow()
+    except TROUBLES as error:
+        raise CallFailed(call.fault(error)) from None
+    try:
+        yield loan
+    finally:
+        call.done()
+        endpoint.connections.give_back(loan)
+
+
+def _endpoint(upstream: UpstreamSettings, connections: Connections) -> Endpoint:
+    path = f"{urlsplit(upstream.base_url).path}/chat/completions"
+    return Endpoint(
+        path, upstream.timeout, upstream.max_body, connections, upstream.gzip, dict(upstream.defaults)
+    )
+
+
+def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> bytes:
+    """The request's JSON with the upstream's model name put in front; parsed only to be changed.
+
+    Parameters that say what `defaults` say are left out.
+    """
+    head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model) + (_STREAMED if claimed.stream else b"")
+    repairs = repair.remembered(claimed.avoid)
+    text = claimed.request.strip()
+    if repairs or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
+        request = orjson.loads(text)
+        for change in repairs:
+            request = change.apply(request)
+        request = without_defaults(request, defaults or {})
+        text = orjson.dumps(request).decode()
+    return head + (b"," if text != "{}" else b"") + text[1:].encode()

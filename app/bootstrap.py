@@ -1,0 +1,212 @@
+"""The composition root: everything real is made here, on first use, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from celery import Celery
+
+from app.adapters.callback_bell import CallbackBell
+from app.adapters.callback_http import CallbackHttp
+from app.adapters.celery_app import make_celery
+from app.adapters.changes import RedisChanges
+from app.adapters.clock import SystemClock
+from app.adapters.database_answers import DatabaseAnswers
+from app.adapters.gauge import RedisGauge
+from app.adapters.local_answers import LocalAnswers
+from app.adapters.logs import configure_logs
+from app.adapters.messages import Envelopes
+from app.adapters.permits import RedisPermits
+from app.adapters.redis_answers import RedisAnswers
+from app.adapters.redis_scripts import Scripts, connect
+from app.adapters.request_rates import RedisRates
+from app.adapters.reservoir import RedisReservoir
+from app.adapters.sent_events import AnnouncedReservoir
+from app.adapters.streams import RedisStreamReader
+from app.adapters.why_board import ToldReasons
+from app.db.database import Database
+from app.db.sealing import use_vault
+from app.domain.callback_host import HostLimits
+from app.domain.callback_target import TargetRules, parse_ports
+from app.domain.network import parse_networks
+from app.domain.pricing import PriceBook
+from app.domain.routing import Topology
+from app.services.admit import Admission
+from app.services.deliver_callback import CallbackDelivery
+from app.services.guard_hosts import HostGuard
+from app.services.lay_routes import lay_routes
+from app.services.ports import AnswerCache, Clock, Explain, NoAnswers, Reservoir
+from app.services.replay_callbacks import DeadLetters
+from app.services.tell_places import admission_of, vault_of
+from app.settings import ConfigError, Settings, load_settings, price_book
+
+API_TIMEOUT = 0.25  # seconds: a submission never waits longer for Redis
+TIMEOUT = 5.0  # seconds: for processes that live by Redis
+
+
+@dataclass
+class Penstock:
+    """All parts of one process, each made when first asked for."""
+
+    settings: Settings
+    clock: Clock = field(default_factory=SystemClock)
+
+    @property
+    def redis_url(self) -> str:
+        """Where Redis is."""
+        return _needed(self.settings.redis_url, "REDIS_URL")
+
+    @cached_property
+    def database(self) -> Database:
+        """The truth. Prompts and results in it are encrypted from here on, where a key is configured."""
+        use_vault(vault_of(self.settings.storage, os.environ))
+        return Database(_needed(self.settings.database_url, "DATABASE_URL"))
+
+    @cached_property
+    def celery(self) -> Celery:
+        """The Celery application: publishes here, consumed by workers."""
+        return make_celery(self.settings)
+
+    @cached_property
+    def envelopes(self) -> Envelopes:
+        """Messages as kombu writes them."""
+        return Envelopes(self.celery)
+
+    @cached_property
+    def scripts(self) -> Scripts:
+        """Redis for processes that live by it."""
+        return Scripts(connect(self.redis_url, timeout=TIMEOUT, connections=1100))
+
+    @cached_property
+    def reservoir(self) -> Reservoir:
+        """Backlog queues, as the API sees them: fails fast, and tells Flower of what is submitted singly."""
+        scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
+        inner = RedisReservoir(scripts, self.envelopes.encode, self.clock)
+        return AnnouncedReservoir(inner, self.envelopes, scripts)
+
+    @cached_property
+    def rates(self) -> RedisRates:
+        """Clients' requests per minute; fails fast, and open."""
+        return RedisRates(Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100)), self.clock)
+
+    @cached_property
+    def prices(self) -> PriceBook:
+        """What upstreams ask for."""
+        return price_book(self.settings)
+
+    @cached_property
+    def shared_answers(self) -> AnswerCache:
+        """Answers kept for all processes: at CACHE_URL, else in the database."""
+        cache, url = self.settings.cache, self.settings.cache_url
+        if not cache.enabled:
+            return NoAnswers()
+        database = self.database  # with it begins encryption, where that is configured
+        if url is None:
+            return DatabaseAnswers(database, self.clock)
+        longest, broker = cache.longest_ttl, self.settings.redis_url
+        return RedisAnswers(
+            url, self.clock, entries=cache.entries, longest_seconds=longest, broker_url=broker
+        )
+
+    @cached_property
+    def answers(self) -> AnswerCache:
+        """The same, with what this process remembers in front of it."""
+        cache = self.settings.cache
+        if not cache.enabled or not cache.local_seconds:
+            return self.shared_answers
+        return LocalAnswers(
+            self.shared_answers, self.clock, seconds=cache.local_seconds, most_bytes=cache.local_bytes
+        )
+
+    @cached_property
+    def changes(self) -> RedisChanges:
+        """News of ended tasks."""
+        return RedisChanges(self.redis_url)
+
+    @cached_property
+    def streams(self) -> RedisStreamReader:
+        """Answers as they come from workers; each listener has a connection."""
+        return RedisStreamReader(connect(self.redis_url, timeout=API_TIMEOUT, connections=10_000))
+
+    @cached_property
+    def gauge(self) -> RedisGauge:
+        """The gate, as people look at it: fails fast."""
+        client = connect(self.redis_url, timeout=API_TIMEOUT, connections=4)
+        return RedisGauge(client, self.topology.keys, self.topology.quota_ids)
+
+    @cached_property
+    def explain(self) -> Explain:
+        """Why tasks wait, as the leader tells it; fails fast."""
+        return ToldReasons(Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4)), self.clock)
+
+    @cached_property
+    def patient_reservoir(self) -> RedisReservoir:
+        """Backlog queues, as the leader sees them."""
+        return RedisReservoir(self.scripts, self.envelopes.encode, self.clock)
+
+    @cached_property
+    def permits(self) -> RedisPermits:
+        """The gate, as a worker sees it."""
+        return RedisPermits(self.scripts)
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Policies, tasks waiting and budgets, as submissions meet them."""
+        return admission_of(self.settings, self.database, self.clock)
+
+    @cached_property
+    def callback_bell(self) -> CallbackBell:
+        """Rings callback workers; fails fast, as the feeder finds what it could not ring."""
+        scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
+        return CallbackBell(scripts, self.celery, self.clock)
+
+    @cached_property
+    def callback_delivery(self) -> CallbackDelivery:
+        """Delivers callbacks: one for each callback worker process."""
+        settings = self.settings.callbacks
+        rules = TargetRules(parse_ports(settings.ports), parse_networks(settings.allow_networks))
+        return CallbackDelivery(
+            self.database,
+            CallbackHttp(rules, timeout_seconds=settings.timeout, ca_file=settings.ca_file or None),
+            HostGuard(self.clock, HostLimits(at_once=settings.per_host)),
+            self.clock,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            chance=random.random,
+            pause=time.sleep,
+            public_url=settings.public_url,
+        )
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Callbacks that were given up, and their replay."""
+        return DeadLetters(self.database, self.callback_bell, self.clock)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """Routes and told quotas."""
+        return lay_routes(self.settings)
+
+
+def build(settings: Settings, *, clock: Clock | None = None) -> Penstock:
+    """Give back the parts for these settings; nothing is opened yet."""
+    return Penstock(settings, clock or SystemClock())
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Penstock:
+    """Load the settings that PENSTOCK_CONFIG and the environment name, and set up the logs. Raises ConfigError."""
+    configure_logs()
+    path = environ.get("PENSTOCK_CONFIG")
+    return build(load_settings(Path(path) if path else None, environ))
+
+
+def _needed(value: str | None, name: str) -> str:
+    if not value:
+        raise ConfigError("environment", None, f"{name} is not set", f"set {name}, or use `penstock up`")
+    return value

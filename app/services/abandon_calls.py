@@ -1,0 +1,77 @@
+"""Give up tasks whose waiting request is gone and does not come again. The leader's chore."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from app.db import cancels, holders, waiting_calls
+from app.db.database import Database
+from app.domain.task import Status
+from app.services.hold_connections import GRACE_SECONDS
+from app.services.ports import Clock, Reservoir
+
+SILENCE = 15.0  # seconds of successful looks without a beat, after which a process is dead
+_LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen leader kills nobody
+_ORPHANS_EVERY = 5.0
+_AT_ONCE = 200
+
+
+class AbandonCalls:
+    """A tick looks at the beats, frees what dead processes held, and cancels what nobody came for."""
+
+    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._beats: dict[str, int] = {}
+        self._silent: dict[str, float] = {}
+        self._looked_at: float | None = None
+        self._orphans_at = 0.0
+
+    def tick(self) -> int:
+        """Gives back how many tasks were given up."""
+        self._bury_dead()
+        return self._give_up()
+
+    def _bury_dead(self) -> None:
+        beats = self._database.read(holders.beats)
+        at = self._clock.monotonic()
+        passed = 0.0 if self._looked_at is None else min(_LONGEST_LOOK, at - self._looked_at)
+        self._looked_at = at
+        self._silent = {
+            name: self._silent.get(name, 0.0) + passed if self._beats.get(name) == beat else 0.0
+            for name, beat in beats.items()
+        }
+        self._beats = beats
+        dead = [name for name, seconds in self._silent.items() if seconds >= SILENCE]
+        if dead or at >= self._orphans_at:
+            self._orphans_at = at + _ORPHANS_EVERY
+            self._free(dead)
+
+    def _free(self, dead: list[str]) -> None:
+        abandon_at = self._clock.now() + GRACE_SECONDS
+
+        def free(conn: Connection) -> None:
+            holders.drop(conn, dead)
+            waiting_calls.free_orphans(conn, abandon_at)
+
+        self._database.write(free)
+
+    def _give_up(self) -> int:
+        now = self._clock.now()
+        due = self._database.read(lambda conn: waiting_calls.abandoned(conn, now, _AT_ONCE))
+        cancelled = [name for name, told in due.items() if self._cancel(name, told=told)]
+        if cancelled:
+            self._reservoir.forget(cancelled)
+            self._reservoir.announce(cancelled)
+        return len(cancelled)
+
+    def _cancel(self, task_id: str, *, told: bool) -> bool:
+        """Cancel a task unless a repeat was quicker; whether it ended by that. One with a callback goes on."""
+        now = self._clock.now()
+
+        def cancel(conn: Connection) -> bool:
+            mine = waiting_calls.drop_abandoned(conn, task_id)
+            return mine and not told and cancels.cancel_by_id(conn, task_id, now) is Status.CANCELLED
+
+        return self._database.write(cancel)

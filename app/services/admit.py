@@ -1,0 +1,218 @@
+"""May this task come in? Policies first, then how much of the client's waits, then its budget.
+
+Policies are decided when a task is drafted; what is counted is counted in the transaction that stores it, so that two
+submissions at once cannot both take the last of a budget.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+import structlog
+from sqlalchemy import Connection
+
+from app.db import budgets, clients
+from app.db.database import Database
+from app.db.submissions import NewTask
+from app.domain.budget import Spent, ceilings, exceeded, fitting, total
+from app.domain.client_limits import NO_LIMITS, ClientLimits
+from app.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
+from app.domain.policy import Facts
+from app.domain.task import Hold
+from app.services.calling import current
+from app.services.client_settings import read_limits
+from app.services.manage_policies import PolicyBook
+from app.services.ports import Clock
+
+log = structlog.get_logger("penstock.access")
+
+KEPT_SECONDS = 5.0  # until changed limits are in force in every process
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a model may be served."""
+
+    upstreams: frozenset[str] = frozenset()
+    regions: frozenset[str] = frozenset()
+
+
+Ceiling = Callable[[str, int, float], tuple[int, str] | None]
+"""The most that so many tokens of a model can cost at an instant: pico-units and currency. None: nobody knows."""
+
+
+class LimitsBook:
+    """Clients' limits, read again every few seconds."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: tuple[float, Mapping[str, ClientLimits]] = (-1e9, {})
+        self._lock = threading.Lock()
+
+    def of(self, client_id: str) -> ClientLimits:
+        """A client's. Raises DatabaseUnreachable: budgets fail closed."""
+        (until, known), now = self._known, self._clock.monotonic()
+        if not now < until <= now + KEPT_SECONDS:
+            with self._lock:
+                rows = self._database.read(clients.list_clients)
+                known = {row.id: read_limits(row.settings) for row in rows if row.settings}
+                self._known = (self._clock.monotonic() + KEPT_SECONDS, known)
+        return known.get(client_id, NO_LIMITS)
+
+
+class Admission:
+    """The decision; one for each process."""
+
+    def __init__(
+        self,
+        policies: PolicyBook,
+        limits: LimitsBook,
+        clock: Clock,
+        places: Mapping[str, Places],
+        ceiling: Ceiling,
+    ) -> None:
+        self._policies = policies
+        self._limits = limits
+        self._clock = clock
+        self._places = places
+        self._ceiling = ceiling
+
+    def draft(self, row: NewTask, store: bool | None = None) -> NewTask:
+        """Decide by policy, and say what the task would use of its client's budget.
+
+        `store`: whether its content is kept; None: as its client wishes. A client that rather waits than is refused
+        has the rows of its batches wait from the start. Raises Forbidden, OverBudget, DatabaseUnreachable.
+        """
+        self._check_policy(row)
+        limits = self._limits.of(row.client_id)
+        row = replace(row, stored=limits.store if store is None else store)
+        if not limits.has_budget:
+            return row
+        picos = self._picos(row, limits) if limits.has_money else 0
+        row = replace(row, reserved_tokens=row.estimate, reserved_picos=picos)
+        if row.batch_id is not None and limits.over_budget == "wait":
+            return replace(row, hold=Hold.BUDGET)
+        return replace(row, reserved_at=row.created_at)
+
+    def take(self, conn: Connection, rows: Sequence[NewTask]) -> dict[str, NewTask | Rejected]:
+        """Count single tasks in, within their transaction; what is not mentioned may come in as it is."""
+        found: dict[str, NewTask | Rejected] = {}
+        for client_id in sorted({row.client_id for row in rows}):
+            mine = [row for row in rows if row.client_id == client_id]
+            limits = self._limits.of(client_id)
+            if limits.most_waiting is not None:
+                found |= _over_waiting(conn, client_id, limits.most_waiting, mine)
+            left = [row for row in mine if row.id not in found]
+            if limits.has_budget and left:
+                found |= _reserve(conn, client_id, limits, left)
+        return found
+
+    def take_batch(self, conn: Connection, client_id: str, wish: Spent, at: float) -> None:
+        """Count a whole batch in: its rows are stored already. Raises OverBudget, OverLimit."""
+        limits = self._limits.of(client_id)
+        most = limits.most_waiting
+        if most is not None and budgets.count_waiting(conn, client_id, most) > most:
+            raise _too_many(most)
+        if not limits.has_budget or limits.over_budget == "wait":
+            return
+        ceiling = ceilings(limits, at)
+        spent = budgets.lock_spent(conn, client_id, ceiling)
+        if over := exceeded(ceiling, spent, wish):
+            raise _over(over)
+        budgets.add_spent(conn, client_id, at, wish)
+
+    def release(self, conn: Connection, client_id: str, now: float, most: int) -> int:
+        """Let tasks go on that waited for a budget, as many as fit; gives back how many."""
+        limits = self._limits.of(client_id)
+        ceiling = ceilings(limits, now)
+        spent = budgets.lock_spent(conn, client_id, ceiling) if ceiling else {}
+        waiting = budgets.waiting_for_budget(conn, client_id, most)
+        chosen = waiting[: fitting(ceiling, spent, [item.wish for item in waiting])]
+        if chosen:
+            budgets.add_spent(conn, client_id, now, total(item.wish for item in chosen))
+            budgets.release(conn, chosen, now)
+        return len(chosen)
+
+    def _check_policy(self, row: NewTask) -> None:
+        calling = current.get()
+        caller = calling.caller if calling and calling.caller.client_id == row.client_id else None
+        places = self._places.get(row.model, Places())
+        facts = Facts(
+            at=self._clock.now(),
+            action="tasks:write",
+            client=row.client_id,
+            team=caller.team if caller else "",
+            user=caller.user if caller else "",
+            key=caller.key_id if caller else "",
+            address=calling.address if calling else None,
+            zones=calling.zones if calling else frozenset(),
+            model=row.model,
+            upstreams=places.upstreams,
+            regions=places.regions,
+            max_tokens=_max_tokens(row.request),
+        )
+        decision = self._policies.decide(facts)
+        if not decision.allowed:
+            log.warning("refused by policy", rule=decision.rule, client=row.client_id, model=row.model)
+            raise Forbidden(
+                f"this key may not run {row.model!r} so, now, from here",
+                param="model",
+                code="denied_by_policy",
+            )
+
+    def _picos(self, row: NewTask, limits: ClientLimits) -> int:
+        most = self._ceiling(row.model, row.estimate, row.created_at)
+        if most is None or most[1] != limits.currency:
+            raise OverBudget(
+                f"the price of {row.model!r} in {limits.currency} is not known, and there is a budget of money",
+                param="model",
+                code="price_unknown",
+            )
+        return most[0]
+
+
+def _over_waiting(
+    conn: Connection, client_id: str, most: int, rows: Sequence[NewTask]
+) -> dict[str, NewTask | Rejected]:
+    room = max(0, most - budgets.count_waiting(conn, client_id, most))
+    return {row.id: _too_many(most) for row in rows[room:]}
+
+
+def _reserve(
+    conn: Connection, client_id: str, limits: ClientLimits, rows: Sequence[NewTask]
+) -> dict[str, NewTask | Rejected]:
+    """Reserve for one row after the other; those that do not fit are refused, or wait."""
+    at = rows[0].created_at
+    ceiling, sum_, found = ceilings(limits, at), Spent(), dict[str, NewTask | Rejected]()
+    spent = budgets.lock_spent(conn, client_id, ceiling)
+    for row in rows:
+        wish = Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+        over = exceeded(ceiling, spent, sum_ + wish)
+        if over is None:
+            sum_ += wish
+            found[row.id] = replace(row, reserved_at=at)
+        elif limits.over_budget == "wait":
+            found[row.id] = replace(row, reserved_at=None, hold=Hold.BUDGET, fed_at=None)
+        else:
+            found[row.id] = _over(over)
+    if sum_ != Spent():
+        budgets.add_spent(conn, client_id, at, sum_)
+    return found
+
+
+def _over(what: str) -> OverBudget:
+    return OverBudget(f"over budget: the {what} do not suffice", code="over_budget")
+
+
+def _too_many(most: int) -> OverLimit:
+    return OverLimit(f"more than {most} tasks would wait; let some end first", code="too_many_waiting")
+
+
+def _max_tokens(request: str) -> int | None:
+    body = orjson.loads(request)
+    given = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return max((value for value in given if type(value) is int), default=None)

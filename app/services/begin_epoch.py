@@ -1,0 +1,77 @@
+"""Redis lost or replaced what it held: begin again from the database.
+
+1. Throw away places and permits; from here on publishing is refused and no permit can be redeemed.
+2. Wait for what was redeemed before: it is sent within 2 s of that, or not at all.
+3. Everything queued counts as not fed.
+4. Put back the permits of calls that run; told buckets start empty; open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from app.db import feeding, healing, workers
+from app.db.database import Database
+from app.domain.routing import Route, Topology
+from app.domain.running import RunningCall
+from app.services.ports import Clock
+
+SENT_WITHIN = 3.0  # seconds after which nothing redeemed before can still be sent
+_STEP = 0.2  # seconds between beats meanwhile
+_CHUNK = 5000
+
+
+class Epochs(Protocol):
+    """Where epochs are kept."""
+
+    def begin_epoch(self, epoch: str, keys: Iterable[str]) -> None:
+        """Throw away what is held of places and permits."""
+
+    def beat(self) -> None:
+        """Say that the leader lives."""
+
+    def open_epoch(self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]) -> None:
+        """Put back permits of running calls and allow publishing again."""
+
+
+def begin_epoch(
+    epochs: Epochs,
+    database: Database,
+    topology: Topology,
+    clock: Clock,
+    *,
+    epoch: str,
+    upstreams: Mapping[str, str],
+    configure: Callable[[], None],
+    pause: Callable[[float], object],
+) -> None:
+    """Carry out the four steps. `upstreams` gives each key's; raises what Redis and the database raise."""
+    epochs.begin_epoch(epoch, topology.keys)
+    configure()
+    until = clock.monotonic() + SENT_WITHIN
+    if database.read(workers.beats):  # without workers nothing can be on its way
+        while clock.monotonic() < until:
+            epochs.beat()
+            pause(_STEP)
+    while database.write(lambda c: feeding.unfeed_some(c, _CHUNK)):
+        epochs.beat()
+    rows = database.read(healing.running_rows)
+    calls = [_running_call(row, upstreams) for row in rows]
+    epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.unfed_queues))
+
+
+def _running_call(row: healing.RunningRow, upstreams: Mapping[str, str]) -> RunningCall:
+    upstream = upstreams.get(row.key, "")
+    quotas = Route(row.key, upstream, row.account, row.upstream_model).quotas
+    return RunningCall(
+        row.task_id,
+        row.release,
+        row.worker,
+        row.key,
+        upstream,
+        row.account,
+        row.upstream_model,
+        quotas,
+        row.estimate,
+    )

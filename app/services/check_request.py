@@ -1,0 +1,196 @@
+"""From what a caller asks for to the row that will be stored, or to the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import orjson
+
+from app.db.submissions import NewTask
+from app.domain.affinity import prefix_of
+from app.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
+from app.domain.callback_target import BadTarget, TargetRules, parse_target
+from app.domain.errors import Invalid
+from app.domain.queue import backlog_queue
+from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
+from app.domain.task import Hold, Priority, new_id
+from app.domain.tokens import estimate
+from app.services.judge_conditions import judge_conditions
+
+_LARGEST = 2**31 - 1  # what the column of the estimate takes
+_queue = lru_cache(1024)(backlog_queue)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says about submissions."""
+
+    models: frozenset[str]
+    default_model: str | None = None
+    policies: frozenset[str] = frozenset({"default"})  # names of retry policies
+    targets: TargetRules = field(default_factory=TargetRules)
+    cache: CacheRules = field(default_factory=lambda: CacheRules(enabled=False))
+    versions: Mapping[str, str] = field(default_factory=dict)  # of models: what stands behind their names
+    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
+    regions: Mapping[str, str] = field(default_factory=dict)  # of clients
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A task's place in a batch."""
+
+    batch_id: str
+    index: int  # from 0
+    options: BatchRequest
+    expires_at: float  # of the batch; no task of it lives longer
+
+
+def draft_task(
+    request: TaskRequest, client_id: str, rules: Rules, now: float, place: Place | None = None
+) -> NewTask:
+    """Check a request and write its row down, without storing it.
+
+    `now` is Unix seconds. Raises Invalid that names the field; fields of a batch's request are named
+    `requests[3].model`.
+    """
+    within = f"requests[{place.index}]." if place else ""
+    options = place.options if place else BatchRequest()
+    model = check_model(request.model or options.model, rules, within)
+    check_policy(request.retry, rules, within)
+    check_callback(request.callback_url, rules, within)
+    available_at, expires_at = _times(request, now, place, within)
+    step = (request.priority or options.priority or Priority.NORMAL).step
+    use = _cache_use(request, client_id, model, rules, within)
+    return NewTask(
+        id=new_id("task", now),
+        client_id=client_id,
+        model=model,
+        queue=_queue(model, client_id),
+        step=step,
+        estimate=min(estimate(request.messages, request.parameters), _LARGEST),
+        created_at=now,
+        available_at=available_at,
+        expires_at=expires_at,
+        hold=_hold(place, available_at > now),
+        batch_id=place.batch_id if place else None,
+        batch_index=place.index if place else None,
+        custom_id=request.custom_id,
+        stream=request.stream,
+        prefix=prefix_of(client_id, model, request.messages),
+        facts=judge_conditions(
+            rules.conditions.get(model, ()),
+            request,
+            client=client_id,
+            region=rules.regions.get(client_id, ""),
+            step=step,
+            since=available_at,
+        ),
+        retry=request.retry or options.retry,
+        callback_url=request.callback_url,
+        metadata=as_json(request.metadata, f"{within}metadata"),
+        cache_key=use.key,
+        cache_look=use.look,
+        cache_seconds=use.keep_seconds,
+        request=_upstream_body(request, within),
+    )
+
+
+def _cache_use(request: TaskRequest, client_id: str, model: str, rules: Rules, within: str) -> CacheUse:
+    """A stream passes by as it comes: it neither takes an answer that is there nor leaves one."""
+    if request.stream or request.store is False:
+        return NO_CACHE
+    body = {"messages": request.messages, **request.parameters}
+    version = rules.versions.get(model, "")
+    try:
+        return use_of(
+            request.cache, rules.cache, client_id=client_id, model=model, version=version, body=body
+        )
+    except Invalid as error:
+        raise Invalid(f"{within}{error.message}", param=f"{within}{error.param}", code=error.code) from None
+    except RecursionError:
+        return NO_CACHE  # what is nested too deeply is refused in other words
+
+
+def _hold(place: Place | None, later: bool) -> Hold:
+    """A batch's rows are let go when all of it is there."""
+    if place is not None:
+        return Hold.BATCH
+    return Hold.UNTIL if later else Hold.NONE
+
+
+def check_model(name: str | None, rules: Rules, within: str = "") -> str:
+    """The model to run, the default one where none is named."""
+    chosen = name or rules.default_model
+    if chosen is None:
+        raise Invalid(
+            f"{within}model: is needed, since no default_model is configured",
+            param=f"{within}model",
+            code="missing_field",
+        )
+    if chosen not in rules.models:
+        known = ", ".join(sorted(rules.models)[:20]) or "none"
+        raise Invalid(
+            f"{within}model: {chosen!r} is not configured here; there are: {known}",
+            param=f"{within}model",
+            code="model_not_found",
+        )
+    return chosen
+
+
+def check_policy(name: str | None, rules: Rules, within: str = "") -> None:
+    """Refuse a retry policy that is not configured."""
+    if name is not None and name not in rules.policies:
+        known = ", ".join(sorted(rules.policies))
+        raise Invalid(
+            f"{within}retry: no policy {name!r} is configured; there are: {known}",
+            param=f"{within}retry",
+            code="unknown_retry_policy",
+        )
+
+
+def check_callback(url: str | None, rules: Rules, within: str = "") -> None:
+    """Refuse a URL that no callback could ever go to. Names are judged again when the socket opens."""
+    if url is None:
+        return
+    try:
+        parse_target(url, rules.targets)
+    except BadTarget as error:
+        param = f"{within}callback_url"
+        raise Invalid(f"{param}: {error}", param=param, code="invalid_callback_url") from None
+
+
+def as_json(value: Mapping[str, object] | None, param: str) -> str | None:
+    """Write a parsed value back as JSON text; refuses what is nested too deeply for it."""
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value).decode()
+    except (orjson.JSONEncodeError, RecursionError):
+        raise Invalid(
+            f"{param}: cannot be stored; it may be nested too deeply", param=param, code="invalid_value"
+        ) from None
+
+
+def _upstream_body(request: TaskRequest, within: str) -> str:
+    body = as_json({"messages": request.messages, **request.parameters}, f"{within}parameters")
+    return body or "{}"
+
+
+def _times(request: TaskRequest, now: float, place: Place | None, within: str) -> tuple[float, float]:
+    """When the task may run, and when it is too late: its time counts from when it may run."""
+    available_at = max(now, request.run_at or 0.0)
+    if available_at > now + LONGEST_EXPIRY:
+        raise Invalid(
+            f"{within}run_at: lies more than 30 days ahead", param=f"{within}run_at", code="invalid_value"
+        )
+    expires_at = available_at + (request.expires_in or DEFAULT_EXPIRY)
+    if place is None:
+        return available_at, expires_at
+    if available_at >= place.expires_at:
+        raise Invalid(
+            f"{within}run_at: lies after the batch expires", param=f"{within}run_at", code="invalid_value"
+        )
+    own = expires_at if request.expires_in else place.expires_at
+    return available_at, min(own, place.expires_at)

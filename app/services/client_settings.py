@@ -1,0 +1,33 @@
+"""A client's settings, as they are stored: one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from app.domain.client_limits import NO_LIMITS, ClientLimits, as_mapping, parse_limits
+from app.domain.errors import Invalid
+
+
+@lru_cache(4096)
+def read_limits(settings: str | None) -> ClientLimits:
+    """The limits in a client's settings."""
+    return NO_LIMITS if settings is None else parse_limits(orjson.loads(settings).get("limits", {}))
+
+
+def write_limits(limits: ClientLimits) -> str | None:
+    """Settings with these limits; None where there are none."""
+    values = as_mapping(limits)
+    return orjson.dumps({"limits": values}).decode() if values else None
+
+
+def check_limits(given: Mapping[str, Any]) -> ClientLimits:
+    """Read what somebody wishes. Raises Invalid that names the limit."""
+    try:
+        return parse_limits(given)
+    except ValueError as error:
+        name, _, rest = str(error).partition(":")
+        raise Invalid(f"limits.{name}:{rest}", param=f"limits.{name}", code="invalid_value") from None

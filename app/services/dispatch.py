@@ -1,0 +1,216 @@
+"""Release what quotas, workers and fairness allow, now.
+
+1. Look at the gate (one round trip, which is also the leader's beat).
+2. Decide (pure).
+3. Carry out (one round trip); charge the shares with what was carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from app.domain.affinity import Homes
+from app.domain.fairness import ClientShare, Shares
+from app.domain.governor import CallReport, Closing, Governor
+from app.domain.plan import Plan, Release, Snapshot, Wait, Waiting, plan, settle_shares
+from app.domain.pools import Consumer, share_slots
+from app.domain.quota import Limits, QuotaState
+from app.domain.routing import Topology
+from app.services.tell_why import TellWhy
+
+REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believed
+BEAT = 0.25  # seconds between looks when nothing happens
+SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
+_HEADS = 1024  # heads looked at in one snapshot, all lists together
+_RELEASES = 500  # in one script call: Redis is held for some milliseconds at most
+
+
+class WorkerView(Protocol):
+    """A worker's last report."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def slots(self) -> int: ...
+
+
+class View(Protocol):
+    """What one look at the gate showed."""
+
+    @property
+    def now(self) -> float: ...
+    @property
+    def waiting(self) -> tuple[Waiting, ...]: ...
+    @property
+    def quotas(self) -> Mapping[str, QuotaState]: ...
+    @property
+    def flights(self) -> Mapping[str, int]: ...
+    @property
+    def workers(self) -> Sequence[WorkerView]: ...
+    @property
+    def refeed(self) -> tuple[str, ...]: ...
+    @property
+    def reports(self) -> tuple[CallReport, ...]: ...
+
+
+class Gate(Protocol):
+    """Where messages and permits are."""
+
+    def look(self, heads: int, topology: Topology, quotas: Sequence[str]) -> View:
+        """Take a snapshot, and beat."""
+
+    def release(self, releases: Sequence[Release]) -> list[str]:
+        """Carry out releases; gives back a word for each."""
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:
+        """The limits in force, by quota."""
+
+    @property
+    def released_at(self) -> float:
+        """Gate time of the last release."""
+
+    def configure(self, limits: Mapping[str, Limits]) -> None:
+        """Write the limits of quotas."""
+
+    def brake(self, quota: str, seconds: float, why: str) -> None:
+        """Release nothing on a quota for a while."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn did, and when the next is due."""
+
+    released: int
+    next_in: float
+    refeed: tuple[str, ...]
+    waits: Mapping[str, Wait]
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """The leader's judgement and hand."""
+
+    gate: Gate
+    topology: Topology
+    clients: Callable[[], Mapping[str, ClientShare]]
+    shares: Shares = field(default_factory=Shares)
+    turns: int = 0
+    lists: int = 1  # seen at the last look: decides how many heads of each are looked at
+    governor: Governor | None = None  # None: told figures alone
+    wall: Callable[[], float] = time.time
+    why: TellWhy | None = None
+    homes: Homes = field(default_factory=Homes)
+    _quota_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._quota_ids = self.topology.quota_ids
+
+    def turn(self) -> Turn:
+        """Look, decide, carry out. Raises what the gate raises."""
+        self.turns += 1
+        heads = max(4, min(128, _HEADS // max(1, self.lists)))
+        view = self.gate.look(heads, self.topology, self._quota_ids)
+        self.lists = len(view.waiting)
+        if self.turns % 1000 == 0:
+            self.shares.forget_idle()
+        quotas = view.quotas if self.governor is None else self._govern(self.governor, view)
+        if not view.waiting:
+            return Turn(0, BEAT, view.refeed, {})
+        decided = plan(self._snapshot(view, quotas), self.topology, self.shares)
+        done = self._carry_out(decided.releases[:_RELEASES], quotas)
+        released = len(done)
+        if self.why is not None:
+            reasons = {name: state.reason for name, state in quotas.items()}
+            self.why.turned(view.now, view.waiting, quotas, decided.waits, done, reasons)
+        return Turn(released, _next_in(decided, released), view.refeed, decided.waits)
+
+    def _govern(self, governor: Governor, view: View) -> Mapping[str, QuotaState]:
+        """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""
+        quotas = dict(view.quotas)
+        for closing in governor.settled(view.reports):
+            self.gate.brake(closing.quota, closing.seconds, closing.why)
+            quotas[closing.quota] = _closed(quotas.get(closing.quota), closing, view.now)
+        governor.look(view.now, quotas, {waiting.model for waiting in view.waiting})
+        wished = governor.limits(view.now, quotas)
+        changed = {
+            name: limits for name, limits in wished.items() if _differs(self.gate.limits.get(name), limits)
+        }
+        if changed:
+            self.gate.configure(changed)
+            quotas.update({name: _limited(quotas[name], changed[name]) for name in changed if name in quotas})
+        return quotas
+
+    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState]) -> Snapshot:
+        live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
+        pools, slots = share_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
+        return Snapshot(
+            view.now,
+            view.waiting,
+            quotas,
+            pools,
+            slots,
+            self.clients(),
+            flights=view.flights,
+            speeds=self.governor.speeds if self.governor is not None else {},
+            wall=self.wall(),
+            homes=self.homes,
+        )
+
+    def _carry_out(self, releases: Sequence[Release], quotas: Mapping[str, QuotaState]) -> list[Release]:
+        if not releases:
+            return []
+        words = self.gate.release(releases)
+        done = _accepted(releases, words)
+        settle_shares(self.shares, done)
+        for release in done:
+            if release.prefix:
+                self.homes.saw(release.prefix, release.route.account)
+        if self.governor is not None:
+            self.governor.released(done, quotas, self.gate.released_at)
+        return done
+
+
+def _differs(before: Limits | None, after: Limits) -> bool:
+    """Whether a change is worth a round trip: any of a cap, more than half a percent of a rate."""
+    if before is None or before.cap != after.cap:
+        return True
+    pairs = ((before.requests, after.requests), (before.tokens, after.tokens))
+    return any(
+        (one is None) != (other is None)
+        or (one is not None and other is not None and abs(one.rate - other.rate) > 0.005 * one.rate)
+        for one, other in pairs
+    )
+
+
+def _limited(state: QuotaState, limits: Limits) -> QuotaState:
+    """A quota under other limits, as the gate has it: levels are kept, a new bucket starts empty."""
+    requests, tokens = limits.requests, limits.tokens
+    return replace(
+        state,
+        requests=requests,
+        level=min(state.level, requests.size) if requests and state.requests else 0.0,
+        tokens=tokens,
+        token_level=min(state.token_level, tokens.size) if tokens and state.tokens else 0.0,
+        cap=limits.cap,
+    )
+
+
+def _closed(state: QuotaState | None, closing: Closing, now: float) -> QuotaState:
+    return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
+
+
+def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release]:
+    return [release for release, word in zip(releases, words, strict=True) if word == "ok"]
+
+
+def _next_in(decided: Plan, released: int) -> float:
+    """At once if heads ran out or not all was carried out in one call, else when something opens."""
+    if released and (decided.more or len(decided.releases) > _RELEASES):
+        return 0.0
+    return min(BEAT, max(SHORTEST, decided.wake_in))

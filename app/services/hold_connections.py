@@ -1,0 +1,119 @@
+"""Which request waits for which task: noted in the database, so that a repeat finds the task whose request is gone.
+
+A process beats while it holds connections; when it dies, the leader frees its calls.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+from sqlalchemy import Connection
+
+from app.db import holders, waiting_calls
+from app.db.database import Database
+from app.db.waiting_calls import WaitingCall
+from app.domain.errors import DatabaseUnreachable
+from app.services.ports import Clock
+
+BEAT_SECONDS = 2.0
+GRACE_SECONDS = (
+    10.0  # in which a client that repeats by itself has come again; the OpenAI clients take 8 at most
+)
+_FIND_SECONDS = 20.0  # how long a repeat looks for its task: by then a dead process has been noticed
+_LOOK_EVERY = 0.25
+
+
+class HoldConnections:
+    """The connections of one process."""
+
+    def __init__(self, database: Database, clock: Clock, *, grace: float = GRACE_SECONDS) -> None:
+        self.id = f"holder_{uuid.uuid4().hex}"
+        self._database = database
+        self._clock = clock
+        self._grace = grace
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._answered: list[tuple[str, str]] = []
+
+    def new_call(self, task_id: str, client_id: str, fingerprint: str) -> WaitingCall:
+        """A call to store with its task. Raises DatabaseUnreachable."""
+        self.start()
+        now = self._clock.now()
+        return WaitingCall(task_id, client_id, fingerprint, uuid.uuid4().hex, self.id, now)
+
+    def find(self, client_id: str, fingerprint: str) -> WaitingCall | None:
+        """Take over the task that an earlier try of this request has made; None when there is none.
+
+        While one is on record that still has a connection, wait: the news of its end may be on the way. Raises
+        DatabaseUnreachable.
+        """
+        self.start()
+        connection, until = uuid.uuid4().hex, self._clock.monotonic() + _FIND_SECONDS
+        while True:
+            task_id = self._database.write(
+                lambda conn: waiting_calls.attach(conn, client_id, fingerprint, connection, self.id)
+            )
+            if task_id is not None:
+                return WaitingCall(task_id, client_id, fingerprint, connection, self.id, self._clock.now())
+            on_record = self._database.read(
+                lambda conn: waiting_calls.is_waited_for(conn, client_id, fingerprint)
+            )
+            if not on_record or self._clock.monotonic() >= until:
+                return None
+            if self._stop.wait(_LOOK_EVERY):
+                return None
+
+    def let_go(self, call: WaitingCall, *, repeats: bool) -> None:
+        """The connection is gone. What nobody takes over is given up: at once, if its client does not repeat."""
+        abandon_at = self._clock.now() + (self._grace if repeats else 0.0)
+        try:
+            self._database.write(
+                lambda conn: waiting_calls.free(conn, call.task_id, call.connection, abandon_at)
+            )
+        except DatabaseUnreachable:
+            return
+
+    def answered(self, call: WaitingCall) -> None:
+        """The answer was sent: nobody will come again. Written down with the next beat."""
+        with self._lock:
+            self._answered.append((call.task_id, call.connection))
+
+    def start(self) -> None:
+        """Make this process known and begin to beat, unless it does. Raises DatabaseUnreachable."""
+        with self._lock:
+            if self._thread is not None or self._stop.is_set():
+                return
+            self._database.write(lambda conn: holders.beat(conn, self.id, self._clock.now()))
+            self._thread = threading.Thread(target=self._run, name="hold-connections", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Say goodbye: calls that were not answered are free from now on."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+            self.beat(last=True)
+
+    def beat(self, *, last: bool = False) -> None:
+        """Say that this process lives, and forget what was answered. A database out of reach is asked again later."""
+        with self._lock:
+            answered, self._answered = self._answered, []
+
+        def say(conn: Connection) -> None:
+            waiting_calls.forget(conn, answered)
+            if last:
+                holders.drop(conn, [self.id])
+            else:
+                holders.beat(conn, self.id, self._clock.now())
+
+        try:
+            self._database.write(say)
+        except DatabaseUnreachable:
+            with self._lock:
+                self._answered += answered
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            self.beat()

@@ -1,0 +1,82 @@
+"""Policies: kept, listed, removed, tried; and the book that each process decides by."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+
+from app.db import policies
+from app.db.database import Database
+from app.db.policies import StoredPolicy
+from app.domain.errors import Invalid, NotFound
+from app.domain.policy import Decision, Effect, Facts, Policy, evaluate, parse_policy
+from app.domain.task import new_id
+from app.services.ports import Clock
+
+log = structlog.get_logger("penstock.access")
+
+KEPT_SECONDS = 5.0  # until a changed policy is in force in every process
+_LARGEST = 64 * 1024  # bytes of one document
+
+
+class PolicyBook:
+    """The policies in force, read again every few seconds. Fails closed: without a database nothing is decided."""
+
+    def __init__(self, database: Database, clock: Clock, default: Effect) -> None:
+        self._database = database
+        self._clock = clock
+        self._default: Effect = default
+        self._known: tuple[float, tuple[Policy, ...]] = (-1e9, ())
+        self._lock = threading.Lock()
+
+    def decide(self, facts: Facts) -> Decision:
+        """May it be done? Raises DatabaseUnreachable."""
+        return evaluate(self._policies(), facts, self._default)
+
+    def _policies(self) -> tuple[Policy, ...]:
+        (until, known), now = self._known, self._clock.monotonic()
+        if now < until <= now + KEPT_SECONDS:
+            return known
+        with self._lock:
+            stored = self._database.read(policies.list_policies)
+            found = tuple(parse_policy(orjson.loads(item.document), item.id) for item in stored)
+            self._known = (self._clock.monotonic() + KEPT_SECONDS, found)
+        return found
+
+
+def check_policy(document: Any, name: str = "") -> Policy:
+    """Read a document. Raises Invalid that names the field."""
+    try:
+        return parse_policy(document, name)
+    except ValueError as error:
+        param = str(error).partition(":")[0]
+        raise Invalid(str(error), param=param, code="invalid_policy") from None
+
+
+def put_policy(database: Database, clock: Clock, document: Mapping[str, Any]) -> StoredPolicy:
+    """Keep a policy, in place of the one of its id if it names one. Raises Invalid, DatabaseUnreachable."""
+    now = clock.now()
+    read = check_policy(document)
+    if len(read.id) > 80 or not read.id.isprintable():
+        raise Invalid("id: at most 80 printable characters", param="id", code="invalid_value")
+    policy_id = read.id or new_id("pol", now)
+    text = orjson.dumps({**document, "id": policy_id}).decode()
+    if len(text) > _LARGEST:
+        raise Invalid("policy: larger than 64 KiB", param="policy", code="invalid_policy", status=413)
+    database.write(lambda conn: policies.put_policy(conn, policy_id, text, now))
+    return StoredPolicy(policy_id, text, now)
+
+
+def list_policies(database: Database) -> list[StoredPolicy]:
+    """All of them."""
+    return database.read(policies.list_policies)
+
+
+def remove_policy(database: Database, policy_id: str) -> None:
+    """Take one away. Raises NotFound, DatabaseUnreachable."""
+    if not database.write(lambda conn: policies.remove_policy(conn, policy_id)):
+        raise NotFound("there is no such policy", param="policy_id", code="policy_not_found")

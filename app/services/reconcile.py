@@ -1,0 +1,155 @@
+"""Put right what crashes left behind. The leader does each of these every second, each bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from app.db import feeding, healing, workers
+from app.db.database import Database
+from app.domain.attempt import Settlement
+from app.domain.outcome import Outcome
+from app.services.ports import Clock, Permits, Reservoir
+
+SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its way has arrived by then
+CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
+PAGE = 1000
+PASS_EVERY = 60.0  # seconds between passes over everything fed, for hosts whose clocks disagree
+WORKER_SILENCE = 30.0  # seconds of successful looks without a beat
+GHOST = 30.0  # seconds for which a lost worker's calls are taken to run on upstream
+LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen leader kills nobody
+
+
+class Truth(Protocol):
+    """What the gate holds, to be compared with the database."""
+
+    def placed(self, task_ids: Sequence[str]) -> list[bool]:
+        """Whether each task has a place or a permit."""
+
+    def permits_page(self, cursor: int, age: float) -> tuple[int, dict[str, int]]:
+        """Some redeemed permits older than `age` seconds, and the next cursor."""
+
+    def bury(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
+        """Free lost workers' tasks; their calls keep their places in the quotas for some seconds."""
+
+    def drop_worker(self, worker: str) -> None:
+        """Forget a worker's report."""
+
+
+class FedRows:
+    """Rows that are said to be fed, against places and permits: who is in neither is fed again."""
+
+    def __init__(self, database: Database, truth: Truth, clock: Clock) -> None:
+        self._database = database
+        self._truth = truth
+        self._clock = clock
+        self._after = (0.0, 0)
+        self._began = 0.0
+
+    def tick(self) -> int:
+        """Check one page. Gives back how many rows were put right."""
+        now = self._clock.now()
+        page = self._database.read(lambda c: healing.fed_page(c, self._after, now - SETTLED, PAGE))
+        if not page:
+            if now - self._began > PASS_EVERY:
+                self._after, self._began = (0.0, 0), now
+            return 0
+        self._after = (page[-1].fed_at, page[-1].seq)
+        placed = self._truth.placed([row.task_id for row in page])
+        astray = [row.task_id for row, there in zip(page, placed, strict=True) if not there]
+        if astray:
+            self._database.write(lambda c: feeding.unfeed(c, astray))
+        return len(astray)
+
+
+class Expiry:
+    """Tasks past their deadline end as `expired`."""
+
+    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+
+    def tick(self) -> int:
+        """Expire one page. Gives back how many."""
+        now = self._clock.now()
+        ids = self._database.write(lambda c: healing.expire(c, now, PAGE))
+        if ids:
+            self._reservoir.forget(ids)
+            self._reservoir.announce(ids)
+        return len(ids)
+
+
+class LostWorkers:
+    """Workers whose beat stands still: their rows go back, their slots stay taken a while more."""
+
+    def __init__(self, database: Database, truth: Truth, reservoir: Reservoir, clock: Clock) -> None:
+        self._database = database
+        self._truth = truth
+        self._reservoir = reservoir
+        self._clock = clock
+        self._beats: Mapping[str, int] = {}
+        self._silent: dict[str, float] = {}
+        self._looked_at: float | None = None
+
+    def tick(self) -> int:
+        """Look at the beats. Gives back how many rows went back."""
+        beats = self._database.read(workers.beats)
+        at = self._clock.monotonic()
+        passed = 0.0 if self._looked_at is None else min(LONGEST_LOOK, at - self._looked_at)
+        self._looked_at = at
+        self._silent = {
+            worker: self._silent.get(worker, 0.0) + passed if self._beats.get(worker) == beat else 0.0
+            for worker, beat in beats.items()
+        }
+        self._beats = beats
+        dead = [worker for worker, seconds in self._silent.items() if seconds >= WORKER_SILENCE]
+        return sum(self._bury(worker) for worker in dead)
+
+    def _bury(self, worker: str) -> int:
+        lost = 0
+        while rows := self._lose(worker):
+            self._truth.bury([(row.task_id, row.release) for row in rows], GHOST)
+            lost += len(rows)
+        self._database.write(lambda c: workers.ended(c, worker, self._clock.now()))
+        self._truth.drop_worker(worker)
+        self._reservoir.announce(())
+        return lost
+
+    def _lose(self, worker: str) -> list[healing.RunningRow]:
+        return self._database.write(lambda c: healing.lose(c, worker, self._clock.now(), PAGE))
+
+
+class EndedPermits:
+    """Permits whose release has ended according to the database: the worker died between recording and settling."""
+
+    def __init__(self, database: Database, truth: Truth, permits: Permits) -> None:
+        self._database = database
+        self._truth = truth
+        self._permits = permits
+        self._cursor = 0
+        self._suspects: set[tuple[str, int]] = set()
+
+    def tick(self) -> int:
+        """Check one page; a permit ends when two passes found it so. Gives back how many ended."""
+        self._cursor, page = self._truth.permits_page(self._cursor, CLAIMED)
+        if not page:
+            return 0
+        found = self._database.read(lambda c: healing.releases_of(c, list(page)))
+        over = {(task, release) for task, release in page.items() if found.get(task) != ("running", release)}
+        ended = over & self._suspects
+        self._suspects = (self._suspects - {(task, release) for task, release in page.items()}) | (
+            over - ended
+        )
+        if ended:
+            self._permits.settle([Settlement(task, release, Outcome.LOST) for task, release in ended])
+        return len(ended)
+
+
+def heal(steps: Iterable[Callable[[], object]], report: Callable[[str, Exception], None]) -> None:
+    """Do each step; one that fails keeps none of the others from their work."""
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - reported, and tried again a second later
+            report(getattr(step, "__qualname__", repr(step)), error)

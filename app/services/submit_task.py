@@ -1,0 +1,203 @@
+"""Take one task in: stored first, published after, and only its id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from app.db.database import Database, GroupCommit
+from app.db.feeding import unfeed
+from app.db.joining import Settled
+from app.db.submissions import NewTask, forget_key, insert_tasks, remember_key
+from app.db.waiting_calls import WaitingCall, insert_calls
+from app.domain.answer import Answer
+from app.domain.attempt import Message
+from app.domain.errors import DatabaseUnreachable, Rejected
+from app.domain.repeat import KEPT_SECONDS, Repeat, check_repeat
+from app.domain.request import TaskRequest
+from app.domain.task import Hold
+from app.services.admit import Admission
+from app.services.check_request import Rules, draft_task
+from app.services.ports import Clock, Reservoir
+from app.services.tell_joined import tell_joined
+from app.services.use_cache import UseCache
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What stands after a submission."""
+
+    task_id: str
+    row: NewTask | None  # None: a repeat, the task was there already
+    answered: bool = False  # it has ended: the answer was there
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    row: NewTask
+    repeat: Repeat | None
+    call: WaitingCall | None = None
+    answer: Answer | None = None  # that is there already
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    task_id: str
+    sequence: int | None = None  # None: a repeat, nothing was stored
+    fingerprint: str = ""  # what stands under the key
+    row: NewTask | None = None  # as it was stored
+    refusal: Rejected | None = None  # instead of being stored
+    settled: Settled | None = None  # what joining changed for others; told by one of those stored together
+
+
+class SubmitTask:
+    """The use case; keeps the thread that commits waiting submissions together."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: Reservoir,
+        rules: Rules,
+        clock: Clock,
+        admission: Admission | None = None,
+        cache: UseCache | None = None,
+    ) -> None:
+        self._cache = cache or UseCache()
+        self._database = database
+        self._reservoir = reservoir
+        self._rules = rules
+        self._clock = clock
+        self._admission = admission
+        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(database, self._store)
+
+    def submit(
+        self,
+        client_id: str,
+        request: TaskRequest,
+        repeat: Repeat | None = None,
+        *,
+        task_id: str | None = None,
+        call: WaitingCall | None = None,
+    ) -> Submitted:
+        """Accept a task. `task_id`: what it is to be called; `call`: the request that will wait for it.
+
+        1. Check it; nothing is stored that could not run. 2. Look whether its answer is there.
+        3. Store it, together with all submissions that wait at this moment, and commit.
+        4. Publish its id. What Redis does not take now waits in the database for the feeder.
+
+        Raises Invalid (also for a key that came with another payload), what admission refuses, DatabaseUnreachable.
+        """
+        now = self._clock.now()
+        row = draft_task(request, client_id, self._rules, now)
+        if task_id is not None:
+            row = replace(row, id=task_id)
+        if self._admission is not None:
+            row = self._admission.draft(row, request.store)
+        row = self._cache.draft(row)
+        answer = self._cache.find(row)
+        if row.hold == Hold.NONE:
+            row = replace(row, fed_at=now)
+        stored = self._commits.submit(_Wish(row, repeat, call, answer))
+        if stored.refusal is not None:
+            raise stored.refusal
+        if stored.sequence is None:
+            if repeat is not None:
+                check_repeat(repeat, stored.fingerprint)
+            return Submitted(stored.task_id, None)
+        row = stored.row or row
+        if stored.settled is not None:
+            tell_joined(self._database, self._reservoir, stored.settled)
+        if answer is None:
+            self._publish(row, stored.sequence)
+        return Submitted(row.id, row, answered=answer is not None)
+
+    def close(self) -> None:
+        """End the committing thread."""
+        self._commits.close()
+
+    def _store(self, conn: Connection, wishes: Sequence[_Wish]) -> list[_Stored]:
+        """Store what is new, in the order of arrival; the first under a key wins, here and in other processes."""
+        standing = _what_stands(conn, wishes)
+        rows = [wish.row for wish in wishes if wish.row.id not in standing]
+        found = {wish.row.id: wish.answer for wish in wishes if wish.answer is not None}
+        costly = [row for row in rows if row.id not in found]
+        admitted = self._admission.take(conn, costly) if self._admission is not None else {}
+        _forget_repeats(conn, [wish for wish in wishes if isinstance(admitted.get(wish.row.id), Rejected)])
+        for row in rows:
+            decided = admitted.get(row.id)
+            if isinstance(decided, Rejected):
+                standing[row.id] = _Stored(row.id, refusal=decided)
+        stored = {row.id: _admitted(admitted, row) for row in rows if row.id not in standing}
+        joined, settled = self._cache.join(conn, list(stored.values()), found)
+        stored = {row.id: row for row in joined}
+        numbers = dict(zip(stored, insert_tasks(conn, joined), strict=True))
+        self._cache.give(conn, {name: found[name] for name in stored if name in found}, self._clock.now())
+        insert_calls(conn, [wish.call for wish in wishes if wish.call is not None and wish.row.id in numbers])
+        told = settled if settled.replaced or settled.hurried else None
+        new = {
+            name: _Stored(name, numbers[name], row=row, settled=told if place == 0 else None)
+            for place, (name, row) in enumerate(stored.items())
+        }
+        return [standing.get(wish.row.id) or new[wish.row.id] for wish in wishes]
+
+    def _publish(self, row: NewTask, sequence: int) -> None:
+        if row.hold != Hold.NONE:
+            self._reservoir.ring()
+            return
+        if self._reservoir.publish([_message(row, sequence)]):
+            self._leave_to_feeder(row.id)
+
+    def _leave_to_feeder(self, task_id: str) -> None:
+        """Mark the row as waiting in the database. Should that fail, the reconciler finds it seconds later."""
+        try:
+            self._database.write(lambda conn: unfeed(conn, [task_id]))
+        except DatabaseUnreachable:
+            return
+        self._reservoir.ring()
+
+
+def _what_stands(conn: Connection, wishes: Sequence[_Wish]) -> dict[str, _Stored]:
+    """Claim the keys, in their order, so that two processes never lock them crosswise.
+
+    Gives back, by the id of the new row, what an earlier request under its key has made.
+    """
+    standing = {}
+    for row, repeat in sorted(_keyed(wishes), key=lambda keyed: (keyed[0].client_id, keyed[1].key)):
+        until = row.created_at + KEPT_SECONDS
+        fingerprint, object_id = remember_key(
+            conn, row.client_id, repeat.key, repeat.fingerprint, row.id, row.created_at, until
+        )
+        if object_id != row.id:
+            standing[row.id] = _Stored(object_id, None, fingerprint)
+    return standing
+
+
+def _admitted(admitted: Mapping[str, NewTask | Rejected], row: NewTask) -> NewTask:
+    decided = admitted.get(row.id, row)
+    return row if isinstance(decided, Rejected) else decided
+
+
+def _forget_repeats(conn: Connection, wishes: Sequence[_Wish]) -> None:
+    """A request that is refused leaves its key free."""
+    for row, repeat in _keyed(wishes):
+        forget_key(conn, row.client_id, repeat.key, row.id)
+
+
+def _keyed(wishes: Sequence[_Wish]) -> list[tuple[NewTask, Repeat]]:
+    return [(wish.row, wish.repeat) for wish in wishes if wish.repeat is not None]
+
+
+def _message(row: NewTask, sequence: int) -> Message:
+    return Message(
+        task_id=row.id,
+        sequence=sequence,
+        model=row.model,
+        client=row.client_id,
+        queue=row.queue,
+        step=row.step,
+        estimate=row.estimate,
+        facts=row.facts or "",
+        prefix=row.prefix or "",
+    )

@@ -1,0 +1,101 @@
+"""Ask likely prompts before they are asked: at low priority, later or off-peak if wished, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from app.db.database import Database
+from app.db.repeats import Asked, most_asked
+from app.domain.caching import CacheWish, Mode
+from app.domain.errors import Invalid
+from app.domain.request import TaskRequest
+from app.domain.task import Priority
+from app.domain.tokens import estimate
+from app.services.admit import Ceiling
+from app.services.check_request import Rules, check_model
+from app.services.ports import Clock
+from app.services.submit_task import SubmitTask
+
+SINCE_SECONDS = 7 * 86400.0  # how far back the most asked prompts are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What was submitted. `picos`: the most that it can cost, in pico-units of `currency`."""
+
+    task_ids: Sequence[str]
+    left_out: int  # for want of budget
+    picos: int
+    currency: str | None
+
+
+class WarmCache:
+    """The use case."""
+
+    def __init__(
+        self, database: Database, submit: SubmitTask, rules: Rules, ceiling: Ceiling, clock: Clock
+    ) -> None:
+        self._database = database
+        self._submit = submit
+        self._rules = rules
+        self._ceiling = ceiling
+        self._clock = clock
+
+    def most_asked(self, client_id: str, limit: int) -> list[TaskRequest]:
+        """A client's most frequent prompts of the last week. Raises DatabaseUnreachable."""
+        since = self._clock.now() - SINCE_SECONDS
+        return [
+            _request(asked)
+            for asked in self._database.read(lambda conn: most_asked(conn, client_id, since, limit))
+        ]
+
+    def warm(
+        self, client_id: str, requests: Sequence[TaskRequest], run_at: float | None, budget_picos: int
+    ) -> Warmed:
+        """Submit requests in their order, as long as all of them together can cost no more than the budget.
+
+        What is kept already costs nothing and is not asked again. Raises Invalid (an unknown price among them,
+        as no budget holds there), what submissions raise.
+        """
+        priced = [(request, self._most(request)) for request in requests]
+        currencies = {currency for _, (_, currency) in priced}
+        if len(currencies) > 1:
+            raise Invalid(
+                "the models are priced in several currencies; warm one of them at a time", param="model"
+            )
+        spent, ids = 0, []
+        for request, (picos, _) in priced:
+            if spent + picos > budget_picos:
+                break
+            spent += picos
+            ids.append(self._submit.submit(client_id, _quietly(request, run_at)).task_id)
+        return Warmed(ids, len(requests) - len(ids), spent, next(iter(currencies), None))
+
+    def _most(self, request: TaskRequest) -> tuple[int, str]:
+        model = check_model(request.model, self._rules)
+        tokens = estimate(request.messages, request.parameters)
+        most = self._ceiling(model, tokens, self._clock.now())
+        if most is None:
+            raise Invalid(
+                f"the price of {model!r} is not known, so that no budget would hold",
+                param="model",
+                code="price_unknown",
+            )
+        return most
+
+
+def _quietly(request: TaskRequest, run_at: float | None) -> TaskRequest:
+    cache = CacheWish(ttl=request.cache.ttl if request.cache else None, mode=Mode.WRITE)
+    return replace(request, priority=Priority.LOW, run_at=run_at, callback_url=None, cache=cache)
+
+
+def _request(asked: Asked) -> TaskRequest:
+    body: Mapping[str, object] = orjson.loads(asked.request)
+    parameters = {name: value for name, value in body.items() if name != "messages"}
+    messages = body.get("messages")
+    return TaskRequest(
+        messages=messages if isinstance(messages, list) else [], model=asked.model, parameters=parameters
+    )

@@ -1,0 +1,43 @@
+"""The configuration: `penstock.toml`, checked at start, and the environment.
+
+`load_settings` gives immutable values or one ConfigError that names file, line and mend. Secrets stay
+references until `resolve_secret` is asked for one.
+"""
+
+from app.settings.cost_models import CacheSettings, PriceSettings
+from app.settings.errors import ConfigError
+from app.settings.load import load_settings
+from app.settings.models import (
+    ApiSettings,
+    CallbackSettings,
+    KeySettings,
+    ModelSettings,
+    QuotaSettings,
+    RetrySettings,
+    Route,
+    Settings,
+    UpstreamSettings,
+    WorkerSettings,
+)
+from app.settings.price_lists import price_book
+from app.settings.secrets import key_secrets, resolve_secret
+
+__all__ = [
+    "ApiSettings",
+    "CacheSettings",
+    "CallbackSettings",
+    "ConfigError",
+    "KeySettings",
+    "ModelSettings",
+    "PriceSettings",
+    "QuotaSettings",
+    "RetrySettings",
+    "Route",
+    "Settings",
+    "UpstreamSettings",
+    "WorkerSettings",
+    "key_secrets",
+    "load_settings",
+    "price_book",
+    "resolve_secret",
+]

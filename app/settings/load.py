@@ -1,0 +1,118 @@
+"""Reading the configuration: the file named by the caller or PENSTOCK_CONFIG, and the environment."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from app.settings.errors import ConfigError, Problem
+from app.settings.models import Settings
+from app.settings.redis_addresses import cache_address, redis_address
+from app.settings.references import problems
+from app.settings.refusals import refusals, unknown_tables
+from app.settings.toml_lines import line_of
+
+DEFAULT_FILE = Path("penstock.toml")
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read, check and give everything that can be set.
+
+    1. The file is `path`, else PENSTOCK_CONFIG, else penstock.toml here when there is one, else none.
+    2. Its TOML, then every value by itself, then what tables say about each other.
+    3. The environment: DATABASE_URL, REDIS_URL, CACHE_URL, PENSTOCK_ADMIN_KEY (an empty one counts as unset).
+
+    Raises ConfigError for the first fault in the order of lines.
+    """
+    file = _file(path, environ)
+    text = _text(file) if file else ""
+    data = _parsed(str(file), text)
+    _refuse(file, text, unknown_tables(data))
+    outside = {
+        "database_url": _database_url(environ.get("DATABASE_URL")),
+        "redis_url": redis_address("REDIS_URL", environ.get("REDIS_URL")),
+        "cache_url": cache_address(environ.get("CACHE_URL"), environ.get("REDIS_URL")),
+        "flower_url": environ.get("PENSTOCK_FLOWER_URL") or None,
+        "admin_key": _admin_key(environ.get("PENSTOCK_ADMIN_KEY")),
+        "path": file,
+    }
+    try:
+        settings = Settings.model_validate({**data, **outside})
+    except ValidationError as error:
+        found = list(refusals(error))
+    else:
+        found = list(problems(settings))
+        if not found:
+            return settings
+    raise _first(file, text, found)
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is not None:
+        return path
+    if named := environ.get("PENSTOCK_CONFIG"):
+        return Path(named).expanduser()
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(str(file), line, "this is not UTF-8", "save the file as UTF-8") from None
+    except OSError as error:
+        mend = "correct the path given by --config or PENSTOCK_CONFIG, or make the file readable"
+        raise ConfigError(str(file), None, f"cannot be read ({error.strerror})", mend) from None
+
+
+def _parsed(file: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(file, text, str(error)) from None
+
+
+def _syntax_error(file: str, text: str, said: str) -> ConfigError:
+    """tomllib tells the place in its message only: "... (at line 3, column 5)" or "(at end of document)"."""
+    where = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$", said)
+    line = int(where[1]) if where and where[1] else text.count("\n") + 1
+    message = said[: where.start()] if where else said
+    mend = 'write it as TOML: name = "text", name = 12, [table] or [[table]]'
+    return ConfigError(file, line, f"not TOML: {_without_values(message)}", mend)
+
+
+def _without_values(message: str) -> str:
+    """tomllib quotes single characters and names, never values; keep it so should that change."""
+    return message if len(message) < 100 else message[:100]
+
+
+def _refuse(file: Path | None, text: str, found: Iterable[Problem]) -> None:
+    if listed := list(found):
+        raise _first(file, text, listed)
+
+
+def _first(file: Path | None, text: str, found: list[Problem]) -> ConfigError:
+    located = [(line_of(text, problem.place), problem) for problem in found]
+    line, problem = min(located, key=lambda pair: pair[0] or 0)
+    return ConfigError(str(file), line, problem.message, problem.mend)
+
+
+def _database_url(value: str | None) -> str | None:
+    """The URL with psycopg 3 as the driver, which a plain postgresql:// would not choose."""
+    if not value:
+        return None
+    scheme, _, rest = value.partition(":")
+    if scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg:{rest}"
+    if scheme not in ("postgresql+psycopg", "sqlite"):
+        mend = "write postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
+        raise ConfigError("DATABASE_URL", None, "neither PostgreSQL nor SQLite", mend)
+    return value
+
+
+def _admin_key(value: str | None) -> SecretStr | None:
+    return SecretStr(value) if value else None

@@ -1,0 +1,249 @@
+"""What can be set. Each setting is explained above its default; the values are immutable.
+
+In the file the tables are named in the singular, as an operator writes them one by one ([[upstream]],
+[[key]], [[quota]], [[model]], [retry.NAME]); here they are collections.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from app.settings.access_models import AccessSettings, StorageSettings
+from app.settings.cost_models import CacheSettings, PriceSettings
+from app.settings.faults import fault
+from app.settings.tier_models import HasTiers
+from app.settings.values import Count, FromList, KeyName, Name, Network, Ports, Positive, Seconds, Section
+
+MIB = 1024 * 1024
+
+
+class UpstreamSettings(Section):
+    """[[upstream]]: an OpenAI-compatible provider endpoint."""
+
+    # What keys refer to it by.
+    name: Name
+    # Where its API begins, such as "https://api.deepseek.com/v1"; "/chat/completions" is added to it.
+    base_url: str
+    # Seconds for one call, all in all: connecting, waiting at the provider, reading the body.
+    timeout: Seconds = 600.0
+    # Seconds within which a connection must stand, TLS included.
+    connect_timeout: Seconds = 5.0
+    # The oldest TLS to speak, "1.2" or "1.3"; left out: what this machine's OpenSSL allows.
+    min_tls: Literal["1.2", "1.3"] | None = None
+    # Bytes of one response body at most; a longer answer fails the task as response_too_large.
+    max_body: Count = 32 * MIB
+    # The built-in price list it goes by, such as "deepseek"; left out: the one of its address, if there is
+    # one; "": none. [[price]] goes before it.
+    prices: str | None = None
+    # Where it computes, in your words, such as "cn" or "eu-west"; policies name it as region:...
+    region: str = ""
+    # Whether it accepts requests packed by gzip; then larger ones are.
+    gzip: bool = False
+    # Parameters that it takes anyway when they are left out, such as { temperature = 1, top_p = 1 }. Where a
+    # request says the same they are dropped before the call.
+    defaults: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise fault("must be a full http or https address", 'write it like "https://api.deepseek.com/v1"')
+        if parts.username is not None or parts.password is not None:
+            raise fault("must not hold a name or password", "put the credential into the secret of a [[key]]")
+        if parts.query or parts.fragment:
+            raise fault("must not hold ? or #", "end it with the path that the provider documents, as /v1")
+        return value.rstrip("/")
+
+
+class KeySettings(Section):
+    """[[key]]: a credential of ours at an upstream."""
+
+    # What tiers and quotas refer to it by, and what its queue in Flower is called: `key.<name>`.
+    name: KeyName
+    # The name of the [[upstream]] it opens.
+    upstream: str
+    # Where the credential is, never the credential itself: "env:NAME", "file:PATH" or "command:PROGRAM ARGS".
+    secret: str = Field(repr=False)
+    # Its owner at the provider. Keys of one account share that account's quotas. Left out: one of its own.
+    account: KeyName = Field(default_factory=lambda known: known.get("name", ""))
+    # Its share among the keys of one tier.
+    weight: Positive = 1.0
+
+    @field_validator("secret")
+    @classmethod
+    def _is_a_reference(cls, value: str) -> str:
+        kind, _, rest = value.partition(":")
+        if kind not in ("env", "file", "command") or not rest.strip():
+            raise fault(
+                "must say where the secret is, not be it",
+                'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"',
+            )
+        return value
+
+
+class QuotaSettings(Section):
+    """[[quota]]: what an account or a key may use of an upstream model. Figures left out are learned."""
+
+    # Whose quota: the name of an account, or ...
+    account: KeyName | None = None
+    # ... of one key. Exactly one of the two.
+    key: str | None = None
+    # The upstream's name of the model; "*" is one quota shared by all of its models.
+    model: Name = "*"
+    # Calls in any 60 seconds.
+    rpm: Positive | None = None
+    # Calls that may start at once after a quiet time, part of rpm. Left out: one second's worth, at least 1.
+    burst: Annotated[float, Field(ge=1)] | None = None
+    # Tokens per minute, prompt and answer together.
+    tpm: Positive | None = None
+    # Calls in flight at once.
+    concurrency: Count | None = None
+
+    @model_validator(mode="after")
+    def _has_one_owner(self) -> Self:
+        if (self.account is None) == (self.key is None):
+            raise fault("needs exactly one of account and key", 'write account = "..." or key = "..."')
+        return self
+
+    @model_validator(mode="after")
+    def _burst_leaves_a_rate(self) -> Self:
+        if self.burst is not None and self.rpm is not None and self.burst > 1 and self.burst >= self.rpm:
+            raise fault(
+                "has a burst that is not below its rpm", "lower burst: it is part of those 60 seconds"
+            )
+        return self
+
+
+class Route(NamedTuple):
+    """One way to run a model: a key, and the model's name at that key's upstream."""
+
+    key: str
+    upstream_model: str
+
+
+class ModelSettings(HasTiers):
+    """[[model]]: what a client may ask for, and the keys that serve it."""
+
+    # The name in a request.
+    name: Name
+    # The [retry.NAME] for its tasks, unless a request names another.
+    retry: str = "default"
+    # A word of yours for what stands behind the name; a new one lets every cached answer of the model be.
+    version: str = ""
+
+    def routes(self) -> tuple[tuple[Route, ...], ...]:
+        """The tiers, references split at their first colon; a key alone serves the model by its own name."""
+        return tuple(tuple(self._route(reference) for reference in tier.keys) for tier in self.all_tiers)
+
+    def _route(self, reference: str) -> Route:
+        key, _, upstream_model = reference.partition(":")
+        return Route(key, upstream_model or self.name)
+
+
+class RetrySettings(Section):
+    """[retry.NAME]: what follows a failed attempt that counts. Refusals (429, 503) never count."""
+
+    # Counted attempts in all; with 1 nothing is tried again.
+    attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    # Seconds before the second attempt; doubled for each further one ...
+    base: Positive = 1.0
+    # ... up to this many seconds.
+    cap: Positive = 32.0
+    # "full": a random wait between 0 and the computed one. A fraction such as 0.1: the computed one, +-10 %.
+    jitter: Literal["full"] | Annotated[float, Field(ge=0, le=1)] = "full"
+
+    @model_validator(mode="after")
+    def _cap_is_not_below_base(self) -> Self:
+        if self.cap < self.base:
+            raise fault("has a cap below its base", "raise cap or lower base")
+        return self
+
+
+class CallbackSettings(Section):
+    """[callbacks]: telling clients' receivers."""
+
+    # Networks (CIDR) to which callbacks may go although they are loopback, private or link-local, such as
+    # ["10.1.0.0/16"]. Everything else of that kind is refused when the socket opens.
+    allow_networks: Annotated[tuple[Network, ...], FromList] = ()
+    # Ports to which callbacks may go, single or as ranges. In force for allowed networks too.
+    ports: Annotated[tuple[Ports, ...], FromList] = ("80", "443", "8000-9000")
+    # Seconds for one delivery, all in all.
+    timeout: Annotated[float, Field(gt=0, le=30)] = 15.0
+    # Deliveries at once to one host, of one callback worker. The rest wait; other hosts' do not.
+    per_host: Count = 10
+    # Where clients reach the API, such as "https://penstock.example.com". A result too large for a callback is
+    # replaced by a URL that begins so; left empty, by its path alone.
+    public_url: str = ""
+    # PEM file of certificate authorities to trust beside this machine's own, for receivers inside; "": none.
+    ca_file: str = ""
+
+
+class ApiSettings(Section):
+    """[api]: what one API process takes."""
+
+    # Bytes of the body of POST /v1/tasks at most.
+    max_task_body: Count = 10 * MIB
+    # Bytes of the body of POST /v1/batch at most.
+    max_batch_body: Count = 512 * MIB
+    # Long polls that may wait at once; beyond it `?wait` answers at once.
+    waiters: Annotated[int, Field(ge=0, le=10000)] = 512
+    # Threads of one API process. A waiter holds one, so there must be more threads than waiters.
+    threads: Annotated[int, Field(ge=2, le=12000)] = 576
+
+    @model_validator(mode="after")
+    def _waiters_leave_threads(self) -> Self:
+        if self.threads <= self.waiters:
+            raise fault("has no more threads than waiters, each of which holds one", "raise threads")
+        return self
+
+
+class WorkerSettings(Section):
+    """[worker]: what one worker process does."""
+
+    # Upstream calls at once in one process. More: run more processes.
+    concurrency: Annotated[int, Field(ge=1, le=10000)] = 1000
+    # Seconds that running calls get to end after SIGTERM; then their tasks go back to their queues.
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+
+class Settings(Section):
+    """Everything, checked. The last five never stand in the file: they come from the environment."""
+
+    # The model of requests that name none; left out: such requests are refused.
+    default_model: str | None = None
+    upstreams: Annotated[tuple[UpstreamSettings, ...], FromList] = Field(default=(), alias="upstream")
+    keys: Annotated[tuple[KeySettings, ...], FromList] = Field(default=(), alias="key")
+    quotas: Annotated[tuple[QuotaSettings, ...], FromList] = Field(default=(), alias="quota")
+    models: Annotated[tuple[ModelSettings, ...], FromList] = Field(default=(), alias="model")
+    # [regions]: where clients are, in your words, for conditions of tiers: acme = "cn".
+    regions: dict[str, str] = Field(default_factory=dict)
+    # By name. "default" is always there.
+    retry: dict[str, RetrySettings] = Field(default_factory=dict, validate_default=True)
+    prices: Annotated[tuple[PriceSettings, ...], FromList] = Field(default=(), alias="price")
+    cache: CacheSettings = CacheSettings()
+    callbacks: CallbackSettings = CallbackSettings()
+    api: ApiSettings = ApiSettings()
+    worker: WorkerSettings = WorkerSettings()
+    access: AccessSettings = AccessSettings()
+    storage: StorageSettings = StorageSettings()
+
+    # DATABASE_URL as SQLAlchemy takes it; None: `penstock up` uses SQLite in its data folder.
+    database_url: str | None = Field(default=None, repr=False)
+    # REDIS_URL; None: `penstock up` starts a server of its own.
+    redis_url: str | None = Field(default=None, repr=False)
+    # CACHE_URL, a Redis for cached answers, never the one above; None: the database keeps them.
+    cache_url: str | None = Field(default=None, repr=False)
+    # PENSTOCK_FLOWER_URL, where people reach Flower, for links into it; None: no links.
+    flower_url: str | None = None
+    # PENSTOCK_ADMIN_KEY, which makes the first administrator; None: one is made and printed once.
+    admin_key: SecretStr | None = None
+    # The file all this was read from; None when there is none.
+    path: Path | None = None
+
+    @field_validator("retry")
+    @classmethod
+    def _has_a_default(cls, value: dict[str, RetrySettings]) -> dict[str, RetrySettings]:
+        return {"default": RetrySettings(), **value}

@@ -1,0 +1,85 @@
+"""Prices, from the built-in lists (app/settings/prices/*.toml) and from [[price]], as one book."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, time
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.domain.calendar import Calendar
+from app.domain.pricing import IsPeak, Price, PriceBook, Rates
+from app.settings.calendars import calendars
+from app.settings.cost_models import DatedPriceSettings, RateSettings
+from app.settings.models import Settings, UpstreamSettings
+from app.settings.values import Section
+
+FOLDER = Path(__file__).parent / "prices"
+
+
+class PriceList(Section):
+    """A built-in list: whose it is, and its dated prices."""
+
+    hosts: list[str]
+    calendar: str = ""
+    price: list[DatedPriceSettings]
+
+
+@cache
+def built_in() -> Mapping[str, PriceList]:
+    """All built-in lists by name."""
+    files = sorted(FOLDER.glob("*.toml"))
+    return {file.stem: PriceList.model_validate(tomllib.loads(file.read_text("utf-8"))) for file in files}
+
+
+def price_book(settings: Settings, peaks: Mapping[str, IsPeak] | None = None) -> PriceBook:
+    """Every price that is known for the configured upstreams; [[price]] goes before the built-in lists.
+
+    `peaks`: peak hours by calendar; those built in, unless told.
+    """
+    known = {name: one.is_peak for name, one in calendars().items()} if peaks is None else peaks
+    return PriceBook.of([*_listed(settings), *_told(settings)], known)
+
+
+def list_of(upstream: UpstreamSettings) -> str | None:
+    """The name of the built-in list that an upstream goes by: the one told, else its address's, else none."""
+    if upstream.prices is not None:
+        return upstream.prices or None
+    host = urlsplit(upstream.base_url).hostname
+    return next((name for name, found in built_in().items() if host in found.hosts), None)
+
+
+def peak_calendar(settings: Settings) -> Calendar | None:
+    """The peak hours of the first upstream whose built-in list has some."""
+    names = (list_of(upstream) for upstream in settings.upstreams)
+    found = (built_in()[name].calendar for name in names if name is not None)
+    return next((calendars()[name] for name in found if name), None)
+
+
+def _listed(settings: Settings) -> Iterator[tuple[str, str, Price]]:
+    for upstream in settings.upstreams:
+        name = list_of(upstream)
+        if name is not None:
+            found = built_in()[name]
+            for price in found.price:
+                yield upstream.name, price.model, _price(price, found.calendar)
+
+
+def _told(settings: Settings) -> Iterator[tuple[str, str, Price]]:
+    for price in settings.prices:
+        yield price.upstream, price.model, _price(price, price.calendar)
+
+
+def _price(told: DatedPriceSettings, calendar: str) -> Price:
+    since = datetime.combine(told.since, time(), UTC).timestamp() if told.since else 0.0
+    peak = _rates(told.peak) if told.peak is not None else None
+    return Price(since, told.currency, _rates(told), peak, calendar if peak else "")
+
+
+def _rates(told: RateSettings) -> Rates:
+    return Rates(
+        hit=told.miss if told.hit is None else told.hit,
+        miss=told.miss,
+        output=told.output,
+        reasoning=told.output if told.reasoning is None else told.reasoning,
+    )

@@ -1,0 +1,47 @@
+"""The kinds of value that settings are made of, and the table they stand in."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.settings.faults import checked_network, checked_ports, fault
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML has lists; here they are tuples, all the way down."""
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: str) -> str:
+    if value != value.strip() or not value.isprintable():
+        raise fault("must not begin or end with a space, nor hold control characters", "take them out")
+    return value
+
+
+def _no_colon(value: str) -> str:
+    if ":" in value:
+        raise fault('must not hold a colon: in a tier one separates "key:model"', "use - or . instead")
+    return value
+
+
+FromList = BeforeValidator(_as_tuple)
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+KeyName = Annotated[Name, AfterValidator(_no_colon)]
+Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Count = Annotated[int, Field(ge=1)]
+Network = Annotated[str, AfterValidator(checked_network)]
+Ports = Annotated[str, AfterValidator(checked_ports)]
+
+
+class Section(BaseModel):
+    """A table: nothing unknown in it, no value of another type, unchangeable, and silent about its input."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )

@@ -1,0 +1,102 @@
+"""A gate on a real Redis, with what stands around it in a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.adapters.gate import RedisGate
+from app.adapters.permits import RedisPermits
+from app.adapters.redis_scripts import Scripts, connect
+from app.adapters.reservoir import RedisReservoir
+from app.domain.attempt import Message
+from app.domain.fairness import ClientShare
+from app.domain.queue import backlog_queue
+from app.domain.quota import Limits, Quota, request_bucket, token_bucket
+from app.domain.routing import Route, Topology
+from app.services.dispatch import Dispatcher
+from app.services.ports import WorkerReport
+
+
+def envelope(message: Message) -> bytes:
+    """As much of kombu's envelope as the scripts look at."""
+    return json.dumps({"properties": {"correlation_id": message.task_id}, "body": "x"}).encode()
+
+
+@dataclass
+class HandClock:
+    """A clock moved by hand."""
+
+    at: float = 1000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@dataclass
+class GateWorld:
+    """One leader, one worker's report, and whoever publishes."""
+
+    url: str
+    topology: Topology
+    slots: int = 100
+    clients: dict[str, ClientShare] = field(default_factory=dict)
+    window: int = 50_000
+
+    def __post_init__(self) -> None:
+        self.clock = HandClock()
+        self.scripts = Scripts(connect(self.url, timeout=5))
+        self.gate = RedisGate(self.scripts)
+        self.permits = RedisPermits(self.scripts)
+        self.reservoir = RedisReservoir(self.scripts, envelope, self.clock, window=self.window)
+        self.sequence = 0
+
+    def lead(self, term: str = "term-1") -> GateWorld:
+        """Take the lead and open an epoch."""
+        assert self.gate.take_lead(term, self.gate.leader()[0])
+        self.gate.begin_epoch("epoch", self.topology.keys)
+        self.configure()
+        self.gate.open_epoch([], self.topology.quota_ids, [])
+        self.reservoir.term = term
+        self.dispatcher = Dispatcher(self.gate, self.topology, lambda: self.clients)
+        self.report()
+        return self
+
+    def configure(self) -> None:
+        quotas: Mapping[str, Quota] = self.topology.quotas
+        self.gate.configure(
+            {q.id: Limits(request_bucket(q), token_bucket(q), q.concurrency) for q in quotas.values()}
+        )
+
+    def report(self, worker: str = "w1") -> None:
+        self.permits.report(WorkerReport(worker, self.topology.keys, self.slots, 0))
+
+    def fill(self, **levels: float) -> None:
+        """Set what is in every quota's buckets now."""
+        for name in self.topology.quota_ids:
+            self.scripts.client.hset(f"penstock:quota:{name}", mapping={k: str(v) for k, v in levels.items()})
+
+    def message(
+        self, client: str = "alice", *, estimate: int = 10, step: int = 3, **facts: object
+    ) -> Message:
+        self.sequence += 1
+        task_id = f"task_{client}_{self.sequence}"
+        queue = backlog_queue("m", client)
+        return Message(task_id, self.sequence, "m", client, queue, step, estimate, **facts)  # type: ignore[arg-type]
+
+    def publish(self, count: int, client: str = "alice", **facts: object) -> list[Message]:
+        messages = [self.message(client, **facts) for _ in range(count)]
+        assert self.reservoir.publish(messages) == {}
+        return messages
+
+    def length(self, name: str) -> int:
+        return int(self.scripts.client.llen(name))
+
+
+def one_key(*quotas: Quota, weight: float = 1.0) -> Topology:
+    """A model `m` served by one key `k1` of account `a1`."""
+    return Topology({"m": ((Route("k1", "u", "a1", "m", weight),),)}, {q.id: q for q in quotas})
