@@ -1,0 +1,176 @@
+"""A host that fails or is slow delays no other, and no try is used up for waiting."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.adapters.callback_http import CallbackHttp
+from app.adapters.clock import SystemClock
+from app.domain.callback import Answer, Health, Parcel
+from app.domain.callback_host import Crowded, Go, HostLimits, Paused
+from app.domain.callback_target import TargetRules
+from app.domain.network import parse_networks
+from app.services.guard_hosts import MOST_IN_LINE, HostGuard
+from tests.callbacks.receivers import RawReceiver, answering, silent
+from tests.callbacks.world import MovedClock, World
+
+BAD, GOOD = "https://bad.example/hook", "https://good.example/hook"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def told(world: World) -> World:
+    """A task that has ended."""
+    world.add_task()
+    return world
+
+
+def _add(world: World, url: str, count: int, prefix: str) -> list[str]:
+    return world.add_callbacks([f"evt_{prefix}_{number}" for number in range(count)], url)
+
+
+def _in_threads(count: int, deliver: Callable[[str], None], ids: list[str]) -> list[threading.Thread]:
+    """A worker's pool: so many threads take ids, first come, first served."""
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for id_ in ids:
+        waiting.put(id_)
+
+    def work() -> None:
+        while True:
+            try:
+                deliver(waiting.get_nowait())
+            except queue.Empty:
+                return
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_five_failures_in_a_row_leave_a_host_alone_without_using_up_tries(told: World) -> None:
+    ids = _add(told, BAD, 8, "bad")
+    told.receivers.answers[BAD] = Answer(None, error="connection refused")
+    told.run()
+    assert len(told.receivers.sent) == 5
+    assert [told.callback(id_).tries for id_ in ids] == [1] * 5 + [0] * 3
+    told.clock.move(29)
+    told.run()
+    assert len(told.receivers.sent) == 5
+
+
+def test_after_its_pause_a_host_gets_one_at_a_time_until_it_answers(told: World) -> None:
+    _add(told, BAD, 8, "bad")
+    told.receivers.answers[BAD] = Answer(503)
+    told.run()
+    told.clock.move(40)
+    told.run()
+    assert len(told.receivers.sent) == 6
+    told.receivers.answers.clear()
+    for _ in range(8):
+        told.clock.move(60)
+        told.run()
+    assert len(told.receivers.sent) == 6 + 8
+    assert {told.callback(f"evt_bad_{number}").status for number in range(8)} == {"delivered"}
+
+
+def test_another_host_is_served_while_one_is_left_alone(told: World) -> None:
+    _add(told, BAD, 8, "bad")
+    told.receivers.answers[BAD] = Answer(503)
+    told.run()
+    ids = _add(told, GOOD, 5, "good")
+    told.run()
+    assert {told.callback(id_).status for id_ in ids} == {"delivered"}
+
+
+def test_429_leaves_the_whole_host_alone_for_as_long_as_it_asks(told: World) -> None:
+    ids = _add(told, BAD, 3, "bad")
+    told.receivers.answers[BAD] = Answer(429, {"retry-after": "100"})
+    told.run()
+    assert len(told.receivers.sent) == 1
+    told.receivers.answers.clear()
+    told.clock.move(99)
+    told.run()
+    assert len(told.receivers.sent) == 1
+    told.clock.move(30)
+    told.run()
+    assert {told.callback(id_).status for id_ in ids} == {"delivered"}
+
+
+def test_no_host_has_more_in_the_air_than_allowed_and_what_waits_in_line_follows(told: World) -> None:
+    told.limits = HostLimits(at_once=3)
+    process = told.another_process()
+    ids = _add(told, GOOD, 40, "good")
+    now, peak, lock = 0, 0, threading.Lock()
+
+    def answer(parcel: Parcel) -> Answer:
+        nonlocal now, peak
+        with lock:
+            now += 1
+            peak = max(peak, now)
+        time.sleep(0.002)  # the receiver's own time
+        with lock:
+            now -= 1
+        return Answer(200)
+
+    told.receivers.answers[GOOD] = answer
+    for thread in _in_threads(12, process.deliver, ids):
+        thread.join()
+    assert peak == 3
+    assert {told.callback(id_).status for id_ in ids} == {"delivered"}
+    assert len(told.receivers.sent) == 40
+
+
+def test_a_silent_host_holds_up_nobody_over_real_sockets(told: World) -> None:
+    rules = TargetRules(ports=((1, 65535),), networks=parse_networks(["127.0.0.1"]))
+    with RawReceiver(silent) as slow, RawReceiver(answering(OK)) as quick:
+        courier = CallbackHttp(rules, timeout_seconds=20)
+        process = told.another_process(courier)
+        ids = _add(told, slow.url(), 30, "slow") + _add(told, quick.url(), 30, "quick")
+        threads = _in_threads(16, process.deliver, ids)
+        quick_ids = [id_ for id_ in ids if "quick" in id_]
+        until = time.monotonic() + 15
+        while any(told.callback(id_).status != "delivered" for id_ in quick_ids):
+            assert time.monotonic() < until, "held up"
+            time.sleep(0.02)
+        assert slow.connections <= 10
+        assert sum(thread.is_alive() for thread in threads) == 10  # those who still wait for the silent host
+    for thread in threads:
+        thread.join()
+    courier.close()
+
+
+def test_when_the_process_ends_nobody_is_left_in_line(told: World) -> None:
+    guard = HostGuard(MovedClock(), HostLimits(at_once=1))
+    assert isinstance(guard.enter("h", "evt_1"), Go)
+    assert isinstance(guard.enter("h", "evt_2"), Crowded)
+    guard.close()
+    assert guard.take_next("h") is None
+    assert isinstance(guard.enter("h", "evt_3"), Paused)
+
+
+def test_a_line_is_bounded_and_takes_nobody_twice() -> None:
+    guard = HostGuard(MovedClock(), HostLimits(at_once=1))
+    guard.enter("h", "evt_first")
+    for number in range(MOST_IN_LINE):
+        assert isinstance(guard.enter("h", f"evt_{number}"), Crowded)
+    assert isinstance(guard.enter("h", "evt_7"), Crowded)
+    assert isinstance(guard.enter("h", "evt_more"), Paused)
+    guard.leave("h", Health.GOOD)
+    assert guard.take_next("h") == "evt_0"
+
+
+def test_ever_new_hosts_do_not_fill_the_memory() -> None:
+    clock = MovedClock()
+    guard = HostGuard(clock)
+    for number in range(30_000):
+        assert isinstance(guard.enter(f"h{number}", "evt"), Go)
+        guard.leave(f"h{number}", Health.GOOD)
+    assert len(guard._seats) <= 10_000
+
+
+def test_the_real_clock_fits_the_port() -> None:
+    assert isinstance(HostGuard(SystemClock()).enter("h", "evt_1"), Go)

@@ -1,0 +1,9 @@
+"""The Celery app: `celery -A workers worker` finds it here."""
+
+from __future__ import annotations
+
+from app.bootstrap import from_environment
+
+parts = from_environment()
+celery = parts.celery
+celery.conf.include = ["workers.lifecycle", "workers.remote_control", "workers.tasks", "workers.callbacks"]

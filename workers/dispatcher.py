@@ -1,0 +1,156 @@
+"""The dispatcher process: several may run, one leads.
+
+Three loops: release (this thread), feed, heal. Each waits for its doorbell or its next due instant. A loop that meets
+a lost Redis or database waits and goes on; the term in every script keeps a leader that was overtaken from doing harm.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import uuid
+from collections.abc import Callable
+
+import structlog
+
+from app.adapters.gate import EpochBroken, NotLeading
+from app.bootstrap import from_environment
+from app.domain.errors import DatabaseUnreachable, RedisUnreachable
+from app.services.begin_epoch import begin_epoch
+from app.services.reconcile import heal
+from workers.leader import Leader
+
+log = structlog.get_logger("penstock.dispatcher")
+
+POLL = 0.25  # seconds between a candidate's looks at the leader's beat
+AGAIN = 0.5  # seconds after something could not be reached
+HEAL_EVERY = 1.0
+TAKE_BACK_EVERY = 0.25
+
+
+def main(ready: Callable[[], object]) -> None:
+    """Be a dispatcher until SIGTERM; `ready` is called when it stands for leader."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    leader = Leader(from_environment())
+    ready()
+    run(leader, stop)
+
+
+def run(leader: Leader, stop: threading.Event) -> None:
+    """Stand for leader, lead, and go on until `stop`; then make room for a successor."""
+    leading = threading.Event()
+    loops = [
+        threading.Thread(target=_feed, args=(leader, leading, stop), name="feeder", daemon=True),
+        threading.Thread(target=_heal, args=(leader, leading, stop), name="healer", daemon=True),
+    ]
+    for loop in loops:
+        loop.start()
+    while not stop.is_set():
+        try:
+            _lead(leader, leading, stop)
+        except NotLeading:
+            log.warning("another dispatcher leads now")
+        except (RedisUnreachable, DatabaseUnreachable) as error:
+            log.warning("waiting", reason=str(error))
+            stop.wait(AGAIN)
+        finally:
+            leading.clear()
+    _resign(leader)
+    for loop in loops:
+        loop.join(5)
+
+
+def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+    term = uuid.uuid4().hex
+    while not leader.candidate.try_lead(term):
+        if stop.wait(POLL):
+            return
+    log.info("leading", term=term)
+    leader.reservoir.term = term
+    leader.configure()
+    while not stop.is_set():
+        try:
+            leading.set()
+            _release(leader, stop)
+        except EpochBroken:
+            leading.clear()
+            _begin_epoch(leader, stop)
+        except (RedisUnreachable, DatabaseUnreachable) as error:
+            log.warning("waiting", reason=str(error))
+            stop.wait(AGAIN)
+
+
+def _release(leader: Leader, stop: threading.Event) -> None:
+    while not stop.is_set():
+        turn = leader.dispatcher.turn()
+        if turn.refeed:
+            leader.refeed(turn.refeed)
+        if turn.next_in > 0:
+            leader.gate.wait_for_wake("penstock:wake", turn.next_in)
+
+
+def _begin_epoch(leader: Leader, stop: threading.Event) -> None:
+    log.warning("Redis holds another epoch: feeding again from the database")
+    begin_epoch(
+        leader.gate,
+        leader.database,
+        leader.dispatcher.topology,
+        leader.clock,
+        epoch=uuid.uuid4().hex,
+        upstreams=leader.upstream_of_key,
+        configure=leader.configure,
+        pause=stop.wait,
+    )
+
+
+def _feed(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+    _loop(
+        "feeder",
+        leading,
+        stop,
+        lambda: leader.gate.wait_for_wake("penstock:wake:feeder", leader.feed()),
+    )
+
+
+def _heal(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+    due = 0.0
+
+    def round_() -> None:
+        nonlocal due
+        leader.gate.take_back(leader.stale)
+        if leader.clock.monotonic() >= due:
+            due = leader.clock.monotonic() + HEAL_EVERY
+            heal(leader.healing, _report)
+        stop.wait(TAKE_BACK_EVERY)
+
+    _loop("healer", leading, stop, round_)
+
+
+def _loop(name: str, leading: threading.Event, stop: threading.Event, once: Callable[[], object]) -> None:
+    while not stop.is_set():
+        if not leading.wait(POLL):
+            continue
+        try:
+            once()
+        except (NotLeading, EpochBroken):
+            stop.wait(POLL)
+        except (RedisUnreachable, DatabaseUnreachable) as error:
+            log.warning("waiting", loop=name, reason=str(error))
+            stop.wait(AGAIN)
+        except Exception:
+            log.exception("a loop met an error and goes on", loop=name)
+            stop.wait(AGAIN)
+
+
+def _report(step: str, error: Exception) -> None:
+    if not isinstance(error, (NotLeading, EpochBroken)):
+        log.warning("healing step failed", step=step, error=repr(error))
+
+
+def _resign(leader: Leader) -> None:
+    try:
+        leader.gate.resign()
+    except (NotLeading, RedisUnreachable):
+        pass

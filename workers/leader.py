@@ -1,0 +1,124 @@
+"""What the dispatcher process needs, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from app.adapters.gate import RedisGate
+from app.adapters.permits import STALE
+from app.adapters.why_board import WhyBoard
+from app.api.file_lines import parse_line
+from app.api.house import rules_of
+from app.bootstrap import Penstock
+from app.db import clients, feeding
+from app.domain.fairness import ClientShare
+from app.domain.governor import Governor
+from app.domain.task import Priority
+from app.services.abandon_calls import AbandonCalls
+from app.services.clean_files import CleanFiles
+from app.services.clean_up import CleanUp
+from app.services.dispatch import Dispatcher
+from app.services.feed_backlog import Feeder
+from app.services.feed_callbacks import CallbackFeeder
+from app.services.hold_connections import HoldConnections
+from app.services.join_identical import JoinIdentical
+from app.services.keep_access import KeepAudit, KeepBudgets
+from app.services.keep_costs import KeepCosts
+from app.services.keep_learned import KeepLearned
+from app.services.keep_retention import KeepRetention
+from app.services.lead import Candidate
+from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
+from app.services.run_intakes import RunIntakes
+from app.services.take_in_file import TakeInFile
+from app.services.tell_why import TellWhy
+
+
+@dataclass
+class Leader:
+    """What the dispatcher process needs."""
+
+    parts: Penstock
+    stale: float = STALE
+    _clients: tuple[float, Mapping[str, ClientShare]] = (-1e9, {})
+
+    def __post_init__(self) -> None:
+        parts = self.parts
+        self.clock = parts.clock
+        self.database = parts.database
+        self.reservoir = parts.patient_reservoir
+        self.gate = RedisGate(parts.scripts)
+        self.candidate = Candidate(self.gate, self.clock)
+        self.governor = Governor(parts.topology)
+        self.learned = KeepLearned(self.database, self.governor, self.clock)
+        self.dispatcher = Dispatcher(
+            self.gate,
+            parts.topology,
+            self._client_shares,
+            governor=self.governor,
+            wall=self.clock.now,
+            why=TellWhy(WhyBoard(parts.scripts)),
+        )
+        self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
+        cache = parts.settings.cache
+        self.joiner = JoinIdentical(
+            self.database,
+            self.reservoir,
+            parts.shared_answers,
+            self.clock,
+            coalesce=cache.enabled and cache.coalesce,
+            ring=parts.callback_bell.ring,
+        )
+        rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
+        take_in = TakeInFile(
+            self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line
+        )
+        holder = HoldConnections(self.database, self.clock)
+        self.intakes = RunIntakes(take_in, self.database, holder, self.clock)
+        self.healing: list[Callable[[], object]] = [
+            LostWorkers(self.database, self.gate, self.reservoir, self.clock).tick,
+            Expiry(self.database, self.reservoir, self.clock).tick,
+            FedRows(self.database, self.gate, self.clock).tick,
+            EndedPermits(self.database, self.gate, parts.permits).tick,
+            CallbackFeeder(self.database, parts.callback_bell, self.clock).tick,
+            CleanUp(self.database, self.clock).tick,
+            KeepCosts(self.database, self.clock, entries=cache.entries).tick,
+            AbandonCalls(self.database, self.reservoir, self.clock).tick,
+            CleanFiles(self.database, self.clock).tick,
+            self.intakes.tick,
+            KeepAudit(self.database, self.clock, parts.settings.access.audit_retention).tick,
+            KeepBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
+            KeepRetention(self.database, self.clock, parts.settings.storage).tick,
+            self.learned.tick,
+        ]
+
+    @property
+    def upstream_of_key(self) -> Mapping[str, str]:
+        """Each key's upstream."""
+        return {key.name: key.upstream for key in self.parts.settings.keys}
+
+    def feed(self) -> float:
+        """One round of joining and feeding; gives back seconds until the next is due without a ring."""
+        more = self.joiner.tick()
+        pause = self.feeder.tick()
+        return 0.0 if more else pause
+
+    def configure(self) -> None:
+        """Write told figures, and what a predecessor has learned, to the gate."""
+        self.learned.recall()
+        self.gate.configure(self.governor.limits(0.0, {}))
+
+    def refeed(self, task_ids: Iterable[str]) -> None:
+        """Feed these tasks again: their messages are gone."""
+        self.database.write(partial(feeding.unfeed, ids=list(task_ids)))
+        self.reservoir.ring()
+
+    def _client_shares(self) -> Mapping[str, ClientShare]:
+        at, known = self._clients
+        if self.clock.monotonic() - at < 5.0:
+            return known
+        rows = self.database.read(clients.list_clients)
+        shares = {r.id: ClientShare(r.weight, Priority(r.granted_priority).step) for r in rows}
+        self._clients = (self.clock.monotonic(), shares)
+        return shares

@@ -1,0 +1,92 @@
+"""The life of a worker process, hung on Celery's own: refused, made, started, drained, closed.
+
+A process that consumes key queues calls upstreams and gets the parts for that; one that consumes callbacks alone
+does not.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from celery import bootsteps, concurrency
+from celery.concurrency.thread import TaskPool
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from app.adapters.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
+from app.domain.queue import KEY
+from app.services.revoke_task import RevokeTasks
+from app.settings import ConfigError
+from workers.celery import celery, parts
+from workers.process import WorkerProcess, build_worker, refuse_queues
+
+log = structlog.get_logger("penstock.worker")
+
+_made: list[WorkerProcess] = []
+
+
+def process() -> WorkerProcess:
+    """This process's parts. There are none where no key queue is consumed."""
+    return _made[0]
+
+
+def _tell_flower_of_revoke(task_id: str) -> None:
+    try:
+        with celery.events.default_dispatcher() as events:
+            events.send("task-revoked", uuid=task_id, terminated=False, signum=None, expired=False)
+    except Exception as error:  # noqa: BLE001  # Flower's view is no reason to stop
+        log.warning("Flower was not told of a revoke", task_id=task_id, error=type(error).__name__)
+
+
+revoking = RevokeTasks(parts.database, parts.reservoir, parts.clock, _tell_flower_of_revoke)
+
+
+@worker_init.connect
+def _make(sender: Any, **_: Any) -> None:
+    """Refuse what must not be run, and make the parts. Celery ignores exceptions here, but not an exit."""
+    queues = list(celery.amqp.queues.consume_from)
+    problem = refuse_queues(parts.settings, queues) or _wrong_pool(sender)
+    if problem is not None:
+        sys.exit(f"worker: {problem}")
+    celery.conf.broker_transport_options = {**TRANSPORT_OPTIONS, "priority_steps": CONSUMED_STEPS}
+    if any(name.startswith(KEY) for name in queues):
+        try:
+            _made.append(build_worker(parts, queues, sender.concurrency))
+        except ConfigError as error:
+            sys.exit(f"worker: {error}")
+
+
+def _wrong_pool(sender: Any) -> str | None:
+    pool = concurrency.get_implementation(sender.pool_cls)
+    return None if issubclass(pool, TaskPool) else "it needs the threads pool: start it with -P threads"
+
+
+@worker_ready.connect
+def _start(**_: Any) -> None:
+    revoking.start()
+    for made in _made:
+        made.start()
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    for made in _made:
+        made.begin_drain()
+
+
+class Drain(bootsteps.StartStopStep):
+    """Also without a signal, as when Celery gives up on its broker: before the pool is waited for."""
+
+    def close(self, _worker: Any) -> None:
+        """Take nothing more."""
+        _drain()
+
+
+celery.steps["worker"].add(Drain)
+
+
+@worker_shutdown.connect
+def _close(**_: Any) -> None:
+    for made in _made:
+        made.close()

@@ -1,0 +1,163 @@
+"""One worker process for upstream calls: everything that it is made of, its start and its end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+import structlog
+from sqlalchemy import Connection
+
+from app.adapters.redis_scripts import Scripts, connect
+from app.adapters.streams import RedisStreamWriter
+from app.adapters.upstream import Upstreams
+from app.bootstrap import Penstock
+from app.db.claims import claim
+from app.db.database import GroupCommit
+from app.db.endings import end
+from app.domain.attempt import Claim, Claimed, Ending, Recorded
+from app.domain.queue import KEY, key_queue
+from app.domain.retry import RetryPolicy
+from app.services.beat_worker import BeatWorker, Incarnation
+from app.services.drain_worker import GRACE_SECONDS, DrainWorker
+from app.services.hold_calls import HeldCalls, WorkerState
+from app.services.keep_answers import KeepAnswers
+from app.services.report_slots import ReportSlots
+from app.services.run_task import ModelPolicy, Policies, RunTask
+from app.services.settle_permits import SettlePermits
+from app.settings import Settings, key_secrets
+
+log = structlog.get_logger("penstock.worker")
+
+_CLOSE_SECONDS = 1.0  # for each of the words that a process says at its end
+_REDIS_TIMEOUT = 5.0
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """The parts of this process. `runner` is what the Celery task calls."""
+
+    runner: RunTask
+    _settling: SettlePermits
+    _reporting: ReportSlots
+    _beating: BeatWorker
+    _draining: DrainWorker
+    _closing: Sequence[Callable[[], None]]
+
+    def start(self) -> None:
+        """Begin to beat, to report and to settle. Until the first beat, nothing is released to this process."""
+        self._settling.start()
+        self._draining.start()
+        self._beating.start()
+        self._reporting.start()
+
+    def begin_drain(self) -> None:
+        """Take nothing more; running calls get their time. May be called from a signal handler."""
+        self._draining.begin()
+        self._reporting.at_once()
+
+    def close(self) -> None:
+        """Say goodbye: Redis and the database are told if they answer, else the leader finds out."""
+        self._draining.begin()
+        left = self._settling.close(_CLOSE_SECONDS)
+        if left:
+            log.error("permits are left to the leader", permits=left)
+        self._reporting.close(_CLOSE_SECONDS)
+        self._beating.close(_CLOSE_SECONDS)
+        for close in self._closing:
+            close()
+
+
+def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> WorkerProcess:
+    """Make everything that a process needs which consumes these key queues with so many threads.
+
+    Resolves the secrets, once. Raises ConfigError.
+    """
+    settings, clock, database = parts.settings, parts.clock, parts.database
+    me = Incarnation(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
+    held, state = HeldCalls(), WorkerState()
+    upstreams = Upstreams(settings, key_secrets(settings, os.environ), concurrency=concurrency, clock=clock)
+    settling = SettlePermits(parts.permits)
+    claims: GroupCommit[Claim, Claimed | None] = GroupCommit(database, _claim_in_order)
+    endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end)
+    runner = RunTask(
+        worker=me.id,
+        permits=parts.permits,
+        claims=claims,
+        upstream=upstreams,
+        endings=endings,
+        settling=settling,
+        held=held,
+        state=state,
+        policies=policies(settings),
+        clock=clock,
+        parse=orjson.loads,
+        ring=parts.callback_bell.ring,
+        streams=RedisStreamWriter(parts.scripts),
+        keeping=KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, settings.cache.most_bytes),
+        announce=parts.reservoir.announce,
+    )
+    drain = settings.worker.drain_seconds
+    return WorkerProcess(
+        runner,
+        settling,
+        ReportSlots(me.id, keys_of(settings, queues), concurrency, parts.permits, held, state, clock),
+        BeatWorker(me, database, held, state, clock, upstreams.wire),
+        DrainWorker(held, state, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
+        (claims.close, endings.close, parts.shared_answers.close, upstreams.close, database.close),
+    )
+
+
+def quick_scripts(settings: Settings) -> Scripts:
+    """Redis for Celery's main loop, which must not wait."""
+    assert settings.redis_url is not None  # noqa: S101  # make_celery has refused otherwise
+    return Scripts(connect(settings.redis_url, timeout=0.25, connections=4))
+
+
+def keys_of(settings: Settings, queues: Sequence[str]) -> tuple[str, ...]:
+    """The configured keys whose queues these are."""
+    return tuple(key.name for key in settings.keys if key_queue(key.name) in set(queues))
+
+
+def policies(settings: Settings) -> Policies:
+    """Retry policies and models, as configured."""
+    retries = {name: RetryPolicy(p.attempts, p.base, p.cap, p.jitter) for name, p in settings.retry.items()}
+    models = {
+        model.name: ModelPolicy(
+            model.retry,
+            frozenset(route.key for tier in model.routes() for route in tier),
+            frozenset(fall for tier in model.all_tiers for fall in tier.serves),
+        )
+        for model in settings.models
+    }
+    return Policies(retries, models)
+
+
+def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:
+    """Why a worker must not consume these queues, or None."""
+    known = {key_queue(key.name) for key in settings.keys}
+    for name in queues:
+        if name.startswith("backlog."):
+            return (
+                f"{name} is not for workers: from a backlog queue tasks are released by the dispatcher alone"
+            )
+        if name == "celery":
+            return (
+                "no [[key]] is configured, so there is no queue to consume"
+                if not known
+                else "celery is no queue here"
+            )
+        if name.startswith(KEY) and name not in known:
+            return f"{name}: there is no [[key]] of that name"
+    return None
+
+
+def _claim_in_order(conn: Connection, wishes: Sequence[Claim]) -> list[Claimed | None]:
+    """One answer for each wish; of two for one row the first has it."""
+    found = claim(conn, wishes)
+    answers = ((wish, found.get(wish.permit.task_id)) for wish in wishes)
+    return [got if got is not None and got.permit is wish.permit else None for wish, got in answers]
