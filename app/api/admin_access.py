@@ -1,0 +1,178 @@
+"""/v1/admin/policies and /v1/admin/audit: for administrators of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from flask import Response
+from flask.typing import ResponseReturnValue
+from pydantic import Field
+
+from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
+from app.api.answers import answer, raw
+from app.api.auditing import note
+from app.api.body import read_body
+from app.api.callers import Callers
+from app.api.house import House
+from app.api.operations import JSONL, Answer, Operation
+from app.api.queries import Query, read_query
+from app.api.validation import parse, parse_json
+from app.db.audit import Kept, Wanted
+from app.db.policies import StoredPolicy
+from app.domain.audit import as_row
+from app.domain.errors import Invalid
+from app.domain.instant import parse_instant, to_rfc3339
+from app.services import manage_policies, read_audit
+
+_MOST = 64 * 1024  # bytes of a body
+
+
+class AuditQuery(Query):
+    """Which entries."""
+
+    since: str | None = Field(None, description="An instant, such as 2026-11-21T06:00:00Z.")
+    until: str | None = Field(None, description="An instant; itself not.")
+    client_id: str | None = None
+    team: str | None = None
+    key_id: str | None = None
+    action: str | None = Field(None, description="Or how it begins, such as POST /v1/admin.")
+    task_id: str | None = None
+    status: int | None = Field(None, ge=0, le=599)
+    limit: int | None = Field(None, ge=1, le=1_000_000, description="Only the last so many.")
+
+
+class AccessViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(self, house: House, callers: Callers) -> None:
+        self._house = house
+        self._callers = callers
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        group = "Administration"
+        return [
+            Operation(
+                "GET",
+                "/v1/admin/policies",
+                "List policies.",
+                self.list,
+                {200: Answer("All of them.", PolicyList)},
+                group,
+            ),
+            Operation(
+                "POST",
+                "/v1/admin/policies",
+                "Keep a policy, in place of the one of its id.",
+                self.put,
+                {201: Answer("In force within five seconds.", Policy)},
+                group,
+                body=PolicyBody,
+                refusals=(413,),
+            ),
+            Operation(
+                "DELETE",
+                "/v1/admin/policies/{policy_id}",
+                "Take a policy away.",
+                self.remove,
+                {200: Answer("It is gone.", Gone)},
+                group,
+                refusals=(404,),
+            ),
+            Operation(
+                "GET",
+                "/v1/admin/audit",
+                "Export the audit log.",
+                self.export,
+                {200: Answer("A line for every entry, the oldest first.", AuditEntry, JSONL)},
+                group,
+                query=AuditQuery,
+            ),
+            Operation(
+                "GET",
+                "/v1/admin/audit/verify",
+                "Check the audit log's chain.",
+                self.verify,
+                {200: Answer("Whether it holds.", AuditCheck)},
+                group,
+            ),
+        ]
+
+    def list(self) -> ResponseReturnValue:
+        """All."""
+        self._callers.current()
+        found = manage_policies.list_policies(self._house.database)
+        return answer({"object": "list", "data": [_policy(item) for item in found]})
+
+    def put(self) -> ResponseReturnValue:
+        """201 with what is kept."""
+        self._callers.current()
+        body = parse(PolicyBody, parse_json(read_body(_MOST)))
+        document = body.model_dump(exclude_unset=True, exclude_none=True)
+        stored = manage_policies.put_policy(self._house.database, self._house.clock, document)
+        note(subject=stored.id)
+        return answer(_policy(stored), 201)
+
+    def remove(self, policy_id: str) -> ResponseReturnValue:
+        """Gone."""
+        self._callers.current()
+        manage_policies.remove_policy(self._house.database, policy_id)
+        return answer({"id": policy_id, "deleted": True})
+
+    def export(self) -> ResponseReturnValue:
+        """A stream, read from the database a page at a time."""
+        self._callers.current()
+        query = read_query(AuditQuery)
+        self._house.record_audit.flush()
+        kept = read_audit.entries(self._house.database, _wanted(query), query.limit)
+        return Response(_lines(kept), content_type=JSONL)
+
+    def verify(self) -> ResponseReturnValue:
+        """Walks all of it."""
+        self._callers.current()
+        found = read_audit.verify(self._house.database)
+        fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
+        return answer(
+            {
+                "holds": fault is None,
+                "entries": found.entries,
+                "unlinked": found.unlinked,
+                "fault": fault,
+                "digest": found.head.digest,
+            }
+        )
+
+
+def as_json(kept: Kept) -> dict[str, Any]:
+    """An entry as it is exported."""
+    fields = dict(as_row(kept.entry))
+    del fields["at_ms"]
+    return {"number": kept.number, "digest": kept.digest, "at": to_rfc3339(kept.entry.at), **fields}
+
+
+def _lines(kept: Iterator[Kept]) -> Iterator[bytes]:
+    for one in kept:
+        yield orjson.dumps(as_json(one)) + b"\n"
+
+
+def _wanted(query: AuditQuery) -> Wanted:
+    values = query.model_dump(exclude={"limit", "since", "until"})
+    return Wanted(since=_instant("since", query.since), until=_instant("until", query.until), **values)
+
+
+def _instant(name: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_instant(text)
+    except ValueError as error:
+        raise Invalid(f"{name}: {error}", param=name, code="invalid_value") from None
+
+
+def _policy(stored: StoredPolicy) -> dict[str, Any]:
+    return {
+        "id": stored.id,
+        "object": "policy",
+        "document": raw(stored.document),
+        "created_at": to_rfc3339(stored.created_at),
+    }

@@ -1,0 +1,246 @@
+"""/v1/admin/clients: clients and their keys, for administrators and those of a team."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flask.typing import ResponseReturnValue
+
+from app.api.access_shapes import (
+    ApiKeyList,
+    Client,
+    ClientBody,
+    ClientChange,
+    ClientList,
+    KeyBody,
+    NewApiKey,
+    NewClient,
+    RotateBody,
+    Secret,
+)
+from app.api.answers import answer
+from app.api.auditing import note
+from app.api.body import read_body
+from app.api.callers import Callers
+from app.api.house import House
+from app.api.operations import Answer, Operation
+from app.api.validation import parse, parse_json
+from app.db.clients import ClientRow, ListedKey
+from app.domain.access import SECRET_BYTES, Caller
+from app.domain.client_limits import as_mapping
+from app.domain.errors import Forbidden, NotFound
+from app.domain.instant import to_rfc3339
+from app.domain.scopes import within
+from app.services import manage_clients, manage_keys
+from app.services.client_settings import check_limits, read_limits
+from app.services.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+
+_MOST = 64 * 1024  # bytes of a body
+_PATH = "/v1/admin/clients"
+_ONE = f"{_PATH}/{{client_id}}"
+_KEYS = f"{_ONE}/keys"
+
+
+class ClientViews:
+    """Parse, authenticate, call one service, render. A team's administrator sees its clients and no others."""
+
+    def __init__(self, house: House, callers: Callers) -> None:
+        self._house = house
+        self._callers = callers
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        one, made = {200: Answer("The client.", Client)}, {201: Answer("Shown this once.", NewApiKey)}
+        return [
+            _admin("GET", _PATH, "List clients.", self.list, {200: Answer("All of them.", ClientList)}),
+            _admin(
+                "POST",
+                _PATH,
+                "Add a client.",
+                self.add,
+                {201: Answer("Its secrets are shown this once.", NewClient)},
+                body=ClientBody,
+                refusals=(409, 413),
+            ),
+            _admin("GET", _ONE, "Look at a client.", self.show, one, refusals=(404,)),
+            _admin(
+                "PATCH", _ONE, "Change a client.", self.change, one, body=ClientChange, refusals=(404, 413)
+            ),
+            _admin(
+                "GET",
+                _KEYS,
+                "List a client's keys.",
+                self.keys,
+                {200: Answer("Them.", ApiKeyList)},
+                refusals=(404,),
+            ),
+            _admin("POST", _KEYS, "Make an API key.", self.make, made, body=KeyBody, refusals=(404, 413)),
+            _admin(
+                "POST",
+                f"{_KEYS}/{{key_id}}/rotate",
+                "Make a key in place of one that ends after an overlap.",
+                self.rotate,
+                made,
+                body=RotateBody,
+                refusals=(404, 409, 413),
+            ),
+            _admin(
+                "POST",
+                f"{_KEYS}/{{key_id}}/revoke",
+                "End a key now; within seconds in every process.",
+                self.revoke,
+                {200: Answer("The client's keys.", ApiKeyList)},
+                refusals=(404,),
+            ),
+            _admin(
+                "POST",
+                f"{_ONE}/callback-secret",
+                "Make another callback secret; both sign for the overlap.",
+                self.rotate_secret,
+                {201: Answer("Shown this once.", Secret)},
+                body=RotateBody,
+                refusals=(404, 413),
+            ),
+        ]
+
+    def list(self) -> ResponseReturnValue:
+        """Those the caller may manage."""
+        caller = self._callers.current()
+        rows = manage_clients.list_clients(self._house.database)
+        return answer({"object": "list", "data": [_client(row) for row in rows if caller.manages(row.team)]})
+
+    def add(self) -> ResponseReturnValue:
+        """201 with its secrets."""
+        caller = self._callers.current()
+        body = parse(ClientBody, _json())
+        note(subject=body.id)
+        wish = _wish(caller, body)
+        wish.setdefault("team", caller.administers or None)
+        made = manage_clients.add_client(self._house.database, self._house.clock, body.id, **wish)
+        row = manage_clients.get_client(self._house.database, body.id)
+        secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
+        return answer({**_client(row), **secrets}, 201)
+
+    def show(self, client_id: str) -> ResponseReturnValue:
+        """One."""
+        return answer(_client(self._reach(client_id)[1]))
+
+    def change(self, client_id: str) -> ResponseReturnValue:
+        """The client as it is now."""
+        caller, _ = self._reach(client_id)
+        wish = _wish(caller, parse(ClientChange, _json()))
+        return answer(_client(manage_clients.change_client(self._house.database, client_id, wish)))
+
+    def keys(self, client_id: str) -> ResponseReturnValue:
+        """Its keys."""
+        self._reach(client_id)
+        return answer(self._listed(client_id))
+
+    def make(self, client_id: str) -> ResponseReturnValue:
+        """201 with the key."""
+        caller, row = self._reach(client_id)
+        body = parse(KeyBody, _json())
+        if not within(body.scopes, caller.scopes):
+            raise Forbidden(
+                "scopes: nobody hands on more than he has", param="scopes", code="insufficient_scope"
+            )
+        _refuse_administrators(caller, row)
+        wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, body.user)
+        made = manage_keys.create_key(self._house.database, self._house.clock, client_id, wish)
+        return answer({**_key(made.row), "api_key": made.shown}, 201)
+
+    def rotate(self, client_id: str, key_id: str) -> ResponseReturnValue:
+        """201 with the key in its place."""
+        caller, row = self._reach(client_id)
+        _refuse_administrators(caller, row)
+        body = parse(RotateBody, _json())
+        overlap = manage_keys.OVERLAP_SECONDS if body.overlap is None else body.overlap
+        made = manage_keys.rotate_key(self._house.database, self._house.clock, client_id, key_id, overlap)
+        return answer({**_key(made.row), "api_key": made.shown}, 201)
+
+    def revoke(self, client_id: str, key_id: str) -> ResponseReturnValue:
+        """The client's keys."""
+        self._reach(client_id)
+        manage_keys.revoke_key(self._house.database, self._house.clock, client_id, key_id)
+        return answer(self._listed(client_id))
+
+    def rotate_secret(self, client_id: str) -> ResponseReturnValue:
+        """201 with the secret."""
+        self._reach(client_id)
+        body = parse(RotateBody, _json())
+        overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
+        chance = os.urandom(SECRET_BYTES)
+        secret = rotate_callback_secret(self._house.database, self._house.clock, client_id, chance, overlap)
+        return answer({"object": "callback_secret", "callback_secret": secret}, 201)
+
+    def _reach(self, client_id: str) -> tuple[Caller, ClientRow]:
+        """The caller, and a client that it may manage: others' look like none."""
+        caller = self._callers.current()
+        row = manage_clients.get_client(self._house.database, client_id)
+        if not caller.manages(row.team):
+            raise NotFound(
+                f"there is no client {client_id[:40]!r}", param="client_id", code="client_not_found"
+            )
+        return caller, row
+
+    def _listed(self, client_id: str) -> dict[str, Any]:
+        rows = manage_keys.list_keys(self._house.database, client_id)
+        return {"object": "list", "data": [_key(row) for row in rows]}
+
+
+def _admin(method: str, path: str, summary: str, view: Any, answers: Any, **more: Any) -> Operation:
+    return Operation(method, path, summary, view, answers, group="Administration", **more)
+
+
+def _json() -> Any:
+    raw = read_body(_MOST)
+    return parse_json(raw) if raw.strip() else {}
+
+
+def _wish(caller: Caller, body: ClientChange) -> dict[str, Any]:
+    """What the body names. An administrator of a team gives out neither shares nor limits nor other teams."""
+    wish = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
+    if not caller.is_admin and set(wish) - {"team"}:
+        raise Forbidden("this is for administrators of the service", code="not_an_administrator")
+    if not caller.is_admin and wish.get("team", caller.administers) != caller.administers:
+        raise Forbidden("team: is not yours", param="team", code="not_an_administrator")
+    if "limits" in wish:
+        wish["limits"] = check_limits(wish["limits"] or {})
+    return {
+        name: value for name, value in wish.items() if value is not None or name in ("team", "administers")
+    }
+
+
+def _refuse_administrators(caller: Caller, row: ClientRow) -> None:
+    """A key of an administrator's would make its holder one."""
+    if not caller.is_admin and (row.is_admin or row.administers):
+        raise Forbidden("this is for administrators of the service", code="not_an_administrator")
+
+
+def _client(row: ClientRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "object": "client",
+        "weight": row.weight,
+        "granted_priority": row.granted_priority,
+        "is_admin": bool(row.is_admin),
+        "team": row.team,
+        "administers": row.administers,
+        "limits": as_mapping(read_limits(row.settings)),
+        "created_at": to_rfc3339(row.created_at),
+    }
+
+
+def _key(row: ListedKey) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "object": "api_key",
+        "name": row.name,
+        "user": row.user_name,
+        "hint": row.hint,
+        "scopes": row.scopes.split(),
+        "created_at": to_rfc3339(row.created_at),
+        "expires_at": None if row.expires_at is None else to_rfc3339(row.expires_at),
+        "revoked_at": None if row.revoked_at is None else to_rfc3339(row.revoked_at),
+    }

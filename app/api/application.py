@@ -1,0 +1,161 @@
+"""The Flask application."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import orjson
+from flask import Flask, Response
+from flask.typing import ResponseReturnValue
+
+from app.api.admin_access import AccessViews
+from app.api.admin_clients import ClientViews
+from app.api.auditing import install_auditing
+from app.api.batch_steering import SteeringViews
+from app.api.batches import BatchViews
+from app.api.callers import Callers
+from app.api.chat import ChatViews
+from app.api.compression import install_compression
+from app.api.dead_letters import DeadLetterViews
+from app.api.docs import docs_page
+from app.api.errors import install_errors
+from app.api.events import EventViews
+from app.api.files import FileViews
+from app.api.gatekeeper import Addresses
+from app.api.health import HealthViews
+from app.api.house import House, Parts, build_house, rules_of
+from app.api.metrics import Metrics
+from app.api.models import ModelViews
+from app.api.openai_batches import OpenAiBatchViews
+from app.api.openai_house import OpenAiHouse, build_openai
+from app.api.openapi import openapi
+from app.api.operations import Operation, add_routes
+from app.api.rendering import Rendering
+from app.api.request_ids import install_request_ids
+from app.api.tasks import TaskViews
+from app.api.usage import UsageViews
+from app.api.warming import WarmViews
+from app.services.ports import NoExplanation
+from app.services.tell_places import ceiling_of
+from app.services.warm_cache import WarmCache
+from app.settings.price_lists import peak_calendar
+from app.web.dashboard import install_dashboard
+from app.web.live import Live
+
+
+class PenstockApi(Flask):
+    """The application, and the end of its life."""
+
+    house: House
+    openai: OpenAiHouse
+    live: Live
+
+    def drain(self) -> None:
+        """Answer all long polls at once, end the dashboard's streams; new ones do not wait any more."""
+        self.house.waiters.close()
+        self.live.end_streams()
+
+    def close(self) -> None:
+        """End the threads that requests have started. The parts are their maker's to close."""
+        self.live.close()
+        self.house.watch.close()
+        self.openai.close()
+        self.house.submit_task.close()
+        self.house.record_audit.close()
+
+
+def create_app(parts: Parts) -> PenstockApi:
+    """Build the application from the parts of the process. Opens nothing yet: connections come with requests."""
+    app = PenstockApi(__name__, static_folder=None)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would be no envelope
+    app.house = build_house(parts)
+    app.openai = build_openai(app.house, parts)
+    metrics = Metrics(lambda: app.house.waiters.count)
+    metrics.install(app)
+    install_request_ids(app, parts.clock)
+    install_errors(app)
+    _install_access(app, parts)
+    operations = _operations(app.house, app.openai, parts, metrics)
+    add_routes(app, operations)
+    _add_documents(app, operations)
+    _add_dashboard(app, parts)
+    return app
+
+
+def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metrics) -> list[Operation]:
+    callers, rendering, limits = (
+        Callers(house.authenticate, house.gatekeeper),
+        Rendering(house.explain),
+        parts.settings.api,
+    )
+    return [
+        *TaskViews(house, callers, rendering, metrics, limits.max_task_body).operations(),
+        *BatchViews(house, openai.estimate_batch, callers, rendering, metrics, limits).operations(),
+        *ChatViews(openai, callers, rendering, metrics, limits.max_task_body).operations(),
+        *ModelViews(callers, parts.settings).operations(),
+        *FileViews(openai, callers, limits).operations(),
+        *OpenAiBatchViews(openai, callers).operations(),
+        *SteeringViews(openai, callers, rendering).operations(),
+        *EventViews(openai, callers, rendering).operations(),
+        *ClientViews(house, callers).operations(),
+        *AccessViews(house, callers).operations(),
+        *WarmViews(
+            WarmCache(
+                parts.database,
+                house.submit_task,
+                rules_of(parts.settings),
+                ceiling_of(parts.settings),
+                parts.clock,
+            ),
+            callers,
+            peak_calendar(parts.settings),
+            parts.clock,
+            limits.max_task_body,
+        ).operations(),
+        *UsageViews(parts.database, callers, parts.clock).operations(),
+        *DeadLetterViews(house, callers).operations(),
+        *HealthViews(parts.database, metrics).operations(),
+    ]
+
+
+def _install_access(app: PenstockApi, parts: Parts) -> None:
+    install_compression(app)
+    app.house.gatekeeper.install(app)
+    install_auditing(app, app.house.record_audit, Addresses(parts.settings.access), parts.clock)
+
+
+def _add_documents(app: Flask, operations: list[Operation]) -> None:
+    document = openapi(operations, version())
+    encoded = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+
+    def as_json() -> ResponseReturnValue:
+        return Response(encoded, content_type="application/json")
+
+    def as_page() -> ResponseReturnValue:
+        return docs_page(document)
+
+    app.add_url_rule("/openapi.json", "openapi", as_json)
+    app.add_url_rule("/docs", "docs", as_page)
+
+
+def _add_dashboard(app: PenstockApi, parts: Parts) -> None:
+    app.live = install_dashboard(
+        app,
+        settings=parts.settings,
+        database=parts.database,
+        clock=parts.clock,
+        reservoir=parts.reservoir,
+        authenticate=app.house.authenticate,
+        gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
+        bell=getattr(parts, "callback_bell", None),
+        explain=parts.explain or NoExplanation(),
+    )
+
+
+def version() -> str:
+    """The service's version; `0` when it runs without having been installed."""
+    try:
+        return metadata.version("penstock")
+    except metadata.PackageNotFoundError:
+        return "0"

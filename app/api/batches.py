@@ -1,0 +1,221 @@
+"""/v1/batch: many prompts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import BoundedSemaphore
+from typing import Any
+
+from flask import Response, request
+from flask.typing import ResponseReturnValue
+
+from app.api.answers import answer
+from app.api.auditing import note
+from app.api.bodies import BatchBody, BatchLine
+from app.api.body import is_packed, pieces, read_body
+from app.api.callers import Callers, Repeats
+from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run
+from app.api.house import House
+from app.api.metrics import Metrics
+from app.api.operations import JSONL, Answer, Operation, View
+from app.api.queries import Query, read_batch_options, read_query
+from app.api.rendering import Rendering
+from app.api.shapes import AcceptedBatch, Batch, ResultLine
+from app.api.validation import parse, parse_json
+from app.domain.errors import Invalid
+from app.domain.json_lines import lines
+from app.domain.request import BatchRequest, TaskRequest
+from app.services.estimate_batch import EstimateBatch
+from app.services.submit_batch import SubmittedBatch
+from app.settings import ApiSettings
+
+_LINES = frozenset(
+    {"application/x-ndjson", "application/jsonl", "application/ndjson", "application/x-jsonlines"}
+)
+MOST_JSON = 64 * 1024 * 1024  # bytes of a body that must be read whole
+_LARGE = 4 * 1024 * 1024  # bytes from which on only a few such bodies are read at once
+_LARGE_AT_ONCE = 4
+_PATIENCE = 20.0  # seconds to wait for one's turn
+_SOON = "5"  # seconds after which asking again may pay
+_LINES_TOO = (
+    "As JSON (up to 64 MiB), or as JSON lines with Content-Type application/x-ndjson: one request a line, whatever "
+    "holds for all of them in the query string. Lines are stored as they come in. It is all or nothing: when a "
+    "line is refused, or the connection breaks, nothing of it stays."
+)
+
+
+_Take = Callable[[str, BatchRequest, Iterable[TaskRequest], Repeats], Response]
+
+
+class BatchViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(
+        self,
+        house: House,
+        estimates: EstimateBatch,
+        callers: Callers,
+        rendering: Rendering,
+        metrics: Metrics,
+        limits: ApiSettings,
+    ) -> None:
+        self._house = house
+        self._estimates = estimates
+        self._callers = callers
+        self._rendering = rendering
+        self._metrics = metrics
+        self._limits = limits
+        self._large = BoundedSemaphore(_LARGE_AT_ONCE)
+
+    def operations(self) -> list[Operation]:
+        """What is offered, each also under /api."""
+        one = {200: Answer("The batch.", Batch)}
+        return [
+            self._operation(
+                "POST",
+                "/v1/batch",
+                "Submit many prompts.",
+                self.submit,
+                {
+                    200: Answer(
+                        "Only with `dry_run`: what it would come to. Nothing is stored.", BatchEstimate
+                    ),
+                    202: Answer("Stored in whole; it will run. See Location and Retry-After.", AcceptedBatch),
+                },
+                query=DryRunQuery,
+                description=_LINES_TOO,
+                body=BatchBody,
+                lines=BatchLine,
+                refusals=(408, 413, 429),
+                repeatable=True,
+            ),
+            self._operation(
+                "GET", "/v1/batch/{batch_id}", "Look at a batch.", self.show, one, refusals=(404,)
+            ),
+            self._operation(
+                "GET",
+                "/v1/batch/{batch_id}/results",
+                "The results so far, in the order of the requests.",
+                self.results,
+                {200: Answer("A line for every task that has ended.", ResultLine, JSONL)},
+                description="While the batch runs, tasks that have not ended are left out; `x-batch-status` says "
+                "how the batch stood when the answer began.",
+                refusals=(404,),
+            ),
+            self._operation(
+                "POST",
+                "/v1/batch/{batch_id}/cancel",
+                "Cancel a batch.",
+                self.cancel,
+                one,
+                description="What waits is cancelled at once; running calls are let finish, and results are kept.",
+                refusals=(404, 409),
+            ),
+        ]
+
+    @staticmethod
+    def _operation(
+        method: str, path: str, summary: str, view: View, answers: Mapping[int, Answer], **more: Any
+    ) -> Operation:
+        return Operation(
+            method, path, summary, view, answers, group="Batches", aliases=(f"/api{path}",), **more
+        )
+
+    def submit(self) -> ResponseReturnValue:
+        """202 only after the commit of all of it."""
+        caller = self._callers.current()
+        take = self._estimate if read_dry_run() else self._submit
+        if request.mimetype in _LINES:
+            return self._take_lines(caller.client_id, take)
+        return self._take_json(caller.client_id, take)
+
+    def show(self, batch_id: str) -> ResponseReturnValue:
+        """The batch as it stands."""
+        caller = self._callers.current()
+        read_query(Query)
+        row = self._house.read_batches.batch(caller.client_id, batch_id)
+        return answer(self._rendering.batch(row), 200, {} if row.status.ended else {"Retry-After": _SOON})
+
+    def results(self, batch_id: str) -> ResponseReturnValue:
+        """A stream, read from the database a page at a time."""
+        caller = self._callers.current()
+        read_query(Query)
+        row = self._house.read_batches.batch(caller.client_id, batch_id)
+        rows = self._house.read_batches.results(batch_id)
+        stream = (self._rendering.result_line(line) for line in rows)
+        return Response(stream, content_type=JSONL, headers={"x-batch-status": row.status})
+
+    def cancel(self, batch_id: str) -> ResponseReturnValue:
+        """The batch as it stands after the wish."""
+        caller = self._callers.current()
+        row = self._house.cancel_batch.cancel(caller.client_id, batch_id)
+        return answer(self._rendering.batch(row))
+
+    def _submit(
+        self, client_id: str, options: BatchRequest, requests: Iterable[TaskRequest], repeats: Repeats
+    ) -> Response:
+        submitted = self._house.submit_batch.submit(client_id, options, requests, repeats.repeat)
+        note(subject=submitted.row.id)
+        return self._accepted(submitted)
+
+    def _estimate(
+        self,
+        client_id: str,
+        options: BatchRequest,
+        requests: Iterable[TaskRequest],
+        repeats: Repeats,  # noqa: ARG002
+    ) -> Response:
+        return answer(estimate_view(self._estimates.estimate(client_id, options, requests)))
+
+    def _take_json(self, client_id: str, take: _Take) -> Response:
+        repeats = Repeats("POST /v1/batch")
+        with self._room_for(None if is_packed() else request.content_length):
+            raw = repeats.add(read_body(min(self._limits.max_batch_body, MOST_JSON)))
+            body = parse(BatchBody, parse_json(raw))
+            del raw
+            requests = (line.line_request() for line in body.requests)
+            return take(client_id, body.options(), requests, repeats)
+
+    @contextmanager
+    def _room_for(self, length: int | None) -> Iterator[None]:
+        """A large body is held whole, several times its size as values: a few at once are enough."""
+        if length is not None and length <= _LARGE:
+            yield
+        elif self._large.acquire(timeout=_PATIENCE):
+            try:
+                yield
+            finally:
+                self._large.release()
+        else:
+            raise Invalid(
+                "too many large JSON bodies at once; try again soon, or send JSON lines",
+                code="too_many_large_bodies",
+                status=429,
+            )
+
+    def _take_lines(self, client_id: str, take: _Take) -> Response:
+        options = read_batch_options().options()
+        repeats = Repeats(f"POST /v1/batch?{request.query_string.decode('latin-1')}")
+        received = (repeats.add(piece) for piece in pieces(self._limits.max_batch_body))
+        requests = _requests(received, self._limits.max_task_body)
+        return take(client_id, options, requests, repeats)
+
+    def _accepted(self, submitted: SubmittedBatch) -> Response:
+        headers = {"Location": f"/v1/batch/{submitted.row.id}", "Retry-After": _SOON}
+        if submitted.repeated:
+            headers["Idempotent-Replayed"] = "true"
+        else:
+            self._metrics.tasks.labels("batch").inc(submitted.row.total)
+        return answer({**self._rendering.batch(submitted.row), "task_ids": submitted.task_ids}, 202, headers)
+
+
+def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:
+    """Each line as a request; the refusal of one says which."""
+    for index, (number, line) in enumerate(lines(received, longest)):
+        where, within = f"line {number}: ", f"requests[{index}]"
+        try:
+            value = parse_json(line, where)
+        except Invalid as error:
+            raise Invalid(error.message, param=within, code=error.code) from None
+        yield parse(BatchLine, value, within=within, where=where).line_request()

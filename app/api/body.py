@@ -1,0 +1,106 @@
+"""Reading what was sent: never more than allowed, and a broken transmission is the sender's matter."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+
+from flask import request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from app.domain.errors import Invalid
+
+_PIECE = 64 * 1024  # bytes
+_HEARD_OUT = (
+    64 * 1024 * 1024
+)  # bytes of a body that is too large, read and dropped so that the refusal is heard
+
+
+def read_body(most: int) -> bytes:
+    """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off."""
+    return b"".join(pieces(most))
+
+
+def pieces(most: int) -> Iterator[bytes]:
+    """The body piece by piece, none kept, unpacked if it came packed by gzip. Raises as read_body, (415)."""
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return _as_sent(most)
+    if encoding in ("gzip", "x-gzip"):
+        return _unpacked(_as_sent(most), most)
+    raise Invalid(
+        "Content-Encoding: gzip, or none",
+        param="Content-Encoding",
+        code="unsupported_media_type",
+        status=415,
+    )
+
+
+def is_packed() -> bool:
+    """Whether the body is larger than its length says."""
+    return bool(request.headers.get("Content-Encoding"))
+
+
+def _unpacked(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Never more than a piece at a time, and never beyond `most` bytes: a bomb ends there."""
+    unpack, read = zlib.decompressobj(wbits=31), 0
+    for piece in chain(packed, (b"",)):
+        left = piece
+        while out := _next_unpacked(unpack, left):
+            read += len(out)
+            if read > most:
+                raise _too_large(most)
+            yield out
+            left = unpack.unconsumed_tail
+    if not unpack.eof:
+        raise _broken_off()
+
+
+def _next_unpacked(unpack: zlib._Decompress, packed: bytes) -> bytes:
+    try:
+        return unpack.decompress(packed, _PIECE)
+    except zlib.error:
+        raise Invalid("the body is not well-formed gzip", code="malformed_body") from None
+
+
+def _as_sent(most: int) -> Iterator[bytes]:
+    request.max_content_length = most
+    if (request.content_length or 0) > most:
+        raise _too_large(most)
+    read = 0
+    while piece := _next_piece(most):
+        read += len(piece)
+        if read > most:
+            raise _too_large(most)
+        yield piece
+    if request.content_length is not None and read < request.content_length:
+        raise _broken_off()
+
+
+def _next_piece(most: int) -> bytes:
+    try:
+        return request.stream.read(_PIECE)
+    except RequestEntityTooLarge:
+        raise _too_large(most) from None
+    except (ClientDisconnected, OSError) as error:
+        raise _broken_off() from error
+    except Exception as error:
+        if type(error).__module__.startswith("gunicorn.http"):  # a malformed chunk, say
+            raise Invalid("the body is not well-formed HTTP", code="malformed_body") from error
+        raise
+
+
+def _too_large(most: int) -> Invalid:
+    """The refusal, after some of the rest was read: who still sends would not hear it."""
+    if request.environ.get("wsgi.input_terminated"):
+        with suppress(Exception):
+            left = _HEARD_OUT
+            while left > 0 and (piece := request.environ["wsgi.input"].read(_PIECE)):
+                left -= len(piece)
+    return Invalid(f"the body is larger than {most} bytes", code="request_too_large", status=413)
+
+
+def _broken_off() -> Invalid:
+    return Invalid("the body broke off before its end", code="incomplete_body")

@@ -1,0 +1,42 @@
+"""Who is calling, and under which Idempotency-Key."""
+
+from __future__ import annotations
+
+from flask import request
+
+from app.api.gatekeeper import Gatekeeper
+from app.domain.access import Caller
+from app.domain.repeat import HEADER, Fingerprint, Repeat, parse_key
+from app.services.authenticate import Authenticate
+
+
+class Callers:
+    """Reads the caller out of the request that is being served."""
+
+    def __init__(self, authenticate: Authenticate, gatekeeper: Gatekeeper) -> None:
+        self._authenticate = authenticate
+        self._gatekeeper = gatekeeper
+
+    def current(self) -> Caller:
+        """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
+        caller = self._authenticate.caller(request.headers.get("Authorization"))
+        return self._gatekeeper.admit(caller)
+
+
+class Repeats:
+    """The Idempotency-Key of the request that is being served, and its payload as that is read."""
+
+    def __init__(self, operation: str) -> None:
+        """Raises Invalid for a malformed key."""
+        self._key = parse_key(request.headers.get(HEADER))
+        self._fingerprint = Fingerprint(operation)
+
+    def add(self, piece: bytes) -> bytes:
+        """Go on with the next piece; gives it back."""
+        if self._key is not None:
+            self._fingerprint.add(piece)
+        return piece
+
+    def repeat(self) -> Repeat | None:
+        """What was read so far, as a repeat; None without a key."""
+        return None if self._key is None else Repeat(self._key, self._fingerprint.text())

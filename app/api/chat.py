@@ -1,0 +1,229 @@
+"""/v1/chat/completions: calls that wait, and calls that stream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import orjson
+from flask import Response, request
+from flask.typing import ResponseReturnValue
+
+from app.api.answers import answer
+from app.api.body import read_body
+from app.api.callers import Callers, Repeats
+from app.api.chat_bodies import ChatBody
+from app.api.errors import SHOULD_RETRY, envelope, error_response
+from app.api.metrics import Metrics
+from app.api.openai_house import OpenAiHouse
+from app.api.openai_shapes import ChatCompletion
+from app.api.operations import Answer, Operation
+from app.api.peer import watch_peer
+from app.api.rendering import Rendering
+from app.api.shapes import Task
+from app.api.validation import parse, parse_json
+from app.domain import prefer
+from app.domain.chat_stream import for_client
+from app.domain.client_patience import read_patience
+from app.domain.errors import Invalid, NotFound
+from app.domain.event_stream import COMMENT, DONE, event
+from app.services.answer_chat import Outcome, Waited
+from app.services.begin_chat import ChatCall
+from app.services.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
+
+PATH = "/v1/chat/completions"
+TASK_HEADER = "x-penstock-task"
+_ABOUT = (
+    "The call waits in its queue and is answered as the upstream would answer it; `x-penstock-task` names its task. "
+    "With `stream` it is answered by server-sent events: comments while it is queued, then the upstream's chunks. "
+    "`Prefer: respond-async, wait=N` asks for 202 and a task after N seconds. Five seconds before the client stops "
+    "listening the answer is 408: the same request, sent again by the OpenAI clients, takes up the same task. When "
+    "the client hangs up, a waiting task is cancelled, a running call is let finish and kept."
+)
+
+
+class ChatViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(
+        self, house: OpenAiHouse, callers: Callers, rendering: Rendering, metrics: Metrics, most: int
+    ) -> None:
+        """`most` bytes of one body."""
+        self._house = house
+        self._callers = callers
+        self._rendering = rendering
+        self._metrics = metrics
+        self._most = most
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        return [
+            Operation(
+                "POST",
+                PATH,
+                "Ask, and wait for the answer.",
+                self.create,
+                {
+                    200: Answer("The upstream's answer.", ChatCompletion),
+                    202: Answer("Only where asked for: the task as it stands.", Task),
+                },
+                group="OpenAI",
+                description=_ABOUT,
+                body=ChatBody,
+                refusals=(404, 408, 409, 413, 429, 500, 502, 504),
+                repeatable=True,
+            )
+        ]
+
+    def create(self) -> ResponseReturnValue:
+        """200 with the answer, the failure's own status, or what waiting came to."""
+        caller = self._callers.current()
+        repeats = Repeats(f"POST {PATH}")
+        raw = repeats.add(read_body(self._most))
+        body = parse(ChatBody, parse_json(raw))
+        call = ChatCall(
+            caller.client_id,
+            body.request(),
+            _fingerprint(raw),
+            read_patience(request.headers.get),
+            prefer.parse_prefer(request.headers.get(prefer.HEADER)),
+            repeats.repeat(),
+            watch_peer(request.environ),
+        )
+        try:
+            return self._streamed(call, with_usage=body.with_usage) if body.stream else self._whole(call)
+        except Invalid as error:
+            raise _as_openai_has_it(error) from None
+
+    def _whole(self, call: ChatCall) -> Response:
+        outcome = self._house.answer_chat.answer(call)
+        if outcome.chat.made:
+            self._metrics.tasks.labels("chat").inc()
+        if outcome.why is Waited.ENDED:
+            return _ended(outcome)
+        outcome.chat.finish(answered=False)
+        if call.preference.respond_async:
+            return self._later(outcome)
+        return _not_yet(outcome, call)
+
+    def _later(self, outcome: Outcome) -> Response:
+        task_id = outcome.chat.task_id
+        headers = {
+            "Location": f"/v1/tasks/{task_id}",
+            "Retry-After": "2",
+            "Preference-Applied": outcome.chat.call.preference.applied(),
+            TASK_HEADER: task_id,
+        }
+        return answer(self._rendering.task(outcome.row), 202, headers)
+
+    def _streamed(self, call: ChatCall, *, with_usage: bool) -> Response:
+        if call.preference.respond_async:
+            raise Invalid(
+                "stream: does not go with Prefer: respond-async", param="stream", code="invalid_value"
+            )
+        streaming = self._house.stream_chat.stream(call)
+        if streaming.chat.made:
+            self._metrics.tasks.labels("chat").inc()
+        try:
+            first = next(streaming.events, None)
+        except BaseException:
+            streaming.finish(answered=False, repeats=True)
+            raise
+        if isinstance(first, Broken):
+            return _failed_at_once(streaming, first)
+        headers = {
+            TASK_HEADER: streaming.chat.task_id,
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",  # nginx would hold chunks back
+        }
+        sent = _events(streaming, chain([first] if first else [], streaming.events), with_usage=with_usage)
+        return Response(sent, content_type="text/event-stream; charset=utf-8", headers=headers)
+
+
+def _fingerprint(body: bytes) -> str:
+    """API key and body: what a repeat has in common with its earlier try."""
+    digest = hashlib.sha256(request.headers.get("Authorization", "").encode())
+    digest.update(b"\n" + body)
+    return digest.hexdigest()
+
+
+def _as_openai_has_it(error: Invalid) -> Invalid | NotFound:
+    if error.code == "model_not_found":
+        return NotFound(error.message, param=error.param, code=error.code)
+    return error
+
+
+def _ended(outcome: Outcome) -> Response:
+    row = outcome.row
+    if row.result is not None:
+        status, body = 200, row.result.encode()
+    else:
+        failure = failure_of(row)
+        status = failure.status
+        body = envelope(failure.message, type_=failure.type, code=failure.code)
+    headers = {TASK_HEADER: row.id, "Content-Length": str(len(body))}
+    if status != 200:
+        headers[SHOULD_RETRY] = "false"  # it was tried as often as the retry policy says
+    return Response(_sent(body, outcome), status, headers, content_type="application/json")
+
+
+def _sent(body: bytes, outcome: Outcome) -> Iterator[bytes]:
+    """The body; what comes after it is reached only when the server could write it."""
+    answered = False
+    try:
+        yield body
+        answered = True
+    finally:
+        outcome.chat.finish(answered=answered)
+
+
+def _not_yet(outcome: Outcome, call: ChatCall) -> Response:
+    headers = {TASK_HEADER: outcome.chat.task_id, SHOULD_RETRY: "true", "retry-after-ms": "50"}
+    if outcome.why is Waited.CLOSING:
+        headers["retry-after-ms"] = "2000"
+        message, code = "the service is restarting; send the request again to go on waiting", "restarting"
+        return error_response(503, message, type_="server_error", code=code, headers=headers)
+    message = "the task waits longer than its client would listen; send the request again to go on waiting"
+    if not call.patience.repeats and call.repeat is None:
+        message = "the task waited longer than its client would listen, and was given up"
+    return error_response(408, message, type_="timeout_error", code="still_waiting", headers=headers)
+
+
+def _failed_at_once(streaming: Streaming, failure: Broken) -> Response:
+    restarting = failure.status == 503
+    streaming.finish(answered=not restarting, repeats=True)
+    headers = {TASK_HEADER: streaming.chat.task_id, SHOULD_RETRY: "true" if restarting else "false"}
+    return error_response(
+        failure.status, failure.message, type_=failure.type, code=failure.code, headers=headers
+    )
+
+
+def _events(streaming: Streaming, events: Iterator[Event], *, with_usage: bool) -> Iterator[bytes]:
+    """Server-sent events; one that cannot be written closes this, and the client is known to be gone."""
+    answered = False
+    try:
+        for said in events:
+            if isinstance(said, Alive):
+                yield COMMENT
+            elif isinstance(said, Chunk):
+                yield from _chunk(said, with_usage=with_usage)
+            elif isinstance(said, Broken):
+                yield event(orjson.dumps({"error": _error(said)}))
+                return
+            else:
+                yield event(DONE)
+                answered = True
+    finally:
+        streaming.finish(answered=answered, repeats=False)
+
+
+def _chunk(chunk: Chunk, *, with_usage: bool) -> Iterator[bytes]:
+    shown = for_client(chunk.data, with_usage=with_usage)
+    if shown is not None:
+        yield event(orjson.dumps(shown))
+
+
+def _error(failure: Broken) -> dict[str, Any]:
+    return {"message": failure.message, "type": failure.type, "param": None, "code": failure.code}

@@ -1,0 +1,69 @@
+"""?dry_run=true: what a batch would come to."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flask import request
+from pydantic import Field
+
+from app.api.queries import Query
+from app.api.shapes import Cost, Shape, Time
+from app.api.validation import parse
+from app.domain.instant import to_rfc3339
+from app.domain.money import micros
+from app.services.estimate_batch import Estimate
+
+
+class DryRunQuery(Query):
+    """Whether to submit at all."""
+
+    dry_run: Literal["true", "false"] = Field(
+        "false", description="true: check everything, say what it would come to, and store nothing."
+    )
+
+
+class ModelEstimate(Shape):
+    """What goes to one model."""
+
+    requests: int
+    tokens: int
+
+
+class BatchEstimate(Shape):
+    """What a batch would come to."""
+
+    object: Literal["batch.estimate"]
+    requests: int
+    tokens: int = Field(description="Estimated, prompts and answers together.")
+    cost: Cost | None = Field(description="The most it can cost; null: a price is unknown.")
+    seconds: float | None = Field(
+        description="At the told limits, if nothing else runs; null: none are told."
+    )
+    finished_at: Time | None
+    models: dict[str, ModelEstimate]
+
+
+def read_dry_run() -> bool:
+    """Whether the request that is being served is only a question. Raises Invalid."""
+    given = request.args.get("dry_run")
+    return given is not None and parse(DryRunQuery, {"dry_run": given}).dry_run == "true"
+
+
+def estimate_view(estimate: Estimate) -> dict[str, Any]:
+    """The answer."""
+    cost = None
+    if estimate.cost_picos is not None:
+        cost = {"micros": micros(estimate.cost_picos), "currency": estimate.currency}
+    return {
+        "object": "batch.estimate",
+        "requests": estimate.requests,
+        "tokens": estimate.tokens,
+        "cost": cost,
+        "seconds": estimate.seconds,
+        "finished_at": to_rfc3339(estimate.finished_at),
+        "models": {
+            name: {"requests": demand.requests, "tokens": demand.tokens}
+            for name, demand in estimate.models.items()
+        },
+    }

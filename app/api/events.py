@@ -1,0 +1,101 @@
+"""/events: a task or a batch as it goes, by server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+from flask import Response, request
+from flask.typing import ResponseReturnValue
+
+from app.api.callers import Callers
+from app.api.openai_house import OpenAiHouse
+from app.api.operations import Answer, Operation
+from app.api.peer import watch_peer
+from app.api.rendering import Rendering
+from app.db.batches import BatchRow
+from app.domain.event_stream import COMMENT, named_event
+from app.domain.money import micros
+
+SSE = "text/event-stream"
+_ABOUT = (
+    "Events named `{0}`, each with the {0} as it stands, whenever it has changed; the last one is its end."
+)
+
+
+class EventViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering) -> None:
+        self._house = house
+        self._callers = callers
+        self._rendering = rendering
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        return [
+            Operation(
+                "GET",
+                "/v1/tasks/{task_id}/events",
+                "Follow a task.",
+                self.task,
+                {200: Answer("Server-sent events.", media=SSE)},
+                description=_ABOUT.format("task"),
+                refusals=(404,),
+            ),
+            Operation(
+                "GET",
+                "/v1/batch/{batch_id}/events",
+                "Follow a batch.",
+                self.batch,
+                {200: Answer("Server-sent events.", media=SSE)},
+                group="Batches",
+                description=_ABOUT.format("batch") + " With `usage` and `cost` so far.",
+                refusals=(404,),
+                aliases=("/api/v1/batch/{batch_id}/events",),
+            ),
+        ]
+
+    def task(self, task_id: str) -> ResponseReturnValue:
+        """The task, again and again."""
+        client_id, read = self._callers.current().client_id, self._house.read_tasks.task
+        states = self._house.follow.states(
+            task_id,
+            lambda: read(client_id, task_id),
+            lambda row: row.status.ended,
+            watch_peer(request.environ),
+        )
+        return _stream("task", states, self._rendering.task)
+
+    def batch(self, batch_id: str) -> ResponseReturnValue:
+        """The batch, again and again."""
+        client_id, read = self._callers.current().client_id, self._house.read_batches.batch
+        states = self._house.follow.states(
+            batch_id,
+            lambda: read(client_id, batch_id),
+            lambda row: row.status.ended,
+            watch_peer(request.environ),
+        )
+        return _stream("batch", states, self._progress)
+
+    def _progress(self, row: BatchRow) -> dict[str, Any]:
+        used = self._house.read_batch_usage.so_far(row)
+        cost = None
+        if used["cost_picos"] is not None:
+            cost = {"micros": micros(used["cost_picos"]), "currency": used["currency"]}
+        tokens = {name: used[name] for name in ("prompt_tokens", "completion_tokens")}
+        return {**self._rendering.batch(row), "usage": tokens, "cost": cost}
+
+
+def _stream(name: str, states: Iterator[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
+    """The first state is read before the head is sent, so that what is not there has a status of its own."""
+    first = next(states)
+
+    def events() -> Iterator[bytes]:
+        yield named_event(name, orjson.dumps(render(first)))
+        for state in states:
+            yield COMMENT if state is None else named_event(name, orjson.dumps(render(state)))
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return Response(events(), content_type=f"{SSE}; charset=utf-8", headers=headers)

@@ -1,0 +1,123 @@
+"""What every call with a key must pass before its view sees it: scope, requests per minute, policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import structlog
+from flask import Flask, Response, g, request
+
+from app.domain.access import Caller
+from app.domain.errors import Forbidden, OverLimit
+from app.domain.network import parse_networks
+from app.domain.policy import Facts
+from app.domain.proxies import client_address, zones_of
+from app.domain.scopes import scope_of
+from app.services.calling import Calling, current
+from app.services.manage_policies import PolicyBook
+from app.services.ports import Clock, Rate, RequestRates
+from app.settings.access_models import AccessSettings
+
+log = structlog.get_logger("penstock.access")
+
+_TEAMS = "/v1/admin/clients"  # what administrators of a team may reach of the administration
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where requests come from."""
+
+    settings: AccessSettings
+
+    def current(self) -> str:
+        """The address of the request that is being served, as far as trusted proxies tell it."""
+        trusted = parse_networks(self.settings.trusted_proxies)
+        forwarded = request.headers.get("X-Forwarded-For") if trusted else None
+        return client_address(request.remote_addr or "", forwarded, trusted)
+
+    def zones(self, address: str) -> frozenset[str]:
+        """The named networks that hold it."""
+        named = {name: parse_networks(networks) for name, networks in self.settings.zones.items()}
+        return zones_of(address, named)
+
+
+class Gatekeeper:
+    """Decides once for each request."""
+
+    def __init__(
+        self, policies: PolicyBook, rates: RequestRates, clock: Clock, settings: AccessSettings
+    ) -> None:
+        self._policies = policies
+        self._rates = rates
+        self._clock = clock
+        self._addresses = Addresses(settings)
+
+    def admit(self, caller: Caller) -> Caller:
+        """Let the caller in. Raises Forbidden, OverLimit, DatabaseUnreachable.
+
+        1. The audit log learns who it is, whatever follows. 2. Requests per minute. 3. The key's scopes, and for the
+        administration who may be there at all. 4. Policies on the action; those on models follow with the model.
+        """
+        if g.get("caller") == caller:
+            return caller
+        g.caller = caller
+        address = self._addresses.current()
+        g.address = address
+        scope = scope_of(request.method, request.path)
+        self._count(caller)
+        if not caller.may(scope):
+            raise Forbidden(f"this key lacks the scope {scope}", code="insufficient_scope")
+        _check_administration(caller)
+        calling = Calling(caller, address, self._addresses.zones(address))
+        self._check_policies(calling, scope)
+        current.set(calling)
+        return caller
+
+    def install(self, app: Flask) -> None:
+        """Forget the caller of the request before, and tell every caller how he stands with his limit."""
+
+        @app.before_request
+        def begin() -> None:
+            current.set(None)
+
+        @app.after_request
+        def tell(response: Response) -> Response:
+            rate: Rate | None = g.get("rate")
+            if rate is not None:
+                response.headers["RateLimit-Policy"] = f'"requests";q={rate.rpm};w=60'
+                response.headers["RateLimit"] = f'"requests";r={rate.left};t={math.ceil(rate.full_in)}'
+            return response
+
+    def _count(self, caller: Caller) -> None:
+        rpm = caller.limits.rpm
+        rate = None if rpm is None else self._rates.take(caller.client_id, rpm)
+        g.rate = rate
+        if rate is not None and not rate.allowed:
+            raise OverLimit(
+                f"more than {rate.rpm} requests a minute", code="rate_limited", retry_after=rate.retry_after
+            )
+
+    def _check_policies(self, calling: Calling, scope: str) -> None:
+        caller = calling.caller
+        facts = Facts(
+            at=self._clock.now(),
+            action=scope,
+            client=caller.client_id,
+            team=caller.team,
+            user=caller.user,
+            key=caller.key_id,
+            address=calling.address,
+            zones=calling.zones,
+        )
+        decision = self._policies.decide(facts)
+        if not decision.allowed:
+            log.warning("refused by policy", rule=decision.rule, client=caller.client_id, action=scope)
+            raise Forbidden("this key may not do this now, from here", code="denied_by_policy")
+
+
+def _check_administration(caller: Caller) -> None:
+    if not request.path.startswith("/v1/admin") or caller.is_admin:
+        return
+    if not (caller.administers and request.path.startswith(_TEAMS)):
+        raise Forbidden("this is for administrators", code="not_an_administrator")

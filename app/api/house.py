@@ -1,0 +1,155 @@
+"""The use cases that the API calls, built from the parts of the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.api.gatekeeper import Gatekeeper
+from app.db.database import Database
+from app.domain.callback_target import TargetRules, parse_ports
+from app.domain.network import parse_networks
+from app.services.authenticate import Authenticate
+from app.services.cache_rules import cache_rules, model_versions
+from app.services.cancel_batch import CancelBatch
+from app.services.cancel_task import CancelTask
+from app.services.check_request import Rules
+from app.services.delete_task import DeleteTask
+from app.services.judge_conditions import conditions_of
+from app.services.manage_policies import PolicyBook
+from app.services.ports import (
+    AnswerCache,
+    Changes,
+    Clock,
+    Explain,
+    NoExplanation,
+    RequestRates,
+    Reservoir,
+    StreamReader,
+)
+from app.services.read_batches import ReadBatches
+from app.services.read_tasks import ReadTasks
+from app.services.record_audit import RecordAudit
+from app.services.submit_batch import SubmitBatch
+from app.services.submit_task import SubmitTask
+from app.services.tell_places import admission_of
+from app.services.use_cache import UseCache
+from app.services.wait_for_task import Waiters, WaitForTask
+from app.services.watch_endings import WatchEndings
+from app.settings import Settings
+
+
+class Parts(Protocol):
+    """What the API needs of the process. Bootstrap's Penstock fits, and so do small fakes."""
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+
+    @property
+    def database(self) -> Database:
+        """The truth."""
+
+    @property
+    def reservoir(self) -> Reservoir:
+        """The backlog queues; its calls must end within 250 ms."""
+
+    @property
+    def changes(self) -> Changes | None:
+        """News of ended tasks; None: the database is asked once a second."""
+
+    @property
+    def rates(self) -> RequestRates:
+        """Clients' requests per minute; its calls must end within 250 ms."""
+
+    @property
+    def streams(self) -> StreamReader | None:
+        """Answers as they come; None: they are passed on when they are whole."""
+
+    @property
+    def answers(self) -> AnswerCache:
+        """Answers that may be given again; its calls must end within 250 ms."""
+
+    @property
+    def explain(self) -> Explain | None:
+        """Why tasks wait; None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The use cases of one process."""
+
+    authenticate: Authenticate
+    submit_task: SubmitTask
+    submit_batch: SubmitBatch
+    read_tasks: ReadTasks
+    read_batches: ReadBatches
+    wait_for_task: WaitForTask
+    cancel_task: CancelTask
+    delete_task: DeleteTask
+    cancel_batch: CancelBatch
+    waiters: Waiters
+    watch: WatchEndings
+    explain: Explain
+    database: Database
+    clock: Clock
+    policies: PolicyBook
+    record_audit: RecordAudit
+    gatekeeper: Gatekeeper
+
+
+def build_house(parts: Parts) -> House:
+    """Make them. Threads start when they are first needed, so that this may be called before a fork."""
+    settings, clock, database, reservoir = parts.settings, parts.clock, parts.database, parts.reservoir
+    rules = rules_of(settings)
+    waiters = Waiters(settings.api.waiters)
+    watch = WatchEndings(waiters, database, parts.changes)
+    read_tasks = ReadTasks(database)
+    policies = PolicyBook(database, clock, settings.access.default)
+    admission = admission_of(settings, database, clock, policies)
+    admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
+    return House(
+        authenticate=Authenticate(database, clock, admin_key),
+        submit_task=SubmitTask(
+            database,
+            reservoir,
+            rules,
+            clock,
+            admission,
+            UseCache(parts.answers, coalesce=settings.cache.enabled and settings.cache.coalesce),
+        ),
+        submit_batch=SubmitBatch(database, reservoir, rules, clock, admission),
+        read_tasks=read_tasks,
+        read_batches=ReadBatches(database),
+        wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),
+        cancel_task=CancelTask(database, reservoir, clock),
+        delete_task=DeleteTask(database, reservoir, clock),
+        cancel_batch=CancelBatch(database, reservoir, clock),
+        waiters=waiters,
+        watch=watch,
+        explain=parts.explain or NoExplanation(),
+        database=database,
+        clock=clock,
+        policies=policies,
+        record_audit=RecordAudit(database),
+        gatekeeper=Gatekeeper(policies, parts.rates, clock, settings.access),
+    )
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the configuration says about submissions."""
+    callbacks = settings.callbacks
+    return Rules(
+        models=frozenset(model.name for model in settings.models),
+        default_model=settings.default_model,
+        policies=frozenset(settings.retry),
+        targets=TargetRules(parse_ports(callbacks.ports), parse_networks(callbacks.allow_networks)),
+        cache=cache_rules(settings),
+        versions=model_versions(settings),
+        conditions=conditions_of(settings),
+        regions=settings.regions,
+    )

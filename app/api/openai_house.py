@@ -1,0 +1,83 @@
+"""The use cases behind the OpenAI-compatible endpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.api.file_lines import parse_line
+from app.api.house import House, Parts, rules_of
+from app.services.answer_chat import AnswerChat
+from app.services.begin_chat import BeginChat
+from app.services.cancel_batch import CancelBatch
+from app.services.create_file_batch import CreateFileBatch
+from app.services.estimate_batch import EstimateBatch
+from app.services.follow_object import FollowObject
+from app.services.hold_connections import HoldConnections
+from app.services.lay_routes import lay_routes
+from app.services.list_batches import ListBatches
+from app.services.ports import NoStreamReader
+from app.services.read_batch_usage import ReadBatchUsage
+from app.services.read_batches import ReadBatches
+from app.services.read_files import ReadFiles
+from app.services.read_tasks import ReadTasks
+from app.services.run_intakes import RunIntakes
+from app.services.steer_batch import SteerBatch
+from app.services.store_file import StoreFile
+from app.services.stream_chat import StreamChat
+from app.services.take_in_file import TakeInFile
+from app.services.tell_places import admission_of, ceiling_of
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiHouse:
+    """The use cases of one process."""
+
+    answer_chat: AnswerChat
+    stream_chat: StreamChat
+    store_file: StoreFile
+    read_files: ReadFiles
+    create_file_batch: CreateFileBatch
+    list_batches: ListBatches
+    read_batches: ReadBatches
+    read_batch_usage: ReadBatchUsage
+    cancel_batch: CancelBatch
+    steer_batch: SteerBatch
+    estimate_batch: EstimateBatch
+    read_tasks: ReadTasks
+    follow: FollowObject
+    connections: HoldConnections
+    intakes: RunIntakes
+
+    def close(self) -> None:
+        """End the threads that requests have started."""
+        self.intakes.close()
+        self.connections.close()
+
+
+def build_openai(house: House, parts: Parts) -> OpenAiHouse:
+    """Make them upon the others. Threads start when they are first needed."""
+    settings, database, clock, waiters = parts.settings, parts.database, parts.clock, house.waiters
+    connections = HoldConnections(database, clock)
+    begin = BeginChat(house.submit_task, waiters, house.watch.start, connections)
+    rules, admission = rules_of(settings), admission_of(settings, database, clock, house.policies)
+    longest = settings.api.max_task_body
+    take_in = TakeInFile(database, parts.reservoir, rules, clock, admission, parse_line, longest)
+    intakes = RunIntakes(take_in, database, connections, clock)
+    streams = parts.streams or NoStreamReader()
+    return OpenAiHouse(
+        answer_chat=AnswerChat(begin, house.read_tasks, waiters, clock),
+        stream_chat=StreamChat(begin, house.read_tasks, waiters, streams, clock),
+        store_file=StoreFile(database, clock, settings.api.max_batch_body),
+        read_files=ReadFiles(database, clock),
+        create_file_batch=CreateFileBatch(database, intakes, rules, clock),
+        list_batches=ListBatches(database),
+        read_batches=house.read_batches,
+        read_batch_usage=ReadBatchUsage(database, clock),
+        cancel_batch=house.cancel_batch,
+        steer_batch=SteerBatch(database, parts.reservoir, clock, admission, rules.models),
+        estimate_batch=EstimateBatch(rules, lay_routes(settings), ceiling_of(settings), clock),
+        read_tasks=house.read_tasks,
+        follow=FollowObject(waiters, house.watch.start, clock),
+        connections=connections,
+        intakes=intakes,
+    )

@@ -1,0 +1,166 @@
+"""OpenAPI 3.1, made from the operations and their pydantic models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from app.api.operations import FORM, JSON, Answer, Operation
+from app.api.shapes import ErrorEnvelope
+from app.domain.repeat import HEADER, LONGEST
+
+_REF = "#/components/schemas/{model}"
+_MEANINGS = {
+    400: "The request is malformed or impossible; `param` names the field.",
+    401: "No valid API key.",
+    402: "Over budget, or the price is not known.",
+    403: "The key lacks the scope, or a policy denies it.",
+    404: "No such thing, or not yours.",
+    408: "It took too long to come in, or to be answered.",
+    409: "The thing is not in a state for this.",
+    413: "The body is too large.",
+    415: "The body came packed by something else than gzip.",
+    422: "The Idempotency-Key came with another payload before.",
+    429: "Too much at once; see Retry-After.",
+    500: "It was interrupted amidst its run.",
+    502: "The upstream gave no answer that could be used, as often as it was tried.",
+    504: "The upstream did not answer in time, or the task's deadline has passed.",
+    503: "The database is out of reach; nothing was accepted. See Retry-After.",
+}
+_INTRODUCTION = (
+    "Prompts in over HTTP, paced per upstream key, results kept, callbacks out. Every call but those for operations "
+    "needs `Authorization: Bearer pk_...`. Every refusal has the same envelope and every answer an `x-request-id`."
+)
+
+Models = Mapping[tuple[Any, JsonSchemaMode], dict[str, Any]]
+
+
+def openapi(operations: list[Operation], version: str) -> dict[str, Any]:
+    """The whole document."""
+    models, definitions = models_json_schema(list(_models(operations)), ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, models)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Penstock", "version": version, "description": _INTRODUCTION},
+        "paths": paths,
+        "components": {
+            "schemas": definitions.get("$defs", {}),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "pk_..."}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _models(operations: list[Operation]) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+    yield ErrorEnvelope, "serialization"
+    for operation in operations:
+        for model in (operation.body, operation.lines, operation.query, operation.form):
+            if model is not None:
+                yield model, "validation"
+        for answer in operation.answers.values():
+            if answer.body is not None:
+                yield answer.body, "serialization"
+
+
+def _operation(operation: Operation, models: Models) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.group],
+        "summary": operation.summary,
+        "parameters": [
+            *_path_parameters(operation.path),
+            *_query_parameters(operation.query),
+            *_headers(operation),
+        ],
+        "responses": {str(status): _answer(answer, models) for status, answer in operation.answers.items()},
+    }
+    if operation.description:
+        entry["description"] = operation.description
+    if operation.public:
+        entry["security"] = []
+    if operation.form is not None:
+        schema = models[operation.form, "validation"]
+        entry["requestBody"] = {"required": True, "content": {FORM: {"schema": schema}}}
+    if operation.body is not None:
+        entry["requestBody"] = _request_body(operation.body, operation, models)
+    for status in _refusals(operation):
+        entry["responses"][str(status)] = _refusal(status, models)
+    return entry
+
+
+def _refusals(operation: Operation) -> Iterable[int]:
+    common = () if operation.public else (401, 403, 429, 503)
+    takes_input = (400,) if operation.body or operation.query or operation.form else ()
+    return sorted(
+        {
+            *common,
+            *takes_input,
+            *operation.refusals,
+            *((415,) if operation.body else ()),
+            *((402, 422) if operation.repeatable else ()),
+        }
+    )
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameters(query: type[BaseModel] | None) -> list[dict[str, Any]]:
+    if query is None:
+        return []
+    schema = query.model_json_schema(ref_template=_REF)
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": field.pop("description", ""),
+            "schema": field,
+        }
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _headers(operation: Operation) -> list[dict[str, Any]]:
+    if not operation.repeatable:
+        return []
+    return [
+        {
+            "name": HEADER,
+            "in": "header",
+            "required": False,
+            "description": "A name of your choice for this request, kept 24 hours: sending it again with the same "
+            "payload gives the same answer and makes nothing new.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+        }
+    ]
+
+
+def _request_body(body: type[BaseModel], operation: Operation, models: Models) -> dict[str, Any]:
+    content = {JSON: {"schema": models[body, "validation"]}}
+    if operation.lines is not None:
+        for media in ("application/x-ndjson", "application/jsonl"):
+            content[media] = {"schema": models[operation.lines, "validation"]}
+    return {"required": True, "content": content}
+
+
+def _answer(answer: Answer, models: Models) -> dict[str, Any]:
+    entry: dict[str, Any] = {"description": answer.description}
+    if answer.body is not None:
+        entry["content"] = {answer.media: {"schema": models[answer.body, "serialization"]}}
+    elif answer.media != JSON:
+        entry["content"] = {answer.media: {"schema": {"type": "string"}}}
+    return entry
+
+
+def _refusal(status: int, models: Models) -> dict[str, Any]:
+    schema = models[ErrorEnvelope, "serialization"]
+    return {"description": _MEANINGS[status], "content": {JSON: {"schema": schema}}}

@@ -1,0 +1,161 @@
+"""Rows as JSON values: tasks, batches and what belongs to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.api.answers import raw
+from app.db.batches import BatchRow, ResultRow
+from app.db.callbacks import Delivery
+from app.db.submissions import NewTask
+from app.db.tasks import AttemptRow, TaskRow
+from app.domain.batch_view import batch_view
+from app.domain.instant import to_rfc3339
+from app.domain.task import Status
+from app.domain.task_view import cost_view, error_view, task_view, usage_view
+from app.services.ports import Explain, Queued
+from app.services.read_tasks import Page
+
+_NOTHING_YET: dict[str, Any] = dict.fromkeys(
+    (
+        "started_at",
+        "finished_at",
+        "error_code",
+        "error_type",
+        "error_message",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+        "cost_picos",
+        "currency",
+    )
+)
+
+
+class Rendering:
+    """Writes rows as the contract has them; asks why a task waits while it does."""
+
+    def __init__(self, explain: Explain) -> None:
+        self._explain = explain
+
+    def task(self, row: TaskRow) -> dict[str, Any]:
+        """A task as it stands."""
+        values = {**_columns(row), "metadata": raw(row.metadata)}
+        queue = self._queue(row) if row.status is Status.QUEUED else None
+        return task_view(values, result=raw(row.result), queue=queue, callback_status=row.callback_status)
+
+    def new_task(self, row: NewTask) -> dict[str, Any]:
+        """A task that was stored a moment ago, without asking the database."""
+        values = {
+            **_columns(row),
+            **_NOTHING_YET,
+            "status": Status.QUEUED,
+            "attempts": 0,
+            "cached": False,
+            "coalesced": False,
+            "simulated": False,
+            "metadata": raw(row.metadata),
+        }
+        return task_view(values, queue=dict.fromkeys(("position", "estimated_start_at", "waiting_for")))
+
+    def tasks(self, page: Page) -> dict[str, Any]:
+        """A page of tasks."""
+        ids = [row.id for row in page.rows]
+        return {
+            "object": "list",
+            "data": [self.task(row) for row in page.rows],
+            "has_more": page.has_more,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+        }
+
+    def attempts(self, rows: list[AttemptRow]) -> dict[str, Any]:
+        """The upstream calls of a task."""
+        return {"object": "list", "data": [_attempt(number, row) for number, row in enumerate(rows, 1)]}
+
+    def deliveries(self, rows: list[Delivery]) -> dict[str, Any]:
+        """The tries at a task's callbacks."""
+        return {"object": "list", "data": [_delivery(row) for row in rows]}
+
+    def batch(self, row: BatchRow) -> dict[str, Any]:
+        """A batch as it stands."""
+        errors = orjson.loads(row.errors) if row.errors else None
+        values = {**_columns(row), "metadata": raw(row.metadata)}
+        return batch_view(values, errors=errors, callback_status=row.callback_status)
+
+    def result_line(self, row: ResultRow) -> bytes:
+        """One line of results, its newline included."""
+        values = _columns(row)
+        line = {
+            "index": row.batch_index,
+            "custom_id": row.custom_id,
+            "task_id": row.task_id,
+            "status": row.status,
+            "result": raw(row.result),
+            "error": error_view(values),
+            "usage": usage_view(values),
+            "cost": cost_view(values),
+        }
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _queue(self, row: TaskRow) -> dict[str, Any]:
+        why = self._explain.explain(
+            Queued(
+                task_id=row.id,
+                sequence=row.seq,
+                model=row.model,
+                client_id=row.client_id,
+                queue=row.queue,
+                step=row.step,
+                hold=row.hold,
+                available_at=row.available_at,
+                batch_id=row.batch_id,
+            )
+        )
+        return {
+            "position": why.position,
+            "estimated_start_at": to_rfc3339(why.estimated_start_at),
+            "waiting_for": why.waiting_for,
+        }
+
+
+def _attempt(number: int, row: AttemptRow) -> dict[str, Any]:
+    values = _columns(row)
+    return {
+        "object": "attempt",
+        "number": number,
+        "outcome": row.outcome,
+        "counted": row.counted,
+        "key": row.key,
+        "upstream_model": row.upstream_model,
+        "status_code": row.status_code,
+        "error_message": row.error_message,
+        "upstream_request_id": row.upstream_request_id,
+        "started_at": to_rfc3339(row.started_at),
+        "first_byte_at": to_rfc3339(row.first_byte_at),
+        "finished_at": to_rfc3339(row.finished_at),
+        "usage": usage_view(values),
+        "cost": cost_view(values),
+    }
+
+
+def _delivery(row: Delivery) -> dict[str, Any]:
+    return {
+        "object": "delivery",
+        "callback_id": row.callback_id,
+        "type": row.type,
+        "url": row.url,
+        "number": row.number,
+        "started_at": to_rfc3339(row.started_at),
+        "finished_at": to_rfc3339(row.finished_at),
+        "status_code": row.status_code,
+        "error": row.error,
+    }
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    """A row's fields by name, none copied deeper."""
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}

@@ -1,0 +1,67 @@
+"""Serve the API by gunicorn's threads: one for each long poll, and plenty beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from app.api.http_worker import WorkerOfThreads
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How to serve."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    processes: int = 1  # each with waiters, threads and database connections of its own
+    threads: int = 576
+    graceful_seconds: float = 30.0  # what running requests get after SIGTERM
+
+
+def serve(make_app: Callable[[], Flask], how: Serving) -> None:
+    """Serve until SIGTERM or SIGINT. `make_app` is called in each process, after the fork.
+
+    On SIGTERM nothing new is accepted, long polls answer at once with what stands, other requests finish.
+    """
+    _Gunicorn(make_app, how).run()
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    def __init__(self, make_app: Callable[[], Flask], how: Serving) -> None:
+        self._make_app = make_app
+        self._how = how
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in options(self._how).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return self._make_app()
+
+
+def options(how: Serving) -> dict[str, Any]:
+    """gunicorn's settings, and why they are so."""
+    return {
+        "bind": f"[{how.host}]:{how.port}" if ":" in how.host else f"{how.host}:{how.port}",
+        "workers": how.processes,
+        "worker_class": WorkerOfThreads,
+        "threads": how.threads,
+        "worker_connections": how.threads + 1024,  # kept-alive connections hold no thread
+        "keepalive": 75,  # longer than the pools of clients and proxies keep theirs
+        "timeout": 60,  # of the process' own heartbeat, not of requests
+        "graceful_timeout": int(how.graceful_seconds),
+        "backlog": 2048,
+        "limit_request_line": 8190,
+        "preload_app": False,  # database connections and threads must be born after the fork
+        "control_socket_disable": True,
+        "accesslog": None,
+        "errorlog": "-",
+        "loglevel": "warning",
+        "proc_name": "penstock-api",
+    }

@@ -1,0 +1,114 @@
+"""/v1/cache/warm: likely prompts, asked before they are asked."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Self
+
+from flask.typing import ResponseReturnValue
+from pydantic import Field, model_validator
+
+from app.api.answers import answer
+from app.api.bodies import Body, Instant, TaskBody, refuse
+from app.api.body import read_body
+from app.api.callers import Callers
+from app.api.operations import Answer, Operation
+from app.api.shapes import Shape
+from app.api.validation import parse, parse_json
+from app.domain.calendar import Calendar
+from app.domain.money import PICOS_PER_UNIT, amount
+from app.services.ports import Clock
+from app.services.warm_cache import WarmCache
+
+_MOST = 1_000
+
+
+class WarmBody(Body):
+    """Exactly one of `requests` and `top`."""
+
+    requests: Annotated[list[TaskBody], Field(min_length=1, max_length=_MOST)] | None = Field(
+        None, description="What to ask, the most likely first."
+    )
+    top: int | None = Field(
+        None, ge=1, le=_MOST, description="Your so many most frequent prompts of the last week."
+    )
+    budget: str = Field(
+        pattern=r"^\d{1,6}(\.\d{1,12})?$",
+        description="The most that it may cost, in the currency of the models' prices, such as 0.50.",
+    )
+    run_at: Instant | None = Field(None, description="Not before this instant.")
+    off_peak: bool = Field(False, description="Not in the upstream's peak hours.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.requests is None) == (self.top is None):
+            refuse("exactly one of requests and top is needed", field="requests", code="missing_field")
+        return self
+
+
+class Warming(Shape):
+    """What was submitted."""
+
+    object: str
+    task_ids: list[str]
+    left_out: int = Field(description="For want of budget.")
+    ceiling: str = Field(description="The most that it can cost, exactly.")
+    currency: str | None
+
+
+class WarmViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(
+        self, warm: WarmCache, callers: Callers, peaks: Calendar | None, clock: Clock, most: int
+    ) -> None:
+        """`peaks`: the hours that `off_peak` avoids; `most` bytes of one body."""
+        self._warm = warm
+        self._callers = callers
+        self._peaks = peaks
+        self._clock = clock
+        self._most = most
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        return [
+            Operation(
+                "POST",
+                "/v1/cache/warm",
+                "Ask likely prompts before they are asked.",
+                self.submit,
+                {202: Answer("Submitted at low priority, within the budget.", Warming)},
+                group="Usage",
+                body=WarmBody,
+                refusals=(402, 403, 413),
+            )
+        ]
+
+    def submit(self) -> ResponseReturnValue:
+        """202 with what was submitted."""
+        caller = self._callers.current()
+        body = parse(WarmBody, parse_json(read_body(self._most)))
+        requests = (
+            [item.request() for item in body.requests]
+            if body.requests is not None
+            else self._warm.most_asked(caller.client_id, body.top or 1)
+        )
+        budget = int(Decimal(body.budget) * PICOS_PER_UNIT)
+        warmed = self._warm.warm(caller.client_id, requests, self._run_at(body), budget)
+        return answer(
+            {
+                "object": "cache.warming",
+                "task_ids": list(warmed.task_ids),
+                "left_out": warmed.left_out,
+                "ceiling": amount(warmed.picos),
+                "currency": warmed.currency,
+            },
+            202,
+        )
+
+    def _run_at(self, body: WarmBody) -> float | None:
+        if not body.off_peak or self._peaks is None:
+            return body.run_at
+        now = self._clock.now()
+        begins = self._peaks.off_peak_from(max(now, body.run_at or now))
+        return begins if begins > now else body.run_at

@@ -1,0 +1,57 @@
+"""The API on each database, built once; tests keep apart by bringing their own clients."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.db.database import Database
+from app.db.migrate import upgrade
+from tests.api.world import Client, Parts, World
+from tests.servers import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def sqlite_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    path: Path = tmp_path_factory.mktemp("api") / "penstock.db"
+    upgrade(f"sqlite:///{path}")
+    parts = Parts(Database(f"sqlite:///{path}"), f"sqlite:///{path}")
+    yield parts
+    parts.database.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_parts(postgres_server: PostgresServer) -> Iterator[Parts]:
+    url = postgres_server.create_database()
+    upgrade(url)
+    parts = Parts(Database(url), url)
+    yield parts
+    parts.database.close()
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def session_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(request.getfixturevalue(f"{request.param}_parts"))
+    yield world
+    world.app.close()
+
+
+@pytest.fixture
+def world(session_world: World) -> World:
+    """The API, with a reservoir that has forgotten what earlier tests did."""
+    session_world.reservoir.reset()
+    session_world.parts.clock.ahead = 0.0
+    return session_world
+
+
+@pytest.fixture
+def alice(world: World) -> Client:
+    """A client."""
+    return world.client()
+
+
+@pytest.fixture
+def stranger(world: World) -> Client:
+    """Another client, who must never see anything of Alice's."""
+    return world.client()

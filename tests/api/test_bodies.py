@@ -1,0 +1,225 @@
+"""Bodies: what is accepted, and what each refusal says."""
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api.bodies import BatchBody, BatchLine, TaskBody
+from app.api.validation import parse, parse_json
+from app.domain.errors import Invalid
+from app.domain.json_lines import lines
+from app.domain.task import Priority
+
+HELLO = {"prompt": "hello"}
+SAID = [{"role": "user", "content": "hello"}]
+
+
+def refusal_of(model: Any, value: Any) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        parse(model, value)
+    return caught.value
+
+
+def test_a_prompt_is_a_single_user_message() -> None:
+    assert parse(TaskBody, HELLO).request().messages == SAID
+
+
+def test_everything_that_may_be_wished_is_taken() -> None:
+    body = {
+        "model": "m",
+        "messages": SAID,
+        "parameters": {"temperature": 0.2, "stream": False, "anything": {"deep": [1]}},
+        "priority": "high",
+        "callback_url": "https://example.com/",
+        "expires_in": "10m",
+        "run_at": "2026-11-21T06:00:00Z",
+        "metadata": {"a": "b"},
+        "custom_id": "mine",
+        "retry": "default",
+    }
+    request = parse(BatchLine, body).line_request()
+    assert request.priority is Priority.HIGH
+    assert request.expires_in == 600
+    assert request.run_at == 1795240800
+    assert request.parameters == {"temperature": 0.2, "anything": {"deep": [1]}}
+    assert (request.custom_id, request.metadata, request.retry) == ("mine", {"a": "b"}, "default")
+
+
+BAD_TASKS: list[tuple[Any, str | None, str, str]] = [
+    # body, param, code, a part of the message
+    ({}, "prompt", "missing_field", "one of prompt and messages"),
+    ([], None, "invalid_type", "must be an object"),
+    ("x", None, "invalid_type", "must be an object"),
+    (None, None, "invalid_type", "must be an object"),
+    ({"prompt": ""}, "prompt", "invalid_value", "must not be empty"),
+    ({"prompt": " \n"}, "prompt", "invalid_value", "must not be empty"),
+    ({"prompt": 5}, "prompt", "invalid_type", "must be text"),
+    ({"prompt": "a", "messages": SAID}, "prompt", "invalid_value", "exclude each other"),
+    ({"messages": []}, "messages", "invalid_value", "at least 1"),
+    ({"messages": "hello"}, "messages", "invalid_type", "must be a list"),
+    ({"messages": ["hello"]}, "messages[0]", "invalid_type", "must be an object"),
+    ({"messages": [*SAID, {"content": "x"}]}, "messages[1].role", "invalid_type", "must be text"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type", "must be text"),
+    ({**HELLO, "modle": "m"}, "modle", "unknown_field", "did you mean model?"),
+    ({**HELLO, "zzz": 1}, "zzz", "unknown_field", "there are cache, callback_url"),
+    ({**HELLO, "temperature": 1}, "temperature", "unknown_field", 'put it into "parameters"'),
+    ({**HELLO, "model": 3}, "model", "invalid_type", "must be text"),
+    ({**HELLO, "model": ""}, "model", "invalid_value", "at least 1"),
+    ({**HELLO, "model": "a\x00b"}, "model", "invalid_value", "control characters"),
+    ({**HELLO, "parameters": []}, "parameters", "invalid_type", "must be an object"),
+    ({**HELLO, "parameters": {"stream": True}}, "parameters.stream", "invalid_value", "leave stream out"),
+    ({**HELLO, "parameters": {"stream": "no"}}, "parameters.stream", "invalid_value", "leave stream out"),
+    ({**HELLO, "parameters": {"messages": []}}, "parameters.messages", "invalid_value", "move messages out"),
+    (
+        {**HELLO, "parameters": {"callback_url": ""}},
+        "parameters.callback_url",
+        "invalid_value",
+        "move callback_url",
+    ),
+    (
+        {**HELLO, "parameters": {"max_tokens": 0}},
+        "parameters.max_tokens",
+        "invalid_value",
+        "positive integer",
+    ),
+    (
+        {**HELLO, "parameters": {"max_tokens": "9"}},
+        "parameters.max_tokens",
+        "invalid_value",
+        "positive integer",
+    ),
+    (
+        {**HELLO, "parameters": {"max_tokens": True}},
+        "parameters.max_tokens",
+        "invalid_value",
+        "positive integer",
+    ),
+    ({**HELLO, "priority": "urgent"}, "priority", "invalid_value", "'high', 'normal' or 'low'"),
+    ({**HELLO, "callback_url": 1}, "callback_url", "invalid_type", "must be text"),
+    ({**HELLO, "expires_in": 0}, "expires_in", "invalid_value", "between 1 second and 30 days"),
+    ({**HELLO, "expires_in": "31d"}, "expires_in", "invalid_value", "between 1 second and 30 days"),
+    ({**HELLO, "expires_in": "soon"}, "expires_in", "invalid_value", "a duration is"),
+    ({**HELLO, "expires_in": True}, "expires_in", "invalid_type", "number of seconds"),
+    ({**HELLO, "run_at": "tomorrow"}, "run_at", "invalid_value", "RFC 3339"),
+    ({**HELLO, "run_at": {}}, "run_at", "invalid_type", "Unix seconds"),
+    ({**HELLO, "metadata": {"a": 1}}, "metadata.a", "invalid_type", "must be text"),
+    ({**HELLO, "metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value", "512"),
+    ({**HELLO, "metadata": {"x" * 65: ""}}, "metadata", "invalid_value", "64"),
+    ({**HELLO, "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value", "at most 16"),
+    ({**HELLO, "custom_id": "x"}, "custom_id", "unknown_field", "is not a field here"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code", "part"), BAD_TASKS)
+def test_a_bad_task_is_refused_by_the_name_of_its_field(
+    body: Any, param: str | None, code: str, part: str
+) -> None:
+    refusal = refusal_of(TaskBody, body)
+    assert (refusal.param, refusal.code, refusal.status) == (param, code, 400)
+    assert part in refusal.message
+
+
+BAD_BATCHES: list[tuple[Any, str | None, str, str]] = [
+    ({}, "requests", "missing_field", "is needed"),
+    ({"requests": []}, "requests", "invalid_value", "at least 1"),
+    ({"requests": {}}, "requests", "invalid_type", "must be a list"),
+    ({"requests": [5]}, "requests[0]", "invalid_type", "must be an object"),
+    ({"requests": [HELLO, {}]}, "requests[1].prompt", "missing_field", "one of prompt and messages"),
+    ({"requests": [{**HELLO, "promt": 1}]}, "requests[0].promt", "unknown_field", "did you mean prompt?"),
+    ({"requests": [{**HELLO, "custom_id": ""}]}, "requests[0].custom_id", "invalid_value", "at least 1"),
+    ({"requests": [{**HELLO, "custom_id": "a\x00"}]}, "requests[0].custom_id", "invalid_value", "control"),
+    ({"requests": [HELLO], "batch_size": 0}, "batch_size", "invalid_value", "greater than or equal to 1"),
+    ({"requests": [HELLO], "batch_size": "5"}, "batch_size", "invalid_type", "must be an integer"),
+    ({"requests": [HELLO], "batchsize": 5}, "batchsize", "unknown_field", "did you mean batch_size?"),
+    ({"requests": [HELLO], "run_at": 5}, "run_at", "unknown_field", "is not a field here"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code", "part"), BAD_BATCHES)
+def test_a_bad_batch_is_refused_by_the_name_of_its_field(body: Any, param: str, code: str, part: str) -> None:
+    refusal = refusal_of(BatchBody, body)
+    assert (refusal.param, refusal.code) == (param, code)
+    assert part in refusal.message
+
+
+def test_a_refusal_never_repeats_a_prompt() -> None:
+    secret = "the secret prompt"
+    for body in (
+        {"prompt": [secret]},
+        {"messages": [{"role": [secret]}]},
+        {"prompt": secret, "model": [secret]},
+    ):
+        assert secret not in refusal_of(TaskBody, body).message
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nul",
+        b'{"a": NaN}',
+        b'{"a": 1}}',
+        b"\xff",
+        b'"\\ud800"',
+        b"[" * 5000,
+        b'{"prompt": "\xff"}',
+    ],
+)
+def test_what_is_not_json_is_refused_with_its_place(raw: bytes) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_json(raw)
+    assert caught.value.code == "invalid_json"
+    assert "line " in caught.value.message
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from([*TaskBody.model_fields, "custom_id", "zzz"])
+
+
+@given(st.dictionaries(FIELDS, JSON, max_size=5) | JSON)
+def test_any_json_is_either_taken_or_refused(value: Any) -> None:
+    with suppress(Invalid):
+        parse(BatchLine, value).line_request()
+
+
+def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(raw[:size])
+        raw = raw[size:]
+    return [*pieces, raw]
+
+
+@given(st.lists(st.sampled_from([b"", b"  ", b"{}", b'{"a": 1}', b"x" * 30])), st.lists(st.integers(0, 20)))
+def test_lines_do_not_depend_on_how_the_body_was_cut(written: list[bytes], sizes: list[int]) -> None:
+    found = list(lines(cut(b"\n".join(written), sizes), longest=100))
+    assert found == [(number, line) for number, line in enumerate(written, 1) if line.strip()]
+
+
+def test_lines_may_end_in_crlf_and_begin_with_a_mark() -> None:
+    assert list(lines([b"\xef\xbb\xbf{}\r\n[]\r\n"], longest=100)) == [(1, b"{}"), (2, b"[]")]
+
+
+def test_a_line_that_never_ends_is_refused_before_it_is_whole() -> None:
+    endless = (b"x" * 1000 for _ in range(1_000_000))
+    with pytest.raises(Invalid) as caught:
+        list(lines(endless, longest=10_000))
+    assert caught.value.status == 413
+
+
+def test_ten_thousand_requests_are_checked_in_a_moment() -> None:
+    body = orjson.dumps({"requests": [{"model": "m", "messages": SAID}] * 10_000})
+    assert len(parse(BatchBody, parse_json(body)).requests) == 10_000

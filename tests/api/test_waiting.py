@@ -1,0 +1,151 @@
+"""?wait=: long polls, and how they end."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from app.api.application import PenstockApi, create_app
+from app.db.database import Database
+from app.services.wait_for_task import Waiters
+from tests.api.world import Client, Parts, WatchedReservoir, World, make_settings
+
+
+class Poll:
+    """A long poll in a thread of its own."""
+
+    def __init__(self, app: PenstockApi, client: Client, task_id: str, wait: float) -> None:
+        self.answer: Any = None
+        self._client = Client(client.id, client.key, app.test_client())
+        self._path = f"/v1/tasks/{task_id}?wait={wait}"
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.answer = self._client.get(self._path).json
+
+    @property
+    def waits(self) -> bool:
+        return self._thread.is_alive()
+
+    def result(self) -> Any:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return self.answer
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+def waiters(app: PenstockApi) -> int:
+    return app.house.waiters.count
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["by the news", "by the database alone"])
+def test_a_poll_is_answered_when_the_task_ends(world: World, alice: Client, silent: bool) -> None:
+    world.reservoir.silent = silent
+    task_id = alice.submit()
+    polls = [Poll(world.app, alice, task_id, 50) for _ in range(3)]
+    until(lambda: waiters(world.app) == 3)
+    world.end(task_id)
+    assert {poll.result()["status"] for poll in polls} == {"succeeded"}
+    assert waiters(world.app) == 0
+
+
+def test_a_poll_whose_time_is_up_shows_the_task_as_it_stands(alice: Client) -> None:
+    task_id = alice.submit()
+    assert alice.get(f"/v1/tasks/{task_id}?wait=0.05").json["status"] == "queued"  # type: ignore[index]
+
+
+def test_an_ended_task_is_not_waited_for(world: World, alice: Client) -> None:
+    task_id = alice.submit()
+    world.end(task_id)
+    answer = alice.get(f"/v1/tasks/{task_id}?wait=60")
+    assert answer.json["status"] == "succeeded"  # type: ignore[index]
+    assert "Retry-After" not in answer.headers
+
+
+def test_news_of_a_change_that_is_no_end_does_not_end_the_poll(world: World, alice: Client) -> None:
+    task_id = alice.submit()
+    poll = Poll(world.app, alice, task_id, 50)
+    until(lambda: waiters(world.app) == 1)
+    claimed = world.claim(task_id)
+    world.reservoir.announce([task_id])
+    until(lambda: not world.app.house.waiters.waited(0) or poll.waits)
+    assert poll.waits
+    world.record(claimed)
+    assert poll.result()["status"] == "succeeded"
+
+
+def test_a_cancel_ends_the_poll(world: World, alice: Client) -> None:
+    task_id = alice.submit()
+    poll = Poll(world.app, alice, task_id, 50)
+    until(lambda: waiters(world.app) == 1)
+    assert alice.post(f"/v1/tasks/{task_id}/cancel").status_code == 200
+    assert poll.result()["status"] == "cancelled"
+
+
+@contextmanager
+def an_app(world: World, **changes: Any) -> Any:
+    parts = Parts(world.database, settings=make_settings(**changes), reservoir=WatchedReservoir())
+    app = create_app(parts)
+    yield app
+    app.close()
+
+
+def test_beyond_the_limit_polls_are_answered_at_once(world: World, alice: Client) -> None:
+    task_id = alice.submit()
+    with an_app(world, api={"waiters": 2, "threads": 10}) as app:
+        polls = [Poll(app, alice, task_id, 50) for _ in range(2)]
+        until(lambda: waiters(app) == 2)
+        assert Poll(app, alice, task_id, 50).result()["status"] == "queued"
+        app.drain()
+        assert {poll.result()["status"] for poll in polls} == {"queued"}
+
+
+def test_after_the_end_has_begun_nobody_waits(world: World, alice: Client) -> None:
+    task_id = alice.submit()
+    with an_app(world) as app:
+        app.drain()
+        assert Poll(app, alice, task_id, 50).result()["status"] == "queued"
+
+
+@pytest.mark.parametrize("wait", ["soon", "-1", "", "nan", "1e3"])
+def test_a_bad_wait_is_refused_by_name(alice: Client, wait: str) -> None:
+    answer: Any = alice.get(f"/v1/tasks/{alice.submit()}?wait={wait}")
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, "wait")
+
+
+def test_waiting_holds_no_database_connection(world: World, alice: Client) -> None:
+    narrow = Database(world.parts.url, pool_size=1)
+    app = create_app(Parts(narrow))
+    try:
+        task_ids = [alice.submit() for _ in range(8)]
+        polls = [Poll(app, alice, task_id, 50) for task_id in task_ids]
+        until(lambda: waiters(app) == 8)
+        assert Client("", alice.key, app.test_client()).submit()
+        world.end(*task_ids)
+        assert {poll.result()["status"] for poll in polls} == {"succeeded"}
+    finally:
+        app.close()
+        narrow.close()
+
+
+def test_the_registry_forgets_who_has_left() -> None:
+    registry = Waiters(2)
+    with registry.enter("a") as one, registry.enter("a") as two, registry.enter("b") as three:
+        assert one is not None
+        assert two is not None
+        assert three is None
+        registry.heard("a")
+        assert one.is_set()
+        assert two.is_set()
+        assert registry.waited(0) == ["a"]
+    assert (registry.waited(0), registry.count) == ([], 0)
