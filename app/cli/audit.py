@@ -1,0 +1,78 @@
+"""`penstock audit`: who did what; and whether anything was taken out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+
+from app.cli.failure import Failure
+from app.cli.keys_of_clients import opened
+
+
+@click.group("audit", short_help="who did what, and whether anything was taken out")
+def group() -> None:
+    """Who did what, and whether anything was taken out of the log.
+
+    \b
+    penstock audit verify
+    penstock audit export --client team-a --since 2026-11-01T00:00:00Z > team-a.jsonl
+    """
+
+
+@group.command("verify")
+def verify() -> None:
+    """Walk the whole chain; exit code 1 when it does not hold. Prints its end, to be kept elsewhere.
+
+    \b
+    penstock audit verify
+    """
+    from app.services.read_audit import verify as check
+
+    with opened() as database:
+        found = check(database)
+    if found.fault is not None:
+        raise Failure(
+            f"the chain is broken at entry {found.fault.number}: {found.fault.what}",
+            "Compare with an export or a backup: somebody has changed the table",
+        )
+    click.echo(
+        f"{found.entries} entries hold, {found.unlinked} not yet linked; the chain ends with {found.head.digest}"
+    )
+
+
+@group.command("export")
+@click.option("--since", help="Such as 2026-11-21T06:00:00Z.")
+@click.option("--until", help="Itself not.")
+@click.option("--client", "client_id", help="Slug of a client.")
+@click.option("--team", help="Name of a team.")
+@click.option("--key", "key_id", help="Id of an API key.")
+@click.option("--action", help='Or how it begins, such as "POST /v1/admin".')
+@click.option("--task", "task_id", help="A task, batch, client, key or policy.")
+@click.option("--status", type=int, help="Of HTTP.")
+@click.option("--limit", type=int, help="Only the last so many.")
+def export(since: str | None, until: str | None, limit: int | None, **asked: Any) -> None:
+    """Print entries as JSON lines, the oldest first.
+
+    \b
+    penstock audit export --client team-a --since 2026-11-01T00:00:00Z
+    """
+    from app.db.audit import Wanted
+    from app.domain.audit import as_row
+    from app.services.read_audit import entries
+
+    wanted = Wanted(since=_instant("--since", since), until=_instant("--until", until), **asked)
+    with opened() as database:
+        for kept in entries(database, wanted, limit):
+            line = {"number": kept.number, "digest": kept.digest, **as_row(kept.entry)}
+            click.echo(orjson.dumps(line).decode())
+
+
+def _instant(option: str, text: str | None) -> float | None:
+    from app.domain.instant import parse_instant
+
+    try:
+        return None if text is None else parse_instant(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None

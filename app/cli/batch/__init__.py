@@ -1,0 +1,1 @@
+"""`penstock submit` and what follows it."""

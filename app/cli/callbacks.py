@@ -1,0 +1,168 @@
+"""`penstock callbacks`: what could not be delivered, secrets and headers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.db import database_url
+from app.cli.failure import Failure
+from app.domain.duration import parse_duration
+from app.domain.instant import parse_instant, to_rfc3339
+
+if TYPE_CHECKING:
+    from app.db.database import Database
+    from app.services.replay_callbacks import DeadLetters
+
+
+@click.group("callbacks", short_help="dead letters and their replay, secrets, headers")
+def group() -> None:
+    """See and replay callbacks that were given up; rotate secrets; set headers of a client's own.
+
+    Works on the database itself (DATABASE_URL, else the data folder's).
+
+    \b
+    penstock callbacks dead
+    penstock callbacks replay --since 2h
+    penstock callbacks rotate-secret team-a
+    """
+
+
+@group.command("dead")
+@click.option("--client", help="Of this client only.")
+@click.option("--limit", default=100, show_default=True, help="As many, the newest first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def dead(client: str | None, limit: int, as_json: bool) -> None:
+    """List callbacks that were given up, with the reason.
+
+    \b
+    penstock callbacks dead --client team-a
+    """
+    with _letters() as letters:
+        found = letters.list_dead(client, limit=limit)
+    if as_json:
+        for letter in found:
+            click.echo(orjson.dumps(letter).decode())
+        return
+    table = Table("callback", "client", "event", "of", "tries", "given up", "reason", box=None)
+    for letter in found:
+        subject = letter.task_id or letter.batch_id or ""
+        at = to_rfc3339(letter.failed_at)
+        row = (letter.id, letter.client_id, letter.type, subject, str(letter.tries), at, letter.reason or "")
+        table.add_row(*row)
+    Console().print(table)
+
+
+@group.command("replay")
+@click.argument("callback", required=False)
+@click.option("--since", help='All given up since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
+@click.option("--client", help="Of this client only.")
+def replay(callback: str | None, since: str | None, client: str | None) -> None:
+    """Deliver dead letters again: one by its id, or all since a time. The webhook-id stays the same.
+
+    \b
+    penstock callbacks replay evt_06f3...
+    penstock callbacks replay --since 2h --client team-a
+    """
+    if (callback is None) == (since is None):
+        raise click.UsageError("name one callback, or give --since")
+    with _letters() as letters:
+        if callback is not None:
+            if not letters.replay(client, callback):
+                raise Failure("there is no dead letter of that id", "List them: penstock callbacks dead")
+            click.echo("It is delivered again.")
+        else:
+            click.echo(f"{letters.replay_since(client, _instant(since or ''))} are delivered again.")
+
+
+@group.command("rotate-secret")
+@click.argument("client")
+@click.option("--overlap", default="24h", show_default=True, help="How long the present one still signs.")
+def rotate_secret(client: str, overlap: str) -> None:
+    """Give a client another callback secret, and print it: this once.
+
+    For the time of the overlap callbacks carry two signatures, so receivers may change at any moment of it.
+
+    \b
+    penstock callbacks rotate-secret team-a --overlap 2d
+    """
+    from app.adapters.clock import SystemClock
+    from app.domain.access import SECRET_BYTES
+    from app.services.rotate_callback_secret import rotate_callback_secret
+
+    seconds = _duration(overlap)
+    with _database() as database:
+        chance = os.urandom(SECRET_BYTES)
+        click.echo(rotate_callback_secret(database, SystemClock(), client, chance, seconds))
+
+
+@group.command("headers")
+@click.argument("client")
+@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
+def headers_(client: str, headers: tuple[str, ...]) -> None:
+    """Put these headers, and no others, on a client's callbacks; without any, take them away.
+
+    \b
+    penstock callbacks headers team-a -H 'X-Gateway-Token: abc'
+    """
+    from app.services.set_callback_headers import set_callback_headers
+
+    pairs = dict(_header(header) for header in headers)
+    with _database() as database:
+        set_callback_headers(database, client, pairs)
+    click.echo(f"{len(pairs)} headers of its own.")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise click.UsageError("a header is written 'NAME: VALUE'")
+    return name.strip(), value.strip()
+
+
+def _instant(text: str) -> float:
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"--overlap: {error}") from None
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    from app.db.database import Database
+
+    database = Database(database_url())
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def _letters() -> Iterator[DeadLetters]:
+    """The leader rings what is replayed, within a second."""
+    from app.adapters.clock import SystemClock
+    from app.services.ports import NoBell
+    from app.services.replay_callbacks import DeadLetters
+
+    with _database() as database:
+        yield DeadLetters(database, NoBell(), SystemClock())

@@ -1,0 +1,64 @@
+"""What Flower says is waiting, from its own HTTP API."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import urllib3
+
+from app.cli.profile import Profile
+from app.domain.queue import BACKLOG, KEY
+
+EVERY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Reads the queues' lengths in a thread of its own, for as long as `with` lasts."""
+
+    profile: Profile
+    lengths: Mapping[str, int] = field(default_factory=dict)  # as last seen, by queue
+    peak: int = 0  # the most seen waiting in all backlog queues together
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Messages in backlog queues, as last seen."""
+        return sum(length for queue, length in self.lengths.items() if queue.startswith(BACKLOG))
+
+    @property
+    def released(self) -> int:
+        """Messages in key queues, as last seen: near zero when pacing is exact."""
+        return sum(length for queue, length in self.lengths.items() if queue.startswith(KEY))
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._read, name="backlog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def look(self, pool: urllib3.PoolManager) -> None:
+        """Ask once. Raises urllib3's HTTPError, ValueError."""
+        headers = urllib3.make_headers(basic_auth=self.profile.flower_auth)
+        answer = pool.request(
+            "GET", f"{self.profile.flower_url}/api/queues/length", headers=headers, timeout=5.0
+        )
+        queues = answer.json()["active_queues"]
+        self.lengths = {queue["name"]: int(queue["messages"]) for queue in queues}
+        self.peak = max(self.peak, self.waiting)
+
+    def _read(self) -> None:
+        with urllib3.PoolManager(retries=False) as pool:
+            while not self._stop.wait(EVERY_SECONDS):
+                try:
+                    self.look(pool)
+                except (urllib3.exceptions.HTTPError, ValueError, KeyError):
+                    continue  # no answer now: the next one will do

@@ -1,0 +1,74 @@
+"""The demo's figures. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from app.settings import Settings
+
+FLOWER_SECONDS = 15.0  # after which Flower must have shown the backlog
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was seen. Times are seconds."""
+
+    tasks: int
+    succeeded: int = 0
+    failed: int = 0
+    seconds: float = 0.0  # from the first submission to the last end
+    ideal_seconds: float | None = None  # None: no told limits to reckon with
+    refusals: int | None = None  # 429s, as the simulator counted them; None: nobody counted
+    callbacks_due: int = 0
+    callbacks_verified: int = 0
+    callbacks_bad: int = 0  # came in with a wrong signature
+    backlog_peak: int = 0  # the most that Flower showed waiting
+    waits: list[float] = field(default_factory=list)  # from submission to end, of each task
+
+    @property
+    def problems(self) -> list[str]:
+        """Why this run was not as it should be; empty when it was."""
+        found = {
+            f"{self.tasks - self.succeeded} of {self.tasks} tasks did not succeed": self.succeeded
+            < self.tasks,
+            f"{self.callbacks_due - self.callbacks_verified} callbacks did not come": (
+                self.callbacks_verified < self.callbacks_due
+            ),
+            f"{self.callbacks_bad} callbacks had a wrong signature": self.callbacks_bad > 0,
+            f"the upstream refused {self.refusals} calls": bool(self.refusals),
+            "Flower showed no backlog": self.backlog_peak == 0 and self.seconds > FLOWER_SECONDS,
+        }
+        return [text for text, wrong in found.items() if wrong]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (0 to 1) of them do not exceed; 0 for none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+
+def ideal_seconds(count: int, limits: Iterable[tuple[float, float]], latency_seconds: float) -> float | None:
+    """How long `count` calls take at best: `limits` are (calls at once from a rest, calls per second) of quotas
+    that add up. The last call still takes its latency. None without limits."""
+    known = list(limits)
+    rate = sum(per_second for _, per_second in known)
+    if rate == 0:
+        return None
+    waiting = max(0.0, count - sum(burst for burst, _ in known))
+    return waiting / rate + latency_seconds
+
+
+def limits_of(settings: Settings, latency_seconds: float) -> list[tuple[float, float]]:
+    """Each quota's (burst, calls per second), whichever of its rate and its calls at once binds."""
+    found = []
+    for quota in settings.quotas:
+        rate = (quota.rpm or math.inf) / 60
+        burst = quota.burst or max(1.0, rate)
+        if quota.concurrency is not None and latency_seconds > 0:
+            rate = min(rate, quota.concurrency / latency_seconds)
+            burst = min(burst, quota.concurrency)
+        if math.isfinite(rate):
+            found.append((burst, rate))
+    return found

@@ -1,0 +1,57 @@
+"""What the command line says when it cannot do what was asked: one line, the mend, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import IO, Any
+
+import click
+
+from app.domain.errors import PenstockError, Unreachable
+
+
+class Exit(IntEnum):
+    """Exit codes; `penstock --help` explains them."""
+
+    OK = 0
+    FAILED = 1  # it was tried, and failed or was refused
+    USAGE = 2  # click's own, for wrong options and arguments
+    CONFIGURATION = 3
+    UNREACHABLE = 4  # the service, its database or its Redis does not answer
+
+
+class Failure(click.ClickException):
+    """The end of a command: what is wrong, and what to do about it."""
+
+    def __init__(self, message: str, mend: str | None = None, code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.mend = mend
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print both lines to standard error."""
+        file = file or sys.stderr
+        click.echo(f"penstock: {self.message}", file=file)
+        if self.mend:
+            click.echo(f"  {self.mend}", file=file)
+
+
+@contextmanager
+def translate() -> Iterator[None]:
+    """Turn the errors that everything below raises into a Failure."""
+    try:
+        yield
+    except PenstockError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: PenstockError) -> Failure:
+    from app.settings import ConfigError  # pydantic takes its time: only when something went wrong
+
+    if isinstance(error, ConfigError):
+        where = error.file if error.line is None else f"{error.file}:{error.line}"
+        return Failure(f"{where}: {error.message}", f"Mend: {error.mend}", Exit.CONFIGURATION)
+    return Failure(str(error), code=Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED)

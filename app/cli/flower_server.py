@@ -1,0 +1,147 @@
+"""Flower's own application, set up for us, with a view of the queues that renews itself.
+
+Flower knows queues from what workers answer, and asks only at its start and when its page is renewed. Our
+workers answer with every backlog queue that exists at that moment, so asking every few seconds makes new
+queues appear by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import click
+from celery import Celery
+from flower.app import Flower
+from flower.command import apply_env_options, extract_settings, settings
+from flower.options import options
+from tornado.ioloop import IOLoop, PeriodicCallback
+
+from app.cli.failure import Failure
+from app.cli.flower_links import LinkedTemplates
+
+INSPECT_SECONDS = 3.0  # how long workers may take to answer; a busy one needs more than Flower's 1 s
+QUEUES_SECONDS = 2.0
+ALL_SECONDS = 30.0
+FORGET_SECONDS = 60.0  # a worker silent for so long is not asked about its queues any more
+MAX_TASKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerChoices:
+    """Where it listens and who may come in."""
+
+    address: str
+    port: int
+    credentials: str  # user:password
+    url_prefix: str = ""
+    dashboard_url: str = ""  # where its pages link back to; empty: they do not
+
+
+def serve(celery: Celery, choices: FlowerChoices) -> None:
+    """Run until SIGTERM or SIGINT. Raises Failure when the port is taken."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _set_options(choices)
+    extract_settings()
+    if isinstance(celery.conf.task_queues, Mapping):  # Flower reads a list of them
+        celery.conf.task_queues = list(celery.conf.task_queues.values())
+    if choices.dashboard_url:
+        settings["template_loader"] = LinkedTemplates(settings["template_path"], choices.dashboard_url)
+    flower = Flower(capp=celery, options=options, **settings)
+    renewal = Renewal(flower)
+    renewal.first()
+    try:
+        port = flower.start_http_server()
+    except OSError as error:
+        raise Failure(
+            f"Flower cannot listen on {choices.address}:{choices.port}: {error.strerror}"
+        ) from error
+    click.echo(f"Flower answers at http://{options.address}:{port}/{choices.url_prefix}")
+    _end_on_signal(flower.io_loop)
+    PeriodicCallback(renewal.tick, QUEUES_SECONDS * 1000).start()
+    flower.start()
+    os._exit(0)  # nothing is kept here; threads that still wait for workers' answers are not waited for
+
+
+def _set_options(choices: FlowerChoices) -> None:
+    """Ours first; what the operator has set for Flower itself (FLOWER_...) goes over it."""
+    options.address = choices.address
+    options.port = choices.port
+    options.basic_auth = [] if os.environ.get("FLOWER_AUTH") else [choices.credentials]
+    options.read_only = True
+    options.max_tasks = MAX_TASKS
+    options.inspect_timeout = INSPECT_SECONDS * 1000
+    options.purge_offline_workers = int(FORGET_SECONDS)
+    options.url_prefix = choices.url_prefix or None
+    apply_env_options()
+
+
+def _end_on_signal(loop: IOLoop) -> None:
+    def end(_number: int, _frame: FrameType | None) -> None:
+        loop.add_callback_from_signal(loop.stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
+class Renewal:
+    """Asks the workers for their queues every two seconds, and for everything else now and then.
+
+    Each asking ends when as many have answered as are known to live, so that it mostly takes milliseconds.
+    """
+
+    def __init__(self, flower: Flower) -> None:
+        self._flower = flower
+        self._asking = False
+        self._all_at = 0.0
+
+    def first(self) -> None:
+        """Wait for one worker's answer, some seconds at most, before anybody looks at the page."""
+        self._take(self._ask(1), time.time())
+
+    async def tick(self) -> None:
+        """Ask, unless an answer is still awaited. Called by Flower's loop."""
+        if self._asking:
+            return
+        self._asking = True
+        try:
+            loop = self._flower.io_loop
+            self._take(await loop.run_in_executor(None, self._ask, self._alive() or 1), time.time())
+        finally:
+            self._asking = False
+        self._ask_for_everything(time.monotonic())
+
+    def _alive(self) -> int:
+        return len(list(self._flower.events.state.alive_workers()))
+
+    def _ask(self, alive: int) -> dict[str, Any]:
+        """The queues that each worker names. Blocks until so many have answered, or for some seconds."""
+        inspect = self._flower.capp.control.inspect(timeout=INSPECT_SECONDS, limit=alive)
+        try:
+            return inspect.active_queues() or {}
+        except self._flower.capp.connection_for_read().recoverable_connection_errors as error:
+            logging.getLogger(__name__).warning("Redis is out of reach: %s", type(error).__name__)
+            return {}
+
+    def _take(self, answers: dict[str, Any], now: float) -> None:
+        """Put the answers where Flower keeps them; the queues of the silent would stay for ever."""
+        known = self._flower.workers
+        for name, queues in answers.items():
+            known[name].update(active_queues=queues, timestamp=now)
+        for name in [
+            name for name, told in known.items() if now - told.get("timestamp", now) > FORGET_SECONDS
+        ]:
+            del known[name]
+
+    def _ask_for_everything(self, now: float) -> None:
+        """Statistics and configuration, as Flower itself asks for them: soon again while nobody is known."""
+        if now < self._all_at:
+            return
+        self._all_at = now + (ALL_SECONDS if self._flower.workers else QUEUES_SECONDS)
+        self._flower.update_workers()

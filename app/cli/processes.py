@@ -1,0 +1,114 @@
+"""The parts of the service as single processes: what `up` starts, and what containers run."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from ipaddress import ip_address
+from typing import Any
+
+import click
+
+from app.cli.failure import Exit, Failure
+from app.cli.supervisor import lifeline
+
+CALLBACK_THREADS = 100
+
+
+@click.command("api", short_help="the HTTP service")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--processes", default=1, show_default=True, help="Processes; each takes its own long polls.")
+@click.option(
+    "--behind-proxy",
+    is_flag=True,
+    envvar="PENSTOCK_BEHIND_PROXY",
+    help="Something that speaks TLS, or a private network of containers, stands before it.",
+)
+def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
+    """Serve HTTP until SIGTERM: nothing new is accepted then, long polls answer at once, the rest finishes.
+
+    \b
+    penstock api --port 8000
+    penstock api --host 0.0.0.0 --behind-proxy
+    """
+    if not (behind_proxy or is_loopback(host)):
+        raise Failure(
+            f"plain HTTP on {host} would show keys and prompts to the network",
+            "Put a proxy with TLS before it, and say so: --behind-proxy (or PENSTOCK_BEHIND_PROXY=1)",
+            Exit.CONFIGURATION,
+        )
+
+    from app.api.serve import Serving, serve
+    from app.settings import load_settings
+    from app.wsgi import create_app
+
+    settings = load_settings(None, os.environ)
+    serve(create_app, Serving(host=host, port=port, processes=processes, threads=settings.api.threads))
+
+
+@click.command("dispatcher", short_help="what releases tasks as fast as quotas allow")
+def dispatcher() -> None:
+    """Feed the backlog queues from the database, and release from them as fast as quotas allow.
+
+    Several may run: one leads, another takes over within 3 s.
+
+    \b
+    penstock dispatcher
+    """
+    import_module("workers.dispatcher").main(lifeline.ready)
+
+
+@click.command("worker", short_help="what calls the upstreams")
+@click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
+@click.option("--queues", "-Q", help="Key queues to consume, with commas [default: those of all keys].")
+@click.option("--concurrency", type=int, help="Calls at once [default: [worker] concurrency, 1000].")
+def worker(name: str, queues: str | None, concurrency: int | None) -> None:
+    """Run released tasks: call the upstream, record what it came to.
+
+    A worker on another machine needs DATABASE_URL, REDIS_URL, the configuration and the keys' secrets.
+
+    \b
+    penstock worker
+    penstock worker --name edge -Q key.edge-1,key.edge-2
+    """
+    from app.bootstrap import from_environment
+
+    at_once = concurrency or from_environment().settings.worker.concurrency
+    _celery_worker(name, at_once, *(("-Q", queues) if queues else ()))
+
+
+@click.command("callback-worker", short_help="what delivers callbacks")
+@click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
+@click.option("--concurrency", default=CALLBACK_THREADS, show_default=True, help="Deliveries at once.")
+def callback_worker(name: str, concurrency: int) -> None:
+    """Deliver callbacks, apart from the workers, so that a slow receiver never holds an upstream slot.
+
+    \b
+    penstock callback-worker
+    """
+    from app.domain.queue import CALLBACKS
+
+    _celery_worker(name, concurrency, "-Q", CALLBACKS)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _celery_worker(name: str, threads: int, *more: str) -> None:
+    """Celery's own worker in this process: threads, events (which also wake it), no chatter between workers."""
+    from celery.bin.celery import celery
+    from celery.signals import worker_ready
+
+    def started(**_: Any) -> None:
+        lifeline.ready()
+
+    worker_ready.connect(started, weak=False)
+    how = ["-P", "threads", "-c", str(threads), "-E", "--without-gossip", "--without-mingle"]
+    arguments = ["-A", "workers", "worker", "-n", f"{name}@%h", "-l", "WARNING", *how, *more]
+    celery.main(args=arguments, prog_name="penstock")

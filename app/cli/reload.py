@@ -1,0 +1,60 @@
+"""What SIGHUP does to `penstock up`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import urllib3
+
+from app.cli.failure import Failure
+from app.cli.setup import Setup, Wish, reconfigure
+from app.cli.supervisor.hangup import Hangup
+from app.cli.supervisor.loop import Supervisor
+from app.domain.errors import PenstockError
+
+
+@dataclass(slots=True)
+class Reload:
+    """Made at the start, while the terminal is there."""
+
+    wish: Wish
+    setup: Setup
+    supervisor: Supervisor
+    say: Callable[[str], None]
+    hangup: Hangup = field(default_factory=Hangup)
+
+    def hung_up(self) -> None:
+        """SIGHUP came: the terminal was closed, and we end with it; or else it means to reload."""
+        if self.hangup.happened():
+            self.supervisor.stop()
+        else:
+            self.reload()
+
+    def reload(self) -> None:
+        """Check the configuration, and only then let it be read again."""
+        try:
+            reconfigure(self.wish, self.setup.stack, os.environ)
+            if self.setup.stack.simulator_file is not None:
+                _tell_simulator(self.setup.profile.simulator_url, self.setup.stack.simulator_file)
+        except (PenstockError, Failure) as error:
+            self.say(f"Not reloaded, the configuration in use stays: {error}")
+            return
+        self.say("Reloading: the components that read the configuration start again, one by one")
+        self.supervisor.renew()
+
+
+def _tell_simulator(url: str, file: Path) -> None:
+    """Its limits change while it runs: calls in flight go on."""
+    try:
+        answer = urllib3.request(
+            "POST", f"{url}/_sim/config", body=file.read_bytes(), timeout=10, retries=False
+        )
+    except urllib3.exceptions.HTTPError as error:
+        raise Failure(f"the simulated upstream does not answer ({type(error).__name__})") from error
+    if answer.status != 200:
+        raise Failure(
+            f"the simulated upstream refuses the new limits: {answer.data.decode(errors='replace')}"
+        )

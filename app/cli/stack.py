@@ -1,0 +1,120 @@
+"""What `penstock up` starts: the components of one machine, and after what each may start. Pure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.cli.supervisor.component import Component
+
+Probe = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The choices. A port that is None: that part is somebody else's or not wanted."""
+
+    host: str
+    port: int
+    flower_port: int
+    workers: int
+    data: Path
+    drain_seconds: float  # how long a worker gives running calls after SIGTERM
+    redis_port: int | None = None
+    redis_folder: Path | None = None
+    simulator_port: int | None = None
+    simulator_file: Path | None = None
+
+    @property
+    def reachable_host(self) -> str:
+        """How this machine reaches what listens on `host`."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"[{local}]" if ":" in local and not local.startswith("[") else local
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        return f"http://{self.reachable_host}:{self.port}"
+
+    @property
+    def flower_url(self) -> str:
+        """Where Flower answers: on loopback, always."""
+        return f"http://127.0.0.1:{self.flower_port}"
+
+
+def components(stack: Stack, answers: Callable[[str], Probe], leads: Probe) -> list[Component]:
+    """All of them. `answers` makes a probe of a URL, `leads` tells whether a dispatcher leads.
+
+    redis, database and upstream first; then those who work; Flower when a worker can tell it of the queues.
+    """
+    found = [Component("database", _penstock("db", "upgrade"), once=True)]
+    ground = ["database"]
+    if stack.redis_port is not None:
+        found.append(_redis(stack))
+        ground.append("redis")
+    found += [_api(stack, ground, answers), _dispatcher(ground, leads)]
+    found += _simulator(stack, answers)
+    upstream = ["upstream"] if stack.simulator_port is not None else []
+    names = [f"worker-{number}" for number in range(1, stack.workers + 1)]
+    found += [_worker(name, [*ground, *upstream], stack.drain_seconds) for name in names]
+    found += [_callback_worker(ground), _flower(stack, names[0], answers)]
+    return found
+
+
+def _penstock(*arguments: str) -> tuple[str, ...]:
+    """-P: what stands in the folder where the user happens to be is not to be imported."""
+    return (sys.executable, "-P", "-m", "app.cli", *arguments)
+
+
+def _redis(stack: Stack) -> Component:
+    folder = stack.redis_folder or stack.data / "redis"
+    return Component("redis", _penstock("redis", "--data", str(folder), "--port", str(stack.redis_port)))
+
+
+def _api(stack: Stack, ground: list[str], answers: Callable[[str], Probe]) -> Component:
+    return Component(
+        "api",
+        _penstock("api", "--host", stack.host, "--port", str(stack.port)),
+        after=tuple(ground),
+        probe=answers(f"{stack.url}/healthz"),
+        renewed=True,
+        stop_seconds=20,
+    )
+
+
+def _dispatcher(ground: list[str], leads: Probe) -> Component:
+    return Component("dispatcher", _penstock("dispatcher"), after=tuple(ground), probe=leads, renewed=True)
+
+
+def _worker(name: str, after: list[str], drain_seconds: float) -> Component:
+    return Component(
+        name,
+        _penstock("worker", "--name", name),
+        after=tuple(after),
+        renewed=True,
+        stop_seconds=drain_seconds + 15,
+    )
+
+
+def _callback_worker(ground: list[str]) -> Component:
+    command = _penstock("callback-worker", "--name", "callbacks")
+    return Component("callbacks", command, after=tuple(ground), renewed=True, stop_seconds=30)
+
+
+def _flower(stack: Stack, worker: str, answers: Callable[[str], Probe]) -> Component:
+    return Component(
+        "flower",
+        _penstock("flower", "--port", str(stack.flower_port)),
+        after=(worker,),
+        probe=answers(f"{stack.flower_url}/healthcheck"),
+    )
+
+
+def _simulator(stack: Stack, answers: Callable[[str], Probe]) -> list[Component]:
+    if stack.simulator_port is None:
+        return []
+    port = str(stack.simulator_port)
+    command = _penstock("simulate-upstream", "--port", port, "--config", str(stack.simulator_file))
+    return [Component("upstream", command, probe=answers(f"http://127.0.0.1:{port}/stats"))]

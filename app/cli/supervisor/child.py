@@ -1,0 +1,111 @@
+"""One running process of the supervisor: made, asked, told, and its output kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from app.cli.supervisor import lifeline
+from app.cli.supervisor.component import Component
+from app.cli.supervisor.log_file import LogFile
+
+TAIL_LINES = 25
+Echo = Callable[[str, str], None]  # (component, line)
+
+
+class Child:
+    """A process in a session of its own, so that a Ctrl-C at the terminal reaches the supervisor only."""
+
+    def __init__(
+        self, component: Component, environment: Mapping[str, str], pipe: int, log: Path, echo: Echo
+    ):
+        self.component = component
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)  # its last lines
+        self._log, self._echo = log, echo
+        self._ready, said = os.pipe()
+        os.set_blocking(self._ready, False)
+        try:
+            self._process = _spawn(component, environment, pipe, said)
+        except OSError:
+            os.close(self._ready)
+            raise
+        finally:
+            os.close(said)
+        self._reader = threading.Thread(target=self._read, name=f"log {component.name}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also that of its session and group."""
+        return self._process.pid
+
+    def ended(self) -> int | None:
+        """Its exit code (negative: the signal) when it has ended. The rest of its group ends with it."""
+        code = self._process.poll()
+        if code is not None:
+            self.kill()
+            self._reader.join(timeout=2)
+        return code
+
+    def is_ready(self) -> bool:
+        """Whether it said so, or its probe says so."""
+        if self.component.probe is not None:
+            return self.component.probe()
+        try:
+            return os.read(self._ready, 1) != b""
+        except BlockingIOError:
+            return False
+
+    def tell(self, which: signal.Signals) -> None:
+        """Send it a signal (it alone, not what it started)."""
+        if self._process.poll() is None:
+            self._process.send_signal(which)
+
+    def kill(self) -> None:
+        """kill -9 it with everything it started."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS: a group of zombies
+            pass
+
+    def close(self) -> None:
+        """Let go of the pipe; after its end."""
+        os.close(self._ready)
+
+    def _read(self) -> None:
+        """Pass on what it says until it says no more. A full disk costs the log, never the process."""
+        output = self._process.stdout
+        assert output is not None  # noqa: S101 - we asked for a pipe
+        with output, closing(LogFile(self._log)) as log:
+            for line in output:
+                with suppress(OSError):
+                    log.write(line)
+                text = line.decode(errors="replace").rstrip()
+                self.tail.append(text)
+                self._echo(self.component.name, text)
+
+
+def _spawn(
+    component: Component, environment: Mapping[str, str], pipe: int, said: int
+) -> subprocess.Popen[bytes]:
+    ours = {
+        lifeline.LIFELINE: str(pipe),
+        lifeline.SUPERVISOR: str(os.getpid()),
+        lifeline.READY: str(said),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        component.command,
+        env={**environment, **component.env, **ours},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(pipe, said),
+        start_new_session=True,
+    )

@@ -1,0 +1,166 @@
+"""The supervisor: looks at its processes, asks `next_steps`, and does what that says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from app.cli.supervisor import state as states
+from app.cli.supervisor.child import Child
+from app.cli.supervisor.component import Component
+from app.cli.supervisor.state import Phase, Policy, State
+from app.cli.supervisor.steps import Step, next_steps
+
+TICK_SECONDS = 0.1
+
+
+class Teller(Protocol):
+    """Who hears of what happens."""
+
+    def changed(self, component: Component, state: State, child: Child | None, code: int | None) -> None:
+        """A component came into another phase; `code` when it ended."""
+
+    def line(self, component: str, line: str) -> None:
+        """A component wrote a line."""
+
+
+class Supervisor:
+    """Keeps `components` alive until a signal comes or one of them proves hopeless.
+
+    `run` is to be called from the main thread: that one gets the signals, and makes the processes, which on
+    Linux die with the thread that made them.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Component],
+        environment: Mapping[str, str],
+        logs: Path,
+        teller: Teller,
+        *,
+        policy: Policy | None = None,
+        on_processes: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> None:
+        self.states = {component.name: State() for component in components}
+        self._components = {component.name: component for component in components}
+        self._environment, self._logs, self._teller = environment, logs, teller
+        self._policy = policy or Policy()
+        self._on_processes = on_processes  # hears name -> process id, before anything else happens
+        self._children: dict[str, Child] = {}
+        self._ending = self._hurry = self._hung_up = False
+        self._wake = threading.Event()
+        self._pipe, self._held = os.pipe()  # the lifeline: see there
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything serves."""
+        return all(state.serving for state in self.states.values())
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether something could not be made to work at all."""
+        return any(state.phase is Phase.GAVE_UP for state in self.states.values())
+
+    def stop(self) -> None:
+        """Wind down: each process gets SIGTERM when nothing depends on it any more. Again: kill them all."""
+        self._ending, self._hurry = True, self._ending
+        self._wake.set()
+
+    def renew(self) -> None:
+        """Start those again, one after the other, that read the configuration at their start."""
+        for name, component in self._components.items():
+            if component.renewed:
+                self.states[name] = replace(self.states[name], stale=True)
+        self._wake.set()
+
+    def run(self, *, on_ready: Callable[[], None], on_hangup: Callable[[], None]) -> int:
+        """Work until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 when something proved hopeless.
+
+        `on_ready` is called once, when everything serves; `on_hangup` for each SIGHUP.
+        """
+        told = False
+        with self._signals():
+            while not self._ending or any(state.alive for state in self.states.values()):
+                self.tick()
+                if self.gave_up and not self._ending:
+                    self.stop()
+                if self.ready and not told and not self._ending:
+                    told = True
+                    on_ready()
+                if self._hung_up:
+                    self._hung_up = False
+                    on_hangup()
+                self._wake.wait(TICK_SECONDS)
+                self._wake.clear()
+        os.close(self._held)
+        os.close(self._pipe)
+        return 1 if self.gave_up else 0
+
+    def tick(self) -> None:
+        """Look once at everything, and do what is due."""
+        now = time.monotonic()
+        for name, child in list(self._children.items()):
+            self._look_at(name, child, now)
+        if self._hurry:
+            for child in self._children.values():
+                child.kill()
+        for step in next_steps(list(self._components.values()), self.states, now, ending=self._ending):
+            self._do(step, now)
+
+    def _look_at(self, name: str, child: Child, now: float) -> None:
+        component, state = self._components[name], self.states[name]
+        code = child.ended()
+        if code is not None:
+            del self._children[name]
+            child.close()
+            after = states.exited(component, state, code, now, ending=self._ending, policy=self._policy)
+            self._move(name, after, child, code)
+        elif state.phase is Phase.STARTING and not component.once and child.is_ready():
+            self._move(name, states.became_ready(state, now), child)
+
+    def _do(self, step: Step, now: float) -> None:
+        if step.deed == "start":
+            self._start(self._components[step.name], now)
+            return
+        child = self._children[step.name]
+        if step.deed == "kill":
+            child.kill()
+            return
+        child.tell(signal.SIGTERM)
+        self._move(step.name, states.told_to_stop(self.states[step.name], now), child)
+
+    def _start(self, component: Component, now: float) -> None:
+        log = self._logs / f"{component.name}.log"
+        child = Child(component, self._environment, self._pipe, log, self._teller.line)
+        self._children[component.name] = child
+        self._on_processes({name: child.pid for name, child in self._children.items()})
+        self._move(component.name, states.started(self.states[component.name], now), child)
+
+    def _move(self, name: str, state: State, child: Child | None, code: int | None = None) -> None:
+        self.states[name] = state
+        self._teller.changed(self._components[name], state, child, code)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def end(_number: int, _frame: FrameType | None) -> None:
+            self.stop()
+
+        def hangup(_number: int, _frame: FrameType | None) -> None:
+            self._hung_up = True
+            self._wake.set()
+
+        handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: hangup}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,139 @@
+"""`penstock up`: everything on one machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from app.cli import probe, welcome
+from app.cli.failure import Failure
+from app.cli.limits import raise_open_files
+from app.cli.profile import data_folder, save
+from app.cli.reload import Reload
+from app.cli.setup import Setup, Wish, prepare
+from app.cli.stack import components
+from app.cli.supervisor import lifeline
+from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers, sole
+from app.cli.supervisor.loop import Supervisor
+from app.cli.supervisor.teller import Terminal
+
+
+@click.command("up")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration [default: $PENSTOCK_CONFIG, ./penstock.toml].",
+)
+@click.option("--simulate", is_flag=True, help="Answers from a simulated upstream: free, and marked as such.")
+@click.option(
+    "--simulate-without-key", is_flag=True, help="The same, but only when no upstream key is configured."
+)
+@click.option(
+    "--latency", default="lognormal:1.0,0.5", show_default=True, help="How long a simulated answer takes."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address the API listens on.")
+@click.option(
+    "--port", default=8000, show_default=True, help="Port of the API; the next free one if not given."
+)
+@click.option("--flower-port", default=5555, show_default=True, help="Port of Flower, on loopback.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of everything it keeps [default: .penstock]."
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+@click.option("--verbose", is_flag=True, help="Show what every component says.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config: Path | None,
+    simulate: bool,
+    simulate_without_key: bool,
+    latency: str,
+    host: str,
+    port: int,
+    flower_port: int,
+    data: Path | None,
+    workers: int,
+    verbose: bool,
+) -> None:
+    """Run everything on this machine until Ctrl-C: API, dispatcher, workers, callbacks, Flower.
+
+    Without REDIS_URL a Redis of our own is started, without DATABASE_URL a SQLite file is used, both in the
+    data folder. SIGTERM and Ctrl-C drain and end everything in order; SIGHUP reads the configuration again.
+
+    \b
+    penstock up --simulate                     try it, free of charge
+    DEEPSEEK_API_KEY=sk-... penstock up        DeepSeek, with nothing else to configure
+    penstock up --config penstock.toml --workers 2
+    """
+    given = {
+        name: ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        for name in ("port", "flower_port")
+    }
+    wish = Wish(
+        data=data_folder(os.environ, data),
+        config=config,
+        simulate=simulate,
+        simulate_without_key=simulate_without_key,
+        host=host,
+        port=port,
+        port_explicit=given["port"],
+        flower_port=flower_port,
+        flower_port_explicit=given["flower_port"],
+        workers=workers,
+        latency=latency,
+    )
+    ctx.exit(run(wish, verbose=verbose))
+
+
+def run(wish: Wish, *, verbose: bool) -> int:
+    """Hold the data folder, start everything, stay. Gives back the exit code. Raises Failure."""
+    wish.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are nobody else's business
+    try:
+        with sole(wish.data / "run") as record:
+            return _supervise(wish, record, verbose=verbose)
+    except AlreadyRunningError as error:
+        raise _already(wish, error) from None
+
+
+def _supervise(wish: Wish, record: Run, *, verbose: bool) -> int:
+    left = end_leftovers(record)
+    setup = prepare(wish, os.environ)
+    if setup.stack.redis_port is None:
+        probe.require_redis(setup.environment["REDIS_URL"])
+    raise_open_files()
+    parts = components(setup.stack, probe.answers, probe.leads(setup.environment["REDIS_URL"]))
+    terminal = Terminal([part.name for part in parts], verbose=verbose)
+    if left:
+        terminal.say(f"Ended what an earlier run left behind: {', '.join(left)}")
+    for line in welcome.before(setup):
+        terminal.say(line)
+    logs = wish.data / "logs"
+    logs.mkdir(exist_ok=True)
+    supervisor = Supervisor(
+        parts, {**os.environ, **setup.environment}, logs, terminal, on_processes=record.record
+    )
+    reload = Reload(wish, setup, supervisor, terminal.say)
+    code = supervisor.run(
+        on_ready=lambda: _ready(wish, setup, terminal),
+        on_hangup=reload.hung_up,
+    )
+    record.clear()
+    terminal.say("Penstock has ended." if code == 0 else f"Penstock cannot run; the logs are in {logs}")
+    return code
+
+
+def _ready(wish: Wish, setup: Setup, terminal: Terminal) -> None:
+    """Only now is the profile written: a key that was made is kept when it is shown, and not before."""
+    save(wish.data, setup.profile)
+    for line in welcome.after(setup):
+        terminal.say(line)
+    lifeline.ready()
+
+
+def _already(wish: Wish, error: AlreadyRunningError) -> Failure:
+    who = f" (process {error.pid})" if error.pid else ""
+    mend = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
+    return Failure(f"Penstock already runs with the data folder {wish.data}{who}", mend)

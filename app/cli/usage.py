@@ -1,0 +1,75 @@
+"""`penstock usage`: what was used, paid and saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.remote import Remote, with_remote
+from app.domain.usage_view import BY, as_csv
+
+_SHOWN = ("tasks", "calls", "cache_hits", "coalesced", "prompt_tokens", "cached_tokens", "completion_tokens")
+_SAVED = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_peak")
+
+
+@click.command("usage", short_help="what was used, paid and saved")
+@click.option("--by", default="client,model", show_default=True, help=f"Divided by: {', '.join(BY)}.")
+@click.option(
+    "--from", "first", metavar="DAY", help="The first day, UTC, as 2026-11-01 [default: 30 days ago]."
+)
+@click.option("--to", "last", metavar="DAY", help="The last day, UTC [default: today].")
+@click.option("--client", help="Only this client's.")
+@click.option("--csv", "as_csv_", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+@with_remote
+def command(
+    remote: Remote,
+    by: str,
+    first: str | None,
+    last: str | None,
+    client: str | None,
+    as_csv_: bool,
+    as_json: bool,
+) -> None:
+    """Show what was used, paid and saved. Costs are exact; currencies are kept apart.
+
+    \b
+    penstock usage --by day,model
+    penstock usage --by client,key --from 2026-11-01 --csv > november.csv
+    """
+    query = {"by": by, "from": first, "to": last, "client": client}
+    report = remote.get("/v1/usage", **query)
+    if as_json:
+        click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+    elif as_csv_:
+        click.echo(as_csv(report["data"], report["by"]), nl=False)
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    table = Table(*report["by"], *_SHOWN, "cost", "saved", "unpriced", box=None, header_style="bold")
+    for row in report["data"]:
+        names = [str(row[name]) for name in report["by"]]
+        counts = [f"{row[name]:,}" for name in _SHOWN]
+        table.add_row(*names, *counts, _money(row, "cost"), _saved(row), f"{row['unpriced_calls']:,}")
+    Console().print(table)
+    wire = report.get("connections")
+    if wire and wire["calls"]:
+        click.echo(f"Connections opened to upstreams: {wire['per_1000_calls']} per 1,000 calls")
+
+
+def _money(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]} {row['currency']}" if row[name] is not None else "unknown" if row["calls"] else "-"
+
+
+def _saved(row: dict[str, Any]) -> str:
+    """What was saved, way by way; ways that saved nothing are left out."""
+    ways = (
+        f"{name.removeprefix('saved_')} {row[name]}" for name in _SAVED if row[name] not in (None, "0.00")
+    )
+    return ", ".join(ways) or "-"

@@ -1,0 +1,48 @@
+"""Which port is taken."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from app.cli import ports
+from app.cli.failure import Failure
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which somebody listens."""
+    with socket.socket() as server:
+        server.bind((HOST, 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_option(taken: int) -> None:
+    with pytest.raises(Failure) as refused:
+        ports.choose(HOST, taken, option="--port", explicit=True)
+    assert str(taken) in refused.value.message
+    assert "--port" in str(refused.value.mend)
+
+
+def test_a_default_port_that_is_taken_gives_way_to_the_next_free_one(taken: int) -> None:
+    found = ports.choose(HOST, taken, option="--port", explicit=False)
+    assert taken < found < taken + ports.TRIES
+
+
+def test_two_parts_never_get_the_same_port() -> None:
+    free = ports.any_free(HOST)
+    assert ports.choose(HOST, free, option="--port", explicit=False, taken=(free,)) != free
+    with pytest.raises(Failure):
+        ports.choose(HOST, free, option="--port", explicit=True, taken=(free,))
+
+
+def test_port_0_takes_any() -> None:
+    assert ports.choose(HOST, 0, option="--port", explicit=True) > 0
+
+
+def test_an_address_of_another_machine_is_said_to_be_one() -> None:
+    with pytest.raises(Failure, match=r"cannot listen on 192\.0\.2\.1"):
+        ports.is_free("192.0.2.1", 8000)
