@@ -1,0 +1,90 @@
+"""The dispatcher's judgement on the whole service: hidden limits, a revoked account, a storm of 503."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from app.simulator.client import SimulatorProcess
+from app.simulator.config import SimulatorConfig
+from app.simulator.faults import Fault
+from app.simulator.latency import Latency
+from app.simulator.limits import Limit
+from tests.stack import Key, Stack, configuration, key_environment, wait_until
+
+MODEL = "deepseek-flash"
+
+
+def stack_over(
+    upstream: SimulatorProcess, keys: list[Key], folder: Path, database_url: str, redis_url: str
+) -> Stack:
+    config = configuration(upstream.base_url, keys)
+    environment = key_environment(keys)
+    stack = Stack(folder, config, database_url=database_url, redis_url=redis_url, environment=environment)
+    return stack.start_all(callbacks=False)
+
+
+def upstream_with(keys: list[Key], *limits: Limit, latency: float) -> SimulatorProcess:
+    secrets = {f"sk-{key.name}": key.account or key.name for key in keys}
+    return SimulatorProcess(SimulatorConfig(keys=secrets, limits=limits, latency=Latency(mean=latency)))
+
+
+def arrivals(upstream: SimulatorProcess) -> list[float]:
+    return sorted(float(str(call["arrived_at"])) for call in upstream.log())
+
+
+@pytest.mark.timeout(180)
+def test_a_hidden_cap_is_found_and_hardly_ever_met(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
+    keys = [Key("k1")]
+    with (
+        upstream_with(keys, Limit(account="k1", concurrency=30), latency=1.0) as upstream,
+        stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
+    ):
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(450))
+        done = stack.admin.finished_batch(batch["id"], within=120)
+        refused = sum(upstream.stats()["totals"]["refused"].values())
+        at = arrivals(upstream)
+    assert done["request_counts"] == {"total": 450, "completed": 450, "failed": 0}
+    assert refused <= 30
+    settled = [one for one in at if one >= at[0] + 10]
+    assert (
+        len(settled) / (settled[-1] - settled[0]) >= 0.7 * 30
+    )  # of 30 calls a second; loosely, as tests share a machine
+
+
+@pytest.mark.timeout(180)
+def test_a_revoked_accounts_load_moves_and_nothing_fails(
+    tmp_path: Path, sqlite_url: str, redis_url: str
+) -> None:
+    keys = [Key("k1", rpm=1200, concurrency=20), Key("k2", rpm=1200, concurrency=20)]
+    with (
+        upstream_with(keys, latency=0.2) as upstream,
+        stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
+    ):
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
+        wait_until(lambda: len(upstream.log()) > 60, within=30)
+        upstream.set_faults(Fault("401", key="sk-k1"))
+        before = len(upstream.log())
+        done = stack.admin.finished_batch(batch["id"], within=90)
+        served = Counter(call["key"] for call in upstream.log()[before:] if call["status"] == 200)
+    assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert served["sk-k2"] > 10 * max(1, served["sk-k1"])
+
+
+@pytest.mark.timeout(180)
+def test_a_storm_loses_no_task_and_wastes_few_calls(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
+    keys = [Key("k1", concurrency=20)]
+    with (
+        upstream_with(keys, latency=0.5) as upstream,
+        stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
+    ):
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
+        wait_until(lambda: len(upstream.log()) > 60, within=30)
+        upstream.set_faults(Fault("503", until_seconds=6))
+        upstream.start_clock()
+        done = stack.admin.finished_batch(batch["id"], within=120)
+        wasted = sum(call["outcome"] == "503" for call in upstream.log())
+    assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert wasted <= 30
