@@ -14,7 +14,6 @@ from app.api.house import rules_of
 from app.bootstrap import Penstock
 from app.db import clients, feeding
 from app.domain.fairness import ClientShare
-from app.domain.governor import Governor
 from app.domain.task import Priority
 from app.services.abandon_calls import AbandonCalls
 from app.services.clean_files import CleanFiles
@@ -28,6 +27,7 @@ from app.services.keep_access import KeepAudit, KeepBudgets
 from app.services.keep_costs import KeepCosts
 from app.services.keep_learned import KeepLearned
 from app.services.keep_retention import KeepRetention
+from app.services.lay_rules import make_governor
 from app.services.lead import Candidate
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.services.run_intakes import RunIntakes
@@ -50,7 +50,7 @@ class Leader:
         self.reservoir = parts.patient_reservoir
         self.gate = RedisGate(parts.scripts)
         self.candidate = Candidate(self.gate, self.clock)
-        self.governor = Governor(parts.topology)
+        self.governor = make_governor(parts.topology, parts.settings)
         self.learned = KeepLearned(self.database, self.governor, self.clock)
         self.dispatcher = Dispatcher(
             self.gate,

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from app.domain.attempt import Brake, Permit
 from app.domain.classify import Verdict
 from app.domain.outcome import Outcome
 from app.domain.routing import ANY, account_quota, key_quota, upstream_quota
 from app.domain.upstream_error import Scope
 
-UNTOLD_SECONDS = 1.0  # when a refusal does not say how long
 REFUSED_SECONDS = 60.0  # a key, account or route that is refused for another reason than its rate
 MOST_JITTER_SECONDS = 10.0
 
 
-def brakes(permit: Permit, verdict: Verdict, chance: float) -> tuple[Brake, ...]:
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds that a quota rests after a refusal that does not say how long."""
+
+    rate_limited: float = 1.0
+    overloaded: float = 1.0
+
+
+DEFAULT_PAUSES = Pauses()
+
+
+def brakes(
+    permit: Permit, verdict: Verdict, chance: float, pauses: Pauses = DEFAULT_PAUSES
+) -> tuple[Brake, ...]:
     """The brakes that a verdict calls for. `chance` lies in [0, 1) and spreads returns after a pause.
 
     A pause that was told is never shortened: up to a tenth of it (50 ms at least, 10 s at most) is added.
@@ -21,16 +35,17 @@ def brakes(permit: Permit, verdict: Verdict, chance: float) -> tuple[Brake, ...]
     quota = _quota(permit, verdict)
     if quota is None:
         return ()
-    if verdict.outcome in (Outcome.RATE_LIMITED, Outcome.OVERLOADED):
-        seconds = _told(verdict.retry_after_seconds, chance)
+    told = verdict.retry_after_seconds
+    if verdict.outcome is Outcome.RATE_LIMITED:
+        seconds = pauses.rate_limited if told is None else _spread(told, chance)
+    elif verdict.outcome is Outcome.OVERLOADED:
+        seconds = pauses.overloaded if told is None else _spread(told, chance)
     else:
-        seconds = max(REFUSED_SECONDS, verdict.retry_after_seconds or 0.0)
+        seconds = max(REFUSED_SECONDS, told or 0.0)
     return (Brake(quota, seconds, _reason(verdict)),)
 
 
-def _told(seconds: float | None, chance: float) -> float:
-    if seconds is None:
-        return UNTOLD_SECONDS
+def _spread(seconds: float, chance: float) -> float:
     return seconds + chance * min(max(0.05, seconds / 10), MOST_JITTER_SECONDS)
 
 

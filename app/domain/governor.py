@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.domain.adaptive import Rules
 from app.domain.blame import Figure
 from app.domain.breaker import Breaker, BreakerRules, State
-from app.domain.learner import Learner, Lesson, from_facts, new_learner, to_facts
+from app.domain.learner import RULES, Learner, Lesson, from_facts, new_learner, to_facts
 from app.domain.outcome import Outcome
 from app.domain.plan import Release
 from app.domain.quota import Bucket, Limits, Quota, QuotaState, request_bucket, token_bucket
@@ -24,6 +25,7 @@ Key = tuple[str, str]  # key and upstream model
 
 _KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
 _CLOSED = Limits(cap=0)
+DEFAULT_BREAKER = BreakerRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,21 @@ class Governor:
     """Kept by the leader. Pure: time arrives as arguments."""
 
     def __init__(
-        self, topology: Topology, *, breaker: BreakerRules | None = None, pace: PaceRules | None = None
+        self,
+        topology: Topology,
+        *,
+        breaker: BreakerRules | None = DEFAULT_BREAKER,
+        pace: PaceRules | None = None,
+        learning: Mapping[Figure, Rules] | None = RULES,
     ) -> None:
+        """Each of the three is off when it is None."""
         self.topology = topology
         self.breakers: dict[str, Breaker] = {}
         self.learners: dict[str, Learner] = {}
         self.speeds: dict[Key, float] = {}  # moving mean of seconds a call
-        self._rules = breaker or BreakerRules()
+        self._rules = breaker
         self._pace = pace
+        self._learning = learning
         self._paces: dict[str, ResponsePace] = {}
         self._revealed: dict[str, Revealed] = {}
         self._breaker_of: dict[str, set[str]] = {}  # breakers by the account quotas behind them
@@ -86,7 +95,8 @@ class Governor:
             closings += self._reveal(report)
             closings += self._break(report)
             for name in self._taught(report):
-                self._learner(name).settled(_lesson(report), report.at)
+                if (learner := self._learner(name)) is not None:
+                    learner.settled(_lesson(report), report.at)
         return closings
 
     def released(self, releases: Iterable[Release], flights: Mapping[str, QuotaState], at: float) -> None:
@@ -161,8 +171,9 @@ class Governor:
         """Take up what was kept, where it still has a place."""
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
-            if name in known:
-                self.learners[name] = from_facts(kept, self._learner(name))
+            learner = self._learner(name) if name in known else None
+            if learner is not None:
+                self.learners[name] = from_facts(kept, learner)
 
     def states(self) -> dict[str, State]:
         """Where the breakers stand."""
@@ -173,23 +184,28 @@ class Governor:
     def _lay(self, route: Route) -> None:
         account = account_quota(route.account, route.upstream_model)
         name = upstream_quota(route.upstream, route.upstream_model)
-        self.breakers.setdefault(name, Breaker(self._rules))
-        self._breaker_of.setdefault(account, set()).add(name)
-        if self._pace is not None:
+        if self._rules is not None:
+            self.breakers.setdefault(name, Breaker(self._rules))
+            self._breaker_of.setdefault(account, set()).add(name)
+        if self._pace is not None and self._pace.concerns(route.upstream):
             self._paces.setdefault(account, ResponsePace(self._pace))
         told = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
-        if all(quota.learn for quota in told):
+        if self._learning is not None and all(quota.learn for quota in told):
             self.learners.setdefault(
                 account,
                 new_learner(
                     calls_told=any(quota.concurrency is not None for quota in told),
                     pace_told=any(quota.rpm is not None for quota in told),
+                    rules=self._learning,
                 ),
             )
 
-    def _learner(self, name: str) -> Learner:
-        """The learner of a quota; one that a refusal names first starts free."""
-        return self.learners.setdefault(name, new_learner(calls_told=True, pace_told=True))
+    def _learner(self, name: str) -> Learner | None:
+        """The learner of a quota; one that a refusal names first starts free. None where nothing is learned."""
+        if self._learning is None:
+            return None
+        fresh = new_learner(calls_told=True, pace_told=True, rules=self._learning)
+        return self.learners.setdefault(name, fresh)
 
     def _taught(self, report: CallReport) -> Iterator[str]:
         """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""

@@ -58,6 +58,7 @@ class Learner:
     figures: dict[Figure, Learned]
     traffic: Traffic = field(default_factory=Traffic)
     latency: float = 0.5  # seconds, moving mean
+    rules: Mapping[Figure, Rules] = field(default_factory=lambda: RULES)
     _now: _Round | None = None
     _before: _Round | None = None
     _released_at: float | None = None
@@ -108,7 +109,7 @@ class Learner:
     def released(self, at: float, calls: int, tokens: float, flight: int) -> None:
         """Calls were let through, which made `flight` calls at once."""
         if self._released_at is not None and at - self._released_at > PAUSE:
-            for name, rules in RULES.items():
+            for name, rules in self.rules.items():
                 self.figures[name] = adaptive.restarted(self.figures[name], rules)
         self._released_at = at
         self.traffic.add(at, calls, tokens, flight)
@@ -147,8 +148,8 @@ class Learner:
         bound.sort(key=lambda name: (not self._probes(name), self.figures[name].rest_until))
         trying = False
         for name in bound:
-            after = adaptive.grown(self.figures[name], RULES[name], now)
-            tries = adaptive.is_probing(after, RULES[name])
+            after = adaptive.grown(self.figures[name], self.rules[name], now)
+            tries = adaptive.is_probing(after, self.rules[name])
             if not (tries and trying):
                 self.figures[name] = after
             trying = trying or tries
@@ -164,7 +165,7 @@ class Learner:
         return used >= USED * level * (until - seen.began)
 
     def _probes(self, name: Figure) -> bool:
-        return adaptive.is_probing(self.figures[name], RULES[name])
+        return adaptive.is_probing(self.figures[name], self.rules[name])
 
     # -- succeeding
 
@@ -197,7 +198,7 @@ class Learner:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
             found = self._found("calls", self._empty_at)
-            self.figures["calls"] = adaptive.corrected(self.figures["calls"], CALLS_AT_ONCE, found)
+            self.figures["calls"] = adaptive.corrected(self.figures["calls"], self.rules["calls"], found)
 
     def _cut(self, lesson: Lesson, now: float) -> None:
         flight, calls = self.traffic.flight(lesson.released_at), self.figures["calls"]
@@ -208,7 +209,7 @@ class Learner:
         )
         for name in self._blamed:
             found = self._found(name, lesson.released_at)
-            self.figures[name] = adaptive.refused(self.figures[name], RULES[name], found, now)
+            self.figures[name] = adaptive.refused(self.figures[name], self.rules[name], found, now)
         self._beyond = 0.0
         self._empty_at = lesson.released_at
         self._cut_at = now
@@ -249,20 +250,23 @@ class Learner:
     def _overloaded(self, lesson: Lesson, now: float) -> None:
         if lesson.released_at > self._cut_at + SAME_REFUSAL and self._success_since_cut:
             used = self._now.most if self._now is not None else 0
-            self.figures["calls"] = adaptive.eased(self.figures["calls"], CALLS_AT_ONCE, used)
+            self.figures["calls"] = adaptive.eased(self.figures["calls"], self.rules["calls"], used)
             self._blamed = ()
             self._cut_at = now
             self._success_since_cut = False
 
 
-def new_learner(*, calls_told: bool = False, pace_told: bool = False) -> Learner:
+def new_learner(
+    *, calls_told: bool = False, pace_told: bool = False, rules: Mapping[Figure, Rules] = RULES
+) -> Learner:
     """Nothing known yet. What was told for these calls, here or on another quota, starts free of limits."""
     return Learner(
         {
-            "calls": Learned(FREE if calls_told else CALLS_AT_ONCE.start),
-            "pace": Learned(FREE if pace_told else CALLS_A_SECOND.start),
-            "tokens": Learned(TOKENS_A_SECOND.start),
-        }
+            "calls": Learned(FREE if calls_told else rules["calls"].start),
+            "pace": Learned(FREE if pace_told else rules["pace"].start),
+            "tokens": Learned(rules["tokens"].start),
+        },
+        rules=rules,
     )
 
 
@@ -274,7 +278,7 @@ def to_facts(learner: Learner) -> dict[str, Any]:
 
 def from_facts(facts: Mapping[str, Any], fresh: Learner) -> Learner:
     """What was kept, taken up again at half pace; `fresh` says what is learned at all. Unreadable facts are skipped."""
-    for name, rules in RULES.items():
+    for name, rules in fresh.rules.items():
         kept = facts.get("figures", {}).get(name)
         if kept is None:
             continue

@@ -24,6 +24,11 @@ class PaceRules:
     start: float = 5.0
     floor: float = 1.0
     ceiling: float = 20.0
+    upstreams: frozenset[str] = frozenset()  # it is for; none: all
+
+    def concerns(self, upstream: str) -> bool:
+        """Whether calls to an upstream are paced by it."""
+        return not self.upstreams or upstream in self.upstreams
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import structlog
 
 from app.domain.attempt import Brake, Claim, Claimed, Ending, Failure, Permit, Recorded, Refused, Settlement
-from app.domain.brake import brakes
+from app.domain.brake import DEFAULT_PAUSES, Pauses, brakes
 from app.domain.classify import Parse, Verdict, classify
 from app.domain.errors import DatabaseUnreachable
 from app.domain.outcome import Outcome
@@ -73,6 +73,7 @@ class Policies:
 
     retries: Mapping[str, RetryPolicy]
     models: Mapping[str, ModelPolicy]
+    pauses: Pauses = DEFAULT_PAUSES
 
     def retry_of(self, claimed: Claimed) -> RetryPolicy:
         """The policy that the request names, else its model's; what is not configured any more is the default."""
@@ -196,9 +197,8 @@ class RunTask:
         back = self._back(claimed, send_by, passing)
         seconds = self.clock.monotonic() - begun
         verdict = self._classify(claimed, back)
-        return _Called(
-            claimed, verdict, brakes(claimed.permit, verdict, self.chance()), seconds, passing.begun
-        )
+        braked = brakes(claimed.permit, verdict, self.chance(), self.policies.pauses)
+        return _Called(claimed, verdict, braked, seconds, passing.begun)
 
     def _back(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> Reply | Fault:
         try:

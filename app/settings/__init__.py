@@ -6,6 +6,7 @@ references until `resolve_secret` is asked for one.
 
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.errors import ConfigError
+from app.settings.judgement_models import BreakerSettings, LearningSettings, PaceSettings
 from app.settings.load import load_settings
 from app.settings.models import (
     ApiSettings,
@@ -24,11 +25,14 @@ from app.settings.secrets import key_secrets, resolve_secret
 
 __all__ = [
     "ApiSettings",
+    "BreakerSettings",
     "CacheSettings",
     "CallbackSettings",
     "ConfigError",
     "KeySettings",
+    "LearningSettings",
     "ModelSettings",
+    "PaceSettings",
     "PriceSettings",
     "QuotaSettings",
     "RetrySettings",

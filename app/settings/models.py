@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from app.settings.access_models import AccessSettings, StorageSettings
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.faults import fault
+from app.settings.judgement_models import BreakerSettings, LearningSettings, PaceSettings
 from app.settings.tier_models import HasTiers
 from app.settings.values import Count, FromList, KeyName, Name, Network, Ports, Positive, Seconds, Section
 
@@ -222,6 +223,9 @@ class Settings(Section):
     regions: dict[str, str] = Field(default_factory=dict)
     # By name. "default" is always there.
     retry: dict[str, RetrySettings] = Field(default_factory=dict, validate_default=True)
+    learning: LearningSettings = LearningSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    pace: PaceSettings = PaceSettings()
     prices: Annotated[tuple[PriceSettings, ...], FromList] = Field(default=(), alias="price")
     cache: CacheSettings = CacheSettings()
     callbacks: CallbackSettings = CallbackSettings()

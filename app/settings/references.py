@@ -16,6 +16,9 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _quotas(settings)
     yield from _models(settings)
     yield from _prices(settings)
+    upstreams = [upstream.name for upstream in settings.upstreams]
+    for name in settings.pace.upstreams:
+        yield from _dangling(("pace", "upstreams"), "upstreams", name, "upstream", upstreams)
     if settings.default_model is not None:
         names = [model.name for model in settings.models]
         yield from _dangling(("default_model",), "default_model", settings.default_model, "model", names)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.brake import REFUSED_SECONDS, UNTOLD_SECONDS, brakes
+from app.domain.brake import REFUSED_SECONDS, Pauses, brakes
 from app.domain.classify import Verdict
 from app.domain.outcome import Outcome
 from app.domain.routing import Route
@@ -23,13 +23,13 @@ NAMED = {
 @pytest.mark.parametrize(("scope", "quota"), NAMED.items())
 def test_a_429_brakes_the_quota_that_it_names(scope: Scope, quota: str) -> None:
     (brake,) = brakes(a_permit(), Verdict(Outcome.RATE_LIMITED, scope=scope), 0.5)
-    assert (brake.quota, brake.seconds) == (quota, UNTOLD_SECONDS)
+    assert (brake.quota, brake.seconds) == (quota, 1.0)
 
 
 @pytest.mark.parametrize(
     ("outcome", "quota", "seconds"),
     [
-        (Outcome.OVERLOADED, "account:acme:deepseek-flash", UNTOLD_SECONDS),
+        (Outcome.OVERLOADED, "account:acme:deepseek-flash", 1.0),
         (Outcome.UNAUTHORIZED, "key:k1:*", REFUSED_SECONDS),
         (Outcome.FORBIDDEN, "key:k1:deepseek-flash", REFUSED_SECONDS),
         (Outcome.UNKNOWN_MODEL, "key:k1:deepseek-flash", REFUSED_SECONDS),
@@ -72,3 +72,16 @@ def test_a_told_pause_is_never_shortened_and_hardly_stretched(told: float, chanc
 def test_the_reason_quotes_nothing_of_the_upstream() -> None:
     (brake,) = brakes(a_permit(), Verdict(Outcome.RATE_LIMITED, "your prompt was X", status_code=429), 0.0)
     assert brake.reason == "rate_limited (429)"
+
+
+def test_a_refusal_that_does_not_say_how_long_rests_for_what_is_configured_and_one_that_does_for_that() -> (
+    None
+):
+    pauses = Pauses(rate_limited=0.5, overloaded=3.0)
+    for outcome, told, seconds in (
+        (Outcome.RATE_LIMITED, None, 0.5),
+        (Outcome.OVERLOADED, None, 3.0),
+        (Outcome.OVERLOADED, 20.0, 20.0),
+    ):
+        (brake,) = brakes(a_permit(), Verdict(outcome, retry_after_seconds=told), 0.0, pauses)
+        assert brake.seconds == seconds

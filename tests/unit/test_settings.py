@@ -420,7 +420,8 @@ def test_the_example_loads() -> None:
 
 def test_the_example_shows_every_setting() -> None:
     shown = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
-    optional = {"key", "tier"}  # of a quota, in place of account; of a model, in place of tiers
+    # Of a quota, in place of account; of a model, in place of tiers; of the pace, in place of slow.
+    optional = {"key", "tier", "slow_times"}
     for table, section in _tables().items():
         found = shown[table][0] if isinstance(shown[table], list) else shown[table]
         found = found["default"] if table == "retry" else found
@@ -438,6 +439,9 @@ def _tables() -> dict[str, type[Section]]:
         "quota": s.QuotaSettings,
         "model": s.ModelSettings,
         "retry": s.RetrySettings,
+        "learning": s.LearningSettings,
+        "breaker": s.BreakerSettings,
+        "pace": s.PaceSettings,
         "callbacks": s.CallbackSettings,
         "api": s.ApiSettings,
         "worker": s.WorkerSettings,
@@ -447,6 +451,11 @@ def _tables() -> dict[str, type[Section]]:
 def test_the_example_gives_the_defaults_where_there_are_any() -> None:
     example = load_settings(EXAMPLE, {})
     assert example.retry == Settings().retry
+    assert (example.learning, example.breaker, example.pace) == (
+        Settings().learning,
+        Settings().breaker,
+        Settings().pace,
+    )
     assert (example.callbacks, example.api, example.worker) == (
         Settings().callbacks,
         Settings().api,

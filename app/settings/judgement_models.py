@@ -1,0 +1,90 @@
+"""Settings of the dispatcher's judgement: [learning], [breaker] and [pace]."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from app.settings.faults import fault
+from app.settings.values import Count, FromList, Positive, Section
+
+_Pause = Annotated[float, Field(gt=0, le=60)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Down = Annotated[float, Field(gt=0, lt=1)]
+_Up = Annotated[float, Field(gt=1, le=10)]
+
+
+class LearningSettings(Section):
+    """[learning]: limits that nobody told."""
+
+    # Whether they are learned at all. Off: what is not told has no limit, and a refusal is but a pause.
+    enabled: bool = True
+    # Calls at once, and calls a second, to begin with; doubled each round until the first refusal.
+    calls_at_once: Count = 20
+    calls_a_second: Annotated[float, Field(ge=0.05)] = 20.0
+    # Seconds that a quota rests after a 429 without a Retry-After.
+    pause: _Pause = 1.0
+
+
+class BreakerSettings(Section):
+    """[breaker]: what stands before each upstream and model, and stops calls to what fails."""
+
+    # Whether there are any.
+    enabled: bool = True
+    # It opens when this share of at least so many calls within so many seconds failed ...
+    share: _Share = 0.5
+    calls: Count = 20
+    within: Positive = 10.0
+    # ... or so many in a row.
+    in_a_row: Count = 5
+    # Seconds that it stays open, and while work waits. Both are doubled each time it opens again ...
+    open_for: Positive = 5.0
+    open_for_waiting: Positive = 2.0
+    # ... up to these.
+    longest: Positive = 60.0
+    longest_waiting: Positive = 4.0
+    # Seconds at a reduced pace, from a half up, after it has closed.
+    half_pace_for: Positive = 4.0
+    # Seconds that a quota rests after a 503 without a Retry-After.
+    pause: _Pause = 1.0
+
+    @model_validator(mode="after")
+    def _longest_are_not_below(self) -> Self:
+        if self.longest < self.open_for or self.longest_waiting < self.open_for_waiting:
+            raise fault(
+                "may stay open for longer than its longest times", "raise longest and longest_waiting"
+            )
+        if self.open_for_waiting > self.open_for:
+            raise fault(
+                "stays open for longer while work waits", "lower open_for_waiting to open_for or below"
+            )
+        return self
+
+
+class PaceSettings(Section):
+    """[pace]: a pace that follows response times, beside all other limits."""
+
+    # Whether there is one.
+    enabled: bool = False
+    # The upstreams it is for; none named: all.
+    upstreams: Annotated[tuple[str, ...], FromList] = ()
+    # Mean seconds of the last `calls` calls above which the pace is multiplied by `down` ...
+    slow: Positive = 2.0
+    # ... or, instead, so many times the median of that account and model.
+    slow_times: Annotated[float, Field(gt=1)] | None = None
+    # And below which it is multiplied by `up`.
+    fast: Positive = 0.5
+    calls: Count = 20
+    down: _Down = 0.8
+    up: _Up = 1.25
+    # Calls a second: at first, at least, at most.
+    start: Positive = 5.0
+    floor: Positive = 1.0
+    ceiling: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _figures_are_in_order(self) -> Self:
+        if not self.floor <= self.start <= self.ceiling:
+            raise fault("needs floor <= start <= ceiling", "correct one of the three")
+        if self.slow_times is None and self.fast >= self.slow:
+            raise fault("takes the same calls for fast and slow", "lower fast or raise slow")
+        return self
