@@ -30,7 +30,7 @@ from app.services.lay_rules import pauses
 from app.services.report_slots import ReportSlots
 from app.services.run_task import ModelPolicy, Policies, RunTask
 from app.services.settle_permits import SettlePermits
-from app.settings import Settings, key_secrets
+from app.settings import Settings, key_secrets, outfits
 
 log = structlog.get_logger("penstock.worker")
 
@@ -76,12 +76,20 @@ class WorkerProcess:
 def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> WorkerProcess:
     """Make everything that a process needs which consumes these key queues with so many threads.
 
-    Resolves the secrets, once. Raises ConfigError.
+    Resolves the secrets of these keys, once. Raises ConfigError.
     """
     settings, clock, database = parts.settings, parts.clock, parts.database
     me = Incarnation(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
     held, state = HeldCalls(), WorkerState()
-    upstreams = Upstreams(settings, key_secrets(settings, os.environ), concurrency=concurrency, clock=clock)
+    keys = keys_of(settings, queues)
+    served = {key.upstream for key in settings.keys if key.name in keys}
+    upstreams = Upstreams(
+        settings,
+        key_secrets(settings, os.environ, keys),
+        concurrency=concurrency,
+        clock=clock,
+        outfits=outfits(settings, os.environ, served),
+    )
     settling = SettlePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(database, _claim_in_order)
     endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end)
@@ -106,7 +114,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     return WorkerProcess(
         runner,
         settling,
-        ReportSlots(me.id, keys_of(settings, queues), concurrency, parts.permits, held, state, clock),
+        ReportSlots(me.id, keys, concurrency, parts.permits, held, state, clock),
         BeatWorker(me, database, held, state, clock, upstreams.wire),
         DrainWorker(held, state, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
         (claims.close, endings.close, parts.shared_answers.close, upstreams.close, database.close),
@@ -147,14 +155,19 @@ def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:
                 f"{name} is not for workers: from a backlog queue tasks are released by the dispatcher alone"
             )
         if name == "celery":
-            return (
-                "no [[key]] is configured, so there is no queue to consume"
-                if not known
-                else "celery is no queue here"
-            )
+            return _nothing_to_consume(settings)
         if name.startswith(KEY) and name not in known:
             return f"{name}: there is no [[key]] of that name"
     return None
+
+
+def _nothing_to_consume(settings: Settings) -> str:
+    """Why Celery fell back on its default queue."""
+    if not settings.keys:
+        return "no [[key]] is configured, so there is no queue to consume"
+    if not settings.open_keys:
+        return "every [[upstream]] is bound to its region: start it with --region"
+    return "celery is no queue here"
 
 
 def _claim_in_order(conn: Connection, wishes: Sequence[Claim]) -> list[Claimed | None]:

@@ -73,7 +73,7 @@ def make_celery(settings: Settings) -> Celery:
     celery.conf.update(
         broker_url=settings.redis_url,
         broker_transport_options=dict(TRANSPORT_OPTIONS),
-        task_queues={name: _queue(name) for name in (key_queue(key.name) for key in settings.keys)},
+        task_queues={name: _queue(name) for name in map(key_queue, settings.open_keys)},
         worker_concurrency=settings.worker.concurrency,
         **_DELIVERY,
         **_RESULTS,

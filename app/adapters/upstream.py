@@ -27,7 +27,7 @@ from app.domain.attempt import Claimed
 from app.domain.leaner import without_defaults
 from app.domain.reply import Fault, Reply
 from app.services.ports import Clock
-from app.settings import Settings, UpstreamSettings
+from app.settings import Outfit, Settings, UpstreamSettings
 
 USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
@@ -46,6 +46,9 @@ class Endpoint:
     connections: Connections = field(repr=False)
     gzip: bool = False  # whether it accepts requests packed by it
     defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it assumes anyway
+    hidden: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # secrets beside the key's that its answers may echo
 
 
 class Upstreams:
@@ -58,16 +61,20 @@ class Upstreams:
         *,
         concurrency: int,
         clock: Clock,
-        ca_file: str | None = None,
+        outfits: Mapping[str, Outfit] | None = None,
     ) -> None:
-        """`secrets` by key name; `concurrency`: calls at once in this process."""
+        """`secrets` by key name, `outfits` by upstream; `concurrency`: calls at once in this process.
+
+        With outfits only their upstreams can be called. Raises ConfigError where one cannot be.
+        """
         self._clock = clock
         self._secrets = secrets
+        if outfits is None:
+            outfits = {upstream.name: Outfit(upstream.headers) for upstream in settings.upstreams}
         self._endpoints = {
-            upstream.name: _endpoint(
-                upstream, Connections(upstream, most_idle=concurrency, clock=clock, ca_file=ca_file)
-            )
+            upstream.name: _endpoint(upstream, outfits[upstream.name], concurrency, clock)
             for upstream in settings.upstreams
+            if upstream.name in outfits
         }
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
@@ -104,8 +111,11 @@ class Upstreams:
         return Reply(answer.status, answer.headers, body, answer.first_byte_at, shown=reading.shown)
 
     def _redacted(self, claimed: Claimed, body: bytes) -> bytes:
-        secret = self._secrets[claimed.permit.key].get_secret_value().encode()
-        return body.replace(secret, b"[key]") if len(secret) >= _REDACTED_FROM else body
+        hidden = self._endpoints[claimed.permit.upstream].hidden
+        for secret in (self._secrets[claimed.permit.key].get_secret_value(), *hidden):
+            if len(secret) >= _REDACTED_FROM:
+                body = body.replace(secret.encode(), b"[key]")
+        return body
 
     @contextmanager
     def open(self, claimed: Claimed, send_by: float) -> Iterator[Answer]:
@@ -158,10 +168,11 @@ class Upstreams:
         self, connection: HTTPConnection, endpoint: Endpoint, claimed: Claimed, call: Call
     ) -> BaseHTTPResponse:
         headers = {
+            "user-agent": USER_AGENT,
+            **endpoint.connections.headers,
             "authorization": f"Bearer {self._secrets[claimed.permit.key].get_secret_value()}",
             "content-type": "application/json",
             "accept": "text/event-stream" if claimed.stream else "application/json",
-            "user-agent": USER_AGENT,
             "x-penstock-task": claimed.permit.task_id,
         }
         try:
@@ -190,10 +201,16 @@ def _lent(endpoint: Endpoint, call: Call) -> Iterator[Loan]:
         endpoint.connections.give_back(loan)
 
 
-def _endpoint(upstream: UpstreamSettings, connections: Connections) -> Endpoint:
-    path = f"{urlsplit(upstream.base_url).path}/chat/completions"
+def _endpoint(upstream: UpstreamSettings, outfit: Outfit, concurrency: int, clock: Clock) -> Endpoint:
+    connections = Connections(upstream, most_idle=concurrency, clock=clock, outfit=outfit)
     return Endpoint(
-        path, upstream.timeout, upstream.max_body, connections, upstream.gzip, dict(upstream.defaults)
+        f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
+        upstream.timeout,
+        upstream.max_body,
+        connections,
+        upstream.gzip,
+        dict(upstream.defaults),
+        outfit.hidden,
     )
 
 

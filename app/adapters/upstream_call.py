@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -77,6 +78,7 @@ class Call:
         return Fault(self._stage, _WORDS[self._stage] + _detail(error), status)
 
 
+_PROXY_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's words
 _WORDS = {
     Trouble.UNCONNECTED: "No connection to the upstream: ",
     Trouble.BROKEN: "The connection to the upstream ended without an answer: ",
@@ -107,6 +109,8 @@ def _detail(error: Exception) -> str:
             return f"TLS certificate not valid ({cause.verify_message})."
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed ({cause.reason})."
+        if refused := _PROXY_REFUSED.match(str(cause)):
+            return f"the proxy refused it ({refused[1]})."
         if isinstance(cause, OSError) and cause.strerror:
             return f"{cause.strerror}."
     return f"{type(causes[-1]).__name__}."

@@ -6,15 +6,17 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import is_connection_dropped
+from urllib3.util.request import make_headers
 
-from app.adapters.guarded_socket import TimedSocket, TimedTLSSocket
+from app.adapters.guarded_socket import Deadline, TimedSocket, TimedTLSSocket
 from app.services.ports import Clock
-from app.settings import UpstreamSettings
+from app.settings import ConfigError, Outfit, UpstreamSettings
 
 LONGEST_AGE = 600.0  # seconds; a provider that moves to other addresses is followed within that time
 _TLS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -30,6 +32,8 @@ class _Timed(HTTPConnection):
         timeout = plain.gettimeout()
         timed = TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         timed.settimeout(timeout)
+        if timeout is not None:
+            timed.deadline = Deadline(timeout)  # a proxy has to let us through within that time, too
         return timed
 
 
@@ -54,14 +58,25 @@ class Connections:
     """The newest idle connection is used first. Without a limit of its own: who calls, holds a permit."""
 
     def __init__(
-        self, upstream: UpstreamSettings, *, most_idle: int, clock: Clock, ca_file: str | None = None
+        self, upstream: UpstreamSettings, *, most_idle: int, clock: Clock, outfit: Outfit | None = None
     ) -> None:
-        """Up to `most_idle` are kept open. `ca_file` is a PEM file of further authorities to trust."""
+        """Up to `most_idle` are kept open. Raises ConfigError when the `ca_file` holds no certificate."""
         address = urlsplit(upstream.base_url)
         self._host = address.hostname or ""
         self._port = address.port
         self._connect_timeout = upstream.connect_timeout
-        self._tls = _tls_context(upstream, ca_file) if address.scheme == "https" else None
+        self._tls = _tls_context(upstream) if address.scheme == "https" else None
+        outfit = outfit or Outfit(upstream.headers)
+        self._proxy = urlsplit(upstream.proxy) if upstream.proxy else None
+        auth = dict(make_headers(proxy_basic_auth=outfit.proxy_auth)) if outfit.proxy_auth else {}
+        self._tunnel_headers = auth
+        forwarded = self._proxy is not None and self._tls is None
+        # What the request line begins with, and which headers go with it: a proxy that is no tunnel needs both.
+        self.base = f"{address.scheme}://{address.netloc}" if forwarded else ""
+        self.headers = {
+            **{name.lower(): value for name, value in outfit.headers.items()},
+            **(auth if forwarded else {}),
+        }
         self._most_idle = most_idle
         self._clock = clock
         self._lock = threading.Lock()
@@ -115,16 +130,27 @@ class Connections:
         return connection
 
     def _new(self) -> _Timed:
+        proxy = self._proxy
+        host, port = (self._host, self._port) if proxy is None else (proxy.hostname or "", proxy.port)
         if self._tls is None:
-            return _Timed(self._host, self._port, timeout=self._connect_timeout)
-        return _TimedTLS(self._host, self._port, timeout=self._connect_timeout, ssl_context=self._tls)
+            return _Timed(host, port, timeout=self._connect_timeout)
+        secured = _TimedTLS(host, port, timeout=self._connect_timeout, ssl_context=self._tls)
+        if proxy is not None:
+            secured.set_tunnel(self._host, self._port or 443, headers=self._tunnel_headers)
+        return secured
 
 
-def _tls_context(upstream: UpstreamSettings, ca_file: str | None) -> ssl.SSLContext:
+def _tls_context(upstream: UpstreamSettings) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if upstream.min_tls is not None:
         context.minimum_version = _TLS[upstream.min_tls]
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
+    if upstream.ca_file:
+        try:
+            context.load_verify_locations(Path(upstream.ca_file).expanduser())
+        except OSError as error:  # ssl's own errors are of that kind
+            said = error.strerror if not isinstance(error, ssl.SSLError) else "no certificate in it"
+            what = f'ca_file of upstream "{upstream.name}": cannot be used ({said})'
+            mend = "name a PEM file with the certificates of the authorities to trust"
+            raise ConfigError(upstream.ca_file, None, what, mend) from None
     context.sslsocket_class = TimedTLSSocket
     return context

@@ -62,20 +62,35 @@ def dispatcher() -> None:
 @click.command("worker", short_help="what calls the upstreams")
 @click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
 @click.option("--queues", "-Q", help="Key queues to consume, with commas [default: those of all keys].")
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    envvar="PENSTOCK_WORKER_REGION",
+    help="Consume the keys of upstreams in this region alone; may be given several times.",
+)
 @click.option("--concurrency", type=int, help="Calls at once [default: [worker] concurrency, 1000].")
-def worker(name: str, queues: str | None, concurrency: int | None) -> None:
+def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency: int | None) -> None:
     """Run released tasks: call the upstream, record what it came to.
 
-    A worker on another machine needs DATABASE_URL, REDIS_URL, the configuration and the keys' secrets.
+    A worker on another machine needs DATABASE_URL, REDIS_URL, the configuration and the secrets of the keys that it
+    consumes: those named by -Q, those of a region, else all but those of upstreams that are bound to their region.
 
     \b
     penstock worker
+    penstock worker --name edge --region eu
     penstock worker --name edge -Q key.edge-1,key.edge-2
     """
     from app.bootstrap import from_environment
+    from app.domain.queue import key_queue
+    from app.services.choose_keys import keys_of_regions
 
-    at_once = concurrency or from_environment().settings.worker.concurrency
-    _celery_worker(name, at_once, *(("-Q", queues) if queues else ()))
+    settings = from_environment().settings
+    if queues and regions:
+        raise click.UsageError("-Q and --region both say what to consume: give one of them")
+    if regions:
+        queues = ",".join(key_queue(key) for key in keys_of_regions(settings, regions))
+    _celery_worker(name, concurrency or settings.worker.concurrency, *(("-Q", queues) if queues else ()))
 
 
 @click.command("callback-worker", short_help="what delivers callbacks")

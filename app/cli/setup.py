@@ -16,7 +16,7 @@ from app.cli.simulated import read, simulate
 from app.cli.stack import Stack
 from app.cli.toml_text import to_toml
 from app.domain.access import KEY_BYTES, make_key
-from app.settings import Settings, key_secrets, load_settings
+from app.settings import Settings, key_secrets, load_settings, outfits
 
 NO_KEY = """\
 Either  export DEEPSEEK_API_KEY=...  (https://platform.deepseek.com/api_keys)
@@ -95,7 +95,10 @@ def find_configuration(wish: Wish, environ: Mapping[str, str]) -> Source:
     if wish.simulate:
         return Source(settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True)
     if settings.keys and settings.path:
-        key_secrets(settings, environ)  # an unset one is an error, with the line and the mend
+        # An unset one is an error, with the line and the mend. Keys of other regions are their workers' concern.
+        opened = settings.open_keys
+        key_secrets(settings, environ, opened)
+        outfits(settings, environ, {key.upstream for key in settings.keys if key.name in opened})
         return Source(settings.path, simulated=False)
     if environ.get("DEEPSEEK_API_KEY") and settings.path is None:
         return Source(presets.DEEPSEEK, simulated=False)

@@ -33,7 +33,7 @@ def simulate(
     address = f"http://127.0.0.1:{port}/v1"
     lists = {upstream.name: list_of(upstream) or "" for upstream in settings.upstreams}
     upstreams = [
-        {**upstream, "base_url": address, "prices": lists[upstream["name"]]}
+        {**_without_way(upstream), "base_url": address, "prices": lists[upstream["name"]]}
         for upstream in data.get("upstream", [])
     ]
     files = {key.name: folder / f"{number}.key" for number, key in enumerate(settings.keys, 1)}
@@ -41,6 +41,12 @@ def simulate(
     secrets = {file: _secret(name) for name, file in files.items()}
     upstream = {**simulator(settings), "latency": latency}
     return Simulation({**data, "upstream": upstreams, "key": keys}, upstream, secrets)
+
+
+def _without_way(upstream: Mapping[str, Any]) -> dict[str, Any]:
+    """An upstream's table without what is said of the way to the real one."""
+    way = ("proxy", "proxy_auth", "headers", "ca_file", "bound")
+    return {name: value for name, value in upstream.items() if name not in way}
 
 
 def simulator(settings: Settings) -> dict[str, Any]:

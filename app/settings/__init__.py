@@ -21,7 +21,7 @@ from app.settings.models import (
     WorkerSettings,
 )
 from app.settings.price_lists import price_book
-from app.settings.secrets import key_secrets, resolve_secret
+from app.settings.secrets import Outfit, key_secrets, outfits, resolve_secret
 
 __all__ = [
     "ApiSettings",
@@ -32,6 +32,7 @@ __all__ = [
     "KeySettings",
     "LearningSettings",
     "ModelSettings",
+    "Outfit",
     "PaceSettings",
     "PriceSettings",
     "QuotaSettings",
@@ -42,6 +43,7 @@ __all__ = [
     "WorkerSettings",
     "key_secrets",
     "load_settings",
+    "outfits",
     "price_book",
     "resolve_secret",
 ]

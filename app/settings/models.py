@@ -16,6 +16,7 @@ from app.settings.faults import fault
 from app.settings.judgement_models import BreakerSettings, LearningSettings, PaceSettings
 from app.settings.tier_models import HasTiers
 from app.settings.values import Count, FromList, KeyName, Name, Network, Ports, Positive, Seconds, Section
+from app.settings.wire_values import HeaderName, HeaderValue, ProxyAddress, Reference, is_reference
 
 MIB = 1024 * 1024
 
@@ -40,6 +41,19 @@ class UpstreamSettings(Section):
     prices: str | None = None
     # Where it computes, in your words, such as "cn" or "eu-west"; policies name it as region:...
     region: str = ""
+    # Whether only workers started for its region call it (`penstock worker --region ...`), such as an endpoint
+    # at the edge that others cannot reach. Needs a region.
+    bound: bool = False
+    # An HTTP proxy on the way to it, such as "http://proxy.internal:3128"; https passes through it as a tunnel.
+    # "": none, whatever the environment says.
+    proxy: ProxyAddress = ""
+    # Where the proxy's "user:password" is: "env:NAME", "file:PATH" or "command:PROGRAM ARGS"; "": it needs none.
+    proxy_auth: Reference = Field(default="", repr=False)
+    # Headers of every call to it, such as { X-Title = "our service" }. A value that is secret is given by
+    # reference, as "env:NAME".
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, repr=False)
+    # PEM file of certificate authorities to trust beside this machine's own; "": none.
+    ca_file: str = ""
     # Whether it accepts requests packed by gzip; then larger ones are.
     gzip: bool = False
     # Parameters that it takes anyway when they are left out, such as { temperature = 1, top_p = 1 }. Where a
@@ -57,6 +71,16 @@ class UpstreamSettings(Section):
         if parts.query or parts.fragment:
             raise fault("must not hold ? or #", "end it with the path that the provider documents, as /v1")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _has_what_its_settings_need(self) -> Self:
+        if self.bound and not self.region:
+            raise fault("is bound to no region", 'write region = "..." beside bound = true')
+        if self.proxy_auth and not self.proxy:
+            raise fault("has a proxy_auth without a proxy", 'write proxy = "http://HOST:PORT"')
+        if self.ca_file and not self.base_url.startswith("https:"):
+            raise fault("has a ca_file, but no https address", "take it out, or correct base_url")
+        return self
 
 
 class KeySettings(Section):
@@ -76,8 +100,7 @@ class KeySettings(Section):
     @field_validator("secret")
     @classmethod
     def _is_a_reference(cls, value: str) -> str:
-        kind, _, rest = value.partition(":")
-        if kind not in ("env", "file", "command") or not rest.strip():
+        if not is_reference(value):
             raise fault(
                 "must say where the secret is, not be it",
                 'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"',
@@ -246,6 +269,12 @@ class Settings(Section):
     admin_key: SecretStr | None = None
     # The file all this was read from; None when there is none.
     path: Path | None = None
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """The keys that any worker may call by: all but those of upstreams bound to their region."""
+        bound = {upstream.name for upstream in self.upstreams if upstream.bound}
+        return tuple(key.name for key in self.keys if key.upstream not in bound)
 
     @field_validator("retry")
     @classmethod

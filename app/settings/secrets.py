@@ -2,14 +2,16 @@
 
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from app.settings.errors import ConfigError
-from app.settings.models import Settings
+from app.settings.errors import ConfigError, Place
+from app.settings.models import Settings, UpstreamSettings
 from app.settings.toml_lines import line_of
+from app.settings.wire_values import is_reference
 
 COMMAND_SECONDS = 30
 
@@ -35,18 +37,58 @@ def resolve_secret(reference: str, environ: Mapping[str, str]) -> str:
     return value
 
 
-def key_secrets(settings: Settings, environ: Mapping[str, str]) -> dict[str, SecretStr]:
-    """The secret of every configured key, by the key's name.
+def key_secrets(
+    settings: Settings, environ: Mapping[str, str], only: Collection[str] | None = None
+) -> dict[str, SecretStr]:
+    """The secret of every configured key, or of those named, by the key's name.
 
     Raises ConfigError with the file's line of the first key whose secret cannot be had.
     """
     found: dict[str, SecretStr] = {}
     for number, key in enumerate(settings.keys):
+        if only is not None and key.name not in only:
+            continue
         try:
             found[key.name] = SecretStr(resolve_secret(key.secret, environ))
         except ConfigError as error:
-            raise _at_its_line(settings.path, number, key.name, error) from None
+            place = ("key", number, "secret")
+            raise _at_its_line(settings.path, place, f'secret of key "{key.name}"', error) from None
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outfit:
+    """What goes with every call to an upstream, its key's secret aside."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hidden: tuple[str, ...] = field(default=(), repr=False)  # values of theirs that are secret
+    proxy_auth: str = field(default="", repr=False)  # "user:password"
+
+
+def outfits(
+    settings: Settings, environ: Mapping[str, str], only: Collection[str] | None = None
+) -> dict[str, Outfit]:
+    """The outfit of every upstream, or of those named. Raises ConfigError as `key_secrets` does."""
+    return {
+        upstream.name: _outfit(settings.path, number, upstream, environ)
+        for number, upstream in enumerate(settings.upstreams)
+        if only is None or upstream.name in only
+    }
+
+
+def _outfit(path: Path | None, number: int, upstream: UpstreamSettings, environ: Mapping[str, str]) -> Outfit:
+    def resolved(reference: str, field_name: str) -> str:
+        try:
+            return resolve_secret(reference, environ)
+        except ConfigError as error:
+            what = f'{field_name} of upstream "{upstream.name}"'
+            raise _at_its_line(path, ("upstream", number, field_name), what, error) from None
+
+    hidden = {
+        name: resolved(value, "headers") for name, value in upstream.headers.items() if is_reference(value)
+    }
+    proxy_auth = resolved(upstream.proxy_auth, "proxy_auth") if upstream.proxy_auth else ""
+    return Outfit({**upstream.headers, **hidden}, tuple(hidden.values()), proxy_auth)
 
 
 def _from_environment(name: str, reference: str, environ: Mapping[str, str]) -> str:
@@ -90,7 +132,6 @@ def _from_command(command: str, reference: str, environ: Mapping[str, str]) -> s
     return done.stdout
 
 
-def _at_its_line(path: Path | None, number: int, name: str, error: ConfigError) -> ConfigError:
+def _at_its_line(path: Path | None, place: Place, what: str, error: ConfigError) -> ConfigError:
     text = path.read_text(encoding="utf-8-sig") if path else ""
-    line = line_of(text, ("key", number, "secret"))
-    return ConfigError(str(path), line, f'secret of key "{name}" ({error.file}): {error.message}', error.mend)
+    return ConfigError(str(path), line_of(text, place), f"{what} ({error.file}): {error.message}", error.mend)

@@ -22,9 +22,13 @@ def _pins(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", text, re.MULTILINE))
 
 
-def test_the_compose_file_fits_the_compose_schema() -> None:
+EDGE: dict[str, Any] = YAML(typ="safe").load(ROOT / "deploy" / "edge-compose.yml")
+
+
+def test_the_compose_files_fit_the_compose_schema() -> None:
     program = Path(sys.executable).with_name("check-jsonschema")
-    command = [program, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
+    files = [ROOT / "docker-compose.yml", ROOT / "deploy" / "edge-compose.yml"]
+    command = [program, "--builtin-schema", "vendor.compose-spec", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -70,6 +74,14 @@ def test_nothing_listens_beyond_loopback_unless_it_is_said() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(published) == 2
     assert all(re.fullmatch(r"\$\{\w+:-127\.0\.0\.1:\d+\}:\d+", port) for port in published)
+
+
+def test_a_worker_at_the_edge_runs_as_one_at_home_with_the_same_image() -> None:
+    edge, home = EDGE["services"]["worker"], SERVICES["worker"]
+    same = ("image", "read_only", "cap_drop", "security_opt", "ulimits", "stop_grace_period", "logging")
+    assert {name: edge[name] for name in same} == {name: home[name] for name in same}
+    assert edge["command"][:2] == home["command"]
+    assert all(":?" in edge["environment"][name] for name in ("DATABASE_URL", "REDIS_URL"))
 
 
 def test_no_secret_stands_in_the_compose_file() -> None:

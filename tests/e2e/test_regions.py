@@ -1,0 +1,60 @@
+"""An endpoint at the edge is called from the edge: by a worker of its region, which has its secret alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.simulator.client import SimulatorProcess
+from app.simulator.config import SimulatorConfig
+from tests.stack import Stack, wait_until
+
+CONFIG = """\
+default_model = "central"
+[[upstream]]
+name = "home"
+base_url = "{url}"
+[[upstream]]
+name = "edge"
+base_url = "{url}"
+region = "eu"
+bound = true
+headers = {{ X-Edge = "env:EDGE_HEADER" }}
+[[key]]
+name = "home-1"
+upstream = "home"
+secret = "env:HOME_KEY"
+[[key]]
+name = "edge-1"
+upstream = "edge"
+secret = "env:EDGE_KEY"
+[[model]]
+name = "central"
+tiers = [["home-1:deepseek-flash"]]
+[[model]]
+name = "near"
+tiers = [["edge-1:deepseek-flash"]]
+"""
+
+
+@pytest.mark.timeout(180)
+def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_alone(
+    tmp_path: Path, sqlite_url: str, redis_url: str
+) -> None:
+    simulated = SimulatorConfig(keys={"sk-home": "home", "sk-edge": "edge"})
+    with SimulatorProcess(simulated) as upstream:
+        config = CONFIG.format(url=upstream.base_url)
+        with Stack(tmp_path / "stack", config, database_url=sqlite_url, redis_url=redis_url) as stack:
+            stack.penstock("db", "upgrade")
+            stack.start("api", "api", "--port", str(stack.port))
+            stack.start("dispatcher", "dispatcher")
+            stack.start("home", "worker", "--name", "home", HOME_KEY="sk-home")
+            stack.wait_ready()
+            near = stack.admin.submit("hello", model="near")
+            assert stack.admin.task(stack.admin.submit("hello"), wait=30)["status"] == "succeeded"
+            assert stack.admin.task(near)["status"] == "queued"
+            secrets = {"EDGE_KEY": "sk-edge", "EDGE_HEADER": "only-here"}
+            stack.start("edge", "worker", "--name", "edge", "--region", "eu", **secrets)
+            wait_until(lambda: stack.admin.task(near)["status"] == "succeeded", within=60)
+            assert [call["key"] for call in upstream.log()] == ["sk-home", "sk-edge"]
