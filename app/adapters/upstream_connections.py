@@ -65,7 +65,9 @@ class Connections:
         self._host = address.hostname or ""
         self._port = address.port
         self._connect_timeout = upstream.connect_timeout
-        self._tls = _tls_context(upstream) if address.scheme == "https" else None
+        self._tls = tls_rules(upstream) if address.scheme == "https" else None
+        if self._tls is not None:
+            self._tls.sslsocket_class = TimedTLSSocket
         outfit = outfit or Outfit(upstream.headers)
         self._proxy = urlsplit(upstream.proxy) if upstream.proxy else None
         auth = dict(make_headers(proxy_basic_auth=outfit.proxy_auth)) if outfit.proxy_auth else {}
@@ -140,7 +142,8 @@ class Connections:
         return secured
 
 
-def _tls_context(upstream: UpstreamSettings) -> ssl.SSLContext:
+def tls_rules(upstream: UpstreamSettings) -> ssl.SSLContext:
+    """Whom to trust and what to speak at least. Raises ConfigError when the `ca_file` holds no certificate."""
     context = ssl.create_default_context()
     if upstream.min_tls is not None:
         context.minimum_version = _TLS[upstream.min_tls]
@@ -152,5 +155,4 @@ def _tls_context(upstream: UpstreamSettings) -> ssl.SSLContext:
             what = f'ca_file of upstream "{upstream.name}": cannot be used ({said})'
             mend = "name a PEM file with the certificates of the authorities to trust"
             raise ConfigError(upstream.ca_file, None, what, mend) from None
-    context.sslsocket_class = TimedTLSSocket
     return context

@@ -44,6 +44,9 @@ SECTIONS = {
         "redis": Lazy("app.cli.redis:command", "the Redis of our own that `up` uses without REDIS_URL"),
         "db": Lazy("app.cli.db:group", "bring the database up to date, or see whether it is"),
     },
+    "See what is wrong": {
+        "doctor": Lazy("app.cli.doctor.command:command", "look at everything, and say what mends it"),
+    },
     "About": {
         "version": Lazy("app.cli.version:command", "which version this is, and of what"),
     },

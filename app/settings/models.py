@@ -54,6 +54,9 @@ class UpstreamSettings(Section):
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, repr=False)
     # PEM file of certificate authorities to trust beside this machine's own; "": none.
     ca_file: str = ""
+    # Its status page as Atlassian's Statuspage serves it, such as
+    # "https://status.deepseek.com/api/v2/status.json"; `penstock doctor` reads it. "": none.
+    status_page: str = ""
     # Whether it accepts requests packed by gzip; then larger ones are.
     gzip: bool = False
     # Parameters that it takes anyway when they are left out, such as { temperature = 1, top_p = 1 }. Where a

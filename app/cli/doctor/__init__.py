@@ -1,0 +1,1 @@
+"""`penstock doctor`: everything an operator would look at."""

@@ -1,0 +1,104 @@
+"""`penstock doctor`: what is wrong here, and what mends it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from app.domain.finding import Finding, Level, worst
+from app.services.examine import Check, Examined, examine
+
+_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
+
+
+@click.command("doctor", short_help="what is wrong here, and what mends it")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration [default: what runs here, $PENSTOCK_CONFIG, ./penstock.toml].",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
+    """Look at everything that an operator would: the way to each upstream, its keys, this machine, the service.
+
+    Costs nothing: no prompt is sent, only lists and balances are read. Takes some seconds. Exit code 0: all is
+    well; 1: there are warnings; 2: something fails.
+
+    \b
+    penstock doctor
+    penstock doctor --json | jq '.checks[] | select(.level != "ok")'
+    """
+    from app.cli.doctor.found import find
+    from app.cli.doctor.service_checks import configuration_check, machine_checks, service_checks
+    from app.cli.doctor.upstream_checks import upstream_checks
+
+    found = find(config, data, os.environ)
+    checks = [configuration_check(found), *machine_checks(found), *service_checks(found)]
+    checks += upstream_checks(found.settings, found.secrets, found.outfits)
+    examined = _with_progress(checks)
+    level = worst(finding for each in examined for finding in each.findings)
+    if as_json:
+        click.echo(orjson.dumps(as_data(examined, level), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(examined, level)
+    ctx.exit(int(level))
+
+
+def as_data(examined: Sequence[Examined], level: Level) -> dict[str, object]:
+    """What --json prints."""
+    lines = [(each.check.section, finding) for each in examined for finding in each.findings]
+    return {
+        "worst": level.word,
+        "exit_code": int(level),
+        "checks": [
+            {
+                "section": section,
+                "name": finding.name,
+                "level": finding.level.word,
+                "message": finding.message,
+                "mend": finding.mend or None,
+            }
+            for section, finding in lines
+        ],
+    }
+
+
+def _with_progress(checks: Sequence[Check]) -> list[Examined]:
+    """On standard error, and only where somebody looks on."""
+    columns = (TextColumn("looking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=len(checks))
+        return examine(
+            checks, came=lambda check: progress.update(bar, advance=1, description=escape(check.section))
+        )
+
+
+def _show(examined: Sequence[Examined], level: Level) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for section, each in groupby(examined, key=lambda one: one.check.section):
+        console.print(f"[bold]{escape(section)}[/bold]")
+        for finding in [finding for one in each for finding in one.findings]:
+            _line(console, finding)
+    counts = [sum(f.level is kind for one in examined for f in one.findings) for kind in Level]
+    said = f"{counts[0]} ok, {counts[1]} to look after, {counts[2]} to mend"
+    console.print(f"[{_COLOURS[level]}]{said}[/]")
+
+
+def _line(console: Console, finding: Finding) -> None:
+    colour = _COLOURS[finding.level]
+    console.print(
+        f"  [{colour}]{finding.level.word:<4}[/]  {escape(finding.name):<18}  {escape(finding.message)}"
+    )
+    if finding.mend:
+        console.print(f"        {'':<18}  [dim]{escape(finding.mend)}[/dim]")

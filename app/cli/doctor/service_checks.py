@@ -1,0 +1,135 @@
+"""The checks of this machine and of the service's own parts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.adapters import probe_machine, probe_redis
+from app.adapters.probe_http import get
+from app.bootstrap import build
+from app.cli.doctor.found import Found
+from app.db import probing
+from app.domain.doctor_machine import judge_cpu, judge_disk, judge_files, judge_memory
+from app.domain.doctor_service import (
+    judge_cache,
+    judge_callback_workers,
+    judge_database,
+    judge_dispatcher,
+    judge_page,
+    judge_redis,
+    judge_workers,
+)
+from app.domain.errors import PenstockError
+from app.domain.finding import Finding, fail
+from app.domain.queue import CALLBACKS
+from app.services.examine import Check
+from app.settings import Settings
+
+_NO_REDIS = "Set REDIS_URL, or start the service once by: penstock up"
+_NO_DATABASE = "Set DATABASE_URL, or start the service once by: penstock up"
+
+
+def machine_checks(found: Found) -> list[Check]:
+    """Processors, memory, open files, disks."""
+
+    def measured() -> list[Finding]:
+        machine = probe_machine.measure()
+        concurrency = found.settings.worker.concurrency
+        return [judge_cpu(machine), judge_memory(machine), judge_files(machine, concurrency)]
+
+    def disks() -> list[Finding]:
+        folders = {"data": found.folder, "temporary files": Path(tempfile.gettempdir())}
+        parts = urlsplit(found.settings.database_url or "")
+        if parts.scheme.startswith("sqlite"):
+            folders["database"] = Path(parts.path.removeprefix("/")).absolute().parent
+        return [
+            judge_disk(what, str(folder), *probe_machine.room(folder)) for what, folder in folders.items()
+        ]
+
+    section = "This machine"
+    return [Check(section, "machine", measured), Check(section, "disk", disks)]
+
+
+def service_checks(found: Found) -> list[Check]:
+    """Redis, database, processes, pages."""
+    settings = found.settings
+    checks = [
+        Check("Redis", "Redis", lambda: _redis(settings)),
+        Check("Database", "database", lambda: _database(settings)),
+        Check("Processes", "dispatcher and workers", lambda: _gate(settings)),
+        Check("Processes", "callback workers", lambda: _callback_workers(settings)),
+    ]
+    if found.profile.url:
+        checks.append(Check("Processes", "API", lambda: _api(found.profile.url)))
+    if settings.flower_url:
+        checks.append(Check("Processes", "Flower", lambda: _flower(settings.flower_url or "")))
+    return checks
+
+
+def _redis(settings: Settings) -> Sequence[Finding]:
+    if not settings.redis_url:
+        return [fail("reached", "no Redis is known here", _NO_REDIS)]
+    findings = judge_redis(probe_redis.measure(settings.redis_url))
+    if settings.cache_url:
+        findings.append(judge_cache(probe_redis.measure(settings.cache_url)))
+    return findings
+
+
+def _database(settings: Settings) -> Sequence[Finding]:
+    if not settings.database_url:
+        return [fail("reached", "no database is known here", _NO_DATABASE)]
+    return judge_database(probing.measure(settings.database_url))
+
+
+def _gate(settings: Settings) -> Sequence[Finding]:
+    """Redis and the database are asked for both; that they are away is told under their own headings."""
+    if not settings.redis_url:
+        return [fail("dispatcher", "cannot be seen without Redis", _NO_REDIS)]
+    parts = build(settings)
+    try:
+        gate = probe_redis.watch_gate(parts.gauge)
+    except PenstockError:
+        return [fail("dispatcher", "cannot be seen: Redis does not answer", "Mend Redis first.")]
+    return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]
+
+
+def _alive(settings: Settings) -> int:
+    """0 also when the database cannot be asked: it is told under its own heading."""
+    if not settings.database_url:
+        return 0
+    parts = build(settings)
+    try:
+        return parts.database.read(lambda conn: probing.alive(conn, time.time()))
+    except PenstockError:
+        return 0
+    finally:
+        parts.database.close()
+
+
+def _callback_workers(settings: Settings) -> Sequence[Finding]:
+    if not settings.redis_url or probe_redis.measure(settings.redis_url).error:
+        return [judge_callback_workers(None)]
+    return [judge_callback_workers(probe_redis.consumers(build(settings).celery, CALLBACKS))]
+
+
+def _api(url: str) -> Sequence[Finding]:
+    page = get(f"{url}/readyz")
+    return [judge_page("API", url, page.status, page.error, "Start it: penstock api (penstock up does).")]
+
+
+def _flower(url: str) -> Sequence[Finding]:
+    """Nothing depends on it."""
+    parts = urlsplit(url)
+    where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    page = get(f"{where}/healthcheck")
+    mend = "Start it: penstock flower (penstock up does). Nothing depends on it."
+    return [judge_page("Flower", where, page.status, page.error, mend)]
+
+
+def configuration_check(found: Found) -> Check:
+    """What reading the configuration has found already."""
+    return Check("Configuration", "configuration", lambda: found.findings)

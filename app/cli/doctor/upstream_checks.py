@@ -1,0 +1,167 @@
+"""The checks of one upstream and its keys."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import urlsplit, urlunsplit
+
+from app.adapters.probe_http import get
+from app.adapters.probe_network import connect_often, look_up, shake_hands
+from app.adapters.upstream_connections import tls_rules
+from app.domain.doctor_network import (
+    Handshake,
+    date_skew,
+    judge_connects,
+    judge_handshake,
+    judge_lookup,
+    judge_proxy,
+    judge_skew,
+)
+from app.domain.doctor_provider import (
+    Page,
+    judge_balance,
+    judge_headers,
+    judge_key,
+    judge_models,
+    judge_own_proxy,
+    judge_status_page,
+)
+from app.domain.finding import Finding, ok
+from app.services.examine import Check
+from app.settings import Settings, UpstreamSettings
+from app.settings.secrets import Outfit
+
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way to an upstream, measured. With a proxy of its own, connections are opened to that."""
+
+    upstream: UpstreamSettings
+    outfit: Outfit = field(default_factory=Outfit, repr=False)
+
+    @cached_property
+    def host(self) -> str:
+        """The name or address to connect to."""
+        return urlsplit(self.upstream.proxy or self.upstream.base_url).hostname or ""
+
+    @cached_property
+    def port(self) -> int:
+        """As written, else that of the scheme."""
+        parts = urlsplit(self.upstream.proxy or self.upstream.base_url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def shakes_hands(self) -> bool:
+        """Whether TLS is spoken on a connection as soon as it stands."""
+        return self.upstream.base_url.startswith("https:") and not self.upstream.proxy
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | None:
+        return tls_rules(self.upstream) if self.upstream.base_url.startswith("https:") else None
+
+    def network(self) -> list[Finding]:
+        """Name, connections, TLS, one after the other: each needs the one before."""
+        lookup = look_up(self.host, self.port)
+        if lookup.error:
+            return [judge_lookup(lookup)]
+        living = [address for address in lookup.addresses if address not in lookup.dead]
+        connects = connect_often(living or lookup.addresses, self.port)
+        found = [judge_lookup(lookup), judge_connects(connects)]
+        if not connects.seconds or not self.shakes_hands:
+            return found
+        return [*found, judge_handshake(self._handshake(), time.time())]
+
+    def ask(self, path: str, secret: str = "") -> Page:
+        """GET below base_url."""
+        return self.fetch(self.upstream.base_url + path, secret)
+
+    def fetch(self, url: str, secret: str = "") -> Page:
+        """GET with the key, when there is one, as a worker would send it."""
+        headers = {**self.outfit.headers, **({"Authorization": f"Bearer {secret}"} if secret else {})}
+        proxy, auth = self.upstream.proxy, self.outfit.proxy_auth
+        return get(url, headers=headers, tls=self._tls, proxy=proxy, proxy_auth=auth)
+
+    def answer(self) -> list[Finding]:
+        """What an answer without a key shows: the clock, and whether somebody stands between."""
+        page = self.ask("/models")
+        answered_at = page.asked_at + page.seconds
+        skew = date_skew(page.headers.get("date"), page.asked_at, answered_at) if page.status else None
+        clock = judge_skew(skew, "its Date header")
+        if self.upstream.proxy:
+            return [clock, judge_own_proxy(self.upstream.proxy, page)]
+        issuer = self._handshake().issuer if self.shakes_hands else ""
+        variables = [name for name in _PROXIES if os.environ.get(name)]
+        return [clock, judge_proxy(page.headers, issuer, variables)]
+
+    def key(self, name: str, secret: str, models: Sequence[str]) -> list[Finding]:
+        """What the provider says of one key."""
+        listed = self.ask("/models", secret)
+        if (refused := judge_key(listed, name)) is not None:
+            return [refused]
+        balance = self._balance(secret)
+        return [judge_models(listed, models), judge_balance(balance), judge_headers([listed, balance])]
+
+    def status_page(self) -> list[Finding]:
+        """What the provider says of itself, where it is configured."""
+        if not self.upstream.status_page:
+            return [ok("status page", "none configured ([[upstream]] status_page)")]
+        return [judge_status_page(get(self.upstream.status_page))]
+
+    def _balance(self, secret: str) -> Page:
+        """Below base_url, else at the root: DeepSeek has it there."""
+        page = self.ask("/user/balance", secret)
+        parts = urlsplit(self.upstream.base_url)
+        if page.status == 404 and parts.path:
+            return self.fetch(urlunsplit((parts.scheme, parts.netloc, "/user/balance", "", "")), secret)
+        return page
+
+    def _handshake(self) -> Handshake:
+        return shake_hands(self.host, self.port, tls_rules(self.upstream))
+
+
+def upstream_checks(
+    settings: Settings, secrets: Mapping[str, str], outfits: Mapping[str, Outfit]
+) -> list[Check]:
+    """All upstreams, each with its keys behind it; what lacks its secrets is told where they are looked up."""
+    found: list[Check] = []
+    for upstream in settings.upstreams:
+        if upstream.name not in outfits:
+            continue
+        way = Way(upstream, outfits[upstream.name])
+        section = f"Upstream {upstream.name}"
+        looks: dict[str, Callable[[], Sequence[Finding]]] = {
+            "network": way.network,
+            "answer": way.answer,
+            "status page": way.status_page,
+        }
+        found += [Check(section, name, look) for name, look in looks.items()]
+        names = [key.name for key in settings.keys if key.upstream == upstream.name and key.name in secrets]
+        found += [
+            Check(f"Key {name}", "key", _Key(way, name, secrets[name], _models(settings, name)))
+            for name in names
+        ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    way: Way
+    name: str
+    secret: str = field(repr=False)
+    models: tuple[str, ...]
+
+    def __call__(self) -> list[Finding]:
+        return self.way.key(self.name, self.secret, self.models)
+
+
+def _models(settings: Settings, key: str) -> tuple[str, ...]:
+    """The upstream's names of the models that tiers send to a key."""
+    routes = (route for model in settings.models for tier in model.routes() for route in tier)
+    return tuple(dict.fromkeys(route.upstream_model for route in routes if route.key == key))

@@ -1,0 +1,57 @@
+"""What an examination finds: one line each, how bad it is, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Level(IntEnum):
+    """How bad; the worst of all is the exit code of `penstock doctor`."""
+
+    OK = 0
+    WARN = 1  # works, and will not for long, or not well
+    FAIL = 2  # tasks fail, wait or are lost sight of because of it
+
+    @property
+    def word(self) -> str:
+        """As it is shown."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. Never holds a secret. `mend` says what to do; empty when all is well."""
+
+    name: str
+    level: Level
+    message: str
+    mend: str = ""
+
+
+def ok(name: str, message: str) -> Finding:
+    """All is well."""
+    return Finding(name, Level.OK, message)
+
+
+def warn(name: str, message: str, mend: str) -> Finding:
+    """Look after it."""
+    return Finding(name, Level.WARN, message, mend)
+
+
+def fail(name: str, message: str, mend: str) -> Finding:
+    """Mend it."""
+    return Finding(name, Level.FAIL, message, mend)
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The worst of them; OK when there are none."""
+    return max((finding.level for finding in findings), default=Level.OK)
+
+
+def milliseconds(seconds: float) -> str:
+    """A short time for people: `0.4 ms`, `12 ms`, `2.1 s`."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
