@@ -20,6 +20,7 @@ from app.adapters.changes import RedisChanges
 from app.adapters.clock import SystemClock
 from app.adapters.database_answers import DatabaseAnswers
 from app.adapters.gauge import RedisGauge
+from app.adapters.lines import Lines
 from app.adapters.local_answers import LocalAnswers
 from app.adapters.logs import configure_logs
 from app.adapters.messages import Envelopes
@@ -144,7 +145,8 @@ class Penstock:
     @cached_property
     def explain(self) -> Explain:
         """Why tasks wait, as the leader tells it; fails fast."""
-        return ToldReasons(Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4)), self.clock)
+        scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4))
+        return ToldReasons(scripts, self.clock, Lines(self.database, self.clock))
 
     @cached_property
     def patient_reservoir(self) -> RedisReservoir:

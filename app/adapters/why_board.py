@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from app.adapters.redis_scripts import Scripts
 from app.domain.errors import RedisUnreachable
+from app.domain.line import Line
 from app.domain.task import Hold
-from app.domain.why import Line, held_in_words, position_in, starts_in
-from app.services.ports import Clock, Explanation, Queued
+from app.domain.why import held_in_words, starts_in
+from app.services.ports import Clock, Explanation, Foreseen, Queued
 
 _KEY = "penstock:why"
 _LIFE = 10  # seconds for which it stands when no leader tells anything more
@@ -30,34 +31,66 @@ class WhyBoard:
         self._scripts.command("SET", _KEY, orjson.dumps(said), "EX", _LIFE)
 
 
+class Standing(Protocol):
+    """Where tasks stand in their lines."""
+
+    def of(self, queue: str, step: int) -> Line | None:
+        """A line as it stood lately; None: nobody knows."""
+
+    def coming(self, queue: str, step: int, due: float) -> int | None:
+        """How many are before a task that comes now; None: nobody knows."""
+
+
 class ToldReasons:
     """Implements the Explain port. Reads once a second, however many ask."""
 
-    def __init__(self, scripts: Scripts, clock: Clock) -> None:
+    def __init__(self, scripts: Scripts, clock: Clock, lines: Standing) -> None:
         self._scripts = scripts
         self._clock = clock
+        self._lines = lines
         self._lock = threading.Lock()
         self._read_at = -1e9
         self._said: Mapping[str, Any] = {}
 
     def explain(self, task: Queued) -> Explanation:
-        """What the leader said last; what is not known stays None."""
+        """Where it stands, and what the leader said last; what is not known stays None."""
         now = self._clock.now()
         held = held_in_words(task.hold, task.available_at, now)
         if held is not None:
-            start = task.available_at if task.hold == Hold.UNTIL else None
+            start = task.available_at if task.hold in (Hold.UNTIL, Hold.OFF_PEAK) else None
             return Explanation(estimated_start_at=start, waiting_for=held)
-        said = self.said()
-        model = said.get("models", {}).get(task.model)
-        told = said.get("lines", {}).get(f"{task.queue}|{task.step}")
-        words = model["words"] if model else None
-        if told is None:
+        line = self._lines.of(task.queue, task.step)
+        words = self._model(task.model).get("words")
+        if line is None:
             return Explanation(waiting_for=words)
-        line = Line(told["head"], told["length"], told["rate"])
-        position = position_in(line, task.sequence, unfed_possible=True)
-        opens_in = model["opens_in"] if model and model["opens_in"] is not None else float("inf")
-        seconds = starts_in(position, line.rate, opens_in)
-        return Explanation(position, None if seconds is None else now + seconds, words)
+        ahead = line.ahead_of(task.due, task.sequence)
+        return Explanation(ahead + 1, self._start(task.model, task.queue, task.step, ahead, now), words)
+
+    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:
+        """What a task that came now would have before it; None where nobody knows."""
+        ahead = self._lines.coming(queue, step, due)
+        if ahead is None or not self.said():
+            return None
+        return Foreseen(ahead, self._rate(model, queue, step), self._opens_in(model))
+
+    def _start(self, model: str, queue: str, step: int, ahead: int, now: float) -> float | None:
+        seconds = starts_in(ahead, self._rate(model, queue, step), self._opens_in(model))
+        return None if seconds is None else now + seconds
+
+    def _rate(self, model: str, queue: str, step: int) -> float | None:
+        """The line's; where nothing waits in it yet, what the model's limits let pass in all."""
+        said = self.said()
+        rate: float | None = said.get("lines", {}).get(f"{queue}|{step}") or said.get("paces", {}).get(model)
+        return rate
+
+    def _opens_in(self, model: str) -> float:
+        """Infinite where nobody knows."""
+        told = self._model(model).get("opens_in", 0.0 if self.said() else None)
+        return float("inf") if told is None else float(told)
+
+    def _model(self, model: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.said().get("models", {}).get(model, {})
+        return found
 
     def said(self) -> Mapping[str, Any]:
         """All of it; empty when nobody tells anything or Redis does not answer."""

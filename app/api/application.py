@@ -21,6 +21,7 @@ from app.api.docs import docs_page
 from app.api.errors import install_errors
 from app.api.events import EventViews
 from app.api.files import FileViews
+from app.api.foretold import ForetoldViews
 from app.api.gatekeeper import Addresses
 from app.api.health import HealthViews
 from app.api.house import House, Parts, build_house, rules_of
@@ -114,6 +115,7 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
             limits.max_task_body,
         ).operations(),
         *UsageViews(parts.database, callers, parts.clock).operations(),
+        *ForetoldViews(parts.database, callers).operations(),
         *DeadLetterViews(house, callers).operations(),
         *HealthViews(parts.database, metrics).operations(),
     ]

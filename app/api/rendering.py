@@ -57,9 +57,13 @@ class Rendering:
             "cached": False,
             "coalesced": False,
             "simulated": False,
+            "degraded": False,
             "metadata": raw(row.metadata),
         }
-        return task_view(values, queue=dict.fromkeys(("position", "estimated_start_at", "waiting_for")))
+        starts_at = to_rfc3339(row.estimated_start_at)
+        return task_view(
+            values, queue={"position": None, "estimated_start_at": starts_at, "waiting_for": None}
+        )
 
     def tasks(self, page: Page) -> dict[str, Any]:
         """A page of tasks."""
@@ -113,6 +117,7 @@ class Rendering:
                 hold=row.hold,
                 available_at=row.available_at,
                 batch_id=row.batch_id,
+                due=row.due,
             )
         )
         return {

@@ -67,8 +67,10 @@ class Cost(Shape):
 class Queue(Shape):
     """Why a task waits; what is not known is null."""
 
-    position: int | None = Field(description="Approximate.")
-    estimated_start_at: Time | None
+    position: int | None = Field(
+        description="Among what you have waiting for its model at its priority, as it will be served; itself counted."
+    )
+    estimated_start_at: Time | None = Field(description="By that, and by how fast your tasks are let go.")
     waiting_for: str | None
 
 
@@ -100,6 +102,7 @@ class Task(Shape):
     cached: bool = Field(description="Answered from the cache, without an upstream call.")
     coalesced: bool = Field(description="Answered by the upstream call of an identical task.")
     simulated: bool
+    degraded: bool = Field(description="Answered by the configured text for when nobody can, as was allowed.")
     queue: Queue | None = Field(description="Only while it waits.")
     callback: Callback | None
     metadata: dict[str, str] | None

@@ -53,7 +53,7 @@ def unfed_queues(conn: Connection) -> list[str]:
 
 
 def take_unfed(conn: Connection, queue: str, limit: int) -> list[Message]:
-    """The next rows to feed to a queue: retries first, then by step, then by sequence. Changes nothing."""
+    """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing."""
     messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
     if (left := limit - len(messages)) > 0:
         messages += map(_message, conn.execute(_head(front=False), {"queue": queue, "most": left}))
@@ -99,7 +99,7 @@ def _head(*, front: bool) -> Any:
     return (
         select(*columns, task.c.queue, task.c.avoid, task.c.front, task.c.facts, task.c.prefix)
         .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(front))
-        .order_by(task.c.step, task.c.seq)
+        .order_by(task.c.step, task.c.due, task.c.seq)
         .limit(bindparam("most"))
     )
 

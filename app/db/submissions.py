@@ -18,7 +18,7 @@ from app.db.tables import INTAKE, batch, idempotency, task, task_content
 from app.db.upsert import insert_or
 from app.domain.batch import BatchStatus
 from app.domain.errors import Conflict
-from app.domain.task import Hold, Status
+from app.domain.task import NOT_DUE, Hold, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class NewTask:
     reserved_tokens: int | None = None  # what it may use of its client's budget; None: there is none
     reserved_picos: int | None = None
     reserved_at: float | None = None  # None: not reserved
+    due: float = NOT_DUE  # its deadline, if it stands in line by it
+    off_peak: bool = False  # to be run off-peak alone
+    degrade_at: float | None = None  # from when on a configured text may answer it; None: never
+    estimated_start_at: float | None = None  # as it looks now; None: nobody knows
 
     @property
     def joins(self) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     text,
 )
 
@@ -52,12 +53,17 @@ DELETED = "deleted_at IS NOT NULL"
 IN_BATCH = "batch_id IS NOT NULL"
 INTAKE = "status = 'validating'"
 SWEEPING = "sweeping"
+IN_LINE = "status = 'queued' AND hold = 0"
+LINE_OF = "substr(queue, 1)"  # the queue, in words that keep other statements from choosing the wider index
+OFF_PEAK = "status = 'queued' AND hold = 7"
+IN_WINDOW = "status = 'queued' AND off_peak AND hold IN (0, 4)"
+DEGRADABLE = "status = 'queued' AND hold IN (0, 1) AND degrade_at IS NOT NULL"
 PENDING = "status = 'pending'"
 DELIVERING = "status = 'delivering'"
 DEAD_LETTER = "status = 'failed'"
 
 
-def partial(name: str, *columns: str, where: str) -> Index:
+def partial(name: str, *columns: str | TextClause, where: str) -> Index:
     """An index of the rows that meet a condition."""
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
@@ -202,7 +208,19 @@ task = Table(
     Column("stored", Boolean, nullable=False, server_default=text("true")),  # else erased once delivered
     Column("erased_at", Double),  # prompt and result are gone
     Column("deleted_at", Double),  # nobody sees it any more, and soon it is gone
-    partial("ix_task_unfed", "queue", "front", "step", "seq", where=UNFED),  # feed_backlog
+    Column(
+        "due", Double, nullable=False, server_default=text("1000000000000")
+    ),  # its deadline, if it goes by it
+    Column("off_peak", Boolean, nullable=False, server_default=text("false")),  # to be run off-peak alone
+    Column("degrade_at", Double),  # from when on a configured text may answer it; null: never
+    Column("degraded", Boolean, nullable=False, server_default=text("false")),  # answered by that text
+    Column("estimated_start_at", Double),  # as it looked at submission; null: nobody knew
+    partial("ix_task_unfed", "queue", "front", "step", "due", "seq", where=UNFED),  # feed_backlog
+    partial("ix_task_line", text(LINE_OF), "step", "due", "seq", "expires_at", where=IN_LINE),  # read_line
+    partial("ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK),  # keep_windows: the latest safe start
+    partial("ix_task_window", "available_at", where=OFF_PEAK),  # keep_windows: what has become due
+    partial("ix_task_in_window", "model", "seq", where=IN_WINDOW),  # keep_windows: when peak hours begin
+    partial("ix_task_degradable", "degrade_at", where=DEGRADABLE),  # degrade
     partial("ix_task_timed", "available_at", where=TIMED),  # feed_backlog: what has become due
     partial("ix_task_fed", "fed_at", "seq", where=FED),  # reconcile
     partial("ix_task_expiry", "expires_at", where=QUEUED),  # expire

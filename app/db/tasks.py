@@ -58,6 +58,10 @@ class TaskRow:
     simulated: bool
     callback_url: str | None
     metadata: str | None
+    due: float  # where it stands in line
+    off_peak: bool
+    degraded: bool
+    estimated_start_at: float | None  # as it looked at submission
     result: str | None  # None in lists
     callback_status: str | None  # of its own callback, once there is one
 

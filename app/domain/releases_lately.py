@@ -1,4 +1,4 @@
-"""How fast backlog lists move, and how good the estimates were that were made of it."""
+"""How fast backlog lists move."""
 
 from __future__ import annotations
 
@@ -6,46 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 WINDOW = 30.0  # seconds over which a list's pace is measured
-_WATCHED = 200  # estimates under watch at once
-_KEPT = 200  # of those that came true
-_FORGOTTEN = 3600.0  # seconds after which an estimate is given up
-
-
-@dataclass(slots=True)
-class Accuracy:
-    """Estimated starts against real ones."""
-
-    _watched: dict[str, tuple[float, float]] = field(default_factory=dict)  # task: made at, start estimated
-    _errors: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
-
-    def estimated(self, task_id: str, now: float, start_at: float) -> None:
-        """An estimate was made; the first one of a task counts."""
-        if task_id not in self._watched and len(self._watched) < _WATCHED:
-            self._watched[task_id] = (now, start_at)
-
-    def started(self, task_id: str, now: float) -> None:
-        """A task was released."""
-        found = self._watched.pop(task_id, None)
-        if found is not None:
-            made_at, start_at = found
-            self._errors.append((abs(now - start_at), now - made_at))
-
-    def forget(self, now: float) -> None:
-        """Give up what was cancelled, or has waited too long."""
-        self._watched = {k: v for k, v in self._watched.items() if now - v[0] < _FORGOTTEN}
-
-    def summary(self) -> dict[str, float | int | None]:
-        """How many came true, and the median error in seconds and as a part of the wait."""
-        if not self._errors:
-            return {"count": 0, "median_error_seconds": None, "median_error_share": None}
-        errors = sorted(error for error, _ in self._errors)
-        shares = sorted(error / max(1.0, waited) for error, waited in self._errors)
-        middle = len(errors) // 2
-        return {
-            "count": len(errors),
-            "median_error_seconds": round(errors[middle], 3),
-            "median_error_share": round(shares[middle], 3),
-        }
+_SEEN = 5  # releases in it from which on it says more than what the limits let expect
 
 
 @dataclass(slots=True)
@@ -69,3 +30,10 @@ class Paces:
             del self._released[queue, step]
             return 0.0
         return len(times) / max(1.0, now - times[0])
+
+    def likely(self, queue: str, step: int, now: float, expected: float | None) -> float | None:
+        """The pace that was seen; while there is little to see, the one that limits let expect. None: nobody knows."""
+        seen = self.rate(queue, step, now)
+        if expected is None or len(self._released.get((queue, step), ())) >= _SEEN:
+            return seen or None
+        return expected

@@ -53,6 +53,9 @@ class Step(IntEnum):
     LOW = 6
 
 
+NOT_DUE = 1e12  # where a task stands in line that does not go by its deadline: behind all that do
+
+
 class Hold(IntEnum):
     """Why a queued row may not be fed to Redis now."""
 
@@ -63,6 +66,7 @@ class Hold(IntEnum):
     JOINING = 4  # waits to be answered from the cache, or to be joined with identical tasks
     FOLLOWING = 5  # waits for the answer to an identical task
     BUDGET = 6  # waits for room in its client's budget
+    OFF_PEAK = 7  # waits for its upstream's off-peak hours
 
 
 def new_id(kind: str, now: float) -> str:

@@ -42,6 +42,7 @@ def task_view(
         "cached": bool(row["cached"]),
         "coalesced": bool(row["coalesced"]),
         "simulated": bool(row["simulated"]),
+        "degraded": bool(row["degraded"]),
         "queue": dict(queue) if queue is not None else None,
         "callback": {"url": row["callback_url"], "status": callback_status} if row["callback_url"] else None,
         "metadata": row["metadata"],

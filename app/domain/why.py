@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from app.domain.instant import to_rfc3339
 from app.domain.plan import Wait
@@ -11,15 +11,6 @@ from app.domain.quota import QuotaState
 from app.domain.task import Hold
 
 BREAKER_CLOSES = 0  # calls at once of what a breaker has closed
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One list of a backlog queue, as the leader saw it."""
-
-    head: int  # sequence of its first task
-    length: int  # messages in it
-    rate: float  # releases a second lately; 0 when there were none
 
 
 def in_words(wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float) -> str:
@@ -60,24 +51,30 @@ def held_in_words(hold: int, available_at: float, now: float) -> str | None:
     """What a row that may not be fed waits for; None when it is not held."""
     if hold == Hold.UNTIL and available_at > now:
         return f"its time: it may run from {to_rfc3339(available_at)}"
-    return (
-        {
-            Hold.BATCH: "a place within its batch's batch_size",
-            Hold.PAUSED: "the end of a pause: it is to be resumed",
-        }.get(Hold(hold))
-        if hold in set(Hold)
-        else None
-    )
+    if hold == Hold.OFF_PEAK:
+        return f"waits for off-peak hours, from {_clock(available_at)}"
+    return _HELD.get(hold)
 
 
-def position_in(line: Line, sequence: int, unfed_possible: bool) -> int:
-    """About how many are first, itself included: sequences run over all queues, so this is at most that many."""
-    ahead = max(1, sequence - line.head + 1)
-    return ahead if unfed_possible else min(ahead, max(1, line.length))
+_HELD: Mapping[int, str] = {
+    Hold.BATCH: "a place within its batch's batch_size",
+    Hold.PAUSED: "the end of a pause: it is to be resumed",
+    Hold.FOLLOWING: "the answer to an identical task that came before it",
+    Hold.BUDGET: "room in its client's budget",
+}
 
 
-def starts_in(position: int, rate: float, opens_in: float) -> float | None:
-    """Seconds until about its start; None when nothing has moved lately and nothing says when it will."""
-    if rate > 0:
-        return position / rate
-    return opens_in if position <= 1 and opens_in < float("inf") else None
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M UTC")
+
+
+def starts_in(ahead: int, rate: float | None, opens_in: float) -> float | None:
+    """Seconds until about the start of a task with so many before it in its line.
+
+    `rate` is the line's releases a second (None: nothing is known of it), `opens_in` when its model is open again; a
+    pause that nobody can tell the end of counts as none, since the pace has met it already.
+    """
+    pause = opens_in if 0 < opens_in < float("inf") else 0.0
+    if rate:
+        return max(pause, ahead / rate) if pause < 1.0 else pause + ahead / rate
+    return pause if ahead <= 0 and opens_in < float("inf") else None

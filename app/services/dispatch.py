@@ -120,15 +120,19 @@ class Dispatcher:
         if self.turns % 1000 == 0:
             self.shares.forget_idle()
         quotas = view.quotas if self.governor is None else self._govern(self.governor, view)
+        snapshot = self._snapshot(view, quotas)
         if not view.waiting:
+            self._tell(snapshot, {}, [])
             return Turn(0, BEAT, view.refeed, {})
-        decided = plan(self._snapshot(view, quotas), self.topology, self.shares)
+        decided = plan(snapshot, self.topology, self.shares)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
-        if self.why is not None:
-            reasons = {name: state.reason for name, state in quotas.items()}
-            self.why.turned(view.now, view.waiting, quotas, decided.waits, done, reasons)
+        self._tell(snapshot, decided.waits, done)
         return Turn(released, _next_in(decided, released), view.refeed, decided.waits)
+
+    def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
+        if self.why is not None:
+            self.why.turned(snapshot, self.topology, waits, done)
 
     def _govern(self, governor: Governor, view: View) -> Mapping[str, QuotaState]:
         """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""

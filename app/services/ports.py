@@ -13,6 +13,8 @@ from app.domain.attempt import Message, Permit, Refusal, Refused, Settlement
 from app.domain.callback import Answer, Parcel
 from app.domain.errors import RedisUnreachable
 from app.domain.stream_piece import Piece
+from app.domain.task import NOT_DUE
+from app.domain.why import starts_in
 
 
 class Clock(Protocol):
@@ -206,19 +208,36 @@ class Queued:
     hold: int
     available_at: float
     batch_id: str | None
+    due: float = NOT_DUE
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a task waits, and for how long about. What is not known is None."""
 
-    position: int | None = None  # approximate, from 1
+    position: int | None = None  # among what its client has waiting for its model at its priority, from 1
     estimated_start_at: float | None = None  # Unix seconds
     waiting_for: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a task that comes now meets in its line."""
+
+    ahead: int  # tasks before it
+    rate: float | None  # releases a second; None: nothing is known of it
+    opens_in: float  # seconds until its model is open; infinite where nobody knows
+
+    def starts_in(self, more: int = 0) -> float | None:
+        """Seconds until about its start, with so many more before it; None where nobody knows."""
+        return starts_in(self.ahead + more, self.rate, self.opens_in)
+
+
 class Explain(Protocol):
     """Says why a task waits."""
+
+    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:
+        """What a task that came now would meet; None where nobody knows. Never raises and never takes long."""
 
     def explain(self, task: Queued) -> Explanation:
         """Never raises and never takes long: what is not known now stays None."""
@@ -226,6 +245,10 @@ class Explain(Protocol):
 
 class NoExplanation:
     """Knows nothing."""
+
+    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:  # noqa: ARG002
+        """Nothing."""
+        return None
 
     def explain(self, task: Queued) -> Explanation:  # noqa: ARG002
         """An empty explanation."""

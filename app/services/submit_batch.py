@@ -26,7 +26,8 @@ from app.services.check_request import (
     check_policy,
     draft_task,
 )
-from app.services.ports import Clock, Reservoir
+from app.services.foretell import foretell
+from app.services.ports import Clock, Explain, NoExplanation, Reservoir
 
 MOST_TASKS = 1_000_000  # of one batch
 SHOWN_IDS = 1_000  # of its tasks, in the answer
@@ -54,7 +55,9 @@ class SubmitBatch:
         rules: Rules,
         clock: Clock,
         admission: Admission | None = None,
+        explain: Explain | None = None,
     ) -> None:
+        self._explain = explain or NoExplanation()
         self._admission = admission
         self._database = database
         self._reservoir = reservoir
@@ -79,7 +82,7 @@ class SubmitBatch:
         DatabaseUnreachable, and whatever `requests` raises.
         """
         self._check(options)
-        intake = _Intake(self._database, self._clock, client_id, options, self._admission)
+        intake = _Intake(self._database, self._clock, client_id, options, self._admission, self._explain)
         try:
             self._read(intake, requests)
             submitted = intake.finish(repeat())
@@ -138,7 +141,9 @@ class _Intake:
         client_id: str,
         options: BatchRequest,
         admission: Admission | None = None,
+        explain: Explain | None = None,
     ) -> None:
+        self._explain = explain or NoExplanation()
         self._admission = admission
         self._wish = Spent()  # what all of it may use of a budget
         self._database = database
@@ -163,6 +168,8 @@ class _Intake:
         if self._admission is not None:
             row = self._admission.draft(row, store)
             self._wish += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+        if self._options.batch_size is None:  # else its own pace decides, which nobody knows yet
+            row = foretell(row, self._explain, self.created_at)
         self._chunk.append(row)
         self._characters += len(row.request)
         self._total += 1

@@ -20,7 +20,8 @@ from app.domain.request import TaskRequest
 from app.domain.task import Hold
 from app.services.admit import Admission
 from app.services.check_request import Rules, draft_task
-from app.services.ports import Clock, Reservoir
+from app.services.foretell import foretell
+from app.services.ports import Clock, Explain, NoExplanation, Reservoir
 from app.services.tell_joined import tell_joined
 from app.services.use_cache import UseCache
 
@@ -63,7 +64,9 @@ class SubmitTask:
         clock: Clock,
         admission: Admission | None = None,
         cache: UseCache | None = None,
+        explain: Explain | None = None,
     ) -> None:
+        self._explain = explain or NoExplanation()
         self._cache = cache or UseCache()
         self._database = database
         self._reservoir = reservoir
@@ -99,6 +102,8 @@ class SubmitTask:
         answer = self._cache.find(row)
         if row.hold == Hold.NONE:
             row = replace(row, fed_at=now)
+        if answer is None:
+            row = foretell(row, self._explain, now)
         stored = self._commits.submit(_Wish(row, repeat, call, answer))
         if stored.refusal is not None:
             raise stored.refusal

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.domain.plan import Release, Wait, Waiting
-from app.domain.quota import QuotaState
-from app.domain.releases_lately import Accuracy, Paces
-from app.domain.why import in_words, starts_in
+from app.domain.expected_pace import capacities, expected_paces
+from app.domain.plan import Release, Snapshot, Wait
+from app.domain.releases_lately import Paces
+from app.domain.routing import Topology
+from app.domain.why import in_words
 
 EVERY = 1.0  # seconds
 
@@ -27,27 +28,24 @@ class TellWhy:
 
     board: Board
     paces: Paces = field(default_factory=Paces)
-    accuracy: Accuracy = field(default_factory=Accuracy)
     _due: float = 0.0
 
     def turned(
         self,
-        now: float,
-        waiting: Sequence[Waiting],
-        quotas: Mapping[str, QuotaState],
+        seen: Snapshot,
+        topology: Topology,
         waits: Mapping[str, Wait],
         done: Sequence[Release],
-        reasons: Mapping[str, str],
     ) -> None:
-        """One turn of the dispatcher is over; `now` is gate time. Raises RedisUnreachable."""
+        """One turn of the dispatcher is over. Raises RedisUnreachable."""
+        now, quotas = seen.now, seen.quotas
         for release in done:
             self.paces.released(release.queue, release.step, now)
-            self.accuracy.started(release.task_id, now)
         if now < self._due:
             return
         self._due = now + EVERY
-        self.accuracy.forget(now)
-        self._estimate(now, waiting)
+        expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
+        reasons = {name: state.reason for name, state in quotas.items()}
         self.board.tell(
             {
                 "models": {
@@ -58,23 +56,12 @@ class TellWhy:
                     }
                     for model, wait in waits.items()
                 },
+                "paces": capacities(topology, quotas, seen.speeds),
                 "lines": {
-                    f"{one.queue}|{one.step}": {
-                        "head": one.heads[0].sequence,
-                        "length": one.length,
-                        "rate": round(self.paces.rate(one.queue, one.step, now), 4),
-                    }
-                    for one in waiting
-                    if one.heads
+                    f"{one.queue}|{one.step}": self.paces.likely(
+                        one.queue, one.step, now, expected.get((one.queue, one.step))
+                    )
+                    for one in seen.waiting
                 },
-                "estimates": self.accuracy.summary(),
             }
         )
-
-    def _estimate(self, now: float, waiting: Sequence[Waiting]) -> None:
-        """Watch the estimate of the last task looked at of each list."""
-        for one in waiting:
-            rate = self.paces.rate(one.queue, one.step, now)
-            seconds = starts_in(len(one.heads), rate, float("inf")) if one.heads else None
-            if seconds is not None:
-                self.accuracy.estimated(one.heads[-1].task_id, now, now + seconds)

@@ -184,6 +184,7 @@ class Pages:
                 row.hold,
                 row.available_at,
                 row.batch_id,
+                row.due,
             )
         )
 

@@ -27,6 +27,21 @@ def test_a_client_sees_what_it_used_and_paid(world: World, alice: Client) -> Non
     assert (row["cost_micros"], row["cost"]) == (37, "0.0000372")
 
 
+def test_estimated_starts_are_held_against_the_real_ones(
+    world: World, alice: Client, stranger: Client
+) -> None:
+    tasks = [alice.submit() for _ in range(3)]
+    told = alice.get("/v1/estimates").json
+    assert told == dict.fromkeys(told) | {"object": "estimates", "tasks": 0, "unestimated": 0}
+    for task in tasks:
+        world.end(task)
+    told = alice.get("/v1/estimates").json
+    assert (told["tasks"], told["unestimated"]) == (3, 0)
+    assert 0 < told["median_error_seconds"] <= 18  # foretold: 9 ahead at 0.5 a second
+    assert told["within_twice"] == 0.0
+    assert stranger.get("/v1/estimates").json["tasks"] == 0
+
+
 def test_a_strangers_use_is_not_seen_and_may_not_be_asked_for(
     world: World, alice: Client, stranger: Client
 ) -> None:

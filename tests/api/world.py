@@ -22,7 +22,7 @@ from app.domain.money import Cost
 from app.domain.outcome import Outcome
 from app.domain.task import Status
 from app.services.manage_clients import add_client
-from app.services.ports import AnswerCache, Explanation, NoAnswers, NoRates, Queued
+from app.services.ports import AnswerCache, Explanation, Foreseen, NoAnswers, NoRates, Queued
 from app.settings import Settings
 
 MODEL = "deepseek-flash"
@@ -87,6 +87,9 @@ class MovableClock(SystemClock):
 
 class Oracle:
     """Explains every waiting task alike."""
+
+    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:
+        return Foreseen(9, 0.5, 0.0)
 
     def explain(self, task: Queued) -> Explanation:
         return Explanation(7, 1_800_000_000.0, f"quota of {task.model}")

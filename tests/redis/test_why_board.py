@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from app.adapters.redis_scripts import Scripts, connect
 from app.adapters.why_board import ToldReasons, WhyBoard
+from app.domain.line import Line
 from app.domain.quota import Quota
-from app.domain.task import Hold
+from app.domain.task import NOT_DUE, Hold
 from app.services.ports import Explanation, Queued
 from app.services.tell_why import TellWhy
 from tests.redis.gate_world import GateWorld, HandClock, one_key
 
 
+class Standing:
+    """A line as it was told."""
+
+    def __init__(self, line: Line | None = None) -> None:
+        self.line = line
+
+    def of(self, queue: str, step: int) -> Line | None:
+        return self.line
+
+    def coming(self, queue: str, step: int, due: float) -> int | None:
+        return None if self.line is None else self.line.ahead_of_new(due)
+
+
 def queued(sequence: int, hold: int = Hold.NONE) -> Queued:
     return Queued("t", sequence, "m", "alice", "backlog.m.alice", 3, hold, 1500.0, None)
+
+
+def told(url: str, line: Line | None = None) -> ToldReasons:
+    return ToldReasons(Scripts(connect(url, timeout=1)), HandClock(), Standing(line))
 
 
 def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
@@ -22,21 +40,36 @@ def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
     world.dispatcher.turn()
     world.dispatcher.why._due = 0.0
     world.dispatcher.turn()
-    told = ToldReasons(world.scripts, HandClock()).explain(queued(messages[5].sequence))
-    assert told.position == 4
-    assert told.waiting_for == "one of 2 calls at once to end (account a1, model m)"
-    assert told.estimated_start_at is not None
-
-
-def test_without_a_leader_or_redis_nothing_is_said(redis_url: str) -> None:
+    left = Line([(NOT_DUE, message.sequence) for message in messages[2:]], newest=messages[-1].sequence)
+    said = told(redis_url, left).explain(queued(messages[5].sequence))
+    assert said.position == 4
+    assert said.waiting_for == "one of 2 calls at once to end (account a1, model m)"
     assert (
-        ToldReasons(Scripts(connect(redis_url, timeout=1)), HandClock()).explain(queued(1)) == Explanation()
-    )
-    gone = Scripts(connect("redis://127.0.0.1:1/0", timeout=0.2))
-    assert ToldReasons(gone, HandClock()).explain(queued(1)) == Explanation()
+        said.estimated_start_at == 1000.0 + 3 / 2
+    )  # two calls at once, of a second each as long as none ended
+    foreseen = told(redis_url, left).foresee("m", "backlog.m.alice", 3, NOT_DUE)
+    assert foreseen is not None
+    assert (foreseen.ahead, foreseen.starts_in(2)) == (8, 5.0)
+
+
+def test_with_nothing_waiting_a_task_is_expected_to_start_at_once(redis_url: str) -> None:
+    world = GateWorld(redis_url, one_key(Quota("account:a1:m", concurrency=2))).lead()
+    world.dispatcher.why = TellWhy(WhyBoard(world.scripts))
+    world.dispatcher.turn()
+    foreseen = told(redis_url, Line()).foresee("m", "backlog.m.alice", 3, NOT_DUE)
+    assert foreseen is not None
+    assert foreseen.starts_in() == 0.0
+    assert foreseen.starts_in(10) == 5.0
+
+
+def test_without_a_leader_or_redis_only_the_place_is_known(redis_url: str) -> None:
+    for url in (redis_url, "redis://127.0.0.1:1/0"):
+        assert told(url).explain(queued(1)) == Explanation()
+        assert told(url, Line([(NOT_DUE, 1)])).explain(queued(1)) == Explanation(position=1)
+        assert told(url, Line()).foresee("m", "q", 3, NOT_DUE) is None
 
 
 def test_a_held_task_needs_nobody_to_say_why(redis_url: str) -> None:
-    told = ToldReasons(Scripts(connect(redis_url, timeout=1)), HandClock()).explain(queued(1, Hold.UNTIL))
-    assert told.estimated_start_at == 1500.0
-    assert "its time" in (told.waiting_for or "")
+    said = told(redis_url).explain(queued(1, Hold.UNTIL))
+    assert said.estimated_start_at == 1500.0
+    assert "its time" in (said.waiting_for or "")

@@ -6,9 +6,9 @@ import pytest
 
 from app.domain.plan import NEVER, Wait
 from app.domain.quota import Bucket, QuotaState
-from app.domain.releases_lately import Accuracy, Paces
+from app.domain.releases_lately import Paces
 from app.domain.task import Hold
-from app.domain.why import Line, held_in_words, in_words, named, position_in, starts_in
+from app.domain.why import held_in_words, in_words, named, starts_in
 
 NOW = 1000.0
 QUOTA = "account:acme:m"
@@ -47,17 +47,22 @@ def test_quotas_in_words() -> None:
 def test_a_row_that_is_held_says_for_what() -> None:
     assert "it may run from 1970-01-01T00:33:20" in str(held_in_words(Hold.UNTIL, 2000.0, NOW))
     assert "batch_size" in str(held_in_words(Hold.BATCH, 0.0, NOW))
+    assert held_in_words(Hold.OFF_PEAK, 59_400.0, NOW) == "waits for off-peak hours, from 16:30 UTC"
+    assert "budget" in str(held_in_words(Hold.BUDGET, 0.0, NOW))
+    assert "identical" in str(held_in_words(Hold.FOLLOWING, 0.0, NOW))
     assert held_in_words(Hold.NONE, 0.0, NOW) is None
     assert held_in_words(99, 0.0, NOW) is None
 
 
-def test_position_and_start_are_estimated_from_the_head_and_the_pace() -> None:
-    assert position_in(Line(100, 5, 2.0), 103, unfed_possible=True) == 4
-    assert position_in(Line(100, 5, 2.0), 900, unfed_possible=False) == 5
-    assert position_in(Line(100, 5, 2.0), 3, unfed_possible=True) == 1
+def test_a_start_is_estimated_from_what_is_ahead_the_pace_and_what_is_closed() -> None:
+    assert starts_in(10, 2.0, 0.0) == 5.0
+    assert starts_in(10, 2.0, 0.5) == 5.0  # the next slot of a pace is part of it
+    assert starts_in(10, 2.0, 30.0) == 35.0  # a pause comes first
     assert starts_in(10, 2.0, NEVER) == 5.0
-    assert starts_in(1, 0.0, 3.0) == 3.0
-    assert starts_in(2, 0.0, NEVER) is None
+    assert starts_in(0, None, 3.0) == 3.0
+    assert starts_in(0, None, 0.0) == 0.0
+    assert starts_in(1, None, 0.0) is None
+    assert starts_in(0, None, NEVER) is None
 
 
 def test_a_lists_pace_is_that_of_the_last_half_minute() -> None:
@@ -69,11 +74,14 @@ def test_a_lists_pace_is_that_of_the_last_half_minute() -> None:
     assert paces.rate("other", 3, NOW) == 0.0
 
 
-def test_estimates_are_held_against_what_came() -> None:
-    accuracy = Accuracy()
-    assert accuracy.summary()["count"] == 0
-    accuracy.estimated("a", NOW, NOW + 10)
-    accuracy.estimated("a", NOW + 9, NOW + 100)  # the first one counts
-    accuracy.started("a", NOW + 12)
-    accuracy.started("never estimated", NOW)
-    assert accuracy.summary() == {"count": 1, "median_error_seconds": 2.0, "median_error_share": 0.167}
+def test_a_pace_is_what_the_limits_let_expect_until_some_of_it_was_seen() -> None:
+    paces = Paces()
+    assert paces.likely("q", 3, NOW, 7.0) == 7.0
+    assert paces.likely("q", 3, NOW, None) is None
+    for number in range(4):
+        paces.released("q", 3, NOW + number)
+    assert paces.likely("q", 3, NOW + 4, 7.0) == 7.0
+    assert paces.likely("q", 3, NOW + 4, None) == pytest.approx(1.0)
+    paces.released("q", 3, NOW + 4)
+    assert paces.likely("q", 3, NOW + 5, 7.0) == pytest.approx(1.0)
+    assert paces.likely("q", 3, NOW + 100, 7.0) == 7.0
