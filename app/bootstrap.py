@@ -24,6 +24,7 @@ from app.adapters.lines import Lines
 from app.adapters.local_answers import LocalAnswers
 from app.adapters.logs import configure_logs
 from app.adapters.messages import Envelopes
+from app.adapters.meters import Meters
 from app.adapters.permits import RedisPermits
 from app.adapters.redis_answers import RedisAnswers
 from app.adapters.redis_scripts import Scripts, connect
@@ -68,7 +69,24 @@ class Penstock:
     def database(self) -> Database:
         """The truth. Prompts and results in it are encrypted from here on, where a key is configured."""
         use_vault(vault_of(self.settings.storage, os.environ))
-        return Database(_needed(self.settings.database_url, "DATABASE_URL"))
+        database = Database(_needed(self.settings.database_url, "DATABASE_URL"), ended=self.meters.ended)
+        self.meters.watch("penstock_database_connections", lambda: database.connections()[0])
+        self.meters.watch("penstock_database_connections_limit", lambda: database.connections()[1])
+        return database
+
+    @cached_property
+    def meters(self) -> Meters:
+        """What this process counts."""
+        return Meters(self.settings.metrics.clients)
+
+    def show_meters(self) -> None:
+        """Serve this process's figures where the environment says so. Raises ConfigError."""
+        if address := self.settings.metrics_address:
+            try:
+                self.meters.serve(address)
+            except OSError as error:
+                name, mend = "PENSTOCK_METRICS_ADDRESS", "give each process of a machine a port of its own"
+                raise ConfigError(name, None, f"cannot listen there: {error.strerror}", mend) from error
 
     @cached_property
     def celery(self) -> Celery:
@@ -183,6 +201,7 @@ class Penstock:
             chance=random.random,
             pause=time.sleep,
             public_url=settings.public_url,
+            meter=self.meters,
         )
 
     @cached_property

@@ -33,7 +33,9 @@ def main(ready: Callable[[], object]) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    leader = Leader(from_environment())
+    parts = from_environment()
+    parts.show_meters()
+    leader = Leader(parts)
     ready()
     run(leader, stop)
 
@@ -84,7 +86,9 @@ def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> No
 
 def _release(leader: Leader, stop: threading.Event) -> None:
     while not stop.is_set():
+        began = leader.clock.monotonic()
         turn = leader.dispatcher.turn()
+        leader.parts.meters.turned(leader.clock.monotonic() - began)
         if turn.refeed:
             leader.refeed(turn.refeed)
         if turn.next_in > 0:

@@ -72,12 +72,12 @@ class Leader:
         )
         rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
         take_in = TakeInFile(
-            self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line
+            self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line, parts.meters
         )
         holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, holder, self.clock)
         self.healing: list[Callable[[], object]] = [
-            LostWorkers(self.database, self.gate, self.reservoir, self.clock).tick,
+            LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters).tick,
             Expiry(self.database, self.reservoir, self.clock).tick,
             FedRows(self.database, self.gate, self.clock).tick,
             EndedPermits(self.database, self.gate, parts.permits).tick,

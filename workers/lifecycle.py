@@ -49,6 +49,10 @@ def _make(sender: Any, **_: Any) -> None:
     problem = refuse_queues(parts.settings, queues) or _wrong_pool(sender)
     if problem is not None:
         sys.exit(f"worker: {problem}")
+    try:
+        parts.show_meters()
+    except ConfigError as error:
+        sys.exit(f"worker: {error}")
     celery.conf.broker_transport_options = {**TRANSPORT_OPTIONS, "priority_steps": CONSUMED_STEPS}
     if any(name.startswith(KEY) for name in queues):
         try:

@@ -109,6 +109,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         streams=RedisStreamWriter(parts.scripts),
         keeping=KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, settings.cache.most_bytes),
         announce=parts.reservoir.announce,
+        meter=parts.meters,
     )
     drain = settings.worker.drain_seconds
     return WorkerProcess(

@@ -8,6 +8,7 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
+from app.adapters.service_figures import ServiceFigures
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.auditing import install_auditing
@@ -37,6 +38,7 @@ from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
 from app.api.warming import WarmViews
 from app.services.ports import NoExplanation
+from app.services.read_standing import ReadStanding
 from app.services.tell_places import ceiling_of
 from app.services.warm_cache import WarmCache
 from app.settings.price_lists import peak_calendar
@@ -72,8 +74,7 @@ def create_app(parts: Parts) -> PenstockApi:
     app.url_map.merge_slashes = False  # a redirect would be no envelope
     app.house = build_house(parts)
     app.openai = build_openai(app.house, parts)
-    metrics = Metrics(lambda: app.house.waiters.count)
-    metrics.install(app)
+    metrics = _add_metrics(app, parts)
     install_request_ids(app, parts.clock)
     install_errors(app)
     _install_access(app, parts)
@@ -91,9 +92,9 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
         parts.settings.api,
     )
     return [
-        *TaskViews(house, callers, rendering, metrics, limits.max_task_body).operations(),
-        *BatchViews(house, openai.estimate_batch, callers, rendering, metrics, limits).operations(),
-        *ChatViews(openai, callers, rendering, metrics, limits.max_task_body).operations(),
+        *TaskViews(house, callers, rendering, limits.max_task_body).operations(),
+        *BatchViews(house, openai.estimate_batch, callers, rendering, limits).operations(),
+        *ChatViews(openai, callers, rendering, limits.max_task_body).operations(),
         *ModelViews(callers, parts.settings).operations(),
         *FileViews(openai, callers, limits).operations(),
         *OpenAiBatchViews(openai, callers).operations(),
@@ -119,6 +120,16 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
         *DeadLetterViews(house, callers).operations(),
         *HealthViews(parts.database, metrics).operations(),
     ]
+
+
+def _add_metrics(app: PenstockApi, parts: Parts) -> Metrics:
+    """Count requests from here on. `getattr`: without a gauge Redis is taken to be away."""
+    standing = ReadStanding(parts.database, getattr(parts, "gauge", None), parts.settings, parts.clock)
+    clients = parts.settings.metrics.clients
+    metrics = Metrics(parts.meters, ServiceFigures(standing.read, clients), app.house.authenticate)
+    parts.meters.watch("penstock_waiters", lambda: app.house.waiters.count)
+    metrics.install(app)
+    return metrics
 
 
 def _install_access(app: PenstockApi, parts: Parts) -> None:

@@ -17,7 +17,6 @@ from app.api.body import is_packed, pieces, read_body
 from app.api.callers import Callers, Repeats
 from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run
 from app.api.house import House
-from app.api.metrics import Metrics
 from app.api.operations import JSONL, Answer, Operation, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
@@ -57,14 +56,12 @@ class BatchViews:
         estimates: EstimateBatch,
         callers: Callers,
         rendering: Rendering,
-        metrics: Metrics,
         limits: ApiSettings,
     ) -> None:
         self._house = house
         self._estimates = estimates
         self._callers = callers
         self._rendering = rendering
-        self._metrics = metrics
         self._limits = limits
         self._large = BoundedSemaphore(_LARGE_AT_ONCE)
 
@@ -205,8 +202,6 @@ class BatchViews:
         headers = {"Location": f"/v1/batch/{submitted.row.id}", "Retry-After": _SOON}
         if submitted.repeated:
             headers["Idempotent-Replayed"] = "true"
-        else:
-            self._metrics.tasks.labels("batch").inc(submitted.row.total)
         return answer({**self._rendering.batch(submitted.row), "task_ids": submitted.task_ids}, 202, headers)
 
 

@@ -16,7 +16,6 @@ from app.api.body import read_body
 from app.api.callers import Callers, Repeats
 from app.api.chat_bodies import ChatBody
 from app.api.errors import SHOULD_RETRY, envelope, error_response
-from app.api.metrics import Metrics
 from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import ChatCompletion
 from app.api.operations import Answer, Operation
@@ -47,14 +46,11 @@ _ABOUT = (
 class ChatViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(
-        self, house: OpenAiHouse, callers: Callers, rendering: Rendering, metrics: Metrics, most: int
-    ) -> None:
+    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
         self._house = house
         self._callers = callers
         self._rendering = rendering
-        self._metrics = metrics
         self._most = most
 
     def operations(self) -> list[Operation]:
@@ -99,8 +95,6 @@ class ChatViews:
 
     def _whole(self, call: ChatCall) -> Response:
         outcome = self._house.answer_chat.answer(call)
-        if outcome.chat.made:
-            self._metrics.tasks.labels("chat").inc()
         if outcome.why is Waited.ENDED:
             return _ended(outcome)
         outcome.chat.finish(answered=False)
@@ -124,8 +118,6 @@ class ChatViews:
                 "stream: does not go with Prefer: respond-async", param="stream", code="invalid_value"
             )
         streaming = self._house.stream_chat.stream(call)
-        if streaming.chat.made:
-            self._metrics.tasks.labels("chat").inc()
         try:
             first = next(streaming.events, None)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.adapters.meters import Meters
 from app.api.gatekeeper import Gatekeeper
 from app.db.database import Database
 from app.domain.callback_target import TargetRules, parse_ports
@@ -75,6 +76,10 @@ class Parts(Protocol):
         """Answers that may be given again; its calls must end within 250 ms."""
 
     @property
+    def meters(self) -> Meters:
+        """What this process counts."""
+
+    @property
     def explain(self) -> Explain | None:
         """Why tasks wait; None: nobody knows."""
 
@@ -122,8 +127,9 @@ def build_house(parts: Parts) -> House:
             admission,
             UseCache(parts.answers, coalesce=settings.cache.enabled and settings.cache.coalesce),
             parts.explain,
+            parts.meters,
         ),
-        submit_batch=SubmitBatch(database, reservoir, rules, clock, admission, parts.explain),
+        submit_batch=SubmitBatch(database, reservoir, rules, clock, admission, parts.explain, parts.meters),
         read_tasks=read_tasks,
         read_batches=ReadBatches(database),
         wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),

@@ -1,48 +1,44 @@
-"""What this process counts, for Prometheus."""
+"""/metrics: what this process counts, or all of this machine's that share a folder; and how the service stands."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from flask import Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
-    Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
 
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+from app.adapters.meter_files import FolderCollector, folder_in_use
+from app.adapters.meters import BY_CLIENT, Meters
+from app.domain.errors import DatabaseUnreachable
+from app.services.authenticate import Authenticate
+
+
+class Collector(Protocol):
+    """Where figures come from."""
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them."""
 
 
 class Metrics:
-    """Counts in a registry of its own. Labels are routes, never a caller's text or a secret."""
+    """Counts requests, and shows all figures. Those by client are for administrators' keys alone."""
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
-        self._requests = Counter(
-            "penstock_http_requests",
-            "Requests answered.",
-            ("method", "route", "status"),
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "penstock_http_request_seconds",
-            "From the request's head to the response's head.",
-            ("route",),
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        self.tasks = Counter("penstock_tasks_submitted", "Tasks taken in.", ("way",), registry=self._registry)
-        Gauge("penstock_waiters", "Long polls that wait now.", registry=self._registry).set_function(waiting)
+    def __init__(self, meters: Meters, service: Collector, authenticate: Authenticate) -> None:
+        self._meters = meters
+        self._authenticate = authenticate
+        collectors = [*_own(meters), service]
+        self._all = _registry(_Shown(collectors, by_client=True))
+        self._open = _registry(_Shown(collectors, by_client=False))
 
     def install(self, app: Flask) -> None:
         """Measure every request."""
@@ -53,13 +49,52 @@ class Metrics:
 
         @app.after_request
         def end(response: Response) -> Response:
-            route = request.url_rule.rule if request.url_rule else "none"
-            self._requests.labels(
-                request.method if request.url_rule else "other", route, response.status_code
-            ).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - g.get("began", time.perf_counter()))
+            rule, now = request.url_rule, time.perf_counter()
+            method, route = (request.method, rule.rule) if rule else ("other", "none")
+            self._meters.answered(method, route, response.status_code, now - g.get("began", now))
             return response
 
     def page(self) -> Response:
-        """The exposition."""
-        return Response(generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST)
+        """The exposition. Raises Unauthenticated for a key that is not known."""
+        registry = self._all if self._sees_clients() else self._open
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+    def _sees_clients(self) -> bool:
+        given = request.headers.get("Authorization")
+        if not given:
+            return False
+        try:
+            return self._authenticate.caller(given).is_admin
+        except DatabaseUnreachable:
+            return False  # what this process has counted is wanted most while that is away
+
+
+class _Shown:
+    """Some collectors as one."""
+
+    def __init__(self, collectors: Iterable[Collector], *, by_client: bool) -> None:
+        self._collectors = tuple(collectors)
+        self._by_client = by_client
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in self._collectors:
+            for family in collector.collect():
+                if self._by_client or not family.name.startswith(BY_CLIENT):
+                    yield family
+
+
+def _own(meters: Meters) -> list[Any]:
+    """What processes have counted. In a shared folder nobody's process stands out."""
+    folder = folder_in_use()
+    if meters.shared and folder is not None:
+        return [FolderCollector(folder)]
+    process = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=process)
+    return [meters.registry, process]
+
+
+def _registry(shown: _Shown) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(shown)
+    return registry

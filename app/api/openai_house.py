@@ -61,7 +61,9 @@ def build_openai(house: House, parts: Parts) -> OpenAiHouse:
     begin = BeginChat(house.submit_task, waiters, house.watch.start, connections)
     rules, admission = rules_of(settings), admission_of(settings, database, clock, house.policies)
     longest = settings.api.max_task_body
-    take_in = TakeInFile(database, parts.reservoir, rules, clock, admission, parse_line, longest)
+    take_in = TakeInFile(
+        database, parts.reservoir, rules, clock, admission, parse_line, longest, parts.meters
+    )
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()
     return OpenAiHouse(

@@ -10,7 +10,6 @@ from app.api.bodies import TaskBody
 from app.api.body import read_body
 from app.api.callers import Callers, Repeats
 from app.api.house import House
-from app.api.metrics import Metrics
 from app.api.operations import Answer, Operation
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
@@ -23,14 +22,11 @@ _SOON = "2"  # seconds after which asking again may pay
 class TaskViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(
-        self, house: House, callers: Callers, rendering: Rendering, metrics: Metrics, most: int
-    ) -> None:
+    def __init__(self, house: House, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
         self._house = house
         self._callers = callers
         self._rendering = rendering
-        self._metrics = metrics
         self._most = most
 
     def operations(self) -> list[Operation]:
@@ -116,7 +112,6 @@ class TaskViews:
             headers["Idempotent-Replayed"] = "true"
             row = self._house.read_tasks.task(caller.client_id, submitted.task_id)
             return answer(self._rendering.task(row), 202, headers)
-        self._metrics.tasks.labels("single").inc()
         if submitted.answered:
             row = self._house.read_tasks.task(caller.client_id, submitted.task_id)
             return answer(self._rendering.task(row), 202, {"Location": headers["Location"]})

@@ -30,6 +30,7 @@ def command(address: str, port: int, url_prefix: str, data: Path | None) -> None
     PENSTOCK_FLOWER_AUTH=ops:secret penstock flower --port 5555
     penstock flower --url-prefix /flower        behind a proxy
     """
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # it counts for itself, at its own /metrics
     from app.bootstrap import from_environment
     from app.cli.flower_server import FlowerChoices, serve
 

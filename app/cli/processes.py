@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from ipaddress import ip_address
+from tempfile import mkdtemp
 from typing import Any
 
 import click
@@ -39,6 +40,8 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
             Exit.CONFIGURATION,
         )
 
+    if processes > 1:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="penstock-metrics-"))
     from app.api.serve import Serving, serve
     from app.settings import load_settings
     from app.wsgi import create_app
@@ -47,7 +50,25 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     serve(create_app, Serving(host=host, port=port, processes=processes, threads=settings.api.threads))
 
 
+def metrics_option(command: Any) -> Any:
+    """Where a part shows its figures; settings read the environment."""
+
+    def keep(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value:
+            os.environ["PENSTOCK_METRICS_ADDRESS"] = value
+
+    return click.option(
+        "--metrics",
+        metavar="HOST:PORT",
+        envvar="PENSTOCK_METRICS_ADDRESS",
+        callback=keep,
+        expose_value=False,
+        help="Show this process's figures there, for Prometheus.",
+    )(command)
+
+
 @click.command("dispatcher", short_help="what releases tasks as fast as quotas allow")
+@metrics_option
 def dispatcher() -> None:
     """Feed the backlog queues from the database, and release from them as fast as quotas allow.
 
@@ -70,6 +91,7 @@ def dispatcher() -> None:
     help="Consume the keys of upstreams in this region alone; may be given several times.",
 )
 @click.option("--concurrency", type=int, help="Calls at once [default: [worker] concurrency, 1000].")
+@metrics_option
 def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency: int | None) -> None:
     """Run released tasks: call the upstream, record what it came to.
 
@@ -96,6 +118,7 @@ def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency:
 @click.command("callback-worker", short_help="what delivers callbacks")
 @click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
 @click.option("--concurrency", default=CALLBACK_THREADS, show_default=True, help="Deliveries at once.")
+@metrics_option
 def callback_worker(name: str, concurrency: int) -> None:
     """Deliver callbacks, apart from the workers, so that a slow receiver never holds an upstream slot.
 

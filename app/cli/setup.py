@@ -76,6 +76,7 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Setup:
         "PENSTOCK_DASHBOARD_URL": environ.get("PENSTOCK_DASHBOARD_URL") or stack.url,
         "DATABASE_URL": settings.database_url or profile.database_url,
         "REDIS_URL": settings.redis_url or profile.redis_url,
+        "PROMETHEUS_MULTIPROC_DIR": str((wish.data / "run" / "metrics").absolute()),
         "PYTHONPATH": _python_path(environ),
     }
     return Setup(stack, environment, profile, configuration, source.simulated, new_admin_key)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from app.adapters.meter_files import FOLDER, clean_folder
 from app.cli import probe, welcome
 from app.cli.failure import Failure
 from app.cli.limits import raise_open_files
@@ -104,6 +105,7 @@ def _supervise(wish: Wish, record: Run, *, verbose: bool) -> int:
     if setup.stack.redis_port is None:
         probe.require_redis(setup.environment["REDIS_URL"])
     raise_open_files()
+    clean_folder(Path(setup.environment[FOLDER]))
     parts = components(setup.stack, probe.answers, probe.leads(setup.environment["REDIS_URL"]))
     terminal = Terminal([part.name for part in parts], verbose=verbose)
     if left:

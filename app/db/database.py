@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.pool import QueuePool
 
 from app.db.engines import USUAL, Limits, parse_url, postgresql_engine, sqlite_readers, sqlite_writer
 from app.db.failures import connection_lost, may_be_repeated, translated
 from app.db.group_commit import GroupCommit
 from app.db.single_writer import SingleWriter
+from app.db.tally import Told, tallied
 
 __all__ = ["Database", "GroupCommit", "Limits"]
 
@@ -28,8 +31,14 @@ class Database:
     Functions given to `read` and `write` may run twice: they act on the database alone.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20, limits: Limits = USUAL) -> None:
-        """`pool_size` bounds the connections of this process. Raises ValueError for a URL of another kind."""
+    def __init__(
+        self, url: str, *, pool_size: int = 20, limits: Limits = USUAL, ended: Told | None = None
+    ) -> None:
+        """`pool_size` bounds the connections of this process; `ended` hears how many tasks came to which end.
+
+        Raises ValueError for a URL of another kind.
+        """
+        self._ended = ended
         parsed = parse_url(url)
         self.dialect = parsed.get_backend_name()
         self._writer: _Writer
@@ -58,7 +67,18 @@ class Database:
 
         Raises DatabaseUnreachable: nothing was changed or, when cut off during the commit, perhaps all of it.
         """
-        return self._writer.write(fn)
+        if self._ended is None:
+            return self._writer.write(fn)
+        tally: Counter[str] = Counter()
+        result = self._writer.write(tallied(fn, tally))
+        if tally:
+            self._ended(tally)
+        return result
+
+    def connections(self) -> tuple[int, int]:
+        """How many of the pool's connections are in use, and how many there may be."""
+        pool = self._readers.pool
+        return (pool.checkedout(), pool.size()) if isinstance(pool, QueuePool) else (0, 0)
 
     def ping(self) -> None:
         """Return when the database answers. Raises DatabaseUnreachable."""

@@ -21,6 +21,7 @@ from app.db.outbox import News, write_callbacks
 from app.db.output_files import EndedBatch, add_output_files
 from app.db.recordset import ROWS, encode, recordset
 from app.db.tables import batch
+from app.db.tally import note_ended
 from app.domain.batch import BatchStatus, Progress, advance
 from app.domain.task import Hold, Status
 
@@ -67,6 +68,7 @@ class _Move:
 
 def record_progress(conn: Connection, batches: Batches, ended: Sequence[Ended]) -> Callbacks:
     """Carry out what follows from these ends. `batches` holds the locked rows of all their batches."""
+    note_ended(end.status.value for end in ended)
     moves = [_move(batches[name], ends) for name, ends in sorted(_by_batch(ended).items())]
     _write(conn, moves)
     for move in moves:

@@ -62,6 +62,17 @@ def exceeded(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], more: S
     return None
 
 
+def used_share(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent]) -> float:
+    """The largest used part of any limit; a limit of 0 is used up."""
+    shares = [0.0]
+    for period, most in ceiling.items():
+        used = spent.get(period, Spent())
+        for amount, limit in ((used.tokens, most.tokens), (used.picos, most.picos)):
+            if limit is not None:
+                shares.append(amount / limit if limit else 1.0)
+    return max(shares)
+
+
 def fitting(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], waiting: Sequence[Spent]) -> int:
     """How many of those that wait may go, from the first on: none overtakes."""
     total = Spent()

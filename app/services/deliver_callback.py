@@ -22,7 +22,7 @@ from app.domain.callback_target import host_of
 from app.domain.errors import DatabaseUnreachable
 from app.services.compose_callback import compose_callback
 from app.services.guard_hosts import HostGuard
-from app.services.ports import Clock, Courier
+from app.services.ports import Clock, Courier, Meter, NoMeter
 
 # A claim is taken for abandoned after this time. One try takes 15 s and a little more; what is left is for
 # recording it when the database is away.
@@ -48,11 +48,13 @@ class CallbackDelivery:
         chance: Callable[[], float],
         pause: Callable[[float], object],
         public_url: str = "",
+        meter: Meter | None = None,
     ) -> None:
         """`worker` names this process in claims, `chance` gives [0, 1), `pause` waits some seconds.
 
         `public_url` is where clients reach the API: it begins the URLs of results too large to send.
         """
+        self._meter = meter or NoMeter()
         self._database = database
         self._courier = courier
         self._guard = guard
@@ -149,6 +151,7 @@ class CallbackDelivery:
                 self._pause(_RECORD_PAUSE)
             else:
                 _tell(record, held=held)
+                self._meter.delivered(record.state.value, record.finished_at - record.started_at)
                 return
 
 

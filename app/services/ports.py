@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.domain.answer import Answer as KeptAnswer
-from app.domain.attempt import Message, Permit, Refusal, Refused, Settlement
+from app.domain.attempt import Ending, Message, Permit, Refusal, Refused, Settlement
 from app.domain.callback import Answer, Parcel
 from app.domain.errors import RedisUnreachable
 from app.domain.stream_piece import Piece
@@ -68,6 +68,56 @@ class Permits(Protocol):
 
     def report(self, report: WorkerReport) -> None:
         """Tell the dispatcher what this worker consumes and can take."""
+
+
+class Meter(Protocol):
+    """Counts what happens, where it happens, once it is committed. Never raises, and costs microseconds."""
+
+    def submitted(self, way: str, client_id: str, model: str, count: int = 1) -> None:
+        """Tasks were taken in: `single`, `chat`, `batch` or `file`. `model` empty: several."""
+
+    def looked_up(self, *, found: bool) -> None:
+        """A task asked the cache for its answer."""
+
+    def called(self, ending: Ending, overhead_seconds: float) -> None:
+        """An upstream call was recorded; `overhead_seconds` passed since its release beside the call itself."""
+
+    def lost(self, model: str, key: str) -> None:
+        """A call vanished with its worker."""
+
+    def ended(self, counts: Mapping[str, int]) -> None:
+        """Tasks came to their ends: how many, by status."""
+
+    def delivered(self, result: str, seconds: float) -> None:
+        """A callback was tried: it is `delivered`, `pending` (to be tried again) or `failed`."""
+
+    def turned(self, seconds: float) -> None:
+        """The dispatcher took a turn."""
+
+
+class NoMeter:
+    """Counts nothing."""
+
+    def submitted(self, way: str, client_id: str, model: str, count: int = 1) -> None:
+        """Nothing."""
+
+    def looked_up(self, *, found: bool) -> None:
+        """Nothing."""
+
+    def called(self, ending: Ending, overhead_seconds: float) -> None:
+        """Nothing."""
+
+    def lost(self, model: str, key: str) -> None:
+        """Nothing."""
+
+    def ended(self, counts: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def delivered(self, result: str, seconds: float) -> None:
+        """Nothing."""
+
+    def turned(self, seconds: float) -> None:
+        """Nothing."""
 
 
 class CallbackBell(Protocol):

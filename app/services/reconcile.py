@@ -9,7 +9,7 @@ from app.db import feeding, healing, workers
 from app.db.database import Database
 from app.domain.attempt import Settlement
 from app.domain.outcome import Outcome
-from app.services.ports import Clock, Permits, Reservoir
+from app.services.ports import Clock, Meter, NoMeter, Permits, Reservoir
 
 SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its way has arrived by then
 CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
@@ -83,7 +83,15 @@ class Expiry:
 class LostWorkers:
     """Workers whose beat stands still: their rows go back, their slots stay taken a while more."""
 
-    def __init__(self, database: Database, truth: Truth, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        truth: Truth,
+        reservoir: Reservoir,
+        clock: Clock,
+        meter: Meter | None = None,
+    ) -> None:
+        self._meter = meter or NoMeter()
         self._database = database
         self._truth = truth
         self._reservoir = reservoir
@@ -111,6 +119,8 @@ class LostWorkers:
         while rows := self._lose(worker):
             self._truth.bury([(row.task_id, row.release) for row in rows], GHOST)
             lost += len(rows)
+            for row in rows:
+                self._meter.lost(row.upstream_model, row.key)
         self._database.write(lambda c: workers.ended(c, worker, self._clock.now()))
         self._truth.drop_worker(worker)
         self._reservoir.announce(())

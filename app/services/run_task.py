@@ -24,7 +24,7 @@ from app.domain.task import Status
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.keep_answers import KeepAnswers
 from app.services.pass_on_stream import PassOnStream
-from app.services.ports import Clock, NoStreams, Permits, StreamWriter
+from app.services.ports import Clock, Meter, NoMeter, NoStreams, Permits, StreamWriter
 from app.services.settle_permits import SettlePermits
 
 log = structlog.get_logger("penstock.worker")
@@ -133,6 +133,7 @@ class RunTask:
     ring: Callable[[Sequence[str]], object] = field(default=lambda _callbacks: None)  # tell who delivers them
     streams: StreamWriter = field(default_factory=NoStreams)
     keeping: KeepAnswers | None = None
+    meter: Meter = field(default_factory=NoMeter)
     announce: Callable[[Sequence[str]], object] = field(
         default=lambda _tasks: None
     )  # tell who waits for them
@@ -173,6 +174,7 @@ class RunTask:
         self._settle(permit, called.verdict, called.brakes, seconds=called.seconds, ended=over)
         if recorded is not None:
             self._tell(recorded)
+            self._count(ending, recorded, called.seconds)
         return _ran(ending, recorded)
 
     def _tell(self, recorded: Recorded) -> None:
@@ -181,6 +183,12 @@ class RunTask:
             self.ring(recorded.callbacks)
         if recorded.followers:
             self.announce(recorded.followers)
+
+    def _count(self, ending: Ending, recorded: Recorded, seconds: float) -> None:
+        """Count a call that is recorded, and what was added to it since its release."""
+        if ending.called and recorded.held:
+            since = self.clock.now() - ending.claimed.permit.released_at
+            self.meter.called(ending, max(0.0, since - seconds))
 
     def _claim(self, permit: Permit) -> Claimed | None:
         try:

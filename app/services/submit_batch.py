@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from app.services.check_request import (
     draft_task,
 )
 from app.services.foretell import foretell
-from app.services.ports import Clock, Explain, NoExplanation, Reservoir
+from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, Reservoir
 
 MOST_TASKS = 1_000_000  # of one batch
 SHOWN_IDS = 1_000  # of its tasks, in the answer
@@ -56,8 +57,10 @@ class SubmitBatch:
         clock: Clock,
         admission: Admission | None = None,
         explain: Explain | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._explain = explain or NoExplanation()
+        self._meter = meter or NoMeter()
         self._admission = admission
         self._database = database
         self._reservoir = reservoir
@@ -92,6 +95,7 @@ class SubmitBatch:
         if submitted.repeated:
             intake.discard()
         else:
+            intake.count(self._meter)
             self._reservoir.ring()
         return submitted
 
@@ -156,6 +160,7 @@ class _Intake:
         self._opened = False  # whether anything is stored
         self._finished = False
         self._total = 0
+        self._models: Counter[str] = Counter()
         self._chunk: list[NewTask] = []
         self._characters = 0
 
@@ -173,6 +178,7 @@ class _Intake:
         self._chunk.append(row)
         self._characters += len(row.request)
         self._total += 1
+        self._models[row.model] += 1
         if len(self._chunk) >= _CHUNK_ROWS or self._characters >= _CHUNK_CHARACTERS:
             self._store_chunk()
 
@@ -188,6 +194,11 @@ class _Intake:
         if repeat is not None:
             check_repeat(repeat, fingerprint)
         return self._database.read(lambda conn: _submitted(conn, batch_id, repeated=True))
+
+    def count(self, meter: Meter) -> None:
+        """Count its tasks: they are taken in."""
+        for model, count in self._models.items():
+            meter.submitted("batch", self.client_id, model, count)
 
     def discard(self) -> None:
         """Take back what was stored. A database out of reach now keeps it hidden until it is cleaned."""

@@ -21,7 +21,7 @@ from app.domain.task import Hold
 from app.services.admit import Admission
 from app.services.check_request import Rules, draft_task
 from app.services.foretell import foretell
-from app.services.ports import Clock, Explain, NoExplanation, Reservoir
+from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, Reservoir
 from app.services.tell_joined import tell_joined
 from app.services.use_cache import UseCache
 
@@ -65,8 +65,10 @@ class SubmitTask:
         admission: Admission | None = None,
         cache: UseCache | None = None,
         explain: Explain | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._explain = explain or NoExplanation()
+        self._meter = meter or NoMeter()
         self._cache = cache or UseCache()
         self._database = database
         self._reservoir = reservoir
@@ -112,6 +114,9 @@ class SubmitTask:
                 check_repeat(repeat, stored.fingerprint)
             return Submitted(stored.task_id, None)
         row = stored.row or row
+        self._meter.submitted("single" if call is None else "chat", client_id, row.model)
+        if row.cache_look:
+            self._meter.looked_up(found=answer is not None)
         if stored.settled is not None:
             tell_joined(self._database, self._reservoir, stored.settled)
         if answer is None:

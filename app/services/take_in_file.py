@@ -6,6 +6,7 @@ The process that does it is the batch's taker. Should it die, another begins ane
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ from app.domain.request import BatchRequest, TaskRequest
 from app.domain.task import new_id
 from app.services.admit import Admission
 from app.services.check_request import Place, Rules, as_json, draft_task
-from app.services.ports import Clock, Reservoir
+from app.services.ports import Clock, Meter, NoMeter, Reservoir
 from app.services.submit_batch import MOST_TASKS
 
 log = structlog.get_logger("penstock.intake")
@@ -64,7 +65,7 @@ class _Taken:
     lost: list[RefusedLine] = field(default_factory=list)
     errors: list[dict[str, object]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
-    models: set[str] = field(default_factory=set)
+    models: Counter[str] = field(default_factory=Counter)
     wish: Spent = field(default_factory=Spent)
 
     @property
@@ -84,7 +85,9 @@ class TakeInFile:
         admission: Admission | None,
         parse: ParseLine,
         longest_line: int,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or NoMeter()
         self._database = database
         self._reservoir = reservoir
         self._rules = rules
@@ -185,7 +188,7 @@ class TakeInFile:
         if self._admission is not None:
             drafted = self._admission.draft(drafted, line.request.store)
             taken.wish += Spent(drafted.reserved_tokens or 0, drafted.reserved_picos or 0)
-        taken.models.add(drafted.model)
+        taken.models[drafted.model] += 1
         taken.rows.append(drafted)
         taken.characters += len(drafted.request)
 
@@ -213,6 +216,8 @@ class TakeInFile:
             finish_intake(conn, row.id, taken.total, now)
 
         self._database.write(finish)
+        for model, count in taken.models.items():
+            self._meter.submitted("file", row.client_id, model, count)
         self._reservoir.ring()
 
     def _fail(self, row: BatchRow, taker: str, errors: list[dict[str, object]]) -> None:

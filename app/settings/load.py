@@ -36,6 +36,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         "redis_url": redis_address("REDIS_URL", environ.get("REDIS_URL")),
         "cache_url": cache_address(environ.get("CACHE_URL"), environ.get("REDIS_URL")),
         "flower_url": environ.get("PENSTOCK_FLOWER_URL") or None,
+        "metrics_address": _listening("PENSTOCK_METRICS_ADDRESS", environ.get("PENSTOCK_METRICS_ADDRESS")),
         "admin_key": _admin_key(environ.get("PENSTOCK_ADMIN_KEY")),
         "path": file,
     }
@@ -111,6 +112,16 @@ def _database_url(value: str | None) -> str | None:
     if scheme not in ("postgresql+psycopg", "sqlite"):
         mend = "write postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
         raise ConfigError("DATABASE_URL", None, "neither PostgreSQL nor SQLite", mend)
+    return value
+
+
+def _listening(name: str, value: str | None) -> str | None:
+    """HOST:PORT to listen on, an IPv6 address in brackets."""
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ConfigError(name, None, "not HOST:PORT", "write it like 127.0.0.1:9100")
     return value
 
 

@@ -236,8 +236,15 @@ class WorkerSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
 
 
+class MetricsSettings(Section):
+    """[metrics]: figures for Prometheus."""
+
+    # How many clients have figures of their own in one process; the others count together as "other".
+    clients: Annotated[int, Field(ge=0, le=10000)] = 50
+
+
 class Settings(Section):
-    """Everything, checked. The last five never stand in the file: they come from the environment."""
+    """Everything, checked. The last six never stand in the file: they come from the environment."""
 
     # The model of requests that name none; left out: such requests are refused.
     default_model: str | None = None
@@ -259,6 +266,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     access: AccessSettings = AccessSettings()
     storage: StorageSettings = StorageSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     # DATABASE_URL as SQLAlchemy takes it; None: `penstock up` uses SQLite in its data folder.
     database_url: str | None = Field(default=None, repr=False)
@@ -268,6 +276,8 @@ class Settings(Section):
     cache_url: str | None = Field(default=None, repr=False)
     # PENSTOCK_FLOWER_URL, where people reach Flower, for links into it; None: no links.
     flower_url: str | None = None
+    # PENSTOCK_METRICS_ADDRESS, HOST:PORT at which a dispatcher or worker shows its figures; None: nowhere.
+    metrics_address: str | None = None
     # PENSTOCK_ADMIN_KEY, which makes the first administrator; None: one is made and printed once.
     admin_key: SecretStr | None = None
     # The file all this was read from; None when there is none.

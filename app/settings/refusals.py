@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "redis_url": "REDIS_URL",
     "cache_url": "CACHE_URL",
     "flower_url": "PENSTOCK_FLOWER_URL",
+    "metrics_address": "PENSTOCK_METRICS_ADDRESS",
     "admin_key": "PENSTOCK_ADMIN_KEY",
     "path": "PENSTOCK_CONFIG",
 }

@@ -5,17 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from app.adapters.meters import Meters
 from app.db.database import Database
 from app.db.migrate import upgrade
 from tests.api.world import Client, Parts, World
 from tests.servers import PostgresServer
 
 
+def _parts(url: str) -> Parts:
+    meters = Meters()
+    return Parts(Database(url, ended=meters.ended), url, meters=meters)
+
+
 @pytest.fixture(scope="session")
 def sqlite_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     path: Path = tmp_path_factory.mktemp("api") / "penstock.db"
     upgrade(f"sqlite:///{path}")
-    parts = Parts(Database(f"sqlite:///{path}"), f"sqlite:///{path}")
+    parts = _parts(f"sqlite:///{path}")
     yield parts
     parts.database.close()
 
@@ -24,7 +30,7 @@ def sqlite_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
 def postgresql_parts(postgres_server: PostgresServer) -> Iterator[Parts]:
     url = postgres_server.create_database()
     upgrade(url)
-    parts = Parts(Database(url), url)
+    parts = _parts(url)
     yield parts
     parts.database.close()
     postgres_server.drop_database(url)

@@ -128,7 +128,7 @@ def test_metrics_count_requests_by_route_and_hold_no_ids(world: World, alice: Cl
     assert page.mimetype == "text/plain"
     assert 'penstock_http_requests_total{method="POST",route="/v1/tasks",status="202"}' in text
     assert 'route="/v1/tasks/<task_id>"' in text
-    assert 'penstock_tasks_submitted_total{way="single"}' in text
+    assert 'penstock_tasks_submitted_total{model="deepseek-flash",way="single"}' in text
     assert "penstock_waiters 0.0" in text
     assert task_id not in text
     assert alice.id not in text

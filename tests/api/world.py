@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.adapters.clock import SystemClock
+from app.adapters.meters import Meters
 from app.api.application import PenstockApi, create_app
 from app.db.claims import claim
 from app.db.database import Database
@@ -123,6 +124,7 @@ class Parts:
     rates: NoRates = field(default_factory=NoRates)
 
     answers: AnswerCache = field(default_factory=NoAnswers)
+    meters: Meters = field(default_factory=Meters)
 
     @property
     def changes(self) -> WatchedReservoir:

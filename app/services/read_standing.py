@@ -1,0 +1,97 @@
+"""How the whole service stands, read at most every few seconds however many ask."""
+
+from __future__ import annotations
+
+import threading
+
+from sqlalchemy import Connection
+
+from app.db import alarming
+from app.db.database import Database
+from app.domain.budget import ceilings, periods, used_share
+from app.domain.errors import DatabaseUnreachable, RedisUnreachable
+from app.domain.sight import QuotaSight
+from app.domain.standing import OldestWait, Standing, oldest_wait
+from app.services.client_settings import read_limits
+from app.services.lay_routes import lay_routes
+from app.services.ports import Clock
+from app.services.read_overview import Gauge, Overview, ReadOverview
+from app.settings import Settings
+
+FRESH_SECONDS = 5.0
+
+
+class ReadStanding:
+    """The use case; one for a process. Never raises for what is out of reach."""
+
+    def __init__(self, database: Database, gauge: Gauge | None, settings: Settings, clock: Clock) -> None:
+        self._database = database
+        self._gauge = gauge
+        self._clock = clock
+        self._overview = ReadOverview(database, gauge, lay_routes(settings), clock)
+        self._lock = threading.Lock()
+        self._known = Standing()
+        self._due = -1.0
+
+    def read(self) -> Standing:
+        """How things stand, at most five seconds old."""
+        with self._lock:
+            if self._clock.monotonic() >= self._due:
+                self._known = self._read()
+                self._due = self._clock.monotonic() + FRESH_SECONDS
+            return self._known
+
+    def _read(self) -> Standing:
+        seen = self._overview.read([None])[None]
+        oldest, budgets = self._waits_and_budgets()
+        return Standing(
+            redis=seen.redis,
+            database=seen.database,
+            leads=seen.leads,
+            workers=seen.workers,
+            slots=seen.slots,
+            waiting_by_model=_by_model(seen),
+            waiting_by_client=_by_client(seen),
+            oldest=oldest,
+            quotas=self._quotas(),
+            budgets=budgets,
+        )
+
+    def _quotas(self) -> dict[str, QuotaSight]:
+        try:
+            return {} if self._gauge is None else dict(self._gauge.look().quotas)
+        except RedisUnreachable:
+            return {}
+
+    def _waits_and_budgets(self) -> tuple[OldestWait | None, dict[str, float]]:
+        now = self._clock.now()
+        try:
+            return self._database.read(
+                lambda conn: (oldest_wait(alarming.waits(conn, now), now), used_budgets(conn, now))
+            )
+        except DatabaseUnreachable:
+            return None, {}
+
+
+def used_budgets(conn: Connection, now: float) -> dict[str, float]:
+    """The largest used part of each client's budgets, of those who have one."""
+    limits = {name: read_limits(told) for name, told in alarming.settings_of_clients(conn).items()}
+    allowed = {name: found for name, limit in limits.items() if (found := ceilings(limit, now))}
+    if not allowed:
+        return {}
+    spent = alarming.spent_in(conn, periods(now))
+    return {name: used_share(ceiling, spent.get(name, {})) for name, ceiling in allowed.items()}
+
+
+def _by_model(seen: Overview) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in seen.waiting:
+        found[line.model] = found.get(line.model, 0) + line.total
+    return found
+
+
+def _by_client(seen: Overview) -> dict[str, int]:
+    found = dict(seen.later)
+    for line in seen.waiting:
+        found[line.client_id] = found.get(line.client_id, 0) + line.total
+    return found
