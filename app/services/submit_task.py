@@ -114,14 +114,17 @@ class SubmitTask:
                 check_repeat(repeat, stored.fingerprint)
             return Submitted(stored.task_id, None)
         row = stored.row or row
-        self._meter.submitted("single" if call is None else "chat", client_id, row.model)
-        if row.cache_look:
-            self._meter.looked_up(found=answer is not None)
+        self._count(row, "single" if call is None else "chat", found=answer is not None)
         if stored.settled is not None:
             tell_joined(self._database, self._reservoir, stored.settled)
         if answer is None:
             self._publish(row, stored.sequence)
         return Submitted(row.id, row, answered=answer is not None)
+
+    def _count(self, row: NewTask, way: str, *, found: bool) -> None:
+        self._meter.submitted(way, row.client_id, row.model)
+        if row.cache_look:
+            self._meter.looked_up(found=found)
 
     def close(self) -> None:
         """End the committing thread."""
