@@ -11,7 +11,7 @@ PYTEST ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock bench chaos pictures clean
+.PHONY: help demo run test lint format lock audit bench chaos pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,15 @@ run: .venv/.ready ## start the service and stay (a real upstream when a key is c
 test: lint ## lint, then every test
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
-lint: .venv/.ready ## ruff, mypy, import contracts
+lint: .venv/.ready ## ruff, mypy, import contracts, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet -ll --recursive app workers migrations deploy
+
+audit: .venv/.ready ## known vulnerabilities of what requirements.lock names (asks pypi.org's advisories)
+	@$(BIN)/uv tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 format: .venv/.ready ## put the code into its agreed form
 	$(BIN)/ruff format .

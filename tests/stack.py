@@ -24,7 +24,7 @@ from app.adapters.embedded_redis import free_port
 from app.cli.supervisor.lifeline import LIFELINE, SUPERVISOR
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 40.0
+READY_SECONDS = 120.0
 
 
 class NotInTime(AssertionError):

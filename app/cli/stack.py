@@ -30,7 +30,7 @@ class Stack:
     @property
     def reachable_host(self) -> str:
         """How this machine reaches what listens on `host`."""
-        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104  # compared with, never bound  # nosec B104
         return f"[{local}]" if ":" in local and not local.startswith("[") else local
 
     @property

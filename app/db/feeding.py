@@ -43,7 +43,7 @@ _QUEUES = text(
         FROM found WHERE found.queue IS NOT NULL
     )
     SELECT queue FROM found WHERE queue IS NOT NULL
-    """  # noqa: S608
+    """  # noqa: S608  # constants  # nosec B608
 )
 
 

@@ -82,7 +82,7 @@ class SimulatorControl:
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(f"{self.url}{path}", data=body, method=method)  # noqa: S310 - our own URL
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # nosec B310
                 result: dict[str, Any] = json.load(answer)
                 return result
         except urllib.error.HTTPError as error:

@@ -41,12 +41,14 @@ _INDEXES = {
     ),
 }
 
+_SCALE = "UPDATE {} SET cost_picos = cost_picos {} 1000000 WHERE cost_picos IS NOT NULL"
+
 
 def upgrade() -> None:
     """Count money in pico-units; add what the cache, coalescing and usage need."""
     for table in ("task", "attempt"):
         op.execute(f"ALTER TABLE {table} RENAME COLUMN cost_micros TO cost_picos")
-        op.execute(f"UPDATE {table} SET cost_picos = cost_picos * 1000000 WHERE cost_picos IS NOT NULL")  # noqa: S608
+        op.execute(_SCALE.format(table, "*"))
     op.add_column("task", sa.Column("cache_key", sa.Text))
     op.add_column("task", _flag("cache_look"))
     op.add_column("task", sa.Column("cache_seconds", sa.Double))
@@ -72,7 +74,7 @@ def downgrade() -> None:
     for name in ("coalesced", "leads", "cache_seconds", "cache_look", "cache_key"):
         op.drop_column("task", name)
     for table in ("task", "attempt"):
-        op.execute(f"UPDATE {table} SET cost_picos = cost_picos / 1000000 WHERE cost_picos IS NOT NULL")  # noqa: S608
+        op.execute(_SCALE.format(table, "/"))
         op.execute(f"ALTER TABLE {table} RENAME COLUMN cost_picos TO cost_micros")
 
 

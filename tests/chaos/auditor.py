@@ -7,6 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ENDS = {"succeeded", "failed", "cancelled", "expired"}
+RECOVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How a fault was survived. Seconds."""
+
+    fault: str
+    text: str
+    lasted: float
+    back_after: float | None  # until sends had 90 % of their pace again; None: not while it was looked at
+    allowed: float = RECOVERY_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +28,17 @@ class Evidence:
     accepted: Sequence[str]  # task ids that the API answered 202 for
     rows: Mapping[str, str]  # task id -> status
     results: Mapping[str, int]  # task id -> succeeded attempts recorded
-    calls: Mapping[str, int]  # task id -> calls that the upstream admitted
+    answered: Mapping[str, int]  # task id -> attempts recorded of which the end is known
+    calls: Mapping[
+        str, Sequence[str]
+    ]  # task id -> what each call that the upstream admitted came to, in order
+    rightly_failing: frozenset[str]  # what an upstream may say that rightly fails a task
     refused: int  # calls that the upstream refused for a quota
     most_in_a_minute: Mapping[str, tuple[int, float]]  # quota -> (received in any 60 s, allowed)
     callbacks: Mapping[str, set[str]]  # task id -> webhook ids received
     unverified: int  # callbacks whose signature was wrong
     in_flight_at_kills: int  # calls that ran when a worker was killed: these may be repeated
+    recoveries: Sequence[Recovery] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +57,15 @@ def audit(e: Evidence) -> list[Finding]:
     """Hold the evidence against each law."""
     lost = [t for t in e.accepted if t not in e.rows]
     open_ = [t for t in e.accepted if e.rows.get(t) not in ENDS]
-    not_succeeded = Counter(e.rows[t] for t in e.accepted if t in e.rows and e.rows[t] != "succeeded")
     twice = [t for t, times in e.results.items() if times > 1]
-    repeated = sum(times - 1 for times in e.calls.values() if times > 1)
+    repeated = sum(max(0, len(calls) - e.answered.get(t, 0)) for t, calls in e.calls.items())
     over = {q: seen for q, (seen, allowed) in e.most_in_a_minute.items() if seen > allowed}
     untold = [t for t in e.accepted if t not in e.callbacks]
     unstable = [t for t, ids in e.callbacks.items() if len(ids) > 1]
     return [
         Finding("nothing accepted is lost", f"{len(lost)} of {len(e.accepted)} lost", not lost),
         Finding("every task comes to an end", f"{len(open_)} still open", not open_),
-        Finding(
-            "faults of ours fail no task", f"{dict(not_succeeded) or 'all succeeded'}", not not_succeeded
-        ),
+        _failures(e),
         Finding("a task is recorded once", f"{len(twice)} recorded twice", not twice),
         Finding(
             "calls are repeated only for those in flight at a kill",
@@ -66,4 +80,32 @@ def audit(e: Evidence) -> list[Finding]:
         Finding("every callback is delivered", f"{len(untold)} missing", not untold),
         Finding("a callback's id is stable", f"{len(unstable)} with several", not unstable),
         Finding("callbacks are signed", f"{e.unverified} unverified", not e.unverified),
+        *([_recovered(e.recoveries)] if e.recoveries else []),
     ]
+
+
+def _failures(e: Evidence) -> Finding:
+    """Whatever did not succeed must have been failed by what the upstream said last."""
+    others = {t: e.rows[t] for t in e.accepted if t in e.rows and e.rows[t] != "succeeded"}
+    rightly = {
+        t
+        for t, status in others.items()
+        if status == "failed" and e.calls.get(t) and e.calls[t][-1] in e.rightly_failing
+    }
+    wrongly = Counter(status for t, status in others.items() if t not in rightly)
+    told = f"{len(rightly)} failed by what the upstream said, " if rightly else ""
+    return Finding(
+        "faults of ours fail no task", f"{told}{dict(wrongly) or 'all others succeeded'}", not wrongly
+    )
+
+
+def _recovered(recoveries: Sequence[Recovery]) -> Finding:
+    slow = [r for r in recoveries if r.back_after is None or r.back_after > r.allowed]
+    names = ", ".join(
+        f"{r.fault} ({'never' if r.back_after is None else f'{r.back_after:.1f} s'})" for r in slow
+    )
+    return Finding(
+        "back to 90 % of pace within 10 s of a fault's end",
+        f"{len(recoveries) - len(slow)} of {len(recoveries)}{f'; later: {names}' if slow else ''}",
+        not slow,
+    )

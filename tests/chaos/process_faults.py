@@ -1,0 +1,73 @@
+"""Our own processes: killed, and told to end."""
+
+from __future__ import annotations
+
+import psutil
+
+from app.adapters.embedded_redis import free_port
+from tests.chaos.fault import Fault
+from tests.chaos.world import ChaosWorld
+from tests.stack import wait_until
+
+
+def kill_worker(world: ChaosWorld) -> None:
+    """In the middle of its calls, if any come."""
+    wait_until(lambda: world.in_flight() > 0 or world.load is None or world.load.done, within=30, every=0.02)
+    world.kill("worker-1")
+
+
+def kill_leader(world: ChaosWorld) -> None:
+    """Whichever leads, and the one that would take over."""
+    for name in ("dispatcher-1", "dispatcher-2"):
+        world.kill(name)
+
+
+def kill_api(world: ChaosWorld) -> None:
+    world.kill("api-1")
+
+
+def kill_callback_worker(world: ChaosWorld) -> None:
+    world.kill("callbacks")
+
+
+def drain_worker(world: ChaosWorld) -> None:
+    assert world.drain("worker-2") == 0, "SIGTERM drains and exits with 0"
+
+
+def kill_supervisor(world: ChaosWorld) -> None:
+    """`penstock up` joins in, takes its part of the work, and is killed: all that it started dies with it."""
+    data = world.folder / "up"
+    ports = ("--port", str(free_port()), "--flower-port", str(free_port()))
+    process = world.stack.start("up", "up", "--data", str(data), *ports, PENSTOCK_DATA=str(data))
+    world.stack.processes.pop("up")  # its end is ours
+    try:
+        log = world.stack.folder / "up.log"
+        wait_until(
+            lambda: "Ctrl-C" in log.read_text() or process.poll() is not None, within=90, what="penstock up"
+        )
+        assert process.poll() is None, log.read_text()[-3000:]
+        family = psutil.Process(process.pid).children(recursive=True)
+        world.count_in_flight()
+    finally:
+        process.kill()
+        process.wait(20)
+    wait_until(
+        lambda: not any(_lives(child) for child in family), within=20, what="its processes die with it"
+    )
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+PROCESS_FAULTS = [
+    Fault("worker-killed", "kill -9 of a worker in the middle of its calls", kill_worker),
+    Fault("leader-killed", "kill -9 of both dispatchers", kill_leader),
+    Fault("api-killed", "kill -9 of an API process", kill_api),
+    Fault("callbacks-killed", "kill -9 of the callback worker", kill_callback_worker),
+    Fault("supervisor-killed", "kill -9 of `penstock up`; its processes die with it", kill_supervisor),
+    Fault("worker-drained", "SIGTERM of a worker: it drains and exits with 0", drain_worker),
+]
