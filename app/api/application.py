@@ -34,6 +34,7 @@ from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
 from app.api.request_ids import install_request_ids
+from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
 from app.api.warming import WarmViews
@@ -93,6 +94,7 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
     )
     return [
         *TaskViews(house, callers, rendering, limits.max_task_body).operations(),
+        *RetryViews(house, callers, rendering).operations(),
         *BatchViews(house, openai.estimate_batch, callers, rendering, limits).operations(),
         *ChatViews(openai, callers, rendering, limits.max_task_body).operations(),
         *ModelViews(callers, parts.settings).operations(),

@@ -31,6 +31,8 @@ from app.services.ports import (
 from app.services.read_batches import ReadBatches
 from app.services.read_tasks import ReadTasks
 from app.services.record_audit import RecordAudit
+from app.services.retry_task import RetryTask
+from app.services.retry_tasks import RetryTasks
 from app.services.submit_batch import SubmitBatch
 from app.services.submit_task import SubmitTask
 from app.services.tell_places import admission_of
@@ -96,6 +98,8 @@ class House:
     wait_for_task: WaitForTask
     cancel_task: CancelTask
     delete_task: DeleteTask
+    retry_task: RetryTask
+    retry_tasks: RetryTasks
     cancel_batch: CancelBatch
     waiters: Waiters
     watch: WatchEndings
@@ -116,6 +120,7 @@ def build_house(parts: Parts) -> House:
     read_tasks = ReadTasks(database)
     policies = PolicyBook(database, clock, settings.access.default)
     admission = admission_of(settings, database, clock, policies)
+    retry_task = RetryTask(database, reservoir, clock)
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     return House(
         authenticate=Authenticate(database, clock, admin_key),
@@ -135,6 +140,8 @@ def build_house(parts: Parts) -> House:
         wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),
         cancel_task=CancelTask(database, reservoir, clock),
         delete_task=DeleteTask(database, reservoir, clock),
+        retry_task=retry_task,
+        retry_tasks=RetryTasks(database, retry_task),
         cancel_batch=CancelBatch(database, reservoir, clock),
         waiters=waiters,
         watch=watch,

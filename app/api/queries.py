@@ -44,6 +44,7 @@ class TasksQuery(Query):
     status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"] | None = Field(
         None, description="Only these."
     )
+    reason: str | None = Field(None, description="Only those that ended with this error code.")
     batch_id: str | None = Field(None, description="Only those of this batch.")
     after: str | None = Field(None, description="The last id of the page before.")
     limit: int = Field(20, ge=1, le=100, description="How many; 20 unless said otherwise, at most 100.")

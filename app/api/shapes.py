@@ -116,6 +116,23 @@ class Deleted(Shape):
     deleted: bool
 
 
+class Refused(Shape):
+    """Why no more was admitted."""
+
+    code: str | None
+    message: str
+
+
+class RetriedTasks(Shape):
+    """Failed tasks that run again."""
+
+    object: Literal["retried_tasks"]
+    retried: int = Field(description="How many new tasks there are.")
+    task_ids: list[str] = Field(description="Theirs, in the order of the tasks whose place they take.")
+    has_more: bool = Field(description="Others of the kind are left.")
+    refused: Refused | None = Field(description="Why it ended early.")
+
+
 class TaskList(Shape):
     """A page of tasks, newest first. Results are not among it."""
 

@@ -124,6 +124,7 @@ class TaskViews:
         page = self._house.read_tasks.page(
             caller.client_id,
             status=query.status,
+            reason=query.reason,
             batch_id=query.batch_id,
             after=query.after,
             limit=query.limit,

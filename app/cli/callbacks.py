@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,8 +14,9 @@ from rich.table import Table
 
 from app.cli.db import database_url
 from app.cli.failure import Failure
+from app.cli.since import parse_since
 from app.domain.duration import parse_duration
-from app.domain.instant import parse_instant, to_rfc3339
+from app.domain.instant import to_rfc3339
 
 if TYPE_CHECKING:
     from app.db.database import Database
@@ -80,7 +80,7 @@ def replay(callback: str | None, since: str | None, client: str | None) -> None:
                 raise Failure("there is no dead letter of that id", "List them: penstock callbacks dead")
             click.echo("It is delivered again.")
         else:
-            click.echo(f"{letters.replay_since(client, _instant(since or ''))} are delivered again.")
+            click.echo(f"{letters.replay_since(client, parse_since(since or ''))} are delivered again.")
 
 
 @group.command("rotate-secret")
@@ -126,17 +126,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise click.UsageError("a header is written 'NAME: VALUE'")
     return name.strip(), value.strip()
-
-
-def _instant(text: str) -> float:
-    try:
-        return time.time() - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return parse_instant(text)
-    except ValueError as error:
-        raise click.UsageError(f"--since: {error}") from None
 
 
 def _duration(text: str) -> float:

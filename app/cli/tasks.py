@@ -1,4 +1,4 @@
-"""`penstock tasks`: look at, list and cancel tasks."""
+"""`penstock tasks`: look at, list, cancel and retry tasks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.failure import Failure
 from app.cli.remote import Remote, with_remote
+from app.cli.since import parse_since
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
 
 
-@click.group("tasks", short_help="look at, list and cancel tasks")
+@click.group("tasks", short_help="look at, list, cancel and retry tasks")
 def group() -> None:
-    """Look at, list and cancel tasks, over the service's HTTP API.
+    """Look at, list, cancel and retry tasks, over the service's HTTP API.
 
     \b
     penstock tasks list --status failed
     penstock tasks get task_06f3... --wait 30
+    penstock tasks retry --reason upstream_unavailable --since 2h
     """
 
 
@@ -79,6 +82,71 @@ def cancel(remote: Remote, task_ids: tuple[str, ...]) -> None:
     for task_id in task_ids:
         task = remote.post(f"/v1/tasks/{task_id}/cancel")
         click.echo(f"{task['id']} {task['status']}")
+
+
+@group.command("failed")
+@click.option("--reason", help="Only those with this error code, such as upstream_timeout.")
+@click.option("--after", help="Only those after this task: the last of the page before.")
+@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@_json
+@with_remote
+def failed(remote: Remote, reason: str | None, after: str | None, limit: int, as_json: bool) -> None:
+    """List tasks that failed, newest first, with their reasons.
+
+    \b
+    penstock tasks failed --reason upstream_unavailable
+    """
+    page = remote.get("/v1/tasks", status="failed", reason=reason, after=after, limit=limit)
+    if as_json:
+        click.echo(_pretty(page))
+        return
+    table = Table("task", "model", "finished", "reason", "message", box=None, header_style="bold")
+    for task in page["data"]:
+        error = task["error"] or {}
+        table.add_row(
+            task["id"],
+            task["model"],
+            task["finished_at"],
+            error.get("code") or "",
+            error.get("message") or "",
+        )
+    Console().print(table)
+    if page.get("has_more"):
+        click.echo(f"More: --after {page['data'][-1]['id']}")
+
+
+@group.command("retry")
+@click.argument("task_ids", nargs=-1)
+@click.option("--reason", help="All that failed with this error code.")
+@click.option("--since", help='All that failed since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
+@with_remote
+def retry(remote: Remote, task_ids: tuple[str, ...], reason: str | None, since: str | None) -> None:
+    """Run failed tasks again: by id, or all of a reason, since a time, or both.
+
+    Each becomes a new task, admitted as any submission is; the failed one stays as it ended. Lines of batches have
+    `penstock retry`.
+
+    \b
+    penstock tasks retry task_06f3...
+    penstock tasks retry --reason upstream_unavailable --since 2h
+    """
+    if bool(task_ids) == bool(reason or since):
+        raise click.UsageError("name tasks, or give --reason, --since or both")
+    for task_id in task_ids:
+        click.echo(f"{task_id} runs again as {remote.post(f'/v1/tasks/{task_id}/retry')['id']}")
+    if task_ids:
+        return
+    body = {"reason": reason, "since": parse_since(since) if since else None}
+    wish = {name: value for name, value in body.items() if value is not None}
+    count = 0
+    while True:
+        done = remote.post("/v1/tasks/retry", wish)
+        count += done["retried"]
+        if not done["has_more"] or done["refused"]:
+            break
+    click.echo(f"{count} run again.")
+    if done["refused"]:
+        raise Failure(done["refused"]["message"], "Give the same command again when there is room.")
 
 
 def _show(task: dict[str, Any]) -> None:

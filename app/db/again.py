@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from app.db.submissions import NewTask, insert_tasks
 from app.db.tables import task, task_content
 from app.domain.task import Status
 
+FAILED = (Status.FAILED, Status.EXPIRED)
 _FACTS = (task.c.status, task.c.error_code, task.c.replaced_by)
 _COPIED = (
     task.c.client_id,
@@ -26,17 +28,44 @@ _COPIED = (
 
 def failed_task(conn: Connection, client_id: str | None, task_id: str) -> Any:
     """Its `status`, `error_code` and `replaced_by`; None when this client (None: anyone) has no such task."""
-    found = select(*_FACTS).where(task.c.id == task_id)
+    found = select(*_FACTS).where(task.c.id == task_id, task.c.deleted_at.is_(None))
     return conn.execute(found if client_id is None else found.where(task.c.client_id == client_id)).first()
 
 
+def failed_tasks(
+    conn: Connection,
+    client_id: str,
+    reason: str | None,
+    since: float | None,
+    final: Collection[str],
+    limit: int,
+) -> list[str]:
+    """Ids of a client's tasks that may be run again, oldest first: of no batch, and not failed for a `final` reason."""
+    found = select(task.c.id).where(
+        task.c.client_id == client_id,
+        task.c.status.in_(FAILED),
+        task.c.batch_id.is_(None),
+        task.c.replaced_by.is_(None),
+        task.c.deleted_at.is_(None),
+        task.c.erased_at.is_(None),
+        func.coalesce(task.c.error_code, "").not_in(final),
+    )
+    if reason is not None:
+        found = found.where(task.c.error_code == reason)
+    if since is not None:
+        found = found.where(task.c.finished_at >= since)
+    return list(conn.execute(found.order_by(task.c.seq).limit(limit)).scalars())
+
+
 def run_again(conn: Connection, task_id: str, new_id: str, now: float) -> bool:
-    """Insert a copy that waits for the feeder, and mark the old one. False: it was replaced before, or has not failed.
+    """Insert a copy that waits for the feeder, and mark the old one. False: it was replaced before, has
+    not failed, or is kept no more.
 
     The mark is a compare-and-set: of two who ask at once, one makes a new task.
     """
     free = (task.c.id == task_id) & task.c.replaced_by.is_(None)
-    failed = free & task.c.status.in_((Status.FAILED, Status.EXPIRED))
+    kept = task.c.deleted_at.is_(None) & task.c.erased_at.is_(None)
+    failed = free & kept & task.c.status.in_(FAILED)
     if not conn.execute(update(task).where(failed).values(replaced_by=new_id)).rowcount:
         return False
     times = (task.c.expires_at - task.c.available_at).label("lifetime")

@@ -109,16 +109,17 @@ def list_tasks(
     batch_id: str | None = None,
     after_seq: int | None = None,
     limit: int = 100,
+    reason: str | None = None,
 ) -> list[TaskRow]:
     """A client's tasks without results, newest first, beginning beyond `after_seq` (older ones).
 
-    Tasks of a batch whose input is still coming in are not there yet.
+    Tasks of a batch whose input is still coming in are not there yet. `reason`: those with this error code alone.
     """
     if batch_id is not None:
-        numbers = _of_batch(client_id, status, batch_id, after_seq).limit(limit)
+        numbers = _because(_of_batch(client_id, status, batch_id, after_seq), reason).limit(limit)
     else:
         states = [status] if status is not None else list(Status)
-        parts = [_in_state(client_id, state, after_seq).limit(limit) for state in states]
+        parts = [_because(_in_state(client_id, state, after_seq), reason).limit(limit) for state in states]
         numbers = _newest(parts, limit)
     found = (
         select(*_columns(null()))
@@ -162,6 +163,10 @@ def _in_state(client_id: str, status: str, after_seq: int | None) -> Select[Any]
         coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
         found = found.where(task.c.batch_id.is_(None) | task.c.batch_id.not_in(coming_in))
     return found.order_by(task.c.seq.desc())
+
+
+def _because(found: Select[Any], reason: str | None) -> Select[Any]:
+    return found if reason is None else found.where(task.c.error_code == reason)
 
 
 def _newest(parts: list[Select[Any]], limit: int) -> Select[Any]:

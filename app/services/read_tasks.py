@@ -33,15 +33,25 @@ class ReadTasks:
         return self._database.read(lambda conn: _mine(conn, client_id, task_id))
 
     def page(
-        self, client_id: str, *, status: str | None, batch_id: str | None, after: str | None, limit: int
+        self,
+        client_id: str,
+        *,
+        status: str | None,
+        batch_id: str | None,
+        after: str | None,
+        limit: int,
+        reason: str | None = None,
     ) -> Page:
-        """Tasks, newest first, beginning after the one with the id `after`. Raises Invalid for a bad cursor."""
+        """Tasks, newest first, beginning after the one with the id `after`; `reason` is an error code.
+
+        Raises Invalid for a bad cursor.
+        """
         if batch_id is not None and not is_id("batch", batch_id):
             raise Invalid("batch_id: not the id of a batch", param="batch_id", code="invalid_value")
 
         def read(conn: Connection) -> list[TaskRow]:
             after_seq = None if after is None else _cursor(conn, client_id, after)
-            return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1)
+            return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1, reason)
 
         rows = self._database.read(read)
         return Page(rows[:limit], has_more=len(rows) > limit)
