@@ -12,10 +12,11 @@ from app.adapters.redis_scripts import Scripts
 from app.domain.governor import CallReport
 from app.domain.outcome import Outcome
 from app.domain.plan import Head, Release, Waiting
-from app.domain.queue import key_queue, parse_backlog_queue
+from app.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
 from app.domain.quota import Limits, QuotaState
 from app.domain.routing import Topology
 from app.domain.running import RunningCall
+from app.domain.token_learner import TokensUsed
 
 
 class NotLeading(Exception):
@@ -251,9 +252,9 @@ def _waiting(row: Sequence[Any]) -> Waiting:
 
 
 def _head(task_id: bytes, place: bytes) -> Head:
-    estimate, avoid, facts, sequence, prefix = (place.decode() + "||||").split("|")[:5]
+    estimate, avoid, facts, sequence, prefix, _due, asked = (place.decode() + "||||||").split("|")[:7]
     notes = tuple(avoid.split(",")) if avoid else ()
-    return Head(task_id.decode(), float(estimate), notes, facts, int(sequence or 0), prefix)
+    return Head(task_id.decode(), float(estimate), notes, facts, int(sequence or 0), int(asked or 0), prefix)
 
 
 def _report(text: bytes) -> CallReport:
@@ -271,7 +272,17 @@ def _report(text: bytes) -> CallReport:
         tuple(said["braked"]),
         said["named"],
         said["hints"] or {},
+        _used(said.get("used"), route.get("place"), route.get("list")),
     )
+
+
+def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> TokensUsed | None:
+    """None where the upstream counted nothing, or the permit is of an epoch before."""
+    if not used or not place or not list_:
+        return None
+    head = _head(b"", place.encode())
+    model, _ = parse_backlog_queue(list_.partition(SEPARATOR)[0])
+    return TokensUsed(model, int(head.estimate), head.asked, *used)
 
 
 def _worker(name: bytes, report: bytes) -> WorkerState:

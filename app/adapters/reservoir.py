@@ -8,6 +8,7 @@ from typing import cast
 from app.adapters.redis_scripts import Scripts
 from app.domain.attempt import Message, Refusal
 from app.domain.errors import RedisUnreachable
+from app.domain.task import NOT_DUE
 from app.services.ports import Clock
 
 WINDOW = 50_000  # messages of a backlog queue
@@ -91,6 +92,7 @@ class RedisReservoir:
 
 
 def _place(message: Message) -> str:
-    """What the place table says of a waiting task: its estimate, the keys to avoid, its facts, its sequence, prefix."""
+    """What the place table says of a waiting task; `gate` reads it, `publish.lua` its due."""
     avoid = ",".join(message.avoid)
-    return f"{message.estimate}|{avoid}|{message.facts}|{message.sequence}|{message.prefix}"
+    due = "" if message.due >= NOT_DUE else f"{message.due:.3f}"
+    return f"{message.estimate}|{avoid}|{message.facts}|{message.sequence}|{message.prefix}|{due}|{message.asked or ''}"

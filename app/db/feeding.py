@@ -97,7 +97,16 @@ def _count(changed: CursorResult[Any]) -> int:
 def _head(*, front: bool) -> Any:
     columns = (task.c.id, task.c.seq, task.c.model, task.c.client_id, task.c.step, task.c.estimate)
     return (
-        select(*columns, task.c.queue, task.c.avoid, task.c.front, task.c.facts, task.c.prefix)
+        select(
+            *columns,
+            task.c.queue,
+            task.c.avoid,
+            task.c.front,
+            task.c.facts,
+            task.c.prefix,
+            task.c.due,
+            task.c.asked,
+        )
         .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(front))
         .order_by(task.c.step, task.c.due, task.c.seq)
         .limit(bindparam("most"))
@@ -117,6 +126,8 @@ def _message(row: Row[Any]) -> Message:
         front=row.front,
         facts=row.facts or "",
         prefix=row.prefix or "",
+        due=row.due,
+        asked=row.asked,
     )
 
 

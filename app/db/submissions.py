@@ -72,6 +72,7 @@ class NewTask:
     reserved_tokens: int | None = None  # what it may use of its client's budget; None: there is none
     reserved_picos: int | None = None
     reserved_at: float | None = None  # None: not reserved
+    asked: int = 0  # tokens its answer may have; 0: the request leaves it open
     due: float = NOT_DUE  # its deadline, if it stands in line by it
     off_peak: bool = False  # to be run off-peak alone
     degrade_at: float | None = None  # from when on a configured text may answer it; None: never

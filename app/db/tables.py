@@ -215,6 +215,7 @@ task = Table(
     Column("degrade_at", Double),  # from when on a configured text may answer it; null: never
     Column("degraded", Boolean, nullable=False, server_default=text("false")),  # answered by that text
     Column("estimated_start_at", Double),  # as it looked at submission; null: nobody knew
+    Column("asked", Integer, nullable=False, server_default=text("0")),  # tokens its answer may have; 0: open
     partial("ix_task_unfed", "queue", "front", "step", "due", "seq", where=UNFED),  # feed_backlog
     partial("ix_task_line", text(LINE_OF), "step", "due", "seq", "expires_at", where=IN_LINE),  # read_line
     partial("ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK),  # keep_windows: the latest safe start

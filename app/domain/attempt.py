@@ -10,7 +10,7 @@ from typing import Literal
 
 from app.domain.money import Cost
 from app.domain.outcome import Outcome
-from app.domain.task import Status
+from app.domain.task import NOT_DUE, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Message:
     front: bool = False  # a retry returns to the front
     facts: str = ""  # which conditions of tiers it meets, see eligibility.py
     prefix: str = ""  # what its prompt begins with, see affinity.py
+    due: float = NOT_DUE  # where it stands in its list: see line.py
+    asked: int = 0  # tokens its answer may have; 0: open
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class Settlement:
     seconds: float = 0.0  # how long the call took
     hints: dict[str, str] = field(default_factory=dict)  # what the upstream's headers revealed
     named: str | None = None  # the limit that a refusal names: calls, pace or tokens
+    usage: Usage | None = None  # as the upstream counted it
 
 
 @dataclass(frozen=True, slots=True)

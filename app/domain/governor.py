@@ -20,6 +20,7 @@ from app.domain.quota import Bucket, Limits, Quota, QuotaState, request_bucket, 
 from app.domain.response_pace import PaceRules, ResponsePace
 from app.domain.revealed import Revealed, revealed
 from app.domain.routing import Route, Topology, account_quota, upstream_quota
+from app.domain.token_learner import TokenBook, TokensUsed
 
 Key = tuple[str, str]  # key and upstream model
 
@@ -44,6 +45,7 @@ class CallReport:
     braked: tuple[str, ...] = ()  # quotas that it braked
     named: Figure | None = None  # the limit that a refusal names
     hints: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers
+    used: TokensUsed | None = None
 
     @property
     def route(self) -> Route:
@@ -75,6 +77,7 @@ class Governor:
         self.topology = topology
         self.breakers: dict[str, Breaker] = {}
         self.learners: dict[str, Learner] = {}
+        self.tokens = TokenBook()
         self.speeds: dict[Key, float] = {}  # moving mean of seconds a call
         self._rules = breaker
         self._pace = pace
@@ -92,6 +95,8 @@ class Governor:
         closings: list[Closing] = []
         for report in reports:
             self._measure(report)
+            if report.used is not None:
+                self.tokens.saw(report.used)
             closings += self._reveal(report)
             closings += self._break(report)
             for name in self._taught(report):
@@ -165,10 +170,13 @@ class Governor:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """What was learned, by quota, as plain values."""
-        return {name: to_facts(learner) for name, learner in list(self.learners.items())}
+        return {
+            name: to_facts(learner) for name, learner in list(self.learners.items())
+        } | self.tokens.facts()
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
         """Take up what was kept, where it still has a place."""
+        self.tokens.recall(facts)
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
             learner = self._learner(name) if name in known else None

@@ -14,6 +14,7 @@ class Head:
     avoid: tuple[str, ...] = ()  # keys and other notes of what its earlier calls came to
     facts: str = ""  # which conditions of tiers it meets, see eligibility.py
     sequence: int = 0
+    asked: int = 0  # tokens its answer may have; 0: open
     prefix: str = ""  # what its prompt begins with, see affinity.py
 
 

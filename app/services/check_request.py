@@ -16,7 +16,7 @@ from app.domain.errors import Invalid
 from app.domain.queue import backlog_queue
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.domain.task import Hold, Priority, new_id
-from app.domain.tokens import estimate
+from app.domain.tokens import asked_for, estimate
 from app.services.judge_conditions import judge_conditions
 
 _LARGEST = 2**31 - 1  # what the column of the estimate takes
@@ -70,6 +70,7 @@ def draft_task(
         queue=_queue(model, client_id),
         step=step,
         estimate=min(estimate(request.messages, request.parameters), _LARGEST),
+        asked=min(asked_for(request.parameters), _LARGEST),
         created_at=now,
         available_at=available_at,
         expires_at=expires_at,

@@ -153,9 +153,10 @@ class Dispatcher:
     def _snapshot(self, view: View, quotas: Mapping[str, QuotaState]) -> Snapshot:
         live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
         pools, slots = share_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
+        waiting = view.waiting if self.governor is None else self.governor.tokens.reserved(view.waiting)
         return Snapshot(
             view.now,
-            view.waiting,
+            waiting,
             quotas,
             pools,
             slots,

@@ -270,6 +270,7 @@ class RunTask:
             seconds=seconds,
             hints=dict(verdict.hints),
             named=verdict.named,
+            usage=verdict.usage,
         )
         self.settling.add(settlement)
 

@@ -213,4 +213,6 @@ def _message(row: NewTask, sequence: int) -> Message:
         estimate=row.estimate,
         facts=row.facts or "",
         prefix=row.prefix or "",
+        due=row.due,
+        asked=row.asked,
     )

@@ -45,6 +45,7 @@ def upgrade() -> None:
     op.add_column("task", sa.Column("degrade_at", sa.Double))
     op.add_column("task", sa.Column("degraded", sa.Boolean, nullable=False, server_default=sa.text("false")))
     op.add_column("task", sa.Column("estimated_start_at", sa.Double))
+    op.add_column("task", sa.Column("asked", sa.Integer, nullable=False, server_default=sa.text("0")))
     op.drop_index("ix_task_unfed", "task")
     _index("ix_task_unfed", ("queue", "front", "step", "due", "seq"), _UNFED)
     for name, (columns, where) in _NEW.items():
@@ -57,5 +58,5 @@ def downgrade() -> None:
         op.drop_index(name, "task")
     op.drop_index("ix_task_unfed", "task")
     _index("ix_task_unfed", ("queue", "front", "step", "seq"), _UNFED)
-    for column in ("estimated_start_at", "degraded", "degrade_at", "off_peak", "due"):
+    for column in ("asked", "estimated_start_at", "degraded", "degrade_at", "off_peak", "due"):
         op.drop_column("task", column)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from app.domain.attempt import Brake, Permit, Settlement
+from app.domain.attempt import Brake, Permit, Settlement, Usage
 from app.domain.breaker import State
 from app.domain.fairness import Shares
 from app.domain.governor import Governor
 from app.domain.outcome import Outcome
 from app.domain.plan import Snapshot, plan
 from app.domain.quota import Quota
+from app.domain.tokens import DEFAULT_ANSWER
 from tests.redis.gate_world import GateWorld, one_key
 
 ACCOUNT, UPSTREAM = "account:a1:m", "upstream:u:m"
@@ -144,3 +145,23 @@ def test_a_task_that_is_passed_over_keeps_its_place_while_those_behind_it_go(red
     assert world.gate.release([replace(release, behind=1)]) == ["ok"]
     left = world.gate.look(4, world.topology, world.topology.quota_ids)
     assert [head.task_id for head in left.waiting[0].heads] == [first.task_id]
+
+
+def test_what_calls_use_decides_what_the_next_ones_reserve(redis_url: str) -> None:
+    world = governed(redis_url, Quota(ACCOUNT, rpm=6000, tpm=6_000_000, concurrency=50))
+    world.dispatcher.turn()
+    world.fill(level=100, sent=100, tokens=100_000)
+    messages = world.publish(6, estimate=1000 + DEFAULT_ANSWER)
+    assert world.dispatcher.turn().released == 6
+    first = [redeemed(world, message.task_id) for message in messages]
+    assert {permit.estimate for permit in first} == {1000 + DEFAULT_ANSWER}
+    for permit in first:
+        settle(world, permit, Outcome.SUCCEEDED, tokens=640, usage=Usage(600, 40))
+    world.dispatcher.turn()
+    (open_, asked) = (
+        world.publish(1, estimate=1000 + DEFAULT_ANSWER)[0],
+        world.publish(1, estimate=1100, asked=100)[0],
+    )
+    world.dispatcher.turn()
+    assert redeemed(world, open_.task_id).estimate == 600 + 40
+    assert redeemed(world, asked.task_id).estimate == 600 + 100

@@ -16,7 +16,7 @@ for i = 1, #ARGV do
   if s.report ~= '' and permit and permit.n == s.n then
     -- What the dispatcher learns from: the worker's words, and the route and instant of the release.
     local route = cjson.encode({key = permit.k, upstream = permit.u, account = permit.a, model = permit.m,
-      estimate = permit.e, released_at = permit.t, at = now})
+      estimate = permit.e, released_at = permit.t, at = now, place = permit.p, list = permit.l})
     redis.call('RPUSH', OUTCOMES, '[' .. s.report .. ',' .. route .. ']')
   end
   if s.ended then redis.call('PUBLISH', DONE, s.id) else feeder = true end
