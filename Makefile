@@ -11,7 +11,7 @@ PYTEST ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock audit bench chaos pictures clean
+.PHONY: help demo run test explore lint format lock audit bench chaos pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ run: .venv/.ready ## start the service and stay (a real upstream when a key is c
 
 test: lint ## lint, then every test
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+
+explore: .venv/.ready ## the property tests with examples of their own, and many more of them
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --hypothesis-profile explore tests/unit tests/db $(PYTEST)
 
 lint: .venv/.ready ## ruff, mypy, import contracts, bandit
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Text, Update, bindparam, update
+from sqlalchemy import Connection, Integer, Row, Text, Update, bindparam, update
 
 from app.db.locks import Batches
 from app.db.progress import Ended, record_progress
@@ -23,10 +23,13 @@ def finish(
     status: Status,
     at: float,
     failure: Failure | None = None,
+    *,
+    unsent: bool = False,
 ) -> list[str]:
     """End these locked tasks from the state they were read in; gives back the ids that ended.
 
-    `batches` holds the locked rows of all their batches.
+    `batches` holds the locked rows of all their batches. `unsent` says that the call they were claimed for was
+    never made, so that it does not count as an attempt.
     """
     if not rows:
         return []
@@ -37,6 +40,7 @@ def finish(
         "code": failure and failure.code,
         "type": failure and failure.type,
         "message": failure and failure.message,
+        "unsent": int(unsent),
     }
     changed = set(conn.execute(_statement(conn.dialect.name), values).scalars())
     ended = [Ended.of(row, status, at) for row in rows if row.id in changed]
@@ -56,6 +60,7 @@ def _statement(dialect: str) -> Update:
             error_code=bindparam("code"),
             error_type=bindparam("type"),
             error_message=bindparam("message"),
+            attempts=task.c.attempts - bindparam("unsent", type_=Integer()),
         )
         .returning(task.c.id)
     )

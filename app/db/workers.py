@@ -74,5 +74,6 @@ def _give_up(
     locked = lock_tasks(conn, (name for name, _ in stray)).values()
     still = [row for row in locked if row.status == Status.RUNNING and row.worker == worker_id]
     rows = [row for row in still if (row.id, row.release) in stray]
-    finish(conn, batches, [row for row in rows if row.cancel_requested], Status.CANCELLED, now)
+    unwanted = [row for row in rows if row.cancel_requested]
+    finish(conn, batches, unwanted, Status.CANCELLED, now, unsent=True)
     send_back(conn, [row for row in rows if not row.cancel_requested], Requeued.UNSENT)

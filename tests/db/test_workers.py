@@ -97,7 +97,7 @@ def test_such_a_row_is_cancelled_if_that_was_asked_for(database: Database) -> No
     take(database, "task_1")
     database.write(lambda conn: cancel_task(conn, "alice", "task_1", NOW))
     _beat(database)
-    assert row_of(database, "task_1").status == "cancelled"
+    assert (row_of(database, "task_1").status, row_of(database, "task_1").attempts) == ("cancelled", 0)
 
 
 def test_other_workers_rows_are_not_touched(database: Database) -> None:

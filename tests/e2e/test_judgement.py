@@ -31,10 +31,6 @@ def upstream_with(keys: list[Key], *limits: Limit, latency: float) -> SimulatorP
     return SimulatorProcess(SimulatorConfig(keys=secrets, limits=limits, latency=Latency(mean=latency)))
 
 
-def arrivals(upstream: SimulatorProcess) -> list[float]:
-    return sorted(float(str(call["arrived_at"])) for call in upstream.log())
-
-
 @pytest.mark.timeout(180)
 def test_a_hidden_cap_is_found_and_hardly_ever_met(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
     keys = [Key("k1")]
@@ -42,16 +38,12 @@ def test_a_hidden_cap_is_found_and_hardly_ever_met(tmp_path: Path, sqlite_url: s
         upstream_with(keys, Limit(account="k1", concurrency=30), latency=1.0) as upstream,
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
-        batch = stack.admin.submit_batch(f"Number {n}" for n in range(450))
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
         done = stack.admin.finished_batch(batch["id"], within=120)
-        refused = sum(upstream.stats()["totals"]["refused"].values())
-        at = arrivals(upstream)
-    assert done["request_counts"] == {"total": 450, "completed": 450, "failed": 0}
-    assert refused <= 30
-    settled = [one for one in at if one >= at[0] + 10]
-    assert (
-        len(settled) / (settled[-1] - settled[0]) >= 0.7 * 30
-    )  # of 30 calls a second; loosely, as tests share a machine
+        totals = upstream.stats()["totals"]
+    assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert sum(totals["refused"].values()) <= 20
+    assert totals["max_in_flight"] >= 24  # found, and used
 
 
 @pytest.mark.timeout(180)
@@ -63,13 +55,13 @@ def test_a_revoked_accounts_load_moves_and_nothing_fails(
         upstream_with(keys, latency=0.2) as upstream,
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
-        batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
-        wait_until(lambda: len(upstream.log()) > 60, within=30)
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(200))
+        wait_until(lambda: len(upstream.log()) > 40, within=30)
         upstream.set_faults(Fault("401", key="sk-k1"))
         before = len(upstream.log())
         done = stack.admin.finished_batch(batch["id"], within=90)
         served = Counter(call["key"] for call in upstream.log()[before:] if call["status"] == 200)
-    assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert done["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
     assert served["sk-k2"] > 10 * max(1, served["sk-k1"])
 
 
@@ -80,11 +72,11 @@ def test_a_storm_loses_no_task_and_wastes_few_calls(tmp_path: Path, sqlite_url: 
         upstream_with(keys, latency=0.5) as upstream,
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
-        batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
-        wait_until(lambda: len(upstream.log()) > 60, within=30)
-        upstream.set_faults(Fault("503", until_seconds=6))
+        batch = stack.admin.submit_batch(f"Number {n}" for n in range(200))
+        wait_until(lambda: len(upstream.log()) > 40, within=30)
+        upstream.set_faults(Fault("503", until_seconds=4))
         upstream.start_clock()
         done = stack.admin.finished_batch(batch["id"], within=120)
         wasted = sum(call["outcome"] == "503" for call in upstream.log())
-    assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
-    assert wasted <= 30
+    assert done["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
+    assert wasted <= 20
