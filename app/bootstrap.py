@@ -160,9 +160,14 @@ class Penstock:
         client = connect(self.redis_url, timeout=API_TIMEOUT, connections=4)
         return RedisGauge(client, self.topology.keys, self.topology.quota_ids)
 
-    @cached_property
+    @property
     def explain(self) -> Explain:
-        """Why tasks wait, as the leader tells it; fails fast."""
+        """Why tasks wait."""
+        return self.told
+
+    @cached_property
+    def told(self) -> ToldReasons:
+        """What the leader tells; fails fast."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4))
         return ToldReasons(scripts, self.clock, Lines(self.database, self.clock))
 

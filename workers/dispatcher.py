@@ -1,6 +1,7 @@
 """The dispatcher process: several may run, one leads.
 
-Three loops: release (this thread), feed, heal. Each waits for its doorbell or its next due instant. A loop that meets
+Five loops: release (this thread), feed, heal, look at pauses, test keys. Each waits for its doorbell or its next due
+instant. A loop that meets
 a lost Redis or database waits and goes on; the term in every script keeps a leader that was overtaken from doing harm.
 """
 
@@ -26,6 +27,8 @@ POLL = 0.25  # seconds between a candidate's looks at the leader's beat
 AGAIN = 0.5  # seconds after something could not be reached
 HEAL_EVERY = 1.0
 TAKE_BACK_EVERY = 0.25
+LOOK_EVERY = 0.4  # a pause is obeyed within a second
+TEST_EVERY = 1.0
 
 
 def main(ready: Callable[[], object]) -> None:
@@ -46,6 +49,8 @@ def run(leader: Leader, stop: threading.Event) -> None:
     loops = [
         threading.Thread(target=_feed, args=(leader, leading, stop), name="feeder", daemon=True),
         threading.Thread(target=_heal, args=(leader, leading, stop), name="healer", daemon=True),
+        threading.Thread(target=_look, args=(leader, leading, stop), name="watcher", daemon=True),
+        threading.Thread(target=_test, args=(leader, leading, stop), name="tester", daemon=True),
     ]
     for loop in loops:
         loop.start()
@@ -130,6 +135,22 @@ def _heal(leader: Leader, leading: threading.Event, stop: threading.Event) -> No
         stop.wait(TAKE_BACK_EVERY)
 
     _loop("healer", leading, stop, round_)
+
+
+def _look(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+    def once() -> None:
+        leader.watch.look()
+        stop.wait(LOOK_EVERY)
+
+    _loop("watcher", leading, stop, once)
+
+
+def _test(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+    def once() -> None:
+        leader.watch.test()
+        stop.wait(TEST_EVERY)
+
+    _loop("tester", leading, stop, once)
 
 
 def _loop(name: str, leading: threading.Event, stop: threading.Event, once: Callable[[], object]) -> None:

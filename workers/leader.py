@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from app.adapters.gate import RedisGate
 from app.adapters.permits import STALE
+from app.adapters.upstream_tests import UpstreamTests
 from app.adapters.why_board import WhyBoard
 from app.api.file_lines import parse_line
 from app.api.house import rules_of
@@ -27,7 +29,8 @@ from app.services.keep_access import KeepAudit, KeepBudgets
 from app.services.keep_costs import KeepCosts
 from app.services.keep_learned import KeepLearned
 from app.services.keep_retention import KeepRetention
-from app.services.lay_rules import make_governor
+from app.services.keep_watch import KeepWatch
+from app.services.lay_rules import make_governor, make_health
 from app.services.lead import Candidate
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.services.run_intakes import RunIntakes
@@ -52,6 +55,13 @@ class Leader:
         self.candidate = Candidate(self.gate, self.clock)
         self.governor = make_governor(parts.topology, parts.settings)
         self.learned = KeepLearned(self.database, self.governor, self.clock)
+        self.watch = KeepWatch(
+            self.database,
+            make_health(parts.settings),
+            UpstreamTests(parts.settings, os.environ, self.clock),
+            self.clock,
+            self.gate.release_brake,
+        )
         self.dispatcher = Dispatcher(
             self.gate,
             parts.topology,
@@ -59,6 +69,7 @@ class Leader:
             governor=self.governor,
             wall=self.clock.now,
             why=TellWhy(WhyBoard(parts.scripts)),
+            watch=self.watch,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
         cache = parts.settings.cache
@@ -105,8 +116,9 @@ class Leader:
         return 0.0 if more else pause
 
     def configure(self) -> None:
-        """Write told figures, and what a predecessor has learned, to the gate."""
+        """Write told figures, and what a predecessor has learned, to the gate; take up pauses and keys' health."""
         self.learned.recall()
+        self.watch.recall()
         self.gate.configure(self.governor.limits(0.0, {}))
 
     def refeed(self, task_ids: Iterable[str]) -> None:

@@ -161,6 +161,10 @@ class RedisGate:
         """Release nothing on a quota for a while."""
         self._run("brake", self.term, quota, seconds, why)
 
+    def release_brake(self, quota: str) -> None:
+        """Take the brake off a quota before its time."""
+        self._run("release_brake", self.term, quota)
+
     def take_back(self, age: float) -> int:
         """Put back what nobody redeemed within `age` seconds, and let due ghosts go. Gives back how many."""
         return int(self._run("take_back", self.term, age)[1])

@@ -10,7 +10,7 @@ import redis
 
 from app.domain.errors import RedisUnreachable
 from app.domain.queue import key_queue, redis_list
-from app.domain.sight import GateSight, QuotaSight
+from app.domain.sight import GateSight, QuotaSight, WorkerSight
 from app.domain.task import Step
 
 MOST_QUEUES = 2000  # backlog queues whose lengths are asked for at once
@@ -37,7 +37,8 @@ class RedisGauge:
         names = sorted(name.decode() for name in queues)[:MOST_QUEUES]
         lengths = self._lengths(names)
         now = clock[0] + clock[1] / 1e6 - float(gate.get(b"skew") or 0)
-        live = [_slots(report) for report in workers.values() if now - _at(report) < _REPORT_LIFE]
+        said = [_worker(name, report, now) for name, report in workers.items()]
+        live = [worker for worker in said if worker.age < _REPORT_LIFE]
         found = {name: _quota(name, row, now) for name, row in zip(self._quotas, quotas, strict=True)}
         return GateSight(
             term=(gate.get(b"term") or b"").decode(),
@@ -47,8 +48,10 @@ class RedisGauge:
             flights={key.decode(): int(count) for key, count in flights.items()},
             released=int(released),
             workers=len(live),
-            slots=sum(live),
+            slots=sum(worker.slots for worker in live),
             quotas=found,
+            reports=live,
+            now=now,
         )
 
     def _first(self) -> list[Any]:
@@ -96,9 +99,9 @@ def _number(row: Mapping[bytes, bytes], name: bytes) -> float | None:
     return float(value) if value else None
 
 
-def _at(report: bytes) -> float:
-    return float(report.partition(b"|")[0])
-
-
-def _slots(report: bytes) -> int:
-    return int(orjson.loads(report.partition(b"|")[2])["slots"])
+def _worker(name: bytes, report: bytes, now: float) -> WorkerSight:
+    at, _, facts = report.partition(b"|")
+    said = orjson.loads(facts)
+    return WorkerSight(
+        name.decode(), tuple(said["keys"]), int(said["slots"]), int(said["held"]), now - float(at)
+    )

@@ -11,6 +11,7 @@ import orjson
 from app.adapters.redis_scripts import Scripts
 from app.domain.errors import RedisUnreachable
 from app.domain.line import Line
+from app.domain.pauses import Pauses
 from app.domain.task import Hold
 from app.domain.why import held_in_words, starts_in
 from app.services.ports import Clock, Explanation, Foreseen, Queued
@@ -59,6 +60,9 @@ class ToldReasons:
         if held is not None:
             start = task.available_at if task.hold in (Hold.UNTIL, Hold.OFF_PEAK) else None
             return Explanation(estimated_start_at=start, waiting_for=held)
+        paused = Pauses.of(self.said().get("dispatcher", {}).get("pauses", ())).holds(task.model, task.client_id)
+        if paused is not None:
+            return Explanation(waiting_for=paused.words)
         line = self._lines.of(task.queue, task.step)
         words = self._model(task.model).get("words")
         if line is None:

@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from app.adapters.service_figures import ServiceFigures
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
+from app.api.admin_dispatcher import DispatcherViews
 from app.api.auditing import install_auditing
 from app.api.batch_steering import SteeringViews
 from app.api.batches import BatchViews
@@ -104,6 +105,7 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
         *EventViews(openai, callers, rendering).operations(),
         *ClientViews(house, callers).operations(),
         *AccessViews(house, callers).operations(),
+        *DispatcherViews(house, callers).operations(),
         *WarmViews(
             WarmCache(
                 parts.database,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.adapters.meters import Meters
+from app.adapters.upstream_tests import UpstreamTests
 from app.api.gatekeeper import Gatekeeper
 from app.db.database import Database
 from app.domain.callback_target import TargetRules, parse_ports
@@ -17,6 +19,8 @@ from app.services.cancel_task import CancelTask
 from app.services.check_request import Rules
 from app.services.delete_task import DeleteTask
 from app.services.judge_conditions import conditions_of
+from app.services.lay_routes import lay_routes
+from app.services.lay_rules import held_keys
 from app.services.manage_policies import PolicyBook
 from app.services.ports import (
     AnswerCache,
@@ -29,10 +33,12 @@ from app.services.ports import (
     StreamReader,
 )
 from app.services.read_batches import ReadBatches
+from app.services.read_dispatcher import ReadDispatcher
 from app.services.read_tasks import ReadTasks
 from app.services.record_audit import RecordAudit
 from app.services.retry_task import RetryTask
 from app.services.retry_tasks import RetryTasks
+from app.services.steer_dispatcher import SteerDispatcher
 from app.services.submit_batch import SubmitBatch
 from app.services.submit_task import SubmitTask
 from app.services.tell_places import admission_of
@@ -109,6 +115,8 @@ class House:
     policies: PolicyBook
     record_audit: RecordAudit
     gatekeeper: Gatekeeper
+    read_dispatcher: ReadDispatcher
+    steer: SteerDispatcher
 
 
 def build_house(parts: Parts) -> House:
@@ -151,6 +159,21 @@ def build_house(parts: Parts) -> House:
         policies=policies,
         record_audit=RecordAudit(database),
         gatekeeper=Gatekeeper(policies, parts.rates, clock, settings.access),
+        read_dispatcher=ReadDispatcher(
+            database,
+            getattr(parts, "gauge", None),  # without one Redis is taken to be away
+            getattr(parts, "told", None),
+            lay_routes(settings),
+            held_keys(settings),
+            clock,
+        ),
+        steer=SteerDispatcher(
+            database,
+            held_keys(settings),
+            {model.name for model in settings.models},
+            UpstreamTests(settings, os.environ, clock),
+            clock,
+        ),
     )
 
 

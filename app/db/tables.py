@@ -351,3 +351,26 @@ learned = Table(
     Column("figures", Text, nullable=False),  # JSON
     Column("updated_at", Double, nullable=False),
 )
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("subject", Text, primary_key=True),  # everything, model:..., client:..., key:...
+    Column("since", Double, nullable=False),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("subject", Text, primary_key=True),  # key:..., account:...
+    Column("facts", Text, nullable=False),  # JSON
+    Column("updated_at", Double, nullable=False),
+)
+
+configuration = Table(
+    "configuration",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("generation", BigInteger, nullable=False),  # counts reloads
+    Column("asked_at", Double, nullable=False),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, func, null, or_, select, text, update
 
@@ -12,6 +13,17 @@ from app.db.requeueing import Requeued, send_back
 from app.db.tables import RUNNING, task, worker
 from app.db.upsert import insert_or
 from app.domain.task import Status
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker process, for people."""
+
+    id: str
+    host: str
+    pid: int
+    beat_at: float
+
 
 CLAIM_SECONDS = 10.0  # a claim younger than this may not have reached the worker's memory yet
 
@@ -57,6 +69,13 @@ def wire(conn: Connection, since: float) -> tuple[int, int]:
     sums = (func.coalesce(func.sum(column), 0) for column in (worker.c.calls, worker.c.connections))
     row = conn.execute(select(*sums).where(worker.c.beat_at >= since)).one()
     return int(row[0]), int(row[1])
+
+
+def alive(conn: Connection, since: float) -> list[WorkerRow]:
+    """Workers that have not ended and have beaten since an instant."""
+    columns = (worker.c.id, worker.c.host, worker.c.pid, worker.c.beat_at)
+    found = select(*columns).where(worker.c.ended_at.is_(None), worker.c.beat_at >= since)
+    return [WorkerRow(*row) for row in conn.execute(found.order_by(worker.c.started_at, worker.c.id))]
 
 
 def beats(conn: Connection) -> dict[str, int]:

@@ -183,9 +183,22 @@ class Governor:
             if learner is not None:
                 self.learners[name] = from_facts(kept, learner)
 
+    def learned(self) -> dict[str, Limits]:
+        """The limits that were learned, where any were."""
+        found = {name: Limits(one.requests, one.tokens, one.cap) for name, one in list(self.learners.items())}
+        return {name: limits for name, limits in found.items() if limits != Limits()}
+
     def states(self) -> dict[str, State]:
         """Where the breakers stand."""
         return {name: breaker.state for name, breaker in self.breakers.items()}
+
+    def open_breakers(self, now: float) -> dict[str, tuple[State, str, float]]:
+        """Breakers that are not closed: where each stands, why, and in how many seconds it lets a call through."""
+        return {
+            name: (one.state, one.reason, max(0.0, one.opens_until(waiting=True) - now))
+            for name, one in list(self.breakers.items())
+            if one.state is not State.CLOSED
+        }
 
     # -- the parts
 

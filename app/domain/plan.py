@@ -7,6 +7,8 @@
 3. If no route has tokens enough for the head of its queue, the head holds its turn: nothing else passes the quota
    that will have them first. A head whose tiers are all closed to it is passed over instead.
 4. Until nothing can be released, or all heads looked at are used up.
+
+What an operator has paused is not looked at, and a key that is paused or disabled has no free slot.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from app.domain.fairness import PRIORITY_WEIGHTS, ClientShare, Shares
 from app.domain.gauge import NEVER, Gauge
 from app.domain.lanes import Lane, Line
 from app.domain.openings import TURN, Openings
+from app.domain.pauses import Closures, Shut
 from app.domain.quota import QuotaState
 from app.domain.routing import Balance, Route, Topology
 from app.domain.waiting import Head, Waiting
@@ -58,6 +61,7 @@ class Snapshot:
     )  # by key and upstream model: seconds a call
     wall: float = 0.0  # Unix seconds, by which tasks' waiting time counts
     homes: Homes = field(default_factory=Homes)  # which account saw a prefix last
+    closures: Closures = field(default_factory=Closures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,9 @@ class Release:
 class Wait:
     """Why a model's tasks wait: the quota (or `slots`, `route`) that opens last on the route that opens first."""
 
-    reason: str
+    reason: str  # the key, where it is shut
     opens_in: float  # seconds; infinite when only an end can free it
+    shut: Shut | None = None  # paused or disabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,12 @@ class _Planner:
         self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, Lane]]] = {}
         self.releases: list[Release] = []
         self.openings = Openings(topology, self._gauges_of, self, self._start, self._load, snapshot.wall)
+        self.paused: dict[str, Shut] = {}  # by model: all that waits for it, unless somebody else's does
         for waiting in snapshot.waiting:
+            shut = snapshot.closures.pauses.holds(waiting.model, waiting.client)
+            if shut is not None:
+                self.paused[waiting.model] = shut
+                continue
             lanes = self.lanes.setdefault(waiting.model, {})
             lane = lanes.setdefault(waiting.client, Lane(waiting.model, waiting.client))
             lane.lines.append(Line(waiting))
@@ -151,7 +161,8 @@ class _Planner:
             market = self._next_market(candidates)
             self._release(min(market, key=lambda c: c.share), [c.lane.model for c in market])
             models = [c.lane.model for c in candidates]
-        waits = {model: self._wait(model) for model in self.lanes}
+        waits = {model: Wait("", NEVER, shut) for model, shut in self.paused.items()}
+        waits |= {model: self._wait(model) for model in self.lanes}
         more = any(
             lane.dry() and self.openings.first(model) is not None
             for model, lanes in self.lanes.items()
@@ -282,7 +293,9 @@ class _Planner:
         return found
 
     def free(self, key: str) -> int:
-        """Free worker slots for a key."""
+        """Free worker slots for a key; none while it is paused or disabled."""
+        if key in self.snapshot.closures.keys:
+            return 0
         return self.slots.get(self.snapshot.pools.get(key, ""), 0)
 
     def _load(self, balance: Balance, route: Route) -> float:
@@ -360,6 +373,8 @@ class _Planner:
         return min(waits, key=lambda w: w.opens_in, default=Wait("route", NEVER))
 
     def _route_wait(self, route: Route, estimate: float) -> Wait:
+        if (shut := self.snapshot.closures.keys.get(route.key)) is not None:
+            return Wait(route.key, NEVER, shut)
         if self.free(route.key) <= 0:
             return Wait("slots", NEVER)
         opens = ((g.opens_in(estimate, self.snapshot.now), g.name) for g in self._gauges_of(route))

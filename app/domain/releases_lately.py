@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 WINDOW = 30.0  # seconds over which a list's pace is measured
@@ -37,3 +38,28 @@ class Paces:
         if expected is None or len(self._released.get((queue, step), ())) >= _SEEN:
             return seen or None
         return expected
+
+@dataclass(slots=True)
+class LastMinute:
+    """Calls let through in the last 60 s, by quota."""
+
+    _by_second: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)  # (second, calls)
+
+    def released(self, quotas: Iterable[str], now: float) -> None:
+        """One call passed these quotas."""
+        second = int(now)
+        for name in quotas:
+            seconds = self._by_second.setdefault(name, deque())
+            if seconds and seconds[-1][0] == second:
+                seconds[-1] = (second, seconds[-1][1] + 1)
+            else:
+                seconds.append((second, 1))
+
+    def counts(self, now: float) -> dict[str, int]:
+        """How many passed each, where any did."""
+        for name, seconds in list(self._by_second.items()):
+            while seconds and seconds[0][0] <= now - 60:
+                seconds.popleft()
+            if not seconds:
+                del self._by_second[name]
+        return {name: sum(calls for _, calls in seconds) for name, seconds in self._by_second.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -26,6 +26,17 @@ class QuotaSight:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSight:
+    """A worker's last word."""
+
+    id: str
+    keys: tuple[str, ...]  # whose queues it consumes
+    slots: int  # calls it may hold by now
+    held: int
+    age: float  # seconds since it was said
+
+
+@dataclass(frozen=True, slots=True)
 class GateSight:
     """All of it."""
 
@@ -38,3 +49,5 @@ class GateSight:
     workers: int = 0  # that reported in the last seconds
     slots: int = 0  # calls that these may hold
     quotas: Mapping[str, QuotaSight] = field(default_factory=dict)
+    reports: Sequence[WorkerSight] = ()  # of those workers
+    now: float = 0.0  # gate time

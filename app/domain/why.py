@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from app.domain.instant import to_rfc3339
 from app.domain.plan import Wait
@@ -13,31 +15,84 @@ from app.domain.task import Hold
 BREAKER_CLOSES = 0  # calls at once of what a breaker has closed
 
 
-def in_words(wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float) -> str:
+class Bound(StrEnum):
+    """What kind of thing holds a model's tasks."""
+
+    PAUSED = "paused"  # by an operator
+    SLOTS = "slots"  # of workers
+    ROUTE = "route"  # no tier may be used
+    DISABLED = "disabled"  # every key that could serve is refused by its upstream
+    BRAKED = "braked"
+    BREAKER = "breaker"
+    CALLS = "calls"
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    TURN = "turn"  # of other clients: work flows
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What holds, of which quota (or key), at which figure, and why in the words of whoever caused it."""
+
+    bound: Bound
+    subject: str = ""
+    figure: float | None = None  # calls at once, or a minute; tokens a minute
+    why: str = ""
+    seconds: float | None = None  # until it opens, where that is known
+
+
+def binding_of(
+    wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float
+) -> Binding:
     """What a model's tasks wait for. `reasons` says of quotas why they are braked; `now` is gate time."""
-    if wait.reason == "slots":
-        return "a free slot of a worker that consumes the key's queue"
-    if wait.reason == "route":
-        return "a tier that this task may use"
+    if wait.shut is not None:
+        return Binding(
+            Bound.PAUSED if wait.shut.by_operator else Bound.DISABLED, wait.reason, why=wait.shut.words
+        )
+    if wait.reason in (Bound.SLOTS, Bound.ROUTE):
+        return Binding(Bound(wait.reason))
     state = quotas.get(wait.reason)
     if not wait.reason or state is None:
-        return "its turn among the clients that wait"
-    return f"{_binding(state, now, reasons.get(wait.reason, ''))} ({named(wait.reason)})"
+        return Binding(Bound.TURN)
+    return _binding(wait.reason, state, now, reasons.get(wait.reason, ""))
 
 
-def _binding(state: QuotaState, now: float, why: str) -> str:
+def _binding(name: str, state: QuotaState, now: float, why: str) -> Binding:
     """Which limit of a quota holds."""
     if state.braked_until > now:
-        return f"the end of a pause in {state.braked_until - now:.0f} s" + (f": {why}" if why else "")
+        return Binding(Bound.BRAKED, name, why=why, seconds=state.braked_until - now)
     if state.cap == BREAKER_CLOSES:
-        return "a breaker that is open" + (f": {why}" if why else "")
+        return Binding(Bound.BREAKER, name, why=why)
     if state.cap is not None and state.flight >= state.cap:
-        return f"one of {state.cap} calls at once to end"
+        return Binding(Bound.CALLS, name, float(state.cap))
     if state.requests is not None and state.level < 1:
-        return f"requests: {state.requests.rate * 60:.0f} a minute"
+        return Binding(Bound.REQUESTS, name, state.requests.rate * 60)
     if state.tokens is not None:
-        return f"tokens: {state.tokens.rate * 60:.0f} a minute"
-    return "its turn among the clients that wait"
+        return Binding(Bound.TOKENS, name, state.tokens.rate * 60)
+    return Binding(Bound.TURN)
+
+
+def in_words(binding: Binding) -> str:
+    """The same for whoever asks about one task."""
+    because = f": {binding.why}" if binding.why else ""
+    match binding.bound:
+        case Bound.PAUSED | Bound.DISABLED:
+            return binding.why
+        case Bound.SLOTS:
+            return "a free slot of a worker that consumes the key's queue"
+        case Bound.ROUTE:
+            return "a tier that this task may use"
+        case Bound.BRAKED:
+            said = f"the end of a pause in {binding.seconds:.0f} s{because}"
+        case Bound.BREAKER:
+            said = f"a breaker that is open{because}"
+        case Bound.CALLS:
+            said = f"one of {binding.figure:.0f} calls at once to end"
+        case Bound.REQUESTS | Bound.TOKENS:
+            said = f"{binding.bound}: {binding.figure:.0f} a minute"
+        case Bound.TURN:
+            return "its turn among the clients that wait"
+    return f"{said} ({named(binding.subject)})"
 
 
 def named(quota: str) -> str:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.domain.affinity import Homes
 from app.domain.fairness import ClientShare, Shares
 from app.domain.governor import CallReport, Closing, Governor
+from app.domain.pauses import Closures
 from app.domain.plan import Plan, Release, Snapshot, Wait, Waiting, plan, settle_shares
 from app.domain.pools import Consumer, share_slots
 from app.domain.quota import Limits, QuotaState
+from app.domain.releases_lately import LastMinute
 from app.domain.routing import Topology
 from app.services.tell_why import TellWhy
 
@@ -72,6 +74,10 @@ class Gate(Protocol):
         """The limits in force, by quota."""
 
     @property
+    def term(self) -> str:
+        """Under which we lead."""
+
+    @property
     def released_at(self) -> float:
         """Gate time of the last release."""
 
@@ -80,6 +86,34 @@ class Gate(Protocol):
 
     def brake(self, quota: str, seconds: float, why: str) -> None:
         """Release nothing on a quota for a while."""
+
+
+class Watch(Protocol):
+    """Who knows what an operator has paused, and which keys are not to be used. Its calls never wait."""
+
+    def heard(self, reports: Sequence[CallReport]) -> None:
+        """What settled calls came to."""
+
+    def closures(self) -> Closures:
+        """What planning is to leave alone now."""
+
+    def standing(self) -> Mapping[str, Any]:
+        """How keys and accounts stand, to be told."""
+
+
+class NoWatch:
+    """Nothing is paused, and every key is good."""
+
+    def heard(self, reports: Sequence[CallReport]) -> None:
+        """Hears nothing."""
+
+    def closures(self) -> Closures:
+        """None."""
+        return Closures()
+
+    def standing(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
 
 
 @dataclass(slots=True)
@@ -106,6 +140,9 @@ class Dispatcher:
     wall: Callable[[], float] = time.time
     why: TellWhy | None = None
     homes: Homes = field(default_factory=Homes)
+    watch: Watch = field(default_factory=NoWatch)
+    last_minute: LastMinute = field(default_factory=LastMinute)
+    _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
     _quota_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,10 +154,14 @@ class Dispatcher:
         heads = max(4, min(128, _HEADS // max(1, self.lists)))
         view = self.gate.look(heads, self.topology, self._quota_ids)
         self.lists = len(view.waiting)
+        if self._led[0] != self.gate.term:
+            self._led = (self.gate.term, view.now)
+        self.watch.heard(view.reports)
         if self.turns % 1000 == 0:
             self.shares.forget_idle()
-        quotas = view.quotas if self.governor is None else self._govern(self.governor, view)
-        snapshot = self._snapshot(view, quotas)
+        closures = self.watch.closures()
+        quotas = view.quotas if self.governor is None else self._govern(self.governor, view, closures)
+        snapshot = self._snapshot(view, quotas, closures)
         if not view.waiting:
             self._tell(snapshot, {}, [])
             return Turn(0, BEAT, view.refeed, {})
@@ -132,15 +173,32 @@ class Dispatcher:
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
-            self.why.turned(snapshot, self.topology, waits, done)
+            self.why.turned(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
 
-    def _govern(self, governor: Governor, view: View) -> Mapping[str, QuotaState]:
+    def _standing(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        """What the leader tells of itself: its term, what it has learned, what it leaves alone."""
+        governor, now = self.governor, snapshot.now
+        term, since = self._led
+        return {
+            "term": term,
+            "since": since,
+            "turns": self.turns,
+            "last_minute": self.last_minute.counts(now),
+            "learned": {} if governor is None else {n: _figures(of) for n, of in governor.learned().items()},
+            "breakers": {} if governor is None else governor.open_breakers(now),
+            "pauses": sorted(snapshot.closures.pauses.subjects),
+            "health": self.watch.standing(),
+        }
+
+    def _govern(self, governor: Governor, view: View, closures: Closures) -> Mapping[str, QuotaState]:
         """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""
         quotas = dict(view.quotas)
         for closing in governor.settled(view.reports):
             self.gate.brake(closing.quota, closing.seconds, closing.why)
             quotas[closing.quota] = _closed(quotas.get(closing.quota), closing, view.now)
-        governor.look(view.now, quotas, {waiting.model for waiting in view.waiting})
+        holds = closures.pauses.holds
+        wanted = {one.model for one in view.waiting if holds(one.model, one.client) is None}
+        governor.look(view.now, quotas, wanted)
         wished = governor.limits(view.now, quotas)
         changed = {
             name: limits for name, limits in wished.items() if _differs(self.gate.limits.get(name), limits)
@@ -150,7 +208,7 @@ class Dispatcher:
             quotas.update({name: _limited(quotas[name], changed[name]) for name in changed if name in quotas})
         return quotas
 
-    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState]) -> Snapshot:
+    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Closures) -> Snapshot:
         live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
         pools, slots = share_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
         waiting = view.waiting if self.governor is None else self.governor.tokens.reserved(view.waiting)
@@ -165,6 +223,7 @@ class Dispatcher:
             speeds=self.governor.speeds if self.governor is not None else {},
             wall=self.wall(),
             homes=self.homes,
+            closures=closures,
         )
 
     def _carry_out(self, releases: Sequence[Release], quotas: Mapping[str, QuotaState]) -> list[Release]:
@@ -174,11 +233,22 @@ class Dispatcher:
         done = _accepted(releases, words)
         settle_shares(self.shares, done)
         for release in done:
+            self.last_minute.released(release.route.quotas, self.gate.released_at)
             if release.prefix:
                 self.homes.saw(release.prefix, release.route.account)
         if self.governor is not None:
             self.governor.released(done, quotas, self.gate.released_at)
         return done
+
+
+def _figures(limits: Limits) -> dict[str, float | None]:
+    """Limits as people count them: a minute."""
+    requests, tokens = limits.requests, limits.tokens
+    return {
+        "rpm": None if requests is None else round(requests.rate * 60, 1),
+        "tpm": None if tokens is None else round(tokens.rate * 60),
+        "concurrency": limits.cap,
+    }
 
 
 def _differs(before: Limits | None, after: Limits) -> bool:

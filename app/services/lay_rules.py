@@ -10,6 +10,7 @@ from app.domain.blame import Figure
 from app.domain.brake import Pauses
 from app.domain.breaker import BreakerRules
 from app.domain.governor import Governor
+from app.domain.key_health import HealthRules, Held, KeyHealth
 from app.domain.learner import RULES
 from app.domain.response_pace import PaceRules
 from app.domain.routing import Topology
@@ -24,6 +25,18 @@ def make_governor(topology: Topology, settings: Settings) -> Governor:
         pace=pace_rules(settings),
         learning=learning_rules(settings),
     )
+
+
+def make_health(settings: Settings) -> KeyHealth:
+    """The health of all keys, by what is configured."""
+    told = settings.health
+    rules = HealthRules(told.retest, told.longest, told.idle)
+    return KeyHealth({held.name: held for held in held_keys(settings)}, rules)
+
+
+def held_keys(settings: Settings) -> tuple[Held, ...]:
+    """Our keys, and what they belong to."""
+    return tuple(Held(key.name, key.upstream, key.account or key.name) for key in settings.keys)
 
 
 def learning_rules(settings: Settings) -> Mapping[Figure, Rules] | None:

@@ -7,9 +7,9 @@ than a twentieth of the time. What cannot be reached is left out, and said to be
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -24,15 +24,13 @@ from app.domain.pace import SENT_SPAN, Forecast, Pace, Second
 from app.domain.routing import Topology
 from app.domain.sight import GateSight
 from app.services.ports import Clock
+from app.services.read_seldom import Seldom
 
 MOST = 1_000_000  # rows counted of one client, and of one queue
 _FED_MOST = 50_000  # fed rows looked at while Redis is away
 _CALLS = 5_000  # ended calls read at once
 _OVERLAP = 500  # calls read again: the order of numbers is not that of commits
-_REST = 20  # how many times as long as a read took nothing is read again
 _LEADER_SILENT = 4.0  # seconds without a beat after which nobody seems to lead
-
-T = TypeVar("T")
 
 
 class Gauge(Protocol):
@@ -82,24 +80,6 @@ class _Counts:
     fed: Mapping[str, int]  # only while Redis is away
 
 
-class _Kept(Generic[T]):
-    """A value that is read again after `least` seconds, or twenty times what reading it took."""
-
-    def __init__(self, value: T, least: float, clock: Clock) -> None:
-        self.value = value
-        self._least = least
-        self._clock = clock
-        self._due = -1.0
-
-    def get(self, read: Callable[[], T]) -> T:
-        began = self._clock.monotonic()
-        if began >= self._due:
-            self.value = read()
-            ended = self._clock.monotonic()
-            self._due = ended + max(self._least, _REST * (ended - began))
-        return self.value
-
-
 class ReadOverview:
     """The use case; one for a process. Never raises for what is out of reach."""
 
@@ -113,9 +93,9 @@ class ReadOverview:
         self._forecast = Forecast()
         self._seen: dict[int, None] = {}  # numbers of calls that were counted, the latest of them
         self._last_call = 0
-        self._counts = _Kept(_Counts({}, {}, {}), 3.0, clock)
-        self._running: _Kept[list[Running]] = _Kept([], 2.0, clock)
-        self._owns: dict[str | None, _Kept[Own]] = {}
+        self._counts = Seldom(_Counts({}, {}, {}), 3.0, clock)
+        self._running: Seldom[list[Running]] = Seldom([], 2.0, clock)
+        self._owns: dict[str | None, Seldom[Own]] = {}
         self._beat: tuple[int, float] = (-1, 0.0)
         self._database_due = -1.0
 
@@ -156,7 +136,7 @@ class ReadOverview:
             self._running.get(lambda: self._database.read(lambda c: overview.running(c, now - SENT_SPAN)))
             self._counts.get(lambda: self._count(gate))
             for viewer in viewers:
-                kept = self._owns.setdefault(viewer, _Kept(Own(), 2.0, self._clock))
+                kept = self._owns.setdefault(viewer, Seldom(Own(), 2.0, self._clock))
                 kept.get(lambda viewer=viewer: self._database.read(lambda c: _own(c, viewer)))  # type: ignore[misc]
         except DatabaseUnreachable:
             self._database_due = self._clock.monotonic() + 2.0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.domain.expected_pace import capacities, expected_paces
 from app.domain.plan import Release, Snapshot, Wait
+from app.domain.quota import QuotaState
 from app.domain.releases_lately import Paces
 from app.domain.routing import Topology
-from app.domain.why import in_words
+from app.domain.why import binding_of, in_words
 
 EVERY = 1.0  # seconds
 
@@ -36,8 +37,9 @@ class TellWhy:
         topology: Topology,
         waits: Mapping[str, Wait],
         done: Sequence[Release],
+        standing: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """One turn of the dispatcher is over. Raises RedisUnreachable."""
+        """One turn of the dispatcher is over; `standing` is what else it tells of itself. Raises RedisUnreachable."""
         now, quotas = seen.now, seen.quotas
         for release in done:
             self.paces.released(release.queue, release.step, now)
@@ -48,14 +50,7 @@ class TellWhy:
         reasons = {name: state.reason for name, state in quotas.items()}
         self.board.tell(
             {
-                "models": {
-                    model: {
-                        "reason": wait.reason,
-                        "words": in_words(wait, quotas, reasons, now),
-                        "opens_in": None if wait.opens_in == float("inf") else round(wait.opens_in, 3),
-                    }
-                    for model, wait in waits.items()
-                },
+                "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": capacities(topology, quotas, seen.speeds),
                 "lines": {
                     f"{one.queue}|{one.step}": self.paces.likely(
@@ -63,5 +58,21 @@ class TellWhy:
                     )
                     for one in seen.waiting
                 },
+                "dispatcher": {"at": now, **standing()},
             }
         )
+
+def _model(
+    wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float
+) -> dict[str, Any]:
+    """What one model's tasks wait for, as it is told."""
+    binding = binding_of(wait, quotas, reasons, now)
+    return {
+        "reason": wait.reason,
+        "words": in_words(binding),
+        "opens_in": None if wait.opens_in == float("inf") else round(wait.opens_in, 3),
+        "bound": binding.bound,
+        "subject": binding.subject,
+        "figure": binding.figure,
+        "why": binding.why,
+    }

@@ -6,7 +6,7 @@ references until `resolve_secret` is asked for one.
 
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.errors import ConfigError
-from app.settings.judgement_models import BreakerSettings, LearningSettings, PaceSettings
+from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
 from app.settings.load import load_settings
 from app.settings.models import (
     ApiSettings,
@@ -29,6 +29,7 @@ __all__ = [
     "CacheSettings",
     "CallbackSettings",
     "ConfigError",
+    "HealthSettings",
     "KeySettings",
     "LearningSettings",
     "ModelSettings",

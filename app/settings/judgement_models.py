@@ -1,4 +1,4 @@
-"""Settings of the dispatcher's judgement: [learning], [breaker] and [pace]."""
+"""Settings of the dispatcher's judgement: [learning], [breaker], [pace] and [health]."""
 
 from typing import Annotated, Self
 
@@ -87,4 +87,23 @@ class PaceSettings(Section):
             raise fault("needs floor <= start <= ceiling", "correct one of the three")
         if self.slow_times is None and self.fast >= self.slow:
             raise fault("takes the same calls for fast and slow", "lower fast or raise slow")
+        return self
+
+
+class HealthSettings(Section):
+    """[health]: keys that an upstream refuses, and endpoints that nobody calls."""
+
+    # Seconds after a refusal (401, 402) until the key, or its account's balance, is tested; doubled each time ...
+    retest: Positive = 30.0
+    # ... up to this.
+    longest: Positive = 900.0
+    # Seconds without a call after which an endpoint is asked for its models; 0: never.
+    idle: Annotated[float, Field(ge=0)] = 300.0
+    # Seconds for one test.
+    timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+    @model_validator(mode="after")
+    def _longest_is_not_below(self) -> Self:
+        if self.longest < self.retest:
+            raise fault("has a longest below its retest", "raise longest or lower retest")
         return self

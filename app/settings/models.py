@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from app.settings.access_models import AccessSettings, StorageSettings
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.faults import fault
-from app.settings.judgement_models import BreakerSettings, LearningSettings, PaceSettings
+from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
 from app.settings.tier_models import HasTiers
 from app.settings.values import Count, FromList, KeyName, Name, Network, Ports, Positive, Seconds, Section
 from app.settings.wire_values import HeaderName, HeaderValue, ProxyAddress, Reference, is_reference
@@ -258,6 +258,7 @@ class Settings(Section):
     retry: dict[str, RetrySettings] = Field(default_factory=dict, validate_default=True)
     learning: LearningSettings = LearningSettings()
     breaker: BreakerSettings = BreakerSettings()
+    health: HealthSettings = HealthSettings()
     pace: PaceSettings = PaceSettings()
     prices: Annotated[tuple[PriceSettings, ...], FromList] = Field(default=(), alias="price")
     cache: CacheSettings = CacheSettings()

@@ -8,7 +8,7 @@ from app.domain.plan import NEVER, Wait
 from app.domain.quota import Bucket, QuotaState
 from app.domain.releases_lately import Paces
 from app.domain.task import Hold
-from app.domain.why import held_in_words, in_words, named, starts_in
+from app.domain.why import binding_of, held_in_words, in_words, named, starts_in
 
 NOW = 1000.0
 QUOTA = "account:acme:m"
@@ -29,14 +29,14 @@ QUOTA = "account:acme:m"
     ],
 )
 def test_the_binding_limit_is_named(state: QuotaState, reason: str, words: str) -> None:
-    assert words in in_words(Wait(QUOTA, 1.0), {QUOTA: state}, {QUOTA: reason}, NOW)
+    assert words in in_words(binding_of(Wait(QUOTA, 1.0), {QUOTA: state}, {QUOTA: reason}, NOW))
 
 
 @pytest.mark.parametrize(
     ("reason", "words"), [("slots", "a free slot"), ("route", "a tier"), ("", "its turn among the clients")]
 )
 def test_what_is_no_quota_is_named_too(reason: str, words: str) -> None:
-    assert words in in_words(Wait(reason, NEVER), {}, {}, NOW)
+    assert words in in_words(binding_of(Wait(reason, NEVER), {}, {}, NOW))
 
 
 def test_quotas_in_words() -> None:

@@ -56,31 +56,7 @@ def cancel(remote: Remote, batch_id: str) -> None:
     \b
     penstock cancel batch_06f3...
     """
-    _tell(remote.post(f"/v1/batch/{batch_id}/cancel"))
-
-
-@click.command("pause", short_help="start nothing more of a batch")
-@click.argument("batch_id")
-@with_remote
-def pause(remote: Remote, batch_id: str) -> None:
-    """Start nothing more of a batch; running calls are let finish.
-
-    \b
-    penstock pause batch_06f3...
-    """
-    _tell(remote.post(f"/v1/batch/{batch_id}/pause"))
-
-
-@click.command("resume", short_help="let a paused batch go on")
-@click.argument("batch_id")
-@with_remote
-def resume(remote: Remote, batch_id: str) -> None:
-    """Let a paused batch go on.
-
-    \b
-    penstock resume batch_06f3...
-    """
-    _tell(remote.post(f"/v1/batch/{batch_id}/resume"))
+    tell(remote.post(f"/v1/batch/{batch_id}/cancel"))
 
 
 @click.command("retry", short_help="run the failed lines of a batch again")
@@ -94,7 +70,7 @@ def retry(remote: Remote, batch_id: str, watching: bool, out: Path | None) -> No
     \b
     penstock retry batch_06f3... --watch
     """
-    _tell(remote.post(f"/v1/batch/{batch_id}/retry"))
+    tell(remote.post(f"/v1/batch/{batch_id}/retry"))
     if watching:
         finish(remote, follow(remote, batch_id), out)
 
@@ -110,7 +86,7 @@ def follow(remote: Remote, batch_id: str, max_cost: float | None = None) -> Batc
 
 def finish(remote: Remote, batch: Batch, out: Path | None) -> None:
     """Say how it ended, fetch its results, and exit by them."""
-    _tell(batch)
+    tell(batch)
     chosen = out or (Path(remembered) if (remembered := load_job(batch["id"]).out) else None)
     if chosen is not None:
         fetch(remote, batch["id"], chosen)
@@ -127,7 +103,8 @@ def fetch(remote: Remote, batch_id: str, out: Path | None) -> None:
     click.echo(f"{count} results in {out}", err=True)
 
 
-def _tell(batch: dict[str, Any]) -> None:
+def tell(batch: dict[str, Any]) -> None:
+    """Say how a batch stands."""
     counts = batch["request_counts"]
     cost = f", {money(batch)}" if batch.get("cost") else ""
     words = f"{counts['completed']} of {counts['total']} done, {counts['failed']} failed{cost}"

@@ -1,0 +1,138 @@
+"""`penstock status`: who holds work up, and every quota, key and worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.remote import Remote, with_remote
+
+
+@click.command("status", short_help="who holds work up: us, an upstream, the limits; every quota and worker")
+@click.option("--all", "all_", is_flag=True, help="Quotas that limit nothing and hold nothing, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+@with_remote
+def command(remote: Remote, all_: bool, as_json: bool) -> None:
+    """Say in the first line who holds work up, then show the leader, what waits, quotas, keys and workers.
+
+    \b
+    penstock status
+    penstock status --json | jq .holdup
+    """
+    found = remote.get("/v1/admin/dispatcher")
+    if as_json:
+        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        return
+    click.echo(found["holdup"]["words"])
+    click.echo(_leader(found))
+    for pause in found["pauses"]:
+        click.echo(f"paused since {pause['since']}: {pause['subject'].replace(':', ' ', 1)}")
+    console = Console()
+    for table in (_models(found), _quotas(found, all_), keys_table(found["keys"]), _workers(found)):
+        if table.row_count:
+            console.print()
+            console.print(table)
+
+
+def keys_table(keys: list[dict[str, Any]]) -> Table:
+    """Keys as `penstock keys` and `penstock status` show them."""
+    table = Table(
+        "key", "upstream", "account", "state", "in flight", "last 60 s", "limits", "why",
+        box=None, header_style="bold",
+    )  # fmt: skip
+    for key in keys:
+        limits = "; ".join(filter(None, (_limits(quota) for quota in key["quotas"])))
+        table.add_row(
+            key["name"],
+            key["upstream"],
+            key["account"],
+            key["state"],
+            f"{key['in_flight']:,}",
+            f"{key['last_minute']:,}",
+            limits or "none known",
+            _why_of_key(key),
+        )
+    return table
+
+
+def _leader(found: dict[str, Any]) -> str:
+    leader = found["leader"]
+    counts = f"{found['waiting']:,} waiting, {found['in_flight']:,} in flight, {found['slots']:,} slots"
+    if not found["redis"]:
+        return f"Redis does not answer: this is what the database knows. {counts}"
+    if not leader["beats"]:
+        return f"No dispatcher leads. {counts}"
+    ticks = f"{leader['ticks']:,} ticks, last beat {leader['last_beat_at']}"
+    return f"leader {leader['term'][:8]} since {leader['since']}, {ticks}; {counts}"
+
+
+def _models(found: dict[str, Any]) -> Table:
+    table = Table("model", "waiting", "waits for", box=None, header_style="bold")
+    for model in found["models"]:
+        if model["waiting"]:
+            table.add_row(model["name"], f"{model['waiting']:,}", model["waiting_for"] or "not known")
+    return table
+
+
+def _quotas(found: dict[str, Any], all_: bool) -> Table:
+    table = Table(
+        "quota", "told", "learned", "in force", "in flight", "last 60 s", "waiting", "why",
+        box=None, header_style="bold",
+    )  # fmt: skip
+    for quota in found["quotas"]:
+        if all_ or _tells(quota):
+            table.add_row(
+                quota["id"],
+                *(_figures(quota[name]) for name in ("told", "learned", "in_force")),
+                f"{quota['in_flight']:,}",
+                f"{quota['last_minute']:,}",
+                f"{quota['waiting']:,}",
+                _why(quota),
+            )
+    return table
+
+
+def _workers(found: dict[str, Any]) -> Table:
+    table = Table("worker", "host", "process", "slots", "held", "keys", box=None, header_style="bold")
+    for worker in found["workers"]:
+        values = (worker[name] for name in ("host", "pid", "slots", "held"))
+        shown = ("unknown" if value is None else str(value) for value in values)
+        table.add_row(worker["id"][-8:], *shown, ", ".join(worker["keys"]))
+    return table
+
+
+def _tells(quota: dict[str, Any]) -> bool:
+    limited = any(value is not None for value in quota["in_force"].values())
+    return bool(limited or quota["braked_until"] or quota["breaker"] or any(quota["told"].values()))
+
+
+def _why(quota: dict[str, Any]) -> str:
+    if quota["breaker"]:
+        return f"breaker {quota['breaker']['state']}: {quota['breaker']['reason']}"
+    return f"braked until {quota['braked_until']}: {quota['why']}" if quota["braked_until"] else ""
+
+
+def _why_of_key(key: dict[str, Any]) -> str:
+    parts = [key["reason"]] if key["reason"] else []
+    if key["next_test_at"]:
+        parts.append(f"next test {key['next_test_at']}")
+    if key["last_test"] and key["state"] != "active":
+        parts.append(f"last test: {key['last_test']['words']}")
+    return "; ".join(parts)
+
+
+def _limits(quota: dict[str, Any]) -> str:
+    told, learned = _figures(quota["told"], ""), _figures(quota["learned"], "")
+    shown = [f"told {told}"] if told else []
+    shown += [f"learned {learned}"] if learned else []
+    return f"{quota['model']}: {', '.join(shown)}" if shown else ""
+
+
+def _figures(limits: dict[str, Any], none: str = "-") -> str:
+    units = (("rpm", "rpm"), ("tpm", "tpm"), ("concurrency", "at once"))
+    shown = [f"{limits[name]:,.0f} {unit}" for name, unit in units if limits[name] is not None]
+    return ", ".join(shown) or none

@@ -1,0 +1,97 @@
+"""`penstock keys`: our keys at upstreams."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+import orjson
+from rich.console import Console
+
+from app.cli.failure import Failure
+from app.cli.remote import Remote, with_remote
+from app.cli.status import keys_table
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+
+
+@click.group(
+    "keys", short_help="keys at upstreams: their state, and pause, resume, test", invoke_without_command=True
+)
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Keys at upstreams: state, reason, limits told or learned, use. No secret is shown.
+
+    \b
+    penstock keys
+    penstock keys test deepseek-main
+    penstock keys pause deepseek-main
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@group.command("list")
+@_json
+@with_remote
+def list_(remote: Remote, as_json: bool) -> None:
+    """List them.
+
+    \b
+    penstock keys list
+    """
+    found = remote.get("/v1/admin/keys")
+    if as_json:
+        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    else:
+        Console().print(keys_table(found["data"]))
+
+
+@group.command("pause")
+@click.argument("name")
+@with_remote
+def pause(remote: Remote, name: str) -> None:
+    """Start no call by a key until it is resumed; running ones go on.
+
+    \b
+    penstock keys pause deepseek-main
+    """
+    _tell(_act(remote, name, "pause"))
+
+
+@group.command("resume")
+@click.argument("name")
+@with_remote
+def resume(remote: Remote, name: str) -> None:
+    """Use a key again, whether it was paused or its upstream refused it.
+
+    \b
+    penstock keys resume deepseek-main
+    """
+    _tell(_act(remote, name, "resume"))
+
+
+@group.command("test")
+@click.argument("name")
+@with_remote
+def test(remote: Remote, name: str) -> None:
+    """Ask the key's upstream for its models. Exit code 1 when the key does not work.
+
+    \b
+    penstock keys test deepseek-main
+    """
+    found = _act(remote, name, "test")
+    status = "no answer" if found["status"] is None else f"status {found['status']}"
+    line = f"{name}: {found['words']} ({status}, {found['seconds'] * 1000:.0f} ms)"
+    if found["finding"] not in ("works", "not_offered"):
+        raise Failure(line, "See what it says of the key, and penstock.toml for where its secret comes from.")
+    click.echo(line)
+
+
+def _act(remote: Remote, name: str, act: str) -> Any:
+    return remote.post(f"/v1/admin/keys/{quote(name, safe='')}/{act}")
+
+
+def _tell(key: dict[str, Any]) -> None:
+    click.echo(f"{key['name']}: {key['state']}" + (f", {key['reason']}" if key["reason"] else ""))

@@ -1,0 +1,284 @@
+"""The health of keys and accounts: what calls and tests teach, and what is to be tested when. Pure.
+
+    active --(401)--> disabled --(GET /models succeeds)--> active
+    active --(402, insufficient_quota)--> no_balance --(/user/balance has money again)--> active
+
+A test that tells nothing (no such address there, no answer) leaves it as it was. Where an upstream has no balance to
+look at, or no models to list, the key is given back when its next test is due: one more call then tells.
+Endpoints that nobody has called for a while are probed, so that a fault is seen before a task meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from app.domain.outcome import Outcome
+from app.domain.pauses import Shut
+
+
+class Condition(StrEnum):
+    """Whether a key, or an account, may be used."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    NO_BALANCE = "no_balance"
+
+
+class Probe(StrEnum):
+    """What is asked of an upstream."""
+
+    MODELS = "models"  # GET /models
+    BALANCE = "balance"  # GET /user/balance
+
+
+class Finding(StrEnum):
+    """What a test came to."""
+
+    WORKS = "works"  # the key is known; there is money
+    REFUSED = "refused"  # it is not; there is none
+    NOT_OFFERED = "not_offered"  # the upstream has no such page
+    NO_ANSWER = "no_answer"  # or none that tells anything
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRules:
+    """Seconds."""
+
+    retest: float = 30.0  # from a refusal to the first test; doubled for each further one ...
+    longest: float = 900.0  # ... up to this
+    idle: float = 300.0  # without a call, after which an endpoint is probed; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A test that came back."""
+
+    finding: Finding
+    at: float
+    seconds: float
+    status: int | None = None
+    words: str = ""  # ours, never the upstream's
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key or an account stands. Instants are Unix seconds."""
+
+    condition: Condition = Condition.ACTIVE
+    reason: str = ""
+    since: float = 0.0
+    tests: int = 0  # since it was disabled
+    next_test_at: float | None = None
+    last: Probed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A test to be made, of a key or (with one of its keys) of an account."""
+
+    subject: str  # key:main, account:acme
+    test: Probe
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key and what it belongs to."""
+
+    name: str
+    upstream: str
+    account: str
+
+
+_BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
+_WORDS = {
+    Condition.DISABLED: "key {} is disabled: the upstream knows it no more (401); it is tested again by itself",
+    Condition.NO_BALANCE: "account {} has no balance left (402); its balance is watched",
+}
+
+
+@dataclass(slots=True)
+class KeyHealth:
+    """All keys and accounts. Kept by the leader; time arrives as arguments (Unix seconds)."""
+
+    keys: Mapping[str, Held]
+    rules: HealthRules = field(default_factory=HealthRules)
+    standings: dict[str, Standing] = field(default_factory=dict)
+    _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
+    _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
+
+    def heard(self, key: str, outcome: Outcome, at: float, sent_at: float) -> bool:
+        """A call came back. Gives back whether it changed anything: not if sent before the key was given back."""
+        held = self.keys.get(key)
+        if held is None:
+            return False
+        self._called[key] = at
+        condition = _BAD.get(outcome)
+        if condition is None:
+            return outcome is Outcome.SUCCEEDED and self._proved(key, held.account)
+        subject = f"key:{key}" if condition is Condition.DISABLED else f"account:{held.account}"
+        before = self.standings.get(subject, Standing())
+        if before.condition is not Condition.ACTIVE or sent_at < self._released.get(subject, 0.0):
+            return False
+        tests = before.tests
+        self.standings[subject] = Standing(
+            condition,
+            _WORDS[condition].format(subject.partition(":")[2]),
+            at,
+            tests,
+            at + self._pause(tests),
+            before.last,
+        )
+        return True
+
+    def due(self, now: float) -> list[Order]:
+        """Tests to be made now."""
+        return [*self._due_again(now), *self._due_idle(now)]
+
+    def tested(self, order: Order, test: Probed) -> bool:
+        """A test came back. Gives back whether a condition changed."""
+        self._called[order.key] = test.at
+        before = self.standings.get(order.subject, Standing())
+        if before.condition is Condition.ACTIVE:
+            return self._probed(order, before, test)
+        gives_back = test.finding in (Finding.WORKS, Finding.NOT_OFFERED)
+        if gives_back:
+            self._released[order.subject] = test.at
+            # Where nothing was told, the pause goes on growing should the next call be refused too.
+            tests = before.tests + 1 if test.finding is Finding.NOT_OFFERED else 0
+            self.standings[order.subject] = Standing(since=test.at, tests=tests, last=test)
+            return True
+        tests = before.tests + 1
+        self.standings[order.subject] = replace(
+            before, tests=tests, next_test_at=test.at + self._pause(tests), last=test
+        )
+        return False
+
+    def give_back(self, key: str, now: float) -> bool:
+        """Somebody says that a key is good: it is used again, and a call will tell."""
+        held = self.keys[key]
+        changed = False
+        for subject in (f"key:{key}", f"account:{held.account}"):
+            before = self.standings.get(subject, Standing())
+            if before.condition is not Condition.ACTIVE:
+                self.standings[subject] = Standing(since=now, last=before.last)
+                self._released[subject] = now
+                changed = True
+        return changed
+
+    @property
+    def shut(self) -> dict[str, Shut]:
+        """Keys that are not to be used, by name."""
+        found = {}
+        for key, held in self.keys.items():
+            bad = worse(self.standings, key, held.account)
+            if bad.condition is not Condition.ACTIVE:
+                found[key] = Shut(bad.reason, by_operator=False)
+        return found
+
+    def _probed(self, order: Order, before: Standing, test: Probed) -> bool:
+        if test.finding is Finding.REFUSED and order.test is Probe.MODELS:
+            self.standings[order.subject] = Standing(
+                Condition.DISABLED,
+                _WORDS[Condition.DISABLED].format(order.key),
+                test.at,
+                0,
+                test.at + self._pause(0),
+                test,
+            )
+            return True
+        self.standings[order.subject] = replace(before, last=test)
+        return False
+
+    def _proved(self, key: str, account: str) -> bool:
+        """A success: should it be refused again one day, the first test comes soon."""
+        changed = False
+        for subject in (f"key:{key}", f"account:{account}"):
+            standing = self.standings.get(subject)
+            if standing is not None and standing.condition is Condition.ACTIVE and standing.tests:
+                self.standings[subject] = replace(standing, tests=0)
+                changed = True
+        return changed
+
+    def _pause(self, tests: int) -> float:
+        return float(min(self.rules.longest, self.rules.retest * 2.0 ** min(tests, 30)))
+
+    def _due_again(self, now: float) -> Iterable[Order]:
+        for subject, standing in self.standings.items():
+            if standing.condition is Condition.ACTIVE or now < (standing.next_test_at or 0.0):
+                continue
+            kind, _, name = subject.partition(":")
+            if kind == "key" and name in self.keys:
+                yield Order(subject, Probe.MODELS, name)
+            key = next((k for k, held in self.keys.items() if held.account == name), None)
+            if kind == "account" and key is not None:
+                yield Order(subject, Probe.BALANCE, key)
+
+    def _due_idle(self, now: float) -> Iterable[Order]:
+        """One key of each upstream, the one that was called last, when none was called for a while."""
+        if not self.rules.idle:
+            return
+        upstreams: dict[str, list[str]] = {}
+        shut = self.shut
+        for key, held in self.keys.items():
+            self._called.setdefault(key, now)  # at the start nothing is known, and nothing is hurried
+            if key not in shut:
+                upstreams.setdefault(held.upstream, []).append(key)
+        for keys in upstreams.values():
+            last = max(keys, key=lambda key: self._called[key])
+            if now - self._called[last] >= self.rules.idle:
+                yield Order(f"key:{last}", Probe.MODELS, last)
+
+
+def worse(standings: Mapping[str, Standing], key: str, account: str) -> Standing:
+    """A key's standing, or its account's where only that one is bad."""
+    of_key = standings.get(f"key:{key}", Standing())
+    of_account = standings.get(f"account:{account}", Standing())
+    if of_key.condition is Condition.ACTIVE and of_account.condition is not Condition.ACTIVE:
+        return of_account
+    return of_key
+
+
+def to_facts(standing: Standing) -> dict[str, Any]:
+    """As plain values, to be kept."""
+    last = standing.last
+    return {
+        "condition": standing.condition,
+        "reason": standing.reason,
+        "since": standing.since,
+        "tests": standing.tests,
+        "next_test_at": standing.next_test_at,
+        "last": None
+        if last is None
+        else {
+            "finding": last.finding,
+            "at": last.at,
+            "seconds": last.seconds,
+            "status": last.status,
+            "words": last.words,
+        },
+    }
+
+
+def from_facts(facts: Mapping[str, Any]) -> Standing:
+    """What was kept. Raises KeyError, ValueError, TypeError for what is no standing."""
+    last = facts["last"]
+    return Standing(
+        Condition(facts["condition"]),
+        str(facts["reason"]),
+        float(facts["since"]),
+        int(facts["tests"]),
+        None if facts["next_test_at"] is None else float(facts["next_test_at"]),
+        None
+        if last is None
+        else Probed(
+            Finding(last["finding"]),
+            float(last["at"]),
+            float(last["seconds"]),
+            last["status"],
+            str(last["words"]),
+        ),
+    )

@@ -1,0 +1,155 @@
+"""Know what an operator has paused and which keys are not to be used; test keys, and give them back.
+
+The dispatcher's turn asks `closures` and tells `heard`, which wait for nobody. `look` (twice a second) reads and writes
+the database, `test` makes the tests that are due: each in a thread of its own, as a test may take seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from app.db.database import Database
+from app.db.health import forget_health, load_health, save_health
+from app.db.pauses import load_pauses
+from app.domain.governor import CallReport
+from app.domain.key_health import Condition, KeyHealth, Order, Probe, Probed, Standing
+from app.domain.pauses import Closures, Pauses
+from app.domain.routing import ANY, account_quota, key_quota
+from app.services.ports import Clock
+
+log = structlog.get_logger("penstock.health")
+
+
+class Tester(Protocol):
+    """Asks upstreams."""
+
+    def test(self, key: str, test: Probe) -> Probed:
+        """Ask a key's upstream. Takes some seconds at most."""
+
+
+class KeepWatch:
+    """One for a leader. Implements the dispatcher's Watch."""
+
+    def __init__(
+        self,
+        database: Database,
+        health: KeyHealth,
+        tester: Tester,
+        clock: Clock,
+        release: Callable[[str], object],
+    ) -> None:
+        """`release` takes the brake off a quota: what was given back is to be used at once."""
+        self._database = database
+        self._health = health
+        self._tester = tester
+        self._clock = clock
+        self._release = release
+        self._lock = threading.Lock()
+        self._pauses = Pauses()
+        self._closures = Closures()
+        self._written: Mapping[str, Standing] = {}
+
+    # -- what the dispatcher's turn asks
+
+    def heard(self, reports: Sequence[CallReport]) -> None:
+        """What settled calls came to."""
+        if not reports:
+            return
+        now = self._clock.now()
+        with self._lock:
+            changed = [
+                self._health.heard(r.key, r.outcome, now, now - (r.at - r.released_at)) for r in reports
+            ]
+            if any(changed):
+                self._close()
+
+    def closures(self) -> Closures:
+        """What planning is to leave alone now."""
+        return self._closures
+
+    def standing(self) -> Mapping[str, Any]:
+        """Keys and accounts that are not to be used, with the reason."""
+        with self._lock:
+            bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
+        return {name: {"condition": one.condition, "reason": one.reason} for name, one in bad.items()}
+
+    # -- what it does by itself
+
+    def recall(self) -> None:
+        """Take up what stands in the database: at the begin of a lead. Raises DatabaseUnreachable."""
+        pauses = self._database.read(load_pauses)
+        kept = self._database.read(load_health)
+        known = {f"key:{key}" for key in self._health.keys}
+        known |= {f"account:{held.account}" for held in self._health.keys.values()}
+        with self._lock:
+            self._pauses = Pauses.of(pauses)
+            self._health.standings = {name: one for name, one in kept.items() if name in known}
+            self._written = dict(self._health.standings)
+            self._close()
+        if gone := kept.keys() - known:
+            self._database.write(lambda conn: forget_health(conn, gone))
+
+    def look(self) -> None:
+        """Read pauses, write what has changed, take up what an operator gave back. Raises DatabaseUnreachable."""
+        pauses = Pauses.of(self._database.read(load_pauses))
+        given = self._given_back()
+        with self._lock:
+            self._pauses = pauses
+            for key in given:
+                self._health.give_back(key, self._clock.now())
+            standings = dict(self._health.standings)
+            self._close()
+        changed = {name: one for name, one in standings.items() if self._written.get(name) != one}
+        if changed:
+            self._database.write(lambda conn: save_health(conn, changed, self._clock.now()))
+            self._written = standings
+        for key in given:
+            self._open(key)
+
+    def test(self) -> int:
+        """Make the tests that are due. Gives back how many. Raises RedisUnreachable, NotLeading."""
+        with self._lock:
+            orders = self._health.due(self._clock.now())
+        for order in orders:
+            self._carry_out(order)
+        return len(orders)
+
+    def _carry_out(self, order: Order) -> None:
+        test = self._tester.test(order.key, order.test)
+        with self._lock:
+            changed = self._health.tested(order, test)
+            bad = self._health.standings[order.subject].condition is not Condition.ACTIVE
+            self._close()
+        log.info("tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status)
+        if changed and not bad:
+            log.warning("in use again", subject=order.subject, why=test.words)
+            self._open(order.key)
+
+    def _open(self, key: str) -> None:
+        """Take off the brakes that a refused call has put on."""
+        held = self._health.keys[key]
+        for name in (key_quota(key, ANY), account_quota(held.account, ANY)):
+            self._release(name)
+
+    def _given_back(self) -> list[str]:
+        """Keys that are bad here and good in the database: somebody else has said so, later than we did."""
+        with self._lock:
+            bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
+            keys = dict(self._health.keys)
+        if not bad:
+            return []
+        kept = self._database.read(load_health)
+        good = {
+            name
+            for name, one in bad.items()
+            if name in kept and kept[name].condition is Condition.ACTIVE and kept[name].since > one.since
+        }
+        return [key for key, held in keys.items() if {f"key:{key}", f"account:{held.account}"} & good]
+
+    def _close(self) -> None:
+        """Under the lock: what is not to be used, anew."""
+        self._closures = Closures(self._pauses, {**self._health.shut, **self._pauses.keys})
