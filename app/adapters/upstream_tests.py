@@ -13,7 +13,7 @@ from app.adapters.upstream_call import TROUBLES, Call, CallFailed
 from app.adapters.upstream_connections import Connections
 from app.domain.key_health import Finding, Probe, Probed
 from app.services.ports import Clock
-from app.settings import ConfigError, KeySettings, Settings, resolve_secret
+from app.settings import ConfigError, Settings, outfits, resolve_secret
 
 _MOST = 4 * 1024 * 1024  # bytes of a page
 _REFUSED = {401, 403}
@@ -24,6 +24,7 @@ class UpstreamTests:
     """Implements the Tester port. A secret is looked up for each test: it may have been put in place since."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], clock: Clock) -> None:
+        self._settings = settings
         self._keys = {key.name: key for key in settings.keys}
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         self._environ = environ
@@ -40,22 +41,26 @@ class UpstreamTests:
         known = self._keys[key]
         try:
             secret = resolve_secret(known.secret, self._environ)
-        except ConfigError as error:
-            return found(Finding.NO_ANSWER, None, f"its secret cannot be had here: {error.message}")
+            outfit = outfits(self._settings, self._environ, {known.upstream})[known.upstream]
+            connections = Connections(
+                self._upstreams[known.upstream], most_idle=0, clock=self._clock, outfit=outfit
+            )
+        except ConfigError as error:  # a worker may have it: its next call will tell
+            return found(Finding.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
         try:
-            status, body = self._get(known, test, secret)
+            path = _path(self._upstreams[known.upstream].base_url, test)
+            status, body = self._get(connections, path, secret)
         except CallFailed as failed:
             return found(Finding.NO_ANSWER, failed.fault.status, failed.fault.message)
         return found(*_finding(test, status, body))
 
-    def _get(self, key: KeySettings, test: Probe, secret: str) -> tuple[int, bytes]:
-        upstream = self._upstreams[key.upstream]
+    def _get(self, connections: Connections, path: str, secret: str) -> tuple[int, bytes]:
         call = Call(self._seconds)
-        connections = Connections(upstream, most_idle=0, clock=self._clock)
         headers = {
+            "user-agent": USER_AGENT,
+            **connections.headers,
             "authorization": f"Bearer {secret}",
             "accept": "application/json",
-            "user-agent": USER_AGENT,
         }
         try:
             loan = connections.borrow()
@@ -64,12 +69,10 @@ class UpstreamTests:
         loan.clean = False
         try:
             call.sending(loan.socket)
-            path = _path(upstream.base_url, test)
-            loan.connection.request("GET", path, headers=headers, preload_content=False)
+            loan.connection.request("GET", connections.base + path, headers=headers, preload_content=False)
             response = loan.connection.getresponse()
             call.reading()
-            answer = Answer(call, response, self._clock.now())
-            return answer.status, answer.read(_MOST)
+            return response.status, Answer(call, response, self._clock.now()).read(_MOST)
         except TROUBLES as error:
             raise CallFailed(call.fault(error)) from None
         finally:
