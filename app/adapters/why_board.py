@@ -60,7 +60,9 @@ class ToldReasons:
         if held is not None:
             start = task.available_at if task.hold in (Hold.UNTIL, Hold.OFF_PEAK) else None
             return Explanation(estimated_start_at=start, waiting_for=held)
-        paused = Pauses.of(self.said().get("dispatcher", {}).get("pauses", ())).holds(task.model, task.client_id)
+        paused = Pauses.of(self.said().get("dispatcher", {}).get("pauses", ())).holds(
+            task.model, task.client_id
+        )
         if paused is not None:
             return Explanation(waiting_for=paused.words)
         line = self._lines.of(task.queue, task.step)

@@ -39,6 +39,7 @@ class Paces:
             return seen or None
         return expected
 
+
 @dataclass(slots=True)
 class LastMinute:
     """Calls let through in the last 60 s, by quota."""

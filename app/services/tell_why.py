@@ -62,6 +62,7 @@ class TellWhy:
             }
         )
 
+
 def _model(
     wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float
 ) -> dict[str, Any]:

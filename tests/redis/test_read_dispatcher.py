@@ -9,6 +9,7 @@ import pytest
 
 from app.adapters.clock import SystemClock
 from app.adapters.gauge import RedisGauge
+from app.adapters.lines import Lines
 from app.adapters.redis_scripts import Scripts, connect
 from app.adapters.why_board import ToldReasons, WhyBoard
 from app.db.database import Database
@@ -63,7 +64,7 @@ class Office:
     def read(self, url: str = "") -> DispatcherSight:
         topology = self.world.topology
         client = connect(url or self.world.url, timeout=1)
-        told = ToldReasons(Scripts(client), SystemClock())
+        told = ToldReasons(Scripts(client), SystemClock(), Lines(self.database, SystemClock()))
         gauge = RedisGauge(client, topology.keys, topology.quota_ids)
         return ReadDispatcher(self.database, gauge, told, topology, KEYS, SystemClock()).read()
 
