@@ -92,7 +92,8 @@ class Upstreams:
                 body = answer.read(most)
         except CallFailed as failed:
             return failed.fault
-        return Reply(answer.status, answer.headers, self._redacted(claimed, body), answer.first_byte_at)
+        body = self._redacted(claimed, body)
+        return Reply(answer.status, answer.headers, body, answer.first_byte_at, sent_at=answer.sent_at)
 
     def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | Fault:
         """Make the call and give its answer's chunks to `pass_on` as they come, in this thread.
@@ -108,7 +109,8 @@ class Upstreams:
         except CallFailed as failed:
             return replace(failed.fault, shown=reading.shown)
         body = self._redacted(claimed, body)
-        return Reply(answer.status, answer.headers, body, answer.first_byte_at, shown=reading.shown)
+        shown, sent_at = reading.shown, answer.sent_at
+        return Reply(answer.status, answer.headers, body, answer.first_byte_at, shown, sent_at)
 
     def _redacted(self, claimed: Claimed, body: bytes) -> bytes:
         hidden = self._endpoints[claimed.permit.upstream].hidden
@@ -128,7 +130,7 @@ class Upstreams:
         with self._flight(Call(endpoint.timeout_seconds)) as call, _lent(endpoint, call) as loan:
             if self._clock.monotonic() > send_by:
                 raise not_sent("the permit had grown old")
-            call.sending(loan.socket)
+            call.sending(loan.socket, self._clock.now())
             loan.clean = False
             answer = Answer(call, self._send(loan.connection, endpoint, claimed, call), self._clock.now())
             yield answer

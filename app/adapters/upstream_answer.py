@@ -17,6 +17,7 @@ class Answer:
     """An answer that has begun: its status and headers are there, its body comes."""
 
     def __init__(self, call: Call, response: BaseHTTPResponse, first_byte_at: float) -> None:
+        self.sent_at = call.sent_at
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self.first_byte_at = first_byte_at
@@ -56,5 +57,11 @@ class Answer:
     def failed(self, fault: Fault) -> CallFailed:
         """The error for a fault of this answer."""
         return CallFailed(
-            replace(fault, status=self.status, headers=self.headers, first_byte_at=self.first_byte_at)
+            replace(
+                fault,
+                status=self.status,
+                headers=self.headers,
+                first_byte_at=self.first_byte_at,
+                sent_at=self.sent_at,
+            )
         )

@@ -41,14 +41,16 @@ class Call:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._aborted = False
+        self.sent_at: float | None = None  # Unix seconds
 
-    def sending(self, sock: TimedSocket | TimedTLSSocket) -> None:
-        """From here on bytes may reach the upstream. Raises CallFailed when the call was aborted before."""
+    def sending(self, sock: TimedSocket | TimedTLSSocket, at: float | None = None) -> None:
+        """From here on bytes may reach the upstream, `at` by the clock. Raises CallFailed when aborted before."""
         with self._lock:
             if self._aborted:
                 raise not_sent("the worker is stopping")
             self._socket = sock
             self._stage = Trouble.BROKEN
+            self.sent_at = at
         sock.deadline = self.deadline
 
     def reading(self) -> None:
@@ -70,12 +72,13 @@ class Call:
     def fault(self, error: Exception, status: int | None = None) -> Fault:
         """What an error means at this stage, in words that hold nothing of what was sent or received."""
         if self._aborted and self._stage is not Trouble.UNCONNECTED:
-            return Fault(Trouble.ABORTED, "The worker stopped before the answer was complete.", status)
+            said = "The worker stopped before the answer was complete."
+            return Fault(Trouble.ABORTED, said, status, sent_at=self.sent_at)
         if self._stage is not Trouble.UNCONNECTED and _is_timeout(error):
-            return Fault(
-                Trouble.TIMED_OUT, f"The upstream gave no whole answer within {self._seconds:g} s.", status
-            )
-        return Fault(self._stage, _WORDS[self._stage] + _detail(error), status)
+            said = f"The upstream gave no whole answer within {self._seconds:g} s."
+            return Fault(Trouble.TIMED_OUT, said, status, sent_at=self.sent_at)
+        said = _WORDS[self._stage] + _detail(error)
+        return Fault(self._stage, said, status, sent_at=self.sent_at)
 
 
 _PROXY_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's words

@@ -48,6 +48,7 @@ SECTIONS = {
     },
     "See what is wrong": {
         "doctor": Lazy("app.cli.doctor.command:command", "look at everything, and say what mends it"),
+        "profile": Lazy("app.cli.time_profile:command", "where the time of tasks goes, and what would help"),
     },
     "About": {
         "version": Lazy("app.cli.version:command", "which version this is, and of what"),

@@ -26,8 +26,11 @@ _COLUMNS = (
     "counted",
     "started_at",
     "finished_at",
+    "ready_at",
     "released_at",
+    "sent_at",
     "first_byte_at",
+    "recorded_at",
     "status_code",
     "error_message",
     "upstream_request_id",
@@ -41,10 +44,10 @@ _COLUMNS = (
 _UNKNOWN = (None,) * (len(_COLUMNS) - 11)
 
 
-def write_attempts(conn: Connection, endings: Sequence[Ending]) -> None:
+def write_attempts(conn: Connection, endings: Sequence[Ending], at: float) -> None:
     """Write down calls that came to an end."""
     if endings:
-        insert_rows(conn, attempt, _COLUMNS, map(_ended, endings))
+        insert_rows(conn, attempt, _COLUMNS, (_ended(ending, at) for ending in endings))
 
 
 def write_lost(conn: Connection, rows: Sequence[Row[Any]], at: float) -> None:
@@ -67,7 +70,7 @@ def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]
     return set()
 
 
-def _ended(ending: Ending) -> tuple[Any, ...]:
+def _ended(ending: Ending, at: float) -> tuple[Any, ...]:
     claimed, permit, usage = ending.claimed, ending.claimed.permit, ending.usage
     return (
         permit.task_id,
@@ -81,8 +84,11 @@ def _ended(ending: Ending) -> tuple[Any, ...]:
         ending.counts,
         claimed.started_at,
         ending.finished_at,
+        claimed.ready_at,
         permit.released_at,
+        ending.sent_at,
         ending.first_byte_at,
+        at,
         ending.status_code,
         clean(ending.error_message) if ending.error_message is not None else None,
         clean(ending.upstream_request_id) if ending.upstream_request_id is not None else None,

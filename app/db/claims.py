@@ -38,12 +38,14 @@ _FACTS: Sequence[ColumnElement[Any]] = (
     task.c.avoid,
     task.c.retry,
     task.c.created_at,
+    task.c.available_at,
     task.c.expires_at,
     task.c.callback_url,
     task.c.metadata,
     task.c.cache_key,
     task.c.cache_seconds,
     task.c.stream,
+    task.c.trace,
     task_content.c.request,
 )
 
@@ -99,6 +101,8 @@ def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
         cache_key=row.cache_key,
         cache_seconds=row.cache_seconds,
         stream=row.stream,
+        ready_at=row.available_at,
+        trace=row.trace,
     )
 
 

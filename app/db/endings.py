@@ -6,6 +6,7 @@ since: `healing.lose` leaves worker and release in place for that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def _write(conn: Connection, decided: Sequence[_Decided], leave_lead: bool) -> N
         conn.execute(_RESULT, results)
     erase_lost(conn, [item.ending.claimed for item in decided if item.late])
     called = [item for item in decided if item.ending.called]
-    write_attempts(conn, [item.ending for item in called])
+    write_attempts(conn, [item.ending for item in called], time.time())
     write_usage(conn, map(_used, called))
 
 

@@ -216,6 +216,7 @@ task = Table(
     Column("degraded", Boolean, nullable=False, server_default=text("false")),  # answered by that text
     Column("estimated_start_at", Double),  # as it looked at submission; null: nobody knew
     Column("asked", Integer, nullable=False, server_default=text("0")),  # tokens its answer may have; 0: open
+    Column("trace", Text),  # traceparent of the request that submitted it, where traces are kept
     partial("ix_task_unfed", "queue", "front", "step", "due", "seq", where=UNFED),  # feed_backlog
     partial("ix_task_line", text(LINE_OF), "step", "due", "seq", "expires_at", where=IN_LINE),  # read_line
     partial("ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK),  # keep_windows: the latest safe start
@@ -265,10 +266,13 @@ attempt = Table(
     Column("status_code", Integer),
     Column("error_message", Text),
     Column("upstream_request_id", Text),
+    Column("ready_at", Double),  # from when on it could have run
     Column("released_at", Double),
     Column("started_at", Double, nullable=False),
+    Column("sent_at", Double),  # the connection stood, the request began
     Column("first_byte_at", Double),
     Column("finished_at", Double, nullable=False),
+    Column("recorded_at", Double),  # written, its commit aside
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("cached_tokens", Integer),

@@ -87,6 +87,8 @@ class Claimed:
     cache_key: str | None = None
     cache_seconds: float | None = None  # how long its answer is to be kept
     stream: bool = False  # the answer is passed on as it comes
+    ready_at: float | None = None  # from when on it could have run
+    trace: str | None = None  # traceparent of the request that submitted it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Ending:
     status_code: int | None = None
     error_message: str | None = None  # the attempt's, also when the task will be tried again
     upstream_request_id: str | None = None
+    sent_at: float | None = None
     first_byte_at: float | None = None
 
 

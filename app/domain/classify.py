@@ -50,6 +50,7 @@ class Verdict:
     simulated: bool = False
     repair: Repair | None = None
     upstream_request_id: str | None = None
+    sent_at: float | None = None
     first_byte_at: float | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
     called: bool = True
@@ -83,6 +84,7 @@ def _known(back: Reply | Fault, now: float) -> Verdict:
         status_code=back.status,
         retry_after_seconds=retry_after_seconds(headers, now),
         upstream_request_id=next((headers[name][:200] for name in _REQUEST_IDS if headers.get(name)), None),
+        sent_at=back.sent_at,
         first_byte_at=back.first_byte_at,
         hints=_hints(headers),
     )

@@ -28,6 +28,7 @@ class Reply:
     body: bytes = field(repr=False)
     first_byte_at: float | None = None
     shown: bool = False  # some of it was passed on as it came
+    sent_at: float | None = None  # the connection stood, the request began
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     first_byte_at: float | None = None
     shown: bool = False  # some of the answer was passed on before it went wrong
+    sent_at: float | None = None
 
     @property
     def sent(self) -> bool:

@@ -111,6 +111,7 @@ def _common(claimed: Claimed, verdict: Verdict, now: float) -> Ending:
         status_code=verdict.status_code,
         error_message=verdict.message or None,
         upstream_request_id=verdict.upstream_request_id,
+        sent_at=verdict.sent_at,
         first_byte_at=verdict.first_byte_at,
     )
 

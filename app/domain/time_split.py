@@ -1,0 +1,174 @@
+"""Where the time of tasks goes: each call's instants, split into parts, and why it waited before its release.
+
+Instants are Unix seconds. What held a call back is not written down when it is released; it is inferred from the other
+calls: a quota whose figure was nearly used up at that moment held it back, otherwise it waited for a free slot of a
+worker or for its turn among clients and batches.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+WAITED = 0.25  # seconds: what is released sooner was held back by nothing
+NEARLY = 0.8  # of a figure in use: it holds back
+WINDOW = 10.0  # seconds over which a pace is looked at; a bucket lets its calls through evenly
+
+
+class Part(StrEnum):
+    """What a task's time goes into, in order."""
+
+    QUOTA = "waiting for a quota"
+    SLOT = "waiting for a slot or its turn"
+    STARTING = "released, being started"
+    CONNECTING = "connecting"
+    FIRST_BYTE = "waiting for the first byte"
+    BODY = "reading the answer"
+    RECORDING = "recording"
+    CALLBACK = "callback"
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One upstream call of a task."""
+
+    client: str
+    model: str  # the upstream's name of it
+    key: str
+    account: str
+    outcome: str
+    ready_at: float | None
+    released_at: float | None
+    started_at: float
+    sent_at: float | None
+    first_byte_at: float | None
+    finished_at: float
+    recorded_at: float | None
+    tokens: int = 0
+
+    @property
+    def waited(self) -> float:
+        """Seconds from being ready to run until its release."""
+        return _between(self.ready_at, self.released_at)
+
+    def parts(self) -> dict[Part, float]:
+        """Seconds by part, from its release on; what is not known is left out."""
+        body_from = self.first_byte_at or self.finished_at
+        first_from = self.sent_at if self.sent_at is not None else self.started_at
+        return {
+            Part.STARTING: _between(self.released_at, self.started_at),
+            Part.CONNECTING: _between(self.started_at, self.sent_at),
+            Part.FIRST_BYTE: _between(first_from, body_from),
+            Part.BODY: _between(body_from, self.finished_at),
+            Part.RECORDING: _between(self.finished_at, self.recorded_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A quota's figures in force, told or learned; None: none. `owner` is an account or a key, `model` may be `*`."""
+
+    id: str
+    owner: str
+    of_key: bool
+    model: str
+    rpm: float | None = None
+    tpm: float | None = None
+    concurrency: float | None = None
+    told: bool = True
+
+    def covers(self, trip: Trip) -> bool:
+        """Whether a call has to pass it."""
+        owner = trip.key if self.of_key else trip.account
+        return owner == self.owner and self.model in ("*", trip.model)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Seconds that calls waited for one figure of a quota."""
+
+    quota: str
+    figure: str  # rpm, tpm, concurrency
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Seconds by part over all calls looked at, and the quotas that held them back, the worst first."""
+
+    calls: int
+    seconds: Mapping[Part, float]
+    held_back: tuple[HeldBack, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self.seconds.values())
+
+
+def split(blocks: Sequence[Sequence[Trip]], limits: Sequence[Limit], callback_seconds: float = 0.0) -> Split:
+    """Split the time of calls. Each block holds calls that followed one another without a gap."""
+    seconds = dict.fromkeys(Part, 0.0)
+    held: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for block in blocks:
+        for trip in block:
+            for part, share in trip.parts().items():
+                seconds[part] += share
+        uses = [_Use(limit, [trip for trip in block if limit.covers(trip)]) for limit in limits]
+        for trip in block:
+            cause = _cause(trip, uses) if trip.waited > WAITED else None
+            seconds[Part.QUOTA if cause else Part.SLOT] += trip.waited
+            if cause:
+                held[cause].append(trip.waited)
+    seconds[Part.CALLBACK] = callback_seconds
+    found = [HeldBack(*cause, sum(waits), len(waits)) for cause, waits in held.items()]
+    worst = tuple(sorted(found, key=lambda one: -one.seconds))
+    return Split(sum(map(len, blocks)), seconds, worst)
+
+
+class _Use:
+    """How much of a quota was in use at an instant, as far as a block of calls tells."""
+
+    def __init__(self, limit: Limit, trips: Sequence[Trip]) -> None:
+        self.limit = limit
+        ordered = sorted(trips, key=_released)
+        self._released = [_released(trip) for trip in ordered]
+        self._finished = sorted(trip.finished_at for trip in trips)
+        self._tokens = [0]
+        for trip in ordered:
+            self._tokens.append(self._tokens[-1] + trip.tokens)
+
+    def figure_at(self, at: float) -> str | None:
+        """The figure that was nearly used up at an instant; None when none was."""
+        before, upto = bisect_left(self._released, at - WINDOW), bisect_right(self._released, at)
+        flight = upto - bisect_right(self._finished, at)
+        used = {
+            "concurrency": (flight, self.limit.concurrency),
+            "rpm": (upto - before, _in_window(self.limit.rpm)),
+            "tpm": (self._tokens[upto] - self._tokens[before], _in_window(self.limit.tpm)),
+        }
+        return next((name for name, (use, most) in used.items() if most and use >= NEARLY * most), None)
+
+
+def _cause(trip: Trip, uses: Sequence[_Use]) -> tuple[str, str] | None:
+    for use in uses:
+        if use.limit.covers(trip) and (figure := use.figure_at(_released(trip))) is not None:
+            return use.limit.id, figure
+    return None
+
+
+def _in_window(per_minute: float | None) -> float | None:
+    """What a pace lets through in the window; a pace too slow for it is used up by one call."""
+    return None if per_minute is None else max(1.0, per_minute * WINDOW / 60)
+
+
+def _released(trip: Trip) -> float:
+    return trip.started_at if trip.released_at is None else trip.released_at
+
+
+def _between(early: float | None, late: float | None) -> float:
+    return max(0.0, late - early) if early is not None and late is not None else 0.0
