@@ -10,6 +10,7 @@ SECTIONS = {
         "demo": Lazy(
             "app.cli.demo.command:command", "200 prompts through the whole service, simulated; free of charge"
         ),
+        "init": Lazy("app.cli.init:command", "write a first penstock.toml, from providers that are known"),
         "up": Lazy("app.cli.up:command", "run everything on this machine, and stay"),
     },
     "Use it": {

@@ -20,7 +20,7 @@ from app.settings import Settings, key_secrets, load_settings, outfits
 
 NO_KEY = """\
 Either  export DEEPSEEK_API_KEY=...  (https://platform.deepseek.com/api_keys)
-  or      write a penstock.toml: start from deploy/penstock.example.toml
+  or      penstock init  (writes a penstock.toml for the provider of your choice)
   or      penstock up --simulate  (made-up answers, free of charge)"""
 
 

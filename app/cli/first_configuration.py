@@ -1,0 +1,115 @@
+"""The text of a first penstock.toml: from what was chosen to lines with comments. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from app.cli.presets.catalog import Preset
+
+NO_KEY_NEEDED = "command:echo no-key-needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A provider that was chosen."""
+
+    name: str
+    preset: Preset
+    base_url: str
+    secrets: tuple[str, ...]  # references
+    models: Mapping[str, str]  # our name and its own
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of its keys: its own, numbered where there are several."""
+        if len(self.secrets) == 1:
+            return (self.name,)
+        return tuple(f"{self.name}-{number}" for number, _ in enumerate(self.secrets, 1))
+
+
+def configuration_text(chosen: Sequence[Chosen]) -> str:
+    """The whole file. The first model of the first provider is what requests get that name none."""
+    models = list(dict.fromkeys(name for one in chosen for name in one.models))
+    return "\n".join([*_head(chosen, models[0]), *_upstreams(chosen), *_models(chosen, models)]) + "\n"
+
+
+def _head(chosen: Sequence[Chosen], default: str) -> Iterator[str]:
+    yield "# Penstock's configuration, written by `penstock init`."
+    yield "# Every setting there is, explained: deploy/penstock.example.toml. Secrets are never written here."
+    yield f"# Then: penstock up      Keys: {', '.join(key for one in chosen for key in one.keys)}"
+    yield ""
+    yield "# The model of requests that name none."
+    yield f"default_model = {_text(default)}"
+    yield ""
+
+
+def _upstreams(chosen: Sequence[Chosen]) -> Iterator[str]:
+    for one in chosen:
+        yield f"# --- {one.preset.title}, as of {one.preset.date}. {one.preset.docs}"
+        if one.preset.note:
+            yield f"# {one.preset.note}"
+        yield "[[upstream]]"
+        yield f"name = {_text(one.name)}"
+        yield f"base_url = {_text(one.base_url)}"
+        if one.base_url.startswith("https:"):
+            yield '# The oldest TLS to speak; "1.2" for a provider that has no newer one.'
+            yield 'min_tls = "1.3"'
+        yield ""
+        yield from _keys(one)
+        yield from _quotas(one)
+
+
+def _keys(one: Chosen) -> Iterator[str]:
+    several = len(one.keys) > 1
+    for key, secret in zip(one.keys, one.secrets, strict=True):
+        yield "[[key]]"
+        yield f"name = {_text(key)}"
+        yield f"upstream = {_text(one.name)}"
+        if secret == NO_KEY_NEEDED:
+            yield "# It asks for no key; some word must be sent all the same."
+        yield f"secret = {_text(secret)}"
+        if several:
+            yield "# Its owner there. Keys of one account share its limits: give those the same name."
+            yield f"account = {_text(key)}"
+        yield ""
+
+
+def _quotas(one: Chosen) -> Iterator[str]:
+    served = set(one.models.values())
+    told = [quota for quota in one.preset.quota if quota.model in served]
+    if not told:
+        yield f"# {one.preset.title} tells no limits that hold for everybody: they are learned."
+        yield "# If you know yours:"
+        yield f'#   [[quota]]\n#   account = "{one.keys[0]}"\n#   rpm = 600\n#   concurrency = 50'
+        yield ""
+    for account in one.keys if told else ():
+        for quota in told:
+            yield "[[quota]]"
+            yield f"account = {_text(account)}"
+            yield f"model = {_text(quota.model)}"
+            for name in ("rpm", "tpm", "concurrency"):
+                if (figure := getattr(quota, name)) is not None:
+                    yield f"{name} = {figure:g}" if figure < 1e6 else f"{name} = {int(figure)}"
+            yield ""
+
+
+def _models(chosen: Sequence[Chosen], models: Sequence[str]) -> Iterator[str]:
+    yield "# --- What a client may ask for, and by which keys: tiers in the order of preference, the next for when the"
+    yield "# one before has no room. docs/routing.md has whole set-ups."
+    for model in models:
+        tiers = [[_reference(key, model, one) for key in one.keys] for one in chosen if model in one.models]
+        yield "[[model]]"
+        yield f"name = {_text(model)}"
+        yield f"tiers = [{', '.join('[' + ', '.join(tier) + ']' for tier in tiers)}]"
+        yield ""
+
+
+def _reference(key: str, model: str, one: Chosen) -> str:
+    theirs = one.models[model]
+    return _text(key if theirs == model else f"{key}:{theirs}")
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)

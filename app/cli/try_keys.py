@@ -1,0 +1,28 @@
+"""Whether providers know the keys of a configuration, said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from app.adapters.clock import SystemClock
+from app.adapters.upstream_tests import UpstreamTests
+from app.domain.key_health import Finding, Probe
+from app.settings import Settings
+
+_SAID = {
+    Finding.WORKS: "works",
+    Finding.REFUSED: "is refused",
+    Finding.NOT_OFFERED: "is not tested",
+    Finding.NO_ANSWER: "is not tested",
+}
+
+
+def try_keys(settings: Settings, environ: Mapping[str, str], say: Callable[[str], object]) -> bool:
+    """Ask each key's provider for its models and say what comes of it. False when a key is refused."""
+    tests = UpstreamTests(settings, environ, SystemClock())
+    findings = []
+    for key in settings.keys:
+        probed = tests.test(key.name, Probe.MODELS)
+        findings.append(probed.finding)
+        say(f"Key {key.name} {_SAID[probed.finding]}: {probed.words}")
+    return Finding.REFUSED not in findings
