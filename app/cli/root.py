@@ -23,6 +23,9 @@ SECTIONS = {
         "pause": Lazy("app.cli.pauses:pause", "start nothing more of a batch, a model, a client, or at all"),
         "resume": Lazy("app.cli.pauses:resume", "let go on what was paused"),
         "retry": Lazy("app.cli.batch.commands:retry", "run the failed lines of a batch again"),
+        "simulate": Lazy(
+            "app.cli.simulate:command", "when a load would be done, and what one more key would change"
+        ),
         "tasks": Lazy("app.cli.tasks:group", "look at, list and cancel tasks"),
         "cache": Lazy("app.cli.cache:group", "ask likely prompts before they are asked"),
         "status": Lazy("app.cli.status:command", "who holds work up; every quota, key and worker"),

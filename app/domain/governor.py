@@ -151,15 +151,15 @@ class Governor:
                 if room is None
                 else replace(_CLOSED, cap=room + (state.flight if state and room else 0))
             )
-        limits = _told(self.topology.quotas.get(name))
+        limits = told_limits(self.topology.quotas.get(name))
         learner, said = self.learners.get(name), self._revealed.get(name)
         if said is not None:
-            limits = _tighter(limits, _told(Quota(name, said.rpm, said.tpm)))
+            limits = tighter(limits, told_limits(Quota(name, said.rpm, said.tpm)))
         if learner is not None:
-            limits = _tighter(limits, Limits(learner.requests, learner.tokens, learner.cap))
+            limits = tighter(limits, Limits(learner.requests, learner.tokens, learner.cap))
         if name in self._paces:
             pace = self._paces[name].level
-            limits = _tighter(limits, Limits(requests=Bucket(1.0, pace)))
+            limits = tighter(limits, Limits(requests=Bucket(1.0, pace)))
         return _scaled(limits, self._part(name, now))
 
     def _part(self, name: str, now: float) -> float:
@@ -269,13 +269,14 @@ def _lesson(report: CallReport) -> Lesson:
     return Lesson(kind, report.released_at, report.seconds, report.estimate, report.named)  # type: ignore[arg-type]
 
 
-def _told(quota: Quota | None) -> Limits:
+def told_limits(quota: Quota | None) -> Limits:
+    """What was told, as limits."""
     if quota is None:
         return Limits()
     return Limits(request_bucket(quota), token_bucket(quota), quota.concurrency)
 
 
-def _tighter(one: Limits, other: Limits) -> Limits:
+def tighter(one: Limits, other: Limits) -> Limits:
     """Both limits together."""
     caps = [limits.cap for limits in (one, other) if limits.cap is not None]
     return Limits(

@@ -1,0 +1,249 @@
+"""`penstock simulate`: a load rehearsed on a virtual clock."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.failure import Exit, Failure
+from app.domain.attempt import Usage
+from app.domain.money import amount
+from app.domain.quota import Quota
+from app.domain.rehearsal import Habit, Load, Rehearsed
+from app.domain.routing import Route, Topology, account_quota
+from app.services.lay_routes import lay_routes
+from app.services.rehearse_load import (
+    Answer,
+    Live,
+    Question,
+    live_loads,
+    look_at_live,
+    only_keys,
+    rehearse_load,
+    usage_of,
+)
+from app.settings import Settings, load_settings, price_book
+from app.simulator.latency import parse_latency
+
+_CLIENT = "rehearsal"
+
+
+@click.command("simulate", short_help="when a load would be done, and what one more key would change")
+@click.option("--load", "loads", multiple=True, metavar="[MODEL=]TASKS", help="Tasks that come at once.")
+@click.option("--from-live", is_flag=True, help="What waits now, with learned limits and what calls take.")
+@click.option("--config", type=click.Path(path_type=Path), help="penstock.toml [default: as penstock up].")
+@click.option(
+    "--keys",
+    metavar="N|NAMES",
+    help="These keys of the configuration alone, with commas; or so many, each of an account of its own.",
+)
+@click.option("--rpm", type=float, help="With --keys N: requests per minute of each.")
+@click.option("--tpm", type=float, help="With --keys N: tokens per minute of each.")
+@click.option("--concurrency", type=int, help="With --keys N: calls at once of each.")
+@click.option("--latency", default="lognormal:2,0.5", show_default=True, help="Seconds a call takes.")
+@click.option("--tokens", default="500,500", show_default=True, help="Of a prompt and of an answer.")
+@click.option("--refused", type=float, default=0.0, show_default=True, help="Part of calls that are refused.")
+@click.option(
+    "--expires-in", type=float, default=86_400.0, show_default=True, help="Seconds a task may wait."
+)
+@click.option("--slots", type=int, help="Calls at once of all workers [default: [worker] concurrency].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(**asked: Any) -> None:
+    """Play a load on a virtual clock, by the same plan that leads the running service; nothing is called.
+
+    Says when the backlog would be drained, what would be refused or expire, what it would cost, what holds it up, and
+    what one more key or one more account of the busiest one would change.
+
+    \b
+    penstock simulate --load 50000
+    penstock simulate --load 50000 --keys 4 --rpm 600 --concurrency 50 --latency lognormal:2,0.5
+    penstock simulate --load deepseek-flash=40000 --load deepseek-v4-pro=5000 --keys main,second
+    penstock simulate --from-live
+    """
+    question = _question(asked)
+    answer = rehearse_load(question)
+    if asked["as_json"]:
+        click.echo(orjson.dumps(_as_json(answer), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(answer, question)
+
+
+# -- what is asked
+
+
+def _question(asked: dict[str, Any]) -> Question:
+    settings = load_settings(asked["config"], os.environ)
+    count = asked["keys"] if (asked["keys"] or "").isdigit() else None
+    topology = _made_up(int(count), asked) if count else _configured(settings, asked["keys"])
+    live = _live(settings) if asked["from_live"] else Live()
+    usage = _usage(asked["tokens"])
+    measured = usage_of(live.calls) or usage
+    latency = _latency(asked["latency"])
+    loads = [_load(text, topology, settings, usage, asked["expires_in"]) for text in asked["loads"]]
+    loads += live_loads(live, measured, topology)
+    if not loads:
+        mend = "Nothing waits; add --load TASKS" if asked["from_live"] else "Add --load TASKS or --from-live"
+        raise Failure("there is no load to play", mend, Exit.USAGE)
+    return Question(
+        topology,
+        loads,
+        Habit(latency.sample, latency.mean or (latency.low + latency.high) / 2, asked["refused"]),
+        price_book(settings),
+        settings.learning.pause,
+        asked["slots"] or settings.worker.concurrency,
+        time.time(),
+        live,
+    )
+
+
+def _configured(settings: Settings, names: str | None) -> Topology:
+    if not settings.models:
+        raise Failure(
+            "no keys and models are configured",
+            "Write a penstock.toml (penstock init), or say --keys N --rpm ... --concurrency ...",
+            Exit.CONFIGURATION,
+        )
+    topology = lay_routes(settings)
+    if names is None:
+        return topology
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in topology.keys:
+            raise Failure(
+                f"no [[key]] {name} serves a model", f"There are: {', '.join(topology.keys)}", Exit.USAGE
+            )
+    return only_keys(topology, wanted)
+
+
+def _made_up(count: int, asked: dict[str, Any]) -> Topology:
+    """So many keys alike, of accounts of their own."""
+    if count < 1 or not (asked["rpm"] or asked["tpm"] or asked["concurrency"]):
+        raise Failure("keys need limits to be rehearsed", "Add --rpm, --tpm or --concurrency.", Exit.USAGE)
+    routes = tuple(Route(f"key-{n}", "upstream", f"key-{n}", "model") for n in range(1, count + 1))
+    quotas = {
+        name: Quota(name, asked["rpm"], asked["tpm"], asked["concurrency"])
+        for name in (account_quota(route.account, "model") for route in routes)
+    }
+    return Topology({"model": (routes,)}, quotas)
+
+
+def _live(settings: Settings) -> Live:
+    from app.cli.db import database_url
+    from app.db.database import Database
+
+    database = Database(settings.database_url or database_url())
+    try:
+        return look_at_live(database)
+    finally:
+        database.close()
+
+
+def _load(text: str, topology: Topology, settings: Settings, usage: Usage, expires_in: float) -> Load:
+    name, _, number = text.rpartition("=")
+    model = name or (settings.default_model if settings.default_model in topology.models else "")
+    model = model or next(iter(topology.models))
+    if model not in topology.models:
+        raise Failure(f"no model {model}", f"There are: {', '.join(topology.models)}", Exit.USAGE)
+    if not number.isdigit() or not 0 < int(number) <= 5_000_000:
+        raise Failure(
+            f"--load {text} is no number of tasks", "Write --load 50000 or --load MODEL=50000", Exit.USAGE
+        )
+    estimate = float(usage.prompt_tokens + usage.completion_tokens)
+    return Load(model, _CLIENT, int(number), usage, estimate, expires_in=expires_in)
+
+
+def _usage(text: str) -> Usage:
+    try:
+        prompt, completion = (int(part) for part in text.split(","))
+    except ValueError:
+        raise Failure(
+            f"--tokens {text} is not understood", "Write --tokens PROMPT,ANSWER", Exit.USAGE
+        ) from None
+    return Usage(prompt, completion)
+
+
+def _latency(text: str) -> Any:
+    try:
+        return parse_latency(text)
+    except ValueError as error:
+        raise Failure(f"--{error}", None, Exit.USAGE) from None
+
+
+# -- what comes of it
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "variants": [
+            {
+                "name": variant.name,
+                "seconds": round(variant.result.seconds, 3),
+                "done": variant.result.done,
+                "expired": variant.result.expired,
+                "stranded": variant.result.stranded,
+                "calls": variant.result.calls,
+                "refused": variant.result.refused,
+                "costs": {name: amount(picos) for name, picos in variant.result.costs.items()},
+                "unpriced_calls": variant.result.unpriced,
+                "calls_by_key": dict(variant.result.by_key),
+                "held_up_by": {name: round(spent, 3) for name, spent in variant.result.waits.items()},
+            }
+            for variant in answer.variants
+        ],
+        "assumed_limits": list(answer.assumed),
+    }
+
+
+def _show(answer: Answer, question: Question) -> None:
+    tasks = sum(load.tasks for load in question.loads)
+    click.echo(f"{tasks:,} tasks, {len(question.topology.keys)} keys; nothing was called.")
+    table = Table(
+        "", "drained in", "at", "a second", "refused", "left", "cost", box=None, header_style="bold"
+    )
+    for variant in answer.variants:
+        result = variant.result
+        at = datetime.fromtimestamp(question.starts_at).astimezone() + timedelta(seconds=result.seconds)
+        pace = result.done / result.seconds if result.seconds else 0.0
+        table.add_row(
+            variant.name,
+            _span(result.seconds) if not result.stranded else "never",
+            f"{at:%a %H:%M}",
+            f"{pace:.1f}",
+            f"{result.refused:,}",
+            f"{result.expired + result.stranded:,}",
+            _costs(result),
+        )
+    Console(width=None).print(table)
+    _say_why(answer)
+
+
+def _say_why(answer: Answer) -> None:
+    waits = answer.variants[0].result.waits
+    if waits:
+        worst = max(waits, key=lambda name: waits[name])
+        click.echo(f"Held up most by: {worst}")
+    for name in answer.assumed:
+        click.echo(
+            f"Nobody told the limits of {name}, and none were learned yet: 20 at once, 20 a second assumed."
+        )
+
+
+def _costs(result: Rehearsed) -> str:
+    parts = [f"{currency} {picos / 1e12:,.2f}" for currency, picos in sorted(result.costs.items())]
+    return " + ".join([*parts, *(["unknown"] if result.unpriced else [])])
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    )

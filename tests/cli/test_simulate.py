@@ -1,0 +1,107 @@
+"""`penstock simulate`: from flags, from a configuration, from the running service's database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli.root import group
+from app.db.database import Database
+from app.db.migrate import upgrade
+from tests.db import rows
+
+CONFIG = """\
+[[upstream]]
+name = "deepseek"
+base_url = "https://api.deepseek.com/v1"
+[[key]]
+name = "main"
+upstream = "deepseek"
+secret = "env:KEY"
+[[key]]
+name = "second"
+upstream = "deepseek"
+secret = "env:KEY_2"
+[[quota]]
+account = "main"
+model = "deepseek-flash"
+rpm = 600
+[[model]]
+name = "deepseek-flash"
+tiers = [["main", "second"]]
+"""
+
+
+def simulate(*arguments: str) -> Result:
+    return CliRunner().invoke(group, ["simulate", *arguments])
+
+
+def played(*arguments: str) -> dict[str, object]:
+    done = simulate(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.output))
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "penstock.toml"
+    file.write_text(CONFIG)
+    return file
+
+
+def test_keys_made_up_by_flags_are_played_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = simulate("--load", "600", "--keys", "2", "--rpm", "600", "--latency", "1")
+    assert done.exit_code == 0, done.output
+    assert "600 tasks, 2 keys; nothing was called." in done.output
+    assert "one more account like" in done.output
+    assert "Held up most by: account:key-" in done.output
+
+
+def test_a_configuration_is_played_with_its_prices_and_what_was_assumed_is_said(config: Path) -> None:
+    answer = played("--load", "300", "--latency", "1", "--tokens", "1000,100")
+    first = answer["variants"][0]  # type: ignore[index]
+    assert (first["done"], list(first["costs"])) == (300, ["USD"])
+    assert answer["assumed_limits"] == ["second: deepseek-flash"]
+    assert [variant["name"] for variant in answer["variants"]][1:] != []  # type: ignore[attr-defined]
+
+
+def test_some_keys_alone(config: Path) -> None:
+    first = played("--load", "300", "--keys", "main", "--latency", "1")["variants"][0]  # type: ignore[index]
+    assert first["calls_by_key"] == {"main": 300}
+    assert first["seconds"] == pytest.approx(31, rel=0.05)
+
+
+def test_the_running_services_backlog_and_calls_are_taken(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/penstock.db"
+    upgrade(url)
+    database = Database(url)
+    rows.add(database, *(rows.new_task() for _ in range(40)))
+    database.close()
+    monkeypatch.setenv("DATABASE_URL", url)
+    first = played("--from-live", "--latency", "1")["variants"][0]  # type: ignore[index]
+    assert first["done"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--load TASKS or --from-live"),
+        (["--load", "many"], "--load 50000"),
+        (["--load", "other=5"], "There are: deepseek-flash"),
+        (["--load", "5", "--keys", "nope"], "There are: main, second"),
+        (["--load", "5", "--keys", "3"], "Add --rpm, --tpm or --concurrency"),
+        (["--load", "5", "--tokens", "x"], "--tokens PROMPT,ANSWER"),
+        (["--load", "5", "--latency", "soon"], "lognormal:MEAN,SIGMA"),
+    ],
+)
+def test_what_cannot_be_played_is_said(config: Path, arguments: list[str], said: str) -> None:
+    done = simulate(*arguments)
+    assert done.exit_code == 2
+    assert said in done.output
