@@ -7,7 +7,9 @@ from app.db.rehearsal_facts import CallRow, WaitingRows, latest_calls, waiting_r
 from tests.db import rows
 
 
-def test_what_waits_is_counted_by_list_and_calls_come_with_their_seconds_and_tokens(database: Database) -> None:
+def test_what_waits_is_counted_by_list_and_calls_come_with_their_seconds_and_tokens(
+    database: Database,
+) -> None:
     names = [f"task_{n}" for n in range(3)]
     rows.add(database, *(rows.new_task(name.removeprefix("task_"), estimate=100) for name in names))
     rows.add(database, rows.new_task("high", step=0, estimate=300))
