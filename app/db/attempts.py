@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Connection, Delete, Row, Select, Text, delete
 
 from app.db.bulk import insert_rows
 from app.db.recordset import ROWS, clean, encode, recordset
+from app.db.sealing import seal
 from app.db.tables import attempt
 from app.domain.attempt import Claimed, Ending
 from app.domain.outcome import Outcome
@@ -90,7 +91,7 @@ def _ended(ending: Ending, at: float) -> tuple[Any, ...]:
         ending.first_byte_at,
         at,
         ending.status_code,
-        clean(ending.error_message) if ending.error_message is not None else None,
+        seal(clean(ending.error_message)) if ending.error_message is not None else None,
         clean(ending.upstream_request_id) if ending.upstream_request_id is not None else None,
         usage and usage.prompt_tokens,
         usage and usage.completion_tokens,

@@ -21,6 +21,7 @@ from app.db.following import Following, anyone_left, following, given_by
 from app.db.locks import lock_batches, lock_tasks
 from app.db.progress import Callbacks, Ended, record_progress
 from app.db.recordset import ROWS, encode
+from app.db.sealing import seal
 from app.db.tables import task_content
 from app.db.usage import write_usage
 from app.domain.attempt import Ending, Failure, Recorded
@@ -188,7 +189,7 @@ def _error(failure: Failure | None) -> dict[str, Any]:
     return {
         "error_type": failure.type,
         "error_code": failure.code,
-        "error_message": failure.message,
+        "error_message": seal(failure.message),
     }
 
 

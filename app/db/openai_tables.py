@@ -5,8 +5,9 @@ Instants are Unix seconds, bodies JSON text.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Table, Text, text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text, text
 
+from app.db.sealing import SealedBytes
 from app.db.tables import Serial, metadata, partial
 
 UNSETTLED = "status IN ('uploading', 'deleted')"
@@ -38,7 +39,7 @@ file_chunk = Table(
     metadata,
     Column("file_seq", BigInteger, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),  # from 0
-    Column("data", LargeBinary, nullable=False),  # 1 MiB; the last one less
+    Column("data", SealedBytes, nullable=False),  # 1 MiB; the last one less
 )
 
 waiting_call = Table(

@@ -1,4 +1,6 @@
-"""Prompts and results at rest, encrypted where a key is configured: AES-256-GCM, a nonce of its own for each value.
+"""Prompts, results and what may quote them, at rest: encrypted where a key is configured.
+
+AES-256-GCM, a nonce of its own for each value.
 
 What is stored is `enc1:<the key's name>:<base64 of nonce and ciphertext>`; plain values are read as they are, so that
 a key may be introduced, and replaced by another, while old rows stand. The keys are the process', set once at start.
@@ -12,12 +14,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Dialect, Text
+from sqlalchemy import Dialect, LargeBinary, Text
 from sqlalchemy.types import TypeDecorator
 
 from app.domain.errors import PenstockError
 
 _MARK = "enc1:"
+_BYTES_MARK = b"\x00penstock-enc1:"  # before bytes; no text, and so no JSON line, begins so
 _NONCE = 12  # bytes
 
 
@@ -38,19 +41,32 @@ class Vault:
 
     def seal(self, text: str) -> str:
         """Encrypt."""
-        nonce = os.urandom(_NONCE)
-        sealed = nonce + self._seals.encrypt(nonce, text.encode(), self._name.encode())
-        return f"{_MARK}{self._name}:{base64.b64encode(sealed).decode()}"
+        return f"{_MARK}{self._name}:{base64.b64encode(self._encrypt(text.encode())).decode()}"
 
     def unseal(self, stored: str) -> str:
         """Decrypt. Raises Unsealable."""
         _, name, sealed = stored.split(":", 2)
+        return self._decrypt(name, base64.b64decode(sealed)).decode()
+
+    def seal_bytes(self, data: bytes) -> bytes:
+        """Encrypt."""
+        return _BYTES_MARK + self._name.encode() + b":" + self._encrypt(data)
+
+    def unseal_bytes(self, stored: bytes) -> bytes:
+        """Decrypt. Raises Unsealable."""
+        name, _, sealed = stored.removeprefix(_BYTES_MARK).partition(b":")
+        return self._decrypt(name.decode(errors="replace"), sealed)
+
+    def _encrypt(self, data: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        return nonce + self._seals.encrypt(nonce, data, self._name.encode())
+
+    def _decrypt(self, name: str, sealed: bytes) -> bytes:
         key = self._keys.get(name)
         if key is None:
             raise Unsealable(f"content was encrypted by the key {name}, which is not configured here")
-        raw = base64.b64decode(sealed)
         try:
-            return str(key.decrypt(raw[:_NONCE], raw[_NONCE:], name.encode()).decode())
+            return bytes(key.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode()))
         except Exception as error:
             raise Unsealable("encrypted content was changed, or cut off") from error
 
@@ -73,9 +89,13 @@ def unseal(stored: str) -> str:
     """Content as it was given. Raises Unsealable."""
     if not stored.startswith(_MARK):
         return stored
+    return _opener().unseal(stored)
+
+
+def _opener() -> Vault:
     if _vault is None:
         raise Unsealable("content is encrypted, and no key is configured here: [storage] encryption_key")
-    return _vault.unseal(stored)
+    return _vault
 
 
 class Sealed(TypeDecorator[str]):
@@ -91,3 +111,20 @@ class Sealed(TypeDecorator[str]):
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """On the way out."""
         return None if value is None else unseal(value)
+
+
+class SealedBytes(TypeDecorator[bytes]):
+    """The same for bytes."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002
+        """On the way in."""
+        return value if value is None or _vault is None else _vault.seal_bytes(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002
+        """On the way out."""
+        if value is None or not bytes(value).startswith(_BYTES_MARK):
+            return value
+        return _opener().unseal_bytes(bytes(value))

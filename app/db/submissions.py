@@ -85,6 +85,7 @@ class NewTask:
 
 
 _COLUMNS = tuple(name for name in NewTask.__dataclass_fields__ if name != "request")
+_SEALED = {"metadata": lambda row: None if row.metadata is None else seal(row.metadata)}
 
 
 def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
@@ -96,7 +97,7 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
         return []
     numbers = reserve(conn, task, len(rows))
     # Column by column, so that no line of ours runs once for each row.
-    columns = (map(attrgetter(name), rows) for name in _COLUMNS)
+    columns = (map(_SEALED.get(name) or attrgetter(name), rows) for name in _COLUMNS)
     queued = repeat(Status.QUEUED.value, len(rows))
     insert_rows(conn, task, ("seq", "status", *_COLUMNS), zip(numbers, queued, *columns, strict=True))
     requests = (seal(row.request) for row in rows)

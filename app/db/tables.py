@@ -114,7 +114,7 @@ batch = Table(
     Column("cancelled", Integer, nullable=False, server_default=text("0")),
     Column("batch_size", Integer),  # how many of its tasks may be in flight at once
     Column("callback_url", Text),
-    Column("metadata", Text),
+    Column("metadata", Sealed),
     Column("endpoint", Text),
     Column("input_file_id", Text),
     Column("completion_window", Text),
@@ -190,7 +190,7 @@ task = Table(
     Column("upstream_model", Text),
     Column("error_code", Text),
     Column("error_type", Text),
-    Column("error_message", Text),
+    Column("error_message", Sealed),
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("cached_tokens", Integer),
@@ -201,7 +201,7 @@ task = Table(
     Column("coalesced", Boolean, nullable=False, server_default=text("false")),  # by an identical task's call
     Column("simulated", Boolean, nullable=False, server_default=text("false")),
     Column("callback_url", Text),
-    Column("metadata", Text),
+    Column("metadata", Sealed),
     Column("reserved_tokens", BigInteger),  # what it may use of its client's budget; null: there is none
     Column("reserved_picos", BigInteger),
     Column("reserved_at", Double),  # since when that is reserved, until its use is settled; null: it is not
@@ -264,7 +264,7 @@ attempt = Table(
     Column("outcome", Text, nullable=False),
     Column("counted", Boolean, nullable=False),
     Column("status_code", Integer),
-    Column("error_message", Text),
+    Column("error_message", Sealed),
     Column("upstream_request_id", Text),
     Column("ready_at", Double),  # from when on it could have run
     Column("released_at", Double),

@@ -1,0 +1,110 @@
+"""With a content key the database holds nothing that a prompt or an answer could be read from, in any table."""
+
+import uuid
+from collections.abc import Iterator
+from io import BytesIO
+
+import orjson
+import pytest
+from sqlalchemy import text
+
+from app.db import cache_entries, sealing
+from app.db.tables import metadata
+from app.domain.attempt import Failure
+from app.domain.outcome import Outcome
+from app.domain.task import Status
+from tests.api.world import MODEL, Client, World
+
+
+@pytest.fixture
+def secret() -> str:
+    return f"goose-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(autouse=True)
+def _vault() -> Iterator[None]:
+    sealing.use_vault(sealing.Vault([b"a content key of some length"]))
+    yield
+    sealing.use_vault(None)
+
+
+def everything(world: World) -> str:
+    """Each table as it lies there."""
+    names = [table.name for table in metadata.sorted_tables]
+    rows = world.database.read(
+        lambda conn: [row for name in names for row in conn.execute(text(f"SELECT * FROM {name}"))]
+    )
+    return "\n".join(str([bytes(v) if isinstance(v, memoryview) else v for v in row]) for row in rows)
+
+
+def upload(client: Client, body: bytes) -> str:
+    answer = client.http.post(
+        "/v1/files",
+        data={"purpose": "batch", "file": (BytesIO(body), "lines.jsonl")},
+        headers={"authorization": f"Bearer {client.key}"},
+    )
+    assert answer.status_code == 200, answer.data
+    return str(answer.json["id"])  # type: ignore[index]
+
+
+def test_a_file_is_sealed_chunk_by_chunk_and_read_as_it_came(
+    world: World, alice: Client, stranger: Client, secret: str
+) -> None:
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": MODEL, "messages": [{"role": "user", "content": secret}]},
+    }
+    body = orjson.dumps(line) + b"\n"
+    name = upload(alice, body)
+    assert alice.get(f"/v1/files/{name}/content").data == body
+    assert stranger.get(f"/v1/files/{name}/content").status_code == 404
+    assert secret not in everything(world)
+
+
+def test_metadata_answers_and_the_words_of_upstreams_are_sealed(
+    world: World, alice: Client, secret: str
+) -> None:
+    answer = orjson.dumps({"choices": [{"message": {"content": secret}}]}).decode()
+    done = alice.submit(secret, metadata={"about": secret})
+    batch = alice.submit_batch(1, metadata={"about": secret})
+    failed = alice.submit(secret)
+    world.end(done, result=answer)
+    world.end(
+        failed,
+        outcome=Outcome.INVALID_REQUEST,
+        status=Status.FAILED,
+        result=None,
+        usage=None,
+        cost=None,
+        error_message=f"cannot read {secret}",
+        failure=Failure("invalid_request_error", "invalid_request", f"cannot read {secret}"),
+    )
+    world.database.write(lambda conn: cache_entries.keep(conn, [(f"k:{secret[6:]}", answer, 60.0)], 0.0))
+    assert alice.task(done)["metadata"] == {"about": secret}
+    assert alice.task(done)["result"]["choices"][0]["message"]["content"] == secret
+    assert alice.get(f"/v1/batch/{batch['id']}").json["metadata"] == {"about": secret}
+    assert secret in alice.task(failed)["error"]["message"]
+    (kept,) = world.database.read(lambda conn: cache_entries.look_up(conn, [f"k:{secret[6:]}"], 1.0))
+    assert kept.entry == answer
+    assert secret not in everything(world)
+
+
+def test_what_was_stored_before_there_was_a_key_is_read_as_it_is(
+    world: World, alice: Client, secret: str
+) -> None:
+    sealing.use_vault(None)
+    plain, file = alice.submit(secret, metadata={"a": secret}), upload(alice, b'{"a": 1}\n')
+    assert secret in everything(world)
+    sealing.use_vault(sealing.Vault([b"a key that came later"]))
+    assert alice.task(plain)["metadata"] == {"a": secret}
+    assert alice.get(f"/v1/files/{file}/content").data == b'{"a": 1}\n'
+
+
+def test_bytes_that_were_changed_are_not_given_out(secret: str) -> None:
+    vault = sealing.Vault([b"key"])
+    sealed = vault.seal_bytes(secret.encode())
+    assert vault.unseal_bytes(sealed) == secret.encode()
+    with pytest.raises(sealing.Unsealable):
+        vault.unseal_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
