@@ -340,7 +340,14 @@ def _answers(url: str) -> bool:
 
 def _upstream(shape: Shape) -> SimulatorConfig:
     limits = tuple(
-        Limit(account=key.name, model=MODEL, rpm=key.rpm, concurrency=key.concurrency) for key in shape.keys
+        Limit(
+            account=key.name,
+            model=MODEL,
+            rpm=key.rpm,
+            concurrency=key.concurrency,
+            burst_seconds=max(2.0, 120 / (key.rpm or 60)),  # two calls at least, for jitter
+        )
+        for key in shape.keys
     )
     keys = {f"sk-{key.name}": key.name for key in shape.keys}
     return SimulatorConfig(keys=keys, limits=limits, latency=Latency(mean=shape.latency))
