@@ -11,7 +11,7 @@ PYTEST ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test explore lint format lock audit bench chaos pictures clean
+.PHONY: help demo run test explore lint format lock audit bench bench-list chaos pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +52,17 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-e
 	--custom-compile-command "make lock" --quiet
 UPGRADE ?=
 
-bench: .venv/.ready ## the benchmarks, one after the other (some minutes)
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+# make bench QUICK=1 takes small sizes; make bench-drain runs one of them, make bench-list names them.
+QUICK ?=
+
+bench: .venv/.ready ## every benchmark, and docs/performance.md from it (make bench-list names them, bench-NAME runs one)
+	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick)
+
+bench-%: .venv/.ready
+	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $*
+
+bench-list: .venv/.ready
+	@$(BIN)/python -m benchmarks.run --list
 
 chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (about half an hour)
 	@CHAOS_TASKS=5000 $(BIN)/python -m pytest tests/chaos $(PYTEST)

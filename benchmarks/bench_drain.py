@@ -1,15 +1,14 @@
-"""Drain 5,000 tasks over four keys with unlike limits, as a ratio to the ideal.
+"""Drain of 5,000 tasks over four keys with unlike limits, against the ideal; 1,000 beside two peers.
 
-ideal = max over quotas of (n - burst) / rate + mean latency, where n is the quota's share of the tasks.
+ideal = max over quotas of (n - burst) / rate + mean latency, where n is the quota's share of the tasks. The keys take
+10, 10, 5 and 25 requests per second, three seconds' worth of calls at once, and answer after 1 s in the mean.
 
-    python -m benchmarks.bench_drain [--tasks 5000] [--database postgresql://...] [--workers 2]
+    python -m benchmarks.bench_drain [--tasks 5000] [--peer-tasks 1000] [--database sqlite] [--workers 2]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.latency import Latency
 from app.simulator.limits import Limit
-from tests.servers import PostgresServer, RedisServer
+from benchmarks.frame import options, recorded
+from benchmarks.ground import Ground, ground
+from benchmarks.rivals import celery_peer, router
 from tests.stack import Caller, Key, Stack, configuration, key_environment
 
 RATES = {"k1": 10.0, "k2": 10.0, "k3": 5.0, "k4": 25.0}  # requests per second
@@ -35,6 +36,11 @@ class Drained:
     ideal: float
     succeeded: int
     refused: int
+
+    @property
+    def ratio(self) -> float:
+        """Of the ideal."""
+        return self.seconds / self.ideal
 
 
 def ideal_seconds(tasks: int) -> float:
@@ -87,29 +93,90 @@ def drain(tasks: int, folder: Path, database_url: str, redis_url: str, workers: 
     )
 
 
+def recipe(tasks: int, base: Ground) -> Drained:
+    """The usual recipe: Celery, tenacity's backoff with jitter, keys in turn."""
+    with (
+        SimulatorProcess(simulator_config()) as upstream,
+        celery_peer(
+            "recipe",
+            base.scratch("recipe"),
+            redis=base.redis.url,
+            upstream=upstream.base_url,
+            keys=[f"sk-{name}" for name in RATES],
+        ) as running,
+    ):
+        found = running.drive(tasks, 0)
+        refused = sum(upstream.stats()["totals"]["refused"].values())
+    base.redis.restart()
+    return Drained(found["seconds"], ideal_seconds(tasks), tasks - found["failed"], refused)
+
+
+def routed(tasks: int) -> Drained:
+    """LiteLLM's Router with the limits told."""
+    with SimulatorProcess(simulator_config()) as upstream:
+        limits = {f"sk-{name}": (rate * 60, int(rate * CAP_FACTOR)) for name, rate in RATES.items()}
+        found = router(tasks, upstream=upstream.base_url, limits=limits)
+        refused = sum(upstream.stats()["totals"]["refused"].values())
+    return Drained(found["seconds"], ideal_seconds(tasks), tasks - found["failed"], refused)
+
+
+def ours(tasks: int, base: Ground, database: str, workers: int) -> Drained:
+    """Penstock, on servers of this benchmark."""
+    found = drain(tasks, base.scratch("stack"), base.database(database), base.redis.url, workers)
+    base.redis.restart()
+    return found
+
+
 def main() -> int:
-    """Run it and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="penstock-drain-") as temporary:
-        folder = Path(temporary)
-        redis = RedisServer(folder / "redis")
-        postgres = None if options.sqlite else PostgresServer()
-        try:
-            url = postgres.create_database() if postgres else f"sqlite:///{folder}/penstock.db"
-            result = drain(options.tasks, folder / "stack", url, redis.url, options.workers)
-        finally:
-            redis.stop()
-            if postgres:
-                postgres.stop()
-    print(f"tasks {options.tasks}  succeeded {result.succeeded}  refusals met {result.refused}")
-    print(
-        f"seconds {result.seconds:.2f}  ideal {result.ideal:.2f}  ratio {result.seconds / result.ideal:.3f}"
+    """Run all, one after the other, and print the ratios."""
+    told = options(
+        __doc__,
+        tasks=(5000, 500),
+        peer_tasks=(1000, 300),
+        workers=(2, 2),
+        database=("postgresql", "postgresql"),
     )
-    return 0 if result.succeeded == options.tasks and not result.refused else 1
+    with (
+        recorded("drain", "Drain, limits told", quick=told.quick) as record,
+        ground("drain", postgres=told.database == "postgresql") as base,
+    ):
+        runs = {"ours": ours(told.tasks, base, told.database, told.workers)}
+        if told.peer_tasks:
+            runs["ours, as many as the peers"] = ours(told.peer_tasks, base, told.database, told.workers)
+            runs["the usual recipe"] = recipe(told.peer_tasks, base)
+            runs["LiteLLM Router"] = routed(told.peer_tasks)
+        first = runs["ours"]
+        good = first.ratio <= 1.03 and not first.refused and first.succeeded == told.tasks
+        record.aim(
+            f"drain of {told.tasks:,} tasks over 4 keys, limits told",
+            "ideal",
+            "1.03, no refusal, none failed",
+            f"{first.ratio:.3f}, {first.refused} refusals, {told.tasks - first.succeeded} failed",
+            good,
+        )
+        for name, one in list(runs.items())[1:]:
+            lost = told.peer_tasks - one.succeeded
+            record.aim(
+                f"drain of {told.peer_tasks:,} tasks: {name}",
+                "ideal",
+                "",
+                f"{one.ratio:.2f}, {one.refused:,} refusals, {lost} lost",
+            )
+        rows = [
+            [name, one.succeeded, f"{one.seconds:.1f}", f"{one.ideal:.1f}", f"{one.ratio:.3f}", one.refused]
+            for name, one in runs.items()
+        ]
+        record.table(
+            f"Two workers, {told.database}",
+            ["", "succeeded", "seconds", "ideal", "ratio", "refusals met"],
+            rows,
+        )
+        record.settings += [
+            "keys of 10, 10, 5, 25 requests a second, 30, 30, 15, 75 at once; answers after 1 s",
+            "the recipe: 2 workers, -c 100, wait_random_exponential(1, 60), 6 attempts (the OpenAI cookbook's)",
+            "the Router: one deployment a key with rpm and max_parallel_requests, simple-shuffle, num_retries=5",
+        ]
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

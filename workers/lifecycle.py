@@ -19,6 +19,7 @@ from app.domain.queue import KEY
 from app.services.revoke_task import RevokeTasks
 from app.settings import ConfigError
 from workers.celery import celery, parts
+from workers.gather_events import GatherEvents
 from workers.process import WorkerProcess, build_worker, refuse_queues
 
 log = structlog.get_logger("penstock.worker")
@@ -88,6 +89,7 @@ class Drain(bootsteps.StartStopStep):
 
 
 celery.steps["worker"].add(Drain)
+celery.steps["consumer"].add(GatherEvents)
 
 
 @worker_shutdown.connect

@@ -104,8 +104,9 @@ class Plan:
 
     releases: tuple[Release, ...]
     wake_in: float  # seconds; infinite when only a settlement or a submission can change anything
-    more: bool  # all heads of some list were used up while there was room: look again at once
+    more: bool  # all heads of some list were used up while there was room: there may be more to release
     waits: Mapping[str, Wait]  # by model
+    used: int = 0  # heads released or passed over of the list that gave most
 
 
 def plan(snapshot: Snapshot, topology: Topology, shares: Shares) -> Plan:
@@ -169,7 +170,8 @@ class _Planner:
             for lane in lanes.values()
         )
         wake_in = min((w.opens_in for w in waits.values()), default=NEVER)
-        return Plan(tuple(self.releases), wake_in, more and bool(self.releases), waits)
+        lines = (line for lanes in self.lanes.values() for lane in lanes.values() for line in lane.lines)
+        return Plan(tuple(self.releases), wake_in, more, waits, max((line.at for line in lines), default=0))
 
     # -- who is next
 

@@ -27,6 +27,7 @@ REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believe
 BEAT = 0.25  # seconds between looks when nothing happens
 SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
 _HEADS = 1024  # heads looked at in one snapshot, all lists together
+_FEWEST, _MOST = 8, 128  # heads of one list
 _RELEASES = 500  # in one script call: Redis is held for some milliseconds at most
 
 
@@ -144,6 +145,7 @@ class Dispatcher:
     last_minute: LastMinute = field(default_factory=LastMinute)
     _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
     _quota_ids: tuple[str, ...] = ()
+    _depth: int = _FEWEST  # heads of each list to look at: about twice what the last turns used
 
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
@@ -151,7 +153,8 @@ class Dispatcher:
     def turn(self) -> Turn:
         """Look, decide, carry out. Raises what the gate raises."""
         self.turns += 1
-        heads = max(4, min(128, _HEADS // max(1, self.lists)))
+        most = max(4, min(_MOST, _HEADS // max(1, self.lists)))
+        heads = min(most, self._depth)
         view = self.gate.look(heads, self.topology, self._quota_ids)
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
@@ -166,10 +169,12 @@ class Dispatcher:
             self._tell(snapshot, {}, [])
             return Turn(0, BEAT, view.refeed, {})
         decided = plan(snapshot, self.topology, self.shares)
+        self._depth = _next_depth(self._depth, decided)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
-        return Turn(released, _next_in(decided, released), view.refeed, decided.waits)
+        deeper = decided.more and heads < most
+        return Turn(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
@@ -284,8 +289,15 @@ def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release
     return [release for release, word in zip(releases, words, strict=True) if word == "ok"]
 
 
-def _next_in(decided: Plan, released: int) -> float:
+def _next_depth(depth: int, decided: Plan) -> int:
+    """Heads cost Redis and us whether they are released or not: look at more only where they run out."""
+    if decided.more:
+        return min(_MOST, 4 * depth)
+    return min(_MOST, max(_FEWEST, 2 * decided.used, depth * 3 // 4))
+
+
+def _next_in(decided: Plan, released: int, deeper: bool) -> float:
     """At once if heads ran out or not all was carried out in one call, else when something opens."""
-    if released and (decided.more or len(decided.releases) > _RELEASES):
+    if deeper or (released and (decided.more or len(decided.releases) > _RELEASES)):
         return 0.0
     return min(BEAT, max(SHORTEST, decided.wake_in))

@@ -13,6 +13,7 @@ from app.db.submissions import NewTask, insert_tasks
 from app.db.tables import task
 from app.domain.errors import DatabaseUnreachable
 from tests.db.rows import new_task
+from tests.stack import wait_until
 
 
 class Groups:
@@ -37,6 +38,29 @@ class Groups:
         if "bad" in items:
             raise KeyError("bad")
         return [item.upper() for item in items]
+
+
+def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
+    groups = Groups()
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
+    threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", "b", "c", "d", "e")]
+    threads[0].start()
+    groups.begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: commits.waiting == 4)
+    groups.go_on.set()
+    for thread in threads:
+        thread.join(10)
+    late = [Thread(target=commits.submit, args=(item,)) for item in ("f", "g")]
+    for thread in late:
+        thread.start()
+    wait_until(lambda: commits.waiting == 2)
+    assert [len(group) for group in groups.groups] == [1, 4]
+    commits.close()  # which ends the moment
+    for thread in late:
+        thread.join(10)
+    assert sorted(groups.groups[2]) == ["f", "g"]
 
 
 def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) -> dict[str, Any]:
