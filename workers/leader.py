@@ -30,12 +30,14 @@ from app.services.keep_costs import KeepCosts
 from app.services.keep_learned import KeepLearned
 from app.services.keep_retention import KeepRetention
 from app.services.keep_watch import KeepWatch
+from app.services.keep_windows import KeepWindows
 from app.services.lay_rules import make_governor, make_health
 from app.services.lead import Candidate
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.services.run_intakes import RunIntakes
 from app.services.take_in_file import TakeInFile
 from app.services.tell_why import TellWhy
+from app.settings.windows import windows_of
 
 
 @dataclass
@@ -62,13 +64,14 @@ class Leader:
             self.clock,
             self.gate.release_brake,
         )
+        self.why = TellWhy(WhyBoard(parts.scripts))
         self.dispatcher = Dispatcher(
             self.gate,
             parts.topology,
             self._client_shares,
             governor=self.governor,
             wall=self.clock.now,
-            why=TellWhy(WhyBoard(parts.scripts)),
+            why=self.why,
             watch=self.watch,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
@@ -102,6 +105,9 @@ class Leader:
             KeepBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
             KeepRetention(self.database, self.clock, parts.settings.storage).tick,
             self.learned.tick,
+            KeepWindows(
+                self.database, self.reservoir, self.clock, windows_of(parts.settings), self.why.pace_of
+            ).tick,
         ]
 
     @property

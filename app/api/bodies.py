@@ -26,7 +26,7 @@ from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, Tas
 from app.domain.task import Priority
 
 # What belongs around the upstream's body, never into it.
-_OURS = ("prompt", "messages", "model", "callback_url", "expires_in", "run_at", "custom_id")
+_OURS = ("prompt", "messages", "model", "callback_url", "expires_in", "run_at", "window", "custom_id")
 
 
 def refuse(message: str, *, field: str = "", code: str = "invalid_value") -> NoReturn:
@@ -85,6 +85,12 @@ def check_limits(parameters: Mapping[str, Any], within: str = "") -> None:
             refuse("must be a positive integer", field=f"{within}{name}")
 
 
+def check_time(body: Any) -> None:
+    """Refuse two wishes for when to run."""
+    if body.run_at is not None and body.window is not None:
+        refuse("run_at and window exclude each other", field="window")
+
+
 def _messages(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for number, message in enumerate(value):
         role, content = message.get("role"), message.get("content")
@@ -116,6 +122,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_print
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1), AfterValidator(_messages)]
 Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
 Metadata = Annotated[dict[str, str], Field(max_length=16), AfterValidator(_metadata)]
+Window = Literal["off_peak"]
 PriorityName = Literal["high", "normal", "low"]
 CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
 CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
@@ -127,6 +134,12 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, frozen=True
     )
+
+
+_WINDOW = (
+    "off_peak: only in the hours in which its upstream is cheap and quiet, or as early as its deadline asks for; "
+    "`expires_in` counts from now. Left out: at any hour."
+)
 
 
 class CacheBody(Body):
@@ -168,6 +181,7 @@ class TaskBody(Body):
         None, description="How long it may wait, from when it may run; 24 h, at most 30 days."
     )
     run_at: Instant | None = Field(None, description="Not before this instant; at most 30 days ahead.")
+    window: Window | None = Field(None, description=_WINDOW)
     metadata: Metadata | None = Field(
         None, description="Yours to keep with it: 16 names of 64, values of 512 characters."
     )
@@ -179,6 +193,11 @@ class TaskBody(Body):
         None,
         description="false: prompt and result are erased once the callback was delivered, or an hour after the end.",
     )
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        check_time(self)
+        return self
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -199,6 +218,7 @@ class TaskBody(Body):
             callback_url=self.callback_url,
             expires_in=self.expires_in,
             run_at=self.run_at,
+            off_peak=self.window is not None,
             metadata=self.metadata,
             custom_id=custom_id,
             retry=self.retry,
@@ -229,8 +249,15 @@ class BatchOptions(Body):
     expires_in: Duration = Field(
         DEFAULT_EXPIRY, description="No task of it outlives this; 24 h, at most 30 days."
     )
+    run_at: Instant | None = Field(None, description="Not before this instant; for requests that name none.")
+    window: Window | None = Field(None, description=_WINDOW)
     metadata: Metadata | None = Field(None, description="Yours to keep with the batch.")
     retry: Name | None = Field(None, description="The retry policy of requests that name none.")
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        check_time(self)
+        return self
 
     def options(self) -> BatchRequest:
         """The plain value that the services take."""
@@ -240,6 +267,8 @@ class BatchOptions(Body):
             batch_size=self.batch_size,
             callback_url=self.callback_url,
             expires_in=self.expires_in,
+            run_at=self.run_at,
+            off_peak=self.window is not None,
             metadata=self.metadata,
             retry=self.retry,
         )

@@ -46,6 +46,7 @@ from app.services.use_cache import UseCache
 from app.services.wait_for_task import Waiters, WaitForTask
 from app.services.watch_endings import WatchEndings
 from app.settings import Settings
+from app.settings.windows import windows_of
 
 
 class Parts(Protocol):
@@ -189,4 +190,5 @@ def rules_of(settings: Settings) -> Rules:
         versions=model_versions(settings),
         conditions=conditions_of(settings),
         regions=settings.regions,
+        windows=windows_of(settings),
     )

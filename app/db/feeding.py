@@ -30,6 +30,7 @@ from app.db.locks import first, in_order, is_now
 from app.db.recordset import ROWS, encode, recordset
 from app.db.sweeps import sweep
 from app.db.tables import FED, TIMED, UNFED, task
+from app.db.windows import begin_windows
 from app.domain.attempt import Message
 from app.domain.task import Hold, Status
 
@@ -80,6 +81,7 @@ def unfeed_some(conn: Connection, limit: int) -> int:
 def promote_due(conn: Connection, now: float, limit: int) -> int:
     """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
     swept = sweep(conn, now, limit)
+    swept += begin_windows(conn, now, limit)
     return swept + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
 
 

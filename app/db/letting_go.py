@@ -41,6 +41,7 @@ def begun_hold(now: float) -> Case[Any]:
     """What a row still waits for once its batch lets it go."""
     return case(
         (task.c.reserved_tokens.is_not(None) & task.c.reserved_at.is_(None), Hold.BUDGET.value),
+        (task.c.off_peak & (task.c.available_at > now), Hold.OFF_PEAK.value),
         (task.c.available_at > now, Hold.UNTIL.value),
         (task.c.cache_key.is_not(None), Hold.JOINING.value),
         else_=Hold.NONE.value,

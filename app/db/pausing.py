@@ -14,7 +14,7 @@ from app.db.letting_go import begun_hold, let_go
 from app.db.tables import QUEUED, batch, task
 from app.domain.task import Hold, Status
 
-_HAVE_PLACES = (Hold.NONE, Hold.UNTIL, Hold.JOINING, Hold.FOLLOWING, Hold.BUDGET)
+_HAVE_PLACES = (Hold.NONE, Hold.UNTIL, Hold.JOINING, Hold.FOLLOWING, Hold.BUDGET, Hold.OFF_PEAK)
 
 
 def set_paused(conn: Connection, batch_id: str, at: float | None) -> None:

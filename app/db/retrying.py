@@ -13,7 +13,7 @@ from app.db.pausing import fill_places
 from app.db.submissions import NewTask, insert_tasks
 from app.db.tables import batch, task, task_content
 from app.domain.batch import BatchStatus
-from app.domain.task import Hold, Status, new_id
+from app.domain.task import NOT_DUE, Hold, Status, new_id
 
 _FAILED = (Status.FAILED.value, Status.EXPIRED.value)
 _ENDS: dict[str, Any] = dict.fromkeys(("finalizing_at", "completed_at", "expired_at"))
@@ -87,6 +87,10 @@ def _copy(one: Row[Any], now: float, expires_at: float) -> NewTask:
         "fed_at": None,
         "leads": False,
         "request": one.request,
+        "off_peak": False,
+        "due": expires_at if one.due < NOT_DUE else NOT_DUE,
+        "degrade_at": one.degrade_at and now + one.degrade_at - one.created_at,
+        "estimated_start_at": None,
     }
     unreserved = dict.fromkeys(("reserved_tokens", "reserved_picos", "reserved_at"))
     return NewTask(**{**same, **fresh, **unreserved})

@@ -25,6 +25,7 @@ class TaskRequest:
     callback_url: str | None = None
     expires_in: float | None = None  # seconds from when it may run
     run_at: float | None = None  # Unix seconds
+    off_peak: bool = False  # only in its upstream's off-peak hours, or when its deadline asks for it
     metadata: Mapping[str, str] | None = None
     custom_id: str | None = None
     retry: str | None = None  # name of a retry policy
@@ -46,3 +47,5 @@ class BatchRequest:
     expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
     metadata: Mapping[str, str] | None = None
     retry: str | None = None
+    run_at: float | None = None  # Unix seconds
+    off_peak: bool = False

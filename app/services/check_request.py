@@ -17,6 +17,7 @@ from app.domain.queue import backlog_queue
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.domain.task import Hold, Priority, new_id
 from app.domain.tokens import asked_for, estimate
+from app.domain.windows import Windows, latest_start
 from app.services.judge_conditions import judge_conditions
 
 _LARGEST = 2**31 - 1  # what the column of the estimate takes
@@ -35,6 +36,7 @@ class Rules:
     versions: Mapping[str, str] = field(default_factory=dict)  # of models: what stands behind their names
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
     regions: Mapping[str, str] = field(default_factory=dict)  # of clients
+    windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def draft_task(
     model = check_model(request.model or options.model, rules, within)
     check_policy(request.retry, rules, within)
     check_callback(request.callback_url, rules, within)
-    available_at, expires_at = _times(request, now, place, within)
+    run_at, expires_at = _times(request, now, place, within)
+    off_peak = (request.off_peak or options.off_peak) and run_at <= now
+    available_at = _off_peak_from(model, now, expires_at, rules, within) if off_peak else run_at
     step = (request.priority or options.priority or Priority.NORMAL).step
     use = _cache_use(request, client_id, model, rules, within)
     return NewTask(
@@ -74,7 +78,8 @@ def draft_task(
         created_at=now,
         available_at=available_at,
         expires_at=expires_at,
-        hold=_hold(place, available_at > now),
+        hold=_hold(place, available_at > now, off_peak=off_peak),
+        off_peak=off_peak,
         batch_id=place.batch_id if place else None,
         batch_index=place.index if place else None,
         custom_id=request.custom_id,
@@ -114,10 +119,24 @@ def _cache_use(request: TaskRequest, client_id: str, model: str, rules: Rules, w
         return NO_CACHE  # what is nested too deeply is refused in other words
 
 
-def _hold(place: Place | None, later: bool) -> Hold:
+def _off_peak_from(model: str, now: float, expires_at: float, rules: Rules, within: str) -> float:
+    """When off-peak hours begin; a minute before the deadline, where that is earlier."""
+    windows = rules.windows.get(model)
+    if windows is None:
+        raise Invalid(
+            f"{within}window: no busy hours are known for {model!r}; its upstream needs a calendar (busy = [...])",
+            param=f"{within}window",
+            code="no_calendar",
+        )
+    return max(now, min(windows.quiet_from(now), latest_start(expires_at, 0, 1.0)))
+
+
+def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
     """A batch's rows are let go when all of it is there."""
     if place is not None:
         return Hold.BATCH
+    if later and off_peak:
+        return Hold.OFF_PEAK
     return Hold.UNTIL if later else Hold.NONE
 
 
@@ -181,7 +200,8 @@ def _upstream_body(request: TaskRequest, within: str) -> str:
 
 def _times(request: TaskRequest, now: float, place: Place | None, within: str) -> tuple[float, float]:
     """When the task may run, and when it is too late: its time counts from when it may run."""
-    available_at = max(now, request.run_at or 0.0)
+    inherited = place.options.run_at if place is not None else None
+    available_at = max(now, request.run_at or inherited or 0.0)
     if available_at > now + LONGEST_EXPIRY:
         raise Invalid(
             f"{within}run_at: lies more than 30 days ahead", param=f"{within}run_at", code="invalid_value"

@@ -29,6 +29,8 @@ class TellWhy:
 
     board: Board
     paces: Paces = field(default_factory=Paces)
+    expected: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    capacities: Mapping[str, float] = field(default_factory=dict)
     _due: float = 0.0
 
     def turned(
@@ -46,12 +48,13 @@ class TellWhy:
         if now < self._due:
             return
         self._due = now + EVERY
-        expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
+        self.capacities = capacities(topology, quotas, seen.speeds)
+        expected = self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
         self.board.tell(
             {
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
-                "paces": capacities(topology, quotas, seen.speeds),
+                "paces": self.capacities,
                 "lines": {
                     f"{one.queue}|{one.step}": self.paces.likely(
                         one.queue, one.step, now, expected.get((one.queue, one.step))
@@ -61,6 +64,13 @@ class TellWhy:
                 "dispatcher": {"at": now, **standing()},
             }
         )
+
+    def pace_of(self, queue: str, model: str) -> float | None:
+        """A queue's tasks a second, all priorities together; while it stands empty, all that its model may take."""
+        lists = [key for key in list(self.expected) if key[0] == queue]
+        paces = [self.paces.likely(*key, self._due - EVERY, self.expected.get(key)) for key in lists]
+        known = [pace for pace in paces if pace is not None]
+        return sum(known) if known else self.capacities.get(model)
 
 
 def _model(

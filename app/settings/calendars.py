@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from app.domain.calendar import Calendar
 from app.settings.faults import fault
@@ -17,6 +17,7 @@ from app.settings.values import FromList, Section
 
 FOLDER = Path(__file__).parent / "calendars"
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_MEND = 'write hours = ["09:00-12:00"], weekdays = ["mon"], holidays = ["2026-10-01..2026-10-07"]'
 _PERIOD = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)")
 
 
@@ -48,6 +49,21 @@ class CalendarSettings(Section):
             frozenset(_DAYS.index(day) for day in self.weekdays),
             frozenset(_dates(self.holidays)),
         )
+
+
+class NamedCalendarSettings(CalendarSettings):
+    """[[calendar]]: busy hours of your own knowledge."""
+
+    # What an upstream's "busy" refers to it by; one of a built-in name stands in its place there.
+    name: str
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        try:
+            self.calendar()
+        except ValueError as error:
+            raise fault(f"has hours, weekdays or holidays that are none ({error})", _MEND) from None
+        return self
 
 
 @cache

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from app.settings.access_models import AccessSettings, StorageSettings
+from app.settings.calendars import NamedCalendarSettings
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.faults import fault
 from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
@@ -39,6 +40,9 @@ class UpstreamSettings(Section):
     # The built-in price list it goes by, such as "deepseek"; left out: the one of its address, if there is
     # one; "": none. [[price]] goes before it.
     prices: str | None = None
+    # Calendars of its busy hours, dear or congested, such as ["deepseek"]; tasks with window = "off_peak" wait
+    # for their end. Left out: the one of its price list, if that has one; []: none.
+    busy: Annotated[tuple[str, ...], FromList] | None = None
     # Where it computes, in your words, such as "cn" or "eu-west"; policies name it as region:...
     region: str = ""
     # Whether only workers started for its region call it (`penstock worker --region ...`), such as an endpoint
@@ -261,6 +265,7 @@ class Settings(Section):
     health: HealthSettings = HealthSettings()
     pace: PaceSettings = PaceSettings()
     prices: Annotated[tuple[PriceSettings, ...], FromList] = Field(default=(), alias="price")
+    calendars: Annotated[tuple[NamedCalendarSettings, ...], FromList] = Field(default=(), alias="calendar")
     cache: CacheSettings = CacheSettings()
     callbacks: CallbackSettings = CallbackSettings()
     api: ApiSettings = ApiSettings()

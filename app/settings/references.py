@@ -83,11 +83,19 @@ def _prices(settings: Settings) -> Iterator[Problem]:
         if upstream.prices and upstream.prices not in lists:
             mend = _suggestion(upstream.prices, lists) or f"there are: {', '.join(lists)}"
             yield Problem(("upstream", number, "prices"), f'no built-in price list "{upstream.prices}"', mend)
+    yield from _busy(settings)
     for number, price in enumerate(settings.prices):
         yield from _dangling(("price", number, "upstream"), "upstream", price.upstream, "upstream", upstreams)
         if price.calendar and price.calendar not in calendars():
             mend = _suggestion(price.calendar, calendars()) or f"there are: {', '.join(calendars())}"
             yield Problem(("price", number, "calendar"), f'no calendar "{price.calendar}"', mend)
+
+
+def _busy(settings: Settings) -> Iterator[Problem]:
+    known = [*calendars(), *(one.name for one in settings.calendars)]
+    for number, upstream in enumerate(settings.upstreams):
+        for name in upstream.busy or ():
+            yield from _dangling(("upstream", number, "busy"), "busy", name, "calendar", known)
 
 
 def _dangling(place: Place, field: str, name: str, table: str, known: Collection[str]) -> Iterator[Problem]:

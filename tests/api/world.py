@@ -96,11 +96,15 @@ class Oracle:
         return Explanation(7, 1_800_000_000.0, f"quota of {task.model}")
 
 
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
 def make_settings(**changes: Any) -> Settings:
     """One model on one key, and a second retry policy."""
     given = {
         "default_model": MODEL,
-        "upstream": [{"name": "up", "base_url": "https://upstream.example/v1"}],
+        "upstream": [{"name": "up", "base_url": "https://upstream.example/v1", "busy": ["always"]}],
+        "calendar": [{"name": "always", "zone": "UTC", "hours": ["00:00-24:00"], "weekdays": [*DAYS]}],
         "key": [{"name": "k1", "upstream": "up", "secret": "env:K1"}],
         "model": [{"name": MODEL, "tiers": [["k1"]]}, {"name": "org/other.model", "tiers": [["k1:x"]]}],
         "retry": {"patient": {"attempts": 9}},

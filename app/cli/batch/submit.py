@@ -36,6 +36,8 @@ _PIECE = 64 * 1024  # bytes of a body sent at once
 @click.option("--max-cost", type=click.FloatRange(0), help="Submit only what costs no more, in its currency.")
 @click.option("--batch-size", type=click.IntRange(1), help="How many may be in flight at once.")
 @click.option("--expires-in", default="24h", show_default=True, help="No request of it outlives this.")
+@click.option("--run-at", help="Not before this instant, such as 2026-11-21T18:00:00Z.")
+@click.option("--window", type=click.Choice(["off_peak"]), help="Only in the upstream's off-peak hours.")
 @click.option("--watch", "watching", is_flag=True, help="Watch it to its end.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Results, .jsonl or .csv; watches."
@@ -53,6 +55,8 @@ def command(
     max_cost: float | None,
     batch_size: int | None,
     expires_in: str,
+    run_at: str | None,
+    window: str | None,
     watching: bool,
     out: Path | None,
     dry_run: bool,
@@ -64,8 +68,15 @@ def command(
     penstock submit prompts.txt --model deepseek-flash --watch
     penstock submit rows.csv --template "Summarise: {text}" --out results.csv
     penstock submit batch.jsonl --sample 20 --max-cost 5
+    penstock submit tonight.txt --window off_peak --expires-in 20h
     """
-    options = {"model": model, "batch_size": batch_size, "expires_in": expires_in}
+    options = {
+        "model": model,
+        "batch_size": batch_size,
+        "expires_in": expires_in,
+        "run_at": run_at,
+        "window": window,
+    }
     with _source(file, kind, template) as source:
         estimate = estimate_of(remote, source, options)
         click.echo(told(estimate), err=True)
