@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from app.adapters.lines import Lines
 from app.adapters.local_answers import LocalAnswers
 from app.adapters.logs import configure_logs
 from app.adapters.messages import Envelopes
-from app.adapters.meters import Meters
+from app.adapters.meters import Meters, cpu_busy
+from app.adapters.notifier import AppriseNotifier
 from app.adapters.permits import RedisPermits
 from app.adapters.redis_answers import RedisAnswers
 from app.adapters.redis_scripts import Scripts, connect
@@ -43,10 +44,15 @@ from app.domain.routing import Topology
 from app.services.admit import Admission
 from app.services.deliver_callback import CallbackDelivery
 from app.services.guard_hosts import HostGuard
+from app.services.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
+from app.services.lay_alerts import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
 from app.services.lay_routes import lay_routes
+from app.services.measure_alerts import MeasureAlerts
 from app.services.ports import AnswerCache, Clock, Explain, NoAnswers, Reservoir
 from app.services.replay_callbacks import DeadLetters
+from app.services.send_alerts import SendAlerts
 from app.services.tell_places import admission_of, vault_of
+from app.services.watch_alerts import WatchAlerts
 from app.settings import ConfigError, Settings, load_settings, price_book
 
 API_TIMEOUT = 0.25  # seconds: a submission never waits longer for Redis
@@ -213,6 +219,42 @@ class Penstock:
     def dead_letters(self) -> DeadLetters:
         """Callbacks that were given up, and their replay."""
         return DeadLetters(self.database, self.callback_bell, self.clock)
+
+    def keep_alerts(
+        self, *, may: Callable[[], bool] | None = None, requests: Callable[[], int] = lambda: 0
+    ) -> KeepAlerts:
+        """The thread for alerts. It watches while `may` allows it; left out: while no leader beats."""
+        me = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
+        alerts = self.settings.alerts
+        watch = WatchAlerts(
+            me,
+            self.database,
+            MeasureAlerts(self.database, self.clock).read,
+            self.sending_alerts,
+            lay_watching(alerts),
+            self.clock,
+        )
+        return KeepAlerts(self._vitals(me, requests), watch, may or NobodyLeads(self.gauge, self.clock))
+
+    def keep_vitals(self) -> KeepAlerts:
+        """The same, which never watches."""
+        return KeepAlerts(self._vitals(f"{socket.gethostname()}:{os.getpid()}", lambda: 0))
+
+    def _vitals(self, me: str, requests: Callable[[], int]) -> NoteVitals:
+        return NoteVitals(me, socket.gethostname(), self.database, self.clock, cpu_busy, requests)
+
+    @cached_property
+    def sending_alerts(self) -> SendAlerts:
+        """Tells people."""
+        alerts = self.settings.alerts
+        return SendAlerts(
+            AppriseNotifier(),
+            lay_addresses(alerts, os.environ),
+            {rule.name: rule for rule in lay_alert_rules(alerts)},
+            alerts.runbook or RUNBOOK,
+            self.database,
+            self.clock,
+        )
 
     @cached_property
     def topology(self) -> Topology:

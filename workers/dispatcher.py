@@ -52,8 +52,10 @@ def run(leader: Leader, stop: threading.Event) -> None:
         threading.Thread(target=_look, args=(leader, leading, stop), name="watcher", daemon=True),
         threading.Thread(target=_test, args=(leader, leading, stop), name="tester", daemon=True),
     ]
+    watch = leader.parts.keep_alerts(may=leading.is_set)
     for loop in loops:
         loop.start()
+    watch.start()
     while not stop.is_set():
         try:
             _lead(leader, leading, stop)
@@ -65,6 +67,7 @@ def run(leader: Leader, stop: threading.Event) -> None:
         finally:
             leading.clear()
     _resign(leader)
+    watch.close()
     for loop in loops:
         loop.join(5)
 

@@ -40,6 +40,7 @@ def _tell_flower_of_revoke(task_id: str) -> None:
         log.warning("Flower was not told of a revoke", task_id=task_id, error=type(error).__name__)
 
 
+vitals = parts.keep_vitals()
 revoking = RevokeTasks(parts.database, parts.reservoir, parts.clock, _tell_flower_of_revoke)
 
 
@@ -70,6 +71,8 @@ def _wrong_pool(sender: Any) -> str | None:
 @worker_ready.connect
 def _start(**_: Any) -> None:
     revoking.start()
+    if _made:
+        vitals.start()
     for made in _made:
         made.start()
 

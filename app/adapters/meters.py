@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.values import ValueClass
 
@@ -94,6 +95,11 @@ FIGURES: Sequence[Figure] = (
     Figure(Gauge, "penstock_database_connections", "Connections of the pool in use."),
     Figure(Gauge, "penstock_database_connections_limit", "Connections that the pool may have."),
 )
+
+
+def cpu_busy() -> float:
+    """Busy part of this machine's CPUs since it was last asked in this process."""
+    return float(psutil.cpu_percent(None)) / 100
 
 
 class Meters:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import psutil
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from app.adapters.meters import cpu_busy
 from app.domain.folded import folded_counts
 from app.domain.standing import Standing, breaker_state
 
@@ -31,6 +31,8 @@ SERVICE_FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "penstock_quota_braked_seconds": ("For how long nothing passes.", ("quota",)),
     "penstock_quota_brakes_total": ("Brakes since Redis began.", ("quota",)),
     "penstock_breaker_state": ("1 for the state in which a breaker is.", ("upstream", "model", "state")),
+    "penstock_key_disabled": ("1 for a key that its upstream refuses.", ("key",)),
+    "penstock_account_without_balance": ("1 for an account that cannot pay.", ("account",)),
     "penstock_client_budget_used_ratio": ("The largest used part of a client's budgets.", ("client",)),
     "penstock_host_cpu_ratio": ("Busy part of this machine's CPUs since the last look.", ()),
 }
@@ -43,7 +45,7 @@ class ServiceFigures:
         """`clients`: how many of them are told apart."""
         self._read = read
         self._clients = clients
-        psutil.cpu_percent(None)  # the first answer would cover no time
+        cpu_busy()  # the first answer would cover no time
 
     def collect(self) -> Iterator[Metric]:
         """All of them, as things stand."""
@@ -60,6 +62,8 @@ class ServiceFigures:
         found["penstock_tasks_waiting"] = {(name,): n for name, n in seen.waiting_by_model.items()}
         clients = folded_counts(dict(seen.waiting_by_client), self._clients)
         found["penstock_client_tasks_waiting"] = {(name,): n for name, n in clients.items()}
+        found["penstock_key_disabled"] = {(name,): bad for name, bad in seen.disabled.items()}
+        found["penstock_account_without_balance"] = {(n,): bad for n, bad in seen.without_balance.items()}
         nearest = sorted(seen.budgets.items(), key=lambda item: -item[1])[: self._clients]
         found["penstock_client_budget_used_ratio"] = {(name,): share for name, share in nearest}
         return {name: samples for name, samples in found.items() if samples}
@@ -72,7 +76,7 @@ def _service(seen: Standing) -> dict[str, dict[tuple[str, ...], float]]:
         "penstock_leader_up": seen.leads,
         "penstock_workers": seen.workers,
         "penstock_worker_slots": seen.slots,
-        "penstock_host_cpu_ratio": psutil.cpu_percent(None) / 100,
+        "penstock_host_cpu_ratio": cpu_busy(),
     }
     if seen.oldest is not None:
         facts["penstock_oldest_wait_seconds"] = seen.oldest.seconds

@@ -39,6 +39,7 @@ from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
 from app.api.warming import WarmViews
+from app.services.keep_alerts import KeepAlerts
 from app.services.ports import NoExplanation
 from app.services.read_standing import ReadStanding
 from app.services.tell_places import ceiling_of
@@ -54,6 +55,12 @@ class PenstockApi(Flask):
     house: House
     openai: OpenAiHouse
     live: Live
+    watch: KeepAlerts | None = None
+
+    def start(self) -> None:
+        """What a serving process does beside requests: it watches over the service when no leader does."""
+        if self.watch is not None:
+            self.watch.start()
 
     def drain(self) -> None:
         """Answer all long polls at once, end the dashboard's streams; new ones do not wait any more."""
@@ -62,6 +69,8 @@ class PenstockApi(Flask):
 
     def close(self) -> None:
         """End the threads that requests have started. The parts are their maker's to close."""
+        if self.watch is not None:
+            self.watch.close()
         self.live.close()
         self.house.watch.close()
         self.openai.close()
@@ -133,6 +142,9 @@ def _add_metrics(app: PenstockApi, parts: Parts) -> Metrics:
     metrics = Metrics(parts.meters, ServiceFigures(standing.read, clients), app.house.authenticate)
     parts.meters.watch("penstock_waiters", lambda: app.house.waiters.count)
     metrics.install(app)
+    keep_alerts = getattr(parts, "keep_alerts", None)  # small fakes watch over nothing
+    if keep_alerts is not None:
+        app.watch = keep_alerts(requests=lambda: metrics.requests)
     return metrics
 
 

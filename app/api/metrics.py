@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ class Metrics:
         self._meters = meters
         self._authenticate = authenticate
         collectors = [*_own(meters), service]
+        self._counting = itertools.count(1)
+        self.requests = 0  # answered so far
         self._all = _registry(_Shown(collectors, by_client=True))
         self._open = _registry(_Shown(collectors, by_client=False))
 
@@ -49,6 +52,7 @@ class Metrics:
 
         @app.after_request
         def end(response: Response) -> Response:
+            self.requests = next(self._counting)
             rule, now = request.url_rule, time.perf_counter()
             method, route = (request.method, rule.rule) if rule else ("other", "none")
             self._meters.answered(method, route, response.status_code, now - g.get("began", now))

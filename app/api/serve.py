@@ -42,7 +42,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return self._make_app()
+        app = self._make_app()
+        if start := getattr(app, "start", None):
+            start()
+        return app
 
 
 def options(how: Serving) -> dict[str, Any]:

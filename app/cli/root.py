@@ -35,6 +35,7 @@ SECTIONS = {
         "policy": Lazy("app.cli.policy:group", "who may run what, when, from where: keep and try policies"),
         "audit": Lazy("app.cli.audit:group", "who did what, and whether anything was taken out"),
         "apply": Lazy("app.cli.apply:command", "make clients as a file says, with a diff first"),
+        "alerts": Lazy("app.cli.alerts:group", "what fires now, and whether its channels work"),
         "callbacks": Lazy("app.cli.callbacks:group", "what could not be delivered, and its replay; secrets"),
         "listen": Lazy("app.cli.listen:command", "receive callbacks, verify and print them"),
     },

@@ -29,6 +29,8 @@ class Standing:
     waiting_by_client: Mapping[str, int] = field(default_factory=dict)
     oldest: OldestWait | None = None
     quotas: Mapping[str, QuotaSight] = field(default_factory=dict)
+    disabled: Mapping[str, float] = field(default_factory=dict)  # by key: 1 for a disabled one
+    without_balance: Mapping[str, float] = field(default_factory=dict)  # by account: 1 for one without
     budgets: Mapping[str, float] = field(default_factory=dict)  # client: the largest used part of a budget
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
 from app.db import alarming
 from app.db.database import Database
+from app.db.health import load_health
 from app.domain.budget import ceilings, periods, used_share
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
+from app.domain.key_health import Condition
+from app.domain.key_health import Standing as KeyStanding
 from app.domain.sight import QuotaSight
 from app.domain.standing import OldestWait, Standing, oldest_wait
 from app.services.client_settings import read_limits
@@ -43,7 +47,7 @@ class ReadStanding:
 
     def _read(self) -> Standing:
         seen = self._overview.read([None])[None]
-        oldest, budgets = self._waits_and_budgets()
+        oldest, budgets, health = self._rest()
         return Standing(
             redis=seen.redis,
             database=seen.database,
@@ -55,6 +59,8 @@ class ReadStanding:
             oldest=oldest,
             quotas=self._quotas(),
             budgets=budgets,
+            disabled=bad_subjects(health, "key", Condition.DISABLED),
+            without_balance=bad_subjects(health, "account", Condition.NO_BALANCE),
         )
 
     def _quotas(self) -> dict[str, QuotaSight]:
@@ -63,14 +69,27 @@ class ReadStanding:
         except RedisUnreachable:
             return {}
 
-    def _waits_and_budgets(self) -> tuple[OldestWait | None, dict[str, float]]:
+    def _rest(self) -> tuple[OldestWait | None, dict[str, float], Mapping[str, KeyStanding]]:
         now = self._clock.now()
         try:
             return self._database.read(
-                lambda conn: (oldest_wait(alarming.waits(conn, now), now), used_budgets(conn, now))
+                lambda conn: (
+                    oldest_wait(alarming.waits(conn, now), now),
+                    used_budgets(conn, now),
+                    load_health(conn),
+                )
             )
         except DatabaseUnreachable:
-            return None, {}
+            return None, {}, {}
+
+
+def bad_subjects(health: Mapping[str, KeyStanding], kind: str, condition: Condition) -> dict[str, float]:
+    """1 for each key or account (`kind`) that is in this condition, 0 for the others."""
+    return {
+        name.partition(":")[2]: float(standing.condition is condition)
+        for name, standing in health.items()
+        if name.startswith(f"{kind}:")
+    }
 
 
 def used_budgets(conn: Connection, now: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from app.settings.access_models import AccessSettings, StorageSettings
+from app.settings.alert_models import AlertSettings
 from app.settings.calendars import NamedCalendarSettings
 from app.settings.cost_models import CacheSettings, PriceSettings
 from app.settings.faults import fault
@@ -273,6 +274,7 @@ class Settings(Section):
     access: AccessSettings = AccessSettings()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
 
     # DATABASE_URL as SQLAlchemy takes it; None: `penstock up` uses SQLite in its data folder.
     database_url: str | None = Field(default=None, repr=False)

@@ -139,6 +139,8 @@ def standing() -> Standing:
         oldest=OldestWait(30.0, 0.25),
         quotas=quotas,
         budgets={"alice": 0.85},
+        disabled={"k1": 1.0},
+        without_balance={"acme": 0.0},
     )
 
 

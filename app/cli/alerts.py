@@ -1,0 +1,130 @@
+"""`penstock alerts`: what fires, and whether anybody would hear of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.db import database_url
+from app.cli.failure import Exit, Failure
+from app.domain.alerts import RULES, Alert, Severity, State, sentence
+from app.domain.instant import to_rfc3339
+
+if TYPE_CHECKING:
+    from app.db.alerts import Channel
+    from app.db.database import Database
+
+
+@click.group("alerts", short_help="what fires now, and whether its channels work")
+def group() -> None:
+    """See what fires, and try the channels that `[alerts]` in penstock.toml names.
+
+    Works on the database itself (DATABASE_URL, else the data folder's). Each alert is explained in docs/runbook.md.
+
+    \b
+    penstock alerts list
+    penstock alerts test --severity critical
+    """
+
+
+@group.command("list")
+@click.option("--all", "everything", is_flag=True, help="Those that have ended within a week too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_(everything: bool, as_json: bool) -> None:
+    """List alerts that fire or are about to, the worst first, and channels that do not work.
+
+    \b
+    penstock alerts list --all
+    """
+    from app.db.alerts import load_alerts, load_channels
+
+    with _database() as database:
+        alerts, channels = database.read(lambda conn: (load_alerts(conn), load_channels(conn)))
+    found = [a for a in alerts.values() if everything or a.state is not State.RESOLVED]
+    order = list(reversed(Severity))
+    found.sort(key=lambda alert: (order.index(alert.severity), alert.place))
+    if as_json:
+        for alert in found:
+            click.echo(orjson.dumps({**_fields(alert), "says": _says(alert)}).decode())
+        return
+    _print(found)
+    for channel in channels:
+        if channel.error is not None:
+            click.echo(f"Channel {channel.name} does not work: {channel.error}")
+
+
+@group.command("test")
+@click.option("--severity", type=click.Choice([s.value for s in Severity]), help="Its channels alone.")
+def test(severity: str | None) -> None:
+    """Send a test message to every channel, and call the heartbeat URL; exit code 1 when one does not work.
+
+    \b
+    penstock alerts test
+    penstock alerts test --severity disaster
+    """
+    from app.bootstrap import build
+    from app.settings import load_settings
+
+    settings = load_settings(None, {**os.environ, "DATABASE_URL": database_url()})
+    parts = build(settings)
+    sending = parts.sending_alerts
+    try:
+        fared: list[Channel] = []
+        for one in Severity if severity is None else (Severity(severity),):
+            title = f"Penstock {one}: a test"
+            fared += sending.deliver(one, title, "This is how an alert reaches you. Nothing is wrong.")
+        if severity is None:
+            fared += sending.beat_now()
+    finally:
+        sending.close()
+        parts.database.close()
+    _tell(fared)
+
+
+def _tell(fared: Sequence[Channel]) -> None:
+    if not fared:
+        mend = 'Write [alerts] with critical = ["env:NAME"] into penstock.toml; NAME holds an apprise URL'
+        raise Failure("no channel is configured", mend, Exit.CONFIGURATION)
+    for channel in fared:
+        click.echo(f"{channel.name}: {'it arrived' if channel.error is None else channel.error}")
+    if any(channel.error is not None for channel in fared):
+        raise Failure("a channel does not work", "Try its address by: apprise -t test -b test URL")
+
+
+def _print(found: Sequence[Alert]) -> None:
+    if not found:
+        click.echo("Nothing fires.")
+        return
+    table = Table("alert", "of", "severity", "state", "since", "says", box=None, header_style="bold")
+    for alert in found:
+        since = to_rfc3339(alert.since)
+        table.add_row(alert.rule, alert.subject, alert.severity.value, alert.state.value, since, _says(alert))
+    Console().print(table)
+
+
+def _fields(alert: Alert) -> dict[str, object]:
+    names = ("rule", "subject", "severity", "state", "value")
+    return {**{name: getattr(alert, name) for name in names}, "since": to_rfc3339(alert.since)}
+
+
+def _says(alert: Alert) -> str:
+    rules = {rule.name: rule for rule in RULES}
+    return sentence(alert, rules[alert.rule]) if alert.rule in rules else ""
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    from app.db.database import Database
+
+    database = Database(database_url())
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,131 @@
+"""Send what alerts have to tell, in a thread of its own: nothing waits for a channel, and none is tried for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Protocol
+
+import structlog
+
+from app.db.alerts import Channel, note_channels
+from app.db.database import Database
+from app.domain.alerts import Digest, Rule, Severity, compose
+from app.domain.errors import DatabaseUnreachable
+from app.services.ports import Clock
+
+log = structlog.get_logger("penstock.alerts")
+
+WAITS = (2.0, 10.0)  # seconds between the tries of one message
+HEARTBEAT = "heartbeat"
+
+
+class Notifier(Protocol):
+    """Reaches people. Never raises; gives back why it did not arrive, without the address, which is a secret."""
+
+    def notify(self, url: str, title: str, text: str, severity: Severity, *, resolved: bool) -> str | None:
+        """Send to one channel."""
+
+    def visit(self, url: str) -> str | None:
+        """Call a heartbeat URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where to: finds the secret addresses when they are needed. A word instead of one that cannot be had."""
+
+    channels: Callable[[Severity], Sequence[tuple[str | None, str]]]  # address, or why there is none
+    heartbeat: Callable[[], tuple[str | None, str]] = lambda: (None, "")
+
+
+@dataclass(slots=True)
+class SendAlerts:
+    """The use case. One message after the other."""
+
+    notifier: Notifier
+    addresses: Addresses
+    rules: Mapping[str, Rule]
+    runbook: str
+    database: Database
+    clock: Clock
+    _queue: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
+    _closed: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def send(self, digest: Digest, done: Callable[[], object]) -> None:
+        """Send soon; `done` is called in the sender's thread when every channel was tried."""
+
+        def job() -> None:
+            title, text = compose(digest, self.rules, self.runbook)
+            self.deliver(digest.severity, title, text, resolved=not digest.fired)
+            done()
+
+        self._put(job)
+
+    def beat(self) -> None:
+        """Call the heartbeat URL soon, if there is one."""
+        self._put(self.beat_now)
+
+    def deliver(self, severity: Severity, title: str, text: str, *, resolved: bool = False) -> list[Channel]:
+        """Send now, to all channels of a severity; gives back how each fared."""
+        fared = []
+        for number, (url, problem) in enumerate(self.addresses.channels(severity), 1):
+            error: str | None = problem
+            if url is not None:
+                error = self._try(
+                    partial(self.notifier.notify, url, title, text, severity, resolved=resolved)
+                )
+            fared.append(self._fared(f"{severity} {number}", error))
+        self._note(fared)
+        return fared
+
+    def close(self) -> None:
+        """Try nothing again, and end the thread."""
+        self._closed.set()
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def beat_now(self) -> list[Channel]:
+        """Call the heartbeat URL now; gives back how it fared, nothing where there is none."""
+        url, problem = self.addresses.heartbeat()
+        if url is None and not problem:
+            return []
+        fared = [self._fared(HEARTBEAT, self.notifier.visit(url) if url is not None else problem)]
+        self._note(fared)
+        return fared
+
+    def _try(self, once: Callable[[], str | None]) -> str | None:
+        error = once()
+        for wait in WAITS:
+            if error is None or self._closed.wait(wait):
+                break
+            error = once()
+        return error
+
+    def _fared(self, name: str, error: str | None) -> Channel:
+        if error is not None:
+            log.error("an alert channel does not work", channel=name, reason=error)
+        return Channel(name, self.clock.now(), error)
+
+    def _note(self, fared: Sequence[Channel]) -> None:
+        try:
+            self.database.write(lambda conn: note_channels(conn, fared))
+        except DatabaseUnreachable:
+            return  # it was logged
+
+    def _put(self, job: Callable[[], object]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="send-alerts", daemon=True)
+            self._thread.start()
+        self._queue.put(job)
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                job()
+            except Exception:
+                log.exception("an alert could not be sent")

@@ -1,0 +1,103 @@
+"""Settings of alerts: where they go, when they are muted, and what differs from the usual limits."""
+
+import re
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, field_validator
+
+from app.domain.alerts import RULES
+from app.settings.faults import fault
+from app.settings.values import FromList, Seconds, Section
+
+_TIME = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
+_RULES = frozenset(rule.name for rule in RULES)
+SeverityName = Literal["warning", "critical", "disaster"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+def _reference(value: str) -> str:
+    if value.partition(":")[0] not in ("env", "file", "command"):
+        raise fault(
+            "must say where the address is, not be it", 'write "env:NAME", "file:PATH" or "command:..."'
+        )
+    return value
+
+
+class MuteSettings(Section):
+    """[[alerts.mute]]: hours at which nothing is told."""
+
+    # From and to, as "22:00"; over midnight where `from` is the later one.
+    begin: str = Field(alias="from")
+    end: str = Field(alias="to")
+    # What is muted. Disasters too, if you say so.
+    severities: Annotated[tuple[SeverityName, ...], FromList] = ("warning",)
+    # Days on which it begins.
+    days: Annotated[tuple[Day, ...], FromList] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    # Whose clock: a name such as "Asia/Shanghai".
+    timezone: str = "UTC"
+
+    @field_validator("begin", "end")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        if not _TIME.match(value):
+            raise fault("must be a time of day", 'write it like "22:00"')
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        if value != "UTC" and value not in available_timezones():
+            raise fault("is no time zone that this machine knows", 'write it like "Europe/Berlin"')
+        ZoneInfo(value)
+        return value
+
+
+class RuleSettings(Section):
+    """[alerts.rule.NAME]: what differs from the usual."""
+
+    # Whether it is watched.
+    enabled: bool = True
+    # The limit: a share such as 0.05, seconds for overhead, requests a second. Left out: the usual one.
+    above: Annotated[float, Field(ge=0)] | None = None
+    # For how many seconds it must lie above. Left out: the usual.
+    seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+
+
+class AlertSettings(Section):
+    """[alerts]: who is told of what."""
+
+    # Where each severity is told: references to apprise URLs, such as ["env:ALERTS_WECOM", "file:/run/secrets/mail"].
+    warning: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
+    critical: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
+    disaster: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
+    # Reference to a URL that is called while nothing fires, so that silence is noticed elsewhere; "": none.
+    heartbeat: str = Field(default="", repr=False)
+    # Seconds between these calls.
+    heartbeat_every: Seconds = 60.0
+    # Seconds between looks.
+    every: Seconds = 5.0
+    # Seconds that a message waits for others of its severity to go with; a disaster waits for nobody.
+    group: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    # Where the runbook can be read, for links in messages; "": its file's name.
+    runbook: str = ""
+    mute: Annotated[tuple[MuteSettings, ...], FromList] = ()
+    rule: dict[str, RuleSettings] = Field(default_factory=dict)
+
+    @field_validator("warning", "critical", "disaster")
+    @classmethod
+    def _are_references(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_reference, value))
+
+    @field_validator("heartbeat")
+    @classmethod
+    def _is_a_reference(cls, value: str) -> str:
+        return _reference(value) if value else value
+
+    @field_validator("rule")
+    @classmethod
+    def _are_known(cls, value: dict[str, RuleSettings]) -> dict[str, RuleSettings]:
+        for name in value:
+            if name not in _RULES:
+                raise fault("has no such rule", f"there are: {', '.join(sorted(_RULES))}")
+        return value
