@@ -88,10 +88,11 @@ class Leader:
         take_in = TakeInFile(
             self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line, parts.meters
         )
+        silence = 3 * parts.settings.worker.beat_seconds
         holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, holder, self.clock)
         self.healing: list[Callable[[], object]] = [
-            LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters).tick,
+            LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters, silence).tick,
             Expiry(self.database, self.reservoir, self.clock).tick,
             FedRows(self.database, self.gate, self.clock).tick,
             EndedPermits(self.database, self.gate, parts.permits).tick,

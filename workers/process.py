@@ -111,12 +111,12 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         announce=parts.reservoir.announce,
         meter=parts.meters,
     )
-    drain = settings.worker.drain_seconds
+    drain, beat = settings.worker.drain_seconds, settings.worker.beat_seconds
     return WorkerProcess(
         runner,
         settling,
         ReportSlots(me.id, keys, concurrency, parts.permits, held, state, clock),
-        BeatWorker(me, database, held, state, clock, upstreams.wire),
+        BeatWorker(me, database, held, state, clock, upstreams.wire, beat),
         DrainWorker(held, state, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
         (claims.close, endings.close, parts.shared_answers.close, upstreams.close, database.close),
     )

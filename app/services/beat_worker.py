@@ -33,7 +33,7 @@ class Incarnation:
 
 
 class BeatWorker:
-    """Registers the process, beats every 10 s, and looks each second whether the database answers."""
+    """Registers the process, beats every `beat_seconds`, and looks each second whether the database answers."""
 
     def __init__(
         self,
@@ -43,9 +43,11 @@ class BeatWorker:
         state: WorkerState,
         clock: Clock,
         wire: Callable[[], tuple[int, int]] | None = None,
+        beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         """`wire`: upstream calls made so far, and connections opened for them."""
         self._wire = wire
+        self._beat_seconds = beat_seconds
         self._me = me
         self._database = database
         self._held = held
@@ -74,7 +76,7 @@ class BeatWorker:
             self._state.registered = said
         elif self._clock.monotonic() >= self._beat_due_at:
             if self._try(self._beat):
-                self._beat_due_at = self._clock.monotonic() + BEAT_SECONDS
+                self._beat_due_at = self._clock.monotonic() + self._beat_seconds
         else:
             self._look()
 

@@ -15,7 +15,7 @@ SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its wa
 CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
 PAGE = 1000
 PASS_EVERY = 60.0  # seconds between passes over everything fed, for hosts whose clocks disagree
-WORKER_SILENCE = 30.0  # seconds of successful looks without a beat
+WORKER_SILENCE = 30.0  # seconds of successful looks without a beat: three beats
 GHOST = 30.0  # seconds for which a lost worker's calls are taken to run on upstream
 LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen leader kills nobody
 
@@ -90,8 +90,11 @@ class LostWorkers:
         reservoir: Reservoir,
         clock: Clock,
         meter: Meter | None = None,
+        silence: float = WORKER_SILENCE,
     ) -> None:
+        """`silence`: seconds without a beat after which a worker is lost."""
         self._meter = meter or NoMeter()
+        self._silence = silence
         self._database = database
         self._truth = truth
         self._reservoir = reservoir
@@ -111,7 +114,7 @@ class LostWorkers:
             for worker, beat in beats.items()
         }
         self._beats = beats
-        dead = [worker for worker, seconds in self._silent.items() if seconds >= WORKER_SILENCE]
+        dead = [worker for worker, seconds in self._silent.items() if seconds >= self._silence]
         return sum(self._bury(worker) for worker in dead)
 
     def _bury(self, worker: str) -> int:

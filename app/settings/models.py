@@ -239,6 +239,8 @@ class WorkerSettings(Section):
     concurrency: Annotated[int, Field(ge=1, le=10000)] = 1000
     # Seconds that running calls get to end after SIGTERM; then their tasks go back to their queues.
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    # Seconds between a worker's beats; three missed ones, and what it held is given to others.
+    beat_seconds: Annotated[float, Field(ge=1, le=10)] = 10.0
 
 
 class MetricsSettings(Section):
