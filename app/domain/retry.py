@@ -5,7 +5,7 @@
 | succeeded | ends |
 | rate limited, overloaded | again when the brake ends; never counts, never fails before the deadline |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
-| unauthorized, forbidden, no balance | again at once with another key, or when the brake ends |
+| unauthorized, forbidden, no balance | again with another key, or when this one is given back |
 | unknown model | again at once with a key not yet tried, else failed |
 | invalid request, context too long | once more with the repair that the upstream suggests, else failed |
 | context too long, content refused | then again at once where a tier is named for it, else failed |
@@ -143,10 +143,8 @@ def _asked(verdict: Verdict, chance: float) -> float:
 
 
 def _elsewhere(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
-    """The brake keeps this key from being met again for a while; other keys may serve at once."""
-    ending = _avoiding(ending, ending.claimed.permit.key)
-    others = set(at.keys) - set(ending.avoid)
-    return _again(ending, verdict, at, at.now if others else at.now + _pause(at))
+    """The dispatcher keeps this key from being met again until it is good; other keys may serve at once."""
+    return _again(_avoiding(ending, ending.claimed.permit.key), verdict, at, at.now)
 
 
 def _untried(ending: Ending, verdict: Verdict, at: Situation) -> Ending:

@@ -82,8 +82,10 @@ def test_a_refused_key_is_avoided_and_another_serves_at_once(outcome: Outcome) -
 
 
 @pytest.mark.parametrize("outcome", ELSEWHERE)
-def test_without_another_key_the_task_waits_for_the_brake(outcome: Outcome) -> None:
-    assert ending(Verdict(outcome), keys=("k1",)).available_at == NOW + 60
+def test_without_another_key_too_the_task_is_back_in_its_queue_where_the_dispatcher_holds_it(
+    outcome: Outcome,
+) -> None:
+    assert ending(Verdict(outcome), keys=("k1",)).available_at == NOW
 
 
 def test_an_unknown_model_tries_every_key_once_and_then_fails() -> None:
