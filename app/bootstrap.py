@@ -48,7 +48,7 @@ from app.services.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
 from app.services.lay_alerts import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
 from app.services.lay_routes import lay_routes
 from app.services.measure_alerts import MeasureAlerts
-from app.services.ports import AnswerCache, Clock, Explain, NoAnswers, Reservoir
+from app.services.ports import AnswerCache, Clock, Explain, NoAnswers, NoTracer, Reservoir, Tracer
 from app.services.replay_callbacks import DeadLetters
 from app.services.send_alerts import SendAlerts
 from app.services.tell_places import admission_of, vault_of
@@ -56,6 +56,7 @@ from app.services.watch_alerts import WatchAlerts
 from app.settings import ConfigError, Settings, load_settings, price_book
 
 API_TIMEOUT = 0.25  # seconds: a submission never waits longer for Redis
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 TIMEOUT = 5.0  # seconds: for processes that live by Redis
 
 
@@ -93,6 +94,15 @@ class Penstock:
             except OSError as error:
                 name, mend = "PENSTOCK_METRICS_ADDRESS", "give each process of a machine a port of its own"
                 raise ConfigError(name, None, f"cannot listen there: {error.strerror}", mend) from error
+
+    @cached_property
+    def tracer(self) -> Tracer:
+        """Where spans go: nowhere, and nothing is imported for it, unless an endpoint for them is set."""
+        if not any(os.environ.get(name) for name in OTLP_VARIABLES):
+            return NoTracer()
+        from app.adapters.traces import OtelTracer
+
+        return OtelTracer()
 
     @cached_property
     def celery(self) -> Celery:
@@ -212,6 +222,7 @@ class Penstock:
             chance=random.random,
             pause=time.sleep,
             public_url=settings.public_url,
+            tracer=self.tracer,
             meter=self.meters,
         )
 

@@ -37,6 +37,7 @@ from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.services.run_intakes import RunIntakes
 from app.services.take_in_file import TakeInFile
 from app.services.tell_why import TellWhy
+from app.services.trace_releases import TraceReleases
 from app.settings.windows import windows_of
 
 
@@ -73,6 +74,7 @@ class Leader:
             wall=self.clock.now,
             why=self.why,
             watch=self.watch,
+            trace=TraceReleases(self.database, parts.tracer).released,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
         cache = parts.settings.cache

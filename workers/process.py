@@ -110,6 +110,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         keeping=KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, settings.cache.most_bytes),
         announce=parts.reservoir.announce,
         meter=parts.meters,
+        tracer=parts.tracer,
     )
     drain, beat = settings.worker.drain_seconds, settings.worker.beat_seconds
     return WorkerProcess(
@@ -118,7 +119,14 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         ReportSlots(me.id, keys, concurrency, parts.permits, held, state, clock),
         BeatWorker(me, database, held, state, clock, upstreams.wire, beat),
         DrainWorker(held, state, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
-        (claims.close, endings.close, parts.shared_answers.close, upstreams.close, database.close),
+        (
+            claims.close,
+            endings.close,
+            parts.shared_answers.close,
+            upstreams.close,
+            database.close,
+            parts.tracer.close,
+        ),
     )
 
 

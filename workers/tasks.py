@@ -22,7 +22,7 @@ class CallFailed(Exception):
 @celery.task(name=RUN_TASK, bind=True, throws=(TaskFailed,))
 def run_task(self: Any, task_id: str, **_facts: Any) -> None:
     """Run one released task. `_facts` are for people who look at it in Flower."""
-    ran = process().runner.run(task_id)
+    ran = process().runner.run(task_id, self.request.get("traceparent") or "")
     if ran.kind == "failed":
         raise TaskFailed(ran.reason)
     if ran.kind == "again":

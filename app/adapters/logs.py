@@ -1,4 +1,5 @@
-"""Logs: one line for each event, with the task's id where there is one. Never a prompt, never a secret.
+"""Logs: one line for each event, with the ids of task, batch, client and request where they are known. Never a
+prompt, never a secret.
 
 An exception is logged as its kind and its places. Its message is left out, and so are the values of variables, as both
 may hold what a client wrote.
@@ -7,9 +8,10 @@ may hold what a client wrote.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -17,15 +19,24 @@ import structlog
 _MOST_FRAMES = 12  # the innermost ones
 
 
-def configure_logs(level: int = logging.INFO) -> None:
-    """Set up structlog for this process: lines on standard error. Calling it again changes nothing."""
+FORMAT = "PENSTOCK_LOG_FORMAT"
+
+
+def configure_logs(level: int = logging.INFO, environ: Mapping[str, str] = os.environ) -> None:
+    """Set up structlog for this process: lines on standard error. Calling it again changes nothing.
+
+    `PENSTOCK_LOG_FORMAT=json`: each line an object; else for people.
+    """
+    as_json = environ.get(FORMAT) == "json"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             without_values,
-            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
+            structlog.processors.JSONRenderer()
+            if as_json
+            else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

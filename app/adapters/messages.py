@@ -50,6 +50,8 @@ class Envelopes:
             "argsrepr": repr((task_id,)),
             "kwargsrepr": repr(facts),
         }
+        if message.trace:
+            headers["traceparent"] = message.trace
         properties = {
             **self._properties,
             "correlation_id": task_id,

@@ -23,6 +23,7 @@ from app.api.docs import docs_page
 from app.api.errors import install_errors
 from app.api.events import EventViews
 from app.api.files import FileViews
+from app.api.following import install_following
 from app.api.foretold import ForetoldViews
 from app.api.gatekeeper import Addresses
 from app.api.health import HealthViews
@@ -40,7 +41,7 @@ from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
 from app.api.warming import WarmViews
 from app.services.keep_alerts import KeepAlerts
-from app.services.ports import NoExplanation
+from app.services.ports import NoExplanation, NoTracer
 from app.services.read_standing import ReadStanding
 from app.services.tell_places import ceiling_of
 from app.services.warm_cache import WarmCache
@@ -87,6 +88,7 @@ def create_app(parts: Parts) -> PenstockApi:
     app.openai = build_openai(app.house, parts)
     metrics = _add_metrics(app, parts)
     install_request_ids(app, parts.clock)
+    install_following(app, getattr(parts, "tracer", None) or NoTracer())
     install_errors(app)
     _install_access(app, parts)
     operations = _operations(app.house, app.openai, parts, metrics)

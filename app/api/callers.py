@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import request
+from structlog.contextvars import bind_contextvars
 
 from app.api.gatekeeper import Gatekeeper
 from app.domain.access import Caller
@@ -20,6 +21,7 @@ class Callers:
     def current(self) -> Caller:
         """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
         caller = self._authenticate.caller(request.headers.get("Authorization"))
+        bind_contextvars(client_id=caller.client_id)
         return self._gatekeeper.admit(caller)
 
 

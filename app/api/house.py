@@ -124,6 +124,7 @@ def build_house(parts: Parts) -> House:
     """Make them. Threads start when they are first needed, so that this may be called before a fork."""
     settings, clock, database, reservoir = parts.settings, parts.clock, parts.database, parts.reservoir
     rules = rules_of(settings)
+    tracer = getattr(parts, "tracer", None)
     waiters = Waiters(settings.api.waiters)
     watch = WatchEndings(waiters, database, parts.changes)
     read_tasks = ReadTasks(database)
@@ -142,8 +143,11 @@ def build_house(parts: Parts) -> House:
             UseCache(parts.answers, coalesce=settings.cache.enabled and settings.cache.coalesce),
             parts.explain,
             parts.meters,
+            tracer,
         ),
-        submit_batch=SubmitBatch(database, reservoir, rules, clock, admission, parts.explain, parts.meters),
+        submit_batch=SubmitBatch(
+            database, reservoir, rules, clock, admission, parts.explain, parts.meters, tracer
+        ),
         read_tasks=read_tasks,
         read_batches=ReadBatches(database),
         wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),

@@ -45,7 +45,6 @@ _FACTS: Sequence[ColumnElement[Any]] = (
     task.c.cache_key,
     task.c.cache_seconds,
     task.c.stream,
-    task.c.trace,
     task_content.c.request,
 )
 
@@ -102,7 +101,6 @@ def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
         cache_seconds=row.cache_seconds,
         stream=row.stream,
         ready_at=row.available_at,
-        trace=row.trace,
     )
 
 

@@ -108,6 +108,7 @@ def _head(*, front: bool) -> Any:
             task.c.prefix,
             task.c.due,
             task.c.asked,
+            task.c.trace,
         )
         .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(front))
         .order_by(task.c.step, task.c.due, task.c.seq)
@@ -130,6 +131,7 @@ def _message(row: Row[Any]) -> Message:
         prefix=row.prefix or "",
         due=row.due,
         asked=row.asked,
+        trace=row.trace or "",
     )
 
 

@@ -77,6 +77,7 @@ class NewTask:
     off_peak: bool = False  # to be run off-peak alone
     degrade_at: float | None = None  # from when on a configured text may answer it; None: never
     estimated_start_at: float | None = None  # as it looks now; None: nobody knows
+    trace: str | None = None  # traceparent of what submits it; None: nobody traces
 
     @property
     def joins(self) -> bool:

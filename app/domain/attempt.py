@@ -30,6 +30,7 @@ class Message:
     prefix: str = ""  # what its prompt begins with, see affinity.py
     due: float = NOT_DUE  # where it stands in its list: see line.py
     asked: int = 0  # tokens its answer may have; 0: open
+    trace: str = ""  # traceparent of what submitted it; empty: nobody traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,6 @@ class Claimed:
     cache_seconds: float | None = None  # how long its answer is to be kept
     stream: bool = False  # the answer is passed on as it comes
     ready_at: float | None = None  # from when on it could have run
-    trace: str | None = None  # traceparent of the request that submitted it
 
 
 @dataclass(frozen=True, slots=True)

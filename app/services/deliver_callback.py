@@ -16,13 +16,14 @@ from app.db.callbacks import (
 )
 from app.db.database import Database
 from app.db.due_callbacks import put_off
+from app.db.traces import traces_of
 from app.domain.callback import Answer, CallbackState, Health, Verdict, judge
 from app.domain.callback_host import Go, Paused
 from app.domain.callback_target import host_of
 from app.domain.errors import DatabaseUnreachable
 from app.services.compose_callback import compose_callback
 from app.services.guard_hosts import HostGuard
-from app.services.ports import Clock, Courier, Meter, NoMeter
+from app.services.ports import Clock, Courier, Meter, NoMeter, NoTracer, Tracer
 
 # A claim is taken for abandoned after this time. One try takes 15 s and a little more; what is left is for
 # recording it when the database is away.
@@ -49,12 +50,14 @@ class CallbackDelivery:
         pause: Callable[[float], object],
         public_url: str = "",
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`worker` names this process in claims, `chance` gives [0, 1), `pause` waits some seconds.
 
         `public_url` is where clients reach the API: it begins the URLs of results too large to send.
         """
         self._meter = meter or NoMeter()
+        self._tracer = tracer or NoTracer()
         self._database = database
         self._courier = courier
         self._guard = guard
@@ -110,7 +113,7 @@ class CallbackDelivery:
             if claimed is None:
                 return
             started_at = self._clock.now()
-            answer = self._send(claimed)
+            answer = self._traced(claimed)
             verdict = self._judge(claimed, answer)
         finally:
             health = verdict.health if verdict else Health.UNKNOWN
@@ -121,6 +124,25 @@ class CallbackDelivery:
     def _claim(self, callback_id: str) -> ClaimedCallback | None:
         now = self._clock.now()
         return self._database.write(lambda conn: claim_callback(conn, callback_id, self._worker, now))
+
+    def _traced(self, claimed: ClaimedCallback) -> Answer:
+        """Send it, as a part of the trace that its task belongs to."""
+        ids = {"client_id": claimed.client_id, "task_id": claimed.task_id, "batch_id": claimed.batch_id}
+        known = {name: value for name, value in ids.items() if value is not None}
+        parent, told = self._trace_of(claimed.task_id), {"client": claimed.client_id, "task": claimed.task_id}
+        with (
+            structlog.contextvars.bound_contextvars(callback_id=claimed.id, **known),
+            self._tracer.span("callback", parent, callback=claimed.id, number=claimed.tries, **told) as span,
+        ):
+            answer = self._send(claimed)
+            span.tell(status=answer.status_code)
+            return answer
+
+    def _trace_of(self, task_id: str | None) -> str | None:
+        if task_id is None or not self._tracer.enabled:
+            return None
+        found = self._database.read(lambda conn: traces_of(conn, [task_id]))
+        return found[task_id].trace if task_id in found else None
 
     def _send(self, claimed: ClaimedCallback) -> Answer:
         try:

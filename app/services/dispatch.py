@@ -143,6 +143,7 @@ class Dispatcher:
     homes: Homes = field(default_factory=Homes)
     watch: Watch = field(default_factory=NoWatch)
     last_minute: LastMinute = field(default_factory=LastMinute)
+    trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
     _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
     _quota_ids: tuple[str, ...] = ()
     _depth: int = _FEWEST  # heads of each list to look at: about twice what the last turns used
@@ -237,6 +238,8 @@ class Dispatcher:
         words = self.gate.release(releases)
         done = _accepted(releases, words)
         settle_shares(self.shares, done)
+        if done:
+            self.trace(done, self.gate.released_at)
         for release in done:
             self.last_minute.released(release.route.quotas, self.gate.released_at)
             if release.prefix:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -303,3 +303,68 @@ class NoExplanation:
     def explain(self, task: Queued) -> Explanation:  # noqa: ARG002
         """An empty explanation."""
         return Explanation()
+
+
+Value = str | int | float | bool | None
+
+
+class Span(Protocol):
+    """Something that is being done to a task, in a trace. Nothing of a prompt or a secret goes into one."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """Where what follows from it hangs on, as W3C Trace Context writes it; None: nobody traces."""
+
+    def tell(self, **attributes: Value) -> None:
+        """Add what is known by now; None is left out."""
+
+
+class Tracer(Protocol):
+    """Who keeps traces."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody does."""
+
+    def span(self, name: str, parent: str | None = None, **attributes: Value) -> AbstractContextManager[Span]:
+        """While it lasts; under `parent`, else under what this thread is doing. Never raises of its own."""
+
+    def past(self, name: str, parent: str, began_at: float, ended_at: float, **attributes: Value) -> None:
+        """What was done between two instants, in Unix seconds."""
+
+    def follow(self, parent: str) -> Callable[[], None]:
+        """Let what this thread does hang on `parent`, until what is given back is called."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class _NoSpan:
+    traceparent = None
+
+    def tell(self, **attributes: Value) -> None:
+        """Nobody listens."""
+
+
+_NO_SPAN = _NoSpan()
+
+
+class NoTracer:
+    """Keeps nothing."""
+
+    enabled = False
+
+    @contextmanager
+    def span(self, name: str, parent: str | None = None, **attributes: Value) -> Iterator[Span]:  # noqa: ARG002
+        """Nothing around it."""
+        yield _NO_SPAN
+
+    def past(self, name: str, parent: str, began_at: float, ended_at: float, **attributes: Value) -> None:
+        """Keeps nothing."""
+
+    def follow(self, parent: str) -> Callable[[], None]:  # noqa: ARG002
+        """Follows nothing."""
+        return lambda: None
+
+    def close(self) -> None:
+        """Nothing is left."""

@@ -24,7 +24,7 @@ from app.domain.task import Status
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.keep_answers import KeepAnswers
 from app.services.pass_on_stream import PassOnStream
-from app.services.ports import Clock, Meter, NoMeter, NoStreams, Permits, StreamWriter
+from app.services.ports import Clock, Meter, NoMeter, NoStreams, NoTracer, Permits, StreamWriter, Tracer
 from app.services.settle_permits import SettlePermits
 
 log = structlog.get_logger("penstock.worker")
@@ -134,40 +134,60 @@ class RunTask:
     streams: StreamWriter = field(default_factory=NoStreams)
     keeping: KeepAnswers | None = None
     meter: Meter = field(default_factory=NoMeter)
+    tracer: Tracer = field(default_factory=NoTracer)
     announce: Callable[[Sequence[str]], object] = field(
         default=lambda _tasks: None
     )  # tell who waits for them
 
-    def run(self, task_id: str) -> Ran:
-        """Run a released task.
+    def run(self, task_id: str, trace: str = "") -> Ran:
+        """Run a released task. `trace`: the traceparent of what submitted it, if it came with one.
 
         1. Redeem its permit; refused, the message is dropped: the leader puts the task back.
         2. Claim its row; if that cannot be had, the permit goes back unused.
         3. Call, within 2 s of asking for the permit. 4. Classify and decide.
         5. Record, however long the database takes. 6. Settle the permit.
         """
-        with self.held.message(), structlog.contextvars.bound_contextvars(task_id=task_id):
-            if self.state.draining.is_set():
-                return Ran("dropped", "stopping")
-            send_by = self.clock.monotonic() + SEND_WITHIN
-            permit = self.permits.redeem(task_id, self.worker)
-            if isinstance(permit, Refused):
-                return Ran("dropped", permit.reason)
-            with self.held.call(task_id, permit.release):
-                return self._run(permit, send_by)
+        with (
+            self.held.message(),
+            structlog.contextvars.bound_contextvars(task_id=task_id),
+            self.tracer.span("run", trace or None, task=task_id) as span,
+        ):
+            ran = self._redeem(task_id)
+            span.tell(came_to=ran.kind, reason=ran.reason)
+            return ran
+
+    def _redeem(self, task_id: str) -> Ran:
+        if self.state.draining.is_set():
+            return Ran("dropped", "stopping")
+        send_by = self.clock.monotonic() + SEND_WITHIN
+        permit = self.permits.redeem(task_id, self.worker)
+        if isinstance(permit, Refused):
+            return Ran("dropped", permit.reason)
+        with self.held.call(task_id, permit.release):
+            return self._run(permit, send_by)
 
     def _run(self, permit: Permit, send_by: float) -> Ran:
         claimed = self._claim(permit)
         if claimed is None:
             self._settle(permit, Verdict(Outcome.RETURNED, called=False, sent=False))
             return Ran("dropped", "not claimed")
+        whose = {
+            "client_id": claimed.client_id,
+            **({"batch_id": claimed.batch_id} if claimed.batch_id else {}),
+        }
+        with structlog.contextvars.bound_contextvars(**whose):
+            return self._carry_out(claimed, send_by)
+
+    def _carry_out(self, claimed: Claimed, send_by: float) -> Ran:
+        permit = claimed.permit
         passing = PassOnStream(self.streams, permit.task_id, permit.release)
         called = self._call(claimed, send_by, passing)
         decided = self._decide(called)
         if self.keeping is not None:
             decided = self.keeping.priced(decided)
             self.keeping.keep(decided)
-        ending, recorded = self._record(decided)
+        with self.tracer.span("record"):
+            ending, recorded = self._record(decided)
         if claimed.stream:
             passing.end()
         over = recorded is not None and (not recorded.held or (recorded.status or ending.status).ended)
@@ -201,10 +221,18 @@ class RunTask:
         return None
 
     def _call(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> _Called:
-        begun = self.clock.monotonic()
-        back = self._back(claimed, send_by, passing)
-        seconds = self.clock.monotonic() - begun
-        verdict = self._classify(claimed, back)
+        begun, permit = self.clock.monotonic(), claimed.permit
+        with self.tracer.span(
+            "call", upstream=permit.upstream, key=permit.key, model=permit.upstream_model
+        ) as span:
+            back = self._back(claimed, send_by, passing)
+            seconds = self.clock.monotonic() - begun
+            verdict = self._classify(claimed, back)
+            span.tell(
+                outcome=str(verdict.outcome),
+                status=verdict.status_code,
+                upstream_request=verdict.upstream_request_id,
+            )
         braked = brakes(claimed.permit, verdict, self.chance(), self.policies.pauses)
         return _Called(claimed, verdict, braked, seconds, passing.begun)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -28,7 +28,7 @@ from app.services.check_request import (
     draft_task,
 )
 from app.services.foretell import foretell
-from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, Reservoir
+from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, NoTracer, Reservoir, Tracer
 
 MOST_TASKS = 1_000_000  # of one batch
 SHOWN_IDS = 1_000  # of its tasks, in the answer
@@ -58,7 +58,9 @@ class SubmitBatch:
         admission: Admission | None = None,
         explain: Explain | None = None,
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or NoTracer()
         self._explain = explain or NoExplanation()
         self._meter = meter or NoMeter()
         self._admission = admission
@@ -85,7 +87,22 @@ class SubmitBatch:
         DatabaseUnreachable, and whatever `requests` raises.
         """
         self._check(options)
-        intake = _Intake(self._database, self._clock, client_id, options, self._admission, self._explain)
+        with self._tracer.span("submit", client=client_id) as span:
+            submitted = self._submit(client_id, options, requests, repeat, span.traceparent)
+            span.tell(batch=submitted.row.id, tasks=submitted.row.total, repeated=submitted.repeated)
+        return submitted
+
+    def _submit(
+        self,
+        client_id: str,
+        options: BatchRequest,
+        requests: Iterable[TaskRequest],
+        repeat: Callable[[], Repeat | None],
+        trace: str | None,
+    ) -> SubmittedBatch:
+        intake = _Intake(
+            self._database, self._clock, client_id, options, self._admission, self._explain, trace
+        )
         try:
             self._read(intake, requests)
             submitted = intake.finish(repeat())
@@ -146,8 +163,10 @@ class _Intake:
         options: BatchRequest,
         admission: Admission | None = None,
         explain: Explain | None = None,
+        trace: str | None = None,
     ) -> None:
         self._explain = explain or NoExplanation()
+        self._trace = trace
         self._admission = admission
         self._wish = Spent()  # what all of it may use of a budget
         self._database = database
@@ -170,6 +189,8 @@ class _Intake:
 
     def add(self, row: NewTask, store: bool | None = None) -> None:
         """Take a row; stores the chunk when it is full. Raises what admission refuses."""
+        if self._trace is not None:
+            row = replace(row, trace=self._trace)
         if self._admission is not None:
             row = self._admission.draft(row, store)
             self._wish += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)

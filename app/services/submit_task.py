@@ -21,7 +21,7 @@ from app.domain.task import Hold
 from app.services.admit import Admission
 from app.services.check_request import Rules, draft_task
 from app.services.foretell import foretell
-from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, Reservoir
+from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, NoTracer, Reservoir, Tracer
 from app.services.tell_joined import tell_joined
 from app.services.use_cache import UseCache
 
@@ -66,7 +66,9 @@ class SubmitTask:
         cache: UseCache | None = None,
         explain: Explain | None = None,
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or NoTracer()
         self._explain = explain or NoExplanation()
         self._meter = meter or NoMeter()
         self._cache = cache or UseCache()
@@ -98,6 +100,19 @@ class SubmitTask:
         row = draft_task(request, client_id, self._rules, now)
         if task_id is not None:
             row = replace(row, id=task_id)
+        with self._tracer.span("submit", client=client_id, model=row.model) as span:
+            submitted = self._submit(replace(row, trace=span.traceparent), request, repeat, call, now)
+            span.tell(task=submitted.task_id, repeated=submitted.row is None)
+        return submitted
+
+    def _submit(
+        self,
+        row: NewTask,
+        request: TaskRequest,
+        repeat: Repeat | None,
+        call: WaitingCall | None,
+        now: float,
+    ) -> Submitted:
         if self._admission is not None:
             row = self._admission.draft(row, request.store)
         row = self._cache.draft(row)
@@ -215,4 +230,5 @@ def _message(row: NewTask, sequence: int) -> Message:
         prefix=row.prefix or "",
         due=row.due,
         asked=row.asked,
+        trace=row.trace or "",
     )

@@ -1,5 +1,7 @@
 """What stands in a log line, and what never does."""
 
+import json
+
 import structlog
 from structlog.testing import LogCapture
 
@@ -57,3 +59,18 @@ def test_lines_carry_the_bound_task_and_go_to_standard_error(capsys: object) -> 
     assert err.count("\n") == 1
     assert "the database does not answer" in err
     assert "task_id=task_1" in err
+
+
+def test_as_json_each_line_is_an_object_with_the_ids_that_are_known(capsys: object) -> None:
+    configuration = structlog.get_config()
+    try:
+        configure_logs(environ={"PENSTOCK_LOG_FORMAT": "json"})
+        with structlog.contextvars.bound_contextvars(task_id="task_1", client_id="alice", request_id="req_1"):
+            structlog.get_logger("penstock").warning("it\nbroke", batch_id="batch_1")
+    finally:
+        structlog.configure(**configuration)
+    _, err = capsys.readouterr()  # type: ignore[attr-defined]
+    line = json.loads(err)
+    ids = {"task_id": "task_1", "client_id": "alice", "request_id": "req_1", "batch_id": "batch_1"}
+    assert ids.items() <= line.items()
+    assert (line["event"], line["level"]) == ("it\nbroke", "warning")

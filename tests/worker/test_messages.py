@@ -79,6 +79,9 @@ def test_no_prompt_can_be_in_a_message() -> None:
         "front",
         "facts",  # which conditions of tiers it meets
         "prefix",  # a digest of its system prompt
+        "due",  # its deadline, where its model goes by it
+        "asked",  # how many tokens its answer may have
+        "trace",  # the traceparent of what submitted it
     }
 
 
