@@ -273,7 +273,7 @@ class Stack:
         """Wait until the API answers and so many workers report their slots."""
         import redis
 
-        wait_until(self._api_answers, within=READY_SECONDS, what=f"API\n{self.logs('api')}")
+        wait_until(self.answers, within=READY_SECONDS, what=f"API\n{self.logs('api')}")
         with redis.Redis.from_url(self.environment["REDIS_URL"]) as client:
             wait_until(
                 lambda: client.hlen("penstock:workers") >= workers and client.hget("penstock:gate", "run_id"),
@@ -321,7 +321,7 @@ class Stack:
         self.processes.clear()
         self._pipe.close()
 
-    def _api_answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return Caller(self.url, "").call("GET", "/healthz").status == 200
         except urllib3.exceptions.HTTPError:

@@ -213,7 +213,7 @@ class TaskBody(Body):
         return TaskRequest(
             messages=messages,
             model=self.model,
-            parameters={name: value for name, value in self.parameters.items() if name != "stream"},
+            parameters=self._passed_on(),
             priority=Priority(self.priority) if self.priority else None,
             callback_url=self.callback_url,
             expires_in=self.expires_in,
@@ -223,8 +223,17 @@ class TaskBody(Body):
             custom_id=custom_id,
             retry=self.retry,
             cache=self.cache.wish() if self.cache else None,
+            stream=self._streams(),
             store=self.store,
         )
+
+    def _passed_on(self) -> dict[str, Any]:
+        """The rest of the upstream's body."""
+        return {name: value for name, value in self.parameters.items() if name != "stream"}
+
+    def _streams(self) -> bool:
+        """Whether the answer is passed on as it comes."""
+        return False
 
 
 class BatchLine(TaskBody):

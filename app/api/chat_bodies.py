@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.bodies import Messages, TaskBody, check_limits
-from app.domain.request import TaskRequest
 
 
 class StreamOptions(BaseModel):
@@ -38,8 +36,8 @@ class ChatBody(TaskBody):
         """Whether a stream is to end with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def request(self, custom_id: str | None = None) -> TaskRequest:
-        """The plain value that the services take."""
-        request = super().request(custom_id)
-        passed = {**request.parameters, **(self.model_extra or {})}
-        return replace(request, parameters=passed, stream=bool(self.stream))
+    def _passed_on(self) -> dict[str, Any]:
+        return {**super()._passed_on(), **(self.model_extra or {})}
+
+    def _streams(self) -> bool:
+        return bool(self.stream)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import DBAPIError
 
+_SIZES = (512, 64, 8, 1)  # rows of one statement on SQLite
 _RESERVE = text("SELECT nextval(pg_get_serial_sequence(:name, 'seq')) FROM generate_series(1, :count)")
 
 
@@ -26,7 +28,7 @@ def reserve(conn: Connection, table: Table, count: int) -> Sequence[int]:
 def insert_rows(
     conn: Connection, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
 ) -> None:
-    """Insert tuples in the order of `columns`: COPY on PostgreSQL, the driver's own loop on SQLite.
+    """Insert tuples in the order of `columns`: COPY on PostgreSQL, many rows a statement on SQLite.
 
     Values are of the columns' own types, without NUL in texts. Raises SQLAlchemy's errors.
     """
@@ -38,8 +40,7 @@ def insert_rows(
         statement = f"COPY {table.name} ({names}) FROM STDIN"
         insert = _copy
     else:
-        places = ", ".join("?" * len(columns))
-        statement = f"INSERT INTO {table.name} ({names}) VALUES ({places})"  # noqa: S608  # nosec B608
+        statement = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608  # nosec B608
         insert = _execute
     try:
         insert(driver, statement, rows)
@@ -53,8 +54,20 @@ def _copy(driver: Any, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
             copy.write_row(row)
 
 
-def _execute(driver: Any, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    driver.executemany(statement, rows)
+def _execute(driver: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """A few sizes of statement, so that each is parsed once.
+
+    Not `executemany`: it lets go of the interpreter for every row, and takes 5 ms to get it back from a busy thread.
+    """
+    listed = list(rows)
+    done, columns = 0, len(listed[0]) if listed else 1
+    most = driver.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns
+    places = f"({', '.join('?' * columns)})"
+    for size in _SIZES:
+        while size <= most and len(listed) - done >= size:
+            values = list(chain.from_iterable(listed[done : done + size]))
+            driver.execute(statement + ", ".join([places] * size), values)
+            done += size
 
 
 def _wrapped(conn: Connection, driver: Any, statement: str, error: Exception) -> BaseException:

@@ -8,9 +8,16 @@ import threading
 from enum import IntEnum, StrEnum
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]  # two characters for ten bits
+_SHIFTS = tuple(range(120, -1, -10))
 _counter = itertools.count(int.from_bytes(os.urandom(3)))
 _lock = threading.Lock()
 _last_ms = 0
+_chance = (
+    bytearray()
+)  # drawn ahead: asking the system lets go of the interpreter, and 50,000 ids may be wanted at once
+os.register_at_fork(after_in_child=_chance.clear)  # a child's chance is its own
+_CHANCE_BYTES = 7
 
 
 class Status(StrEnum):
@@ -78,5 +85,8 @@ def new_id(kind: str, now: float) -> str:
     with _lock:
         _last_ms = max(_last_ms, int(now * 1000))
         value = _last_ms << 24 | next(_counter) & 0xFFFFFF
-    value = value << 56 | int.from_bytes(os.urandom(7))
-    return f"{kind}_" + "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+        if not _chance:
+            _chance.extend(os.urandom(_CHANCE_BYTES * 256))
+        value = value << 56 | int.from_bytes(_chance[-_CHANCE_BYTES:])
+        del _chance[-_CHANCE_BYTES:]
+    return f"{kind}_" + "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])

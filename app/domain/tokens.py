@@ -34,7 +34,8 @@ def estimate(messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any
 
 def prompt_tokens(messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> int:
     """Tokens of the prompt alone, by the rule of thumb."""
-    return math.ceil(_tokens_in(messages) + _tokens_in(parameters.get("tools")))
+    tools = parameters.get("tools")
+    return math.ceil(sum(map(_message_tokens, messages)) + (_tokens_in(tools) if tools else 0.0))
 
 
 def asked_for(parameters: Mapping[str, Any]) -> int:
@@ -44,6 +45,14 @@ def asked_for(parameters: Mapping[str, Any]) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 0
+
+
+def _message_tokens(message: Mapping[str, Any]) -> float:
+    """Tokens of one message; most are a role and a text, and need no search."""
+    content = message.get("content")
+    if len(message) == 2 and "role" in message and isinstance(content, str):
+        return text_tokens(content)
+    return _tokens_in(message)
 
 
 def _tokens_in(value: Any) -> float:

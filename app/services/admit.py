@@ -87,9 +87,12 @@ class Admission:
         `store`: whether its content is kept; None: as its client wishes. A client that rather waits than is refused
         has the rows of its batches wait from the start. Raises Forbidden, OverBudget, DatabaseUnreachable.
         """
-        self._check_policy(row)
+        if self._policies.decisive:
+            self._check_policy(row)
         limits = self._limits.of(row.client_id)
-        row = replace(row, stored=limits.store if store is None else store)
+        stored = limits.store if store is None else store
+        if stored != row.stored:
+            row = replace(row, stored=stored)
         if not limits.has_budget:
             return row
         picos = self._picos(row, limits) if limits.has_money else 0

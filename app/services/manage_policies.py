@@ -33,6 +33,14 @@ class PolicyBook:
         self._known: tuple[float, tuple[Policy, ...]] = (-1e9, ())
         self._lock = threading.Lock()
 
+    @property
+    def decisive(self) -> bool:
+        """Whether a decision could be no: without policies, and open by default, nobody need gather facts.
+
+        Raises DatabaseUnreachable.
+        """
+        return bool(self._policies()) or self._default != "allow"
+
     def decide(self, facts: Facts) -> Decision:
         """May it be done? Raises DatabaseUnreachable."""
         return evaluate(self._policies(), facts, self._default)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -28,6 +29,7 @@ from app.services.check_request import (
     draft_task,
 )
 from app.services.foretell import foretell
+from app.services.one_behind import OneBehind
 from app.services.ports import Clock, Explain, Meter, NoExplanation, NoMeter, NoTracer, Reservoir, Tracer
 
 MOST_TASKS = 1_000_000  # of one batch
@@ -180,6 +182,7 @@ class _Intake:
         self._finished = False
         self._total = 0
         self._models: Counter[str] = Counter()
+        self._behind = OneBehind()
         self._chunk: list[NewTask] = []
         self._characters = 0
 
@@ -189,11 +192,11 @@ class _Intake:
 
     def add(self, row: NewTask, store: bool | None = None) -> None:
         """Take a row; stores the chunk when it is full. Raises what admission refuses."""
-        if self._trace is not None:
-            row = replace(row, trace=self._trace)
+        row.trace = self._trace
         if self._admission is not None:
             row = self._admission.draft(row, store)
-            self._wish += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+            if row.reserved_tokens is not None:
+                self._wish += Spent(row.reserved_tokens, row.reserved_picos or 0)
         if self._options.batch_size is None:  # else its own pace decides, which nobody knows yet
             row = foretell(row, self._explain, self.created_at)
         self._chunk.append(row)
@@ -205,6 +208,7 @@ class _Intake:
 
     def finish(self, repeat: Repeat | None) -> SubmittedBatch:
         """Let it begin, unless its key stands for another one. Raises Invalid for an empty batch."""
+        self._behind.settle()
         if not self._total:
             raise Invalid("requests: at least one is needed", param="requests", code="missing_field")
         finished = self._database.write(lambda conn: self._finish(conn, repeat))
@@ -223,6 +227,8 @@ class _Intake:
 
     def discard(self) -> None:
         """Take back what was stored. A database out of reach now keeps it hidden until it is cleaned."""
+        with suppress(Exception):  # whatever kept the last chunk from being stored is known already, or late
+            self._behind.settle()
         if self._opened and not self._finished:
             try:
                 while self._database.write(lambda conn: discard_intake(conn, self._batch.id, _CHUNK_ROWS)):
@@ -234,6 +240,9 @@ class _Intake:
         if self._clock.monotonic() - self._began > INTAKE_SECONDS:
             raise Invalid("the batch took longer than an hour to come in", code="request_timeout", status=408)
         rows, self._chunk, self._characters = self._chunk, [], 0
+        self._behind.do(lambda: self._store(rows))
+
+    def _store(self, rows: list[NewTask]) -> None:
         self._database.write(lambda conn: self._insert(conn, rows))
         self._opened = True
 

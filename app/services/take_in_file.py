@@ -28,6 +28,7 @@ from app.domain.request import BatchRequest, TaskRequest
 from app.domain.task import new_id
 from app.services.admit import Admission
 from app.services.check_request import Place, Rules, as_json, draft_task
+from app.services.one_behind import OneBehind
 from app.services.ports import Clock, Meter, NoMeter, Reservoir
 from app.services.submit_batch import MOST_TASKS
 
@@ -67,6 +68,7 @@ class _Taken:
     names: set[str] = field(default_factory=set)
     models: Counter[str] = field(default_factory=Counter)
     wish: Spent = field(default_factory=Spent)
+    behind: OneBehind = field(default_factory=OneBehind)
 
     @property
     def full(self) -> bool:
@@ -126,7 +128,10 @@ class TakeInFile:
             raise _Stopped
         taken = _Taken()
         try:
-            self._read(row, taker, taken)
+            try:
+                self._read(row, taker, taken)
+            finally:
+                taken.behind.settle()
             if not taken.errors and not taken.total:
                 raise Invalid("the file holds no requests", code="empty_file")
             if not taken.errors:
@@ -187,7 +192,8 @@ class TakeInFile:
             return
         if self._admission is not None:
             drafted = self._admission.draft(drafted, line.request.store)
-            taken.wish += Spent(drafted.reserved_tokens or 0, drafted.reserved_picos or 0)
+            if drafted.reserved_tokens is not None:
+                taken.wish += Spent(drafted.reserved_tokens, drafted.reserved_picos or 0)
         taken.models[drafted.model] += 1
         taken.rows.append(drafted)
         taken.characters += len(drafted.request)
@@ -201,7 +207,7 @@ class TakeInFile:
             insert_tasks(conn, rows)
             file_batches.insert_refused(conn, lost)
 
-        self._database.write(store)
+        taken.behind.do(lambda: self._database.write(store))
 
     def _finish(self, row: BatchRow, taker: str, taken: _Taken) -> None:
         now = self._clock.now()

@@ -19,6 +19,7 @@ from app.services.check_request import Place, draft_task
 from app.services.clean_up import CleanUp
 from tests.api.test_tasks import row_of
 from tests.api.world import ADMIN_KEY, COMPLETION, MODEL, Client, World
+from tests.stack import wait_until
 
 HELLO = {"prompt": "hello"}
 NDJSON = "application/x-ndjson"
@@ -187,7 +188,9 @@ def test_while_a_batch_comes_in_nobody_sees_or_runs_any_of_it(world: World, alic
     def requests() -> Iterator[TaskRequest]:
         for number in range(2500):
             if number == 2400:
-                (coming_in,) = world.database.read(lambda c: stale_intakes(c, later, 10))
+                (coming_in,) = wait_until(  # chunks are stored behind the reading
+                    lambda: world.database.read(lambda c: stale_intakes(c, later, 10)), what="the intake"
+                )
                 assert alice.get(f"/v1/batch/{coming_in}").status_code == 404
                 seen.append(alice.get("/v1/tasks").json["data"] == [])  # type: ignore[index]
                 seen.append(f"backlog.{MODEL}.{alice.id}" not in world.database.read(unfed_queues))

@@ -37,6 +37,22 @@ def test_a_task_is_stored_with_everything_that_was_said_of_it(database: Database
     assert (row.attempts, row.counted, row.lost, row.front, row.cancel_requested) == (0, 0, 0, False, False)
 
 
+def test_what_is_not_said_of_a_task_is_stored_as_its_default(database: Database) -> None:
+    """Columns that hold nothing but a default are not sent: the database's own must be the same."""
+    bare = new_task("1")
+    add(database, bare)
+    row = row_of(database, "task_1")
+    for name in bare.__slots__:
+        assert getattr(row, name) == getattr(bare, name), name
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 71, 577, 1100])
+def test_every_number_of_rows_is_stored_in_order(database: Database, number: int) -> None:
+    rows = [new_task(custom_id=f"line {n}" if n % 3 else None) for n in range(number)]
+    add(database, *rows)
+    assert [(row.id, row.custom_id) for row in all_of(database, task)] == [(r.id, r.custom_id) for r in rows]
+
+
 def test_sequence_numbers_are_given_in_order(database: Database) -> None:
     first = add(database, *(new_task() for _ in range(3)))
     second = add(database, *(new_task() for _ in range(2)))

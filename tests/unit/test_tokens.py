@@ -70,6 +70,11 @@ def test_any_json_has_an_estimate_of_at_least_one(
     assert estimate(messages, rest) >= 1
 
 
+def test_a_plain_message_counts_as_one_that_is_searched() -> None:
+    plain = [{"role": USER, "content": "some words"}]
+    assert estimate(plain, {}) == estimate([{**plain[0], "name": None}], {})
+
+
 def _learnt(pairs: list[tuple[int, int]], answers: list[int] | None = None) -> TokenLearner:
     learner = TokenLearner()
     for estimated, real in pairs:
