@@ -20,6 +20,7 @@ from time import perf_counter
 import orjson
 import psutil
 import urllib3
+from sqlalchemy import make_url
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -128,7 +129,7 @@ def measure(url: str, redis_url: str, folder: Path, size: int) -> float:
         assert download(stack.admin, file_id) == expected.digest(), "the file came back as another"
     grown = (memory.peak - memory.before) / MB
     print(
-        f"{url.split(':', maxsplit=1)[0].split('+', maxsplit=1)[0]:<12} {size // MB} MB in {seconds:.1f} s   API before "
+        f"{make_url(url).get_backend_name():<12} {size // MB} MB in {seconds:.1f} s   API before "
         f"{memory.before / MB:.0f} MB  peak {memory.peak / MB:.0f} MB  grown {grown:.0f} MB",
         flush=True,
     )
