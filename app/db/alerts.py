@@ -59,6 +59,13 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
     return found
 
 
+def firing(conn: Connection) -> list[Alert]:
+    """Those that fire, the worst first."""
+    order = list(reversed(Severity))
+    found = [one for one in load_alerts(conn).values() if one.state is State.FIRING]
+    return sorted(found, key=lambda one: (order.index(one.severity), one.place))
+
+
 def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[Place, Alert]) -> None:
     """Write what has changed."""
     for place in before.keys() - after.keys():

@@ -14,10 +14,12 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from app.db import overview
+from app.db.alerts import firing
 from app.db.batches import BatchRow, list_batches
 from app.db.database import Database
 from app.db.dead_letters import DeadLetter, list_dead
 from app.db.overview import FailedRow, LatestRow, Running
+from app.domain.alerts import Alert
 from app.domain.board import QuotaLine, WaitingLine, later_by_client, quota_lines, waiting_lines
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.domain.pace import SENT_SPAN, Forecast, Pace, Second
@@ -48,6 +50,7 @@ class Own:
     failures: Sequence[FailedRow] = ()
     latest: Sequence[LatestRow] = ()
     dead: Sequence[DeadLetter] = ()
+    alerts: Sequence[Alert] = ()  # that fire; administrators see them
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,4 +215,5 @@ def _own(conn: Connection, client_id: str | None) -> Own:
         overview.recent_failures(conn, client_id, 100),
         overview.latest_tasks(conn, client_id, 10),
         list_dead(conn, client_id, limit=10),
+        firing(conn) if client_id is None else (),
     )

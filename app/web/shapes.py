@@ -10,11 +10,24 @@ from jinja2 import Environment
 
 from app.db.batches import BatchRow
 from app.domain.again import may_run_again
+from app.domain.alerts import RULES, Alert, sentence
 from app.domain.board import by_reason
 from app.domain.pace import Second, per_second
 from app.services.read_overview import Overview
 
-PARTS = ("state", "figures", "chart", "waiting", "quotas", "batches", "failures", "letters", "latest")
+PARTS = (
+    "state",
+    "alerts",
+    "figures",
+    "chart",
+    "waiting",
+    "quotas",
+    "batches",
+    "failures",
+    "letters",
+    "latest",
+)
+_RULES = {rule.name: rule for rule in RULES}
 _BATCHES = 12
 _GROUPS = 12
 CHART_HEIGHT = 100.0
@@ -42,6 +55,7 @@ def _context(overview: Overview, flower_url: str) -> dict[str, Any]:
     return {
         "o": overview,
         "flower_url": flower_url,
+        "sentence": _sentence,
         "administers": overview.client_id is None,
         "waiting": waiting,
         "bounded": any(line.counted_up for line in overview.waiting),
@@ -52,6 +66,11 @@ def _context(overview: Overview, flower_url: str) -> dict[str, Any]:
         "may_run_again": may_run_again,
         "flights": _flights(overview),
     }
+
+
+def _sentence(alert: Alert) -> str:
+    rule = _RULES.get(alert.rule)
+    return sentence(alert, rule) if rule else alert.rule
 
 
 def _active_first(row: BatchRow) -> tuple[bool, int]:

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page
 
+from app.db.alerts import save_alerts
+from app.db.database import Database
+from app.domain.alerts import Alert, Severity, State
 from tests.web.browser import Watch, browsing, chromium, sign_in
 from tests.web.world import Service
 
@@ -81,3 +84,24 @@ def test_light_and_dark_are_a_click_apart_and_signing_out_ends_it(seen: tuple[Pa
     page.wait_for_url("**/login")
     page.goto(urlsplit(page.url)._replace(path="/").geturl())
     assert urlsplit(page.url).path == "/login"
+
+
+def test_an_alarm_sounds_once_for_each_alert_where_it_was_asked_for(
+    service: Service, seen: tuple[Page, Watch]
+) -> None:
+    page, _ = seen
+    page.evaluate("window.beeps = 0; window.beep = () => { window.beeps += 1; }")
+    sound = page.locator("#sound")
+    assert sound.get_attribute("aria-pressed") == "false"
+    sound.click()
+    page.wait_for_function("() => document.getElementById('sound').getAttribute('aria-pressed') === 'true'")
+    assert page.evaluate("window.beeps") == 1  # to hear how it sounds
+    database = Database(service.stack.environment["DATABASE_URL"])
+    try:
+        alert = Alert("budget", "acme", Severity.WARNING, State.FIRING, 1.0, 0.92, told=True)
+        database.write(lambda conn: save_alerts(conn, {}, {alert.place: alert}))
+        page.wait_for_function("() => window.beeps === 2")
+        page.wait_for_function("() => document.querySelectorAll('[data-alert]').length === 0")
+    finally:
+        database.close()
+    assert page.evaluate("window.beeps") == 2
