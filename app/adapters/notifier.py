@@ -9,6 +9,7 @@ import urllib3
 from app.domain.alerts import Severity
 
 SECONDS = 10.0
+_UNKNOWN = "apprise does not know this kind of address"
 
 
 class AppriseNotifier:
@@ -26,10 +27,17 @@ class AppriseNotifier:
         channel = apprise.Apprise()
         try:
             if not channel.add(url):
-                return "apprise does not know this kind of address"
+                return _UNKNOWN
             return None if channel.notify(body=text, title=title, notify_type=kind) else "it did not arrive"
         except Exception as error:  # noqa: BLE001  # a hundred services raise a hundred errors
             return type(error).__name__
+
+    def problem(self, url: str) -> str | None:
+        """What is wrong with an address, as far as it can be seen without sending."""
+        import apprise
+
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)
+        return None if apprise.Apprise().add(url) else _UNKNOWN
 
     def visit(self, url: str) -> str | None:
         """Call a heartbeat URL; gives back why it did not answer well."""

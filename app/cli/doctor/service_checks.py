@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from app.adapters import probe_machine, probe_redis
 from app.adapters.probe_http import get
 from app.bootstrap import build
+from app.cli.doctor.alert_checks import alert_checks
 from app.cli.doctor.found import Found
 from app.db import probing
 from app.domain.doctor_machine import judge_cpu, judge_disk, judge_files, judge_memory
@@ -63,6 +64,7 @@ def service_checks(found: Found) -> list[Check]:
         Check("Processes", "dispatcher and workers", lambda: _gate(settings)),
         Check("Processes", "callback workers", lambda: _callback_workers(settings)),
     ]
+    checks += alert_checks(settings)
     if found.profile.url:
         checks.append(Check("Processes", "API", lambda: _api(found.profile.url)))
     if settings.flower_url:
