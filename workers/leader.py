@@ -21,6 +21,7 @@ from app.services.abandon_calls import AbandonCalls
 from app.services.clean_files import CleanFiles
 from app.services.clean_up import CleanUp
 from app.services.dispatch import Dispatcher
+from app.services.expire_unreachable import ExpireUnreachable
 from app.services.feed_backlog import Feeder
 from app.services.feed_callbacks import CallbackFeeder
 from app.services.hold_connections import HoldConnections
@@ -108,6 +109,9 @@ class Leader:
             KeepBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
             KeepRetention(self.database, self.clock, parts.settings.storage).tick,
             self.learned.tick,
+            ExpireUnreachable(
+                self.database, self.reservoir, self.clock, parts.topology, lambda: self.why.lists
+            ).tick,
             KeepWindows(
                 self.database, self.reservoir, self.clock, windows_of(parts.settings), self.why.pace_of
             ).tick,

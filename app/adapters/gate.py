@@ -16,6 +16,7 @@ from app.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
 from app.domain.quota import Limits, QuotaState
 from app.domain.routing import Topology
 from app.domain.running import RunningCall
+from app.domain.task import Step
 from app.domain.token_learner import TokensUsed
 
 
@@ -208,6 +209,11 @@ class RedisGate:
         """How many more messages a queue may hold."""
         lists = (queue, f"{queue}\x06\x163", f"{queue}\x06\x166")
         return window - sum(int(self.scripts.command("LLEN", name)) for name in lists)
+
+    def ordered_room(self, queue: str) -> dict[int, int]:
+        """How many more messages that go by their deadline a queue may hold, by step."""
+        rooms = self.scripts.run("ordered_room", queue)
+        return {int(step): int(room) for step, room in zip(Step, rooms, strict=True)}
 
     def wait_for_wake(self, doorbell: str, seconds: float) -> bool:
         """Block until the doorbell rings, at most `seconds`."""

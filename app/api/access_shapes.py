@@ -14,7 +14,8 @@ Limits = Annotated[
     dict[str, Any],
     Field(
         description="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
-        "over_budget (refuse or wait), store, retention_seconds. What is left out is not limited."
+        "over_budget (refuse or wait), order (arrival or deadline), store, retention_seconds. What is left out is not "
+        "limited."
     ),
 ]
 

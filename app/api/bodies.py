@@ -26,7 +26,17 @@ from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, Tas
 from app.domain.task import Priority
 
 # What belongs around the upstream's body, never into it.
-_OURS = ("prompt", "messages", "model", "callback_url", "expires_in", "run_at", "window", "custom_id")
+_OURS = (
+    "prompt",
+    "messages",
+    "model",
+    "callback_url",
+    "expires_in",
+    "run_at",
+    "window",
+    "order",
+    "custom_id",
+)
 
 
 def refuse(message: str, *, field: str = "", code: str = "invalid_value") -> NoReturn:
@@ -123,6 +133,7 @@ Messages = Annotated[list[dict[str, Any]], Field(min_length=1), AfterValidator(_
 Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
 Metadata = Annotated[dict[str, str], Field(max_length=16), AfterValidator(_metadata)]
 Window = Literal["off_peak"]
+OrderName = Literal["arrival", "deadline"]
 PriorityName = Literal["high", "normal", "low"]
 CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
 CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
@@ -139,6 +150,11 @@ class Body(BaseModel):
 _WINDOW = (
     "off_peak: only in the hours in which its upstream is cheap and quiet, or as early as its deadline asks for; "
     "`expires_in` counts from now. Left out: at any hour."
+)
+
+_ORDER = (
+    "deadline: before all that go by arrival among your own of its model and priority, nearest deadline first. "
+    "Left out: as your client is set, arrival unless changed."
 )
 
 
@@ -182,6 +198,7 @@ class TaskBody(Body):
     )
     run_at: Instant | None = Field(None, description="Not before this instant; at most 30 days ahead.")
     window: Window | None = Field(None, description=_WINDOW)
+    order: OrderName | None = Field(None, description=_ORDER)
     metadata: Metadata | None = Field(
         None, description="Yours to keep with it: 16 names of 64, values of 512 characters."
     )
@@ -219,6 +236,7 @@ class TaskBody(Body):
             expires_in=self.expires_in,
             run_at=self.run_at,
             off_peak=self.window is not None,
+            order=self.order,
             metadata=self.metadata,
             custom_id=custom_id,
             retry=self.retry,
@@ -260,6 +278,7 @@ class BatchOptions(Body):
     )
     run_at: Instant | None = Field(None, description="Not before this instant; for requests that name none.")
     window: Window | None = Field(None, description=_WINDOW)
+    order: OrderName | None = Field(None, description=_ORDER)
     metadata: Metadata | None = Field(None, description="Yours to keep with the batch.")
     retry: Name | None = Field(None, description="The retry policy of requests that name none.")
 
@@ -278,6 +297,7 @@ class BatchOptions(Body):
             expires_in=self.expires_in,
             run_at=self.run_at,
             off_peak=self.window is not None,
+            order=self.order,
             metadata=self.metadata,
             retry=self.retry,
         )

@@ -6,7 +6,7 @@ minimum PostgreSQL may read the whole index while it believes that index to be e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ from app.db.sweeps import sweep
 from app.db.tables import FED, TIMED, UNFED, task
 from app.db.windows import begin_windows
 from app.domain.attempt import Message
-from app.domain.task import Hold, Status
+from app.domain.task import NOT_DUE, Hold, Status, Step
 
 _QUEUES = text(
     f"""
@@ -53,12 +53,33 @@ def unfed_queues(conn: Connection) -> list[str]:
     return list(conn.execute(_QUEUES).scalars())
 
 
-def take_unfed(conn: Connection, queue: str, limit: int) -> list[Message]:
-    """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing."""
+def any_ordered(conn: Connection, queue: str) -> bool:
+    """Whether a queue has rows to feed that go by their deadline."""
+    return conn.execute(_ANY_ORDERED, {"queue": queue}).first() is not None
+
+
+def take_unfed(
+    conn: Connection, queue: str, limit: int, rooms: Mapping[int, int] | None = None
+) -> list[Message]:
+    """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing.
+
+    `rooms`: how many rows that go by their deadline each step may take now; None: there are none.
+    """
     messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
-    if (left := limit - len(messages)) > 0:
-        messages += map(_message, conn.execute(_head(front=False), {"queue": queue, "most": left}))
+    if rooms is None:
+        return messages + _taken(conn, _head(front=False), queue, limit - len(messages))
+    for step in Step:
+        room = min(rooms.get(step, 0), limit - len(messages))
+        messages += _taken(conn, _of_step(ordered=True), queue, room, step)
+        messages += _taken(conn, _of_step(ordered=False), queue, limit - len(messages), step)
     return messages
+
+
+def _taken(conn: Connection, statement: Any, queue: str, most: int, step: int | None = None) -> list[Message]:
+    if most <= 0:
+        return []
+    given = {"queue": queue, "most": most} | ({} if step is None else {"step": int(step)})
+    return [_message(row) for row in conn.execute(statement, given)]
 
 
 def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
@@ -116,6 +137,13 @@ def _head(*, front: bool) -> Any:
     )
 
 
+@cache
+def _of_step(*, ordered: bool) -> Any:
+    """One step's rows, those that go by their deadline, or the others."""
+    goes_by_it = task.c.due < NOT_DUE if ordered else task.c.due >= NOT_DUE
+    return _head(front=False).where(task.c.step == bindparam("step"), goes_by_it)
+
+
 def _message(row: Row[Any]) -> Message:
     return Message(
         task_id=row.id,
@@ -149,6 +177,12 @@ def _unmark(dialect: str) -> Update:
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
 
 
+_ANY_ORDERED = (
+    select(task.c.seq)
+    .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(False))
+    .where(task.c.step.in_([int(step) for step in Step]), task.c.due < NOT_DUE)
+    .limit(1)
+)
 _NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
 _FED_ROWS = first(FED, task.c.fed_at, task.c.seq)
 _UNFEED_SOME = update(task).where(task.c.seq == _FED_ROWS.c.seq).values(fed_at=null()).returning(task.c.seq)

@@ -24,6 +24,9 @@ class ClientLimits:
     money_per_month: str | None = None
     currency: str | None = None  # of both, such as USD
     over_budget: Literal["refuse", "wait"] = "refuse"
+    order: Literal["arrival", "deadline"] = (
+        "arrival"  # of a request that does not say: how it stands in its line
+    )
     store: bool = True  # what a request that does not say wishes; False: content is erased once delivered
     retention_seconds: float | None = None  # from a task's end; None: the service's own
 
@@ -88,6 +91,8 @@ def _check_count(name: str, value: Any) -> None:
 def _check_rest(values: dict[str, Any]) -> None:
     if values.get("over_budget", "refuse") not in ("refuse", "wait"):
         raise ValueError("over_budget: must be refuse or wait")
+    if values.get("order", "arrival") not in ("arrival", "deadline"):
+        raise ValueError("order: must be arrival or deadline")
     if type(values.get("store", True)) is not bool:
         raise ValueError("store: must be true or false")
     kept = values.get("retention_seconds")

@@ -13,6 +13,7 @@ _STATUSES: Mapping[str, int] = {
     "worker_lost": 500,
     "upstream_timeout": 504,
     "expired": 504,
+    "deadline_unreachable": 504,
 }
 _OTHER = 502  # the upstream gave no answer that could be used
 

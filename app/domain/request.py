@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from app.domain.caching import CacheWish
 from app.domain.duration import DAY
 from app.domain.task import Priority
+
+Order = Literal["arrival", "deadline"]
 
 DEFAULT_EXPIRY = DAY  # seconds
 LONGEST_EXPIRY = 30 * DAY  # seconds; also how far ahead `run_at` may lie
@@ -25,6 +27,7 @@ class TaskRequest:
     callback_url: str | None = None
     expires_in: float | None = None  # seconds from when it may run
     run_at: float | None = None  # Unix seconds
+    order: Order | None = None  # how it stands in its client's line; None: as the client wishes
     off_peak: bool = False  # only in its upstream's off-peak hours, or when its deadline asks for it
     metadata: Mapping[str, str] | None = None
     custom_id: str | None = None
@@ -47,5 +50,6 @@ class BatchRequest:
     expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
     metadata: Mapping[str, str] | None = None
     retry: str | None = None
+    order: Order | None = None
     run_at: float | None = None  # Unix seconds
     off_peak: bool = False

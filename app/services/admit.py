@@ -21,6 +21,7 @@ from app.domain.budget import Spent, ceilings, exceeded, fitting, total
 from app.domain.client_limits import NO_LIMITS, ClientLimits
 from app.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
 from app.domain.policy import Facts
+from app.domain.request import Order
 from app.domain.task import Hold
 from app.services.calling import current
 from app.services.client_settings import read_limits
@@ -81,11 +82,13 @@ class Admission:
         self._places = places
         self._ceiling = ceiling
 
-    def draft(self, row: NewTask, store: bool | None = None) -> NewTask:
+    def draft(self, row: NewTask, store: bool | None = None, order: Order | None = "arrival") -> NewTask:
         """Decide by policy, and say what the task would use of its client's budget.
 
-        `store`: whether its content is kept; None: as its client wishes. A client that rather waits than is refused
-        has the rows of its batches wait from the start. Raises Forbidden, OverBudget, DatabaseUnreachable.
+        `store`: whether its content is kept, `order`: how it stands in its line; None: as its client wishes. A client
+        that rather waits than is refused has the rows of its batches wait from the start.
+
+        Raises Forbidden, OverBudget, DatabaseUnreachable.
         """
         if self._policies.decisive:
             self._check_policy(row)
@@ -93,6 +96,8 @@ class Admission:
         stored = limits.store if store is None else store
         if stored != row.stored:
             row = replace(row, stored=stored)
+        if order is None and limits.order == "deadline":
+            row = replace(row, due=row.expires_at)
         if not limits.has_budget:
             return row
         picos = self._picos(row, limits) if limits.has_money else 0

@@ -15,7 +15,7 @@ from app.domain.callback_target import BadTarget, TargetRules, parse_target
 from app.domain.errors import Invalid
 from app.domain.queue import backlog_queue
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
-from app.domain.task import Hold, Priority, new_id
+from app.domain.task import NOT_DUE, Hold, Priority, new_id
 from app.domain.tokens import asked_for, estimate
 from app.domain.windows import Windows, latest_start
 from app.services.judge_conditions import judge_conditions
@@ -78,6 +78,7 @@ def draft_task(
         created_at=now,
         available_at=available_at,
         expires_at=expires_at,
+        due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
         hold=_hold(place, available_at > now, off_peak=off_peak),
         off_peak=off_peak,
         batch_id=place.batch_id if place else None,

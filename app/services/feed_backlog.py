@@ -23,6 +23,9 @@ class Window(Protocol):
     def room(self, queue: str, window: int) -> int:
         """How many more messages a queue may hold."""
 
+    def ordered_room(self, queue: str) -> Mapping[int, int]:
+        """How many more that go by their deadline, by step."""
+
     def overflows(self) -> Mapping[str, str]:
         """Queues to which others may not publish, with how often they were refused."""
 
@@ -72,15 +75,17 @@ class Feeder:
         limit = min(CHUNK, self._window.room(queue, self._size))
         if limit <= 0:
             return False
+        ordered = self._database.read(lambda c: feeding.any_ordered(c, queue))
+        rooms = self._window.ordered_room(queue) if ordered else None
         at = self._clock.now()
 
         def take(connection: Connection) -> list[Message]:
-            messages = feeding.take_unfed(connection, queue, limit)
+            messages = feeding.take_unfed(connection, queue, limit, rooms)
             feeding.mark_fed(connection, [m.task_id for m in messages], at)
             return messages
 
         messages = self._database.write(take)
-        # Retries go to the front, so the last of them is put there first.
+        # Plain retries go to the front, so the last of them is put there first.
         front = [m for m in messages if m.front]
         refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
         if refused:

@@ -16,7 +16,7 @@ from app.db.submissions import NewBatch, NewTask, finish_intake, insert_batch, i
 from app.domain.budget import Spent
 from app.domain.errors import Invalid, NotFound, PenstockError
 from app.domain.repeat import KEPT_SECONDS, Repeat, check_repeat
-from app.domain.request import BatchRequest, TaskRequest
+from app.domain.request import BatchRequest, Order, TaskRequest
 from app.domain.task import new_id
 from app.services.admit import Admission
 from app.services.check_request import (
@@ -132,7 +132,7 @@ class SubmitBatch:
             names.check(request.custom_id, index)
             place = intake.place(index)
             row = draft_task(request, intake.client_id, self._rules, intake.created_at, place)
-            intake.add(row, request.store)
+            intake.add(row, request.store, request.order)
 
 
 class _Names:
@@ -190,11 +190,11 @@ class _Intake:
         """The place of its next task."""
         return Place(self._batch.id, index, self._options, self._batch.expires_at)
 
-    def add(self, row: NewTask, store: bool | None = None) -> None:
+    def add(self, row: NewTask, store: bool | None = None, order: Order | None = None) -> None:
         """Take a row; stores the chunk when it is full. Raises what admission refuses."""
         row.trace = self._trace
         if self._admission is not None:
-            row = self._admission.draft(row, store)
+            row = self._admission.draft(row, store, order or self._options.order)
             if row.reserved_tokens is not None:
                 self._wish += Spent(row.reserved_tokens, row.reserved_picos or 0)
         if self._options.batch_size is None:  # else its own pace decides, which nobody knows yet

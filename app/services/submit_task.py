@@ -114,7 +114,7 @@ class SubmitTask:
         now: float,
     ) -> Submitted:
         if self._admission is not None:
-            row = self._admission.draft(row, request.store)
+            row = self._admission.draft(row, request.store, request.order)
         row = self._cache.draft(row)
         answer = self._cache.find(row)
         if row.hold == Hold.NONE:

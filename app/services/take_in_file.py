@@ -191,7 +191,7 @@ class TakeInFile:
             taken.refused += 1
             return
         if self._admission is not None:
-            drafted = self._admission.draft(drafted, line.request.store)
+            drafted = self._admission.draft(drafted, line.request.store, line.request.order)
             if drafted.reserved_tokens is not None:
                 taken.wish += Spent(drafted.reserved_tokens, drafted.reserved_picos or 0)
         taken.models[drafted.model] += 1

@@ -29,6 +29,7 @@ class TellWhy:
 
     board: Board
     paces: Paces = field(default_factory=Paces)
+    lists: tuple[tuple[str, int], ...] = ()  # those that had something waiting
     expected: Mapping[tuple[str, int], float] = field(default_factory=dict)
     capacities: Mapping[str, float] = field(default_factory=dict)
     _due: float = 0.0
@@ -48,6 +49,7 @@ class TellWhy:
         if now < self._due:
             return
         self._due = now + EVERY
+        self.lists = tuple((one.queue, one.step) for one in seen.waiting)
         self.capacities = capacities(topology, quotas, seen.speeds)
         expected = self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
@@ -67,8 +69,8 @@ class TellWhy:
 
     def pace_of(self, queue: str, model: str) -> float | None:
         """A queue's tasks a second, all priorities together; while it stands empty, all that its model may take."""
-        lists = [key for key in list(self.expected) if key[0] == queue]
-        paces = [self.paces.likely(*key, self._due - EVERY, self.expected.get(key)) for key in lists]
+        mine = [key for key in self.lists if key[0] == queue]
+        paces = [self.paces.likely(*key, self._due - EVERY, self.expected.get(key)) for key in mine]
         known = [pace for pace in paces if pace is not None]
         return sum(known) if known else self.capacities.get(model)
 

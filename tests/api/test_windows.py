@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.db.tables import task
+from app.db.tables import client, task
 from app.domain.errors import Invalid
 from app.domain.request import TaskRequest
 from app.domain.task import Hold
@@ -60,6 +60,25 @@ def test_two_wishes_for_when_to_run_are_refused(alice: Client, path: str, body: 
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "window")  # type: ignore[index]
     answer = alice.post(path, {**body, "window": "night"})
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "window")  # type: ignore[index]
+
+
+def test_a_task_goes_by_its_deadline_where_it_or_its_client_asks(world: World, alice: Client) -> None:
+    def due(**body: object) -> float:
+        wanted = select(task.c.due - task.c.expires_at).where(task.c.id == alice.submit(**body))
+        return float(world.database.read(lambda conn: conn.execute(wanted).scalar_one()))
+
+    assert due(order="deadline") == 0
+    assert due() > 0
+    world.database.write(
+        lambda conn: conn.execute(
+            update(client).where(client.c.id == alice.id).values(settings='{"limits": {"order": "deadline"}}')
+        )
+    )
+    world.parts.clock.ahead += 10
+    assert due() == 0
+    assert due(order="arrival") > 0
+    answer = alice.post("/v1/batch", {"requests": [{"prompt": "x"}], "order": "nearest"})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, "order")  # type: ignore[index]
 
 
 def test_without_a_calendar_there_is_nothing_to_wait_for() -> None:

@@ -5,7 +5,16 @@ from sqlalchemy import update
 
 from app.db.cancels import cancel_task
 from app.db.database import Database
-from app.db.feeding import mark_fed, next_due, promote_due, take_unfed, unfed_queues, unfeed, unfeed_some
+from app.db.feeding import (
+    any_ordered,
+    mark_fed,
+    next_due,
+    promote_due,
+    take_unfed,
+    unfed_queues,
+    unfeed,
+    unfeed_some,
+)
 from app.db.tables import task
 from app.domain.attempt import Message
 from app.domain.task import Hold
@@ -138,3 +147,17 @@ def test_what_waits_for_something_else_is_not_let_go_by_time(database: Database,
     add(database, new_task("1", hold=hold))
     assert database.write(lambda conn: promote_due(conn, NOW + 100, 10)) == 0
     assert _taken(database) == []
+
+
+def test_those_that_go_by_their_deadline_come_first_as_far_as_there_is_room_for_them(
+    database: Database,
+) -> None:
+    add(database, new_task("plain"), new_task("late", due=NOW + 90), new_task("soon", due=NOW + 30))
+    add(database, new_task("low", step=6, due=NOW + 10), new_task("low_plain", step=6))
+    assert database.read(lambda conn: any_ordered(conn, QUEUE))
+    assert _taken(database) == ["task_soon", "task_late", "task_plain", "task_low", "task_low_plain"]
+    rooms = {0: 9, 3: 1, 6: 0}
+    taken = database.read(lambda conn: take_unfed(conn, QUEUE, 10, rooms))
+    assert [message.task_id for message in taken] == ["task_soon", "task_plain", "task_low_plain"]
+    assert taken[0].due == NOW + 30
+    assert not database.read(lambda conn: any_ordered(conn, "backlog.other.alice"))

@@ -121,3 +121,51 @@ local function brake(name, now, pause, why)
   redis.call('HSET', key, 'until', seconds(until_at), 'braked_at', seconds(now), 'why', why)
   redis.call('HINCRBY', key, 'brakes', 1)
 end
+
+-- Lists of which some go by their deadline: these stand first, nearest first; at most ORDERED of them are let in, so
+-- that finding a place costs a walk over few. A place's sixth field is its deadline; '' for none, 0 for what was put to
+-- the very front.
+local ORDERED = 500
+
+local function due_of(place)
+  return tonumber(string.match(place, '^[^|]*|[^|]*|[^|]*|[^|]*|[^|]*|([^|]*)') or '')
+end
+
+local function first_of_all(place)
+  return (string.gsub(place, '^([^|]*|[^|]*|[^|]*|[^|]*|[^|]*|)[^|]*', '%10'))
+end
+
+-- The messages at a list's served end that go by their deadline, in order, each with it; also what is void between.
+local function ordered_part(list)
+  local part = {}
+  while #part <= 2 * ORDERED do
+    local page = redis.call('LRANGE', list, -#part - 128, -#part - 1)
+    if #page == 0 then break end
+    local ids = {}
+    for i = #page, 1, -1 do ids[#ids + 1] = task_of(page[i]) or '' end
+    local places = redis.call('HMGET', PLACE, unpack(ids))
+    for i = 1, #ids do
+      local due = 0
+      if places[i] then due = due_of(places[i]) end
+      if not due then return part end
+      part[#part + 1] = {due, page[#page - i + 1]}
+    end
+    if #page < 128 then break end
+  end
+  return part
+end
+
+-- Puts newcomers ({due, message}, ...) where their deadlines belong, behind equal ones. `part` is the list's ordered one.
+local function place_by_due(list, part, newcomers)
+  table.sort(newcomers, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[3] < b[3]) end)
+  local merged, at = {}, 1
+  for _, one in ipairs(newcomers) do
+    while part[at] and part[at][1] <= one[1] do
+      merged[#merged + 1] = part[at][2]
+      at = at + 1
+    end
+    merged[#merged + 1] = one[2]
+  end
+  if at > 1 then redis.call('RPOP', list, at - 1) end
+  for i = #merged, 1, -1 do redis.call('RPUSH', list, merged[i]) end
+end

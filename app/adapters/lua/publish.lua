@@ -20,6 +20,12 @@ if limit and limit > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)'))
   return refuse_all('memory')
 end
 local placed = redis.call('HLEN', PLACE)
+local parts, newcomers = {}, {}
+
+local function part_of(list)
+  if not parts[list] then parts[list], newcomers[list] = ordered_part(list), {} end
+  return parts[list]
+end
 
 local function length(queue)
   if not lengths[queue] then
@@ -32,7 +38,7 @@ end
 
 for i = 5, #ARGV, 6 do
   local queue, step, id, place, front, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local reason
+  local list, due, reason = list_of(queue, step), due_of(place), nil
   if redis.call('HEXISTS', PERMITS, id) == 1 then
     reason = 'held'
   elseif redis.call('HEXISTS', PLACE, id) == 0 then
@@ -40,9 +46,20 @@ for i = 5, #ARGV, 6 do
       reason = 'behind'
     elseif length(queue) >= window or placed >= all then
       reason = 'full'
+    elseif due and front ~= '1' and #part_of(list) + #newcomers[list] >= ORDERED then
+      reason = 'full'
     end
     if not reason then
-      redis.call(front == '1' and 'RPUSH' or 'LPUSH', list_of(queue, step), message)
+      if due then
+        part_of(list)
+        table.insert(newcomers[list], {due, message, i})
+      else
+        redis.call(front == '1' and 'RPUSH' or 'LPUSH', list, message)
+        if front == '1' then
+          place = first_of_all(place)
+          if parts[list] then table.insert(parts[list], 1, {0, message}) end
+        end
+      end
       redis.call('HSET', PLACE, id, place)
       redis.call('HSET', QUEUES, queue, 1)
       lengths[queue] = lengths[queue] + 1
@@ -56,6 +73,9 @@ for i = 5, #ARGV, 6 do
   if reason then
     refused[#refused + 1] = (i - 5) / 6; refused[#refused + 1] = reason
   end
+end
+for list, ones in pairs(newcomers) do
+  if #ones > 0 then place_by_due(list, parts[list], ones) end
 end
 if pushed then wake(WAKE) end
 return refused

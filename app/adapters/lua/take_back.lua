@@ -26,8 +26,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
     end_permit(id, permit, now, nil, false)
     if found then
       redis.call('LREM', list, 0, found)
-      redis.call('RPUSH', permit.l, found)
-      redis.call('HSET', PLACE, id, permit.p)
+      local due = due_of(permit.p)
+      if due and due > 0 then
+        place_by_due(permit.l, ordered_part(permit.l), {{due, found, 0}})
+        redis.call('HSET', PLACE, id, permit.p)
+      else
+        redis.call('RPUSH', permit.l, found)
+        redis.call('HSET', PLACE, id, first_of_all(permit.p))
+      end
       redis.call('HSET', QUEUES, (string.gsub(permit.l, '\6\22%d+$', '')), 1)
     else
       redis.call('SADD', REFEED, id)

@@ -38,6 +38,7 @@ _PIECE = 64 * 1024  # bytes of a body sent at once
 @click.option("--expires-in", default="24h", show_default=True, help="No request of it outlives this.")
 @click.option("--run-at", help="Not before this instant, such as 2026-11-21T18:00:00Z.")
 @click.option("--window", type=click.Choice(["off_peak"]), help="Only in the upstream's off-peak hours.")
+@click.option("--order", type=click.Choice(["arrival", "deadline"]), help="How it stands in your own line.")
 @click.option("--watch", "watching", is_flag=True, help="Watch it to its end.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Results, .jsonl or .csv; watches."
@@ -57,6 +58,7 @@ def command(
     expires_in: str,
     run_at: str | None,
     window: str | None,
+    order: str | None,
     watching: bool,
     out: Path | None,
     dry_run: bool,
@@ -76,6 +78,7 @@ def command(
         "expires_in": expires_in,
         "run_at": run_at,
         "window": window,
+        "order": order,
     }
     with _source(file, kind, template) as source:
         estimate = estimate_of(remote, source, options)
