@@ -181,6 +181,7 @@ def _add_dashboard(app: PenstockApi, parts: Parts) -> None:
         gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
         bell=getattr(parts, "callback_bell", None),
         explain=parts.explain or NoExplanation(),
+        told=getattr(parts, "told", None),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+from app.domain.breaker import State
+from app.domain.dispatcher_sight import BreakerSight, Figures
 from app.domain.pace import Sender, Sent
 from app.domain.queue import parse_backlog_queue
 from app.domain.quota import WINDOW
@@ -55,6 +57,8 @@ class QuotaLine:
     flight: Use
     tokens: Use
     sight: QuotaSight
+    breaker: BreakerSight | None = None  # where it is not closed
+    learned: Figures = field(default_factory=Figures)
 
 
 class Flying(Protocol):
@@ -132,8 +136,13 @@ def quota_lines(
     sights: Mapping[str, QuotaSight],
     sent: Mapping[Sender, Sent],
     flying: Iterable[Flying],
+    said: Mapping[str, Any] | None = None,
+    now: float = 0.0,
 ) -> list[QuotaLine]:
-    """Quotas that limit something, have braked or are braked; the busiest stay in the order of the configuration."""
+    """Quotas that limit something, have braked or are closed; the busiest stay in the order of the configuration.
+
+    `said` is what the leader told last of breakers and of what it has learned, `now` the instant.
+    """
     used = dict(sent)
     for group in flying:
         sender = Sender(group.account, group.key, group.upstream_model)
@@ -144,6 +153,10 @@ def quota_lines(
     lines = [
         _quota_line(name, topology, sights.get(name) or QuotaSight(name), used, upstreams)
         for name in topology.quota_ids
+    ]
+    told = said or {}
+    lines = [
+        replace(line, breaker=_breaker(told, line.id, now), learned=_learned(told, line.id)) for line in lines
     ]
     return [line for line in lines if _tells(line)]
 
@@ -200,6 +213,15 @@ def _use(used: float, told: float | None, in_force: float | None) -> Use:
     return Use(used, told)
 
 
+def _breaker(said: Mapping[str, Any], name: str, now: float) -> BreakerSight | None:
+    found = said.get("breakers", {}).get(name)
+    return BreakerSight(State(found[0]), found[1], now + found[2]) if found else None
+
+
+def _learned(said: Mapping[str, Any], name: str) -> Figures:
+    return Figures(**said.get("learned", {}).get(name, {}))
+
+
 def _tells(line: QuotaLine) -> bool:
     limited = any(use.limit is not None for use in (line.calls, line.flight, line.tokens))
-    return limited or line.sight.braked or line.sight.brakes > 0
+    return limited or line.sight.braked or line.sight.brakes > 0 or line.breaker is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -127,13 +127,6 @@ def judge_page(name: str, where: str, status: int, error: str, mend: str) -> Fin
     if status == 200:
         return ok(name, f"{where} answers")
     return warn(name, f"{where}: {error or status}", mend)
-
-
-def judge_alert_urls(wrong: Mapping[str, str], count: int) -> list[Finding]:
-    """Alert channels whose address no library understands: by their place in the file, with what is wrong."""
-    mend = "Write it as https://github.com/caronc/apprise/wiki says; try it by: penstock alerts test"
-    bad = [warn("alerts", f"{place}: {why}", mend) for place, why in wrong.items()]
-    return bad or [ok("alerts", f"{count} channels, all well-formed" if count else "no channel configured")]
 
 
 def _round_trips(where: str, seconds: Sequence[float], slow: float, mend: str) -> Finding:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -18,14 +17,18 @@ from app.db.alerts import firing
 from app.db.batches import BatchRow, list_batches
 from app.db.database import Database
 from app.db.dead_letters import DeadLetter, list_dead
+from app.db.health import load_health
 from app.db.overview import FailedRow, LatestRow, Running
+from app.db.pauses import load_pauses
 from app.domain.alerts import Alert
 from app.domain.board import QuotaLine, WaitingLine, later_by_client, quota_lines, waiting_lines
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
-from app.domain.pace import SENT_SPAN, Forecast, Pace, Second
+from app.domain.key_health import Condition, Standing
+from app.domain.pace import SENT_SPAN, Forecast, Pace, Second, Sender, Sent
 from app.domain.routing import Topology
 from app.domain.sight import GateSight
 from app.services.ports import Clock
+from app.services.read_dispatcher import Gauge, Told
 from app.services.read_seldom import Seldom
 
 MOST = 1_000_000  # rows counted of one client, and of one queue
@@ -33,13 +36,6 @@ _FED_MOST = 50_000  # fed rows looked at while Redis is away
 _CALLS = 5_000  # ended calls read at once
 _OVERLAP = 500  # calls read again: the order of numbers is not that of commits
 _LEADER_SILENT = 4.0  # seconds without a beat after which nobody seems to lead
-
-
-class Gauge(Protocol):
-    """Looks at the gate."""
-
-    def look(self) -> GateSight:
-        """The gate as it stands. Raises RedisUnreachable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,10 @@ class Own:
     latest: Sequence[LatestRow] = ()
     dead: Sequence[DeadLetter] = ()
     alerts: Sequence[Alert] = ()  # that fire; administrators see them
+    pauses: Mapping[str, float] = field(default_factory=dict)  # by subject: since when
+    refused: Mapping[str, Standing] = field(
+        default_factory=dict
+    )  # keys and accounts not to be used; administrators'
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,16 @@ class _Counts:
 class ReadOverview:
     """The use case; one for a process. Never raises for what is out of reach."""
 
-    def __init__(self, database: Database, gauge: Gauge | None, topology: Topology, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        gauge: Gauge | None,
+        topology: Topology,
+        clock: Clock,
+        told: Told | None = None,
+    ) -> None:
         self._database = database
+        self._told = told
         self._gauge = gauge
         self._topology = topology
         self._clock = clock
@@ -188,10 +196,16 @@ class ReadOverview:
             workers=gate.workers if gate else 0,
             slots=gate.slots if gate else 0,
             keys=gate.keys if gate and viewer is None else {},
-            quotas=quota_lines(self._topology, gate.quotas, sent, running) if gate and viewer is None else (),
+            quotas=self._quotas(gate, sent, running, now) if gate and viewer is None else (),
             own=own,
             done_at=self._done_at(own.batches, now),
         )
+
+    def _quotas(
+        self, gate: GateSight, sent: Mapping[Sender, Sent], running: Sequence[Running], now: float
+    ) -> Sequence[QuotaLine]:
+        said = self._told.said().get("dispatcher", {}) if self._told else {}
+        return quota_lines(self._topology, gate.quotas, sent, running, said, now)
 
     def _leads(self, gate: GateSight | None) -> bool:
         quiet = self._clock.monotonic() - self._beat[1]
@@ -216,4 +230,16 @@ def _own(conn: Connection, client_id: str | None) -> Own:
         overview.latest_tasks(conn, client_id, 10),
         list_dead(conn, client_id, limit=10),
         firing(conn) if client_id is None else (),
+        {name: at for name, at in load_pauses(conn).items() if _concerns(name, client_id)},
+        {} if client_id is not None else _refused(conn),
     )
+
+
+def _concerns(subject: str, client_id: str | None) -> bool:
+    """Whether a client is to know of a pause: keys and other clients are none of its business."""
+    kind = subject.partition(":")[0]
+    return client_id is None or kind in ("everything", "model") or subject == f"client:{client_id}"
+
+
+def _refused(conn: Connection) -> dict[str, Standing]:
+    return {name: how for name, how in load_health(conn).items() if how.condition is not Condition.ACTIVE}

@@ -19,7 +19,8 @@ from app.domain.standing import OldestWait, Standing, oldest_wait
 from app.services.client_settings import read_limits
 from app.services.lay_routes import lay_routes
 from app.services.ports import Clock
-from app.services.read_overview import Gauge, Overview, ReadOverview
+from app.services.read_dispatcher import Gauge
+from app.services.read_overview import Overview, ReadOverview
 from app.settings import Settings
 
 FRESH_SECONDS = 5.0

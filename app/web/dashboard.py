@@ -17,7 +17,8 @@ from app.services.authenticate import Authenticate
 from app.services.keep_session import KeepSession
 from app.services.lay_routes import lay_routes
 from app.services.ports import CallbackBell, Clock, Explain, NoBell, Reservoir
-from app.services.read_overview import Gauge, ReadOverview
+from app.services.read_dispatcher import Gauge, Told
+from app.services.read_overview import ReadOverview
 from app.services.replay_callbacks import DeadLetters
 from app.services.retry_task import RetryTask
 from app.settings import Settings
@@ -46,6 +47,7 @@ def install_dashboard(
     gauge: Gauge | None,
     explain: Explain,
     bell: CallbackBell | None = None,
+    told: Told | None = None,
 ) -> Live:
     """Add the pages. Opens nothing; the thread that reads for all starts with the first who follows."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
@@ -53,7 +55,7 @@ def install_dashboard(
     app.jinja_env.filters.update(FILTERS)
     install_sessions(app, admin_key)
     live = Live(
-        ReadOverview(database, gauge, lay_routes(settings), clock),
+        ReadOverview(database, gauge, lay_routes(settings), clock, told),
         lambda overview: render_parts(app.jinja_env, overview, flower_url),
         clock,
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),

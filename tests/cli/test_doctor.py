@@ -12,7 +12,7 @@ from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from tests.cli.running import environment, penstock
 
-SECRETS = ("sk-doctor-one-1234567890", "hunter2-of-redis", "hunter2-of-postgres")
+SECRETS = ("sk-doctor-one-1234567890", "hunter2-of-redis", "hunter2-of-postgres", "hunter2-of-alerts")
 
 CONFIG = """
 default_model = "deepseek-flash"
@@ -27,6 +27,8 @@ secret = "env:ONE_KEY"
 name = "unset"
 upstream = "sim"
 secret = "env:NOT_SET_ANYWHERE"
+[alerts]
+critical = ["env:WELL_FORMED", "env:BROKEN", "env:NOT_SET_EITHER"]
 [[model]]
 name = "deepseek-flash"
 tiers = [["main", "unset"]]
@@ -39,6 +41,8 @@ def test_every_part_is_looked_at_and_no_secret_is_told(tmp_path: Path) -> None:
         (tmp_path / "penstock.toml").write_text(CONFIG.format(url=upstream.base_url))
         env = environment(
             ONE_KEY=SECRETS[0],
+            WELL_FORMED="json://127.0.0.1:1/x",
+            BROKEN=f"nothing://{SECRETS[3]}",
             DATABASE_URL=f"sqlite:///{tmp_path}/penstock.db",
             REDIS_URL=f"redis://:{SECRETS[1]}@127.0.0.1:1/0",
         )
@@ -55,6 +59,7 @@ def test_every_part_is_looked_at_and_no_secret_is_told(tmp_path: Path) -> None:
     assert levels["Upstream sim", "TCP"] == "ok"
     assert levels["Key main", "/models"] == "ok"
     assert levels["Key main", "/user/balance"] == "ok"
+    assert [levels["Alerts", f"critical {number}"] for number in (1, 2, 3)] == ["ok", "fail", "fail"]
     assert ("Key unset", "/models") not in levels
     assert all(row["mend"] for row in told["checks"] if row["level"] != "ok")
     assert not any(secret in said.stdout + said.stderr for secret in SECRETS)

@@ -1,10 +1,13 @@
 """The pages on each database, in this process; tests keep apart by bringing their own clients."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import pytest
 from flask.testing import FlaskClient
@@ -43,14 +46,25 @@ class Gauge:
         return self.sight
 
 
+class Leader:
+    """What the dispatcher told last, as the test wants it."""
+
+    words: Mapping[str, Any] = MappingProxyType({})
+
+    def said(self) -> Mapping[str, Any]:
+        return {"dispatcher": self.words}
+
+
 @dataclass
 class SeenParts(Parts):
     """Parts with a view into Redis."""
 
     gauge: Gauge = None  # type: ignore[assignment]
+    told: Leader = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.gauge = Gauge()
+        self.told = Leader()
 
 
 class Browser:
@@ -117,6 +131,7 @@ def postgresql_pages(postgres_server: PostgresServer) -> Iterator[Pages]:
 def pages(request: pytest.FixtureRequest) -> Pages:
     found: Pages = request.getfixturevalue(f"{request.param}_pages")
     found.lose_database(False)
+    found.parts.told.words = {}
     found.reservoir.reset()
     found.parts.clock.ahead += 60.0  # what was read for earlier tests is old by now
     found.parts.gauge.sight = GateSight(term="t", beat=int(found.parts.clock.ahead), workers=1, slots=5)

@@ -6,8 +6,12 @@ import re
 
 import orjson
 import pytest
+from sqlalchemy import Connection
 
+from app.db.health import forget_health, save_health
+from app.db.pauses import add_pause, remove_pause
 from app.domain.attempt import Failure
+from app.domain.key_health import Condition, Standing
 from app.domain.outcome import Outcome
 from app.domain.sight import GateSight, QuotaSight
 from app.domain.task import Status
@@ -106,6 +110,51 @@ def test_only_administrators_see_quotas_and_keys(pages: Pages) -> None:
     own = pages.browser(pages.client()).get("/").text
     assert "429 from the upstream" not in own
     assert "Quotas" not in own
+
+
+def test_an_open_breaker_and_what_was_learned_stand_at_their_quotas(pages: Pages) -> None:
+    name = "account:k1:deepseek-flash"
+    quota = QuotaSight(name, cap=7, flight=3)
+    pages.parts.gauge.sight = GateSight(term="t", beat=-1, workers=1, quotas={quota.id: quota})
+    pages.parts.told.words = {
+        "breakers": {name: ["open", "half of the last 20 calls failed", 12.0]},
+        "learned": {name: {"rpm": 118.0, "tpm": None, "concurrency": 7}},
+    }
+    shown = pages.browser(key=ADMIN_KEY).get("/").text
+    assert "breaker open" in shown
+    assert "half of the last 20 calls failed; tried again in 12 s" in shown
+    assert "learned: 118 calls a minute, 7 at once" in shown
+    assert "half of the last 20" not in pages.browser(pages.client()).get("/").text
+
+
+def test_what_is_paused_or_refused_is_said_to_whom_it_concerns(pages: Pages) -> None:
+    alice, bob = pages.client(), pages.client()
+    subjects = ("model:deepseek-flash", f"client:{alice.id}", "key:k1")
+    now = pages.parts.clock.now()
+
+    def set_up(conn: Connection) -> None:
+        for subject in subjects:
+            add_pause(conn, subject, now)
+        save_health(conn, {"account:acme": Standing(Condition.NO_BALANCE, "402 from the upstream", now)}, now)
+
+    pages.database.write(set_up)
+    try:
+        told, hers, his = (
+            browser.get("/").text
+            for browser in (pages.browser(key=ADMIN_KEY), pages.browser(alice), pages.browser(bob))
+        )
+    finally:
+        pages.database.write(lambda conn: [remove_pause(conn, subject) for subject in subjects])
+        pages.database.write(lambda conn: forget_health(conn, ["account:acme"]))
+    for words in ("model deepseek-flash", f"client {alice.id}", "key k1", "penstock resume"):
+        assert words in told
+    assert "Account acme is without balance" in told
+    assert "402 from the upstream" in told
+    assert f"client {alice.id}" in hers
+    assert "model deepseek-flash" in his
+    for words in ("key k1", "without balance", "penstock resume"):
+        assert words not in hers + his
+    assert f"client {alice.id}" not in his
 
 
 def test_the_cookie_holds_no_key_and_no_script_can_read_it(pages: Pages) -> None:
