@@ -44,6 +44,13 @@ class DatabaseAnswers:
         except Exception as error:  # noqa: BLE001  # whatever it was, the answer itself is recorded elsewhere
             log.warning("an answer was not kept", error=type(error).__name__)
 
+    def stamp(self) -> str | None:
+        """The name of the last replacement. Never raises."""
+        try:
+            return self._database.read(lambda conn: cache_entries.stamp(conn, self._clock.now()))
+        except (DatabaseUnreachable, Unsealable):
+            return None
+
     def close(self) -> None:
         """End the committing thread."""
         self._commits.close()

@@ -12,6 +12,7 @@ from app.domain.answer import Answer
 from app.services.ports import AnswerCache, Clock
 
 _MOST = 10_000  # answers remembered, however small
+_TRUSTED = 1.0  # seconds for which what is remembered is given without asking whether something was replaced
 _OVERHEAD = 1_000  # bytes of memory that an answer takes beside its text
 
 
@@ -24,7 +25,8 @@ class _Remembered:
 class LocalAnswers:
     """Implements the AnswerCache port. The least recently used are forgotten first.
 
-    What another process replaces is given here for up to `seconds` more: that is the price of not asking.
+    Once a second the stamp of what was replaced is read: when another process replaced an answer, or nobody can tell
+    whether one did, all is forgotten here.
     """
 
     def __init__(self, inner: AnswerCache, clock: Clock, *, seconds: float, most_bytes: int) -> None:
@@ -33,26 +35,36 @@ class LocalAnswers:
         self._seconds = seconds
         self._least = most_bytes / _MOST
         self._lock = threading.Lock()
+        self._stamp: str | None = None
+        self._trusted_until = 0.0
+        self._forgotten = 0  # times: what was read before the last one is not remembered
         self._known: TLRUCache[str, _Remembered] = TLRUCache(
             most_bytes, ttu=lambda _key, value, _now: value.until, timer=clock.monotonic, getsizeof=self._size
         )
 
     def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
         """The answers that are known here or kept, by key."""
+        self._check()
         with self._lock:
+            forgotten = self._forgotten
             found = {key: known.answer for key in keys if (known := self._known.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         if missing:
             kept = self._inner.look(missing)
             for key, answer in kept.items():
-                self._remember(key, answer, self._seconds)
+                self._remember(key, answer, self._seconds, forgotten)
             found.update(kept)
         return found
 
     def keep(self, key: str, answer: Answer, seconds: float) -> None:
         """Keep an answer, and remember it."""
-        self._remember(key, answer, min(seconds, self._seconds))
+        self._check()
+        self._remember(key, answer, min(seconds, self._seconds), self._forgotten)
         self._inner.keep(key, answer, seconds)
+
+    def stamp(self) -> str | None:
+        """That of what is behind."""
+        return self._inner.stamp()
 
     def close(self) -> None:
         """Forget everything, and close what is behind."""
@@ -60,9 +72,25 @@ class LocalAnswers:
             self._known.clear()
         self._inner.close()
 
-    def _remember(self, key: str, answer: Answer, seconds: float) -> None:
+    def _check(self) -> None:
+        now = self._clock.monotonic()
+        with self._lock:
+            if now < self._trusted_until:
+                return
+            self._trusted_until = now + _TRUSTED  # others need not ask meanwhile
+        stamp = self._inner.stamp()
+        with self._lock:
+            if stamp is None or stamp != self._stamp:
+                self._known.clear()
+                self._forgotten += 1
+            self._stamp = stamp
+
+    def _remember(self, key: str, answer: Answer, seconds: float, forgotten: int) -> None:
+        """`forgotten`: as it stood before the answer was read."""
         remembered = _Remembered(answer, self._clock.monotonic() + seconds)
         with self._lock:
+            if forgotten != self._forgotten:
+                return
             try:
                 self._known[key] = remembered
             except ValueError:  # larger than all of them may be together

@@ -20,6 +20,7 @@ TIMEOUT = 0.25  # seconds: nobody waits longer for what can be had otherwise
 _PAUSE = 1.0  # seconds in which it is not asked again after it failed
 _PREFIX = "penstock:cache:"
 _USED = f"{_PREFIX}used"  # index: entries by their last use
+_REPLACED = f"{_PREFIX}replaced"  # when an entry last took an older one's place
 _FOLDER = Path(__file__).with_name("cache_lua")
 _AT_ONCE = 500  # entries in one script
 
@@ -54,7 +55,15 @@ class RedisAnswers:
     def keep(self, key: str, answer: Answer, seconds: float) -> None:
         """Keep an answer, in the place of an older one. Never raises."""
         milliseconds = max(1, int(seconds * 1000))
-        self._run(self._keep, [_USED, _PREFIX + key], [seal(write(key, answer)), milliseconds, *self._limits])
+        keys = [_USED, _PREFIX + key, _REPLACED]
+        self._run(self._keep, keys, [seal(write(key, answer)), milliseconds, *self._limits])
+
+    def stamp(self) -> str | None:
+        """When an entry was last replaced, by this Redis' clock. Never raises."""
+        (said,) = self._run(self._look, [_USED, _REPLACED], []) or (None,)
+        if said is None:
+            return "" if self._clock.monotonic() >= self._silent_until else None
+        return str(said.decode())
 
     def close(self) -> None:
         """Close its connections."""

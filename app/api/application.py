@@ -176,8 +176,8 @@ def _add_dashboard(app: PenstockApi, parts: Parts) -> None:
         settings=parts.settings,
         database=parts.database,
         clock=parts.clock,
-        reservoir=parts.reservoir,
         authenticate=app.house.authenticate,
+        retry=app.house.retry_task,
         gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
         bell=getattr(parts, "callback_bell", None),
         explain=parts.explain or NoExplanation(),

@@ -130,7 +130,7 @@ def build_house(parts: Parts) -> House:
     read_tasks = ReadTasks(database)
     policies = PolicyBook(database, clock, settings.access.default)
     admission = admission_of(settings, database, clock, policies)
-    retry_task = RetryTask(database, reservoir, clock)
+    retry_task = RetryTask(database, reservoir, clock, admission)
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     return House(
         authenticate=Authenticate(database, clock, admin_key),

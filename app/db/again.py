@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -23,7 +23,12 @@ _COPIED = (
     task.c.retry,
     task.c.callback_url,
     task.c.metadata,
+    task.c.facts,
+    task.c.prefix,
+    task.c.stored,
 )
+
+Admit = Callable[[Connection, NewTask], NewTask]  # raises Rejected
 
 
 def failed_task(conn: Connection, client_id: str | None, task_id: str) -> Any:
@@ -57,9 +62,9 @@ def failed_tasks(
     return list(conn.execute(found.order_by(task.c.seq).limit(limit)).scalars())
 
 
-def run_again(conn: Connection, task_id: str, new_id: str, now: float) -> bool:
+def run_again(conn: Connection, task_id: str, new_id: str, now: float, admit: Admit) -> bool:
     """Insert a copy that waits for the feeder, and mark the old one. False: it was replaced before, has
-    not failed, or is kept no more.
+    not failed, or is kept no more. Raises what `admit` raises: nothing is changed then.
 
     The mark is a compare-and-set: of two who ask at once, one makes a new task.
     """
@@ -74,5 +79,6 @@ def run_again(conn: Connection, task_id: str, new_id: str, now: float) -> bool:
     )
     old = conn.execute(found.where(task.c.id == task_id)).one()._asdict()
     expires_at = now + max(60.0, old.pop("lifetime"))
-    insert_tasks(conn, [NewTask(id=new_id, created_at=now, available_at=now, expires_at=expires_at, **old)])
+    new = NewTask(id=new_id, created_at=now, available_at=now, expires_at=expires_at, **old)
+    insert_tasks(conn, [admit(conn, new)])
     return True

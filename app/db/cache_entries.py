@@ -12,7 +12,10 @@ from sqlalchemy import Connection, Select, Text, delete, func, select, update
 from app.db.cost_tables import cache_entry
 from app.db.recordset import ROWS, encode, recordset
 from app.db.upsert import insert_or
+from app.domain.task import new_id
 
+_REPLACED = "replaced"  # no scope of anybody's: the name of the last replacement
+_LONG = 10 * 365 * 86400.0  # seconds
 USED_EVERY = 600.0  # seconds within which the last use is noted once
 
 
@@ -33,8 +36,10 @@ def look_up(conn: Connection, keys: Collection[str], now: float) -> list[Entry]:
 
 
 def keep(conn: Connection, entries: Sequence[tuple[str, str, float]], now: float) -> None:
-    """Keep (key, entry, seconds), each in the place of an older one."""
+    """Keep (key, entry, seconds), each in the place of an older one; that there was one changes the stamp."""
     newest = {key: (entry, seconds) for key, entry, seconds in entries}
+    if look_up(conn, newest, now):
+        newest[_REPLACED] = (new_id("stamp", now), _LONG)
     rows = [
         {"key": key, "entry": entry, "created_at": now, "expires_at": now + seconds, "used_at": now}
         for key, (entry, seconds) in sorted(newest.items())
@@ -42,6 +47,12 @@ def keep(conn: Connection, entries: Sequence[tuple[str, str, float]], now: float
     insert = insert_or(conn, cache_entry)
     fresh = {name: insert.excluded[name] for name in ("entry", "created_at", "expires_at", "used_at")}
     conn.execute(insert.on_conflict_do_update(index_elements=["key"], set_=fresh), rows)
+
+
+def stamp(conn: Connection, now: float) -> str:
+    """The name of the last replacement; empty when there was none."""
+    found = look_up(conn, [_REPLACED], now)
+    return found[0].entry if found else ""
 
 
 def note_use(conn: Connection, keys: Collection[str], now: float) -> None:

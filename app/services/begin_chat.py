@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from app.db.waiting_calls import WaitingCall
 from app.domain.client_patience import Patience
-from app.domain.errors import Rejected
+from app.domain.errors import OverLimit
 from app.domain.prefer import Preference
 from app.domain.repeat import Repeat
 from app.domain.request import TaskRequest
@@ -17,14 +17,15 @@ from app.services.hold_connections import HoldConnections
 from app.services.submit_task import SubmitTask
 from app.services.wait_for_task import Waiters
 
+_AGAIN_SECONDS = 2.0  # after which a call that found no room may be sent again
 LOOK_EVERY = 1.0  # seconds between looks whether the client is still there
 
 
-class TooManyWaiting(Rejected):
-    """This process can hold no more connections."""
+class TooManyWaiting(OverLimit):
+    """This process can hold no more connections, whoever's they are; another may, or this one soon."""
 
-    status = 429
-    type = "rate_limit_error"
+    status = 503
+    type = "server_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +133,9 @@ class BeginChat:
         entered: AbstractContextManager[threading.Event | None] = self._waiters.enter(task_id)
         bell = stack.enter_context(entered)
         if bell is None:
-            raise TooManyWaiting("too many calls wait here now; try again soon", code="too_many_waiting")
+            raise TooManyWaiting(
+                "as many calls wait here as may; send it again soon, or submit it to /v1/tasks",
+                code="too_many_waiting",
+                retry_after=_AGAIN_SECONDS,
+            )
         return bell

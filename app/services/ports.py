@@ -227,6 +227,9 @@ class AnswerCache(Protocol):
     def keep(self, key: str, answer: KeptAnswer, seconds: float) -> None:
         """Keep an answer for so long, in the place of an older one."""
 
+    def stamp(self) -> str | None:
+        """Changes whenever an answer takes an older one's place, in whatever process. None: it cannot be told now."""
+
     def close(self) -> None:
         """Let go of what it holds open."""
 
@@ -240,6 +243,10 @@ class NoAnswers:
 
     def keep(self, key: str, answer: KeptAnswer, seconds: float) -> None:
         """Keeps nothing."""
+
+    def stamp(self) -> str | None:
+        """Nothing is ever replaced."""
+        return ""
 
     def close(self) -> None:
         """Holds nothing."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
 from app.db import again
 from app.db.database import Database
+from app.db.submissions import NewTask
 from app.domain.again import may_run_again
-from app.domain.errors import Conflict, NotFound
+from app.domain.errors import Conflict, NotFound, Rejected
 from app.domain.identity import is_id
 from app.domain.task import new_id
+from app.services.admit import Admission
 from app.services.ports import Clock, Reservoir
 
 
 class RetryTask:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, reservoir: Reservoir, clock: Clock, admission: Admission | None = None
+    ) -> None:
+        self._admission = admission
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
@@ -23,8 +30,8 @@ class RetryTask:
         """Submit again what failed or expired; gives back the new task's id.
 
         `client_id` None: whoever owns it. The new task has the old one's request, callback and time to live, and
-        belongs to no batch. Raises NotFound, Conflict (it has not failed, would fail again, or was retried before),
-        DatabaseUnreachable.
+        belongs to no batch; policies, limits and budget hold for it as for any submission. Raises NotFound, Conflict
+        (it has not failed, would fail again, or was retried before), what admission refuses, DatabaseUnreachable.
         """
         found = (
             self._database.read(lambda conn: again.failed_task(conn, client_id, task_id))
@@ -37,7 +44,16 @@ class RetryTask:
             raise Conflict("this task cannot be run again", param="task_id", code="not_retryable")
         now = self._clock.now()
         new = new_id("task", now)
-        if not self._database.write(lambda conn: again.run_again(conn, task_id, new, now)):
+        if not self._database.write(lambda conn: again.run_again(conn, task_id, new, now, self._admit)):
             raise Conflict("this task was run again already", param="task_id", code="not_retryable")
         self._reservoir.ring()
         return new
+
+    def _admit(self, conn: Connection, row: NewTask) -> NewTask:
+        if self._admission is None:
+            return row
+        drafted = self._admission.draft(row, row.stored)
+        decided = self._admission.take(conn, [drafted]).get(row.id, drafted)
+        if isinstance(decided, Rejected):
+            raise decided
+        return decided

@@ -16,7 +16,7 @@ from app.domain.errors import Rejected, Unauthenticated, Unreachable
 from app.services.authenticate import Authenticate
 from app.services.keep_session import KeepSession
 from app.services.lay_routes import lay_routes
-from app.services.ports import CallbackBell, Clock, Explain, NoBell, Reservoir
+from app.services.ports import CallbackBell, Clock, Explain, NoBell
 from app.services.read_dispatcher import Gauge, Told
 from app.services.read_overview import ReadOverview
 from app.services.replay_callbacks import DeadLetters
@@ -42,8 +42,8 @@ def install_dashboard(
     settings: Settings,
     database: Database,
     clock: Clock,
-    reservoir: Reservoir,
     authenticate: Authenticate,
+    retry: RetryTask,
     gauge: Gauge | None,
     explain: Explain,
     bell: CallbackBell | None = None,
@@ -61,7 +61,7 @@ def install_dashboard(
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),
     )
     deeds = Deeds(
-        RetryTask(database, reservoir, clock),
+        retry,
         DeadLetters(database, bell or NoBell(), clock),
     )
     gatekeeper = Gatekeeper(KeepSession(database, authenticate, clock, admin_key))

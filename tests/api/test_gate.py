@@ -6,16 +6,18 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from app.db.access_tables import audit, budget_use
 from app.db.tables import task, task_content
+from app.domain.request import BatchRequest, TaskRequest
 from app.services.keep_access import KeepAudit, KeepBudgets
 from app.services.keep_retention import KeepRetention
 from app.services.ports import Rate
 from app.services.tell_places import admission_of
 from app.settings.access_models import StorageSettings
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
+from tests.stack import wait_until
 
 _numbers = count(1)
 _days = count(400, 60)
@@ -212,6 +214,75 @@ def test_a_client_that_waits_gets_what_fits_when_it_fits(
     world.end(ids[0])
     keep_budgets(world)
     assert holds() == [0, 0, 0 if batch_size is None else 2]
+
+
+def test_a_batch_that_waits_for_its_budget_does_not_begin_before_all_of_it_is_there(
+    world: World, admin: Client
+) -> None:
+    alice = made(world, admin, limits={"tokens_per_day": 50_000_000, "over_budget": "wait"})
+    stored, later_on = select(task.c.hold, task.c.status).where(task.c.client_id == alice.id), []
+
+    def requests() -> Iterator[TaskRequest]:
+        for number in range(1300):
+            if number == 1200:
+                wait_until(lambda: world.database.read(lambda c: c.execute(stored).all()), what="a chunk")
+                keep_budgets(world)
+                later_on.extend(world.database.read(lambda c: c.execute(stored).all()))
+            yield TaskRequest([{"role": "user", "content": "x"}])
+
+    world.app.house.submit_batch.submit(alice.id, BatchRequest(), requests())
+    assert {tuple(row) for row in later_on} == {(6, "queued")}, "nothing was let go in the middle"
+    assert not any(map(sum, spent(world, alice))), "nothing was reserved in the middle"
+    keep_budgets(world)
+    assert 0 in {row.hold for row in world.database.read(lambda c: c.execute(stored).all())}
+
+
+def failed(world: World, name: str) -> str:
+    """A task of that id that has failed."""
+    changed = update(task).where(task.c.id == name).values(status="failed", error_code="upstream_unavailable")
+    world.database.write(lambda c: c.execute(changed))
+    return name
+
+
+def test_a_task_that_is_run_again_needs_room_in_the_budget_as_any_other(world: World, admin: Client) -> None:
+    alice = made(world, admin, limits={"tokens_per_day": 5000})
+    first = failed(world, alice.submit("hello", parameters={"max_tokens": 3000}))
+    keep_budgets(world)
+    assert spent(world, alice) == [(0, 0)] * 2, "the failed one used nothing"
+    alice.submit("other", parameters={"max_tokens": 4000})
+    before = spent(world, alice)
+    refused = alice.post(f"/v1/tasks/{first}/retry")
+    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
+    assert spent(world, alice) == before
+    assert alice.task(first)["status"] == "failed"
+    raised = {"limits": {"tokens_per_day": 50_000}}
+    assert admin.call("PATCH", f"/v1/admin/clients/{alice.id}", raised).status_code == 200
+    later(world)
+    assert alice.post(f"/v1/tasks/{first}/retry").status_code in (200, 202)
+    assert spent(world, alice)[0][0] > before[0][0] + 3000
+
+
+def test_a_policy_holds_for_what_is_run_again(world: World, admin: Client, alice: Client) -> None:
+    name = failed(world, alice.submit("hello"))
+    rule = {"effect": "deny", "principal": [f"client:{alice.id}"], "resource": [f"api:{MODEL}"]}
+    assert admin.post("/v1/admin/policies", rule).status_code == 201
+    later(world)
+    assert alice.post(f"/v1/tasks/{name}/retry").status_code == 403
+
+
+def test_failed_lines_that_are_run_again_need_room_in_the_budget(world: World, admin: Client) -> None:
+    alice = made(world, admin, limits={"tokens_per_day": 5000})
+    lines = [{"prompt": "x", "parameters": {"max_tokens": 1500}}] * 3
+    batch = alice.post("/v1/batch", {"requests": lines}).json
+    world.end(*batch["task_ids"][:1])
+    for name in batch["task_ids"][1:]:
+        failed(world, name)
+    keep_budgets(world)
+    alice.submit("other", parameters={"max_tokens": 3000})
+    before = spent(world, alice)
+    refused = alice.post(f"/v1/batch/{batch['id']}/retry")
+    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
+    assert spent(world, alice) == before
 
 
 def test_a_budget_of_money_needs_a_known_price(world: World, admin: Client) -> None:

@@ -110,6 +110,26 @@ def test_beyond_the_limit_polls_are_answered_at_once(world: World, alice: Client
         assert {poll.result()["status"] for poll in polls} == {"queued"}
 
 
+def test_beyond_the_limit_a_chat_call_is_sent_elsewhere_and_nothing_is_stored(
+    world: World, alice: Client
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    with an_app(world, api={"waiters": 1, "threads": 10}) as app:
+        poll = Poll(app, alice, alice.submit(), 50)
+        until(lambda: waiters(app) == 1)
+        before = alice.get("/v1/tasks").json["data"]
+        for more in ({}, {"stream": True}):
+            full = Client(alice.id, alice.key, app.test_client()).post("/v1/chat/completions", body | more)
+            error = full.json["error"]
+            assert (full.status_code, error["code"]) == (503, "too_many_waiting")
+            assert error["type"] == "server_error"
+            assert full.headers["Retry-After"] == "2"
+            assert "x-should-retry" not in full.headers
+        assert alice.get("/v1/tasks").json["data"] == before
+        app.drain()
+        poll.result()
+
+
 def test_after_the_end_has_begun_nobody_waits(world: World, alice: Client) -> None:
     task_id = alice.submit()
     with an_app(world) as app:

@@ -146,6 +146,9 @@ class Counting:
     def keep(self, key: str, answer: Answer, seconds: float) -> None:
         self.kept[key] = answer
 
+    def stamp(self) -> str:
+        return ""
+
     def close(self) -> None: ...
 
 
@@ -159,6 +162,56 @@ def test_a_process_asks_once_in_five_minutes_for_what_is_there(clock: MovableClo
     clock.ahead = 301
     local.look(["k"])
     assert inner.asked[-1] == "k"
+
+
+def test_what_one_process_replaces_another_gives_no_more_a_second_later(
+    answers: AnswerCache, clock: MovableClock
+) -> None:
+    here, there = (LocalAnswers(answers, clock, seconds=300, most_bytes=10**6) for _ in range(2))
+    here.keep("k", ANSWER, 600)
+    here.keep("other", ANSWER, 600)
+    assert there.look(["k"]) == {"k": ANSWER}
+    here.keep("k", OTHER, 600)
+    clock.ahead += 1.1
+    assert there.look(["k", "other"]) == {"k": OTHER, "other": ANSWER}
+
+
+def test_what_was_read_before_a_replacement_is_not_remembered_after_it(clock: MovableClock) -> None:
+    inner = Counting()
+    inner.keep("k", ANSWER, 60)
+    local = LocalAnswers(inner, clock, seconds=300, most_bytes=10**6)
+    stamps = iter(["1", "2", "2"])
+    inner.stamp = lambda: next(stamps)  # type: ignore[method-assign]
+    read = inner.look
+
+    def read_slowly(keys: Collection[str]) -> Mapping[str, Answer]:
+        old = read(keys)
+        inner.look = read  # type: ignore[method-assign]
+        inner.keep("k", OTHER, 60)
+        clock.ahead += 1.1
+        assert local.look(["k"]) == {"k": OTHER}
+        return old
+
+    inner.look = read_slowly  # type: ignore[method-assign]
+    local.look(["k"])
+    assert local.look(["k"]) == {"k": OTHER}
+
+
+def test_while_nobody_can_tell_what_was_replaced_nothing_remembered_is_given(
+    make_redis: Callable[..., RedisServer], clock: MovableClock
+) -> None:
+    server = make_redis()
+    kept = RedisAnswers(server.url, clock, entries=5, longest_seconds=1000)
+    local = LocalAnswers(kept, clock, seconds=300, most_bytes=10**6)
+    local.keep("k", ANSWER, 600)
+    server.kill()
+    clock.ahead += 1.1
+    assert local.look(["k"]) == {}
+    server.restart()
+    clock.ahead += 1.1
+    local.keep("k", ANSWER, 600)
+    assert local.look(["k"]) == {"k": ANSWER}
+    local.close()
 
 
 def test_what_is_kept_for_less_is_remembered_for_less(clock: MovableClock) -> None:

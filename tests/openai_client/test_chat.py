@@ -80,6 +80,7 @@ def test_what_the_caller_adds_reaches_the_upstream_and_what_is_ours_does_not(
             "priority": "high",
             "expires_in": "1h",
             "callback_url": "https://example.com/hook",
+            "cache": {"mode": "off"},
         },
     )
     assert (got.id, got.choices[0].message.content) == ("chatcmpl-recorded", "recorded")

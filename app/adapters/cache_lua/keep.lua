@@ -1,9 +1,12 @@
 -- Keeps an entry, and bounds how many there are: those unused for longer than any may live are forgotten, then the
--- least recently used. KEYS: the index of uses, the entry. ARGV: what it holds, milliseconds it lives, entries at most,
+-- least recently used. KEYS: the index of uses, the entry, the instant of the last replacement. ARGV: what it holds, milliseconds it lives, entries at most,
 -- seconds any may live.
-local used, entry = KEYS[1], KEYS[2]
+local used, entry, replaced = KEYS[1], KEYS[2], KEYS[3]
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
+if redis.call('EXISTS', entry) == 1 then
+  redis.call('SET', replaced, clock[1] .. '.' .. clock[2])
+end
 redis.call('SET', entry, ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', used, string.format('%.6f', now), entry)
 redis.call('ZREMRANGEBYSCORE', used, '-inf', now - tonumber(ARGV[4]) - 1)
