@@ -10,6 +10,7 @@ from itertools import chain
 from flask import request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from app.api.paced_reading import TooSlow
 from app.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes
@@ -19,7 +20,9 @@ _HEARD_OUT = (
 
 
 def read_body(most: int) -> bytes:
-    """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off."""
+    """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off,
+    (408) when it comes too slowly.
+    """
     return b"".join(pieces(most))
 
 
@@ -84,6 +87,8 @@ def _next_piece(most: int) -> bytes:
         return request.stream.read(_PIECE)
     except RequestEntityTooLarge:
         raise _too_large(most) from None
+    except TooSlow:
+        raise Invalid("the body came too slowly", code="request_timeout", status=408) from None
     except (ClientDisconnected, OSError) as error:
         raise _broken_off() from error
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from app.api.http_worker import WorkerOfThreads
+from app.api.http_worker import worker_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Serving:
     port: int = 8000
     processes: int = 1  # each with waiters, threads and database connections of its own
     threads: int = 576
+    patience_seconds: float = 30.0  # see paced_reading.py
     graceful_seconds: float = 30.0  # what running requests get after SIGTERM
 
 
@@ -53,7 +54,7 @@ def options(how: Serving) -> dict[str, Any]:
     return {
         "bind": f"[{how.host}]:{how.port}" if ":" in how.host else f"{how.host}:{how.port}",
         "workers": how.processes,
-        "worker_class": WorkerOfThreads,
+        "worker_class": worker_with(how.patience_seconds),
         "threads": how.threads,
         "worker_connections": how.threads + 1024,  # kept-alive connections hold no thread
         "keepalive": 75,  # longer than the pools of clients and proxies keep theirs

@@ -47,7 +47,8 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     from app.wsgi import create_app
 
     settings = load_settings(None, os.environ)
-    serve(create_app, Serving(host=host, port=port, processes=processes, threads=settings.api.threads))
+    serving = Serving(host, port, processes, settings.api.threads, settings.api.patience)
+    serve(create_app, serving)
 
 
 def metrics_option(command: Any) -> Any:

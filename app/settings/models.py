@@ -220,6 +220,9 @@ class ApiSettings(Section):
     max_task_body: Count = 10 * MIB
     # Bytes of the body of POST /v1/batch at most.
     max_batch_body: Count = 512 * MIB
+    # Seconds that a request may keep us waiting for its bytes, beside one for each KiB it has sent: then 408. As long
+    # is waited for somebody to take an answer.
+    patience: Annotated[float, Field(ge=1, le=3600)] = 30.0
     # Long polls that may wait at once; beyond it `?wait` answers at once.
     waiters: Annotated[int, Field(ge=0, le=10000)] = 512
     # Threads of one API process. A waiter holds one, so there must be more threads than waiters.

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import select
 import selectors
 import signal
 import socket
@@ -27,7 +28,7 @@ class Api:
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.stack = Stack(
             folder,
-            configuration("http://127.0.0.1:9/v1", KEYS),
+            configuration("http://127.0.0.1:9/v1", KEYS, more="[api]\npatience = 4.0\n"),
             database_url=database_url,
             redis_url=redis_url,
             environment=key_environment(KEYS),
@@ -78,12 +79,39 @@ def body_of(answer: bytes) -> Any:
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"A%d: x\r\n" % n for n in range(101)) + b"\r\n", 431),
     ],
 )
 def test_what_is_not_http_is_refused_in_the_envelope(api: Api, sent: bytes, status: int) -> None:
     answer = api.raw(sent)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert body_of(answer)["error"]["code"] == "malformed_request"
+
+
+def test_who_sends_a_byte_now_and_then_is_sent_away(api: Api) -> None:
+    """In the head and in the body alike; a whole request meanwhile is served."""
+    starts = (
+        b"GET / HTTP/1.1\r\nA: ",
+        api.head("POST /v1/tasks HTTP/1.1", "Content-Length: 1000") + b'{"a": "',
+    )
+    connections = [socket.create_connection(("127.0.0.1", api.stack.port), timeout=30) for _ in starts]
+    try:
+        for connection, start in zip(connections, starts, strict=True):
+            connection.sendall(start)
+        waiting, until = dict(zip(connections, starts, strict=True)), time.monotonic() + 60
+        while waiting and time.monotonic() < until:
+            for connection in select.select(list(waiting), [], [], 0.2)[0]:
+                answer = b"".join(iter(lambda one=connection: one.recv(65536), b""))
+                assert answer.startswith(b"HTTP/1.1 408 "), answer
+                assert answer.count(b"HTTP/1.1") == 1
+                waiting.pop(connection)
+            for connection in waiting:
+                connection.sendall(b"x")
+        assert not waiting
+        assert api.admin.call("GET", "/v1/tasks").status == 200
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 @pytest.mark.parametrize("body", [b"zz\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloXX0\r\n\r\n"])

@@ -1,0 +1,62 @@
+"""Requests must keep coming: who sends a byte now and then would hold a thread for ever.
+
+Only waiting for the sender counts, not what the application does between two reads.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from typing import Any
+
+from gunicorn import http
+from gunicorn.http.errors import ParseException
+from gunicorn.http.unreader import SocketUnreader
+
+LEAST_PACE = 1024  # bytes per second, beyond the patience
+
+
+class TooSlow(ParseException):  # type: ignore[misc]
+    """A request came slower than is waited for."""
+
+
+class PacedUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads a socket; each request may keep it waiting `patience` seconds, and one more for each KiB it has sent."""
+
+    def __init__(self, sock: socket.socket, patience: float) -> None:
+        super().__init__(sock)
+        self._patience = patience
+        self.begin()
+
+    def begin(self) -> None:
+        """Another request begins."""
+        self._read = 0
+        self._waited = 0.0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next bytes. Raises TooSlow."""
+        left = self._patience + self._read / LEAST_PACE - self._waited
+        if left <= 0:
+            raise TooSlow
+        began, before = time.monotonic(), self.sock.gettimeout()
+        self.sock.settimeout(left if before is None else min(left, before))
+        try:
+            data: bytes = super().chunk(size_hint)
+        except TimeoutError:
+            raise TooSlow from None
+        finally:
+            self.sock.settimeout(before)
+            self._waited += time.monotonic() - began
+        self._read += len(data)
+        return data
+
+
+def paced_parser(cfg: Any, conn: Any, patience: float) -> Any:
+    """gunicorn's parser for a new connection, which is not read from, nor written to, for longer than is meet."""
+    # Who does not take his answer is given up too, by the kernel: sending stays one blocking call.
+    limit = struct.pack("ll", max(1, int(patience)), 0)
+    conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    parser = http.get_parser(cfg, conn.sock, conn.client)
+    parser.unreader = PacedUnreader(conn.sock, patience)
+    return parser
