@@ -9,6 +9,9 @@ from pathlib import Path
 
 PLACES = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime")
 READ_AGAIN_SECONDS = 1
+# Python sleeps by clock_nanosleep until an instant of the monotonic clock, which libfaketime 0.9 reckons wrongly when it
+# is to leave that clock alone (EINVAL): processes with it sleep by select instead.
+SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
 
 
 def library() -> Path | None:
@@ -28,12 +31,16 @@ class Clock:
         assert found is not None, "libfaketime is not installed (on Debian: apt-get install faketime)"
         self._file = folder / "faketime"
         self.step(0)
+        python = folder / "python"
+        python.mkdir()
+        (python / "sitecustomize.py").write_text(SLEEP, encoding="ascii")
         self.environment = {
             "LD_PRELOAD": str(found),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": str(READ_AGAIN_SECONDS),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(python), os.environ.get("PYTHONPATH")))),
         }
 
     def step(self, seconds: int) -> None:

@@ -1,0 +1,82 @@
+"""The policy document of the documentation, word for word, as callers meet it behind a trusted proxy."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from app.db.database import Database
+from app.db.migrate import upgrade
+from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings
+
+DOCUMENT = (
+    b'{"effect":"allow","principal":["user:team_a"],"resource":["api:deepseek-chat"],"condition":'
+    b'{"time":{"between":["09:00","18:00"]},"ip":{"in":["192.168.1.0/24"]}}}'
+)
+MODELS = [{"name": name, "tiers": [["k1"]]} for name in ("deepseek-chat", "deepseek-other")]
+INSIDE, OUTSIDE = "192.168.1.7", "192.168.2.7"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[World]:
+    """Whatever no policy allows is denied; a proxy on this machine is believed."""
+    url = f"sqlite:///{tmp_path}/penstock.db"
+    upgrade(url)
+    access = {"default": "deny", "trusted_proxies": ["127.0.0.1/32"]}
+    parts = Parts(
+        Database(url), url, make_settings(access=access, model=MODELS, default_model="deepseek-chat")
+    )
+    world = World(parts)
+    yield world
+    world.app.close()
+    parts.database.close()
+
+
+def at_hour(world: World, hour: int) -> None:
+    """Tomorrow, at so many hours UTC."""
+    now = dt.datetime.now(dt.UTC)
+    then = (now + dt.timedelta(days=1)).replace(hour=hour, minute=0, second=0)
+    world.parts.clock.ahead = (then - now).total_seconds()
+
+
+def status(client: Client, address: str, model: str = "deepseek-chat") -> int:
+    return client.post("/v1/tasks", {"prompt": "x", "model": model}, x_forwarded_for=address).status_code
+
+
+def member(world: World, name: str, team: str) -> Client:
+    made = world.anonymous(ADMIN_KEY).post("/v1/admin/clients", {"id": name, "team": team})
+    assert made.status_code == 201, made.data
+    return Client(name, made.json["api_key"], world.app.test_client())  # type: ignore[index]
+
+
+def test_the_document_lets_its_team_in_at_its_hours_from_its_addresses_and_nobody_else(
+    guarded: World,
+) -> None:
+    at_hour(guarded, 12)
+    alice, stranger = member(guarded, "alice", "team_a"), member(guarded, "stranger", "team_b")
+    admin = guarded.anonymous(ADMIN_KEY)
+    assert status(alice, INSIDE) == 403
+    kept = admin.post("/v1/admin/policies", DOCUMENT, content_type="application/json")
+    assert kept.status_code == 201, kept.data
+    at_hour(guarded, 13)  # every process has read it by now
+    assert status(alice, INSIDE) == 202
+    assert status(alice, OUTSIDE) == 403
+    assert (
+        status(alice, f"{INSIDE}, {OUTSIDE}") == 403
+    )  # what a stranger wrote in front of his own is not believed
+    assert status(alice, INSIDE, "deepseek-other") == 403
+    assert status(stranger, INSIDE) == 403
+    at_hour(guarded, 20)
+    assert status(alice, INSIDE) == 403
+    entries = [orjson.loads(line) for line in admin.get("/v1/admin/audit?client_id=alice").data.splitlines()]
+    assert {entry["address"] for entry in entries} == {INSIDE, OUTSIDE}
+
+
+def test_without_trusted_proxies_a_forwarded_address_is_believed_of_nobody(
+    world: World, alice: Client
+) -> None:
+    name = alice.post("/v1/tasks", {"prompt": "x"}, x_forwarded_for=INSIDE).json["id"]  # type: ignore[index]
+    (line,) = world.anonymous(ADMIN_KEY).get(f"/v1/admin/audit?task_id={name}").data.splitlines()
+    assert orjson.loads(line)["address"] == "127.0.0.1"
