@@ -106,7 +106,7 @@ class CallbackHttp:
         try:
             if connection.sock is None:
                 connection.connect()
-            sock = cast("TimedSocket | TimedTLSSocket", connection.sock)
+            sock = cast("TimedSocket", connection.sock)
             sock.deadline = deadline
             headers = {"Host": target.authority, **_agent(parcel), **parcel.headers}
             connection.request("POST", target.path, body=parcel.body, headers=headers, preload_content=False)

@@ -65,30 +65,19 @@ class TimedSocket(socket.socket):
         self._arm()
         return super().recv_into(*args, **kwargs)
 
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        """As socket's. Raises TimeoutError at the deadline. What `sendall` of a TLS socket is made of."""
+        self._arm()
+        return super().send(*args, **kwargs)
+
     def sendall(self, *args: Any, **kwargs: Any) -> None:
         """As socket's. Raises TimeoutError at the deadline."""
         self._arm()
         super().sendall(*args, **kwargs)
 
 
-class TimedTLSSocket(ssl.SSLSocket):
-    """The same over TLS; its `sendall` is made of `send`."""
-
-    deadline: Deadline | None = None
-
-    def _arm(self) -> None:
-        if self.deadline is not None:
-            self.settimeout(self.deadline.left())
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        """As SSLSocket's. Raises TimeoutError at the deadline."""
-        self._arm()
-        return super().recv_into(*args, **kwargs)
-
-    def send(self, *args: Any, **kwargs: Any) -> int:
-        """As SSLSocket's. Raises TimeoutError at the deadline."""
-        self._arm()
-        return super().send(*args, **kwargs)
+class TimedTLSSocket(TimedSocket, ssl.SSLSocket):
+    """The same over TLS."""
 
 
 def open_socket(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 import urllib3
 
@@ -33,6 +34,7 @@ FLOWER_PAGES = (
 )
 
 
+@pytest.mark.timeout(300)
 def test_planted_secrets_and_prompts_are_found_nowhere(tmp_path: Path, redis_url: str) -> None:
     """The run: a task that succeeds, one that the upstream refuses in words that quote its prompt, a batch, a file,
     a refusal, administration; content encrypted; Flower watches all of it.

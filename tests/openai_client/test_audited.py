@@ -2,6 +2,7 @@
 
 import openai
 import orjson
+import pytest
 
 from tests.openai_client.test_batches import line, read, run
 from tests.openai_client.world import FAST, World, ask
@@ -18,6 +19,7 @@ def entries(world: World, client_id: str) -> list[dict[str, object]]:
     return [orjson.loads(row) for row in answer.data.splitlines()]
 
 
+@pytest.mark.timeout(300)
 def test_chat_calls_files_and_batches_are_in_the_audit_log_without_their_prompts(world: World) -> None:
     caller = world.stack.add_client("audited")
     client = openai.OpenAI(base_url=f"{world.stack.url}/v1", api_key=caller.key, max_retries=0)
