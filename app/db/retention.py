@@ -60,11 +60,13 @@ def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, fl
     """Walk up to `limit` tasks in their order, and delete those that ended too long ago.
 
     `before` is the instant for most clients, `own` holds those of others. Tasks of batches go with the rest.
+    The walk ends where all of a page are too young: later rows are younger, and a million that wait are not read.
     """
     latest = max([before, *own.values()])
-    found = select(task.c.seq, task.c.id, task.c.client_id, task.c.status, task.c.finished_at)
-    found = found.where(task.c.seq > after, task.c.created_at < latest)
-    rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
+    found = select(
+        task.c.seq, task.c.id, task.c.client_id, task.c.status, task.c.created_at, task.c.finished_at
+    )
+    rows = conn.execute(found.where(task.c.seq > after).order_by(task.c.seq).limit(limit)).all()
     old = [
         row
         for row in rows
@@ -73,7 +75,8 @@ def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, fl
         and row.finished_at < own.get(row.client_id, before)
     ]
     deleted = _delete(conn, [row.seq for row in old], [row.id for row in old])
-    return Looked(rows[-1].seq if len(rows) == limit else None, deleted)
+    more = len(rows) == limit and any(row.created_at < latest for row in rows)
+    return Looked(rows[-1].seq if more else None, deleted)
 
 
 def delete_empty_batches(conn: Connection, before: float, limit: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PLACES = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime")
 READ_AGAIN_SECONDS = 1
-# Python sleeps by clock_nanosleep until an instant of the monotonic clock, which libfaketime 0.9 reckons wrongly when it
+# Python sleeps by clock_nanosleep until an instant of the monotonic clock, which libfaketime 0.9 reckons wrongly if it
 # is to leave that clock alone (EINVAL): processes with it sleep by select instead.
 SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
 
