@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, literal_column, select, text
+from sqlalchemy import Connection, select, text
 
 from app.db.access_tables import budget_use
 from app.db.clients import list_clients
@@ -31,18 +31,15 @@ def waits(conn: Connection, now: float) -> list[Wait]:
     found += [tuple(row) for row in conn.execute(fed)]
     for queue in unfed_queues(conn)[:_QUEUES]:
         first = select(*_COLUMNS).where(task.c.queue == queue, text(UNFED))
-        first = first.order_by(task.c.queue, task.c.front, task.c.step, task.c.seq).limit(1)
+        first = first.order_by(task.c.queue, task.c.front, task.c.step, task.c.due, task.c.seq).limit(1)
         found += [tuple(row) for row in conn.execute(first)]
     return found
 
 
 def work_waits(conn: Connection) -> bool:
     """Whether any task could run now."""
-    for condition in (FED, UNFED):
-        one: Select[Any] = select(literal_column("1")).select_from(task).where(text(condition)).limit(1)
-        if conn.execute(one).first() is not None:
-            return True
-    return False
+    fed = select(task.c.seq).where(text(FED)).order_by(task.c.fed_at, task.c.seq).limit(1)
+    return conn.execute(fed).first() is not None or bool(unfed_queues(conn))
 
 
 def calls_after(conn: Connection, seq: int, most: int) -> list[Any]:

@@ -77,7 +77,7 @@ def unfed_by_queue(conn: Connection, most: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for queue in unfed_queues(conn)[:MOST_QUEUES]:
         rows: Select[Any] = select(literal_column("1").label("one")).where(task.c.queue == queue, text(UNFED))
-        rows = rows.order_by(task.c.queue, task.c.front, task.c.step, task.c.seq).limit(most)
+        rows = rows.order_by(task.c.queue, task.c.front, task.c.step, task.c.due, task.c.seq).limit(most)
         found[queue] = conn.execute(select(func.count()).select_from(rows.subquery())).scalar_one()
     return found
 

@@ -48,7 +48,7 @@ class ReadStanding:
 
     def _read(self) -> Standing:
         seen = self._overview.read([None])[None]
-        oldest, budgets, health = self._rest()
+        oldest, budgets, health = self._rest() if seen.database else (None, {}, {})
         return Standing(
             redis=seen.redis,
             database=seen.database,

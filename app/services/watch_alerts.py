@@ -1,6 +1,6 @@
 """Watch over the service: the leader does, and an API process while no leader beats; never two at once.
 
-Who watches is a row that is taken by compare-and-set and beats. A watcher whose beat stands still for ten seconds, on
+Who watches is a row that is taken by compare-and-set and beats. A watcher whose beat stands still for three looks, on
 the clock of whoever looks, is succeeded. Alerts are rows too, so that a successor neither tells them anew nor forgets
 their ends; a message may be sent twice when a watcher is killed right after sending it.
 """
@@ -22,7 +22,8 @@ from app.services.send_alerts import SendAlerts
 
 log = structlog.get_logger("penstock.alerts")
 
-SILENCE = 10.0  # seconds
+LOOKS = 3  # that a watcher may miss
+SHORTEST_SILENCE = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class WatchAlerts:
         1. Hold the watch, or leave it. 2. Measure. 3. Let alerts take their steps, and write them.
         4. Hand out what is news. 5. Say that all is well, when it is.
         """
-        silence = max(SILENCE, 3 * self.watching.every)
+        silence = max(SHORTEST_SILENCE, LOOKS * self.watching.every)
         self.watches = self.database.write(lambda conn: self._watch.hold(conn, silence))
         if not self.watches:
             return False

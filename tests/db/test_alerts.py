@@ -24,7 +24,7 @@ from app.domain.sight import GateSight
 from app.services.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
 from app.services.measure_alerts import MeasureAlerts
 from app.services.send_alerts import Addresses, SendAlerts
-from app.services.watch_alerts import SILENCE, WatchAlerts, Watching
+from app.services.watch_alerts import LOOKS, WatchAlerts, Watching
 from tests.redis.gate_world import HandClock
 
 BUDGET = next(rule for rule in RULES if rule.name == "budget")
@@ -100,7 +100,7 @@ def test_one_of_two_watches_and_is_succeeded_once_its_beat_stands_still(world: W
         world.clock.at += 5
         assert one.tick()
         assert not other.tick()
-    world.clock.at += SILENCE - 1
+    world.clock.at += LOOKS * 5 - 1
     assert not other.tick()
     world.clock.at += 10
     assert other.tick()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from app.db import cancels, feeding, healing, tasks, workers
+from app.db import alarming, cancels, feeding, healing, tasks, workers
 from app.db.claims import claim
 from app.db.database import Database
 from app.db.endings import end
@@ -32,6 +32,8 @@ HEADS: dict[str, tuple[Call, str]] = {
     "unfeed_some": (lambda conn: feeding.unfeed_some(conn, 5000), "ix_task_fed"),
     "fed_page": (lambda conn: healing.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
     "expire": (lambda conn: healing.expire(conn, NOW, 1000), "ix_task_expiry"),
+    "waits": (lambda conn: alarming.waits(conn, NOW), "ix_task_expiry"),
+    "work_waits": (alarming.work_waits, "ix_task_fed"),
     "list_tasks": (lambda conn: tasks.list_tasks(conn, "alice"), "ix_task_client_id_status_seq"),
 }
 BY_ID: dict[str, Call] = {

@@ -21,7 +21,8 @@ MODELS = {
     "deepseek-reader": [Key("reader", rpm=60, concurrency=5)],
     "failing": [Key("shaky", rpm=1200, concurrency=20)],
 }
-RETRY = "[retry.default]\nattempts = 1\n"
+# Nothing looks for alerts: what fires is what a test puts there.
+RETRY = "[retry.default]\nattempts = 1\n[alerts]\nevery = 86400\n"
 
 
 class Service:

@@ -22,6 +22,7 @@ KEYS = [Key("main")]
 ALERTS = """
 [alerts]
 warning = ["env:HOOK", "env:UNSET_HOOK"]
+critical = ["env:HOOK"]
 heartbeat = "env:BEAT"
 heartbeat_every = 0.2
 every = 0.2
@@ -73,7 +74,7 @@ def channel() -> Iterator[Channel]:
     made.close()
 
 
-def test_a_leader_tells_what_fires_and_that_it_is_over(
+def test_a_leader_tells_what_fires_and_that_it_is_over_and_the_api_does_when_it_is_gone(
     tmp_path: Path, sqlite_url: str, redis_url: str, channel: Channel
 ) -> None:
     environment = {
@@ -108,11 +109,17 @@ def test_a_leader_tells_what_fires_and_that_it_is_over(
             assert "FIRING budget (alice): the client alice has used 90.0 % of a budget" in fired["message"]
             assert "docs/runbook.md#budget" in fired["message"]
             assert "RESOLVED budget (alice)" in resolved["message"]
-            assert "Nothing fires." in stack.penstock("alerts", "list")
             fared = {one.name: one.error for one in database.read(load_channels)}
             assert fared["warning 1"] is None
             assert fared["heartbeat"] is None
             assert "UNSET_HOOK is not set" in str(fared["warning 2"])
+            assert "critical 1: it arrived" in stack.penstock("alerts", "test", "--severity", "critical")
+            assert channel.messages.pop()["title"] == "Penstock critical: a test"
+            stack.kill("dispatcher")
+            stack.start("api", "api", "--port", str(stack.port))
+            spend(80)
+            wait_until(lambda: len(channel.messages) > 2, within=60, what=f"the API's word\n{stack.logs()}")
+            assert "FIRING budget (alice)" in channel.messages[2]["message"]
             assert "secret-path" not in stack.logs()
     finally:
         database.close()

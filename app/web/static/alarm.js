@@ -8,7 +8,7 @@ function wanted() {
   try { return localStorage.getItem("sound") === "on"; } catch (error) { return false; }
 }
 
-function beep() {
+function beep(_names) {
   sound = sound || new AudioContext();
   for (const [at, pitch] of [[0, 880], [0.25, 660], [0.5, 880]]) {
     const tone = sound.createOscillator(), volume = sound.createGain();
@@ -25,7 +25,7 @@ function listen() {
   const begun = [...firing].filter((name) => !heard.has(name));
   heard.clear();
   firing.forEach((name) => heard.add(name));
-  if (begun.length && wanted()) beep();
+  if (begun.length && wanted()) beep(begun);
   const button = document.getElementById("sound");
   if (button && button.getAttribute("aria-pressed") !== String(wanted())) button.setAttribute("aria-pressed", String(wanted()));
 }
