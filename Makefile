@@ -64,8 +64,12 @@ bench-%: .venv/.ready
 bench-list: .venv/.ready
 	@$(BIN)/python -m benchmarks.run --list
 
+# make chaos TASKS=700 FAULTS=redis,postgres-frozen does some of them.
+TASKS ?= 5000
+FAULTS ?=
+
 chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (about half an hour)
-	@CHAOS_TASKS=5000 $(BIN)/python -m pytest tests/chaos $(PYTEST)
+	@CHAOS_TASKS=$(TASKS) CHAOS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
 pictures: .venv/.ready ## take the pictures of docs/img again (needs chromium)
 	@$(BIN)/python -m tests.web.pictures

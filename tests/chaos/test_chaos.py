@@ -1,7 +1,7 @@
 """Faults under load: nothing accepted is lost, no quota exceeded, every callback delivered.
 
-The short form runs with every test run. `make chaos` sets CHAOS_TASKS: each fault in turn, then at random, until so
-many tasks have run. CHAOS_FAULTS chooses faults by name or by the first word of it: `redis,postgres-frozen`.
+The short form runs with every test run. `make chaos` sets CHAOS_TASKS: each fault in turn, then at random, until
+nearly all tasks have run. CHAOS_FAULTS chooses faults by name or by the first word of it: `redis,postgres-frozen`.
 """
 
 from __future__ import annotations
