@@ -24,6 +24,7 @@ from app.services.dispatch import Dispatcher
 from app.services.expire_unreachable import ExpireUnreachable
 from app.services.feed_backlog import Feeder
 from app.services.feed_callbacks import CallbackFeeder
+from app.services.give_degraded import GiveDegraded
 from app.services.hold_connections import HoldConnections
 from app.services.join_identical import JoinIdentical
 from app.services.keep_access import KeepAudit, KeepBudgets
@@ -109,6 +110,13 @@ class Leader:
             KeepBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
             KeepRetention(self.database, self.clock, parts.settings.storage).tick,
             self.learned.tick,
+            GiveDegraded(
+                self.database,
+                self.reservoir,
+                self.clock,
+                {m.name: m.degraded.text for m in parts.settings.models if m.degraded is not None},
+                parts.callback_bell.ring,
+            ).tick,
             ExpireUnreachable(
                 self.database, self.reservoir, self.clock, parts.topology, lambda: self.why.lists
             ).tick,

@@ -35,6 +35,7 @@ _OURS = (
     "run_at",
     "window",
     "order",
+    "allow_degraded",
     "custom_id",
 )
 
@@ -157,6 +158,11 @@ _ORDER = (
     "Left out: as your client is set, arrival unless changed."
 )
 
+_DEGRADED = (
+    "true: once it has waited as long as the operator set for its model, the configured text may answer it, marked "
+    "`degraded`. Such a task shares no upstream call with identical ones."
+)
+
 
 class CacheBody(Body):
     """How a request uses the cache."""
@@ -203,6 +209,7 @@ class TaskBody(Body):
         None, description="Yours to keep with it: 16 names of 64, values of 512 characters."
     )
     retry: Name | None = Field(None, description="A configured retry policy; left out: the model's.")
+    allow_degraded: bool | None = Field(None, description=_DEGRADED)
     cache: CacheBody | None = Field(
         None, description="How it uses the cache; left out: at temperature 0 alone, fully."
     )
@@ -237,6 +244,7 @@ class TaskBody(Body):
             run_at=self.run_at,
             off_peak=self.window is not None,
             order=self.order,
+            allow_degraded=self.allow_degraded,
             metadata=self.metadata,
             custom_id=custom_id,
             retry=self.retry,
@@ -279,6 +287,7 @@ class BatchOptions(Body):
     run_at: Instant | None = Field(None, description="Not before this instant; for requests that name none.")
     window: Window | None = Field(None, description=_WINDOW)
     order: OrderName | None = Field(None, description=_ORDER)
+    allow_degraded: bool = Field(False, description=_DEGRADED)
     metadata: Metadata | None = Field(None, description="Yours to keep with the batch.")
     retry: Name | None = Field(None, description="The retry policy of requests that name none.")
 
@@ -298,6 +307,7 @@ class BatchOptions(Body):
             run_at=self.run_at,
             off_peak=self.window is not None,
             order=self.order,
+            allow_degraded=self.allow_degraded,
             metadata=self.metadata,
             retry=self.retry,
         )

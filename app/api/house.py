@@ -194,5 +194,6 @@ def rules_of(settings: Settings) -> Rules:
         versions=model_versions(settings),
         conditions=conditions_of(settings),
         regions=settings.regions,
+        degraded={m.name: m.degraded.after for m in settings.models if m.degraded is not None},
         windows=windows_of(settings),
     )

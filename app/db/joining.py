@@ -98,14 +98,14 @@ def answer_new(conn: Connection, answers: Mapping[str, Answer], at: float) -> No
 def waiting_to_join(conn: Connection, limit: int) -> list[Waiting]:
     """The first rows that wait to join. They are not locked."""
     columns = (task.c.id, task.c.batch_id, task.c.cache_key, task.c.cache_look, task.c.cache_seconds)
-    found = select(*columns).where(text(JOINING)).order_by(task.c.seq).limit(limit)
+    found = select(*columns, task.c.degrade_at).where(text(JOINING)).order_by(task.c.seq).limit(limit)
     return [
         Waiting(
             row.id,
             row.batch_id,
             row.cache_key or "",
             looks=row.cache_look,
-            joins=row.cache_look and row.cache_seconds is not None,
+            joins=row.cache_look and row.cache_seconds is not None and row.degrade_at is None,
         )
         for row in conn.execute(found)
     ]

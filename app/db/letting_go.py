@@ -34,7 +34,18 @@ def let_go(conn: Connection, batch_id: str, places: int, now: float) -> int:
     if last is None:
         return 0
     these = (task.c.batch_id == batch_id) & (task.c.seq <= last)
-    return conn.execute(update(task).where(these, text(HELD_BY_BATCH)).values(hold=begun_hold(now))).rowcount
+    return conn.execute(
+        update(task)
+        .where(these, text(HELD_BY_BATCH))
+        .values(hold=begun_hold(now), degrade_at=_counting_from(now))
+    ).rowcount
+
+
+def _counting_from(now: float) -> Case[Any]:
+    """When a row may be answered by a configured text: its wait for its tiers begins only now."""
+    return case(
+        (task.c.available_at < now, task.c.degrade_at + now - task.c.available_at), else_=task.c.degrade_at
+    )
 
 
 def begun_hold(now: float) -> Case[Any]:

@@ -86,7 +86,8 @@ class NewTask:
     @property
     def joins(self) -> bool:
         """Whether it may share one upstream call with identical tasks."""
-        return self.cache_key is not None and self.cache_look and self.cache_seconds is not None
+        wishes = self.cache_look and self.cache_seconds is not None
+        return self.cache_key is not None and wishes and self.degrade_at is None
 
 
 _COLUMNS = {field.name: field.default for field in fields(NewTask) if field.name != "request"}

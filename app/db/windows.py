@@ -91,19 +91,31 @@ _GO: Any = case(
     (task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0), Hold.JOINING.value),
     else_=Hold.NONE.value,
 )
+_NOW: Any = bindparam("now", type_=Double())
+_UNTIL: Any = bindparam("until", type_=Double())
 _BEGUN = first(f"{OFF_PEAK} AND available_at <= :now", task.c.available_at)
 _BEGIN = update(task).where(task.c.seq == _BEGUN.c.seq).values(hold=_GO).returning(task.c.seq)
 _LATE = first(f"{OFF_PEAK} AND queue = :of_queue AND expires_at <= :until", task.c.queue, task.c.expires_at)
 _START_EARLY = (
     update(task)
     .where(task.c.seq == _LATE.c.seq)
-    .values(hold=_GO, off_peak=false(), available_at=bindparam("now", type_=Double()))
+    .values(
+        hold=_GO,
+        off_peak=false(),
+        available_at=_NOW,
+        degrade_at=task.c.degrade_at + _NOW - task.c.available_at,
+    )
     .returning(task.c.seq)
 )
 _OUT_OF_HOURS = first(f"{IN_WINDOW} AND NOT leads AND model = :of_model", task.c.model, task.c.seq)
 _HOLD = (
     update(task)
     .where(task.c.seq == _OUT_OF_HOURS.c.seq)
-    .values(hold=Hold.OFF_PEAK.value, available_at=bindparam("until", type_=Double()), fed_at=null())
+    .values(
+        hold=Hold.OFF_PEAK.value,
+        available_at=_UNTIL,
+        degrade_at=task.c.degrade_at + _UNTIL - task.c.available_at,
+        fed_at=null(),
+    )
     .returning(task.c.id)
 )

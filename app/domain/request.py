@@ -27,6 +27,7 @@ class TaskRequest:
     callback_url: str | None = None
     expires_in: float | None = None  # seconds from when it may run
     run_at: float | None = None  # Unix seconds
+    allow_degraded: bool | None = None  # whether a configured text may answer it; None: as its batch says
     order: Order | None = None  # how it stands in its client's line; None: as the client wishes
     off_peak: bool = False  # only in its upstream's off-peak hours, or when its deadline asks for it
     metadata: Mapping[str, str] | None = None
@@ -50,6 +51,7 @@ class BatchRequest:
     expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
     metadata: Mapping[str, str] | None = None
     retry: str | None = None
+    allow_degraded: bool = False
     order: Order | None = None
     run_at: float | None = None  # Unix seconds
     off_peak: bool = False

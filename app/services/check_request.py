@@ -36,6 +36,9 @@ class Rules:
     versions: Mapping[str, str] = field(default_factory=dict)  # of models: what stands behind their names
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
     regions: Mapping[str, str] = field(default_factory=dict)  # of clients
+    degraded: Mapping[str, float] = field(
+        default_factory=dict
+    )  # seconds after which a text may answer, by model
     windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
 
 
@@ -81,6 +84,7 @@ def draft_task(
         due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
         hold=_hold(place, available_at > now, off_peak=off_peak),
         off_peak=off_peak,
+        degrade_at=_degrade_at(request, model, available_at, rules, options),
         batch_id=place.batch_id if place else None,
         batch_index=place.index if place else None,
         custom_id=request.custom_id,
@@ -130,6 +134,15 @@ def _off_peak_from(model: str, now: float, expires_at: float, rules: Rules, with
             code="no_calendar",
         )
     return max(now, min(windows.quiet_from(now), latest_start(expires_at, 0, 1.0)))
+
+
+def _degrade_at(
+    request: TaskRequest, model: str, available_at: float, rules: Rules, options: BatchRequest
+) -> float | None:
+    """From when on the model's configured text may answer; None: never."""
+    allowed = options.allow_degraded if request.allow_degraded is None else request.allow_degraded
+    after = rules.degraded.get(model)
+    return available_at + after if allowed and after is not None else None
 
 
 def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:

@@ -23,6 +23,15 @@ class TierSettings(Section):
     serves: Annotated[tuple[Fall, ...], FromList] = Field(default=(), alias="for")
 
 
+class DegradedSettings(Section):
+    """model.degraded: what stands behind the last tier."""
+
+    # What is answered, marked as degraded, without any upstream call.
+    text: Annotated[str, Field(min_length=1, max_length=4000)]
+    # Seconds that a task must have waited for its tiers before.
+    after: Annotated[float, Field(ge=1, le=30 * 86400)] = 30.0
+
+
 class HasTiers(Section):
     """Tiers in the short form, as lists of keys, or in the long one."""
 
@@ -36,6 +45,9 @@ class HasTiers(Section):
     ) = None
     # The same in the long form, for tiers with conditions: [[model.tier]].
     tier: Annotated[tuple[TierSettings, ...], FromList] = ()
+    # Behind the last tier: { text = "the system is busy, please try later", after = 30 } answers tasks that allow it
+    # (allow_degraded) once they have waited so many seconds. Left out: they wait on.
+    degraded: DegradedSettings | None = None
     # How calls are spread over the keys of a tier: in turn by weight, to the key with fewest calls in flight
     # for its weight, or to the one that answered fastest lately.
     balance: Literal["weighted", "least_in_flight", "fastest"] = "weighted"

@@ -106,7 +106,10 @@ def make_settings(**changes: Any) -> Settings:
         "upstream": [{"name": "up", "base_url": "https://upstream.example/v1", "busy": ["always"]}],
         "calendar": [{"name": "always", "zone": "UTC", "hours": ["00:00-24:00"], "weekdays": [*DAYS]}],
         "key": [{"name": "k1", "upstream": "up", "secret": "env:K1"}],
-        "model": [{"name": MODEL, "tiers": [["k1"]]}, {"name": "org/other.model", "tiers": [["k1:x"]]}],
+        "model": [
+            {"name": MODEL, "tiers": [["k1"]], "degraded": {"text": "busy", "after": 45}},
+            {"name": "org/other.model", "tiers": [["k1:x"]]},
+        ],
         "retry": {"patient": {"attempts": 9}},
         "admin_key": ADMIN_KEY,
         **changes,

@@ -12,8 +12,10 @@ from sqlalchemy import Connection, event, text
 from app.db import alarming, cancels, feeding, healing, tasks, workers
 from app.db.claims import claim
 from app.db.database import Database
+from app.db.degrading import degrade
 from app.db.endings import end
-from app.db.lines import read_line
+from app.db.lines import deadlines, read_line
+from app.db.windows import waiting_for_windows
 from app.domain.attempt import Claim
 from app.domain.task import Hold
 from tests.db.rows import DAY, NOW, permit, success
@@ -27,6 +29,9 @@ HEADS: dict[str, tuple[Call, str]] = {
     "unfed_queues": (feeding.unfed_queues, "ix_task_unfed"),
     "take_unfed": (lambda conn: feeding.take_unfed(conn, QUEUE, 1000), "ix_task_unfed"),
     "read_line": (lambda conn: read_line(conn, QUEUE, 3, 5000), "ix_task_line"),
+    "degrade": (lambda conn: degrade(conn, NOW, 500, lambda *_: "{}"), "ix_task_degradable"),
+    "waiting_for_windows": (waiting_for_windows, "ix_task_off_peak"),
+    "deadlines": (lambda conn: deadlines(conn, QUEUE, 3, 5000), "ix_task_line"),
     "next_due": (feeding.next_due, "ix_task_timed"),
     "promote_due": (lambda conn: feeding.promote_due(conn, NOW + 9, 2000), "ix_task_timed"),
     "unfeed_some": (lambda conn: feeding.unfeed_some(conn, 5000), "ix_task_fed"),
