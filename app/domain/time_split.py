@@ -15,7 +15,7 @@ from enum import StrEnum
 
 WAITED = 0.25  # seconds: what is released sooner was held back by nothing
 NEARLY = 0.8  # of a figure in use: it holds back
-WINDOW = 10.0  # seconds over which a pace is looked at; a bucket lets its calls through evenly
+WINDOW = 5.0  # seconds over which a pace is looked at; a bucket lets its calls through evenly
 
 
 class Part(StrEnum):

@@ -100,9 +100,10 @@ def limits_of(topology: Topology, learned: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def _limit(name: str, topology: Topology, learned: Mapping[str, Any]) -> Limit | None:
-    kind, owner, model = name.split(":", 2)
+    kind, _, rest = name.partition(":")
+    owner, _, model = rest.partition(":")
     told = topology.quotas.get(name)
-    if kind not in ("account", "key"):
+    if kind not in ("account", "key") or not model:  # more than quotas is learned
         return None
     if told is not None and (told.rpm or told.tpm or told.concurrency):
         return Limit(name, owner, kind == "key", model, told.rpm, told.tpm, told.concurrency)

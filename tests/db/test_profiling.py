@@ -9,9 +9,10 @@ from app.db import profiling
 from app.db.database import Database
 from app.db.profiling import Span
 from app.db.tables import attempt, task
+from app.domain.quota import Quota
 from app.domain.routing import Topology
 from app.domain.time_split import Part
-from app.services.profile_tasks import ProfileTasks
+from app.services.profile_tasks import ProfileTasks, limits_of
 from tests.db.rows import NOW, add, new_task, record, success, take
 
 COUNT = 500
@@ -78,6 +79,24 @@ def test_a_sample_is_said_to_be_one_and_its_shares_hold(
     assert part.calls.rows == 3 * COUNT - 2
     for found in (whole.split, part.split):
         assert found.seconds[Part.SLOT] / found.total == pytest.approx(2 / 4.25)
+
+
+def test_told_and_learned_figures_are_limits_and_nothing_else_is() -> None:
+    figures = {"pace": {"level": 2.0}, "calls": {"level": 5.0}, "known": None}
+    learned = {
+        "account:acme:m": {"figures": figures, "latency": 1.0},
+        "account:told:m": {"figures": figures},
+        "upstream:sim:m": {"figures": figures},
+        "key:idle:*": {"figures": {}},
+        "tokens:m": {"used": 0.5},
+        "odd": {},
+    }
+    topology = Topology(quotas={"account:told:m": Quota("account:told:m", rpm=60.0)})
+    found = limits_of(topology, learned)
+    assert [(limit.id, limit.rpm, limit.concurrency, limit.told) for limit in found] == [
+        ("account:told:m", 60.0, None, True),
+        ("account:acme:m", 120.0, 5.0, False),
+    ]
 
 
 def test_the_instants_of_a_call_and_its_prompt_come_from_the_real_statements(database: Database) -> None:
