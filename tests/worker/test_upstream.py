@@ -81,6 +81,32 @@ def test_a_call_sends_the_stored_request_with_model_key_and_task_id() -> None:
 
 
 @pytest.mark.parametrize(
+    ("accepts", "letters", "packed"), [(True, 20_000, True), (True, 20, False), (False, 20_000, False)]
+)
+def test_larger_requests_are_packed_for_upstreams_that_accept_it(
+    accepts: bool, letters: int, packed: bool
+) -> None:
+    seen: list[Any] = []
+
+    def serve(peer: Peer) -> None:
+        seen.append(peer.read_request())
+        peer.send(answer(OK))
+
+    request = orjson.dumps({"messages": [{"role": "user", "content": "water " * (letters // 6)}]}).decode()
+    with WireServer(serve) as server:
+        back = call(upstreams(server.url, gzip=accepts), request=request)
+    assert isinstance(back, Reply), back
+    _, headers, body = seen[0]
+    assert (headers.get("content-encoding") == "gzip") is packed
+    assert int(headers["content-length"]) == len(body)
+    assert (
+        orjson.loads(gzip.decompress(body) if packed else body)["messages"]
+        == orjson.loads(request)["messages"]
+    )
+    assert (len(body) < letters / 10) is packed
+
+
+@pytest.mark.parametrize(
     ("request_text", "sent"),
     [
         ('{"messages":[]}', {"model": "deepseek-flash", "messages": []}),
