@@ -91,7 +91,7 @@ def test_an_alarm_sounds_once_for_each_alert_where_it_was_asked_for(
 ) -> None:
     page, _ = seen
     page.evaluate(
-        "window.heard = []; window.beep = (names) => { window.heard.push(...(names || ['asked'])); }"
+        "window.heard = []; window.beep = (names) => { window.heard.push(...(names || ['asked'])); }; null"
     )
     sound = page.locator("#sound")
     assert sound.get_attribute("aria-pressed") == "false"
