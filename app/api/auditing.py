@@ -17,6 +17,7 @@ from app.services.record_audit import RecordAudit
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})
 _MOST_TEXT = 64
+TASK_HEADER = "x-penstock-task"  # of chat calls: the task that answers them
 
 
 def install_auditing(app: Flask, record: RecordAudit, addresses: Addresses, clock: Clock) -> None:
@@ -76,7 +77,7 @@ def _entry(response: Response, addresses: Addresses, clock: Clock) -> Entry:
         key_id=caller.key_id,
         address=g.get("address") or addresses.current(),
         model=_text(g.get("audit_model", "")),
-        task_id=_text(g.get("audit_subject") or _subject()),
+        task_id=_text(g.get("audit_subject") or response.headers.get(TASK_HEADER) or _subject()),
         request_id=str(g.get("request_id", "")),
         status=response.status_code,
         duration_ms=round((time.perf_counter() - began) * 1000),

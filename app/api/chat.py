@@ -12,6 +12,7 @@ from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
+from app.api.auditing import TASK_HEADER, note
 from app.api.body import read_body
 from app.api.callers import Callers, Repeats
 from app.api.chat_bodies import ChatBody
@@ -33,7 +34,6 @@ from app.services.begin_chat import ChatCall
 from app.services.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 
 PATH = "/v1/chat/completions"
-TASK_HEADER = "x-penstock-task"
 _ABOUT = (
     "The call waits in its queue and is answered as the upstream would answer it; `x-penstock-task` names its task. "
     "With `stream` it is answered by server-sent events: comments while it is queued, then the upstream's chunks. "
@@ -79,6 +79,7 @@ class ChatViews:
         repeats = Repeats(f"POST {PATH}")
         raw = repeats.add(read_body(self._most))
         body = parse(ChatBody, parse_json(raw))
+        note(body.model, parameters={**body.parameters, **(body.model_extra or {})})
         call = ChatCall(
             caller.client_id,
             body.request(),

@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, Field
 
 from app.api.answers import answer
+from app.api.auditing import note
 from app.api.body import pieces
 from app.api.callers import Callers
 from app.api.openai_house import OpenAiHouse
@@ -112,6 +113,7 @@ class FileViews:
             for begun in uploads:
                 begun.discard()
             raise
+        note(subject=row.id)
         return answer(file_view(row))
 
     def list(self) -> ResponseReturnValue:

@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, Field
 
 from app.api.answers import answer, raw
+from app.api.auditing import note
 from app.api.bodies import Body, CallbackUrl, Metadata, refuse
 from app.api.body import read_body
 from app.api.callers import Callers
@@ -117,7 +118,9 @@ class OpenAiBatchViews:
         digest = hashlib.sha256(request.headers.get("Authorization", "").encode() + b"\n" + received)
         repeated = read_patience(request.headers.get).tries > 0
         wanted = body.wanted(digest.hexdigest(), repeated=repeated)
-        return answer(self._view(self._house.create_file_batch.create(caller.client_id, wanted)))
+        created = self._house.create_file_batch.create(caller.client_id, wanted)
+        note(subject=created.id)
+        return answer(self._view(created))
 
     def list(self) -> ResponseReturnValue:
         """A page, newest first."""
