@@ -26,13 +26,14 @@ MODEL = "deepseek-flash"
 
 def program(name: str) -> str:
     """A program of the peers' environment, which is built when it is not there, or its pins have changed."""
-    pins, mark = PEERS / "requirements.txt", ENVIRONMENT / ".ready"
-    if not mark.exists() or mark.stat().st_mtime < pins.stat().st_mtime:
+    pins, mark = (PEERS / "requirements.txt").read_text(encoding="utf-8"), ENVIRONMENT / ".ready"
+    if not mark.exists() or mark.read_text(encoding="utf-8") != pins:
         print("building the peers' environment (once)", flush=True)
+        python = str(ENVIRONMENT / "bin" / "python")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--requirement", str(pins)], check=True)
-        mark.touch()
+        install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python]
+        subprocess.run([*install, "--requirement", str(PEERS / "requirements.txt")], check=True)
+        mark.write_text(pins, encoding="utf-8")
     return str(ENVIRONMENT / "bin" / name)
 
 

@@ -27,7 +27,8 @@ REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believe
 BEAT = 0.25  # seconds between looks when nothing happens
 SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
 _HEADS = 1024  # heads looked at in one snapshot, all lists together
-_FEWEST, _MOST = 8, 128  # heads of one list
+_FEWEST, _FEW, _MOST = 2, 8, 128  # heads of one list: at the least, usually, at the most
+_FEW_HEADS = 64  # of all lists together, when little is released
 _RELEASES = 500  # in one script call: Redis is held for some milliseconds at most
 
 
@@ -146,7 +147,7 @@ class Dispatcher:
     trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
     _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
     _quota_ids: tuple[str, ...] = ()
-    _depth: int = _FEWEST  # heads of each list to look at: about twice what the last turns used
+    _depth: int = _FEW  # heads of each list to look at: about twice what the last turns used
 
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
@@ -170,7 +171,7 @@ class Dispatcher:
             self._tell(snapshot, {}, [])
             return Turn(0, BEAT, view.refeed, {})
         decided = plan(snapshot, self.topology, self.shares)
-        self._depth = _next_depth(self._depth, decided)
+        self._depth = _next_depth(self._depth, decided, self.lists)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
@@ -292,11 +293,12 @@ def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release
     return [release for release, word in zip(releases, words, strict=True) if word == "ok"]
 
 
-def _next_depth(depth: int, decided: Plan) -> int:
+def _next_depth(depth: int, decided: Plan, lists: int) -> int:
     """Heads cost Redis and us whether they are released or not: look at more only where they run out."""
     if decided.more:
         return min(_MOST, 4 * depth)
-    return min(_MOST, max(_FEWEST, 2 * decided.used, depth * 3 // 4))
+    fewest = max(_FEWEST, min(_FEW, _FEW_HEADS // max(1, lists)))
+    return min(_MOST, max(fewest, 2 * decided.used, depth * 3 // 4))
 
 
 def _next_in(decided: Plan, released: int, deeper: bool) -> float:
