@@ -89,15 +89,15 @@ def grown(figure: Learned, rules: Rules, now: float) -> Learned:
     )
 
 
-def refused(figure: Learned, rules: Rules, found: float, now: float) -> Learned:
-    """The first refusal of a round, with the limit that it shows."""
+def refused(figure: Learned, rules: Rules, found: float, now: float, doubt: float = 0.0) -> Learned:
+    """The first refusal of a round, with the limit that it shows, by what part of it that may be too high."""
     found = max(rules.floor, min(found, figure.level))
     apart = FREE if figure.known is None else abs(found - figure.known) / figure.known
-    confirmed = apart <= _SAME
+    confirmed = apart <= max(_SAME, doubt)
     if confirmed and figure.known is not None and rules.grain:
-        found = (found + figure.known) / 2
+        found = min(found, figure.known) if doubt > _SAME / 2 else (found + figure.known) / 2
     at_rest = figure.known is not None and found >= 0.97 * figure.known and not is_probing(figure, rules)
-    longer = min(_LONGEST_REST, figure.rest * _LONGER) if apart <= _EXACTLY else _REST
+    longer = min(_LONGEST_REST, figure.rest * _LONGER) if apart <= max(_EXACTLY, doubt) else _REST
     rest = max(_REST, longer) if confirmed else _SHORT_REST
     return Learned(
         level=max(rules.floor, found * rules.drop),

@@ -21,8 +21,12 @@ from app.domain.traffic import PAUSE, Traffic
 SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; between them a round is as long as a call
 SAME_REFUSAL = 0.5  # seconds after a cut in which refusals are still about what was cut
 PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once are taken
+QUIET = 1.5  # seconds after the last release in which a refusal of it would have come
 FEW = 8  # calls, by which no rate can be measured
 _BURST = 0.1  # seconds' worth that may go at once
+# Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
+# short calls these are a good part of all that are counted.
+_TRANSIT, _MOST_AWAY = 0.08, 0.5
 
 RULES: Mapping[Figure, Rules] = {"calls": CALLS_AT_ONCE, "pace": CALLS_A_SECOND, "tokens": TOKENS_A_SECOND}
 
@@ -68,7 +72,7 @@ class Learner:
     _blamed: tuple[Figure, ...] = ()
     _least: float = 0.0
     _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
-    _success_since_cut: bool = True
+    _cut_again: bool = True  # a call released since the last cut succeeded, or more is allowed since
     _beyond: float = 0.0  # calls taken beyond the known pace since it was found
 
     # -- what is allowed
@@ -101,7 +105,7 @@ class Learner:
         seen.most = max(seen.most, flight)
         seen.wanted = seen.wanted or wanted
         if now - seen.began >= self._round_length():
-            if seen.wanted and seen.successes and not seen.refused:
+            if seen.wanted and not seen.refused and (seen.successes or self._is_taken(seen, now)):
                 self._grow(seen, now)
             self._disprove(seen, now)
             self._before, self._now = seen, _Round(now, most=flight)
@@ -139,6 +143,11 @@ class Learner:
         length = LONGEST_ROUND if known else min(LONGEST_ROUND, max(SHORTEST_ROUND, self.latency))
         return max(length, 2 / self.figures["pace"].level)
 
+    def _is_taken(self, seen: _Round, now: float) -> bool:
+        """Whether long calls fill the level and none of them was refused: a refusal would have come by now."""
+        full = seen.most >= self.figures["calls"].level and self._released_at is not None
+        return full and now - (self._released_at or now) >= QUIET
+
     def _grow(self, seen: _Round, now: float) -> None:
         """What held the backlog back grows; of those that would go beyond a known limit only the first one does.
 
@@ -151,6 +160,7 @@ class Learner:
             after = adaptive.grown(self.figures[name], self.rules[name], now)
             tries = adaptive.is_probing(after, self.rules[name])
             if not (tries and trying):
+                self._cut_again = self._cut_again or after.level > self.figures[name].level
                 self.figures[name] = after
             trying = trying or tries
 
@@ -171,7 +181,7 @@ class Learner:
 
     def _succeeded(self, lesson: Lesson, now: float) -> None:
         self.latency += (lesson.seconds - self.latency) * 0.1
-        self._success_since_cut = self._success_since_cut or lesson.released_at > self._cut_at
+        self._cut_again = self._cut_again or lesson.released_at > self._cut_at
         if self._now is not None:
             self._now.successes += 1
         since, most, before = self._proved
@@ -186,15 +196,17 @@ class Learner:
             self._beyond = max(0.0, self._beyond + seen.calls - pace.known * (now - seen.began))
             if self._beyond > 2.5 * pace.known:
                 self.figures["pace"] = adaptive.disproved(pace)
-        if calls.known is not None and max(self._proved[1:]) > calls.known + max(3.0, 0.15 * calls.known):
-            self.figures["calls"] = adaptive.disproved(calls)
+        if calls.known is not None:
+            doubt = max(3.0, max(0.15, self._away) * calls.known)
+            if max(self._proved[1:]) > calls.known + doubt:
+                self.figures["calls"] = adaptive.disproved(calls)
 
     # -- refused
 
     def _refused(self, lesson: Lesson, now: float) -> None:
         self.traffic.refuse(lesson.released_at, lesson.tokens)
         if lesson.released_at > self._cut_at + SAME_REFUSAL:
-            if self._success_since_cut:
+            if self._cut_again:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
             found = self._found("calls", self._empty_at)
@@ -209,11 +221,12 @@ class Learner:
         )
         for name in self._blamed:
             found = self._found(name, lesson.released_at)
-            self.figures[name] = adaptive.refused(self.figures[name], self.rules[name], found, now)
+            doubt = self._away if name == "calls" else 0.0
+            self.figures[name] = adaptive.refused(self.figures[name], self.rules[name], found, now, doubt)
         self._beyond = 0.0
         self._empty_at = lesson.released_at
         self._cut_at = now
-        self._success_since_cut = False
+        self._cut_again = False
 
     def _use(self, name: Figure, flight: int) -> Use:
         figure, before = self.figures[name], self._before
@@ -224,7 +237,12 @@ class Learner:
             amount = (
                 before.calls / (began - before.began) if before is not None and began > before.began else 0.0
             )
-        return Use(name, amount, figure.level, figure.known, bound)
+        return Use(name, amount, figure.level, figure.known, bound, self._away if name == "calls" else 0.0)
+
+    @property
+    def _away(self) -> float:
+        """What part of the calls counted at once may not be with the upstream."""
+        return min(_MOST_AWAY, _TRANSIT / max(self.latency, _TRANSIT))
 
     def _ended_rounds(self, name: Figure) -> Iterator[tuple[_Round, float]]:
         """The last round and its end; for the calls at once, which need no span, the present one too."""
@@ -248,12 +266,12 @@ class Learner:
         return found if figure.is_free or measured.calls >= FEW else max(figure.level / 2, found)
 
     def _overloaded(self, lesson: Lesson, now: float) -> None:
-        if lesson.released_at > self._cut_at + SAME_REFUSAL and self._success_since_cut:
+        if lesson.released_at > self._cut_at + SAME_REFUSAL and self._cut_again:
             used = self._now.most if self._now is not None else 0
             self.figures["calls"] = adaptive.eased(self.figures["calls"], self.rules["calls"], used)
             self._blamed = ()
             self._cut_at = now
-            self._success_since_cut = False
+            self._cut_again = False
 
 
 def new_learner(

@@ -68,6 +68,30 @@ def test_a_storm_of_a_minute_wastes_two_in_a_hundred_calls_and_is_forgotten_in_t
     assert world.used(108, 114) >= 0.8
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+@pytest.mark.parametrize("cap", [20, 60, 150])
+def test_short_calls_fill_a_hidden_cap_as_far_as_their_way_out_and_back_lets_them(
+    cap: int, named: bool
+) -> None:
+    """A call of 0.2 s is counted here for about 0.235 s: 85 % of the upstream's own capacity is all there is."""
+    world = World(cap, None, Latency("constant", 0.2), named).run(70)
+    assert world.used(10, 70) >= 0.85 * 0.9
+    assert world.refusals(10, 70) <= 0.02
+
+
+def test_long_calls_fill_up_before_the_first_one_has_ended() -> None:
+    world = World(400, None, Latency("constant", 30.0)).run(25)
+    assert world.flight >= 300
+    assert world.refusals(0, 25) <= 0.1
+
+
+@pytest.mark.parametrize("retry_after", [True, False], ids=["retry-after", "no word"])
+def test_long_calls_meet_few_refusals(retry_after: bool) -> None:
+    world = World(150, None, Latency("lognormal", 15.0, 0.3), named=False, retry_after=retry_after).run(70)
+    assert world.used(10, 70) >= 0.9
+    assert world.refusals(10, 70) <= 0.03
+
+
 def test_a_limit_that_is_lowered_is_found_again() -> None:
     world = World(cap=100).run(40).change(40).run(100)
     assert world.used(60, 100) >= 0.85
