@@ -37,18 +37,22 @@ def jain(shares: list[int]) -> float:
 
 
 def equal_shares(stack: Stack, seconds: float) -> list[int]:
-    """What each of several equal clients, all with more than enough waiting, has got after so long."""
+    """What each of several equal clients, all with more than enough waiting, gets in so many seconds."""
     callers = [stack.add_client(f"equal-{n}") for n in range(EQUALS)]
     each = int(RATE * seconds)
     batches = [caller.submit_batch(f"Count to {n}." for n in range(each))["id"] for caller in callers]
+
+    def counts() -> list[int]:
+        asked = zip(callers, batches, strict=True)
+        return [int(caller.batch(name)["request_counts"]["completed"]) for caller, name in asked]
+
+    time.sleep(2)  # the first to come was alone for a moment
+    before = counts()
     time.sleep(seconds)
-    done = [
-        caller.batch(name)["request_counts"]["completed"]
-        for caller, name in zip(callers, batches, strict=True)
-    ]
+    after = counts()
     for caller, name in zip(callers, batches, strict=True):
         caller.call("POST", f"/v1/batch/{name}/cancel")
-    return [int(one) for one in done]
+    return [later - earlier for earlier, later in zip(before, after, strict=True)]
 
 
 def main() -> int:

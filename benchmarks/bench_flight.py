@@ -25,6 +25,12 @@ def resident(pid: int) -> float:
     return float(sum(one.memory_info().rss for one in members)) / 1e6
 
 
+def _config(base_url: str, keys: list[Key], calls: int) -> str:
+    """One worker of so many threads."""
+    text = configuration(base_url, keys)
+    return text.replace("[worker]", f"[worker]\nconcurrency = {calls}", 1)
+
+
 def main() -> int:
     """Fill one worker, and look at it."""
     told = options(__doc__, calls=(2000, 500), answer_after=(30.0, 15.0))
@@ -36,7 +42,7 @@ def main() -> int:
         SimulatorProcess(simulated) as upstream,
         Stack(
             base.scratch("stack"),
-            configuration(upstream.base_url, keys, more=f"[worker]\nconcurrency = {told.calls}\n"),
+            _config(upstream.base_url, keys, told.calls),
             database_url=base.database(),
             redis_url=base.redis.url,
             environment=key_environment(keys),

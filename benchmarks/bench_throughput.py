@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
-from benchmarks.frame import in_turn, options, ratios, recorded, spread
+from benchmarks.frame import Record, in_turn, options, ratios, recorded, spread
 from benchmarks.ground import Ground, cpu_seconds, ground, pids_of
 from benchmarks.rivals import celery_peer
 from tests.stack import Caller, Key, Stack, configuration, key_environment
@@ -79,7 +79,13 @@ def peer(kind: str, base: Ground, upstream: SimulatorProcess, database: str, tas
 
 def main() -> int:
     """Run all in turn."""
-    told = options(__doc__, tasks=(3000, 600), rounds=(3, 1), databases=("postgresql,sqlite", "postgresql"))
+    told = options(
+        __doc__,
+        tasks=(3000, 600),
+        rounds=(2, 1),
+        databases=("postgresql,sqlite", "postgresql"),
+        growth=("1,4", ""),
+    )
     with (
         recorded("throughput", "Through everything", quick=told.quick) as record,
         ground("throughput") as base,
@@ -110,6 +116,7 @@ def main() -> int:
             )
             record.figures[database] = {name: [one["cpu_ms"] for one in many] for name, many in found.items()}
             record.figures[f"{database}_rates"] = rates
+        growth(record, base, upstream, told.tasks, [int(n) for n in told.growth.split(",") if n])
         record.settings += [
             f"{WORKERS} workers each, threads pool; ours -c 1000 with events for Flower, peers -c 100 without",
             "upstream: the simulator without limits or latency, in a process of its own on the same cores",
@@ -117,6 +124,22 @@ def main() -> int:
             "recipe: peers/recipe.py, requests.Session a thread, wait_random_exponential(1, 60), 6 attempts",
         ]
     return 0
+
+
+def growth(
+    record: Record, base: Ground, upstream: SimulatorProcess, tasks: int, numbers: Sequence[int]
+) -> None:
+    """What a task costs as workers grow; the cores stay the same."""
+    rows = []
+    for workers in numbers:
+        found = ours(base, upstream, "postgresql", tasks, workers)
+        rows.append([workers, f"{found['rate']:.0f}", *_costs([found])])
+    if rows:
+        record.table(
+            "Ours with other numbers of workers, postgresql",
+            ["workers", "tasks/s", "CPU ms a task", "of which"],
+            rows,
+        )
 
 
 def _costs(many: list[dict[str, Any]]) -> list[str]:
