@@ -1,7 +1,11 @@
 """Identical tasks: one leads, the others end with it, another takes over, nobody is left behind."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +40,7 @@ from tests.db.rows import (
     take,
     told,
 )
+from tests.stack import ROOT
 
 KEY = "client:alice:abc"
 ANSWER = Answer('{"kept":1}', Usage(7, 5, 2, 1), Cost(34, "USD"))
@@ -96,6 +101,44 @@ def test_the_first_leads_and_others_follow_whether_stored_together_or_later(data
     assert row_of(database, "task_1").fed_at == NOW
     assert row_of(database, "task_2").fed_at is None
     assert feedable(database) == []
+
+
+_IN_ITS_OWN_PROCESS = """
+import sys
+from app.db.database import Database
+from tests.db.test_identical import cacheable, submit
+database, name = Database(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    submit(database, cacheable(f"{name}-{number}"))
+database.close()
+"""
+
+
+def test_over_several_processes_on_one_sqlite_file_one_leads_and_all_others_follow(
+    migrated_file: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'shared.db')}"
+    database = Database(url)
+    command = [sys.executable, "-c", _IN_ITS_OWN_PROCESS, url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    processes: list[Any] = [subprocess.Popen([*command, name], **pipes) for name in "ab"]  # type: ignore[call-overload]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    names = [f"{name}-{number}" for name in "ab" for number in range(20)]
+    assert sorted(states(database, *names)) == sorted([LEADS, *[FOLLOWS] * 39])
+    (leader,) = [name for name, state in zip(names, states(database, *names), strict=True) if state == LEADS]
+    (recorded,) = record(database, success(take(database, f"task_{leader}")[f"task_{leader}"]))
+    assert len(recorded.followers) == 39
+    assert {state[0] for state in states(database, *names)} == {"succeeded"}
+    database.close()
 
 
 @pytest.mark.parametrize("changes", [{"cache_look": False}, {"cache_seconds": None}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +111,39 @@ def test_a_window_bounds_what_redis_holds_and_order_is_kept_behind_it(world: Hea
 
 def _out(world: HealingWorld, task_id: str) -> bool:
     return bool(world.scripts.client.hexists("penstock:permits", task_id))
+
+
+class _Killed(BaseException):
+    """The feeder's process ends here."""
+
+
+def test_a_feeder_killed_amidst_its_publishing_loses_nothing_and_doubles_nothing(world: HealingWorld) -> None:
+    ids, publish = world.insert(600), world.reservoir._publish
+    calls: list[int] = []
+
+    def dies_at_the_second(chunk: list[Message], term: str) -> object:
+        calls.append(len(chunk))
+        if len(calls) == 2:
+            raise _Killed
+        return publish(chunk, term)
+
+    world.reservoir._publish = dies_at_the_second  # type: ignore[assignment,method-assign]
+    with pytest.raises(_Killed):
+        world.feeder.tick()
+    assert world.placed() == calls[0] < 600, "a part of it had been published"
+    world.reservoir._publish = publish  # type: ignore[method-assign]
+    another = Feeder(world.database, world.reservoir, world.gate, world.clock)
+    another.tick()
+    assert world.placed() == calls[0], "the rows are marked: nobody publishes them twice"
+    world.clock.at += 5.1
+    rows = FedRows(world.database, world.gate, world.clock)
+    while rows.tick():
+        pass
+    another.tick()
+    assert world.placed() == 600
+    (name,) = world.scripts.client.keys("backlog.*")
+    messages = world.scripts.client.lrange(name, 0, -1)
+    assert sorted(json.loads(m)["properties"]["correlation_id"] for m in messages) == sorted(ids)
 
 
 def test_what_is_cancelled_while_it_is_being_fed_costs_nothing(world: HealingWorld) -> None:
