@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import Connection
@@ -40,6 +41,7 @@ class DatabaseAnswers:
     def keep(self, key: str, answer: Answer, seconds: float) -> None:
         """Keep an answer, in the place of an older one. Never raises."""
         try:
+            answer = replace(answer, until=self._clock.now() + seconds)
             self._commits.submit((key, write(key, answer), seconds))
         except Exception as error:  # noqa: BLE001  # whatever it was, the answer itself is recorded elsewhere
             log.warning("an answer was not kept", error=type(error).__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import TLRUCache
 
@@ -52,13 +52,15 @@ class LocalAnswers:
         if missing:
             kept = self._inner.look(missing)
             for key, answer in kept.items():
-                self._remember(key, answer, self._seconds, forgotten)
+                left = self._seconds if answer.until is None else answer.until - self._clock.now()
+                self._remember(key, answer, min(left, self._seconds), forgotten)
             found.update(kept)
         return found
 
     def keep(self, key: str, answer: Answer, seconds: float) -> None:
         """Keep an answer, and remember it."""
         self._check()
+        answer = replace(answer, until=self._clock.now() + seconds)
         self._remember(key, answer, min(seconds, self._seconds), self._forgotten)
         self._inner.keep(key, answer, seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class RedisAnswers:
         """Keep an answer, in the place of an older one. Never raises."""
         milliseconds = max(1, int(seconds * 1000))
         keys = [_USED, _PREFIX + key, _REPLACED]
+        answer = replace(answer, until=self._clock.now() + seconds)
         self._run(self._keep, keys, [seal(write(key, answer)), milliseconds, *self._limits])
 
     def stamp(self) -> str | None:

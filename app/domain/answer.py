@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from app.domain.attempt import Usage
 from app.domain.money import Cost
@@ -17,6 +17,9 @@ class Answer:
     usage: Usage | None = None
     cost: Cost | None = None  # None: unknown
     simulated: bool = False
+    until: float | None = field(
+        default=None, compare=False
+    )  # Unix seconds: how long it is kept; None: nobody says
 
     @property
     def currency(self) -> str | None:
@@ -30,7 +33,8 @@ def write(key: str, answer: Answer) -> str:
         raise ValueError("a simulated answer is never kept")
     usage = astuple(answer.usage) if answer.usage else None
     cost = [answer.cost.picos, answer.cost.currency] if answer.cost else None
-    return f"{json.dumps({'key': key, 'usage': usage, 'cost': cost})}\n{answer.result}"
+    head = {"key": key, "usage": usage, "cost": cost, "until": answer.until}
+    return f"{json.dumps(head)}\n{answer.result}"
 
 
 def read(key: str, entry: str) -> Answer | None:
@@ -40,8 +44,9 @@ def read(key: str, entry: str) -> Answer | None:
         known = json.loads(head)
         usage = Usage(*known["usage"]) if known["usage"] else None
         cost = Cost(*known["cost"]) if known["cost"] else None
+        until = None if (said := known.get("until")) is None else float(said)
     except (ValueError, TypeError, KeyError):
         return None
     if known["key"] != key or not line_break or not result:
         return None
-    return Answer(result, usage, cost)
+    return Answer(result, usage, cost, until=until)

@@ -225,6 +225,21 @@ def test_what_is_kept_for_less_is_remembered_for_less(clock: MovableClock) -> No
     assert local.look(["k"]) == {}
 
 
+def test_nobody_remembers_an_answer_for_longer_than_it_is_kept(
+    answers: AnswerCache, clock: MovableClock
+) -> None:
+    answers.keep("k", ANSWER, 10)
+    (kept,) = answers.look(["k"]).values()
+    assert kept.until == pytest.approx(clock.now() + 10, abs=5)
+    inner = Counting()
+    inner.keep("k", kept, 10)
+    elsewhere = LocalAnswers(inner, clock, seconds=300, most_bytes=10**6)
+    assert elsewhere.look(["k"]) == {"k": ANSWER}
+    inner.kept.clear()
+    clock.ahead += 11
+    assert elsewhere.look(["k"]) == {}
+
+
 def test_a_process_remembers_no_more_than_it_may(clock: MovableClock) -> None:
     inner = Counting()
     local = LocalAnswers(inner, clock, seconds=300, most_bytes=100_000)
