@@ -43,6 +43,7 @@ from app.domain.pricing import PriceBook
 from app.domain.routing import Topology
 from app.services.admit import Admission
 from app.services.deliver_callback import CallbackDelivery
+from app.services.follow_configuration import FollowConfiguration
 from app.services.guard_hosts import HostGuard
 from app.services.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
 from app.services.lay_alerts import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
@@ -60,12 +61,40 @@ OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDP
 TIMEOUT = 5.0  # seconds: for processes that live by Redis
 
 
+# What does not depend on the file: a reload keeps it.
+_KEPT = (
+    "database",
+    "meters",
+    "celery",
+    "envelopes",
+    "scripts",
+    "reservoir",
+    "rates",
+    "changes",
+    "streams",
+    "told",
+    "patient_reservoir",
+    "permits",
+    "callback_bell",
+)
+
+
 @dataclass
 class Penstock:
     """All parts of one process, each made when first asked for."""
 
     settings: Settings
     clock: Clock = field(default_factory=SystemClock)
+
+    def renewed(self, settings: Settings) -> Penstock:
+        """The parts under another configuration, on the same database and Redis."""
+        newer = Penstock(settings, self.clock)
+        newer.__dict__.update({name: self.__dict__[name] for name in _KEPT if name in self.__dict__})
+        return newer
+
+    def follow(self, take: Callable[[Settings], object]) -> FollowConfiguration:
+        """Who hears of reloads."""
+        return FollowConfiguration(self.database, self.settings, lambda: read_settings(os.environ), take)
 
     @property
     def redis_url(self) -> str:
@@ -281,8 +310,13 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Penstock:
 def from_environment(environ: Mapping[str, str] = os.environ) -> Penstock:
     """Load the settings that PENSTOCK_CONFIG and the environment name, and set up the logs. Raises ConfigError."""
     configure_logs()
+    return build(read_settings(environ))
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """What PENSTOCK_CONFIG and the environment name. Raises ConfigError."""
     path = environ.get("PENSTOCK_CONFIG")
-    return build(load_settings(Path(path) if path else None, environ))
+    return load_settings(Path(path) if path else None, environ)
 
 
 def _needed(value: str | None, name: str) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from app.api.application import PenstockApi
+
+if TYPE_CHECKING:
+    from app.api.renewing import Renewing
 
 
 def create_app() -> PenstockApi:
@@ -11,6 +16,18 @@ def create_app() -> PenstockApi:
     from app.bootstrap import from_environment
 
     return create(from_environment())
+
+
+def create_renewing() -> Renewing:
+    """The same, exchanged for another when the configuration is reloaded. Made after the fork: it has a thread."""
+    from app.api.application import create_app as create
+    from app.api.renewing import Renewing
+    from app.bootstrap import from_environment
+
+    parts = from_environment()
+    renewing = Renewing(lambda settings: create(parts.renewed(settings)), parts.settings)
+    parts.follow(renewing.renew).start()
+    return renewing
 
 
 def __getattr__(name: str) -> PenstockApi:

@@ -11,11 +11,12 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
+from queue import SimpleQueue
 
 import structlog
 
 from app.adapters.gate import EpochBroken, NotLeading
-from app.bootstrap import from_environment
+from app.bootstrap import Penstock, from_environment
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.services.begin_epoch import begin_epoch
 from app.services.reconcile import heal
@@ -31,16 +32,59 @@ LOOK_EVERY = 0.4  # a pause is obeyed within a second
 TEST_EVERY = 1.0
 
 
+class Life:
+    """From one configuration to the next, until SIGTERM."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.over = threading.Event()  # of the leader at work
+        self._next: SimpleQueue[Leader] = SimpleQueue()
+
+    def end(self, *_: object) -> None:
+        """Stop for good. May be called from a signal handler."""
+        self.stop.set()
+        self.over.set()
+
+    def hand_over(self, leader: Leader) -> None:
+        """Go on with another one."""
+        self._next.put(leader)
+        self.over.set()
+
+    def heir(self, leader: Leader) -> Leader:
+        """The newest one; the same where there is none."""
+        self.over.clear()
+        if self.stop.is_set():
+            self.over.set()
+        while not self._next.empty():
+            leader = self._next.get()
+        return leader
+
+
 def main(ready: Callable[[], object]) -> None:
-    """Be a dispatcher until SIGTERM; `ready` is called when it stands for leader."""
-    stop = threading.Event()
+    """Be a dispatcher until SIGTERM; `ready` is called when it stands for leader.
+
+    A reload is a change of leader within the process: what was learned is kept, and what was released to a key that
+    is gone returns by itself, as nobody redeems it.
+    """
+    life = Life()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, life.end)
     parts = from_environment()
     parts.show_meters()
     leader = Leader(parts)
+    follow = parts.follow(lambda settings: life.hand_over(_leader(parts.renewed(settings))))
+    follow.start()
     ready()
-    run(leader, stop)
+    while not life.stop.is_set():
+        leader = life.heir(leader)
+        run(leader, life.over)
+    follow.close()
+
+
+def _leader(parts: Penstock) -> Leader:
+    """With whatever may find the configuration wrong. Raises ConfigError."""
+    parts.sending_alerts  # noqa: B018
+    return Leader(parts)
 
 
 def run(leader: Leader, stop: threading.Event) -> None:
@@ -178,6 +222,11 @@ def _report(step: str, error: Exception) -> None:
 
 
 def _resign(leader: Leader) -> None:
+    try:
+        if leader.gate.term:
+            leader.learned.keep()
+    except DatabaseUnreachable:
+        log.warning("what was learned in the last seconds is lost")
     try:
         leader.gate.resign()
     except (NotLeading, RedisUnreachable):

@@ -19,12 +19,14 @@ from app.domain.queue import KEY
 from app.services.revoke_task import RevokeTasks
 from app.settings import ConfigError
 from workers.celery import celery, parts
+from workers.follow_keys import FollowKeys
 from workers.gather_events import GatherEvents
 from workers.process import WorkerProcess, build_worker, refuse_queues
 
 log = structlog.get_logger("penstock.worker")
 
 _made: list[WorkerProcess] = []
+_following: list[FollowKeys] = []
 
 
 def process() -> WorkerProcess:
@@ -59,6 +61,7 @@ def _make(sender: Any, **_: Any) -> None:
     if any(name.startswith(KEY) for name in queues):
         try:
             _made.append(build_worker(parts, queues, sender.concurrency))
+            _following.append(FollowKeys(parts, _made[0], queues))
         except ConfigError as error:
             sys.exit(f"worker: {error}")
 
@@ -69,8 +72,11 @@ def _wrong_pool(sender: Any) -> str | None:
 
 
 @worker_ready.connect
-def _start(**_: Any) -> None:
+def _start(sender: Any, **_: Any) -> None:
     revoking.start()
+    for following in _following:
+        following.consumer = sender
+        parts.follow(following.take).start()
     if _made:
         vitals.start()
     for made in _made:

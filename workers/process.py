@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from app.adapters.redis_scripts import Scripts, connect
 from app.adapters.streams import RedisStreamWriter
 from app.adapters.upstream import Upstreams
+from app.adapters.upstream_generations import UpstreamGenerations
 from app.bootstrap import Penstock
 from app.db.claims import claim
 from app.db.database import GroupCommit
@@ -43,6 +44,8 @@ class WorkerProcess:
     """The parts of this process. `runner` is what the Celery task calls."""
 
     runner: RunTask
+    _upstreams: UpstreamGenerations
+    _concurrency: int
     _settling: SettlePermits
     _reporting: ReportSlots
     _beating: BeatWorker
@@ -55,6 +58,15 @@ class WorkerProcess:
         self._draining.start()
         self._beating.start()
         self._reporting.start()
+
+    def renew(self, parts: Penstock, queues: Sequence[str]) -> None:
+        """Go on under another configuration; running calls end in the old one. Raises ConfigError."""
+        keys = keys_of(parts.settings, queues)
+        newer = make_upstreams(parts, keys, self._concurrency)
+        self._upstreams.renew(newer)
+        self.runner.policies = policies(parts.settings)
+        self.runner.keeping = make_keeping(parts)
+        self._reporting.consume(keys)
 
     def begin_drain(self) -> None:
         """Take nothing more; running calls get their time. May be called from a signal handler."""
@@ -82,14 +94,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     me = Incarnation(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
     held, state = HeldCalls(), WorkerState()
     keys = keys_of(settings, queues)
-    served = {key.upstream for key in settings.keys if key.name in keys}
-    upstreams = Upstreams(
-        settings,
-        key_secrets(settings, os.environ, keys),
-        concurrency=concurrency,
-        clock=clock,
-        outfits=outfits(settings, os.environ, served),
-    )
+    upstreams = UpstreamGenerations(make_upstreams(parts, keys, concurrency))
     settling = SettlePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(database, _claim_in_order)
     endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end)
@@ -107,7 +112,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         parse=orjson.loads,
         ring=parts.callback_bell.ring,
         streams=RedisStreamWriter(parts.scripts),
-        keeping=KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, settings.cache.most_bytes),
+        keeping=make_keeping(parts),
         announce=parts.reservoir.announce,
         meter=parts.meters,
         tracer=parts.tracer,
@@ -115,6 +120,8 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     drain, beat = settings.worker.drain_seconds, settings.worker.beat_seconds
     return WorkerProcess(
         runner,
+        upstreams,
+        concurrency,
         settling,
         ReportSlots(me.id, keys, concurrency, parts.permits, held, state, clock),
         BeatWorker(me, database, held, state, clock, upstreams.wire, beat),
@@ -128,6 +135,25 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
             parts.tracer.close,
         ),
     )
+
+
+def make_upstreams(parts: Penstock, keys: Sequence[str], concurrency: int) -> Upstreams:
+    """All upstreams of these keys, with their secrets as they are now. Raises ConfigError."""
+    settings = parts.settings
+    served = {key.upstream for key in settings.keys if key.name in keys}
+    return Upstreams(
+        settings,
+        key_secrets(settings, os.environ, keys),
+        concurrency=concurrency,
+        clock=parts.clock,
+        outfits=outfits(settings, os.environ, served),
+    )
+
+
+def make_keeping(parts: Penstock) -> KeepAnswers:
+    """What puts a price on answers, and keeps them."""
+    most = parts.settings.cache.most_bytes
+    return KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, most)
 
 
 def quick_scripts(settings: Settings) -> Scripts:

@@ -81,6 +81,10 @@ class Upstreams:
         self._begun = 0
         self._aborted = False
 
+    def knows(self, key: str, upstream: str) -> bool:
+        """Whether calls by this key can be made."""
+        return key in self._secrets and upstream in self._endpoints
+
     def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
         """Make the call and give back what came of it; raises nothing that an upstream can cause.
 

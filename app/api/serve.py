@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from app.api.http_worker import worker_with
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Serving:
     graceful_seconds: float = 30.0  # what running requests get after SIGTERM
 
 
-def serve(make_app: Callable[[], Flask], how: Serving) -> None:
+def serve(make_app: Callable[[], WSGIApplication], how: Serving) -> None:
     """Serve until SIGTERM or SIGINT. `make_app` is called in each process, after the fork.
 
     On SIGTERM nothing new is accepted, long polls answer at once with what stands, other requests finish.
@@ -33,7 +35,7 @@ def serve(make_app: Callable[[], Flask], how: Serving) -> None:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
-    def __init__(self, make_app: Callable[[], Flask], how: Serving) -> None:
+    def __init__(self, make_app: Callable[[], WSGIApplication], how: Serving) -> None:
         self._make_app = make_app
         self._how = how
         super().__init__()
@@ -42,7 +44,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         for name, value in options(self._how).items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
+    def load(self) -> WSGIApplication:
         app = self._make_app()
         if start := getattr(app, "start", None):
             start()

@@ -44,11 +44,11 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="penstock-metrics-"))
     from app.api.serve import Serving, serve
     from app.settings import load_settings
-    from app.wsgi import create_app
+    from app.wsgi import create_renewing
 
     settings = load_settings(None, os.environ)
     serving = Serving(host, port, processes, settings.api.threads, settings.api.patience)
-    serve(create_app, serving)
+    serve(create_renewing, serving)
 
 
 def metrics_option(command: Any) -> Any:

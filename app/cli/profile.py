@@ -27,6 +27,7 @@ class Profile:
     database_url: str = ""
     redis_url: str = ""
     simulator_url: str = ""  # of the simulated upstream, when that is what answers
+    configuration: str = ""  # the file that it was started with
 
 
 def data_folder(environ: Mapping[str, str], given: Path | None = None) -> Path:

@@ -1,8 +1,9 @@
-"""What SIGHUP does to `penstock up`."""
+"""A reload: what SIGHUP does to `penstock up`, and how processes are told."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,13 @@ from app.cli.failure import Failure
 from app.cli.setup import Setup, Wish, reconfigure
 from app.cli.supervisor.hangup import Hangup
 from app.cli.supervisor.loop import Supervisor
+from app.db.configuration import ask_reload
+from app.db.database import Database
 from app.domain.errors import PenstockError
+from app.settings import Settings
+
+# Sections that a running process cannot change: it starts again for them.
+AT_START = ("api", "worker", "storage", "metrics")
 
 
 @dataclass(slots=True)
@@ -22,6 +29,7 @@ class Reload:
 
     wish: Wish
     setup: Setup
+    settings: Settings  # in force
     supervisor: Supervisor
     say: Callable[[str], None]
     hangup: Hangup = field(default_factory=Hangup)
@@ -34,16 +42,39 @@ class Reload:
             self.reload()
 
     def reload(self) -> None:
-        """Check the configuration, and only then let it be read again."""
+        """Check the configuration, and only then let it be read again: by running processes if they can take it."""
         try:
-            reconfigure(self.wish, self.setup.stack, os.environ)
+            settings = reconfigure(self.wish, self.setup.stack, os.environ)
             if self.setup.stack.simulator_file is not None:
                 _tell_simulator(self.setup.profile.simulator_url, self.setup.stack.simulator_file)
+            restart = needs_restart(self.settings, settings)
+            if not restart:
+                ask(self.setup.environment["DATABASE_URL"])
         except (PenstockError, Failure) as error:
             self.say(f"Not reloaded, the configuration in use stays: {error}")
             return
-        self.say("Reloading: the components that read the configuration start again, one by one")
-        self.supervisor.renew()
+        self.settings = settings
+        if restart:
+            self.say("Reloading: the components that read the configuration start again, one by one")
+            self.supervisor.renew()
+        else:
+            self.say(
+                "Reloading: every process takes the new configuration within a second, none starts again"
+            )
+
+
+def needs_restart(before: Settings, after: Settings) -> bool:
+    """Whether something changed that is read at the start of a process alone."""
+    return any(getattr(before, name) != getattr(after, name) for name in AT_START)
+
+
+def ask(database_url: str) -> int:
+    """Ask every process to read its configuration again; gives back the number. Raises DatabaseUnreachable."""
+    database = Database(database_url)
+    try:
+        return database.write(lambda conn: ask_reload(conn, time.time()))
+    finally:
+        database.close()
 
 
 def _tell_simulator(url: str, file: Path) -> None:

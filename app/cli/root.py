@@ -28,6 +28,7 @@ SECTIONS = {
         ),
         "tasks": Lazy("app.cli.tasks:group", "look at, list and cancel tasks"),
         "cache": Lazy("app.cli.cache:group", "ask likely prompts before they are asked"),
+        "reload": Lazy("app.cli.reload_command:command", "read penstock.toml again while everything runs"),
         "status": Lazy("app.cli.status:command", "who holds work up; every quota, key and worker"),
         "keys": Lazy("app.cli.upstream_keys:group", "keys at upstreams: their state; pause, resume, test"),
         "usage": Lazy("app.cli.usage:command", "what was used, paid and saved"),

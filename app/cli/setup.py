@@ -108,14 +108,16 @@ def find_configuration(wish: Wish, environ: Mapping[str, str]) -> Source:
     raise Failure("no upstream key is configured", NO_KEY, Exit.CONFIGURATION)
 
 
-def reconfigure(wish: Wish, stack: Stack, environ: Mapping[str, str]) -> None:
+def reconfigure(wish: Wish, stack: Stack, environ: Mapping[str, str]) -> Settings:
     """Check what a reload would read and, where it is simulated, derive it again. Raises ConfigError, Failure."""
     source = find_configuration(wish, environ)
     if source.simulated != (stack.simulator_port is not None):
         raise Failure(
             "a reload cannot change between simulated and real upstreams", "Stop it and start it again."
         )
-    configure(source, load_settings(source.file, environ), stack, wish.latency)
+    settings = load_settings(source.file, environ)
+    configure(source, settings, stack, wish.latency)
+    return settings
 
 
 def _stack(wish: Wish, settings: Settings, *, simulated: bool) -> Stack:
@@ -175,6 +177,7 @@ def _profile(
         database_url="" if settings.database_url else f"sqlite:///{data / database}",
         redis_url="" if settings.redis_url else f"redis://127.0.0.1:{stack.redis_port}/0",
         simulator_url=f"http://127.0.0.1:{stack.simulator_port}" if simulated else "",
+        configuration=str(settings.path.absolute()) if settings.path else "",
     )
     return profile, made
 

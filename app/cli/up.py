@@ -14,12 +14,13 @@ from app.cli.failure import Failure
 from app.cli.limits import raise_open_files
 from app.cli.profile import data_folder, save
 from app.cli.reload import Reload
-from app.cli.setup import Setup, Wish, prepare
+from app.cli.setup import Setup, Wish, find_configuration, prepare
 from app.cli.stack import components
 from app.cli.supervisor import lifeline
 from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers, sole
 from app.cli.supervisor.loop import Supervisor
 from app.cli.supervisor.teller import Terminal
+from app.settings import load_settings
 
 
 @click.command("up")
@@ -62,7 +63,8 @@ def command(
     """Run everything on this machine until Ctrl-C: API, dispatcher, workers, callbacks, Flower.
 
     Without REDIS_URL a Redis of our own is started, without DATABASE_URL a SQLite file is used, both in the
-    data folder. SIGTERM and Ctrl-C drain and end everything in order; SIGHUP reads the configuration again.
+    data folder. SIGTERM and Ctrl-C drain and end everything in order; SIGHUP and
+    `penstock reload` read the configuration again.
 
     \b
     penstock up --simulate                     try it, free of charge
@@ -117,7 +119,8 @@ def _supervise(wish: Wish, record: Run, *, verbose: bool) -> int:
     supervisor = Supervisor(
         parts, {**os.environ, **setup.environment}, logs, terminal, on_processes=record.record
     )
-    reload = Reload(wish, setup, supervisor, terminal.say)
+    settings = load_settings(find_configuration(wish, os.environ).file, os.environ)
+    reload = Reload(wish, setup, settings, supervisor, terminal.say)
     code = supervisor.run(
         on_ready=lambda: _ready(wish, setup, terminal),
         on_hangup=reload.hung_up,

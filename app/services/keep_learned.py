@@ -38,8 +38,10 @@ class KeepLearned:
 
     def tick(self) -> int:
         """Write what has changed, once every ten seconds. Gives back how many quotas."""
-        if self._clock.monotonic() < self._due:
-            return 0
+        return 0 if self._clock.monotonic() < self._due else self.keep()
+
+    def keep(self) -> int:
+        """Write it now. Gives back how many quotas. Raises DatabaseUnreachable."""
         self._due = self._clock.monotonic() + EVERY
         facts = self._learning.facts()
         changed = {name: kept for name, kept in facts.items() if self._written.get(name) != kept}

@@ -63,6 +63,11 @@ class ReportSlots:
         """Begin to report."""
         self._thread.start()
 
+    def consume(self, keys: tuple[str, ...]) -> None:
+        """From now on the queues of these keys are consumed."""
+        self._keys = keys
+        self.at_once()
+
     def at_once(self) -> None:
         """Something changed that should not wait for the next second."""
         self._now.set()

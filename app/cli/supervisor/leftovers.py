@@ -48,6 +48,12 @@ class Run:
         self._file.unlink(missing_ok=True)
 
 
+def supervisor_of(folder: Path) -> int | None:
+    """The process that works in `folder` now; None when nobody does."""
+    found = Run(folder).recorded().get("supervisor")
+    return found[0] if found is not None and _identity(found[0]) == found else None
+
+
 @contextmanager
 def sole(folder: Path) -> Iterator[Run]:
     """Hold `folder` for as long as this run lasts. Raises AlreadyRunningError.

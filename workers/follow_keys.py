@@ -1,0 +1,57 @@
+"""A reload in a worker process: upstreams, policies, and the queues of keys that have come or gone.
+
+A worker that was started without -Q consumes the queues of all keys and follows them; one that was told its queues
+keeps to those, less the ones that are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from app.bootstrap import Penstock
+from app.domain.queue import KEY, key_queue
+from app.settings import ConfigError, Settings
+from workers.process import WorkerProcess
+
+
+class FollowKeys:
+    """One for a worker process that consumes key queues."""
+
+    def __init__(self, parts: Penstock, process: WorkerProcess, queues: Collection[str]) -> None:
+        self._parts = parts
+        self._process = process
+        self._queues = tuple(name for name in queues if name.startswith(KEY))
+        self._all = set(self._queues) == set(all_queues(parts.settings))
+        self.consumer: Any = None  # Celery's, once it is there
+
+    def take(self, settings: Settings) -> None:
+        """Another configuration. Raises ConfigError; then everything stays as it was.
+
+        1. What is gone is consumed no more. 2. Calls are made by the new one. 3. What has come is consumed: from the
+        next report on the dispatcher releases to it.
+        """
+        wanted = wanted_queues(settings, self._queues, follows_all=self._all)
+        if not wanted:
+            raise ConfigError(
+                str(settings.path), None, "no key of this worker is left", "stop the worker instead"
+            )
+        self._process.renew(self._parts.renewed(settings), wanted)
+        for name in set(self._queues) - set(wanted):
+            self.consumer.call_soon(self.consumer.cancel_task_queue, name)
+        for name in set(wanted) - set(self._queues):
+            self.consumer.call_soon(self.consumer.add_task_queue, name, exchange="penstock", routing_key=name)
+        self._queues = wanted
+
+
+def all_queues(settings: Settings) -> tuple[str, ...]:
+    """The queues of all keys that a worker without a region may use."""
+    return tuple(key_queue(name) for name in settings.open_keys)
+
+
+def wanted_queues(settings: Settings, now: Sequence[str], *, follows_all: bool) -> tuple[str, ...]:
+    """What a worker is to consume."""
+    if follows_all:
+        return all_queues(settings)
+    known = {key_queue(key.name) for key in settings.keys}
+    return tuple(name for name in now if name in known)
