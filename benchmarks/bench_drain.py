@@ -3,7 +3,7 @@
 ideal = max over quotas of (n - burst) / rate + mean latency, where n is the quota's share of the tasks. The keys take
 10, 10, 5 and 25 requests per second, three seconds' worth of calls at once, and answer after 1 s in the mean.
 
-    python -m benchmarks.bench_drain [--tasks 5000] [--peer-tasks 1000] [--database sqlite] [--workers 2]
+    python -m benchmarks.bench_drain [--tasks 5000] [--peer-tasks 1000] [--hidden 2000] [--workers 2]
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ def main() -> int:
         __doc__,
         tasks=(5000, 500),
         peer_tasks=(1000, 300),
+        hidden=(2000, 300),
         workers=(2, 2),
         database=("postgresql", "postgresql"),
     )
