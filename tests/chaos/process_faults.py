@@ -9,10 +9,12 @@ from tests.chaos.fault import Fault
 from tests.chaos.world import ChaosWorld
 from tests.stack import wait_until
 
+SAID = "Penstock is ready."
+
 
 def kill_worker(world: ChaosWorld) -> None:
     """In the middle of its calls, if any come."""
-    wait_until(lambda: world.in_flight() > 0 or world.load is None or world.load.done, within=30, every=0.02)
+    wait_until(lambda: world.in_flight() > 0 or world.load is None or world.load.done, within=120, every=0.02)
     world.kill("worker-1")
 
 
@@ -40,20 +42,19 @@ def kill_supervisor(world: ChaosWorld) -> None:
     ports = ("--port", str(free_port()), "--flower-port", str(free_port()))
     process = world.stack.start("up", "up", "--data", str(data), *ports, PENSTOCK_DATA=str(data))
     world.stack.processes.pop("up")  # its end is ours
+    family: list[psutil.Process] = []
     try:
         log = world.stack.folder / "up.log"
         wait_until(
-            lambda: "Ctrl-C" in log.read_text() or process.poll() is not None, within=90, what="penstock up"
+            lambda: SAID in log.read_text() or process.poll() is not None, within=180, what="penstock up"
         )
         assert process.poll() is None, log.read_text()[-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
-        world.count_in_flight()
     finally:
-        process.kill()
-        process.wait(20)
-    wait_until(
-        lambda: not any(_lives(child) for child in family), within=20, what="its processes die with it"
-    )
+        with world.counting_in_flight():
+            process.kill()
+            process.wait(20)
+            wait_until(lambda: not any(map(_lives, family)), within=20, what="its processes die with it")
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,6 @@ class ChaosWorld:
         self.second_port = free_port()
         self.in_flight_at_kills = 0
         self.restarts: Counter[str] = Counter()  # of processes that ended by themselves
-        self._seen_in_flight = 0
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self.receiver: Receiver | None = None
@@ -141,8 +140,10 @@ class ChaosWorld:
         """kill -9. What a worker held in flight may be called again."""
         with self._lock:
             if name.startswith("worker"):
-                self.count_in_flight()
-            self.stack.kill(name)
+                with self.counting_in_flight():
+                    self.stack.kill(name)
+            else:
+                self.stack.kill(name)
             self.start_process(name)
 
     def drain(self, name: str) -> int:
@@ -152,24 +153,35 @@ class ChaosWorld:
             self.start_process(name)
         return code
 
-    def count_in_flight(self) -> None:
-        """A worker is about to die: what is at the upstream now may be called again."""
-        self.in_flight_at_kills += self.in_flight()
+    @contextmanager
+    def counting_in_flight(self) -> Iterator[None]:
+        """A worker dies within: what is at the upstream now, and what is sent until then, may be called again."""
+        before = self._totals()
+        yield
+        self.in_flight_at_kills += self._at_most_in_flight_since(before)
+
+    def _at_most_in_flight_since(self, before: Mapping[str, int]) -> int:
+        return before["in_flight"] + self._totals()["admitted"] - before["admitted"]
+
+    def _totals(self) -> Mapping[str, int]:
+        totals: Mapping[str, int] = self.upstream.stats()["totals"]
+        return totals
 
     def _supervise(self) -> None:
         """Start again what ended by itself, as any supervisor does."""
+        seen = self._totals()
         while not self._closing.wait(0.5):
             with self._lock:
                 for name in [n for n, p in self.stack.processes.items() if p.poll() is not None]:
                     self.restarts[name] += 1
                     if name.startswith("worker"):
-                        self.in_flight_at_kills += max(self._seen_in_flight, self.in_flight())
+                        self.in_flight_at_kills += self._at_most_in_flight_since(seen)
                     self.start_process(name)
-                self._seen_in_flight = self.in_flight()
+                seen = self._totals()
 
     def in_flight(self) -> int:
         """Calls at the upstream now."""
-        return int(self.upstream.stats()["totals"]["in_flight"])
+        return self._totals()["in_flight"]
 
     # -- the servers beneath
 
