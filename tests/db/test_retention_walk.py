@@ -1,0 +1,32 @@
+"""The walk over what may be too old to be kept: as far as there is something old, and no further."""
+
+from app.db import retention
+from app.db.database import Database
+from app.db.endings import end
+from app.db.tables import task
+from tests.db.rows import NOW, add, new_task, success, take
+
+MONTH = 30 * 86_400.0
+
+
+def test_the_walk_goes_on_while_a_page_holds_something_old_and_ends_at_the_first_that_does_not(
+    database: Database,
+) -> None:
+    old = [f"old{number}" for number in range(3)]
+    add(database, *(new_task(name, created_at=NOW - MONTH) for name in old))
+    claimed = take(database, *(f"task_{name}" for name in old), at=NOW - MONTH)
+    endings = [success(one, at=NOW - MONTH) for one in claimed.values()]
+    database.write(lambda conn: end(conn, endings))
+    young = add(database, *(new_task(f"young{number}") for number in range(9)))
+
+    def walk(after: int) -> retention.Looked:
+        return database.write(lambda conn: retention.delete_old(conn, after, NOW - 1, {}, 2))
+
+    first = walk(0)
+    assert (first.last is not None, first.deleted) == (True, 2)
+    second = walk(first.last or 0)  # one old, one young
+    assert (second.last, second.deleted) == (young[0], 1)
+    third = walk(second.last or 0)
+    assert (third.last, third.deleted) == (None, 0)  # eight young ones are left unread
+    left = database.read(lambda conn: conn.execute(task.select()).all())
+    assert {row.seq for row in left} == set(young)
