@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.simulator.faults import KINDS
 from app.simulator.faults import Fault as Rule
 from tests.chaos.fault import Fault
 from tests.chaos.world import ChaosWorld, pause
+from tests.stack import wait_until
 
 SECONDS = 4.0
 # What is about one key rests that key for a minute (brake.REFUSED_SECONDS): it strikes the smallest.
@@ -30,10 +33,19 @@ def rule(name: str, rate: float = 1.0) -> Rule:
 
 
 def strike(world: ChaosWorld, *rules: Rule) -> None:
-    """These faults and no others, for a while."""
+    """These faults and no others, for a while; it is over when the last call that they may have struck has ended."""
     world.upstream.set_faults(*rules)
     pause(SECONDS)
     world.upstream.set_faults()
+    begun = {call["sequence"] for call in _unended(world, after=0)}
+    after = min(begun, default=1) - 1
+    wait_until(
+        lambda: not begun & {call["sequence"] for call in _unended(world, after)}, within=60, every=0.1
+    )
+
+
+def _unended(world: ChaosWorld, after: int) -> list[dict[str, Any]]:
+    return [call for call in world.upstream.log(after) if call["duration"] is None]
 
 
 def spoil_streams(world: ChaosWorld, name: str) -> None:
