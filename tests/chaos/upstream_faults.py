@@ -56,6 +56,7 @@ def spoil_streams(world: ChaosWorld, name: str) -> None:
             body = {
                 "model": "deepseek-flash",
                 "stream": True,
+                "priority": "high",  # ahead of the load
                 "messages": [{"role": "user", "content": name}],
             }
             answer = caller.call("POST", "/v1/chat/completions", body)
