@@ -140,8 +140,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _celery_worker(name: str, threads: int, *more: str) -> None:
-    """Celery's own worker in this process: threads, events (which also wake it), no chatter between workers."""
-    from celery.bin.celery import celery
+    """Celery's own worker in this process: threads, events (which also wake it), no chatter between workers.
+
+    Its command alone, not all of `celery`: that would load Flower and a terminal's line editor, ten megabytes.
+    """
+    from celery.app.utils import find_app
+    from celery.bin.base import CLIContext
+    from celery.bin.worker import worker as celery_worker
     from celery.signals import worker_ready
 
     def started(**_: Any) -> None:
@@ -149,5 +154,6 @@ def _celery_worker(name: str, threads: int, *more: str) -> None:
 
     worker_ready.connect(started, weak=False)
     how = ["-P", "threads", "-c", str(threads), "-E", "--without-gossip", "--without-mingle"]
-    arguments = ["-A", "workers", "worker", "-n", f"{name}@%h", "-l", "WARNING", *how, *more]
-    celery.main(args=arguments, prog_name="penstock")
+    arguments = ["-n", f"{name}@%h", "-l", "WARNING", *how, *more]
+    context = CLIContext(app=find_app("workers"), no_color=None, workdir=None)
+    celery_worker.main(args=arguments, prog_name="penstock", obj=context)
