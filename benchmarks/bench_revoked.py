@@ -1,0 +1,95 @@
+"""One of three accounts is revoked in mid-run: its load moves and nothing fails, as ratios.
+
+failed  tasks that did not succeed, over all
+moved   the part of the other accounts' capacity that is used from 3 s after it on
+met     calls refused with 401, over all calls that reached the upstream
+
+python -m benchmarks.bench_revoked [--quick] [--seconds 25] [--database sqlite]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from app.simulator.client import SimulatorProcess
+from app.simulator.config import SimulatorConfig
+from app.simulator.faults import Fault
+from app.simulator.latency import Latency
+from app.simulator.limits import Limit
+from benchmarks.frame import options, recorded
+from benchmarks.ground import ground
+from tests.stack import Key, Stack, configuration, key_environment, wait_until
+
+ACCOUNTS = ("k1", "k2", "k3")
+CAP, LATENCY = 20, 1.0  # calls at once of each, seconds
+MODEL = "deepseek-flash"
+SETTLED = 3.0  # seconds after the revocation
+LEAST_MOVED, MOST_MET = 0.90, 0.05
+
+
+def revoke(seconds: float, folder: Path, database_url: str, redis_url: str) -> dict[str, float]:
+    """Run the whole service, take one account away, and count what the others serve."""
+    keys = [Key(name, concurrency=CAP) for name in ACCOUNTS]
+    left = CAP / LATENCY * (len(ACCOUNTS) - 1)  # calls a second
+    config = SimulatorConfig(
+        keys={f"sk-{name}": name for name in ACCOUNTS},
+        limits=tuple(Limit(account=name, model=MODEL, concurrency=CAP) for name in ACCOUNTS),
+        latency=Latency(mean=LATENCY),
+        seed=1,
+    )
+    tasks = int(CAP / LATENCY * len(ACCOUNTS) * 10 + left * (seconds + 5))
+    with (
+        SimulatorProcess(config) as upstream,
+        Stack(
+            folder,
+            configuration(upstream.base_url, keys),
+            database_url=database_url,
+            redis_url=redis_url,
+            environment=key_environment(keys),
+        ) as stack,
+    ):
+        stack.start_all(callbacks=False)
+        batch = stack.admin.submit_batch(f"Count to {n}." for n in range(tasks))
+        wait_until(lambda: _succeeded(upstream) > tasks / 10, within=60)
+        upstream.set_faults(Fault("401", key="sk-k1"))
+        time.sleep(SETTLED)
+        before, since = _succeeded(upstream), time.monotonic()
+        time.sleep(seconds)
+        after, until = _succeeded(upstream), time.monotonic()
+        done = stack.admin.finished_batch(batch["id"], within=tasks / left * 3 + 60)
+        calls = upstream.log()
+    refused = sum(call["status"] == 401 for call in calls)
+    return {
+        "failed": 1 - done["request_counts"]["completed"] / tasks,
+        "moved": min(1.0, (after - before) / (until - since) / left),
+        "met": refused / len(calls),
+    }
+
+
+def _succeeded(upstream: SimulatorProcess) -> int:
+    return int(upstream.stats()["totals"]["succeeded"])
+
+
+def main() -> int:
+    """Run it and print the ratios."""
+    told = options(__doc__, seconds=(25.0, 10.0), database=("postgresql", "sqlite"))
+    with (
+        recorded("revoked", "A revoked account", quick=told.quick) as record,
+        ground("revoked", postgres=told.database == "postgresql") as base,
+    ):
+        found = revoke(told.seconds, base.scratch("stack"), base.database(told.database), base.redis.url)
+        failed, moved, met = found["failed"], found["moved"], found["met"]
+        what = "one of three accounts revoked"
+        record.aim(f"{what}: tasks failed", "all", "0", f"{failed:.4f}", not failed)
+        moves = moved >= LEAST_MOVED
+        record.aim(
+            f"{what}: used from 3 s after it on", "the others' capacity", "0.90", f"{moved:.3f}", moves
+        )
+        record.aim(f"{what}: calls refused", "all", "0.05", f"{met:.4f}", met <= MOST_MET)
+    return 0 if not failed and moves and met <= MOST_MET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
