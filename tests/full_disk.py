@@ -29,6 +29,11 @@ def full_disk(database: Database) -> Iterator[None]:
 
 def _fill(conn: Connection) -> None:
     if conn.dialect.name == "sqlite":
+        # What was deleted has left pages that would be used again: a table takes all but a few of them.
+        conn.exec_driver_sql("CREATE TABLE filler (bytes BLOB)")
+        free = int(conn.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+        size = int(conn.exec_driver_sql("PRAGMA page_size").scalar_one()) - 4
+        conn.exec_driver_sql(f"INSERT INTO filler VALUES (zeroblob({max(0, free - 10) * size}))")
         conn.exec_driver_sql("PRAGMA max_page_count=1")  # as many as there are: it never goes below
         return
     conn.exec_driver_sql(_NO_SPACE)
@@ -42,6 +47,7 @@ def _fill(conn: Connection) -> None:
 def _free(conn: Connection) -> None:
     if conn.dialect.name == "sqlite":
         conn.exec_driver_sql(f"PRAGMA max_page_count={_UNLIMITED}")
+        conn.exec_driver_sql("DROP TABLE filler")
         return
     for table in _TABLES:
         conn.exec_driver_sql(f"DROP TRIGGER no_space ON {table}")

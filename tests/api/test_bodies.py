@@ -65,7 +65,7 @@ BAD_TASKS: list[tuple[Any, str | None, str, str]] = [
     ({"messages": [*SAID, {"content": "x"}]}, "messages[1].role", "invalid_type", "must be text"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type", "must be text"),
     ({**HELLO, "modle": "m"}, "modle", "unknown_field", "did you mean model?"),
-    ({**HELLO, "zzz": 1}, "zzz", "unknown_field", "there are cache, callback_url"),
+    ({**HELLO, "zzz": 1}, "zzz", "unknown_field", "there are allow_degraded, cache"),
     ({**HELLO, "temperature": 1}, "temperature", "unknown_field", 'put it into "parameters"'),
     ({**HELLO, "model": 3}, "model", "invalid_type", "must be text"),
     ({**HELLO, "model": ""}, "model", "invalid_value", "at least 1"),
@@ -135,7 +135,7 @@ BAD_BATCHES: list[tuple[Any, str | None, str, str]] = [
     ({"requests": [HELLO], "batch_size": 0}, "batch_size", "invalid_value", "greater than or equal to 1"),
     ({"requests": [HELLO], "batch_size": "5"}, "batch_size", "invalid_type", "must be an integer"),
     ({"requests": [HELLO], "batchsize": 5}, "batchsize", "unknown_field", "did you mean batch_size?"),
-    ({"requests": [HELLO], "run_at": 5}, "run_at", "unknown_field", "is not a field here"),
+    ({"requests": [HELLO], "prompt": "x"}, "prompt", "unknown_field", "is not a field here"),
 ]
 
 

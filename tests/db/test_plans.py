@@ -58,8 +58,10 @@ FILL = f"""
     INSERT INTO task (id, client_id, model, queue, step, status, hold, estimate, created_at, available_at, expires_at,
         fed_at)
     {{numbers}}
-    SELECT 'task_p' || i, 'alice', 'deepseek-flash', '{QUEUE}', i % 3 * 3, 'queued',
-        CASE WHEN i % 10 = 9 THEN {Hold.UNTIL} ELSE 0 END, 100, {NOW}, {NOW} + 60, {NOW + DAY},
+    SELECT 'task_p' || i, 'alice', 'deepseek-flash',
+        CASE WHEN i % 20 = 19 THEN 'backlog.deepseek-flash.c' || i % 1000 ELSE '{QUEUE}' END, i % 3 * 3, 'queued',
+        CASE WHEN i % 10 <> 9 THEN 0 WHEN i % 20 = 9 THEN {Hold.UNTIL} ELSE {Hold.OFF_PEAK} END, 100,
+        {NOW}, {NOW} + 60, {NOW + DAY},
         CASE WHEN i % 10 = 8 THEN {NOW} END
     FROM n
 """
@@ -67,7 +69,7 @@ FILL = f"""
 
 @pytest.fixture
 def backlog(database: Database) -> Database:
-    """200,000 rows: most wait to be fed, a tenth is fed, a tenth waits for its time."""
+    """200,000 rows: most wait to be fed, a tenth is fed, a tenth waits for its time or for quiet hours."""
 
     def fill(conn: Connection) -> None:
         statement = text(FILL.format(numbers=NUMBERS[database.dialect]))

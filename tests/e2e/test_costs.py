@@ -1,10 +1,13 @@
 """Pay once, pay less, on a real stack: two API processes, two workers, a bill to compare with."""
 
+import csv
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import urllib3
 
@@ -13,11 +16,23 @@ from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
+from tests.callbacks.receivers import RawReceiver, answering
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
-KEYS = [Key("main")]
+KEYS = [Key("main", rpm=12_000, burst=200, concurrency=100)]
 COLD = {"temperature": 0}
+LATENCY = 0.05  # seconds
+MORE = """
+[callbacks]
+allow_networks = ["127.0.0.0/8"]
+ports = ["1024-65535"]
+
+[retry.default]
+attempts = 8
+base = 0.05
+cap = 0.2
+"""
 
 
 class World:
@@ -25,12 +40,12 @@ class World:
 
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.upstream = SimulatorProcess(
-            SimulatorConfig(keys={"sk-main": "main"}, latency=Latency(mean=0.3), marked=False)
+            SimulatorConfig(keys={"sk-main": "main"}, latency=Latency(mean=LATENCY), marked=False)
         )
         config = configuration(self.upstream.base_url, KEYS)
         self.stack = Stack(
             folder,
-            config.replace('name = "sim"', 'name = "sim"\nprices = "deepseek"', 1),
+            config.replace('name = "sim"', 'name = "sim"\nprices = "deepseek"', 1) + MORE,
             database_url=database_url,
             redis_url=redis_url,
             environment=key_environment(KEYS),
@@ -47,6 +62,20 @@ class World:
         made = self.stack.penstock("clients", "add", name)
         key = next(word for word in made.split() if word.startswith("pk_"))
         return Caller(self.stack.url, key), Caller(self._other, key)
+
+    def command(self, caller: Caller, *arguments: str) -> str:
+        """What `penstock` prints for a client."""
+        environment = {"PENSTOCK_URL": caller.url, "PENSTOCK_API_KEY": caller.key}
+        done = subprocess.run(
+            self.stack._command(arguments),
+            env={**self.stack.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     @property
     def calls(self) -> int:
@@ -87,14 +116,14 @@ def picos(task: dict[str, Any]) -> int:
 def test_five_hundred_identical_tasks_over_two_api_processes_make_one_call(world: World) -> None:
     alice = world.client("identical")
     before = world.calls
-    world.upstream.configure(latency={"mean": 6.0})
+    world.upstream.configure(latency={"mean": 3.0})  # what comes later than that is answered from the cache
 
     def submit(number: int) -> str:
         return alice[number % 2].submit("What is a penstock?", parameters=COLD)
 
     with ThreadPoolExecutor(16) as threads:
         ids = list(threads.map(submit, range(500)))
-    world.upstream.configure(latency={"mean": 0.3})
+    world.upstream.configure(latency={"mean": LATENCY})
     done = [alice[0].task(name, wait=30) for name in ids]
     assert {task["status"] for task in done} == {"succeeded"}
     assert len({task["id"] for task in done}) == 500
@@ -144,18 +173,20 @@ def test_costs_equal_the_usage_report_and_the_upstreams_own_bill(world: World) -
     frank = world.client("frank")[0]
     before = world.bill
     world.upstream.set_faults(
-        Fault("500", rate=0.1), Fault("429-retry-after", rate=0.05), Fault("no-capacity", rate=0.05)
+        Fault("500", rate=0.1),
+        Fault("429-retry-after", rate=0.05, retry_after=0.2),
+        Fault("no-capacity", rate=0.05),
     )
     prefix = "You are a careful clerk. " * 40
     requests = [
         {
             "messages": [
                 {"role": "system", "content": prefix},
-                {"role": "user", "content": f"Case {n % 40}: 请说明。"},
+                {"role": "user", "content": f"Case {n % 20}: 请说明。"},
             ],
             "parameters": COLD if n % 2 else {},
         }
-        for n in range(120)
+        for n in range(60)
     ]
     answer = frank.call("POST", "/v1/batch", {"requests": requests})
     frank.finished_batch(answer.body["id"], within=90)
@@ -171,3 +202,52 @@ def test_costs_equal_the_usage_report_and_the_upstreams_own_bill(world: World) -
     assert paid == reported == world.bill - before > 0
     assert sum(row["cached_tokens"] for row in rows) > 0
     assert all(row["saved_prompt_cache"] != "0.00" for row in rows if row["cached_tokens"])
+
+
+def test_a_hit_is_told_as_any_other_end(world: World) -> None:
+    grace = world.client("grace")[0]
+    taken = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    with RawReceiver(answering(taken)) as receiver:
+        body = {"parameters": COLD, "callback_url": receiver.url()}
+        first = grace.submit("Told twice?", **body)
+        grace.task(first, wait=30)
+        hit = grace.submit("Told twice?", **body)
+        wait_until(lambda: len(receiver.requests) >= 2, within=30, what="two callbacks")
+    events = [orjson.loads(request.partition(b"\r\n\r\n")[2]) for request in receiver.requests]
+    told = {event["data"]["id"]: event for event in events}
+    assert [told[name]["type"] for name in (first, hit)] == ["task.succeeded"] * 2
+    assert [told[name]["data"]["cached"] for name in (first, hit)] == [False, True]
+    assert told[hit]["data"]["result"] == told[first]["data"]["result"]
+    assert told[hit]["data"]["cost"]["micros"] == 0
+
+
+def test_what_is_warmed_is_there_when_it_is_asked_and_stands_in_the_usage(
+    world: World, tmp_path: Path
+) -> None:
+    heidi = world.client("heidi")[0]
+    (tmp_path / "likely.txt").write_text("Likely one?\n\nLikely two?\n")
+    said = world.command(heidi, "cache", "warm", str(tmp_path / "likely.txt"), "--budget", "0.50")
+    assert "Submitted 2 tasks at low priority" in said
+    wait_until(
+        lambda: len(heidi.call("GET", "/v1/tasks?status=succeeded").body["data"]) == 2, within=30, what="warm"
+    )
+    before = world.calls
+    hit = heidi.call("POST", "/v1/tasks", {"prompt": "Likely one?", "cache": {}}).body
+    assert (hit["status"], hit["cached"], world.calls) == ("succeeded", True, before)
+    world.command(heidi, "cache", "warm", str(tmp_path / "likely.txt"))
+    assert world.calls == before, "what is warm is not paid for again"
+    (row,) = csv.DictReader(world.command(heidi, "usage", "--by", "client", "--csv").splitlines())
+    assert (row["client"], row["calls"], row["cache_hits"]) == ("heidi", "2", "3")
+    assert "heidi" in world.command(heidi, "usage", "--by", "client")
+
+
+def test_connections_are_kept_and_counted(world: World) -> None:
+    """Last: the workers tell what they have counted every ten seconds."""
+
+    def counted() -> Any:
+        wire = world.stack.admin.call("GET", "/v1/usage").body["connections"]
+        return wire if wire["calls"] >= 50 else None
+
+    wire = wait_until(counted, within=60, what="the workers' counts")
+    assert 0 < wire["per_1000_calls"] < 1000
+    assert "per 1,000 calls" in world.command(world.stack.admin, "usage")

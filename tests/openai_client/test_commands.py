@@ -112,8 +112,10 @@ def test_ctrl_c_ends_the_watching_alone(run: Any, world: World, tmp_path: Path) 
     (tmp_path / "p.txt").write_text("[3 seconds] watched\nafter\n")
     command = world.stack._command(["submit", "p.txt", "--model", ONE, "--out", "out.jsonl"])
     env = environment(world, tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     wait_until(lambda: "batch_" in (tmp_path / "said").read_text(), within=20, what="submitted")
     batch = (tmp_path / "said").read_text().strip()
     run("pause", batch)  # so that it cannot end before the signal comes
