@@ -7,8 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Options for pytest: make test PYTEST="tests/unit -x"
 PYTEST ?=
-# Test processes side by side; each starts a Redis and a PostgreSQL of its own, when a test asks for them.
-JOBS ?= 2
+# Test processes side by side: many tests wait more than they work. Each starts a Redis and a PostgreSQL of its own,
+# when a test asks for them.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test explore lint format lock audit bench bench-list chaos pictures clean
@@ -23,10 +24,10 @@ run: .venv/.ready ## start the service and stay (a real upstream when a key is c
 	@$(BIN)/penstock up --simulate-without-key
 
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 explore: .venv/.ready ## the property tests with examples of their own, and many more of them
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --hypothesis-profile explore tests/unit tests/db $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --hypothesis-profile explore tests/unit tests/db $(PYTEST)
 
 lint: .venv/.ready ## ruff, mypy, import contracts, bandit
 	$(BIN)/ruff check .
