@@ -100,7 +100,7 @@ def refused(figure: Learned, rules: Rules, found: float, now: float, doubt: floa
     longer = min(_LONGEST_REST, figure.rest * _LONGER) if apart <= max(_EXACTLY, doubt) else _REST
     rest = max(_REST, longer) if confirmed else _SHORT_REST
     return Learned(
-        level=max(rules.floor, found * rules.drop),
+        level=min(figure.level, max(rules.floor, found * rules.drop)),  # never higher after a refusal
         known=found,
         step=_CAREFUL if confirmed else _BOLD,
         margin=min(_WIDEST, figure.margin + rules.widening) if at_rest else figure.margin,

@@ -48,6 +48,12 @@ def test_a_figure_never_falls_below_its_floor_and_never_more_than_doubles(
         assert figure.level >= rules.floor or figure.level == before
 
 
+def test_a_refusal_far_below_what_was_known_never_raises_the_level() -> None:
+    """Where the limit is taken to lie between the two, nine tenths of that are more than what was just refused."""
+    figure = Learned(level=3.4, known=4.25)
+    assert adaptive.refused(figure, CALLS_AT_ONCE, 3.4, 0.0).level <= 3.4
+
+
 def rounds(figure: Learned, rules: Rules, count: int, now: float = 0.0) -> list[float]:
     levels = []
     for number in range(count):
