@@ -65,7 +65,10 @@ def long_polls(stack: Stack, number: int) -> Iterator[None]:
     task = caller.submit("later", run_at=later)
     parts, held = urlsplit(stack.url), []
     asked = request_bytes(
-        stack.url, "GET", f"/v1/tasks/{task}?wait={HELD_SECONDS}", {"Authorization": f"Bearer {stack.admin_key}"}
+        stack.url,
+        "GET",
+        f"/v1/tasks/{task}?wait={HELD_SECONDS}",
+        {"Authorization": f"Bearer {stack.admin_key}"},
     )
     for _ in range(number):
         one = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=60)
