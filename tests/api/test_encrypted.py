@@ -8,12 +8,36 @@ import orjson
 import pytest
 from sqlalchemy import text
 
+from app.adapters.meters import Meters
 from app.db import cache_entries, sealing
+from app.db.database import Database
+from app.db.migrate import upgrade
 from app.db.tables import metadata
 from app.domain.attempt import Failure
 from app.domain.outcome import Outcome
 from app.domain.task import Status
-from tests.api.world import MODEL, Client, World
+from tests.api.world import MODEL, Client, Parts, World
+from tests.servers import PostgresServer
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def session_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A world of their own: nobody without the key could read what these tests leave behind."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('sealed')}/penstock.db"
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.create_database()
+    upgrade(url)
+    meters = Meters()
+    parts = Parts(Database(url, ended=meters.ended), url, meters=meters)
+    world = World(parts)
+    yield world
+    world.app.close()
+    parts.database.close()
+    if request.param == "postgresql":
+        server.drop_database(url)
 
 
 @pytest.fixture

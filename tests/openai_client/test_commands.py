@@ -101,7 +101,9 @@ def test_a_sample_runs_first(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("[3 seconds] hold\n" + "later\n" * 5)
+    (tmp_path / "p.txt").write_text(
+        "[3 seconds] hold\n" * 12
+    )  # one after the other: longer than the commands take
     batch = batch_of(run("submit", "p.txt", "--model", ONE))
     assert "in_progress" in run("pause", batch).stderr
     assert "in_progress" in run("resume", batch).stderr
