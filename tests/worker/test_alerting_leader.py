@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.alerts import group
-from app.db.alerts import load_channels, watcher
+from app.db.alerts import load_alerts, load_channels, watcher
 from app.db.budgets import add_spent
 from app.db.clients import add_client
 from app.db.database import Database
@@ -123,6 +123,11 @@ def test_a_leader_tells_what_fires_and_that_it_is_over_and_the_api_does_when_it_
             wait(lambda: channel.heard("RESOLVED budget (alice)"), "its end")
             fared = {one.name: one.error for one in database.read(load_channels)}
             assert "UNSET_HOOK is not set" in str(fared["warning 2"])
+            # Killed between sending and noting that, it would leave an alert whose channels are taken to know of it.
+            wait(
+                lambda: not any(one.told for one in database.read(load_alerts).values()),
+                "the note of its end",
+            )
             stack.kill("dispatcher")
             channel.messages.clear()
             spend(80)
