@@ -55,7 +55,7 @@ def unfed_queues(conn: Connection) -> list[str]:
 
 def any_ordered(conn: Connection, queue: str) -> bool:
     """Whether a queue has rows to feed that go by their deadline."""
-    return conn.execute(_ANY_ORDERED, {"queue": queue}).first() is not None
+    return any(due is not None and due < NOT_DUE for due in conn.execute(_FIRST_DUE, {"queue": queue}).one())
 
 
 def take_unfed(
@@ -177,11 +177,17 @@ def _unmark(dialect: str) -> Update:
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
 
 
-_ANY_ORDERED = (
-    select(task.c.seq)
-    .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(False))
-    .where(task.c.step.in_([int(step) for step in Step]), task.c.due < NOT_DUE)
-    .limit(1)
+# The first of each step, in the order of the index: what goes by its deadline stands before what does not.
+_FIRST_DUE = select(
+    *(
+        select(task.c.due)
+        .where(task.c.queue == bindparam("queue"), text(UNFED))
+        .where(task.c.front.is_(False), task.c.step == int(step))
+        .order_by(task.c.step, task.c.due, task.c.seq)
+        .limit(1)
+        .scalar_subquery()
+        for step in Step
+    )
 )
 _NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
 _FED_ROWS = first(FED, task.c.fed_at, task.c.seq)

@@ -28,6 +28,7 @@ Call = Callable[[Connection], Any]
 HEADS: dict[str, tuple[Call, str]] = {
     "unfed_queues": (feeding.unfed_queues, "ix_task_unfed"),
     "take_unfed": (lambda conn: feeding.take_unfed(conn, QUEUE, 1000), "ix_task_unfed"),
+    "any_ordered": (lambda conn: feeding.any_ordered(conn, QUEUE), "ix_task_unfed"),
     "read_line": (lambda conn: read_line(conn, QUEUE, 3, 5000), "ix_task_line"),
     "degrade": (lambda conn: degrade(conn, NOW, 500, lambda *_: "{}"), "ix_task_degradable"),
     "waiting_for_windows": (waiting_for_windows, "ix_task_off_peak"),
