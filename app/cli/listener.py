@@ -157,6 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(413)
             return
         body = self.rfile.read(length)
+        if len(body) < length:  # its sender was cut off: not a callback, and nobody is there to answer
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         self._answer(self.receive(self.path, headers, body))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -73,6 +74,16 @@ def test_the_status_may_depend_on_what_came() -> None:
     with Listener([SECRET], status=lambda receipt: 500 if receipt.path == "/bad" else 204) as listener:
         assert [_post(listener.url + "bad", SECRET), _post(listener.url, SECRET)] == [500, 204]
         assert listener.wait_for(lambda receipts: len(receipts) == 2, 1)
+
+
+def test_what_is_cut_off_in_its_body_is_no_callback() -> None:
+    with Listener([SECRET]) as listener:
+        port = int(listener.url.rsplit(":", 1)[1].strip("/"))
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as sender:
+            sender.sendall(b"POST /hook HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\ncut")
+            sender.shutdown(socket.SHUT_WR)
+            assert sender.recv(100) == b""
+        assert list(listener.receipts) == []
 
 
 def test_a_faulty_secret_is_refused_at_the_start() -> None:

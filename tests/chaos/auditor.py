@@ -36,7 +36,7 @@ class Evidence:
     refused: int  # calls that the upstream refused for a quota
     most_in_a_minute: Mapping[str, tuple[int, float]]  # quota -> (received in any 60 s, allowed)
     callbacks: Mapping[str, set[str]]  # task id -> webhook ids received
-    unverified: int  # callbacks whose signature was wrong
+    unverified: Sequence[str]  # callbacks whose signature was wrong: head and beginning
     in_flight_at_kills: int  # calls that ran when a worker was killed: these may be repeated
     recoveries: Sequence[Recovery] = ()
 
@@ -79,7 +79,11 @@ def audit(e: Evidence) -> list[Finding]:
         ),
         Finding("every callback is delivered", f"{len(untold)} missing", not untold),
         Finding("a callback's id is stable", f"{len(unstable)} with several", not unstable),
-        Finding("callbacks are signed", f"{e.unverified} unverified", not e.unverified),
+        Finding(
+            "callbacks are signed",
+            " ".join([f"{len(e.unverified)} unverified", *e.unverified[:1]]),
+            not e.unverified,
+        ),
         *([_recovered(e.recoveries)] if e.recoveries else []),
     ]
 

@@ -53,7 +53,7 @@ class Receiver:
         self.trusted = True
         self.told: dict[str, set[str]] = defaultdict(set)
         self.requests = 0
-        self.unverified = 0
+        self.unverified: list[str] = []  # what came with a wrong signature
         self._server: _Server | None = None
         self.port = 0
         self.up()
@@ -105,7 +105,7 @@ class Receiver:
         with self._lock:
             self.requests += 1
             if not self._signed(headers, body):
-                self.unverified += 1
+                self.unverified.append(f"{headers} {body[:200]!r}")
                 return 401
             if status == 200:
                 self.told[orjson.loads(body)["data"]["id"]].add(headers["webhook-id"])
@@ -142,7 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+        length = int(self.headers["content-length"])
+        body = self.rfile.read(length)
+        if (
+            len(body) < length
+        ):  # its sender was killed, or we hung up, between head and body: nothing was delivered
+            self.close_connection = True
+            return
         status = self.server.receiver.receive({k.lower(): v for k, v in self.headers.items()}, body)
         self.send_response(status)
         if 300 <= status < 400:

@@ -20,7 +20,7 @@ CLEAN = Evidence(
     refused=0,
     most_in_a_minute={"q": (10, 10)},
     callbacks={"a": {"evt_1"}, "b": {"evt_2"}},
-    unverified=0,
+    unverified=(),
     in_flight_at_kills=0,
 )
 
@@ -51,7 +51,7 @@ def test_clean_evidence_breaks_no_law() -> None:
         (replace(CLEAN, most_in_a_minute={"q": (11, 10)}), "no quota is exceeded"),
         (replace(CLEAN, callbacks={"a": {"e"}}), "every callback is delivered"),
         (replace(CLEAN, callbacks={"a": {"e", "f"}, "b": {"g"}}), "a callback's id is stable"),
-        (replace(CLEAN, unverified=1), "callbacks are signed"),
+        (replace(CLEAN, unverified=("a head",)), "callbacks are signed"),
         (
             replace(CLEAN, recoveries=[Recovery("f", "", 1.0, 10.1)]),
             "back to 90 % of pace within 10 s of a fault's end",
