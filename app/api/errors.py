@@ -12,6 +12,7 @@ import structlog
 from flask import Flask, Response, g, has_request_context
 from werkzeug.exceptions import HTTPException
 
+from app.db.sealing import Unsealable
 from app.domain.errors import OverLimit, Rejected, Unreachable
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ def install_errors(app: Flask) -> None:
     """Render whatever a view raises. What nobody foresaw is logged and told to nobody."""
     app.register_error_handler(Rejected, _rejected)
     app.register_error_handler(Unreachable, _unreachable)
+    app.register_error_handler(Unsealable, _unsealable)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
 
@@ -81,6 +83,11 @@ def _unreachable(error: Unreachable) -> Response:
         code="database_unreachable",
         headers={"Retry-After": retry_after},
     )
+
+
+def _unsealable(error: Unsealable) -> Response:
+    log.error("content_key_missing", request_id=_request_id(), reason=str(error))
+    return error_response(500, str(error), type_="server_error", code="content_key_missing")
 
 
 def _http(error: HTTPException) -> Response:

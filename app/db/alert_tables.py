@@ -16,6 +16,7 @@ alert = Table(
     Column("since", Double, nullable=False),
     Column("value", Double, nullable=False),
     Column("told", Boolean, nullable=False, server_default=text("false")),  # its channels know that it fires
+    Column("unsure", Boolean, nullable=False, server_default=text("false")),  # a message was begun, not noted
 )
 
 alert_watch = Table(

@@ -52,9 +52,8 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
     """All of them."""
     found = {}
     for row in conn.execute(select(alert)):
-        one = Alert(
-            row.rule, row.subject, Severity(row.severity), State(row.state), row.since, row.value, row.told
-        )
+        severity, state = Severity(row.severity), State(row.state)
+        one = Alert(row.rule, row.subject, severity, state, row.since, row.value, row.told, row.unsure)
         found[one.place] = one
     return found
 
@@ -79,6 +78,7 @@ def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[
             "since": one.since,
             "value": one.value,
             "told": one.told,
+            "unsure": one.unsure,
         }
         if place in before:
             mine = (alert.c.rule == one.rule) & (alert.c.subject == one.subject)

@@ -25,7 +25,7 @@ _NONCE = 12  # bytes
 
 
 class Unsealable(PenstockError):
-    """A value was encrypted by a key that is not configured here, or was changed."""
+    """A value was encrypted by a key that is not configured here, or was changed. Its words hold no secret."""
 
 
 class Vault:
@@ -64,7 +64,10 @@ class Vault:
     def _decrypt(self, name: str, sealed: bytes) -> bytes:
         key = self._keys.get(name)
         if key is None:
-            raise Unsealable(f"content was encrypted by the key {name}, which is not configured here")
+            raise Unsealable(
+                f"content was encrypted by the key {name}, which is not configured here (only "
+                f"{', '.join(sorted(self._keys))}): put the reference of its secret into [storage] previous_keys"
+            )
         try:
             return bytes(key.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode()))
         except Exception as error:
@@ -89,12 +92,15 @@ def unseal(stored: str) -> str:
     """Content as it was given. Raises Unsealable."""
     if not stored.startswith(_MARK):
         return stored
-    return _opener().unseal(stored)
+    return _opener(stored.split(":", 2)[1]).unseal(stored)
 
 
-def _opener() -> Vault:
+def _opener(name: str) -> Vault:
     if _vault is None:
-        raise Unsealable("content is encrypted, and no key is configured here: [storage] encryption_key")
+        raise Unsealable(
+            f"content was encrypted by the key {name}, and no key is configured in this process: put the reference "
+            "of its secret into [storage] encryption_key"
+        )
     return _vault
 
 
@@ -127,4 +133,5 @@ class SealedBytes(TypeDecorator[bytes]):
         """On the way out."""
         if value is None or not bytes(value).startswith(_BYTES_MARK):
             return value
-        return _opener().unseal_bytes(bytes(value))
+        name = bytes(value[:64]).removeprefix(_BYTES_MARK).partition(b":")[0].decode(errors="replace")
+        return _opener(name).unseal_bytes(bytes(value))

@@ -66,7 +66,11 @@ Place = tuple[str, str]  # rule and subject
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One rule's state for one subject. `told`: whether its channels know that it fires."""
+    """One rule's state for one subject.
+
+    `told`: whether its channels know that it fires. `unsure`: a message about it was begun, and whether it arrived
+    is not noted (yet); should its sender be gone, what is the case is told once more.
+    """
 
     rule: str
     subject: str
@@ -75,6 +79,12 @@ class Alert:
     since: float  # of this state
     value: float
     told: bool = False
+    unsure: bool = False
+
+    @property
+    def may_be_known(self) -> bool:
+        """Whether its channels may have heard that it fires, and not that it ended."""
+        return self.told or self.unsure
 
     @property
     def place(self) -> Place:
@@ -113,8 +123,9 @@ def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: floa
     if value <= rule.above:
         return None if alert is None else _calm(alert, now)
     if alert is None or alert.state is State.RESOLVED:
-        told = alert is not None and alert.told  # its end was never told: so it has never ended
-        alert = Alert(rule.name, subject, rule.severity, State.PENDING, now, value, told)
+        # Where its end was never told, it has never ended.
+        told, unsure = (alert.told, alert.unsure) if alert else (False, False)
+        alert = Alert(rule.name, subject, rule.severity, State.PENDING, now, value, told, unsure)
     if alert.state is State.PENDING and now - alert.since >= rule.seconds:
         return replace(alert, state=State.FIRING, since=now, value=value)
     return replace(alert, value=value)
@@ -123,10 +134,10 @@ def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: floa
 def _calm(alert: Alert, now: float) -> Alert | None:
     """What becomes of an alert whose reading is in order."""
     if alert.state is State.PENDING:
-        return replace(alert, state=State.RESOLVED, since=now) if alert.told else None
+        return replace(alert, state=State.RESOLVED, since=now) if alert.may_be_known else None
     if alert.state is State.FIRING:
         return replace(alert, state=State.RESOLVED, since=now)
-    return None if not alert.told and now - alert.since > KEPT_SECONDS else alert
+    return None if not alert.may_be_known and now - alert.since > KEPT_SECONDS else alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +195,8 @@ def news(
 def is_news(alert: Alert) -> bool:
     """Whether its channels know less than we do."""
     if alert.state is State.FIRING:
-        return not alert.told
-    return alert.state is State.RESOLVED and alert.told
+        return not alert.told or alert.unsure
+    return alert.state is State.RESOLVED and alert.may_be_known
 
 
 def all_is_well(alerts: Iterable[Alert]) -> bool:
@@ -193,12 +204,18 @@ def all_is_well(alerts: Iterable[Alert]) -> bool:
     return not any(alert.state is State.FIRING for alert in alerts)
 
 
+def begun(alert: Alert, digest: Digest) -> Alert:
+    """The alert when a digest is about to go out."""
+    places = {one.place for one in (*digest.fired, *digest.resolved)}
+    return replace(alert, unsure=True) if alert.place in places else alert
+
+
 def told(alert: Alert, digest: Digest) -> Alert:
     """The alert once a digest has gone out. What has changed since is news again."""
     if alert.place in {one.place for one in digest.fired}:
-        return replace(alert, told=True)
+        return replace(alert, told=True, unsure=False)
     if alert.place in {one.place for one in digest.resolved}:
-        return replace(alert, told=False)
+        return replace(alert, told=False, unsure=False)
     return alert
 
 

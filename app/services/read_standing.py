@@ -47,7 +47,7 @@ class ReadStanding:
             return self._known
 
     def _read(self) -> Standing:
-        seen = self._overview.read([None])[None]
+        seen = self._overview.figures()
         oldest, budgets, health = self._rest() if seen.database else (None, {}, {})
         return Standing(
             redis=seen.redis,

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import structlog
 
+from app.db.sealing import Unsealable
 from app.domain.attempt import Brake, Claim, Claimed, Ending, Failure, Permit, Recorded, Refused, Settlement
 from app.domain.brake import DEFAULT_PAUSES, Pauses, brakes
 from app.domain.classify import Parse, Verdict, classify
@@ -330,4 +331,5 @@ def _where(error: BaseException) -> dict[str, str]:
     """An error's kind and place. Never its message, which may quote a prompt."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return {"error": type(error).__name__, "place": place}
+    reason = {"reason": str(error)} if isinstance(error, Unsealable) else {}  # in our words, without content
+    return {"error": type(error).__name__, "place": place, **reason}

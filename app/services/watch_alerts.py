@@ -2,7 +2,8 @@
 
 Who watches is a row that is taken by compare-and-set and beats. A watcher whose beat stands still for three looks, on
 the clock of whoever looks, is succeeded. Alerts are rows too, so that a successor neither tells them anew nor forgets
-their ends; a message may be sent twice when a watcher is killed right after sending it.
+their ends. Before a message goes out it is noted that it may: where its sender is killed, what is the case is told
+once more, so that a message may come twice and never too seldom.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ from sqlalchemy import Connection
 
 from app.db import alerts as rows
 from app.db.database import Database
-from app.domain.alerts import Alert, Digest, Mute, Place, Readings, Rule, all_is_well, news, step, told
+from app.domain.alerts import (
+    Alert,
+    Digest,
+    Mute,
+    Place,
+    Readings,
+    Rule,
+    all_is_well,
+    begun,
+    news,
+    step,
+    told,
+)
 from app.domain.errors import DatabaseUnreachable
 from app.services.ports import Clock
 from app.services.send_alerts import SendAlerts
@@ -113,13 +126,14 @@ class WatchAlerts:
 
     def _hand_out(self, digest: Digest) -> None:
         places = {alert.place for alert in (*digest.fired, *digest.resolved)}
+        self.database.write(lambda conn: _mark(conn, digest, begun))
         self._sending_now |= places
         for alert in (*digest.fired, *digest.resolved):
             log.warning("alert", rule=alert.rule, subject=alert.subject, state=alert.state.value)
 
         def sent() -> None:
             try:
-                self.database.write(lambda conn: _mark(conn, digest))
+                self.database.write(lambda conn: _mark(conn, digest, told))
             except DatabaseUnreachable:
                 log.warning("a message may be sent again: it could not be noted")
             self._sending_now -= places
@@ -132,9 +146,9 @@ class WatchAlerts:
             self.sending.beat()
 
 
-def _mark(conn: Connection, digest: Digest) -> None:
+def _mark(conn: Connection, digest: Digest, stage: Callable[[Alert, Digest], Alert]) -> None:
     before = rows.load_alerts(conn)
-    rows.save_alerts(conn, before, {place: told(alert, digest) for place, alert in before.items()})
+    rows.save_alerts(conn, before, {place: stage(alert, digest) for place, alert in before.items()})
 
 
 def rules_in_force(

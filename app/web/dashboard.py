@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app.db.database import Database
+from app.db.sealing import Unsealable
 from app.domain.errors import Rejected, Unauthenticated, Unreachable
 from app.services.authenticate import Authenticate
 from app.services.keep_session import KeepSession
@@ -81,6 +82,7 @@ def _blueprint(pages: Pages) -> Blueprint:
         (Unauthenticated, _to_login),
         (Rejected, _rejected),
         (Unreachable, _unreachable),
+        (Unsealable, _unsealable),
         (HTTPException, _http),
         (Exception, _unforeseen),
     )
@@ -114,6 +116,11 @@ def _rejected(error: Rejected) -> ResponseReturnValue:
 
 def _unreachable(error: Unreachable) -> ResponseReturnValue:  # noqa: ARG001
     return _problem(503, "The database does not answer now. Nothing is lost; try again in a moment.")
+
+
+def _unsealable(error: Unsealable) -> ResponseReturnValue:
+    log.error("content_key_missing", request_id=g.get("request_id"), reason=str(error))
+    return _problem(500, f"This cannot be read here: {error}.")
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:

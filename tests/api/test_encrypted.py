@@ -1,5 +1,6 @@
 """With a content key the database holds nothing that a prompt or an answer could be read from, in any table."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from io import BytesIO
@@ -132,3 +133,32 @@ def test_bytes_that_were_changed_are_not_given_out(secret: str) -> None:
     assert vault.unseal_bytes(sealed) == secret.encode()
     with pytest.raises(sealing.Unsealable):
         vault.unseal_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("configured", [None, sealing.Vault([b"another key"])], ids=["no key", "another key"])
+def test_a_missing_key_is_named_and_the_rest_is_still_shown(
+    world: World, alice: Client, secret: str, configured: sealing.Vault | None
+) -> None:
+    task_id = alice.submit(secret, metadata={"about": secret})
+    batch = alice.submit_batch(1, metadata={"about": secret})
+    http = world.app.test_client()
+    token = re.search(r'name="csrf" value="([^"]+)"', http.get("/login").text)
+    assert token is not None
+    http.post("/login", data={"csrf": token[1], "key": alice.key})
+    name = sealing.seal("x").split(":")[1]
+    sealing.use_vault(configured)
+    world.parts.clock.ahead += 60.0  # what was read before is old
+    for path in (f"/v1/tasks/{task_id}", f"/v1/batch/{batch['id']}", "/v1/tasks"):
+        answer = alice.get(path)
+        assert (answer.status_code, answer.json["error"]["code"]) == (500, "content_key_missing")
+        for words in (f"the key {name}", "[storage]"):
+            assert words in answer.json["error"]["message"]
+    figures = alice.get("/metrics")
+    assert figures.status_code == 200
+    assert "penstock_database_up 1.0" in figures.text
+    overview = http.get("/")
+    assert overview.status_code == 200
+    assert f"the key {name}" in overview.text
+    page = http.get(f"/tasks/{task_id}")
+    assert page.status_code == 500
+    assert f"the key {name}" in page.text

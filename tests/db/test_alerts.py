@@ -125,6 +125,43 @@ def test_two_who_take_a_silent_watch_at_once_do_not_both_get_it(world: World) ->
     assert not world.database.write(lambda conn: rows.watch(conn, "c", ("", 0)))
 
 
+class Killed(BaseException):
+    """kill -9 right after a message went out, before that is noted."""
+
+
+def test_a_message_whose_sender_was_killed_is_told_again_as_things_stand_then(world: World) -> None:
+    def watcher_to_be_killed() -> WatchAlerts:
+        watcher = world.watcher()
+        send = watcher.sending.deliver
+
+        def deliver(*args: Any, **more: Any) -> Any:
+            send(*args, **more)
+            raise Killed
+
+        watcher.sending.deliver = deliver  # type: ignore[method-assign]
+        return watcher
+
+    def succeed(watcher: WatchAlerts, reading: float) -> None:
+        watcher.tick()  # sees the silent watch
+        world.clock.at += LOOKS * 5 + 1
+        world.readings = {"budget": {"alice": reading}}
+        watcher.tick()
+
+    world.readings = {"budget": {"alice": 0.9}}
+    with pytest.raises(Killed):
+        watcher_to_be_killed().tick()
+    with pytest.raises(Killed):  # killed again, when it tells the end of what its predecessor told
+        succeed(watcher_to_be_killed(), 0.1)
+    successor = world.watcher()
+    succeed(successor, 0.9)  # it fires again at once
+    assert [resolved for _, _, resolved in world.post.sent] == [False, True, False]
+    world.clock.at += 5
+    world.readings = {"budget": {"alice": 0.1}}
+    successor.tick()
+    successor.tick()
+    assert [resolved for _, _, resolved in world.post.sent] == [False, True, False, True]
+
+
 def test_a_successor_tells_the_end_and_not_the_beginning_again(world: World) -> None:
     one, other = world.watcher(), world.watcher()
     world.readings = {"budget": {"alice": 0.9}}
