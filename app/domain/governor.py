@@ -6,7 +6,7 @@ other quotas learn only once a refusal has named them. Breakers stand before an 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -214,18 +214,15 @@ class Governor:
         if self._learning is not None and all(quota.learn for quota in told):
             self.learners.setdefault(
                 account,
-                new_learner(
-                    calls_told=any(quota.concurrency is not None for quota in told),
-                    pace_told=any(quota.rpm is not None for quota in told),
-                    rules=self._learning,
-                ),
+                new_learner(_figures_told(told), rules=self._learning),
             )
 
     def _learner(self, name: str) -> Learner | None:
         """The learner of a quota; one that a refusal names first starts free. None where nothing is learned."""
         if self._learning is None:
             return None
-        fresh = new_learner(calls_told=True, pace_told=True, rules=self._learning)
+        told = self.topology.quotas.get(name)
+        fresh = new_learner(_figures_told([told] if told else []), free=True, rules=self._learning)
         return self.learners.setdefault(name, fresh)
 
     def _taught(self, report: CallReport) -> Iterator[str]:
@@ -267,6 +264,16 @@ class Governor:
 def _lesson(report: CallReport) -> Lesson:
     kind = _KINDS[report.outcome]
     return Lesson(kind, report.released_at, report.seconds, report.estimate, report.named)  # type: ignore[arg-type]
+
+
+def _figures_told(quotas: Sequence[Quota]) -> set[Figure]:
+    """What is told of the calls that all of these quotas are about."""
+    told: set[Figure] = set()
+    for quota in quotas:
+        told |= {"calls"} if quota.concurrency is not None else set()
+        told |= {"pace"} if quota.rpm is not None else set()
+        told |= {"tokens"} if quota.tpm is not None else set()
+    return told
 
 
 def told_limits(quota: Quota | None) -> Limits:

@@ -4,11 +4,13 @@
 2. `released`: what was let through.
 3. `settled`: a success proves what the upstream takes; a refusal cuts the figure it is about, once for all calls of
    a round.
+4. Where what was cut had been told, and nothing was taken after the cut either, the refusals were not about how much
+   was sent: with the first success what was told counts again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +29,9 @@ _BURST = 0.1  # seconds' worth that may go at once
 # Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
 # short calls these are a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
+# Refused so many seconds after a cut, in which so many calls would have passed before, with nothing taken since:
+# whatever refuses then, it is no limit that the cut has found.
+_PASSING_AFTER, _ENOUGH = 0.9, 2.0
 
 RULES: Mapping[Figure, Rules] = {"calls": CALLS_AT_ONCE, "pace": CALLS_A_SECOND, "tokens": TOKENS_A_SECOND}
 
@@ -63,6 +68,7 @@ class Learner:
     traffic: Traffic = field(default_factory=Traffic)
     latency: float = 0.5  # seconds, moving mean
     rules: Mapping[Figure, Rules] = field(default_factory=lambda: RULES)
+    told: frozenset[Figure] = frozenset()  # learned only for the case that what was told is wrong
     _now: _Round | None = None
     _before: _Round | None = None
     _released_at: float | None = None
@@ -74,6 +80,11 @@ class Learner:
     _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
     _cut_again: bool = True  # a call released since the last cut succeeded, or more is allowed since
     _beyond: float = 0.0  # calls taken beyond the known pace since it was found
+    # What was cut since the last success, as it was before; and when the first of these cuts was made.
+    _uncut: dict[Figure, Learned] = field(default_factory=dict)
+    _uncut_at: float = -1e18
+    _usual: float = 0.0  # calls a second until then
+    _is_passing: bool = False  # refusals since the last cut were not about how much was sent
 
     # -- what is allowed
 
@@ -181,6 +192,10 @@ class Learner:
 
     def _succeeded(self, lesson: Lesson, now: float) -> None:
         self.latency += (lesson.seconds - self.latency) * 0.1
+        if lesson.released_at > self._cut_at:
+            if self._is_passing:
+                self.figures.update(self._uncut)
+            self._uncut, self._is_passing = {}, False
         self._cut_again = self._cut_again or lesson.released_at > self._cut_at
         if self._now is not None:
             self._now.successes += 1
@@ -206,6 +221,7 @@ class Learner:
     def _refused(self, lesson: Lesson, now: float) -> None:
         self.traffic.refuse(lesson.released_at, lesson.tokens)
         if lesson.released_at > self._cut_at + SAME_REFUSAL:
+            self._is_passing = self._is_passing or self._took_nothing(lesson.released_at)
             if self._cut_again:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
@@ -219,14 +235,32 @@ class Learner:
         self._blamed = tuple(
             blame(lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:]))
         )
+        at = lesson.released_at
+        if not self._uncut:
+            self._uncut_at = now
+            self._usual = self.traffic.admitted_rate(at, self._empty_at).calls_a_second
+        self._uncut = {name: self.figures[name] for name in self._blamed} | self._uncut
         for name in self._blamed:
-            found = self._found(name, lesson.released_at)
+            found = self._found(name, at)
             doubt = self._away if name == "calls" else 0.0
             self.figures[name] = adaptive.refused(self.figures[name], self.rules[name], found, now, doubt)
         self._beyond = 0.0
         self._empty_at = lesson.released_at
         self._cut_at = now
         self._cut_again = False
+
+    def _took_nothing(self, at: float) -> bool:
+        """Whether the refusal of what was released at `at` shows that what was cut, of told figures, is not why.
+
+        A limit takes calls again a moment later, if fewer. What was sent half a second ago would be refused by now.
+        """
+        passed = at - self._uncut_at
+        if not (self._uncut and self.told.issuperset(self._uncut)):
+            return False
+        if passed < _PASSING_AFTER or self._usual * passed < _ENOUGH:
+            return False
+        taken, _ = self.traffic.between(self._uncut_at, at - SAME_REFUSAL)
+        return taken <= 0
 
     def _use(self, name: Figure, flight: int) -> Use:
         figure, before = self.figures[name], self._before
@@ -275,17 +309,11 @@ class Learner:
 
 
 def new_learner(
-    *, calls_told: bool = False, pace_told: bool = False, rules: Mapping[Figure, Rules] = RULES
+    told: Collection[Figure] = (), *, free: bool = False, rules: Mapping[Figure, Rules] = RULES
 ) -> Learner:
-    """Nothing known yet. What was told for these calls, here or on another quota, starts free of limits."""
-    return Learner(
-        {
-            "calls": Learned(FREE if calls_told else rules["calls"].start),
-            "pace": Learned(FREE if pace_told else rules["pace"].start),
-            "tokens": Learned(rules["tokens"].start),
-        },
-        rules=rules,
-    )
+    """Nothing known yet. What was told for these calls, here or on another quota, starts free; `free`: all."""
+    figures = {name: Learned(FREE if free or name in told else rules[name].start) for name in RULES}
+    return Learner(figures, rules=rules, told=frozenset(told))
 
 
 def to_facts(learner: Learner) -> dict[str, Any]:

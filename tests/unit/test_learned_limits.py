@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain.blame import Figure
 from app.domain.breaker import Breaker
 from app.domain.learner import from_facts, new_learner, to_facts
+from app.domain.quota import Bucket, Limits
 from app.simulator.latency import Latency
 from tests.unit.virtual_upstream import SECOND, World
 
@@ -111,8 +113,36 @@ def test_what_was_learned_is_taken_up_again_without_a_slow_start() -> None:
 
 
 def test_a_told_figure_is_not_learned_until_it_is_refused() -> None:
-    learner = new_learner(calls_told=True, pace_told=True)
+    learner = new_learner(("calls", "pace"))
     assert (learner.cap, learner.requests, learner.tokens) == (None, None, None)
     World(cap=30, learner=learner).run(10)
     assert learner.cap is not None
     assert 25 <= learner.cap <= 32
+
+
+TOLD: tuple[Figure, ...] = ("calls", "pace")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("rate", [2.5, 3.2, 10.0])
+def test_refusals_of_whatever_is_sent_leave_what_was_told_in_force(rate: float, seed: int) -> None:
+    """Seven times in 100 s everything is refused for 4 s; between, all that was told is used again within 5 s."""
+    told = Limits(Bucket(2.0, 0.97 * rate), cap=60)
+    storms = [(20.0 + 14 * n, 24.0 + 14 * n) for n in range(7)]
+    world = World(
+        60, rate, SECOND, False, False, refusing=storms, told=told, learner=new_learner(TOLD), seed=seed
+    )
+    world.run(140)
+    learned = {name: figure.level for name, figure in world.learner.figures.items() if not figure.is_free}
+    assert learned == {}
+    assert all(world.used(until + 5, until + 10) >= 0.85 for _, until in storms)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 15.0])
+@pytest.mark.parametrize(("cap", "rate"), [(20, None), (None, 10.0)])
+def test_told_figures_that_are_wrong_are_learned(cap: int | None, rate: float | None, seconds: float) -> None:
+    told = Limits(Bucket(20.0, 40.0), cap=400)
+    latency = Latency("lognormal", seconds, 0.4)
+    world = World(cap, rate, latency, False, False, told=told, learner=new_learner(TOLD)).run(130)
+    assert world.used(40, 130) >= 0.85
+    assert world.refusals(40, 130) <= 0.05

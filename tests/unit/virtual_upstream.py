@@ -9,17 +9,21 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.domain.breaker import Breaker, State
+from app.domain.governor import tighter
 from app.domain.learner import Learner, Lesson, new_learner
 from app.domain.outcome import Outcome
+from app.domain.quota import Limits
 from app.simulator.latency import Latency
 from app.simulator.limits import Caller, Gate, Limit, Refusal
 
 CALLER = Caller("key", "account", "model")
 NAMES = {"concurrency": "calls", "rpm": "pace", "tpm": "tokens"}
 ROUND_TRIP, SETTLING = 0.02, 0.03  # seconds; the latter at most
+_NOTHING_TOLD = Limits()
 SECOND = Latency("lognormal", 1.0, 0.5)
 
 
@@ -34,6 +38,8 @@ class World:
     retry_after: bool = True
     burst: float = 2.0
     storm: tuple[float, float] = (0.0, 0.0)
+    refusing: Sequence[tuple[float, float]] = ()  # spans in which all is refused by 429, whatever is sent
+    told: Limits = _NOTHING_TOLD  # ceilings, as the gate keeps them
     seed: int = 0
     learner: Learner = field(default_factory=new_learner)
     breaker: Breaker | None = None
@@ -88,9 +94,13 @@ class World:
 
     # -- our side
 
+    @property
+    def _allowed(self) -> Limits:
+        return tighter(self.told, Limits(self.learner.requests, self.learner.tokens, self.learner.cap))
+
     def _look(self, now: float) -> None:
         self._release(now)
-        bucket, pause = self.learner.requests, 0.25
+        bucket, pause = self._allowed.requests, 0.25
         if self.braked_until > now:
             pause = min(pause, self.braked_until - now)
         elif bucket and self.level < 1:
@@ -103,7 +113,7 @@ class World:
             self.breaker.look(now, waiting=True)
             part, found = self.breaker.pace(now), self.breaker.room()
             room = math.inf if found is None else found
-        cap, bucket = self.learner.cap, self.learner.requests
+        cap, bucket = self._allowed.cap, self._allowed.requests
         if cap is not None:
             room = min(room, max(1, int(cap * part)) - self.flight)
         if bucket is not None:
@@ -156,7 +166,10 @@ class World:
     # -- the upstream
 
     def _arrive(self, now: float, released_at: float) -> None:
-        refusal = self.gate.admit(CALLER, 100, now)
+        if any(since <= now < until for since, until in self.refusing):
+            refusal: Refusal | None = Refusal("rpm", self._limit(), 1.0)
+        else:
+            refusal = self.gate.admit(CALLER, 100, now)
         if refusal is not None:
             self.refused.append(now)
             self._back(now, released_at, Outcome.RATE_LIMITED, refusal)
