@@ -111,7 +111,9 @@ class AccessViews:
         self._callers.current()
         body = parse(PolicyBody, parse_json(read_body(_MOST)))
         document = body.model_dump(exclude_unset=True, exclude_none=True)
-        stored = manage_policies.put_policy(self._house.database, self._house.clock, document)
+        stored = manage_policies.put_policy(
+            self._house.database, self._house.clock, document, self._house.gatekeeper.zones
+        )
         note(subject=stored.id)
         return answer(_policy(stored), 201)
 

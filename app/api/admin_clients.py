@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from flask.typing import ResponseReturnValue
@@ -23,17 +24,16 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
+from app.api.client_rendering import client_json, key_json
 from app.api.house import House
 from app.api.operations import Answer, Operation
 from app.api.validation import parse, parse_json
-from app.db.clients import ClientRow, ListedKey
+from app.db.clients import ClientRow
 from app.domain.access import SECRET_BYTES, Caller
-from app.domain.client_limits import as_mapping
 from app.domain.errors import Forbidden, NotFound
-from app.domain.instant import to_rfc3339
 from app.domain.scopes import within
 from app.services import manage_clients, manage_keys
-from app.services.client_settings import check_limits, read_limits
+from app.services.client_settings import check_limits
 from app.services.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
 
 _MOST = 64 * 1024  # bytes of a body
@@ -108,7 +108,9 @@ class ClientViews:
         """Those the caller may manage."""
         caller = self._callers.current()
         rows = manage_clients.list_clients(self._house.database)
-        return answer({"object": "list", "data": [_client(row) for row in rows if caller.manages(row.team)]})
+        return answer(
+            {"object": "list", "data": [client_json(row) for row in rows if caller.manages(row.team)]}
+        )
 
     def add(self) -> ResponseReturnValue:
         """201 with its secrets."""
@@ -117,20 +119,21 @@ class ClientViews:
         note(subject=body.id)
         wish = _wish(caller, body)
         wish.setdefault("team", caller.administers or None)
+        wish["scopes"] = caller.scopes  # nobody hands on more than he has
         made = manage_clients.add_client(self._house.database, self._house.clock, body.id, **wish)
         row = manage_clients.get_client(self._house.database, body.id)
         secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
-        return answer({**_client(row), **secrets}, 201)
+        return answer({**client_json(row), **secrets}, 201)
 
     def show(self, client_id: str) -> ResponseReturnValue:
         """One."""
-        return answer(_client(self._reach(client_id)[1]))
+        return answer(client_json(self._reach(client_id)[1]))
 
     def change(self, client_id: str) -> ResponseReturnValue:
         """The client as it is now."""
         caller, _ = self._reach(client_id)
         wish = _wish(caller, parse(ClientChange, _json()))
-        return answer(_client(manage_clients.change_client(self._house.database, client_id, wish)))
+        return answer(client_json(manage_clients.change_client(self._house.database, client_id, wish)))
 
     def keys(self, client_id: str) -> ResponseReturnValue:
         """Its keys."""
@@ -141,33 +144,39 @@ class ClientViews:
         """201 with the key."""
         caller, row = self._reach(client_id)
         body = parse(KeyBody, _json())
-        if not within(body.scopes, caller.scopes):
-            raise Forbidden(
-                "scopes: nobody hands on more than he has", param="scopes", code="insufficient_scope"
-            )
+        _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
         wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, body.user)
         made = manage_keys.create_key(self._house.database, self._house.clock, client_id, wish)
-        return answer({**_key(made.row), "api_key": made.shown}, 201)
+        return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
     def rotate(self, client_id: str, key_id: str) -> ResponseReturnValue:
         """201 with the key in its place."""
         caller, row = self._reach(client_id)
         _refuse_administrators(caller, row)
+        old = next(
+            (key for key in manage_keys.list_keys(self._house.database, client_id) if key.id == key_id), None
+        )
+        if old is not None:
+            _refuse_more(caller, old.scopes.split())
         body = parse(RotateBody, _json())
         overlap = manage_keys.OVERLAP_SECONDS if body.overlap is None else body.overlap
         made = manage_keys.rotate_key(self._house.database, self._house.clock, client_id, key_id, overlap)
-        return answer({**_key(made.row), "api_key": made.shown}, 201)
+        return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
     def revoke(self, client_id: str, key_id: str) -> ResponseReturnValue:
         """The client's keys."""
-        self._reach(client_id)
+        caller, row = self._reach(client_id)
+        if row.id != caller.client_id:
+            _refuse_administrators(caller, row)
         manage_keys.revoke_key(self._house.database, self._house.clock, client_id, key_id)
         return answer(self._listed(client_id))
 
     def rotate_secret(self, client_id: str) -> ResponseReturnValue:
         """201 with the secret."""
-        self._reach(client_id)
+        caller, row = self._reach(client_id)
+        if row.id != caller.client_id:
+            _refuse_administrators(caller, row)
         body = parse(RotateBody, _json())
         overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
         chance = os.urandom(SECRET_BYTES)
@@ -186,7 +195,7 @@ class ClientViews:
 
     def _listed(self, client_id: str) -> dict[str, Any]:
         rows = manage_keys.list_keys(self._house.database, client_id)
-        return {"object": "list", "data": [_key(row) for row in rows]}
+        return {"object": "list", "data": [key_json(row) for row in rows]}
 
 
 def _admin(method: str, path: str, summary: str, view: Any, answers: Any, **more: Any) -> Operation:
@@ -212,35 +221,12 @@ def _wish(caller: Caller, body: ClientChange) -> dict[str, Any]:
     }
 
 
+def _refuse_more(caller: Caller, scopes: Iterable[str]) -> None:
+    if not within(scopes, caller.scopes):
+        raise Forbidden("scopes: nobody hands on more than he has", param="scopes", code="insufficient_scope")
+
+
 def _refuse_administrators(caller: Caller, row: ClientRow) -> None:
     """A key of an administrator's would make its holder one."""
     if not caller.is_admin and (row.is_admin or row.administers):
         raise Forbidden("this is for administrators of the service", code="not_an_administrator")
-
-
-def _client(row: ClientRow) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "object": "client",
-        "weight": row.weight,
-        "granted_priority": row.granted_priority,
-        "is_admin": bool(row.is_admin),
-        "team": row.team,
-        "administers": row.administers,
-        "limits": as_mapping(read_limits(row.settings)),
-        "created_at": to_rfc3339(row.created_at),
-    }
-
-
-def _key(row: ListedKey) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "object": "api_key",
-        "name": row.name,
-        "user": row.user_name,
-        "hint": row.hint,
-        "scopes": row.scopes.split(),
-        "created_at": to_rfc3339(row.created_at),
-        "expires_at": None if row.expires_at is None else to_rfc3339(row.expires_at),
-        "revoked_at": None if row.revoked_at is None else to_rfc3339(row.revoked_at),
-    }

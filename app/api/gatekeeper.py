@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import structlog
@@ -52,6 +53,11 @@ class Gatekeeper:
         self._rates = rates
         self._clock = clock
         self._addresses = Addresses(settings)
+
+    @property
+    def zones(self) -> Collection[str]:
+        """The names of networks that policies may speak of."""
+        return self._addresses.settings.zones.keys()
 
     def admit(self, caller: Caller) -> Caller:
         """Let the caller in. Raises Forbidden, OverLimit, DatabaseUnreachable.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,14 +12,13 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.db import database_url
 from app.cli.failure import Exit, Failure
+from app.cli.opened import configuration, database_url, on_database, opened
 from app.domain.alerts import RULES, Alert, Severity, State, sentence
 from app.domain.instant import to_rfc3339
 
 if TYPE_CHECKING:
     from app.db.alerts import Channel
-    from app.db.database import Database
 
 
 @click.group("alerts", short_help="what fires now, and whether its channels work")
@@ -35,6 +34,7 @@ def group() -> None:
 
 
 @group.command("list")
+@on_database
 @click.option("--all", "everything", is_flag=True, help="Those that have ended within a week too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(everything: bool, as_json: bool) -> None:
@@ -45,7 +45,7 @@ def list_(everything: bool, as_json: bool) -> None:
     """
     from app.db.alerts import load_alerts, load_channels
 
-    with _database() as database:
+    with opened() as database:
         alerts, channels = database.read(lambda conn: (load_alerts(conn), load_channels(conn)))
     found = [a for a in alerts.values() if everything or a.state is not State.RESOLVED]
     order = list(reversed(Severity))
@@ -61,8 +61,14 @@ def list_(everything: bool, as_json: bool) -> None:
 
 
 @group.command("test")
+@on_database
 @click.option("--severity", type=click.Choice([s.value for s in Severity]), help="Its channels alone.")
-def test(severity: str | None) -> None:
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+)
+def test(severity: str | None, config: Path | None) -> None:
     """Send a test message to every channel, and call the heartbeat URL; exit code 1 when one does not work.
 
     \b
@@ -72,7 +78,7 @@ def test(severity: str | None) -> None:
     from app.bootstrap import build
     from app.settings import load_settings
 
-    settings = load_settings(None, {**os.environ, "DATABASE_URL": database_url()})
+    settings = load_settings(configuration(config), {**os.environ, "DATABASE_URL": database_url()})
     parts = build(settings)
     sending = parts.sending_alerts
     try:
@@ -117,14 +123,3 @@ def _fields(alert: Alert) -> dict[str, object]:
 def _says(alert: Alert) -> str:
     rules = {rule.name: rule for rule in RULES}
     return sentence(alert, rules[alert.rule]) if alert.rule in rules else ""
-
-
-@contextmanager
-def _database() -> Iterator[Database]:
-    from app.db.database import Database
-
-    database = Database(database_url())
-    try:
-        yield database
-    finally:
-        database.close()

@@ -10,12 +10,13 @@ import click
 
 from app.cli.audited import audited
 from app.cli.failure import Failure
-from app.cli.keys_of_clients import opened
+from app.cli.opened import on_database, opened
 
 
 @click.command("apply", short_help="make clients as a file says, with a diff first")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--yes", is_flag=True, help="Do it without asking.")
+@on_database
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 def command(file: Path, yes: bool, dry_run: bool) -> None:
     """Make clients as FILE says: those that are missing are added, others changed. None is ever removed.

@@ -8,7 +8,7 @@ import click
 import orjson
 
 from app.cli.failure import Failure
-from app.cli.keys_of_clients import opened
+from app.cli.opened import on_database, opened
 
 
 @click.group("audit", short_help="who did what, and whether anything was taken out")
@@ -22,6 +22,7 @@ def group() -> None:
 
 
 @group.command("verify")
+@on_database
 def verify() -> None:
     """Walk the whole chain; exit code 1 when it does not hold. Prints its end, to be kept elsewhere.
 
@@ -43,6 +44,7 @@ def verify() -> None:
 
 
 @group.command("export")
+@on_database
 @click.option("--since", help="Such as 2026-11-21T06:00:00Z.")
 @click.option("--until", help="Itself not.")
 @click.option("--client", "client_id", help="Slug of a client.")

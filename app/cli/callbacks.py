@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +10,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.db import database_url
+from app.cli.audited import audited
 from app.cli.failure import Failure
+from app.cli.opened import on_database, opened
 from app.cli.since import parse_since
 from app.domain.duration import parse_duration
 from app.domain.instant import to_rfc3339
@@ -37,6 +36,7 @@ def group() -> None:
 
 
 @group.command("dead")
+@on_database
 @click.option("--client", help="Of this client only.")
 @click.option("--limit", default=100, show_default=True, help="As many, the newest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -46,8 +46,8 @@ def dead(client: str | None, limit: int, as_json: bool) -> None:
     \b
     penstock callbacks dead --client team-a
     """
-    with _letters() as letters:
-        found = letters.list_dead(client, limit=limit)
+    with opened() as database:
+        found = _letters(database).list_dead(client, limit=limit)
     if as_json:
         for letter in found:
             click.echo(orjson.dumps(letter).decode())
@@ -62,6 +62,7 @@ def dead(client: str | None, limit: int, as_json: bool) -> None:
 
 
 @group.command("replay")
+@on_database
 @click.argument("callback", required=False)
 @click.option("--since", help='All given up since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
 @click.option("--client", help="Of this client only.")
@@ -74,16 +75,21 @@ def replay(callback: str | None, since: str | None, client: str | None) -> None:
     """
     if (callback is None) == (since is None):
         raise click.UsageError("name one callback, or give --since")
-    with _letters() as letters:
+    with opened() as database:
+        letters = _letters(database)
         if callback is not None:
             if not letters.replay(client, callback):
                 raise Failure("there is no dead letter of that id", "List them: penstock callbacks dead")
+            audited(database, "callback.replay", callback)
             click.echo("It is delivered again.")
         else:
-            click.echo(f"{letters.replay_since(client, parse_since(since or ''))} are delivered again.")
+            count = letters.replay_since(client, parse_since(since or ""))
+            audited(database, "callback.replay", client or "")
+            click.echo(f"{count} are delivered again.")
 
 
 @group.command("rotate-secret")
+@on_database
 @click.argument("client")
 @click.option("--overlap", default="24h", show_default=True, help="How long the present one still signs.")
 def rotate_secret(client: str, overlap: str) -> None:
@@ -99,12 +105,15 @@ def rotate_secret(client: str, overlap: str) -> None:
     from app.services.rotate_callback_secret import rotate_callback_secret
 
     seconds = _duration(overlap)
-    with _database() as database:
+    with opened() as database:
         chance = os.urandom(SECRET_BYTES)
-        click.echo(rotate_callback_secret(database, SystemClock(), client, chance, seconds))
+        secret = rotate_callback_secret(database, SystemClock(), client, chance, seconds)
+        audited(database, "callback_secret.rotate", client)
+    click.echo(secret)
 
 
 @group.command("headers")
+@on_database
 @click.argument("client")
 @click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
 def headers_(client: str, headers: tuple[str, ...]) -> None:
@@ -116,8 +125,9 @@ def headers_(client: str, headers: tuple[str, ...]) -> None:
     from app.services.set_callback_headers import set_callback_headers
 
     pairs = dict(_header(header) for header in headers)
-    with _database() as database:
+    with opened() as database:
         set_callback_headers(database, client, pairs)
+        audited(database, "callback_headers.set", client)
     click.echo(f"{len(pairs)} headers of its own.")
 
 
@@ -135,23 +145,10 @@ def _duration(text: str) -> float:
         raise click.UsageError(f"--overlap: {error}") from None
 
 
-@contextmanager
-def _database() -> Iterator[Database]:
-    from app.db.database import Database
-
-    database = Database(database_url())
-    try:
-        yield database
-    finally:
-        database.close()
-
-
-@contextmanager
-def _letters() -> Iterator[DeadLetters]:
+def _letters(database: Database) -> DeadLetters:
     """The leader rings what is replayed, within a second."""
     from app.adapters.clock import SystemClock
     from app.services.ports import NoBell
     from app.services.replay_callbacks import DeadLetters
 
-    with _database() as database:
-        yield DeadLetters(database, NoBell(), SystemClock())
+    return DeadLetters(database, NoBell(), SystemClock())

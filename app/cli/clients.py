@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.db import database_url
+from app.cli.audited import audited
 from app.cli.keys_of_clients import group as keys
-from app.services.manage_clients import NewClient
-from app.services.manage_clients import add_client as add_to
-from app.services.manage_clients import list_clients as list_in
+from app.cli.opened import on_database, opened
+from app.services.manage_clients import add_client, change_client, get_client, list_clients
 
 PRIORITIES = ("high", "normal", "low")
 
 
-@click.group("clients", short_help="add and list those who may submit")
+@click.group("clients", short_help="add, change and list those who may submit")
 def group() -> None:
-    """Add and list clients: those who may submit, each with a share and secrets of its own.
+    """Add, change and list clients: those who may submit, each with a share, limits and secrets of its own.
 
     Works on the database itself (DATABASE_URL, else the data folder's), so that it works before the service.
+    `penstock apply` does the same from a file.
 
     \b
     penstock clients add team-a --weight 2
+    penstock clients set team-a --limit rpm=600 --limit tokens_per_day=5000000
     penstock clients list
     """
 
@@ -34,6 +37,7 @@ group.add_command(keys)
 
 
 @group.command("add")
+@on_database
 @click.argument("name")
 @click.option("--weight", default=1.0, show_default=True, help="Its share of each quota, against others'.")
 @click.option(
@@ -43,19 +47,49 @@ group.add_command(keys)
     show_default=True,
     help="Up to this one its priorities count against other clients'.",
 )
+@click.option("--team", help="The team that it belongs to.")
+@click.option("--administers", help="A team whose clients it may manage.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="See `clients set`; may be repeated."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def add(name: str, weight: float, priority: str, as_json: bool) -> None:
+def add(
+    name: str,
+    weight: float,
+    priority: str,
+    team: str | None,
+    administers: str | None,
+    limits: Sequence[str],
+    as_json: bool,
+) -> None:
     """Add a client, and print its API key and callback secret: this once, they are not stored readably.
 
     NAME is 1 to 40 of a-z, 0-9 and -.
 
     \b
-    penstock clients add team-a --weight 2 --priority high
+    penstock clients add team-a --weight 2 --priority high --limit rpm=600
     """
-    made = add_client(database_url(), name, weight=weight, priority=priority)
+    from app.adapters.clock import SystemClock
+    from app.api.client_rendering import client_json
+    from app.services.client_settings import check_limits
+
+    checked = check_limits(_limits({}, limits))
+    with opened() as database:
+        made = add_client(
+            database,
+            SystemClock(),
+            name,
+            weight=weight,
+            granted_priority=priority,
+            team=team,
+            administers=administers,
+            limits=checked,
+        )
+        audited(database, "client.add", name)
+        row = get_client(database, name)
     if as_json:
-        shown = {"id": made.id, "api_key": made.api_key, "callback_secret": made.callback_secret}
-        click.echo(orjson.dumps(shown).decode())
+        secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
+        click.echo(orjson.dumps({**client_json(row), **secrets}).decode())
         return
     click.echo(f"client           {made.id}")
     click.echo(f"API key          {made.api_key}")
@@ -63,7 +97,68 @@ def add(name: str, weight: float, priority: str, as_json: bool) -> None:
     click.echo("Keep both now: they are not shown again.")
 
 
+@group.command("set")
+@on_database
+@click.argument("name")
+@click.option("--weight", type=float, help="Its share of each quota, against others'.")
+@click.option(
+    "--priority",
+    "granted_priority",
+    type=click.Choice(PRIORITIES),
+    help="Up to this one its priorities count against other clients'.",
+)
+@click.option("--team", help='The team that it belongs to; "" for none.')
+@click.option("--administers", help='A team whose clients it may manage; "" for none.')
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
+    "over_budget (refuse, wait), order (arrival, deadline), store (true, false), retention_seconds; without a value "
+    "it is taken away; may be repeated.",
+)
+def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
+    """Change a client: what is named, and nothing else. In force within five seconds. Prints it as it is then.
+
+    \b
+    penstock clients set team-a --weight 3 --limit rpm=600
+    penstock clients set team-a --limit money_per_day=12.50 --limit currency=USD --limit over_budget=wait
+    penstock clients set team-a --limit rpm=
+    """
+    from app.api.client_rendering import client_json
+    from app.services.client_settings import check_limits
+
+    wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
+    wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}
+    if not wish and not limits:
+        raise click.UsageError("say what to change; see: penstock clients set --help")
+    with opened() as database:
+        if limits:
+            present = client_json(get_client(database, name))["limits"]
+            wish["limits"] = check_limits(_limits(present, limits))
+        row = change_client(database, name, wish)
+        audited(database, "client.change", name)
+    click.echo(orjson.dumps(client_json(row)).decode())
+
+
+@group.command("show")
+@on_database
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a client as JSON, without its secrets.
+
+    \b
+    penstock clients show team-a
+    """
+    from app.api.client_rendering import client_json
+
+    with opened() as database:
+        click.echo(orjson.dumps(client_json(get_client(database, name)), option=orjson.OPT_INDENT_2).decode())
+
+
 @group.command("list")
+@on_database
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """List clients, without their secrets.
@@ -71,30 +166,50 @@ def list_(as_json: bool) -> None:
     \b
     penstock clients list
     """
-    from app.db.database import Database
+    from app.api.client_rendering import client_json
 
-    database = Database(database_url())
-    try:
-        rows = list_in(database)
-    finally:
-        database.close()
+    with opened() as database:
+        rows = list_clients(database)
     if as_json:
-        click.echo(orjson.dumps(rows).decode())
+        click.echo(orjson.dumps([client_json(row) for row in rows]).decode())
         return
-    table = Table("client", "weight", "priority", "administrator", "since", box=None, header_style="bold")
+    table = Table(
+        "client",
+        "weight",
+        "priority",
+        "team",
+        "administers",
+        "limits",
+        "since",
+        box=None,
+        header_style="bold",
+    )
     for row in rows:
         since = datetime.fromtimestamp(row.created_at, UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(row.id, f"{row.weight:g}", row.granted_priority, "yes" if row.is_admin else "", since)
+        limits = ", ".join(f"{name} {value}" for name, value in client_json(row)["limits"].items())
+        over = "everything" if row.is_admin else row.administers or ""
+        table.add_row(row.id, f"{row.weight:g}", row.granted_priority, row.team or "", over, limits, since)
     Console().print(table)
 
 
-def add_client(url: str, name: str, *, weight: float = 1.0, priority: str = "normal") -> NewClient:
-    """Add a client to the database at `url`. Raises Rejected, DatabaseUnreachable."""
-    from app.adapters.clock import SystemClock
-    from app.db.database import Database
+def _limits(present: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The limits with those that are given as NAME=VALUE; one without a value is taken away."""
+    found = dict(present)
+    for text in given:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise click.UsageError(f"--limit {text}: write NAME=VALUE, such as rpm=600")
+        if not value:
+            found.pop(name, None)
+        else:
+            found[name] = value if name.startswith("money_") else _value(value)
+    return found
 
-    database = Database(url)
+
+def _value(text: str) -> Any:
+    """A whole number, true or false, a number, else the text."""
     try:
-        return add_to(database, SystemClock(), name, weight=weight, granted_priority=priority)
-    finally:
-        database.close()
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from app.cli.failure import Exit, Failure
-from app.cli.profile import data_folder, load
+from app.cli.failure import Failure
+from app.cli.opened import database_url, on_database
 
 
 @click.group("db", short_help="bring the database up to date, or see whether it is")
@@ -22,6 +20,7 @@ def group() -> None:
 
 
 @group.command("upgrade")
+@on_database
 def upgrade() -> None:
     """Run what migrations are missing, under a lock: several at once do no harm.
 
@@ -36,6 +35,7 @@ def upgrade() -> None:
 
 
 @group.command("status")
+@on_database
 def status() -> None:
     """Say whether the schema is the one this version needs; exit code 1 when it is not.
 
@@ -48,14 +48,3 @@ def status() -> None:
     if not head_is_current(url):
         raise Failure("the database is not up to date", "Run: penstock db upgrade")
     click.echo("The database is up to date.")
-
-
-def database_url() -> str:
-    """The URL to work on. Raises Failure when none is known."""
-    from app.settings import load_settings
-
-    url = load_settings(None, os.environ).database_url or load(data_folder(os.environ)).database_url
-    if not url:
-        mend = "Set DATABASE_URL, or start the service once by: penstock up"
-        raise Failure("no database is known here", mend, Exit.CONFIGURATION)
-    return url

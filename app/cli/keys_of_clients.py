@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import click
 import orjson
 
 from app.cli.audited import audited
-from app.cli.db import database_url
+from app.cli.opened import on_database, opened
 from app.domain.duration import parse_duration
-
-if TYPE_CHECKING:
-    from app.db.database import Database
-
-
-@contextmanager
-def opened() -> Iterator[Database]:
-    """The database that commands work on, closed at the end."""
-    from app.db.database import Database
-
-    database = Database(database_url())
-    try:
-        yield database
-    finally:
-        database.close()
+from app.domain.scopes import SCOPES
 
 
 @click.group("keys", short_help="a client's API keys: list, add, rotate, revoke")
@@ -40,26 +22,42 @@ def group() -> None:
 
 
 @group.command("list")
+@on_database
 @click.argument("client")
 def list_(client: str) -> None:
-    """List a client's keys, one JSON object a line, without the keys themselves."""
+    """List a client's keys, one JSON object a line, without the keys themselves.
+
+    \b
+    penstock clients keys list team-a | jq 'select(.revoked_at == null)'
+    """
+    from app.api.client_rendering import key_json
     from app.services.manage_keys import list_keys
 
     with opened() as database:
         for key in list_keys(database, client):
-            click.echo(orjson.dumps(key).decode())
+            click.echo(orjson.dumps(key_json(key)).decode())
 
 
 @group.command("add")
+@on_database
 @click.argument("client")
-@click.option("--scope", "scopes", multiple=True, help="May be repeated; left out: everything.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help=f"{', '.join(SCOPES)}, AREA:* or *; may be repeated; left out: everything.",
+)
 @click.option("--expires", help='After how long it ends, such as "90d".')
 @click.option("--name", help="For people.")
 @click.option("--user", help="Who will hold it; policies and the audit log know him by this.")
 def add(
     client: str, scopes: tuple[str, ...], expires: str | None, name: str | None, user: str | None
 ) -> None:
-    """Make a key, and print it: this once."""
+    """Make a key, and print it: this once.
+
+    \b
+    penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
+    """
     from app.adapters.clock import SystemClock
     from app.services.manage_keys import KeyWish, create_key
 
@@ -72,11 +70,16 @@ def add(
 
 
 @group.command("rotate")
+@on_database
 @click.argument("client")
 @click.argument("key_id")
 @click.option("--overlap", default="24h", show_default=True, help="How long the old one stays valid.")
 def rotate(client: str, key_id: str, overlap: str) -> None:
-    """Make a key in place of one that ends after the overlap, and print it: this once."""
+    """Make a key in place of one that ends after the overlap, and print it: this once.
+
+    \b
+    penstock clients keys rotate team-a ak_06f3... --overlap 24h
+    """
     from app.adapters.clock import SystemClock
     from app.services.manage_keys import rotate_key
 
@@ -87,10 +90,15 @@ def rotate(client: str, key_id: str, overlap: str) -> None:
 
 
 @group.command("revoke")
+@on_database
 @click.argument("client")
 @click.argument("key_id")
 def revoke(client: str, key_id: str) -> None:
-    """End a key now; within seconds in every process."""
+    """End a key now; within seconds in every process.
+
+    \b
+    penstock clients keys revoke team-a ak_06f3...
+    """
     from app.adapters.clock import SystemClock
     from app.services.manage_keys import revoke_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 
 from app.cli.audited import audited
 from app.cli.failure import Failure
-from app.cli.keys_of_clients import opened
+from app.cli.opened import configuration, on_database, opened
 
 
 @click.group("policy", short_help="who may run what, when, from where: keep and try policies")
@@ -24,6 +25,7 @@ def group() -> None:
 
 
 @group.command("list")
+@on_database
 def list_() -> None:
     """List policies, one JSON document a line.
 
@@ -38,6 +40,7 @@ def list_() -> None:
 
 
 @group.command("add")
+@on_database
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def add(file: Path) -> None:
     """Keep the policy in FILE (JSON), in place of the one of its id; in force within five seconds.
@@ -55,6 +58,7 @@ def add(file: Path) -> None:
 
 
 @group.command("remove")
+@on_database
 @click.argument("policy_id")
 def remove(policy_id: str) -> None:
     """Take a policy away.
@@ -71,6 +75,7 @@ def remove(policy_id: str) -> None:
 
 
 @group.command("test")
+@on_database
 @click.option(
     "--file",
     "files",
@@ -93,9 +98,7 @@ def remove(policy_id: str) -> None:
     "--default",
     "default",
     type=click.Choice(("allow", "deny")),
-    default="allow",
-    show_default=True,
-    help="When no policy speaks of it.",
+    help="When no policy speaks of it [default: allow for --file, else what [access] says].",
 )
 def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, **asked: Any) -> None:
     """Try: with the policies in these files, or else with those that are kept. Exit code 1 when denied.
@@ -108,6 +111,7 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
     from app.domain.instant import parse_instant
     from app.domain.policy import Facts, evaluate
     from app.services.manage_policies import check_policy, list_policies
+    from app.settings import load_settings
 
     try:
         when = time.time() if at is None else parse_instant(at)
@@ -115,7 +119,9 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
         raise click.UsageError(f"--at: {error}") from None
     if files:
         policies = [check_policy(_document(file), file.name) for file in files]
+        default = default or "allow"
     else:
+        default = default or load_settings(configuration(), os.environ).access.default
         with opened() as database:
             policies = [check_policy(orjson.loads(s.document), s.id) for s in list_policies(database)]
     sets: dict[str, Any] = {name: frozenset(asked.pop(name)) for name in ("upstreams", "regions", "zones")}

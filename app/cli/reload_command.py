@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.profile import data_folder, load
+from app.cli.opened import configuration, database_url, folder, on_database
 
 
 @click.command("reload", short_help="read penstock.toml again: keys, quotas, models, while everything runs")
@@ -17,8 +17,8 @@ from app.cli.profile import data_folder, load
     type=click.Path(path_type=Path),
     help="File to check [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
-def command(config: Path | None, data: Path | None) -> None:
+@on_database
+def command(config: Path | None) -> None:
     """Read penstock.toml again in every process, within a second and without dropping a task.
 
     The file is checked first: a wrong one is refused with its line and its mend (exit code 3), and the old one stays
@@ -29,15 +29,12 @@ def command(config: Path | None, data: Path | None) -> None:
     penstock reload
     DATABASE_URL=postgresql://penstock@db/penstock penstock reload --config penstock.toml
     """
-    from app.cli.db import database_url
     from app.cli.reload import ask
     from app.cli.supervisor.leftovers import supervisor_of
     from app.settings import load_settings
 
-    folder = data_folder(os.environ, data)
-    known = load(folder).configuration
-    load_settings(config or (Path(known) if known else None), os.environ)
-    supervisor = supervisor_of(folder / "run")
+    load_settings(configuration(config), os.environ)
+    supervisor = supervisor_of(folder() / "run")
     if supervisor is not None:
         os.kill(supervisor, signal.SIGHUP)
         click.echo("The file is good; `penstock up` reloads it now and says what comes of it.")

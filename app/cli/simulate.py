@@ -136,7 +136,7 @@ def _made_up(count: int, asked: dict[str, Any]) -> Topology:
 
 
 def _live(settings: Settings) -> Live:
-    from app.cli.db import database_url
+    from app.cli.opened import database_url
     from app.db.database import Database
 
     database = Database(settings.database_url or database_url())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.db.database import Database
 from app.domain.access import ADMIN, KEY_BYTES, SECRET_BYTES, is_slug, make_callback_secret, make_key
 from app.domain.client_limits import NO_LIMITS, ClientLimits
 from app.domain.errors import Conflict, Invalid, NotFound
+from app.domain.scopes import ALL
 from app.domain.task import Priority, new_id
 from app.services.client_settings import write_limits
 from app.services.ports import Clock
@@ -44,9 +45,10 @@ def add_client(
     team: str | None = None,
     administers: str | None = None,
     limits: ClientLimits = NO_LIMITS,
+    scopes: Collection[str] = (ALL,),
     chance: Chance = os.urandom,
 ) -> NewClient:
-    """Add a client with one API key; both secrets are shown this once.
+    """Add a client with one API key of these scopes; both secrets are shown this once.
 
     Raises Invalid for a bad name, weight or priority, Conflict when the name is taken, DatabaseUnreachable.
     """
@@ -69,11 +71,12 @@ def add_client(
             administers=administers,
         )
         if added:
-            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now)
+            reach = " ".join(sorted(scopes))
+            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now, scopes=reach)
         return added
 
     if not database.write(add):
-        raise Conflict(f"there is a client {name!r} already", param="name", code="client_exists")
+        raise Conflict(f"there is a client {name!r} already", param="id", code="client_exists")
     return NewClient(name, key.shown, secret)
 
 
@@ -144,7 +147,7 @@ def check_team(name: str | None, param: str) -> None:
 
 def _check(name: str, weight: float, granted_priority: str) -> None:
     if not is_slug(name):
-        raise Invalid("name: must be 1 to 40 of a-z, 0-9 and -", param="name", code="invalid_value")
+        raise Invalid("id: must be 1 to 40 of a-z, 0-9 and -", param="id", code="invalid_value")
     if not 0 < weight <= 1000:
         raise Invalid("weight: must lie above 0 and at most at 1000", param="weight", code="invalid_value")
     if granted_priority not in set(Priority):

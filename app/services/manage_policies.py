@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -65,10 +65,16 @@ def check_policy(document: Any, name: str = "") -> Policy:
         raise Invalid(str(error), param=param, code="invalid_policy") from None
 
 
-def put_policy(database: Database, clock: Clock, document: Mapping[str, Any]) -> StoredPolicy:
-    """Keep a policy, in place of the one of its id if it names one. Raises Invalid, DatabaseUnreachable."""
+def put_policy(
+    database: Database, clock: Clock, document: Mapping[str, Any], zones: Collection[str] | None = None
+) -> StoredPolicy:
+    """Keep a policy, in place of the one of its id if it names one. `zones`: those there are, where that is known.
+
+    Raises Invalid, DatabaseUnreachable.
+    """
     now = clock.now()
     read = check_policy(document)
+    _check_zones(read, zones)
     if len(read.id) > 80 or not read.id.isprintable():
         raise Invalid("id: at most 80 printable characters", param="id", code="invalid_value")
     policy_id = read.id or new_id("pol", now)
@@ -77,6 +83,16 @@ def put_policy(database: Database, clock: Clock, document: Mapping[str, Any]) ->
         raise Invalid("policy: larger than 64 KiB", param="policy", code="invalid_policy", status=413)
     database.write(lambda conn: policies.put_policy(conn, policy_id, text, now))
     return StoredPolicy(policy_id, text, now)
+
+
+def _check_zones(policy: Policy, known: Collection[str] | None) -> None:
+    """A zone that there is not holds nobody: a deny that names it would deny nobody, and say nothing."""
+    wanted = policy.condition.zones or frozenset()
+    missing = sorted(wanted - set(known)) if known is not None else []
+    if missing:
+        there = f"there are {', '.join(sorted(known or ()))}" if known else "there are none"
+        message = f"condition.zone.in: [access] zones of penstock.toml has no {missing[0][:40]!r}; {there}"
+        raise Invalid(message, param="condition.zone.in", code="invalid_policy")
 
 
 def list_policies(database: Database) -> list[StoredPolicy]:

@@ -113,9 +113,20 @@ def test_nobody_hands_on_scopes_that_he_lacks(world: World, admin: Client) -> No
     chief = made(world, admin, administers=team, team=team)
     narrow = with_key(world, admin, chief, scopes=["admin:*"])
     member = made(world, chief)
-    refused = narrow.post(f"/v1/admin/clients/{member.id}/keys", {"scopes": ["*"]})
-    assert (refused.status_code, refused.json["error"]["param"]) == (403, "scopes")
+    path = f"/v1/admin/clients/{member.id}/keys"
+    whole = admin.get(path).json["data"][0]["id"]
+    for refused in (narrow.post(path, {"scopes": ["*"]}), narrow.post(f"{path}/{whole}/rotate", {})):
+        assert (refused.status_code, refused.json["error"]["param"]) == (403, "scopes")
+    newcomer = made(world, narrow)  # with a key that reaches as far as its maker's
+    assert newcomer.post("/v1/tasks", {"prompt": "x"}).status_code == 403
+    assert admin.get(f"/v1/admin/clients/{newcomer.id}/keys").json["data"][0]["scopes"] == ["admin:*"]
     assert chief.post(f"/v1/admin/clients/{chief.id}/keys", {}).status_code == 403
+    other = made(world, admin, administers=team, team=team)
+    path = f"/v1/admin/clients/{other.id}"
+    theirs = admin.get(f"{path}/keys").json["data"][0]["id"]
+    assert chief.post(f"{path}/keys/{theirs}/revoke").status_code == 403
+    assert chief.post(f"{path}/callback-secret", {}).status_code == 403
+    assert chief.post(f"/v1/admin/clients/{chief.id}/callback-secret", {}).status_code == 201
 
 
 def test_requests_per_minute_are_told_and_refused(world: World, admin: Client, stranger: Client) -> None:

@@ -24,7 +24,8 @@ def guarded(tmp_path: Path) -> Iterator[World]:
     """Whatever no policy allows is denied; a proxy on this machine is believed."""
     url = f"sqlite:///{tmp_path}/penstock.db"
     upgrade(url)
-    access = {"default": "deny", "trusted_proxies": ["127.0.0.1/32"]}
+    zones = {"office": [f"{INSIDE}/32"]}
+    access = {"default": "deny", "trusted_proxies": ["127.0.0.1/32"], "zones": zones}
     parts = Parts(
         Database(url), url, make_settings(access=access, model=MODELS, default_model="deepseek-chat")
     )
@@ -80,3 +81,16 @@ def test_without_trusted_proxies_a_forwarded_address_is_believed_of_nobody(
     name = alice.post("/v1/tasks", {"prompt": "x"}, x_forwarded_for=INSIDE).json["id"]  # type: ignore[index]
     (line,) = world.anonymous(ADMIN_KEY).get(f"/v1/admin/audit?task_id={name}").data.splitlines()
     assert orjson.loads(line)["address"] == "127.0.0.1"
+
+
+def test_a_zone_holds_whom_it_holds_and_one_that_there_is_not_is_refused(guarded: World) -> None:
+    """A deny for a mistyped zone would deny nobody."""
+    alice, admin = member(guarded, "alice", "team_a"), guarded.anonymous(ADMIN_KEY)
+    rule = {"effect": "allow", "condition": {"zone": {"in": ["ofice"]}}}
+    refused = admin.post("/v1/admin/policies", rule)
+    assert (refused.status_code, refused.json["error"]["param"]) == (400, "condition.zone.in")
+    assert "there are office" in refused.json["error"]["message"]
+    rule["condition"]["zone"]["in"] = ["office"]  # type: ignore[index]
+    assert admin.post("/v1/admin/policies", rule).status_code == 201
+    guarded.parts.clock.ahead += 60.0
+    assert (status(alice, INSIDE), status(alice, OUTSIDE)) == (202, 403)

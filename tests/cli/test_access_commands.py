@@ -48,15 +48,15 @@ def test_keys_are_made_rotated_and_revoked_and_each_act_is_in_the_log(url: str) 
         "pk_"
     )
     keys = [json.loads(line) for line in run("clients", "keys", "list", "a").output.splitlines()]
-    assert [key["scopes"] for key in keys] == ["*", "tasks:read"]
+    assert [key["scopes"] for key in keys] == [["*"], ["tasks:read"]]
     assert run("clients", "keys", "rotate", "a", keys[1]["id"]).output.startswith("pk_")
     assert run("clients", "keys", "revoke", "a", keys[0]["id"]).exit_code == 0
     lines = [json.loads(line) for line in run("audit", "export").output.splitlines()]
-    assert [line["action"] for line in lines] == ["key.add", "key.rotate", "key.revoke"]
+    assert [line["action"] for line in lines] == ["client.add", "key.add", "key.rotate", "key.revoke"]
     database = Database(url)
     database.write(lambda conn: link_audit(conn, 100))
     database.close()
-    assert "3 entries hold" in run("audit", "verify").output
+    assert "4 entries hold" in run("audit", "verify").output
 
 
 def test_a_policy_is_tried_before_it_is_kept(url: str) -> None:
@@ -72,3 +72,69 @@ def test_a_policy_is_tried_before_it_is_kept(url: str) -> None:
     assert run("policy", "test", *asked, "--at", within).output == f"allowed by {kept}\n"
     assert run("policy", "remove", kept).exit_code == 0
     assert run("policy", "list").output == ""
+
+
+def test_a_client_is_changed_by_what_is_named_and_nothing_else(url: str) -> None:
+    made = json.loads(run("clients", "add", "a", "--team", "t", "--limit", "rpm=60", "--json").output)
+    assert (made["team"], made["limits"], made["api_key"][:3]) == ("t", {"rpm": 60}, "pk_")
+    set_ = ("clients", "set", "a")
+    changed = json.loads(
+        run(
+            *set_,
+            "--weight",
+            "3",
+            "--limit",
+            "money_per_day=0.10",
+            "--limit",
+            "currency=USD",
+            "--limit",
+            "store=false",
+        ).output
+    )
+    limits = {"rpm": 60, "money_per_day": "0.10", "currency": "USD", "store": False}
+    assert (changed["weight"], changed["team"], changed["limits"]) == (3.0, "t", limits)
+    changed = json.loads(run(*set_, "--team", "", "--limit", "rpm=").output)
+    assert (changed["team"], "rpm" in changed["limits"]) == (None, False)
+    assert json.loads(run("clients", "show", "a").output) == changed
+    assert json.loads(run("clients", "list", "--json").output) == [changed]
+    for wrong in ((), ("--limit", "rpm"), ("--limit", "rpn=5"), ("--limit", "rpm=many"), ("--weight", "-1")):
+        assert run(*set_, *wrong).exit_code != 0
+    assert run("clients", "set", "nobody", "--weight", "2").exit_code != 0
+    actions = [json.loads(line)["action"] for line in run("audit", "export").output.splitlines()]
+    assert actions == ["client.add", "client.change", "client.change"]
+
+
+def test_acts_on_callbacks_are_in_the_log(url: str) -> None:
+    run("clients", "add", "a")
+    assert run("callbacks", "rotate-secret", "a").output.startswith("whsec_")
+    run("callbacks", "headers", "a", "-H", "X-Token: abc")
+    run("callbacks", "replay", "--since", "2h")
+    logged = run("audit", "export").output
+    actions = [json.loads(line)["action"] for line in logged.splitlines()]
+    assert actions == ["client.add", "callback_secret.rotate", "callback_headers.set", "callback.replay"]
+    assert "abc" not in logged
+    assert "whsec_" not in logged
+
+
+def test_a_service_in_a_folder_of_its_own_is_found_by_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    unknown = run("clients", "list")
+    assert unknown.exit_code == 3
+    assert "--data" in unknown.output
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    config = folder / "penstock.toml"
+    config.write_text('[access]\ndefault = "deny"\n', encoding="utf-8")
+    profile = {"database_url": url, "configuration": str(config)}
+    (folder / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
+    at = ("--data", str(folder))
+    assert json.loads(run("clients", "add", "a", "--json", *at).output)["id"] == "a"
+    for command in (
+        ("clients", "list"), ("clients", "show", "a"), ("clients", "keys", "list", "a"), ("policy", "list"),
+        ("audit", "verify"), ("alerts", "list"), ("callbacks", "dead"), ("db", "status"),
+    ):  # fmt: skip
+        assert run(*command, *at).exit_code == 0, command
+    assert "denied by default" in run("policy", "test", "--client", "a", "--model", "m", *at).output
+    assert run("alerts", "test", *at).exit_code == 3  # no channel is configured in that file

@@ -21,7 +21,14 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         assert command is not None
         yield name, command
         if isinstance(command, click.Group):
-            yield from ((f"{name} {sub}", found) for sub, found in command.commands.items())
+            yield from _below(name, command)
+
+
+def _below(name: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for sub, found in group.commands.items():
+        yield f"{name} {sub}", found
+        if isinstance(found, click.Group):
+            yield from _below(f"{name} {sub}", found)
 
 
 def test_the_overview_names_every_command_without_importing_them() -> None:

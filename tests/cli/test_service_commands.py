@@ -135,7 +135,7 @@ def test_a_client_is_added_once_and_its_secrets_are_shown(env: dict[str, str], t
 def test_a_bad_client_name_is_refused_in_one_line(env: dict[str, str], tmp_path: Path) -> None:
     refused = penstock("clients", "add", "Team A", cwd=tmp_path, env=env)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("penstock: name")
+    assert refused.stderr.startswith("penstock: id")
 
 
 def test_commands_without_a_database_say_what_to_do(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import urllib3
 from rich.console import Console
 
-from app.cli.clients import add_client
+from app.adapters.clock import SystemClock
 from app.cli.demo.backlog import Backlog
 from app.cli.demo.display import Display
 from app.cli.demo.figures import Figures, ideal_seconds, limits_of
@@ -18,6 +18,8 @@ from app.cli.demo.work import Submitted, Watch, all_tasks, prompts, spans, submi
 from app.cli.failure import Failure
 from app.cli.listener import Listener
 from app.cli.remote import Remote
+from app.db.database import Database
+from app.services.manage_clients import NewClient, add_client
 from app.settings import load_settings
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average
@@ -43,7 +45,7 @@ def run(console: Console, count: int, configuration: Path, *, simulated: bool) -
 
 def _work(display: Display, running: Running, count: int) -> Figures:
     """1. A client of our own. 2. Submit. 3. Watch it drain. 4. Wait for the callbacks. 5. Gather the figures."""
-    client = add_client(running.profile.database_url, "demo")
+    client = _client(running.profile.database_url)
     remote = Remote(running.profile.url, client.api_key)
     display.say(f"API {remote.url}   Flower {running.profile.flower_url}")
     with Listener([client.callback_secret]) as listener, Backlog(running.profile) as backlog:
@@ -54,6 +56,14 @@ def _work(display: Display, running: Running, count: int) -> Figures:
             lambda got: len({r.id for r in got if r.verified}) >= submitted.callbacks, TELL_SECONDS
         )
         return _figures(count, submitted, remote, listener, backlog)
+
+
+def _client(url: str) -> NewClient:
+    database = Database(url)
+    try:
+        return add_client(database, SystemClock(), "demo")
+    finally:
+        database.close()
 
 
 def _drain(display: Display, watch: Watch, backlog: Backlog, count: int) -> None:
