@@ -1,235 +1,198 @@
 """Dispatcher: microseconds per released task and per idle tick, with 10^3 to 10^6 waiting, many clients, many keys.
 
-The leader's own parts on a real Redis and PostgreSQL: the feeder fills the backlog queues from the database, then turn
-by turn the dispatcher releases, permits are redeemed and settled as workers do. CPU is counted, of the leader and of
-Redis, as other work on the machine disturbs it least; the feeder and PostgreSQL are counted apart.
+The leader's own parts on a real Redis and PostgreSQL: turn by turn the dispatcher releases, permits are redeemed and
+settled as workers do, and what ended is fed anew by the feeder. All backlogs stand side by side, each with a Redis of
+its own, and are measured in turn, so that what else the machine does meets all of them. CPU is counted, of the leader
+and of Redis, as other work on the machine disturbs it least; the feeder and PostgreSQL are counted apart.
+
+    python -m benchmarks.bench_dispatcher [--quick] [--most 1000000] [--rounds 60]
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from statistics import median
 
-from app.adapters.redis_scripts import Scripts, connect
-from app.bootstrap import build
-from app.db.migrate import upgrade
-from app.db.submissions import NewTask, insert_tasks
 from app.domain.attempt import Refused, Settlement
 from app.domain.outcome import Outcome
-from app.domain.queue import backlog_queue
-from app.domain.task import new_id
-from app.services.begin_epoch import begin_epoch
-from app.services.ports import WorkerReport
-from app.settings import load_settings
-from benchmarks.frame import Record, options, recorded
+from benchmarks.backlog import ESTIMATE, Backlog, Shape, close_all
+from benchmarks.frame import Record, options, ratios, recorded, spread
 from benchmarks.ground import Ground, cpu_seconds, ground
-from tests.stack import Key, configuration, key_environment
-from workers.leader import Leader
+from tests.stack import Key
 
-MODEL = "deepseek-flash"
 TOGETHER = 50  # released in a turn: what frees up while a busy leader looks elsewhere
-TURNS = 60
-IDLE_TURNS = 200
+IDLE_TURNS = 10  # of one round
+PARTS = 5  # ratios are told of so many parts of the run
+FEW, MIDDLE = 1_000, 100_000
+KEYS = 50
 
 
-@dataclass(frozen=True)
-class Cost:
-    """CPU microseconds."""
-
-    release: float  # per released task: dispatcher and Redis
-    tick: float  # per turn in which nothing can go
-    feed: float  # per fed task: feeder and PostgreSQL
-
-
+@dataclass
 class Bench:
-    """One leader, and a database with so much waiting."""
+    """One backlog, and what was measured of it, round by round, in CPU microseconds."""
 
-    def __init__(self, base: Ground, waiting: int, clients: int, keys: int) -> None:
-        self.base, self.waiting, self.clients = base, waiting, clients
-        told = [Key(f"k{n}", rpm=6e6, concurrency=TOGETHER // keys or 1, burst=1e5) for n in range(keys)]
-        folder = base.scratch("leader")
-        path = folder / "penstock.toml"
-        path.write_text(configuration("http://127.0.0.1:9/v1", told))
-        self.url = base.database()
-        environment = {
-            "DATABASE_URL": self.url,
-            "REDIS_URL": base.redis.url,
-            "PENSTOCK_ADMIN_KEY": "pk_" + "x" * 43,
-            **key_environment(told),
-        }
-        upgrade(self.url)
-        self.parts = build(load_settings(Path(path), environment))
-        self.scripts = Scripts(connect(base.redis.url, timeout=60))
-        self.scripts.client.flushall()
-        self._store()
-        self.leader = Leader(self.parts)
-        self.keys = tuple(key.name for key in told)
+    backlog: Backlog
+    postgres: dict[str, int]
+    release: list[float] = field(default_factory=list)  # per released task: dispatcher and Redis
+    idle: list[float] = field(default_factory=list)  # per turn in which nothing can go
+    fed: list[int] = field(default_factory=list)
+    feeding: list[float] = field(default_factory=list)  # feeder and PostgreSQL
 
-    def _store(self) -> None:
-        now = time.time()
-        chunk = 20_000
-        for start in range(0, self.waiting, chunk):
-            rows = [self._row(n, now) for n in range(start, min(self.waiting, start + chunk))]
-            self.parts.database.write(lambda conn, rows=rows: insert_tasks(conn, rows))
-
-    def _row(self, number: int, now: float) -> NewTask:
-        client = f"client-{number % self.clients}"
-        queue = backlog_queue(MODEL, client)
-        request = '{"messages":[{"role":"user","content":"Count."}]}'
-        return NewTask(
-            new_id("task", now), client, MODEL, queue, 3, 100, now, now, now + 86_400, request=request
-        )
-
-    def lead(self) -> float:
-        """Take the lead, fill the window; gives back CPU microseconds per fed task."""
-        leader = self.leader
-        assert leader.candidate.try_lead("term") or leader.candidate.try_lead("term")
-        leader.reservoir.term = "term"
-        begin_epoch(
-            leader.gate,
-            leader.database,
-            leader.dispatcher.topology,
-            leader.clock,
-            epoch="epoch",
-            upstreams=leader.upstream_of_key,
-            configure=leader.configure,
-            pause=lambda _seconds: False,
-        )
-        pids = {"postgresql": self.base.server_pids["postgresql"]}
-        before, own = cpu_seconds(pids), time.process_time()
-        rounds, until = 0, time.monotonic() + 20
-        while time.monotonic() < until and (rounds == 0 or leader.feeder.tick() == 0.0):
-            rounds += 1
-        spent = time.process_time() - own + sum(cpu_seconds(pids).values()) - sum(before.values())
-        self.report()
-        return spent * 1e6 / max(1, int(self.scripts.client.hlen("penstock:place")))
-
-    def report(self) -> None:
-        """A worker says that it is there."""
-        self.parts.permits.report(WorkerReport("w1", self.keys, 4000, 0))
-
-    def measure(self) -> Cost:
-        """Turns that release, and turns that cannot."""
-        feed = self.lead()
-        self._turn()  # the first has scripts to load
-        self.end_all()
-        seconds, released = 0.0, 0
-        for _ in range(TURNS):
-            self.report()
-            spent, done = self._spent()
-            seconds, released = seconds + spent, released + done
-            self.end_all()
-        self._spent()  # every cap is full now, until something is settled
-        self.report()
-        before = self._cpu()
-        for _ in range(IDLE_TURNS):
-            self._turn()
-        tick = (self._cpu() - before) / IDLE_TURNS
-        self.end_all()
-        self.parts.database.close()
-        return Cost(seconds * 1e6 / released, tick * 1e6, feed)
-
-    def _turn(self) -> int:
-        return self.leader.dispatcher.turn().released
-
-    def _cpu(self) -> float:
-        """CPU seconds of this process and of Redis, which knows its own to the microsecond."""
-        info = self.scripts.client.info("cpu")
-        return time.process_time() + float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
-
-    def _spent(self) -> tuple[float, int]:
-        """CPU seconds of turns until nothing more is released, and how many tasks were."""
-        before, released = self._cpu(), 0
+    def round(self) -> None:
+        """Release all that the caps allow, turn idly, end all calls, feed as many anew."""
+        backlog = self.backlog
+        backlog.report()
+        before, released = backlog.cpu(), 0
         while done := self._turn():
             released += done
-        return self._cpu() - before, released
+        self.release.append((backlog.cpu() - before) * 1e6 / max(1, released))
+        before = backlog.cpu()
+        for _ in range(IDLE_TURNS):
+            self._turn()
+        self.idle.append((backlog.cpu() - before) * 1e6 / IDLE_TURNS)
+        self._end_all()
 
-    def end_all(self) -> None:
+    def forget(self) -> None:
+        """The first rounds have scripts to load, and connections to make."""
+        for kept in (self.release, self.idle, self.fed, self.feeding):
+            kept.clear()
+
+    @property
+    def feed(self) -> float:
+        """Per fed task."""
+        return sum(self.feeding) * 1e6 / max(1, sum(self.fed))
+
+    def _turn(self) -> int:
+        return self.backlog.leader.dispatcher.turn().released
+
+    def _end_all(self) -> None:
         """What workers would do: redeem what was released, and settle it. Then it waits again."""
-        client = self.scripts.client
-        for key in self.keys:
+        backlog = self.backlog
+        client, permits = backlog.scripts.client, backlog.parts.permits
+        for key in backlog.keys:
             client.delete(f"key.{key}")
-        ended = []
-        for name in client.hkeys("penstock:permits"):
-            permit = self.parts.permits.redeem(name.decode(), "w1")
-            if isinstance(permit, Refused):
-                continue  # it grew old on a busy machine
-            ended.append(
-                Settlement(
-                    task_id=permit.task_id,
-                    release=permit.release,
-                    outcome=Outcome.SUCCEEDED,
-                    tokens=100,
-                    brakes=(),
-                    ended=True,
-                    called=True,
-                    seconds=0.1,
-                )
+        redeemed = (permits.redeem(name.decode(), "w1") for name in client.hkeys("penstock:permits"))
+        ended = [
+            Settlement(
+                task_id=permit.task_id,
+                release=permit.release,
+                outcome=Outcome.SUCCEEDED,
+                tokens=ESTIMATE,
+                brakes=(),
+                ended=True,
+                called=True,
+                seconds=0.1,
             )
-        self.parts.permits.settle(ended)
+            for permit in redeemed
+            if not isinstance(permit, Refused)  # it grew old on a busy machine
+        ]
+        permits.settle(ended)
         if ended:
-            self.leader.refeed([one.task_id for one in ended])
-            while self.leader.feeder.tick() == 0.0:
-                pass
+            backlog.leader.refeed([one.task_id for one in ended])
+            self._feed(len(ended))
+
+    def _feed(self, count: int) -> None:
+        before, own = cpu_seconds(self.postgres), time.process_time()
+        while self.backlog.leader.feeder.tick() == 0.0:
+            pass
+        after = cpu_seconds(self.postgres)
+        self.feeding.append(time.process_time() - own + sum(after.values()) - sum(before.values()))
+        self.fed.append(count)
 
 
-def measured(base: Ground, waiting: int, clients: int, keys: int) -> Cost:
-    """One cell of the table."""
-    cost = Bench(base, waiting, clients, keys).measure()
-    print(
-        f"  {waiting:>9,} waiting  {clients:>3} clients  {keys:>2} keys  "
-        f"{cost.release:6.0f} us a release  {cost.tick:6.0f} us an idle tick  {cost.feed:5.0f} us a fed task",
-        flush=True,
-    )
-    return cost
+def stand(base: Ground, shape: Shape) -> Bench:
+    """Lay a backlog out."""
+    told = [
+        Key(f"k{n}", rpm=6e6, concurrency=max(1, TOGETHER // shape.keys), burst=1e5)
+        for n in range(shape.keys)
+    ]
+    began = time.monotonic()
+    backlog = Backlog(base.scratch("leader"), base.database(), shape, told)
+    backlog.fill(shape.fed)
+    print(f"  {_words(shape)}: laid out in {time.monotonic() - began:.0f} s", flush=True)
+    return Bench(backlog, {"postgresql": base.server_pids["postgresql"]})
 
 
-def aims(record: Record, found: dict[tuple[int, int, int], Cost], sizes: list[int]) -> bool:
-    """Ratios of cost to the smallest backlog, and of 50 keys to one."""
-    first, last = sizes[0], sizes[-1]
+def _words(shape: Shape) -> str:
+    clients = "1 client" if shape.clients == 1 else f"{shape.clients} clients"
+    keys = "1 key" if shape.keys == 1 else f"{shape.keys} keys"
+    return f"{shape.waiting:,} waiting of {clients}, {keys}"
+
+
+def measure(benches: list[Bench], rounds: int) -> None:
+    """All of them in turn, every other round the other way about."""
+    for number in range(-2, rounds):
+        if number == 0:
+            for bench in benches:
+                bench.forget()
+        for bench in benches if number % 2 else reversed(benches):
+            bench.round()
+
+
+def _in_parts(rounds: list[float]) -> list[float]:
+    """The mean of each part of a run."""
+    size = -(-len(rounds) // PARTS)
+    parts = [rounds[at : at + size] for at in range(0, len(rounds), size)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def compare(record: Record, found: dict[Shape, Bench], sizes: list[int]) -> bool:
+    """Ratios of cost to the smallest backlog, and of many keys to one."""
     good = True
-
-    def compare(what: str, one: float, other: float, size: int, most: float = 1.1) -> None:
-        nonlocal good
-        good &= one <= most * other
-        against = f"itself at {first:,}" if size != first else "itself with 1"
-        record.aim(what, against, f"{most:g}", f"{one / other:.2f}", one <= most * other)
-
-    middle = sizes[min(1, len(sizes) - 1)]
-    for size, clients in ((middle, 1), (last, 100)):
-        here, there = found[size, clients, 1], found[first, clients, 1]
-        words = f"{size:,} waiting of {clients} client{'s' if clients > 1 else ''}"
-        compare(f"dispatcher, CPU per release, {words}", here.release, there.release, size)
-        compare(f"dispatcher, CPU per idle tick, {words}", here.tick, there.tick, size)
-    many, one = found[middle, 1, 50], found[middle, 1, 1]
-    compare("dispatcher, CPU per release, 50 keys", many.release, one.release, first, 50)
-    compare("dispatcher, CPU per idle tick, 50 keys", many.tick, one.tick, first, 50)
+    pairs = [
+        (Shape(size, clients), Shape(sizes[0], clients), f"itself at {sizes[0]:,}", 1.1)
+        for clients in (1, 100)
+        for size in sizes[1:]
+    ]
+    pairs += [(Shape(sizes[-1], 1, KEYS), Shape(sizes[-1]), "itself with 1 key", float(KEYS))]  # linear
+    for one, other, against, most in pairs:
+        for what, name in (("release", "release"), ("idle tick", "idle")):
+            here, there = getattr(found[one], name), getattr(found[other], name)
+            each = ratios(_in_parts(here), _in_parts(there))
+            met = median(each) <= most
+            words = f"dispatcher, CPU per {what}, {_words(one)}"
+            record.aim(words, against, f"{most:g}", spread(each), met)
+            good &= met
     return good
 
 
 def main() -> int:
     """Fill the table."""
-    told = options(__doc__, most=(1_000_000, 20_000))
-    sizes = sorted({1000, min(100_000, told.most), told.most})
-    middle = sizes[min(1, len(sizes) - 1)]
-    cells = [(size, clients, 1) for size in sizes[:-1] for clients in (1, 100)]
-    cells += [(middle, 1, 1), (middle, 1, 50), (sizes[-1], 100, 1)]
+    told = options(__doc__, most=(1_000_000, 20_000), rounds=(60, 10))
+    sizes = sorted({FEW, min(MIDDLE, told.most), told.most})
+    shapes = [Shape(size, clients) for clients in (1, 100) for size in sizes]
+    shapes += [Shape(sizes[-1], 1, KEYS)]
     with recorded("dispatcher", "Dispatcher", quick=told.quick) as record, ground("dispatcher") as base:
-        found = {cell: measured(base, *cell) for cell in sorted(set(cells))}
-        good = aims(record, found, sizes)
+        found: dict[Shape, Bench] = {}
+        try:
+            for shape in shapes:
+                found[shape] = stand(base, shape)
+            measure(list(found.values()), told.rounds)
+        finally:
+            close_all(bench.backlog for bench in found.values())
+        good = compare(record, found, sizes)
         record.table(
             "CPU microseconds, leader and Redis; feeding: feeder and PostgreSQL",
-            ["waiting", "clients", "keys", "per release", "per idle tick", "per fed task"],
+            ["waiting", "in Redis", "clients", "keys", "per release", "per idle tick", "per fed task"],
             [
-                [f"{w:,}", c, k, f"{cost.release:.0f}", f"{cost.tick:.0f}", f"{cost.feed:.0f}"]
-                for (w, c, k), cost in found.items()
+                [
+                    f"{shape.waiting:,}",
+                    f"{shape.fed:,}",
+                    shape.clients,
+                    shape.keys,
+                    spread(_in_parts(bench.release), ".0f"),
+                    spread(_in_parts(bench.idle), ".0f"),
+                    f"{bench.feed:.0f}",
+                ]
+                for shape, bench in found.items()
             ],
         )
         record.settings += [
-            f"{TURNS} rounds of up to {TOGETHER} releases each, then {IDLE_TURNS} turns in which every cap is full",
-            "all rows in PostgreSQL; in Redis up to its window (50,000 a queue), as far as 20 s of feeding reach",
+            f"{told.rounds} rounds over all backlogs in turn: up to {TOGETHER} releases, then {IDLE_TURNS} idle turns",
+            "a turn is idle while every cap is full; spreads are of five parts of the run",
+            "all rows in PostgreSQL; in Redis as many as its window takes (50,000 a queue, 500,000 in all)",
         ]
     return 0 if good else 1
 
