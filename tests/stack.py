@@ -323,3 +323,9 @@ class Stack:
     @staticmethod
     def _command(arguments: Sequence[str]) -> list[str]:
         return [sys.executable, "-P", "-m", "app.cli", *arguments]
+
+
+def served_by(stack: Stack) -> set[str]:
+    """The keys whose queues the living workers consume."""
+    found = stack.admin.call("GET", "/v1/admin/dispatcher").body
+    return {key for worker in found["workers"] for key in worker["keys"]}

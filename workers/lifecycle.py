@@ -6,6 +6,7 @@ does not.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 
 from app.adapters.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
 from app.domain.queue import KEY
+from app.services.choose_keys import started_regions
 from app.services.revoke_task import RevokeTasks
 from app.settings import ConfigError
 from workers.celery import celery, parts
@@ -61,7 +63,7 @@ def _make(sender: Any, **_: Any) -> None:
     if any(name.startswith(KEY) for name in queues):
         try:
             _made.append(build_worker(parts, queues, sender.concurrency))
-            _following.append(FollowKeys(parts, _made[0], queues))
+            _following.append(FollowKeys(parts, _made[0], queues, started_regions(os.environ)))
         except ConfigError as error:
             sys.exit(f"worker: {error}")
 

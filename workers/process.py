@@ -27,7 +27,7 @@ from app.services.beat_worker import BeatWorker, Incarnation
 from app.services.drain_worker import GRACE_SECONDS, DrainWorker
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.keep_answers import KeepAnswers
-from app.services.lay_rules import pauses
+from app.services.lay_rules import rests
 from app.services.report_slots import ReportSlots
 from app.services.run_task import ModelPolicy, Policies, RunTask
 from app.services.settle_permits import SettlePermits
@@ -178,7 +178,7 @@ def policies(settings: Settings) -> Policies:
         )
         for model in settings.models
     }
-    return Policies(retries, models, pauses(settings))
+    return Policies(retries, models, rests(settings))
 
 
 def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from app.api.auditing import note
 from app.api.bodies import BatchBody, BatchLine
 from app.api.body import is_packed, pieces, read_body
 from app.api.callers import Callers, Repeats
-from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run
+from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run, refuse_options_in_query
 from app.api.house import House
 from app.api.operations import JSONL, Answer, Operation, View
 from app.api.queries import Query, read_batch_options, read_query
@@ -125,6 +125,7 @@ class BatchViews:
         take = self._estimate if read_dry_run() else self._submit
         if request.mimetype in _LINES:
             return self._take_lines(caller.client_id, take)
+        refuse_options_in_query()
         return self._take_json(caller.client_id, take)
 
     def show(self, batch_id: str) -> ResponseReturnValue:

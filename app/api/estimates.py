@@ -7,9 +7,11 @@ from typing import Any, Literal
 from flask import request
 from pydantic import Field
 
-from app.api.queries import Query
+from app.api.bodies import BatchOptions
+from app.api.queries import Query, read_query
 from app.api.shapes import Cost, Shape, Time
 from app.api.validation import parse
+from app.domain.errors import Invalid
 from app.domain.instant import to_rfc3339
 from app.domain.money import micros
 from app.services.estimate_batch import Estimate
@@ -48,6 +50,19 @@ def read_dry_run() -> bool:
     """Whether the request that is being served is only a question. Raises Invalid."""
     given = request.args.get("dry_run")
     return given is not None and parse(DryRunQuery, {"dry_run": given}).dry_run == "true"
+
+
+def refuse_options_in_query() -> None:
+    """With a JSON body nothing else stands in the query string: an option there would be overlooked. Raises Invalid."""
+    for name in request.args:
+        if name in BatchOptions.model_fields:
+            raise Invalid(
+                f"{name}: stands in the body when that is JSON; in the query string it is for JSON lines "
+                "(Content-Type: application/x-ndjson)",
+                param=name,
+                code="invalid_value",
+            )
+    read_query(DryRunQuery)
 
 
 def estimate_view(estimate: Estimate) -> dict[str, Any]:

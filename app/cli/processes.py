@@ -106,13 +106,14 @@ def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency:
     """
     from app.bootstrap import from_environment
     from app.domain.queue import key_queue
-    from app.services.choose_keys import keys_of_regions
+    from app.services.choose_keys import STARTED_FOR, keys_of_regions
 
     settings = from_environment().settings
     if queues and regions:
         raise click.UsageError("-Q and --region both say what to consume: give one of them")
     if regions:
         queues = ",".join(key_queue(key) for key in keys_of_regions(settings, regions))
+        os.environ[STARTED_FOR] = " ".join(regions)  # for reloads, in this very process
     _celery_worker(name, concurrency or settings.worker.concurrency, *(("-Q", queues) if queues else ()))
 
 

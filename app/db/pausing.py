@@ -22,6 +22,18 @@ def set_paused(conn: Connection, batch_id: str, at: float | None) -> None:
     conn.execute(update(batch).where(batch.c.id == batch_id).values(paused_at=at))
 
 
+def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
+    """Say that a locked batch is paused no more. What a configured text may answer has not waited meanwhile.
+
+    That is put off for all its rows at once, large as it may be: they follow step by step, when nobody knows any
+    more since when it was paused.
+    """
+    set_paused(conn, row.id, None)
+    held = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
+    later = {"degrade_at": task.c.degrade_at + (now - row.paused_at)}
+    conn.execute(update(task).where(held, task.c.degrade_at.is_not(None)).values(later))
+
+
 def hold_back(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
     """Hold up to `limit` rows back; gives back how many, and the ids whose messages are void. The batch is locked."""
     waiting = (task.c.batch_id == batch_id) & text(QUEUED) & task.c.hold.in_(_HAVE_PLACES)

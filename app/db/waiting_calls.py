@@ -48,10 +48,24 @@ def attach(conn: Connection, client_id: str, fingerprint: str, connection: str, 
     return found if conn.execute(update(waiting_call).where(still).values(mine)).rowcount else None
 
 
-def is_waited_for(conn: Connection, client_id: str, fingerprint: str) -> bool:
-    """Whether any request of this fingerprint is on record."""
+def holders_of(conn: Connection, client_id: str, fingerprint: str) -> dict[str | None, int | None]:
+    """The processes that hold requests of this fingerprint, and their beats.
+
+    Holder None: the request's connection is gone; beat None: the process is on record no more.
+    """
     mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
-    return conn.execute(select(waiting_call.c.task_id).where(mine).limit(1)).first() is not None
+    held = select(waiting_call.c.holder, holder.c.beat).distinct().where(mine)
+    rows = conn.execute(held.outerjoin(holder, holder.c.id == waiting_call.c.holder))
+    return {row.holder: row.beat for row in rows}
+
+
+def free_of_dead(
+    conn: Connection, client_id: str, fingerprint: str, dead: Collection[str], abandon_at: float
+) -> None:
+    """Free the requests of this fingerprint whose processes are dead."""
+    mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
+    gone = {"connection": null(), "holder": null(), "abandon_at": abandon_at}
+    conn.execute(update(waiting_call).where(mine, waiting_call.c.holder.in_(dead)).values(gone))
 
 
 def free(conn: Connection, task_id: str, connection: str, abandon_at: float) -> bool:

@@ -15,18 +15,18 @@ MOST_JITTER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
+class Rests:
     """Seconds that a quota rests after a refusal that does not say how long."""
 
     rate_limited: float = 1.0
     overloaded: float = 1.0
 
 
-DEFAULT_PAUSES = Pauses()
+DEFAULT_RESTS = Rests()
 
 
 def brakes(
-    permit: Permit, verdict: Verdict, chance: float, pauses: Pauses = DEFAULT_PAUSES
+    permit: Permit, verdict: Verdict, chance: float, rests: Rests = DEFAULT_RESTS
 ) -> tuple[Brake, ...]:
     """The brakes that a verdict calls for. `chance` lies in [0, 1) and spreads returns after a pause.
 
@@ -37,9 +37,9 @@ def brakes(
         return ()
     told = verdict.retry_after_seconds
     if verdict.outcome is Outcome.RATE_LIMITED:
-        seconds = pauses.rate_limited if told is None else _spread(told, chance)
+        seconds = rests.rate_limited if told is None else _spread(told, chance)
     elif verdict.outcome is Outcome.OVERLOADED:
-        seconds = pauses.overloaded if told is None else _spread(told, chance)
+        seconds = rests.overloaded if told is None else _spread(told, chance)
     else:
         seconds = max(REFUSED_SECONDS, told or 0.0)
     return (Brake(quota, seconds, _reason(verdict)),)

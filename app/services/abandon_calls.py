@@ -6,12 +6,11 @@ from sqlalchemy import Connection
 
 from app.db import cancels, holders, waiting_calls
 from app.db.database import Database
+from app.domain.silence import Silence
 from app.domain.task import Status
 from app.services.hold_connections import GRACE_SECONDS
 from app.services.ports import Clock, Reservoir
 
-SILENCE = 15.0  # seconds of successful looks without a beat, after which a process is dead
-_LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen leader kills nobody
 _ORPHANS_EVERY = 5.0
 _AT_ONCE = 200
 
@@ -23,9 +22,7 @@ class AbandonCalls:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
-        self._beats: dict[str, int] = {}
-        self._silent: dict[str, float] = {}
-        self._looked_at: float | None = None
+        self._silence = Silence()
         self._orphans_at = 0.0
 
     def tick(self) -> int:
@@ -36,14 +33,7 @@ class AbandonCalls:
     def _bury_dead(self) -> None:
         beats = self._database.read(holders.beats)
         at = self._clock.monotonic()
-        passed = 0.0 if self._looked_at is None else min(_LONGEST_LOOK, at - self._looked_at)
-        self._looked_at = at
-        self._silent = {
-            name: self._silent.get(name, 0.0) + passed if self._beats.get(name) == beat else 0.0
-            for name, beat in beats.items()
-        }
-        self._beats = beats
-        dead = [name for name, seconds in self._silent.items() if seconds >= SILENCE]
+        dead = self._silence.look(beats, at)
         if dead or at >= self._orphans_at:
             self._orphans_at = at + _ORPHANS_EVERY
             self._free(dead)

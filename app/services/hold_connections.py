@@ -1,12 +1,14 @@
 """Which request waits for which task: noted in the database, so that a repeat finds the task whose request is gone.
 
-A process beats while it holds connections; when it dies, the leader frees its calls.
+A process beats while it holds connections. When it dies, the leader frees its calls; so does a repeat that looks for
+one of them, in case the leader has died with it.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
@@ -14,24 +16,34 @@ from app.db import holders, waiting_calls
 from app.db.database import Database
 from app.db.waiting_calls import WaitingCall
 from app.domain.errors import DatabaseUnreachable
+from app.domain.silence import Silence
 from app.services.ports import Clock
 
 BEAT_SECONDS = 2.0
+LOOK_EVERY_SECONDS = 0.25
 GRACE_SECONDS = (
     10.0  # in which a client that repeats by itself has come again; the OpenAI clients take 8 at most
 )
 _FIND_SECONDS = 20.0  # how long a repeat looks for its task: by then a dead process has been noticed
-_LOOK_EVERY = 0.25
 
 
 class HoldConnections:
     """The connections of one process."""
 
-    def __init__(self, database: Database, clock: Clock, *, grace: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        grace: float = GRACE_SECONDS,
+        look_every: float = LOOK_EVERY_SECONDS,
+    ) -> None:
+        """`look_every`: seconds between two looks for the task of a repeat."""
         self.id = f"holder_{uuid.uuid4().hex}"
         self._database = database
         self._clock = clock
         self._grace = grace
+        self._look_every = look_every
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -46,24 +58,33 @@ class HoldConnections:
     def find(self, client_id: str, fingerprint: str) -> WaitingCall | None:
         """Take over the task that an earlier try of this request has made; None when there is none.
 
-        While one is on record that still has a connection, wait: the news of its end may be on the way. Raises
-        DatabaseUnreachable.
+        While one is on record that still has a connection, wait: the news of its end may be on the way, or the
+        process that held it is dead. Raises DatabaseUnreachable.
         """
         self.start()
         connection, until = uuid.uuid4().hex, self._clock.monotonic() + _FIND_SECONDS
+        silence = Silence()
         while True:
             task_id = self._database.write(
                 lambda conn: waiting_calls.attach(conn, client_id, fingerprint, connection, self.id)
             )
             if task_id is not None:
                 return WaitingCall(task_id, client_id, fingerprint, connection, self.id, self._clock.now())
-            on_record = self._database.read(
-                lambda conn: waiting_calls.is_waited_for(conn, client_id, fingerprint)
-            )
-            if not on_record or self._clock.monotonic() >= until:
+            held = self._database.read(lambda conn: waiting_calls.holders_of(conn, client_id, fingerprint))
+            at = self._clock.monotonic()
+            if not held or at >= until:
                 return None
-            if self._stop.wait(_LOOK_EVERY):
+            dead = _dead({name: beat for name, beat in held.items() if name and name != self.id}, silence, at)
+            if dead:
+                self._free(client_id, fingerprint, dead)
+            elif self._stop.wait(self._look_every):
                 return None
+
+    def _free(self, client_id: str, fingerprint: str, dead: list[str]) -> None:
+        abandon_at = self._clock.now() + GRACE_SECONDS
+        self._database.write(
+            lambda conn: waiting_calls.free_of_dead(conn, client_id, fingerprint, dead, abandon_at)
+        )
 
     def let_go(self, call: WaitingCall, *, repeats: bool) -> None:
         """The connection is gone. What nobody takes over is given up: at once, if its client does not repeat."""
@@ -117,3 +138,9 @@ class HoldConnections:
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             self.beat()
+
+
+def _dead(others: Mapping[str, int | None], silence: Silence, at: float) -> list[str]:
+    """Which of these processes are dead: silent for long, or on record no more."""
+    gone = [name for name, beat in others.items() if beat is None]
+    return [*gone, *silence.look({name: beat for name, beat in others.items() if beat is not None}, at)]

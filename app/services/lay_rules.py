@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from app.domain.adaptive import Rules
 from app.domain.blame import Figure
-from app.domain.brake import Pauses
+from app.domain.brake import Rests
 from app.domain.breaker import BreakerRules
 from app.domain.governor import Governor
 from app.domain.key_health import HealthRules, Held, KeyHealth
@@ -88,6 +88,6 @@ def pace_rules(settings: Settings) -> PaceRules | None:
     )
 
 
-def pauses(settings: Settings) -> Pauses:
+def rests(settings: Settings) -> Rests:
     """How long a quota rests after a refusal that does not say."""
-    return Pauses(rate_limited=settings.learning.pause, overloaded=settings.breaker.pause)
+    return Rests(rate_limited=settings.learning.pause, overloaded=settings.breaker.pause)

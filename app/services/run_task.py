@@ -15,7 +15,7 @@ import structlog
 
 from app.db.sealing import Unsealable
 from app.domain.attempt import Brake, Claim, Claimed, Ending, Failure, Permit, Recorded, Refused, Settlement
-from app.domain.brake import DEFAULT_PAUSES, Pauses, brakes
+from app.domain.brake import DEFAULT_RESTS, Rests, brakes
 from app.domain.classify import Parse, Verdict, classify
 from app.domain.errors import DatabaseUnreachable
 from app.domain.outcome import Outcome
@@ -74,7 +74,7 @@ class Policies:
 
     retries: Mapping[str, RetryPolicy]
     models: Mapping[str, ModelPolicy]
-    pauses: Pauses = DEFAULT_PAUSES
+    rests: Rests = DEFAULT_RESTS
 
     def retry_of(self, claimed: Claimed) -> RetryPolicy:
         """The policy that the request names, else its model's; what is not configured any more is the default."""
@@ -234,7 +234,7 @@ class RunTask:
                 status=verdict.status_code,
                 upstream_request=verdict.upstream_request_id,
             )
-        braked = brakes(claimed.permit, verdict, self.chance(), self.policies.pauses)
+        braked = brakes(claimed.permit, verdict, self.chance(), self.policies.rests)
         return _Called(claimed, verdict, braked, seconds, passing.begun)
 
     def _back(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> Reply | Fault:

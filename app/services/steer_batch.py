@@ -72,7 +72,7 @@ class SteerBatch:
             _must_run(row.status)
             if row.paused_at is None:
                 return
-            pausing.set_paused(conn, batch_id, None)
+            pausing.end_pause(conn, row, now)
             moved = pausing.let_on(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
             set_sweeping(conn, batch_id, moved == _AT_ONCE)
 

@@ -169,6 +169,15 @@ def test_bad_options_of_a_batch_are_named(world: World, alice: Client, query: st
     assert nothing_is_left(world, alice)
 
 
+@pytest.mark.parametrize(("query", "param"), [("?batch_size=5", "batch_size"), ("?dryrun=true", "dryrun")])
+def test_options_beside_a_json_body_are_refused_not_overlooked(
+    world: World, alice: Client, query: str, param: str
+) -> None:
+    answer = alice.post(f"/v1/batch{query}", {"requests": [HELLO]})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, param)
+    assert nothing_is_left(world, alice)
+
+
 def test_a_body_that_breaks_off_leaves_nothing(world: World, alice: Client) -> None:
     raw = as_lines(*[HELLO] * 1500)
     answer = alice.http.post(

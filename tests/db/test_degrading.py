@@ -11,6 +11,7 @@ from app.db.submissions import NewTask
 from app.db.tasks import get_task
 from app.domain.task import Hold, Status
 from app.services.give_degraded import GiveDegraded
+from app.services.steer_batch import SteerBatch
 from tests.db.rows import NOW, add, add_batch, new_task, row_of, take, told
 from tests.db.test_unreachable import Announcing
 from tests.db.test_windows import Clock
@@ -58,6 +59,19 @@ def test_a_model_whose_text_was_taken_out_lets_its_tasks_wait_on(database: Datab
     assert giving.tick() == 0
     assert row_of(database, "task_a").status == Status.QUEUED
     assert database.write(lambda conn: degrade(conn, NOW + 99, 10, lambda *_: "{}")) == ([], [])
+
+
+def test_the_time_of_a_pause_of_its_batch_is_not_waiting(database: Database) -> None:
+    add_batch(database, 2, task={"degrade_at": NOW + 30})
+    giving, reservoir, clock = chore(database)
+    steering = SteerBatch(database, reservoir, clock)
+    clock.at = NOW + 20
+    steering.pause("alice", "batch_1")
+    clock.at = NOW + 500
+    steering.resume("alice", "batch_1")
+    assert giving.tick() == 0  # ten seconds of its wait are left
+    clock.at = NOW + 510
+    assert giving.tick() == 2
 
 
 def test_a_batch_counts_them_as_completed_and_its_wait_begins_with_its_place(database: Database) -> None:

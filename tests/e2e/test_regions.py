@@ -8,7 +8,7 @@ import pytest
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
-from tests.stack import Stack, wait_until
+from tests.stack import Stack, served_by, wait_until
 
 CONFIG = """\
 default_model = "central"
@@ -52,9 +52,18 @@ def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_
             stack.start("home", "worker", "--name", "home", HOME_KEY="sk-home")
             stack.wait_ready()
             near = stack.admin.submit("hello", model="near")
-            assert stack.admin.task(stack.admin.submit("hello"), wait=30)["status"] == "succeeded"
+            central = stack.admin.submit("hello")
+            wait_until(lambda: stack.admin.task(central, wait=5)["status"] == "succeeded", within=90)
             assert stack.admin.task(near)["status"] == "queued"
             secrets = {"EDGE_KEY": "sk-edge", "EDGE_HEADER": "only-here"}
             stack.start("edge", "worker", "--name", "edge", "--region", "eu", **secrets)
             wait_until(lambda: stack.admin.task(near)["status"] == "succeeded", within=60)
             assert [call["key"] for call in upstream.log()] == ["sk-home", "sk-edge"]
+
+            (stack.folder / "penstock.toml").write_text(config.replace("edge-1", "edge-2"))
+            stack.penstock("reload")
+            wait_until(
+                lambda: served_by(stack) == {"home-1", "edge-2"}, within=60, what="the region's new key"
+            )
+            nearer = stack.admin.submit("hello again", model="near")
+            wait_until(lambda: stack.admin.task(nearer)["status"] == "succeeded", within=60)

@@ -10,18 +10,12 @@ import pytest
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import Latency, SimulatorConfig
-from tests.stack import Answer, Key, Stack, configuration, key_environment, wait_until
+from tests.stack import Answer, Key, Stack, configuration, key_environment, served_by, wait_until
 
 FIRST, SECOND = Key("k1", rpm=240, concurrency=4), Key("k2", rpm=240, concurrency=4)
 FRESH = '[[model]]\nname = "fresh"\ntiers = [["k2:deepseek-flash"]]\n'
 PATIENCE = 60.0
 TASKS = 100
-
-
-def served_by(stack: Stack) -> set[str]:
-    """The keys whose queues the living workers consume."""
-    found = stack.admin.call("GET", "/v1/admin/dispatcher").body
-    return {key for worker in found["workers"] for key in worker["keys"]}
 
 
 def reload(stack: Stack, config: str) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_a_sample_runs_first(run: Any, tmp_path: Path) -> None:
     done = run("submit", "p.txt", "--model", FAST, "--sample", "2", "--watch", "--yes")
     assert "The sample: 2 of 2 succeeded." in done.stderr
     assert "10 of 10 done" in done.stderr
+
+
+def test_a_sample_runs_now_whenever_the_rest_is_to_run(run: Any, tmp_path: Path) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    lines = [orjson.dumps({"prompt": f"line {n}", "run_at": tomorrow}).decode() for n in range(4)]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    done = run("submit", "p.jsonl", "--model", FAST, "--sample", "2", "--run-at", tomorrow, "--yes")
+    assert "The sample: 2 of 2 succeeded." in done.stderr
+    run("cancel", batch_of(done))
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(run: Any, tmp_path: Path) -> None:

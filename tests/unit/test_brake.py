@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.brake import REFUSED_SECONDS, Pauses, brakes
+from app.domain.brake import REFUSED_SECONDS, Rests, brakes
 from app.domain.classify import Verdict
 from app.domain.outcome import Outcome
 from app.domain.routing import Route
@@ -77,11 +77,11 @@ def test_the_reason_quotes_nothing_of_the_upstream() -> None:
 def test_a_refusal_that_does_not_say_how_long_rests_for_what_is_configured_and_one_that_does_for_that() -> (
     None
 ):
-    pauses = Pauses(rate_limited=0.5, overloaded=3.0)
+    rests = Rests(rate_limited=0.5, overloaded=3.0)
     for outcome, told, seconds in (
         (Outcome.RATE_LIMITED, None, 0.5),
         (Outcome.OVERLOADED, None, 3.0),
         (Outcome.OVERLOADED, 20.0, 20.0),
     ):
-        (brake,) = brakes(a_permit(), Verdict(outcome, retry_after_seconds=told), 0.0, pauses)
+        (brake,) = brakes(a_permit(), Verdict(outcome, retry_after_seconds=told), 0.0, rests)
         assert brake.seconds == seconds

@@ -11,7 +11,7 @@ from app.domain.governor import CallReport, Governor
 from app.domain.outcome import Outcome
 from app.domain.quota import QuotaState
 from app.services.lay_routes import lay_routes
-from app.services.lay_rules import make_governor, pauses
+from app.services.lay_rules import make_governor, rests
 from app.settings import ConfigError, Settings, load_settings
 
 BASE = """\
@@ -140,7 +140,7 @@ def test_without_breakers_failures_close_nothing(tmp_path: Path) -> None:
 
 
 def test_pauses_after_refusals_can_be_told(tmp_path: Path) -> None:
-    told = pauses(settings(tmp_path, "[learning]\npause = 0.5\n[breaker]\npause = 4\n"))
+    told = rests(settings(tmp_path, "[learning]\npause = 0.5\n[breaker]\npause = 4\n"))
     assert (told.rate_limited, told.overloaded) == (0.5, 4.0)
 
 

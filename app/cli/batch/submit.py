@@ -32,7 +32,9 @@ _PIECE = 64 * 1024  # bytes of a body sent at once
 @click.option(
     "--template", default="", help='For CSV: the prompt, such as "Translate {text}" [default: {prompt}].'
 )
-@click.option("--sample", type=click.IntRange(1), help="Run so many of them first, to see what they cost.")
+@click.option(
+    "--sample", type=click.IntRange(1), help="Run so many of them first and now, to see what they cost."
+)
 @click.option("--max-cost", type=click.FloatRange(0), help="Submit only what costs no more, in its currency.")
 @click.option("--batch-size", type=click.IntRange(1), help="How many may be in flight at once.")
 @click.option("--expires-in", default="24h", show_default=True, help="No request of it outlives this.")
@@ -114,15 +116,22 @@ def told(estimate: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def at_once(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Without a time to wait for: the sample runs now, whenever the rest is to run, as somebody waits for it."""
+    return {name: value for name, value in wishes.items() if name not in ("run_at", "window")}
+
+
 def run_sample(
     remote: Remote, source: Source, options: Mapping[str, Any], count: int, total: int
 ) -> dict[str, Any] | None:
-    """Run some requests, evenly chosen; gives back what all would cost at their price, None when unknown."""
+    """Run some requests now, evenly chosen; gives back what all would cost at their price, None when unknown."""
     step = max(1, total // count)
     chosen = (
-        one for number, one in enumerate(requests_of(source)) if number % step == 0 and number // step < count
+        at_once(one)
+        for number, one in enumerate(requests_of(source))
+        if number % step == 0 and number // step < count
     )
-    batch = follow(remote, send(remote, chosen, options)["id"])
+    batch = follow(remote, send(remote, chosen, at_once(options))["id"])
     counts, cost = batch["request_counts"], batch.get("cost")
     click.echo(f"The sample: {counts['completed']} of {counts['total']} succeeded.", err=True)
     if not counts["completed"]:
