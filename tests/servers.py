@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.adapters.embedded_redis import EmbeddedRedis, free_port
+from app.adapters.embedded_redis import EmbeddedRedis
+from tests.ports import kept_port
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -42,7 +43,7 @@ class RedisServer:
     def __init__(self, data_dir: Path, appendonly: bool = False, **options: str) -> None:
         """`options` are redis.conf directives with `_` for `-`: RedisServer(folder, maxmemory="20mb")."""
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        self._server = EmbeddedRedis.start(data_dir, appendonly=appendonly, options=named)
+        self._server = EmbeddedRedis.start(data_dir, kept_port(), appendonly, named)
         self._lifeline = Lifeline(self._server.pid)
 
     @property
@@ -103,7 +104,7 @@ class PostgresServer:
         self._give_away(self.folder)
         self._bin = self._within_reach(postgres_programs())
         self._names = count(1)
-        self.port = free_port()
+        self.port = kept_port()
         self._make_cluster()
         self._process = self._launch()
 
@@ -136,7 +137,7 @@ class PostgresServer:
         """As a crash: every connection is cut at once."""
         self._lifeline.cut()
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def restart(self) -> None:
         """Up again on the same port and data, ended first when it still runs."""
@@ -165,13 +166,13 @@ class PostgresServer:
             "--no-sync",
         ]
         done = self._run(command)
-        if done.wait(60):
+        if done.wait(120):
             raise RuntimeError(f"initdb failed: {(self.folder / 'log').read_text(errors='replace')}")
 
     def _launch(self) -> subprocess.Popen[bytes]:
         settings = [part for pair in self._settings.items() for part in ("-c", "=".join(pair))]
         process = self._run(["postgres", "-D", "data", "-p", str(self.port), *settings])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 self.connect().close()

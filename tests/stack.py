@@ -20,11 +20,11 @@ from typing import Any, Self
 import orjson
 import urllib3
 
-from app.adapters.embedded_redis import free_port
 from app.cli.supervisor.lifeline import LIFELINE, SUPERVISOR
+from tests.ports import kept_port
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 120.0
+PATIENCE = 120.0  # seconds for which a condition is waited for: how slow a machine may be, not what is tested
 
 
 class NotInTime(AssertionError):
@@ -32,7 +32,7 @@ class NotInTime(AssertionError):
 
 
 def wait_until(
-    condition: Callable[[], Any], *, within: float = 20.0, what: str = "", every: float = 0.05
+    condition: Callable[[], Any], *, within: float = PATIENCE, what: str = "", every: float = 0.05
 ) -> Any:
     """Give back the condition's first true value. Raises NotInTime."""
     until = time.monotonic() + within
@@ -127,7 +127,7 @@ class Caller:
         if body is not None:
             data = body if isinstance(body, bytes) else orjson.dumps(body)
             sent.setdefault("content-type", "application/json")
-        got = self.pool.request(method, self.url + path, body=data, headers=sent, timeout=90)
+        got = self.pool.request(method, self.url + path, body=data, headers=sent, timeout=PATIENCE)
         is_json = got.headers.get("content-type", "").startswith("application/json")
         return Answer(got.status, orjson.loads(got.data) if is_json else got.data, dict(got.headers))
 
@@ -154,7 +154,7 @@ class Caller:
         """Read a batch."""
         return dict(self.call("GET", f"/v1/batch/{batch_id}").body)
 
-    def finished_batch(self, batch_id: str, within: float) -> dict[str, Any]:
+    def finished_batch(self, batch_id: str, within: float = PATIENCE) -> dict[str, Any]:
         """Wait until a batch has come to its end."""
 
         def ended() -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ class Stack:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "penstock.toml").write_text(config, encoding="utf-8")
-        self.port = free_port()
+        self.port = kept_port()
         self.admin_key = f"pk_{secrets.token_urlsafe(32)}"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")},
@@ -224,7 +224,7 @@ class Stack:
         made = orjson.loads(self.penstock("clients", "add", name, "--json"))
         return Caller(self.url, made["api_key"])
 
-    def penstock(self, *arguments: str, timeout: float = 60) -> str:
+    def penstock(self, *arguments: str, timeout: float = PATIENCE) -> str:
         """Run a command to its end; gives back what it printed."""
         done = subprocess.run(
             self._command(arguments), env=self.environment, capture_output=True, timeout=timeout, check=False
@@ -252,7 +252,7 @@ class Stack:
         self.penstock("db", "upgrade")
         self.start("api", "api", "--port", str(self.port))
         for number in range(1, apis):
-            self.start(f"api-{number + 1}", "api", "--port", str(free_port()))
+            self.start(f"api-{number + 1}", "api", "--port", str(kept_port()))
         for number in range(dispatchers):
             self.start(f"dispatcher-{number + 1}", "dispatcher")
         for number in range(workers):
@@ -266,11 +266,10 @@ class Stack:
         """Wait until the API answers and so many workers report their slots."""
         import redis
 
-        wait_until(self.answers, within=READY_SECONDS, what=f"API\n{self.logs('api')}")
+        wait_until(self.answers, what=f"API\n{self.logs('api')}")
         with redis.Redis.from_url(self.environment["REDIS_URL"]) as client:
             wait_until(
                 lambda: client.hlen("penstock:workers") >= workers and client.hget("penstock:gate", "run_id"),
-                within=READY_SECONDS,
                 what=f"workers and a leader\n{self.logs()}",
             )
 
@@ -278,7 +277,7 @@ class Stack:
         """Signal a process and wait for its end; gives back the exit code."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        return process.wait(60)
+        return process.wait(PATIENCE)
 
     def logs(self, *names: str) -> str:
         """The last of what processes printed."""
@@ -310,7 +309,7 @@ class Stack:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(5)
+                process.wait(PATIENCE)
         self.processes.clear()
         self._pipe.close()
 

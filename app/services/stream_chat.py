@@ -30,7 +30,7 @@ from app.services.wait_for_task import Waiters
 ALIVE_EVERY = 10.0  # seconds between signs of life
 HEAD_SECONDS = 3.0  # for which the head is held back: what fails at once fails with a status of its own
 _SILENCE = 5.0  # seconds without a chunk, after which the row is asked whether its run still goes on
-_TRAILING = 0.5  # seconds for the last chunks after the news of the end
+_TRAILING = 5.0  # seconds for the last chunks after the news of the end: the two come on ways of their own
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from tests.servers import PostgresServer, RedisServer
-from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
+from tests.stack import PATIENCE, Caller, Key, Stack, configuration, key_environment, wait_until
 
 KEYS = [Key("k1")]
 POLLS = 500
@@ -36,7 +36,7 @@ class Api:
         self.stack.penstock("db", "upgrade")
         self.process: subprocess.Popen[bytes] = self.stack.start("api", "api", "--port", str(self.stack.port))
         self.admin: Caller = self.stack.admin
-        wait_until(self.answers, within=40, what=f"API\n{self.stack.logs('api')}")
+        wait_until(self.answers, what=f"API\n{self.stack.logs('api')}")
 
     def answers(self) -> bool:
         try:
@@ -46,7 +46,7 @@ class Api:
 
     def raw(self, sent: bytes) -> bytes:
         """Send bytes, read to the end."""
-        with socket.create_connection(("127.0.0.1", self.stack.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.stack.port), timeout=PATIENCE) as connection:
             connection.sendall(sent)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -94,11 +94,11 @@ def test_who_sends_a_byte_now_and_then_is_sent_away(api: Api) -> None:
         b"GET / HTTP/1.1\r\nA: ",
         api.head("POST /v1/tasks HTTP/1.1", "Content-Length: 1000") + b'{"a": "',
     )
-    connections = [socket.create_connection(("127.0.0.1", api.stack.port), timeout=30) for _ in starts]
+    connections = [socket.create_connection(("127.0.0.1", api.stack.port), timeout=PATIENCE) for _ in starts]
     try:
         for connection, start in zip(connections, starts, strict=True):
             connection.sendall(start)
-        waiting, until = dict(zip(connections, starts, strict=True)), time.monotonic() + 60
+        waiting, until = dict(zip(connections, starts, strict=True)), time.monotonic() + PATIENCE
         while waiting and time.monotonic() < until:
             for connection in select.select(list(waiting), [], [], 0.2)[0]:
                 answer = b"".join(iter(lambda one=connection: one.recv(65536), b""))
@@ -132,7 +132,7 @@ def test_a_chunked_body_is_taken_and_kept_within_its_limit(api: Api) -> None:
 
 
 def test_a_body_above_10_mib_is_413_also_for_a_client_that_sends_all_of_it_first(api: Api) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", api.stack.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", api.stack.port, timeout=PATIENCE)
     connection.request("POST", "/v1/tasks", b"x" * (11 << 20), {"Authorization": f"Bearer {api.admin.key}"})
     answer = connection.getresponse()
     assert answer.status == 413
@@ -146,7 +146,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(api: Api) -> None:
         "POST /v1/batch HTTP/1.1", "Content-Type: application/jsonl", f"Content-Length: {len(lines) + 9}"
     )
     before = api.admin.call("GET", "/v1/tasks?limit=1").body["first_id"]
-    with socket.create_connection(("127.0.0.1", api.stack.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", api.stack.port), timeout=PATIENCE) as connection:
         connection.sendall(head + lines)
     counted = 'penstock_http_requests_total{method="POST",route="/v1/batch",status="400"}'
     wait_until(
@@ -168,7 +168,7 @@ def test_uploads_and_results_of_any_size_take_little_memory(api: Api) -> None:
     count = 1500  # 96 MB
 
     def upload() -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", api.stack.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", api.stack.port, timeout=PATIENCE)
         headers = {"Authorization": f"Bearer {api.admin.key}", "Content-Type": "application/x-ndjson"}
         connection.request("POST", "/v1/batch", (line for _ in range(count)), headers, encode_chunked=True)
         answer = connection.getresponse()
@@ -187,7 +187,7 @@ def open_polls(api: Api, task_id: str, count: int) -> list[socket.socket]:
     request = api.head(f"GET /v1/tasks/{task_id}?wait=60 HTTP/1.1")
     connections = []
     for _ in range(count):
-        connection = socket.create_connection(("127.0.0.1", api.stack.port), timeout=30)
+        connection = socket.create_connection(("127.0.0.1", api.stack.port), timeout=PATIENCE)
         connection.sendall(request)
         connections.append(connection)
     return connections
@@ -208,11 +208,11 @@ def test_500_idle_long_polls_starve_nobody_and_all_are_answered_at_the_end(
     try:
         task_id = api.admin.submit("waits for ever")
         connections = open_polls(api, task_id, POLLS)
-        wait_until(lambda: waiting(api) == POLLS, within=40, what=f"{POLLS} polls")
+        wait_until(lambda: waiting(api) == POLLS, what=f"{POLLS} polls")
         began = time.monotonic()
         for number in range(5):
             assert api.admin.submit(f"meanwhile {number}")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # not until the polls are over
         with selectors.DefaultSelector() as answered:
             for connection in connections:
                 answered.register(connection, selectors.EVENT_READ)
@@ -221,7 +221,7 @@ def test_500_idle_long_polls_starve_nobody_and_all_are_answered_at_the_end(
         for connection in connections:
             answer = connection.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200 ")
-        assert api.process.wait(20) == 0
+        assert api.process.wait(PATIENCE) == 0
     finally:
         for connection in connections:
             connection.close()
@@ -274,7 +274,7 @@ def test_with_the_database_gone_nothing_is_accepted_until_it_is_back(
         assert api.admin.call("GET", "/readyz").status == 503
         assert api.admin.call("GET", "/healthz").status == 200
         server.restart()
-        wait_until(api.answers, within=30, what="the database again")
+        wait_until(api.answers, what="the database again")
         api.admin.submit("after")
         assert len(api.admin.call("GET", "/v1/tasks").body["data"]) == 2
     finally:

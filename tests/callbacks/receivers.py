@@ -61,7 +61,7 @@ class RawReceiver:
     def _serve(self, sock: socket.socket) -> None:
         try:
             with self._tls.wrap_socket(sock, server_side=True) if self._tls else sock as stream:
-                stream.settimeout(10)
+                stream.settimeout(60)
                 self.requests.append(read_request(stream))
                 self._behaviour(stream, self._stop)
         except (OSError, EOFError):
@@ -108,7 +108,7 @@ def answering(*answers: bytes) -> Behaviour:
 
 def silent(sock: socket.socket, stop: threading.Event) -> None:
     """Never answer."""
-    stop.wait(30)
+    stop.wait(120)
 
 
 def dripping_headers(sock: socket.socket, stop: threading.Event) -> None:

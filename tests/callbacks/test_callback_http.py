@@ -44,7 +44,7 @@ class Names:
 
 
 def send(url: str, http: CallbackHttp | None = None, body: bytes = b"{}") -> Answer:
-    courier = http or CallbackHttp(LOCAL, timeout_seconds=5)
+    courier = http or CallbackHttp(LOCAL, timeout_seconds=60)
     try:
         return courier.send(Parcel(url, {"Content-Type": "application/json", "X-Own": "1"}, body))
     finally:
@@ -85,7 +85,7 @@ def test_the_total_time_holds_whatever_the_receiver_does(behaviour: object) -> N
     with RawReceiver(behaviour) as receiver:  # type: ignore[arg-type]
         began = time.monotonic()
         answer = send(receiver.url(), courier)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20  # the receiver would go on for longer
     assert answer.status_code is None
     assert answer.error == "no answer within 0.5 s"
 
@@ -138,7 +138,7 @@ def test_loopback_is_refused_unless_allowed_and_the_refusal_names_the_setting() 
 
 @pytest.mark.parametrize("notation", ["0x7f.1", "2130706433", "0177.0.0.1", "127.1"])
 def test_odd_notations_of_loopback_are_refused_when_the_socket_opens(notation: str) -> None:
-    courier = CallbackHttp(TargetRules(ports=((1, 65535),)), timeout_seconds=5)
+    courier = CallbackHttp(TargetRules(ports=((1, 65535),)), timeout_seconds=60)
     with RawReceiver(answering(OK)) as receiver:
         answer = send(receiver.url(notation), courier)
         assert receiver.connections == 0
@@ -207,7 +207,7 @@ def test_a_resolver_that_never_answers_does_not_stretch_the_time() -> None:
 def test_a_certificate_for_the_name_is_accepted(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "receiver.example")
     courier = CallbackHttp(
-        LOCAL, ca_file=str(certificate), resolver=Names(receiver_example=[["127.0.0.1"]]), timeout_seconds=5
+        LOCAL, ca_file=str(certificate), resolver=Names(receiver_example=[["127.0.0.1"]]), timeout_seconds=60
     )
     with RawReceiver(answering(OK), server_context(certificate, key)) as receiver:
         assert send(receiver.url("receiver.example"), courier).status_code == 200
@@ -216,7 +216,7 @@ def test_a_certificate_for_the_name_is_accepted(tmp_path: Path) -> None:
 def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "other.example")
     courier = CallbackHttp(
-        LOCAL, ca_file=str(certificate), resolver=Names(receiver_example=[["127.0.0.1"]]), timeout_seconds=5
+        LOCAL, ca_file=str(certificate), resolver=Names(receiver_example=[["127.0.0.1"]]), timeout_seconds=60
     )
     with RawReceiver(answering(OK), server_context(certificate, key)) as receiver:
         answer = send(receiver.url("receiver.example"), courier)
@@ -248,7 +248,7 @@ def test_the_total_time_holds_over_tls(tmp_path: Path) -> None:
 
 
 def test_a_connection_is_used_again() -> None:
-    courier = CallbackHttp(LOCAL, timeout_seconds=5)
+    courier = CallbackHttp(LOCAL, timeout_seconds=60)
     with RawReceiver(answering(OK, OK, OK)) as receiver:
         assert [send(receiver.url(), courier).status_code for _ in range(3)] == [200] * 3
         assert receiver.connections == 1
@@ -256,7 +256,7 @@ def test_a_connection_is_used_again() -> None:
 
 
 def test_a_connection_that_was_closed_while_idle_costs_nothing() -> None:
-    courier = CallbackHttp(LOCAL, timeout_seconds=5)
+    courier = CallbackHttp(LOCAL, timeout_seconds=60)
     with RawReceiver(answering(OK)) as receiver:
         assert [send(receiver.url(), courier).status_code for _ in range(3)] == [200] * 3
         assert receiver.connections == 3
@@ -264,16 +264,18 @@ def test_a_connection_that_was_closed_while_idle_costs_nothing() -> None:
 
 
 def test_a_kept_connection_has_the_time_of_its_new_callback() -> None:
-    courier = CallbackHttp(LOCAL, timeout_seconds=0.6)
+    courier = CallbackHttp(LOCAL, timeout_seconds=2.0)
+    times, each = 9, 0.25  # together longer than the time of one
 
     def late(sock: socket.socket, stop: threading.Event) -> None:
         sock.sendall(OK)
-        for _ in range(2):
+        for _ in range(times):
             read_request(sock)
-            stop.wait(0.4)
+            stop.wait(each)
             sock.sendall(OK)
 
     with RawReceiver(late) as receiver:
-        assert [send(receiver.url(), courier).status_code for _ in range(3)] == [200] * 3
+        answers = [send(receiver.url(), courier) for _ in range(1 + times)]
+        assert [answer.status_code for answer in answers] == [200] * len(answers)
         assert receiver.connections == 1
     courier.close()

@@ -73,7 +73,7 @@ def test_without_a_secret_everything_is_taken_unchecked() -> None:
 def test_the_status_may_depend_on_what_came() -> None:
     with Listener([SECRET], status=lambda receipt: 500 if receipt.path == "/bad" else 204) as listener:
         assert [_post(listener.url + "bad", SECRET), _post(listener.url, SECRET)] == [500, 204]
-        assert listener.wait_for(lambda receipts: len(receipts) == 2, 1)
+        assert listener.wait_for(lambda receipts: len(receipts) == 2, 60)
 
 
 def test_what_is_cut_off_in_its_body_is_no_callback() -> None:
@@ -110,7 +110,7 @@ def test_the_command_prints_one_json_line_an_event_and_ends_on_sigterm() -> None
         assert line["event"]["type"] == "task.succeeded"
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         process.communicate()
 
 
@@ -135,5 +135,5 @@ def test_the_command_shows_people_what_came_and_what_is_wrong() -> None:
         assert line.rstrip().endswith("-> 401 (again)")
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         process.communicate()

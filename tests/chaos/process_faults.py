@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import psutil
 
-from app.adapters.embedded_redis import free_port
 from tests.chaos.fault import Fault
 from tests.chaos.world import ChaosWorld
+from tests.cli.running import lives
+from tests.ports import kept_port
 from tests.stack import wait_until
 
 SAID = "Penstock is ready."
@@ -14,7 +15,7 @@ SAID = "Penstock is ready."
 
 def kill_worker(world: ChaosWorld) -> None:
     """In the middle of its calls, if any come."""
-    wait_until(lambda: world.in_flight() > 0 or world.load is None or world.load.done, within=120, every=0.02)
+    wait_until(lambda: world.in_flight() > 0 or world.load is None or world.load.done, every=0.02)
     world.kill("worker-1")
 
 
@@ -39,29 +40,20 @@ def drain_worker(world: ChaosWorld) -> None:
 def kill_supervisor(world: ChaosWorld) -> None:
     """`penstock up` joins in, takes its part of the work, and is killed: all that it started dies with it."""
     data = world.folder / "up"
-    ports = ("--port", str(free_port()), "--flower-port", str(free_port()))
+    ports = ("--port", str(kept_port()), "--flower-port", str(kept_port()))
     process = world.stack.start("up", "up", "--data", str(data), *ports, PENSTOCK_DATA=str(data))
     world.stack.processes.pop("up")  # its end is ours
     family: list[psutil.Process] = []
     try:
         log = world.stack.folder / "up.log"
-        wait_until(
-            lambda: SAID in log.read_text() or process.poll() is not None, within=180, what="penstock up"
-        )
+        wait_until(lambda: SAID in log.read_text() or process.poll() is not None, what="penstock up")
         assert process.poll() is None, log.read_text()[-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
         with world.counting_in_flight():
             process.kill()
-            process.wait(20)
-            wait_until(lambda: not any(map(_lives, family)), within=20, what="its processes die with it")
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+            process.wait(60)
+            wait_until(lambda: not any(map(lives, family)), what="its processes die with it")
 
 
 PROCESS_FAULTS = [

@@ -147,8 +147,6 @@ def _wait_for_sends(world: ChaosWorld, more: int) -> None:
     load, least = world.load, world.watch.sent + more
     assert load is not None
     try:
-        wait_until(
-            lambda: world.watch.sent >= least or (load.done and world.open_tasks() == 0), within=90, every=0.1
-        )
+        wait_until(lambda: world.watch.sent >= least or (load.done and world.open_tasks() == 0), every=0.1)
     except NotInTime:
         raise NotInTime(world.stack.logs()) from None

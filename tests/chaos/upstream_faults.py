@@ -39,9 +39,7 @@ def strike(world: ChaosWorld, *rules: Rule) -> None:
     world.upstream.set_faults()
     begun = {call["sequence"] for call in _unended(world, after=0)}
     after = min(begun, default=1) - 1
-    wait_until(
-        lambda: not begun & {call["sequence"] for call in _unended(world, after)}, within=60, every=0.1
-    )
+    wait_until(lambda: not begun & {call["sequence"] for call in _unended(world, after)}, every=0.1)
 
 
 def _unended(world: ChaosWorld, after: int) -> list[dict[str, Any]]:

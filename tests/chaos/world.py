@@ -17,7 +17,6 @@ import psycopg
 import redis
 import urllib3
 
-from app.adapters.embedded_redis import free_port
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.latency import Latency
@@ -28,6 +27,7 @@ from tests.chaos.load import Load
 from tests.chaos.receiver import Certificates, Receiver
 from tests.chaos.recovery import back_at
 from tests.chaos.watch import UpstreamWatch
+from tests.ports import kept_port
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
@@ -85,7 +85,7 @@ class ChaosWorld:
             redis_url=self.redis.url,
             environment={**key_environment(shape.keys), **(self.clock.environment if self.clock else {})},
         )
-        self.second_port = free_port()
+        self.second_port = kept_port()
         self.in_flight_at_kills = 0
         self.restarts: Counter[str] = Counter()  # of processes that ended by themselves
         self._lock = threading.RLock()
@@ -110,7 +110,7 @@ class ChaosWorld:
         for name in ("api-1", "api-2", "dispatcher-1", "dispatcher-2", "worker-1", "worker-2", "callbacks"):
             self.start_process(name)
         self.stack.wait_ready(workers=2)
-        wait_until(lambda: _answers(self._second_url), within=120, what="the second API")
+        wait_until(lambda: _answers(self._second_url), what="the second API")
         threading.Thread(target=self._supervise, name="supervisor", daemon=True).start()
         return self
 
@@ -219,7 +219,7 @@ class ChaosWorld:
             except redis.exceptions.ConnectionError:
                 return False
 
-        wait_until(answers, within=30, what="Redis")
+        wait_until(answers, what="Redis")
         return client
 
     # -- what has become of it all

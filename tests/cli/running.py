@@ -16,6 +16,7 @@ import psutil
 import urllib3
 
 CHECKOUT = Path(__file__).parents[2]
+PATIENCE = 180.0  # seconds: how slow a machine may be, not what is tested
 _OURS = ("PENSTOCK_", "FLOWER_", "DATABASE_URL", "REDIS_URL", "DEEPSEEK_API_KEY", "UPSTREAM")
 
 
@@ -40,7 +41,7 @@ def penstock(
         env=env or environment(),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -64,18 +65,18 @@ class Running:
         """Everything printed so far."""
         return self._output.read_text(errors="replace")
 
-    def until(self, text: str, within: float = 60) -> str:
+    def until(self, text: str, within: float = PATIENCE) -> str:
         """Wait until it has printed `text`; gives back everything printed."""
         wait_until(lambda: text in self.said or self.process.poll() is not None, within, lambda: self.said)
         assert text in self.said, self.said
         return self.said
 
-    def becomes(self, condition: Callable[[], Any], within: float = 60) -> None:
+    def becomes(self, condition: Callable[[], Any], within: float = PATIENCE) -> None:
         """Wait until the condition is true; fails at once when the process has ended."""
         wait_until(lambda: self.process.poll() is not None or condition(), within, lambda: self.said)
         assert self.process.poll() is None, self.said
 
-    def end(self, how: signal.Signals = signal.SIGTERM, within: float = 60) -> int:
+    def end(self, how: signal.Signals = signal.SIGTERM, within: float = PATIENCE) -> int:
         """Signal it; gives back its exit code."""
         self.process.send_signal(how)
         return self.process.wait(within)
@@ -92,10 +93,12 @@ class Running:
         for process in family:
             with suppress(psutil.NoSuchProcess):  # it died with the one before
                 process.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
 
-def wait_until(condition: Callable[[], Any], within: float = 30, told: Callable[[], str] = lambda: "") -> Any:
+def wait_until(
+    condition: Callable[[], Any], within: float = PATIENCE, told: Callable[[], str] = lambda: ""
+) -> Any:
     """The condition's first true value. Fails the test after `within` seconds."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -108,18 +111,26 @@ def wait_until(condition: Callable[[], Any], within: float = 30, told: Callable[
 def http(method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse | None:
     """One request; None while nobody answers."""
     try:
-        return urllib3.request(method, url, retries=False, timeout=30, **what)
+        return urllib3.request(method, url, retries=False, timeout=PATIENCE, **what)
     except urllib3.exceptions.HTTPError:
         return None
 
 
-def survivors(processes: list[psutil.Process], within: float = 15) -> list[psutil.Process]:
+def survivors(processes: list[psutil.Process], within: float = 60) -> list[psutil.Process]:
     """Those that are still alive after `within` seconds; a zombie is dead."""
 
     def alive() -> list[psutil.Process]:
-        return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in processes if lives(p)]
 
     deadline = time.monotonic() + within
     while time.monotonic() < deadline and alive():
         time.sleep(0.05)
     return alive()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs. It may end between any two questions about it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from app.adapters.embedded_redis import free_port
 from app.cli import presets
 from app.db.migrate import upgrade
 from tests.cli.running import CHECKOUT, Running, environment, penstock
+from tests.ports import kept_port
 from tests.servers import PostgresServer
 
 SERVICES: dict[str, Any] = YAML(typ="safe").load(CHECKOUT / "docker-compose.yml")["services"]
@@ -87,7 +87,7 @@ def test_migrate_runs_to_its_end_twice_and_status_knows_it(postgresql_url: str, 
 def test_a_service_becomes_healthy_and_ends_with_0_on_sigterm(
     service: str, env: dict[str, str], tmp_path: Path
 ) -> None:
-    port = free_port()
+    port = kept_port()
     with Running(*arguments(service, port), cwd=tmp_path, env=env) as running:
         running.becomes(lambda: healthy(READY[service], port, env))
         assert running.end() == 0, running.said
@@ -108,7 +108,7 @@ def test_a_celery_worker_answers_the_ping_of_its_health_check_and_ends_with_0_on
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[tuple[Running, int]]:
     """`penstock simulate-upstream` on a port of its own."""
-    port = free_port()
+    port = kept_port()
     with Running("simulate-upstream", "--port", str(port), cwd=tmp_path) as running:
         yield running, port
 
@@ -146,14 +146,14 @@ def test_commands_without_a_database_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_database_is_said_in_one_line(tmp_path: Path) -> None:
-    env = environment(DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    env = environment(DATABASE_URL=f"postgresql://nobody@127.0.0.1:{kept_port()}/none")
     refused = penstock("db", "upgrade", cwd=tmp_path, env=env)
     assert refused.returncode == 4
     assert "Traceback" not in refused.stderr
 
 
 def test_an_unreachable_service_is_said_in_one_line(tmp_path: Path) -> None:
-    env = environment(PENSTOCK_URL=f"http://127.0.0.1:{free_port()}", PENSTOCK_API_KEY=ADMIN)
+    env = environment(PENSTOCK_URL=f"http://127.0.0.1:{kept_port()}", PENSTOCK_API_KEY=ADMIN)
     refused = penstock("tasks", "list", cwd=tmp_path, env=env)
     assert refused.returncode == 4
     assert "penstock up" in refused.stderr

@@ -32,7 +32,7 @@ class Groups:
         self.groups.append(list(items))
         if items == ["first"]:
             self.begun.set()
-            self.go_on.wait(10)
+            self.go_on.wait(60)
         if self.failure is not None and len(self.groups) > 1:
             raise self.failure
         if "bad" in items:
@@ -45,13 +45,13 @@ def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
     commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
     threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", "b", "c", "d", "e")]
     threads[0].start()
-    groups.begun.wait(10)
+    groups.begun.wait(60)
     for thread in threads[1:]:
         thread.start()
     wait_until(lambda: commits.waiting == 4)
     groups.go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     late = [Thread(target=commits.submit, args=(item,)) for item in ("f", "g")]
     for thread in late:
         thread.start()
@@ -59,7 +59,7 @@ def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
     assert [len(group) for group in groups.groups] == [1, 4]
     commits.close()  # which ends the moment
     for thread in late:
-        thread.join(10)
+        thread.join(60)
     assert sorted(groups.groups[2]) == ["f", "g"]
 
 
@@ -76,14 +76,14 @@ def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) ->
 
     threads = [Thread(target=submit, args=(item,)) for item in ("first", *items)]
     threads[0].start()
-    groups.begun.wait(10)
+    groups.begun.wait(60)
     for number, thread in enumerate(threads[1:], start=1):
         thread.start()
         while commits._queue.qsize() < number:  # so that their order is known
             pass
     groups.go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     commits.close()
     return outcomes
 
@@ -158,7 +158,7 @@ def test_two_hundred_threads_share_few_transactions_of_a_real_database(database:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     commits.close()
     stored = database.read(
         lambda conn: {row.id: row.seq for row in conn.execute(select(task.c.id, task.c.seq))}

@@ -99,7 +99,7 @@ def test_processes_that_upgrade_at_once_all_find_a_current_database(database_url
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(200)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert head_is_current(database_url)
 

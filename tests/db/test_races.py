@@ -47,14 +47,14 @@ def test_last_tasks_of_a_batch_that_end_at_the_same_time_complete_it_once(databa
         start = Barrier(4)
 
         def finish(claimed: Any, start: Barrier = start) -> None:
-            start.wait(10)
+            start.wait(60)
             record(database, success(claimed))
 
         threads = [Thread(target=finish, args=(claims[task_id],)) for task_id in ids]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(120)
         assert batch_of(database, name).status == "completed"
         assert batch_of(database, name).completed == 4
     assert Counter(told(database)) == Counter(("batch.completed", f"batch_{number}") for number in range(10))
@@ -72,7 +72,7 @@ def test_processes_that_work_cancel_expire_and_lose_at_once_agree_in_the_end(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(200)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     _check(database)
     if database.dialect == "postgresql":

@@ -12,12 +12,12 @@ import orjson
 import pytest
 import urllib3
 
-from app.adapters.embedded_redis import free_port
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
 from tests.callbacks.receivers import RawReceiver, answering
+from tests.ports import kept_port
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
@@ -51,12 +51,12 @@ class World:
             redis_url=redis_url,
             environment=key_environment(KEYS),
         )
-        self.other_port = free_port()
+        self.other_port = kept_port()
 
     def start(self) -> None:
         self.stack.start_all(workers=2)
         self.stack.start("api-2", "api", "--port", str(self.other_port))
-        wait_until(self._other_answers, within=40)
+        wait_until(self._other_answers)
 
     def client(self, name: str) -> tuple[Caller, Caller]:
         """A new client, at each of the two API processes."""
@@ -163,7 +163,7 @@ def test_a_batch_of_repeats_pays_once_for_each_prompt(world: World) -> None:
     before = world.calls
     requests = [{"prompt": f"Line {n % 5}", "parameters": COLD} for n in range(60)]
     answer = dave.call("POST", "/v1/batch", {"requests": requests})
-    done = dave.finished_batch(answer.body["id"], within=60)
+    done = dave.finished_batch(answer.body["id"])
     assert done["request_counts"]["completed"] == 60
     assert world.calls - before == 5
 
@@ -197,7 +197,7 @@ def test_costs_equal_the_usage_report_and_the_upstreams_own_bill(world: World) -
         for n in range(60)
     ]
     answer = frank.call("POST", "/v1/batch", {"requests": requests})
-    frank.finished_batch(answer.body["id"], within=90)
+    frank.finished_batch(answer.body["id"])
     world.upstream.set_faults()
     tasks: list[dict[str, Any]] = []
     while page := frank.call(
@@ -220,7 +220,7 @@ def test_a_hit_is_told_as_any_other_end(world: World) -> None:
         first = grace.submit("Told twice?", **body)
         grace.task(first, wait=30)
         hit = grace.submit("Told twice?", **body)
-        wait_until(lambda: len(receiver.requests) >= 2, within=30, what="two callbacks")
+        wait_until(lambda: len(receiver.requests) >= 2, what="two callbacks")
     events = [orjson.loads(request.partition(b"\r\n\r\n")[2]) for request in receiver.requests]
     told = {event["data"]["id"]: event for event in events}
     assert [told[name]["type"] for name in (first, hit)] == ["task.succeeded"] * 2
@@ -236,9 +236,7 @@ def test_what_is_warmed_is_there_when_it_is_asked_and_stands_in_the_usage(
     (tmp_path / "likely.txt").write_text("Likely one?\n\nLikely two?\n")
     said = world.command(heidi, "cache", "warm", str(tmp_path / "likely.txt"), "--budget", "0.50")
     assert "Submitted 2 tasks at low priority" in said
-    wait_until(
-        lambda: len(heidi.call("GET", "/v1/tasks?status=succeeded").body["data"]) == 2, within=30, what="warm"
-    )
+    wait_until(lambda: len(heidi.call("GET", "/v1/tasks?status=succeeded").body["data"]) == 2, what="warm")
     before = world.calls
     hit = heidi.call("POST", "/v1/tasks", {"prompt": "Likely one?", "cache": {}}).body
     assert (hit["status"], hit["cached"], world.calls) == ("succeeded", True, before)
@@ -256,6 +254,6 @@ def test_connections_are_kept_and_counted(world: World) -> None:
         wire = world.stack.admin.call("GET", "/v1/usage").body["connections"]
         return wire if wire["calls"] >= 50 else None
 
-    wire = wait_until(counted, within=60, what="the workers' counts")
+    wire = wait_until(counted, what="the workers' counts")
     assert 0 < wire["per_1000_calls"] < 1000
     assert "per 1,000 calls" in world.command(world.stack.admin, "usage")

@@ -39,7 +39,7 @@ def test_a_hidden_cap_is_found_and_hardly_ever_met(tmp_path: Path, sqlite_url: s
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
         batch = stack.admin.submit_batch(f"Number {n}" for n in range(300))
-        done = stack.admin.finished_batch(batch["id"], within=120)
+        done = stack.admin.finished_batch(batch["id"])
         totals = upstream.stats()["totals"]
     assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
     assert sum(totals["refused"].values()) <= 20
@@ -56,10 +56,10 @@ def test_a_revoked_accounts_load_moves_and_nothing_fails(
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
         batch = stack.admin.submit_batch(f"Number {n}" for n in range(200))
-        wait_until(lambda: len(upstream.log()) > 40, within=30)
+        wait_until(lambda: len(upstream.log()) > 40)
         upstream.set_faults(Fault("401", key="sk-k1"))
         before = len(upstream.log())
-        done = stack.admin.finished_batch(batch["id"], within=90)
+        done = stack.admin.finished_batch(batch["id"])
         served = Counter(call["key"] for call in upstream.log()[before:] if call["status"] == 200)
     assert done["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
     assert served["sk-k2"] > 10 * max(1, served["sk-k1"])
@@ -73,10 +73,10 @@ def test_a_storm_loses_no_task_and_wastes_few_calls(tmp_path: Path, sqlite_url: 
         stack_over(upstream, keys, tmp_path / "stack", sqlite_url, redis_url) as stack,
     ):
         batch = stack.admin.submit_batch(f"Number {n}" for n in range(200))
-        wait_until(lambda: len(upstream.log()) > 40, within=30)
+        wait_until(lambda: len(upstream.log()) > 40)
         upstream.set_faults(Fault("503", until_seconds=4))
         upstream.start_clock()
-        done = stack.admin.finished_batch(batch["id"], within=120)
+        done = stack.admin.finished_batch(batch["id"])
         wasted = sum(call["outcome"] == "503" for call in upstream.log())
     assert done["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
     assert wasted <= 20

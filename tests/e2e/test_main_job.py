@@ -142,7 +142,7 @@ def test_two_keys_of_one_account_stay_within_its_quota_and_bring_what_one_brings
 def test_a_small_client_starts_at_once_behind_a_large_ones_backlog(world: World) -> None:
     large, small = world.stack.add_client("large"), world.stack.add_client("small")
     batch = world.submit_batch("fair", 10_000, large)
-    wait_until(lambda: len(world.calls("fair")) > 20, within=30)
+    wait_until(lambda: len(world.calls("fair")) > 20)
     submitted = world.calls("fair")[-1]["sequence"]
     task_id = small.submit("one small question", model="fair")
     done = small.task(task_id, wait=20)
@@ -156,7 +156,7 @@ def test_a_small_client_starts_at_once_behind_a_large_ones_backlog(world: World)
 def test_redis_emptied_in_mid_run_loses_nothing_and_exceeds_nothing(world: World) -> None:
     before = world.repeated("plain")
     batch = world.submit_batch("plain", 400)
-    wait_until(lambda: len(world.calls("plain")) > 60, within=30)
+    wait_until(lambda: len(world.calls("plain")) > 60)
     with redis.Redis.from_url(world.redis_url) as client:
         client.flushall()
     assert world.finished(batch, 90) == {"total": 400, "completed": 400, "failed": 0}
@@ -170,7 +170,7 @@ def test_a_killed_leader_is_followed_within_three_seconds(world: World) -> None:
         first = client.hget("penstock:gate", "term")
         batch = world.submit_batch("plain", 400)
         seen = len(world.calls("plain"))
-        wait_until(lambda: len(world.calls("plain")) > seen + 40, within=30)
+        wait_until(lambda: len(world.calls("plain")) > seen + 40)
         leader = next(
             n for n in world.stack.processes if n.startswith("disp") and first.decode() in world.stack.logs(n)
         )
@@ -185,7 +185,7 @@ def test_a_killed_leader_is_followed_within_three_seconds(world: World) -> None:
 def test_ten_thousand_waiting_tasks_are_cancelled_and_cost_nothing(world: World) -> None:
     batch = world.submit_batch("slow", 10_000)
     assert world.admin.call("POST", f"/v1/batch/{batch}/cancel").status == 200
-    assert world.admin.finished_batch(batch, within=60)["status"] == "cancelled"
+    assert world.admin.finished_batch(batch)["status"] == "cancelled"
     called = len(world.calls("slow"))
     assert called < 100
     task_id = world.admin.submit("after the flood", model="slow")
@@ -197,7 +197,7 @@ def test_a_worker_told_to_stop_drains_and_exits_with_zero(world: World) -> None:
     before = world.repeated("plain")
     batch = world.submit_batch("plain", 200)
     seen = len(world.calls("plain"))
-    wait_until(lambda: len(world.calls("plain")) > seen + 20, within=30)
+    wait_until(lambda: len(world.calls("plain")) > seen + 20)
     assert world.stack.kill("worker-2", signal.SIGTERM) == 0
     assert world.finished(batch)["completed"] == 200
     assert world.repeated("plain") == before
@@ -208,7 +208,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(world: World) -> None:
     before = world.repeated("plain")
     batch = world.submit_batch("plain", 300)
     seen = len(world.calls("plain"))
-    wait_until(lambda: len(world.calls("plain")) > seen + 60, within=30)
+    wait_until(lambda: len(world.calls("plain")) > seen + 60)
     world.stack.kill("worker-1")
     assert world.finished(batch, 90) == {"total": 300, "completed": 300, "failed": 0}
     assert world.repeated("plain") - before <= 40, "only what it held in flight is called again"

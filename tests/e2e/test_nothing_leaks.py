@@ -9,11 +9,11 @@ import pytest
 import redis
 import urllib3
 
-from app.adapters.embedded_redis import free_port
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from tests.cli.running import http
+from tests.ports import kept_port
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
 PROMPT = "the-planted-goose-prompt"
@@ -58,8 +58,8 @@ def test_planted_secrets_and_prompts_are_found_nowhere(tmp_path: Path, redis_url
             alice = stack.add_client("alice")
             ended = _work(alice)
             for task_id, state in ended.items():
-                wait_until(lambda name=task_id: flower.state(name), within=60, what=f"{task_id} in Flower")
-                wait_until(lambda name=task_id, want=state: flower.state(name) == want, within=60, what=state)
+                wait_until(lambda name=task_id: flower.state(name), what=f"{task_id} in Flower")
+                wait_until(lambda name=task_id, want=state: flower.state(name) == want, what=state)
             refused = alice.call("POST", "/v1/tasks", {"prompt": PROMPT, "nonsense": PROMPT})
             assert refused.status == 400
             paths = ("/v1/admin/clients", "/v1/admin/clients/alice/keys", "/v1/admin/policies", "/metrics")
@@ -106,11 +106,11 @@ class _Flower:
     """Its pages, behind its password."""
 
     def __init__(self, stack: Stack) -> None:
-        port = free_port()
+        port = kept_port()
         stack.start("flower", "flower", "--port", str(port))
         self._url = f"http://127.0.0.1:{port}"
         self._headers = urllib3.make_headers(basic_auth=f"ops:{FLOWER_WORD}")
-        wait_until(lambda: http("GET", f"{self._url}/healthcheck"), within=120, what="Flower")
+        wait_until(lambda: http("GET", f"{self._url}/healthcheck"), what="Flower")
 
     def page(self, path: str) -> str:
         answer = http("GET", self._url + path, headers=self._headers)

@@ -57,7 +57,7 @@ def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_
             assert stack.admin.task(near)["status"] == "queued"
             secrets = {"EDGE_KEY": "sk-edge", "EDGE_HEADER": "only-here"}
             stack.start("edge", "worker", "--name", "edge", "--region", "eu", **secrets)
-            wait_until(lambda: stack.admin.task(near)["status"] == "succeeded", within=60)
+            wait_until(lambda: stack.admin.task(near)["status"] == "succeeded")
             assert [call["key"] for call in upstream.log()] == ["sk-home", "sk-edge"]
 
             (stack.folder / "penstock.toml").write_text(config.replace("edge-1", "edge-2"))

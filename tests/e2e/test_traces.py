@@ -107,12 +107,11 @@ def test_one_task_is_one_trace_and_a_batch_keeps_its_own(
             whole = ["call", "callback", "record", "release", "run", "submit"]
             wait_until(
                 lambda: names(receiver.spans(TRACE)) == whole,
-                within=100,
                 what=f"one trace {names(receiver.spans(TRACE))}\n{stack.logs()}",
             )
             batch = caller.submit_batch([f"{PLANTED} {number}" for number in range(3)])
-            caller.finished_batch(batch["id"], within=100)
-            wait_until(lambda: _batch_is_whole(receiver, batch["id"]), within=100, what=stack.logs())
+            caller.finished_batch(batch["id"])
+            wait_until(lambda: _batch_is_whole(receiver, batch["id"]), what=stack.logs())
             attempts = caller.call("GET", f"/v1/tasks/{made.body['id']}/attempts").body["data"]
     spans = {span.name: span for span in receiver.spans(TRACE)}
     top = spans["submit"].span_id

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from app.adapters.embedded_redis import free_port
 from app.cli.profile import Profile, load
 from tests.cli.running import Running, http, penstock
+from tests.ports import kept_port
 
 CONFIGURATION = """
 default_model = "deepseek-flash"
@@ -46,11 +46,11 @@ class Up:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         (folder / "penstock.toml").write_text(CONFIGURATION)
-        ports = ("--port", str(free_port()), "--flower-port", str(free_port()))
+        ports = ("--port", str(kept_port()), "--flower-port", str(kept_port()))
         self.running = Running("up", "--simulate", "--latency", "0.05", *ports, *options, cwd=folder)
 
     def __enter__(self) -> Self:
-        self.running.until(READY, within=90)
+        self.running.until(READY)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -128,10 +128,10 @@ def test_ctrl_c_ends_the_watching_alone(run: Any, world: World, tmp_path: Path) 
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=subprocess.DEVNULL)
     signal.signal(signal.SIGINT, before)
-    wait_until(lambda: "batch_" in (tmp_path / "said").read_text(), within=20, what="submitted")
+    wait_until(lambda: "batch_" in (tmp_path / "said").read_text(), what="submitted")
     batch = (tmp_path / "said").read_text().strip()
     run("pause", batch)  # so that it cannot end before the signal comes
-    wait_until(lambda: list(tmp_path.glob("jobs/*.json")), within=20, what="remembered")
+    wait_until(lambda: list(tmp_path.glob("jobs/*.json")), what="remembered")
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     run("resume", batch)

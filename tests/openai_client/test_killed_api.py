@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.db.openai_tables import waiting_call
 from app.db.tables import batch, task
 from tests.openai_client.world import RECORDED, Recorder, ask, configuration
 from tests.servers import PostgresServer, RedisServer
-from tests.stack import Caller, Stack, key_environment, wait_until
+from tests.stack import PATIENCE, Caller, Stack, key_environment, wait_until
 
 HALF, LINES = 2000, 12_000
 CHAT = orjson.dumps({"model": RECORDED, "messages": ask("who waits?")})
@@ -43,7 +44,7 @@ class Service:
 
     def start_api(self) -> None:
         self.stack.start("api", "api", "--port", str(self.stack.port))
-        wait_until(self.stack.answers, within=60, what="API")
+        wait_until(self.stack.answers, what="API")
 
     def kill_api(self) -> None:
         """Master first, or it would start another."""
@@ -51,8 +52,9 @@ class Service:
         children = master.children(recursive=True)
         self.stack.kill("api")
         for child in children:
-            child.kill()
-        psutil.wait_procs(children, timeout=30)
+            with suppress(psutil.NoSuchProcess):  # it has followed its master by itself
+                child.kill()
+        psutil.wait_procs(children, timeout=PATIENCE)
 
     def rows(self, *conditions: Any) -> int:
         found = select(func.count()).select_from(task).where(*conditions)
@@ -88,7 +90,7 @@ def native_lines() -> list[bytes]:
 def begin_lines(stack: Stack) -> http.client.HTTPConnection:
     """Half of a batch is sent; the rest never comes."""
     lines = native_lines()
-    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=PATIENCE)
     connection.putrequest("POST", "/v1/batch")
     connection.putheader("Authorization", f"Bearer {stack.admin_key}")
     connection.putheader("Idempotency-Key", KEYED["idempotency_key"])
@@ -129,7 +131,7 @@ def chat(stack: Stack, tries: int) -> Any:
         "x-stainless-retry-count": str(tries),
     }
     url = f"{stack.url}/v1/chat/completions"
-    return urllib3.request("POST", url, body=CHAT, headers=headers, timeout=120, retries=False)
+    return urllib3.request("POST", url, body=CHAT, headers=headers, timeout=PATIENCE, retries=False)
 
 
 def hung_up(stack: Stack) -> None:
@@ -146,13 +148,13 @@ def test_after_a_kill_nothing_is_half_made_and_everything_can_be_repeated_or_goe
     waiting = threading.Thread(target=hung_up, args=(stack,))
     waiting.start()
     half = begin_lines(stack)
-    wait_until(lambda: service.rows(task.c.batch_id.is_(None)) == 1, within=60, what="the chat's task")
-    wait_until(lambda: service.rows() > 1000, within=60, what="a part of the lines")
+    wait_until(lambda: service.rows(task.c.batch_id.is_(None)) == 1, what="the chat's task")
+    wait_until(lambda: service.rows() > 1000, what="a part of the lines")
     over_file = begin_file(caller)
     mine = task.c.batch_id == over_file
-    wait_until(lambda: service.rows(mine), within=60, what="a part of the file", every=0.01)
+    wait_until(lambda: service.rows(mine), what="a part of the file", every=0.01)
     service.kill_api()
-    waiting.join(60)
+    waiting.join(PATIENCE)
     half.close()
 
     service.start_api()
@@ -172,7 +174,6 @@ def test_after_a_kill_nothing_is_half_made_and_everything_can_be_repeated_or_goe
     free = select(waiting_call.c.connection.is_(None)).where(waiting_call.c.task_id == shown)
     wait_until(
         lambda: service.database.read(lambda conn: conn.execute(free).scalar_one()),
-        within=120,
         what="the dead process noticed",
     )
     answered = chat(stack, 1)
@@ -181,7 +182,6 @@ def test_after_a_kill_nothing_is_half_made_and_everything_can_be_repeated_or_goe
     state = select(batch.c.status, batch.c.total).where(batch.c.id == over_file)
     wait_until(
         lambda: service.database.read(lambda conn: conn.execute(state).one()) == ("in_progress", LINES),
-        within=120,
         what="the file taken in by another process",
     )
     assert service.rows(mine) == service.rows(mine, task.c.batch_index < LINES) == LINES

@@ -39,7 +39,7 @@ def hang_up_after(world: World, words: str, seconds: float, **headers: str) -> N
 def occupied(world: World) -> None:
     """The one place of the model is taken for some seconds."""
     world.native.submit(f"[3 seconds] {threading.get_ident()}", model=ONE)
-    wait_until(lambda: tasks_like(world, ONE, status="running"), within=10, what="it runs")
+    wait_until(lambda: tasks_like(world, ONE, status="running"), what="it runs")
 
 
 def test_a_call_that_waits_longer_than_its_client_listens_is_answered_408_and_taken_up_again(

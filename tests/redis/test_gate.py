@@ -15,6 +15,10 @@ from tests.redis.gate_world import GateWorld, one_key
 from tests.servers import RedisServer
 
 PACED = Quota("account:a1:m", rpm=600, tpm=60_000, concurrency=50)
+# Holds 50 calls at once and gets one back in five seconds: what is in its bucket stays there while a test runs.
+UNHURRIED = Quota("account:a1:m", rpm=60, burst=50, tpm=60_000, concurrency=50)
+# Sends follow each other by nine tenths of a second, far longer than this machine needs for one.
+SPACED = Quota("account:a1:m", rpm=70, burst=5, tpm=60_000, concurrency=50)
 
 
 @pytest.fixture
@@ -71,6 +75,7 @@ def test_ten_thousand_cancelled_tasks_cost_no_quota(world: GateWorld) -> None:
     cancelled = world.publish(10_000)
     (last,) = world.publish(1)
     world.reservoir.forget(m.task_id for m in cancelled)
+    world.report()  # a report is believed for three seconds
     turns = [world.dispatcher.turn().released for _ in range(6)]
     assert sum(turns) == 1
     redeemed(world, last.task_id)
@@ -97,7 +102,7 @@ def test_settling_gives_back_the_slot_and_unused_tokens_and_tells_who_waits(worl
         world.permits.settle(
             [Settlement(message.task_id, permit.release, Outcome.SUCCEEDED, tokens=400, ended=True)]
         )
-        heard = channel.get_message(timeout=1)
+        heard = channel.get_message(timeout=60)
     assert heard is not None
     assert heard["data"] == message.task_id.encode()
     assert level(world, "tokens") >= before + 600
@@ -152,8 +157,8 @@ def test_what_a_permit_waits_too_long_for_goes_back_to_the_front_of_its_queue(wo
 
 def test_sends_that_would_bunch_wait_their_moment(redis_url: str) -> None:
     naps: list[float] = []
-    world = GateWorld(redis_url, one_key(PACED)).lead()
-    world.fill(level=9, tokens=1000, sent=1)
+    world = GateWorld(redis_url, one_key(SPACED)).lead()
+    world.fill(level=4, tokens=1000, sent=1)
     messages = world.publish(3)
     assert world.dispatcher.turn().released == 3
 
@@ -165,7 +170,7 @@ def test_sends_that_would_bunch_wait_their_moment(redis_url: str) -> None:
     for message in messages:
         redeemed(world, message.task_id)
     assert len(naps) == 2
-    assert all(0.05 < seconds <= 0.11 for seconds in naps)
+    assert all(0.05 < seconds <= 0.92 for seconds in naps)
 
 
 def test_lost_workers_calls_keep_their_places_while_their_tasks_are_free(world: GateWorld) -> None:
@@ -237,7 +242,7 @@ def test_a_redis_restarted_from_what_it_had_saved_is_another_epoch(
 
 
 def test_a_full_queue_refuses_and_keeps_order_until_the_feeder_has_caught_up(redis_url: str) -> None:
-    world = GateWorld(redis_url, one_key(PACED), window=3).lead()
+    world = GateWorld(redis_url, one_key(UNHURRIED), window=3).lead()
     world.publish(3)
     refused = world.message()
     assert world.reservoir.publish([refused]) == {refused.task_id: "full"}
@@ -275,7 +280,8 @@ def test_a_redis_that_is_gone_refuses_and_is_not_asked_again_for_a_second(
     assert world.permits.redeem(message.task_id, "w1") == Refused(message.task_id, "unreachable")
 
 
-def test_a_wall_clock_that_steps_does_not_flood_the_gate(world: GateWorld) -> None:
+def test_a_wall_clock_that_steps_does_not_flood_the_gate(redis_url: str) -> None:
+    world = GateWorld(redis_url, one_key(UNHURRIED)).lead()
     world.fill(level=0, tokens=0, sent=0)
     world.publish(50)
     world.scripts.client.hincrbyfloat(

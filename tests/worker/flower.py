@@ -35,7 +35,7 @@ class Flower:
 
     def __exit__(self, *_: object) -> None:
         self._receiver.should_stop = True  # seen within a second
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _hear(self, event: dict[str, Any]) -> None:
         self.heard.setdefault(event.get("uuid") or event["type"], []).append(event)

@@ -103,7 +103,7 @@ def test_a_leader_tells_what_fires_and_that_it_is_over_and_the_api_does_when_it_
         return f":{process}:" in database.read(watcher)[0]
 
     def wait(condition: Callable[[], Any], what: str) -> None:
-        wait_until(condition, within=90, what=f"{what}\n{channel.messages}\n{stack.logs()}")
+        wait_until(condition, what=f"{what}\n{channel.messages}\n{stack.logs()}")
 
     try:
         with stack:

@@ -71,7 +71,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[int]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_frozen_redis_is_told_in_time(make_redis: Callable[..., RedisServer]) 
     frozen = probe_redis.measure(server.url)
     server.resume()
     assert "no answer within" in frozen.error
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert probe_redis.measure("redis://:hunter2secret@127.0.0.1:1/0").where == "127.0.0.1:1"
 
 

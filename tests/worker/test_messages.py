@@ -59,7 +59,7 @@ def test_an_envelope_is_what_celery_itself_would_push(celery: Celery, client: re
 def test_kombu_reads_a_pushed_envelope(celery: Celery, client: redis.Redis) -> None:
     client.lpush(LIST, Envelopes(celery).encode(MESSAGE))
     with celery.connection_for_read() as connection:
-        message = connection.SimpleQueue(MESSAGE.queue).get(timeout=5)
+        message = connection.SimpleQueue(MESSAGE.queue).get(timeout=60)
     assert message.payload[0] == ["task_1"]
     assert message.payload[1] == FACTS
     assert message.headers["id"] == "task_1"
@@ -92,7 +92,7 @@ def test_a_sent_event_makes_flower_know_the_task(celery: Celery, client: redis.R
     def listen() -> None:
         with celery.connection_for_read() as connection:
             receiver = celery.events.Receiver(connection, handlers={"task-sent": heard.append})
-            for _ in receiver.itercapture(timeout=10, wakeup=False):
+            for _ in receiver.itercapture(timeout=60, wakeup=False):
                 if heard:
                     return
 

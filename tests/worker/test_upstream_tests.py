@@ -37,7 +37,7 @@ def probed(base_url: str, probe: Probe, **environ: str) -> Probed:
         {
             "upstream": [{"name": "up", "base_url": base_url}],
             "key": [{"name": "k1", "upstream": "up", "secret": "env:K1"}],
-            "health": {"timeout": 2},
+            "health": {"timeout": 30},
         }
     )
     found = UpstreamTests(settings, environ, SystemClock()).test("k1", probe)
@@ -48,7 +48,7 @@ def probed(base_url: str, probe: Probe, **environ: str) -> Probed:
 def test_a_key_that_is_known_works(known: SimulatorProcess) -> None:
     found = probed(known.base_url, Probe.MODELS, K1=SECRET)
     assert (found.finding, found.status) == (Finding.WORKS, 200)
-    assert 0 < found.seconds < 2
+    assert 0 < found.seconds < 30
 
 
 def test_a_key_that_was_revoked_is_refused(known: SimulatorProcess) -> None:

@@ -75,9 +75,11 @@ def in_flight(world: WorkerWorld) -> int:
 
 def test_a_success_is_known_from_its_submission_to_its_end(world: WorkerWorld, flower: Flower) -> None:
     task_id = world.submit("SECRET good")
-    flower.wait_for(task_id, "task-succeeded")
-    kinds = flower.kinds(task_id)
-    assert kinds == ["task-sent", "task-received", "task-started", "task-succeeded"]
+    for kind in ("task-sent", "task-succeeded"):
+        flower.wait_for(task_id, kind)
+    # Who submits tells of it on a way of its own, after the message is out.
+    told = [kind for kind in flower.kinds(task_id) if kind != "task-sent"]
+    assert list(dict.fromkeys(told)) == ["task-received", "task-started", "task-succeeded"]
     assert world.wait_for(task_id, "succeeded").simulated
 
 
@@ -115,7 +117,7 @@ def test_active_queues_names_backlog_queues_too(world: WorkerWorld) -> None:
     """One that nobody serves, so that it stays."""
     message = Message("task_0", 1, "unserved", "alice", "backlog.unserved.alice", 3, 10)
     assert not world.parts.reservoir.publish([message])
-    answers = world.parts.celery.control.inspect(timeout=10, limit=1).active_queues()
+    answers = world.parts.celery.control.inspect(timeout=60, limit=1).active_queues()
     assert answers is not None
     (queues,) = answers.values()
     assert {"key.key-one", "backlog.unserved.alice"} <= {queue["name"] for queue in queues}
@@ -155,7 +157,7 @@ def test_a_thousand_calls_are_in_flight_in_one_process(world: WorkerWorld) -> No
     world.simulator.configure(latency={"mean": 300.0})
     for number in range(1000):
         world.submit(f"prompt {number}")
-    wait_until(lambda: in_flight(world) == 1000, within=100, every=0.2)
+    wait_until(lambda: in_flight(world) == 1000, every=0.2)
     memory = resident_mib(world.stack.processes["w1"].pid)
     print(f"{in_flight(world)} calls in flight in {memory} MiB")
     assert memory < 400
@@ -228,7 +230,7 @@ def test_a_wrong_start_is_refused_with_a_clear_word(
         env=world.stack.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 1

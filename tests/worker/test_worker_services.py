@@ -167,7 +167,7 @@ def test_a_process_says_goodbye(database: CutDatabase) -> None:
     world = Beating(database)
     world.beating.start()
     wait_until(lambda: world.state.registered)
-    world.beating.close(10)
+    world.beating.close(60)
     assert world.count() is None
 
 
@@ -188,15 +188,15 @@ class Draining:
 
     def _hold(self) -> None:
         with self.held.message():
-            assert self.end.wait(20)
+            assert self.end.wait(60)
 
 
 def test_a_call_that_ends_in_its_time_is_not_cut_off() -> None:
-    world = Draining(seconds=20)
+    world = Draining(seconds=60)
     world.drain.begin()
     world.end.set()
-    world.call.join(10)
-    assert world.held.wait_until_idle(10)
+    world.call.join(60)
+    assert world.held.wait_until_idle(60)
     assert not world.cut.is_set()
     assert not world.state.giving_up.is_set()
 
@@ -204,19 +204,19 @@ def test_a_call_that_ends_in_its_time_is_not_cut_off() -> None:
 def test_a_call_beyond_its_time_is_cut_off_and_its_ending_gets_time_to_be_recorded() -> None:
     world = Draining(seconds=0.0)
     world.drain.begin()
-    assert world.cut.wait(10)
+    assert world.cut.wait(60)
     assert not world.state.giving_up.is_set()
     world.end.set()
-    world.call.join(10)
-    assert world.state.giving_up.wait(10)
+    world.call.join(60)
+    assert world.state.giving_up.wait(60)
 
 
 def test_what_cannot_be_recorded_at_all_is_given_up() -> None:
     world = Draining(seconds=0.0, grace=0.0)
     world.drain.begin()
-    assert world.state.giving_up.wait(10)
+    assert world.state.giving_up.wait(60)
     world.end.set()
-    world.call.join(10)
+    world.call.join(60)
 
 
 # Revokes

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
+PATIENCE = 60.0  # seconds: how slow a machine may be
 OK = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}'
 
 
@@ -78,13 +79,14 @@ class WireServer:
         self._stopped.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join(PATIENCE)  # from here on nobody else is accepted
         for sock in self._peers:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE)
 
     def _accept(self) -> None:
         while True:

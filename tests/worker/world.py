@@ -16,7 +16,7 @@ from app.services.submit_task import SubmitTask
 from app.settings import load_settings
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
-from tests.stack import Key, Stack, configuration, key_environment, wait_until
+from tests.stack import PATIENCE, Key, Stack, configuration, key_environment, wait_until
 
 MODEL = "deepseek-flash"  # the simulator's; tasks of the model "unserved" stay in their queue
 
@@ -63,7 +63,7 @@ class WorkerWorld:
         self.stack.start("dispatcher", "dispatcher")
         for name in workers:
             self.stack.start(name, "worker", "--name", name, "--concurrency", str(concurrency))
-        wait_until(self._ready(len(workers) or ready), within=40, what=f"workers\n{self.stack.logs()}")
+        wait_until(self._ready(len(workers) or ready), what=f"workers\n{self.stack.logs()}")
         return self
 
     def submit(self, prompt: str = "hello", **fields: Any) -> str:
@@ -76,7 +76,7 @@ class WorkerWorld:
     def attempts(self, task_id: str) -> list[Any]:
         return list(self.parts.database.read(lambda conn: tasks.attempts_of(conn, task_id)))
 
-    def wait_for(self, task_id: str, *statuses: str, within: float = 20) -> Any:
+    def wait_for(self, task_id: str, *statuses: str, within: float = PATIENCE) -> Any:
         """The task as it is once it has one of these states."""
 
         def there() -> Any:
