@@ -1,6 +1,7 @@
 """The API on each database, built once; tests keep apart by bringing their own clients."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from app.adapters.meters import Meters
 from app.db.database import Database
 from app.db.migrate import upgrade
-from tests.api.world import Client, Parts, World
+from tests.api.gatekeeping import later
+from tests.api.world import ADMIN_KEY, DAY, NOON, Client, Parts, World
 from tests.servers import PostgresServer
 
 
@@ -47,7 +49,7 @@ def session_world(request: pytest.FixtureRequest) -> Iterator[World]:
 def world(session_world: World) -> World:
     """The API, with a reservoir that has forgotten what earlier tests did."""
     session_world.reservoir.reset()
-    session_world.parts.clock.ahead = 0.0
+    session_world.parts.clock.ahead = NOON
     return session_world
 
 
@@ -61,3 +63,22 @@ def alice(world: World) -> Client:
 def stranger(world: World) -> Client:
     """Another client, who must never see anything of Alice's."""
     return world.client()
+
+
+@pytest.fixture
+def admin(world: World) -> Iterator[Client]:
+    """An administrator, who takes back the policies that a test has made."""
+    client = world.anonymous(ADMIN_KEY)
+    yield client
+    for policy in client.get("/v1/admin/policies").json["data"]:  # type: ignore[index]
+        client.call("DELETE", f"/v1/admin/policies/{policy['id']}")
+    later(world)
+
+
+_days = count(400, 60)
+
+
+@pytest.fixture
+def moved_on(world: World) -> None:
+    """The tests before have moved the clock back: begin where nothing that they read counts any more."""
+    world.parts.clock.ahead = NOON + next(_days) * DAY

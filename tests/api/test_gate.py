@@ -1,62 +1,22 @@
-"""Scopes, teams, limits, policies, budgets, the audit log, forgetting. A stranger is in every test."""
+"""Scopes, teams, limits, policies, the audit log, dead letters. A stranger is in every test."""
 
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 
-from app.db.access_tables import audit, budget_use
-from app.db.tables import task, task_content
-from app.domain.request import BatchRequest, TaskRequest
-from app.services.keep_access import KeepAudit, KeepBudgets
-from app.services.keep_retention import KeepRetention
+from app.db.access_tables import audit
+from app.services.keep_access import KeepAudit
 from app.services.ports import Rate
-from app.services.tell_places import admission_of
-from app.settings.access_models import StorageSettings
+from tests.api.gatekeeping import failed, later, made, with_key
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
-from tests.stack import wait_until
 
 _numbers = count(1)
-_days = count(400, 60)
 SECRET_PROMPT = "the goose flies at midnight"
 
-
-@pytest.fixture
-def admin(world: World) -> Iterator[Client]:
-    client = world.anonymous(ADMIN_KEY)
-    yield client
-    for policy in client.get("/v1/admin/policies").json["data"]:
-        client.call("DELETE", f"/v1/admin/policies/{policy['id']}")
-    later(world)
-
-
-@pytest.fixture(autouse=True)
-def _move_on(world: World) -> None:
-    """The tests before have moved the clock back: begin where nothing that they read counts any more."""
-    world.parts.clock.ahead = next(_days) * 86_400.0
-
-
-def later(world: World) -> None:
-    """Every process has read policies, limits and keys anew."""
-    world.parts.clock.ahead += 6
-
-
-def made(world: World, admin: Client, **fields: Any) -> Client:
-    """A client added over HTTP."""
-    name = f"gate-{next(_numbers)}-{world.database.dialect}"
-    answer = admin.post("/v1/admin/clients", {"id": name, **fields})
-    assert answer.status_code == 201, answer.data
-    later(world)
-    return Client(name, answer.json["api_key"], world.app.test_client())
-
-
-def with_key(world: World, admin: Client, client: Client, **fields: Any) -> Client:
-    answer = admin.post(f"/v1/admin/clients/{client.id}/keys", fields)
-    assert answer.status_code == 201, answer.data
-    return Client(client.id, answer.json["api_key"], world.app.test_client())
+pytestmark = pytest.mark.usefixtures("moved_on")
 
 
 def test_a_key_reaches_no_further_than_its_scopes(world: World, admin: Client, alice: Client) -> None:
@@ -160,146 +120,12 @@ def test_no_more_tasks_wait_than_a_client_may_have(world: World, admin: Client, 
     stranger.submit()
 
 
-def spent(world: World, client: Client) -> list[tuple[int, int]]:
-    mine = select(budget_use.c.tokens, budget_use.c.picos).where(budget_use.c.client_id == client.id)
-    return [tuple(row) for row in world.database.read(lambda c: c.execute(mine).all())]
-
-
-def keep_budgets(world: World) -> None:
-    admission = admission_of(world.parts.settings, world.database, world.parts.clock)
-    KeepBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
-
-
-def test_a_budget_is_reserved_at_submission_and_settled_by_what_was_used(
-    world: World, admin: Client, stranger: Client
-) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 5000})
-    name = alice.submit("hello", parameters={"max_tokens": 4000})
-    ((reserved, _), _) = spent(world, alice)
-    assert 4000 < reserved < 5000
-    refused = alice.post(
-        "/v1/tasks", {"prompt": "x", "parameters": {"max_tokens": 4000}}, idempotency_key="k"
-    )
-    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
-    world.end(name)
-    keep_budgets(world)
-    keep_budgets(world)
-    assert spent(world, alice) == [(7, 12_400_000)] * 2
-    body = {"prompt": "x", "parameters": {"max_tokens": 4000}}
-    assert alice.post("/v1/tasks", body, idempotency_key="k").status_code == 202
-    assert spent(world, stranger) == []
-
-
-def test_a_batch_over_budget_is_refused_in_whole_and_leaves_nothing(world: World, admin: Client) -> None:
-    alice = made(world, admin, limits={"tokens_per_month": 5000})
-    lines = [{"prompt": "x", "parameters": {"max_tokens": 2000}}] * 3
-    assert alice.post("/v1/batch", {"requests": lines}).status_code == 402
-    assert alice.get("/v1/tasks").json["data"] == []
-    assert spent(world, alice) in ([], [(0, 0)])
-    assert alice.post("/v1/batch", {"requests": lines[:2]}).status_code == 202
-
-
-def test_cancelled_tasks_give_their_reservation_back(world: World, admin: Client) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 5000})
-    name = alice.submit(parameters={"max_tokens": 4000})
-    alice.post(f"/v1/tasks/{name}/cancel")
-    keep_budgets(world)
-    assert spent(world, alice) == [(0, 0)] * 2
-
-
-@pytest.mark.parametrize("batch_size", [None, 1])
-def test_a_client_that_waits_gets_what_fits_when_it_fits(
-    world: World, admin: Client, batch_size: int | None
-) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 5000, "over_budget": "wait"})
-    lines = [{"prompt": "x", "parameters": {"max_tokens": 2000}}] * 3
-    ids = alice.post("/v1/batch", {"requests": lines, "batch_size": batch_size}).json["task_ids"]
-
-    def holds() -> list[int]:
-        found = select(task.c.hold).where(task.c.id.in_(ids)).order_by(task.c.seq)
-        return list(world.database.read(lambda c: c.execute(found).scalars()))
-
-    assert holds() == [6, 6, 6]
-    keep_budgets(world)
-    assert holds() == ([0, 0, 6] if batch_size is None else [0, 2, 6])
-    world.end(ids[0])
-    keep_budgets(world)
-    assert holds() == [0, 0, 0 if batch_size is None else 2]
-
-
-def test_a_batch_that_waits_for_its_budget_does_not_begin_before_all_of_it_is_there(
-    world: World, admin: Client
-) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 50_000_000, "over_budget": "wait"})
-    stored, later_on = select(task.c.hold, task.c.status).where(task.c.client_id == alice.id), []
-
-    def requests() -> Iterator[TaskRequest]:
-        for number in range(1300):
-            if number == 1200:
-                wait_until(lambda: world.database.read(lambda c: c.execute(stored).all()), what="a chunk")
-                keep_budgets(world)
-                later_on.extend(world.database.read(lambda c: c.execute(stored).all()))
-            yield TaskRequest([{"role": "user", "content": "x"}])
-
-    world.app.house.submit_batch.submit(alice.id, BatchRequest(), requests())
-    assert {tuple(row) for row in later_on} == {(6, "queued")}, "nothing was let go in the middle"
-    assert not any(map(sum, spent(world, alice))), "nothing was reserved in the middle"
-    keep_budgets(world)
-    assert 0 in {row.hold for row in world.database.read(lambda c: c.execute(stored).all())}
-
-
-def failed(world: World, name: str) -> str:
-    """A task of that id that has failed."""
-    changed = update(task).where(task.c.id == name).values(status="failed", error_code="upstream_unavailable")
-    world.database.write(lambda c: c.execute(changed))
-    return name
-
-
-def test_a_task_that_is_run_again_needs_room_in_the_budget_as_any_other(world: World, admin: Client) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 5000})
-    first = failed(world, alice.submit("hello", parameters={"max_tokens": 3000}))
-    keep_budgets(world)
-    assert spent(world, alice) == [(0, 0)] * 2, "the failed one used nothing"
-    alice.submit("other", parameters={"max_tokens": 4000})
-    before = spent(world, alice)
-    refused = alice.post(f"/v1/tasks/{first}/retry")
-    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
-    assert spent(world, alice) == before
-    assert alice.task(first)["status"] == "failed"
-    raised = {"limits": {"tokens_per_day": 50_000}}
-    assert admin.call("PATCH", f"/v1/admin/clients/{alice.id}", raised).status_code == 200
-    later(world)
-    assert alice.post(f"/v1/tasks/{first}/retry").status_code in (200, 202)
-    assert spent(world, alice)[0][0] > before[0][0] + 3000
-
-
 def test_a_policy_holds_for_what_is_run_again(world: World, admin: Client, alice: Client) -> None:
     name = failed(world, alice.submit("hello"))
     rule = {"effect": "deny", "principal": [f"client:{alice.id}"], "resource": [f"api:{MODEL}"]}
     assert admin.post("/v1/admin/policies", rule).status_code == 201
     later(world)
     assert alice.post(f"/v1/tasks/{name}/retry").status_code == 403
-
-
-def test_failed_lines_that_are_run_again_need_room_in_the_budget(world: World, admin: Client) -> None:
-    alice = made(world, admin, limits={"tokens_per_day": 5000})
-    lines = [{"prompt": "x", "parameters": {"max_tokens": 1500}}] * 3
-    batch = alice.post("/v1/batch", {"requests": lines}).json
-    world.end(*batch["task_ids"][:1])
-    for name in batch["task_ids"][1:]:
-        failed(world, name)
-    keep_budgets(world)
-    alice.submit("other", parameters={"max_tokens": 3000})
-    before = spent(world, alice)
-    refused = alice.post(f"/v1/batch/{batch['id']}/retry")
-    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
-    assert spent(world, alice) == before
-
-
-def test_a_budget_of_money_needs_a_known_price(world: World, admin: Client) -> None:
-    alice = made(world, admin, limits={"money_per_day": "1.00", "currency": "USD"})
-    refused = alice.post("/v1/tasks", {"prompt": "x"})
-    assert (refused.status_code, refused.json["error"]["code"]) == (402, "price_unknown")
 
 
 def test_a_policy_denies_a_model_and_tells_the_caller_no_rule(
@@ -363,61 +189,6 @@ def test_the_chain_shows_what_was_taken_out(world: World, admin: Client, alice: 
     assert (found["holds"], f"{number}" in found["fault"]) == (False, True)
     world.database.write(lambda c: c.execute(audit.insert(), [row._asdict()]))
     assert admin.get("/v1/admin/audit/verify").json["holds"]
-
-
-def contents(world: World, name: str) -> Any:
-    both = select(task_content.c.request, task_content.c.result, task.c.erased_at, task.c.metadata)
-    found = both.join(task, task.c.seq == task_content.c.seq).where(task.c.id == name)
-    return world.database.read(lambda c: c.execute(found).first())
-
-
-def test_what_is_not_to_be_stored_is_erased_an_hour_after_its_end(
-    world: World, alice: Client, stranger: Client
-) -> None:
-    name, kept = alice.submit(SECRET_PROMPT, store=False, metadata={"a": "b"}), stranger.submit(SECRET_PROMPT)
-    world.end(name, kept)
-    keep = KeepRetention(world.database, world.parts.clock, StorageSettings())
-    keep.tick()
-    assert SECRET_PROMPT in contents(world, name).request
-    world.parts.clock.ahead += 3601
-    keep.tick()
-    row = contents(world, name)
-    assert (row.request, row.result, row.metadata) == ("{}", None, None)
-    assert alice.task(name)["status"] == "succeeded"
-    assert SECRET_PROMPT in contents(world, kept).request
-
-
-def test_a_deleted_task_is_gone_at_once_and_its_rows_soon(
-    world: World, alice: Client, stranger: Client
-) -> None:
-    name, queued = alice.submit(SECRET_PROMPT), alice.submit()
-    world.end(name)
-    assert stranger.call("DELETE", f"/v1/tasks/{name}").status_code == 404
-    for one in (name, queued):
-        assert alice.call("DELETE", f"/v1/tasks/{one}").json == {
-            "id": one,
-            "object": "task.deleted",
-            "deleted": True,
-        }
-        assert alice.get(f"/v1/tasks/{one}").status_code == 404
-    assert alice.get("/v1/tasks").json["data"] == []
-    assert contents(world, name).request == "{}"
-    KeepRetention(world.database, world.parts.clock, StorageSettings()).tick()
-    assert contents(world, name) is None
-    assert contents(world, queued) is None
-    assert alice.call("DELETE", f"/v1/tasks/{name}").status_code == 404
-
-
-def test_tasks_are_deleted_when_their_time_is_over(world: World, admin: Client, stranger: Client) -> None:
-    alice = made(world, admin, limits={"retention_seconds": 60})
-    name, other = alice.submit(), stranger.submit()
-    world.end(name, other)
-    world.parts.clock.ahead += 61
-    keep = KeepRetention(world.database, world.parts.clock, StorageSettings())
-    for _ in range(40):  # a tick is bounded, and other tests have left thousands of tasks
-        keep.tick()
-    assert contents(world, name) is None
-    assert contents(world, other) is not None
 
 
 def test_dead_letters_are_listed_and_replayed_each_client_its_own(

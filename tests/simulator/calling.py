@@ -6,14 +6,18 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import urllib3
 
+from app.simulator.client import SimulatorControl
+
 KEY = "sk-simulated"
+PATIENCE = 60.0  # seconds: how slow a machine may be, not what is tested
 
 
 def chat_body(prompt: str = "What is a penstock?", **fields: Any) -> dict[str, Any]:
@@ -28,12 +32,14 @@ def post(
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     headers |= options.pop("headers", {})
     with urllib3.PoolManager(retries=False) as pool:
-        return pool.request("POST", url + path, body=data, headers=headers, **{"timeout": 10, **options})
+        return pool.request(
+            "POST", url + path, body=data, headers=headers, **{"timeout": PATIENCE, **options}
+        )
 
 
 def get(url: str, path: str, key: str = KEY) -> urllib3.BaseHTTPResponse:
     with urllib3.PoolManager(retries=False) as pool:
-        return pool.request("GET", url + path, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+        return pool.request("GET", url + path, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE)
 
 
 def exchange(url: str, body: dict[str, Any], *, headers: str = "", into: bytearray | None = None) -> bytes:
@@ -41,9 +47,9 @@ def exchange(url: str, body: dict[str, Any], *, headers: str = "", into: bytearr
 
     Raises ConnectionResetError where it is reset. Send `Connection: close` where it would stay open.
     """
-    address, received = urlsplit(url), bytearray() if into is None else into
+    received = bytearray() if into is None else into
     data = json.dumps(body).encode()
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with connected(url) as connection:
         connection.sendall(head(len(data), headers) + data)
         while chunk := connection.recv(65536):
             received += chunk
@@ -73,8 +79,25 @@ async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) 
         return answer.status, await answer.json(content_type=None)
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def connected(url: str) -> socket.socket:
+    """A connection of one's own."""
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=PATIENCE)
+
+
+@contextmanager
+def hanging(simulator: SimulatorControl) -> Iterator[socket.socket]:
+    """A call that the simulator has taken up, on a connection that is closed behind it: its client hangs up."""
+    body = json.dumps(chat_body()).encode()
+    with connected(simulator.url) as connection:
+        connection.sendall(head(len(body)) + body)
+        until(lambda: simulator.stats()["totals"]["in_flight"] == 1)
+        yield connection
+
+
+def until(condition: Callable[[], bool], seconds: float = 2 * PATIENCE) -> None:
     """Wait for a condition, looking again and again; fails after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)

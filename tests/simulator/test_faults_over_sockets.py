@@ -12,7 +12,7 @@ import urllib3
 from app.simulator.client import SimulatorControl
 from app.simulator.faults import KINDS, Fault
 from app.simulator.latency import Latency
-from tests.simulator.calling import KEY, chat_body, exchange, get, post, until
+from tests.simulator.calling import KEY, chat_body, exchange, get, hanging, post, until
 from tests.simulator.conftest import Upstream
 
 PROMPT = "What is a penstock?"
@@ -62,8 +62,10 @@ def test_a_message_of_ones_own_is_sent(upstream: Upstream) -> None:
 
 def test_a_timeout_never_answers_and_ends_when_the_client_hangs_up(upstream: Upstream) -> None:
     simulator = faulty(upstream, "timeout")
-    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-        post(simulator.url, chat_body(), timeout=0.3)
+    with hanging(simulator) as connection:
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
     assert outcomes(simulator) == {"timeout": 1}
     assert simulator.stats()["totals"]["client_gone"] == 1
 
@@ -93,7 +95,7 @@ def test_a_reset_in_mid_body_comes_after_half_of_it(upstream: Upstream, stream: 
 
 @pytest.mark.parametrize(("stream", "line"), [(False, b"\n"), (True, b": keep-alive\n\n")])
 def test_a_blank_200_holds_only_keep_alive_lines(upstream: Upstream, stream: bool, line: bytes) -> None:
-    simulator = faulty(upstream, "blank", seconds=0.1, interval=0.02)
+    simulator = faulty(upstream, "blank", seconds=0.5, interval=0.01)
     answer = post(simulator.url, chat_body(stream=stream))
     assert answer.status == 200
     assert answer.data.replace(line, b"") == b""
@@ -136,7 +138,7 @@ def test_a_200_may_be_a_web_page(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize(("stream", "line"), [(False, b"\n"), (True, b": keep-alive\n\n")])
 def test_keep_alive_lines_come_before_a_good_body(upstream: Upstream, stream: bool, line: bytes) -> None:
-    simulator = faulty(upstream, "slow-keep-alive", seconds=0.1, interval=0.02)
+    simulator = faulty(upstream, "slow-keep-alive", seconds=0.5, interval=0.01)
     answer = post(simulator.url, chat_body(stream=stream))
     assert answer.data.startswith(line * 3)
     assert simulator.stats()["totals"]["succeeded"] == 1
@@ -154,8 +156,10 @@ def test_a_dripping_body_comes_byte_by_byte_and_is_good(upstream: Upstream) -> N
 
 def test_a_dripping_body_takes_its_time(upstream: Upstream) -> None:
     simulator = faulty(upstream, "drip", interval=30.0)
-    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-        post(simulator.url, chat_body(), timeout=0.3)
+    with hanging(simulator) as connection:
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            b"".join(iter(lambda: connection.recv(100), b""))
     assert outcomes(simulator) == {"drip": 1}
     assert simulator.stats()["totals"]["succeeded"] == 0
 

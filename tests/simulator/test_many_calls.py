@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
 from app.simulator.client import SimulatorControl, SimulatorProcess
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
@@ -67,7 +65,6 @@ def memory_bytes(pid: int) -> int:
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
-@pytest.mark.timeout(60)
 def test_three_thousand_calls_are_held_at_once_and_all_answered(
     upstream: Upstream, simulator_process: SimulatorProcess
 ) -> None:

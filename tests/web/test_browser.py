@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def seen(service: Service, tmp_path: Path) -> Iterator[tuple[Page, Watch]]:
     """A browser that is signed in as the administrator; whatever it did wrong fails the test."""
     with browsing(tmp_path / "profile", viewport={"width": 1280, "height": 900}) as (page, watch):
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(120_000)
         sign_in(page, service.stack.url, service.stack.admin_key)
         yield page, watch
         assert watch.complaints == []
@@ -46,21 +46,17 @@ def test_a_drain_of_500_tasks_is_seen_without_loading_the_page_again(
     batch = service.stack.admin.submit_batch(f"Number {n}" for n in range(500))
     row = page.locator(f"tr[data-key={batch['id']}]")
     row.wait_for()
-    page.wait_for_function(
-        "() => Number(document.getElementById('figure-pace').textContent) > 0", timeout=30_000
-    )
-    row.locator(".pill.completed").wait_for(timeout=60_000)
+    page.wait_for_function("() => Number(document.getElementById('figure-pace').textContent) > 0")
+    row.locator(".pill.completed").wait_for()
     assert "500" in row.inner_text()
-    page.wait_for_function(
-        "() => document.getElementById('figure-waiting').textContent === '0'", timeout=15_000
-    )
+    page.wait_for_function("() => document.getElementById('figure-waiting').textContent === '0'")
     assert page.evaluate("window.loadedOnce") is True
 
 
 def test_a_click_runs_a_failed_task_again(service: Service, seen: tuple[Page, Watch]) -> None:
     page, _ = seen
     task_id = service.stack.admin.submit("It fails", model="failing")
-    assert service.stack.admin.task(task_id, wait=20)["status"] == "failed"
+    assert service.stack.admin.task(task_id, wait=60)["status"] == "failed"
     page.goto(f"{service.stack.url}/tasks/{task_id}")
     page.get_by_role("button", name="Retry").click()
     page.wait_for_function(

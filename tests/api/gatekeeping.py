@@ -1,0 +1,53 @@
+"""Clients with limits and keys with scopes, made over HTTP as an administrator does; budgets and their keeper."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from sqlalchemy import select, update
+
+from app.db.access_tables import budget_use
+from app.db.tables import task
+from app.services.keep_access import KeepBudgets
+from app.services.tell_places import admission_of
+from tests.api.world import Client, World
+
+_numbers = count(1)
+
+
+def later(world: World) -> None:
+    """Every process has read policies, limits and keys anew."""
+    world.parts.clock.ahead += 6
+
+
+def made(world: World, admin: Client, **fields: Any) -> Client:
+    """A client added over HTTP."""
+    name = f"gate-{next(_numbers)}-{world.database.dialect}"
+    answer = admin.post("/v1/admin/clients", {"id": name, **fields})
+    assert answer.status_code == 201, answer.data
+    later(world)
+    return Client(name, answer.json["api_key"], world.app.test_client())
+
+
+def with_key(world: World, admin: Client, client: Client, **fields: Any) -> Client:
+    answer = admin.post(f"/v1/admin/clients/{client.id}/keys", fields)
+    assert answer.status_code == 201, answer.data
+    return Client(client.id, answer.json["api_key"], world.app.test_client())
+
+
+def spent(world: World, client: Client) -> list[tuple[int, int]]:
+    mine = select(budget_use.c.tokens, budget_use.c.picos).where(budget_use.c.client_id == client.id)
+    return [tuple(row) for row in world.database.read(lambda c: c.execute(mine).all())]
+
+
+def keep_budgets(world: World) -> None:
+    admission = admission_of(world.parts.settings, world.database, world.parts.clock)
+    KeepBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
+
+
+def failed(world: World, name: str) -> str:
+    """A task of that id that has failed."""
+    changed = update(task).where(task.c.id == name).values(status="failed", error_code="upstream_unavailable")
+    world.database.write(lambda c: c.execute(changed))
+    return name
