@@ -18,8 +18,8 @@ from app.simulator.config import SimulatorConfig
 from app.simulator.latency import Latency
 from app.simulator.limits import Limit
 from benchmarks.frame import options, recorded
-from benchmarks.ground import ground
-from tests.stack import Key, Stack, configuration, key_environment, wait_until
+from benchmarks.ground import ground, service
+from tests.stack import Key, wait_until
 
 FROM = 10.0  # seconds from the first call
 LEAST_USED, MOST_REFUSED = 0.90, 0.02
@@ -64,17 +64,7 @@ def measure(case: Case, folder: Path, database_url: str, redis_url: str, until: 
     limit = Limit(account="k1", model=MODEL, rpm=case.rate * 60 if case.rate else None, concurrency=case.cap)
     config = SimulatorConfig(keys={"sk-k1": "k1"}, limits=(limit,), latency=case.latency, seed=1)
     keys = [Key("k1")]
-    with (
-        SimulatorProcess(config) as upstream,
-        Stack(
-            folder,
-            configuration(upstream.base_url, keys),
-            database_url=database_url,
-            redis_url=redis_url,
-            environment=key_environment(keys),
-        ) as stack,
-    ):
-        stack.start_all(callbacks=False)
+    with service(config, keys, folder, database_url, redis_url) as (upstream, stack):
         tasks = int(case.capacity * (until + 20))
         stack.admin.submit_batch(f"Count to {n}." for n in range(tasks))
         wait_until(lambda: upstream.stats()["totals"]["received"] > 0, within=30, every=0.02)

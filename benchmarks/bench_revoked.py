@@ -13,14 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
 from app.simulator.limits import Limit
 from benchmarks.frame import options, recorded
-from benchmarks.ground import ground
-from tests.stack import Key, Stack, configuration, key_environment, wait_until
+from benchmarks.ground import ground, service, succeeded
+from tests.stack import Key, wait_until
 
 ACCOUNTS = ("k1", "k2", "k3")
 CAP, LATENCY = 20, 1.0  # calls at once of each, seconds
@@ -40,24 +39,14 @@ def revoke(seconds: float, folder: Path, database_url: str, redis_url: str) -> d
         seed=1,
     )
     tasks = int(CAP / LATENCY * len(ACCOUNTS) * 10 + left * (seconds + 5))
-    with (
-        SimulatorProcess(config) as upstream,
-        Stack(
-            folder,
-            configuration(upstream.base_url, keys),
-            database_url=database_url,
-            redis_url=redis_url,
-            environment=key_environment(keys),
-        ) as stack,
-    ):
-        stack.start_all(callbacks=False)
+    with service(config, keys, folder, database_url, redis_url) as (upstream, stack):
         batch = stack.admin.submit_batch(f"Count to {n}." for n in range(tasks))
-        wait_until(lambda: _succeeded(upstream) > tasks / 10, within=60)
+        wait_until(lambda: succeeded(upstream) > tasks / 10, within=60)
         upstream.set_faults(Fault("401", key="sk-k1"))
         time.sleep(SETTLED)
-        before, since = _succeeded(upstream), time.monotonic()
+        before, since = succeeded(upstream), time.monotonic()
         time.sleep(seconds)
-        after, until = _succeeded(upstream), time.monotonic()
+        after, until = succeeded(upstream), time.monotonic()
         done = stack.admin.finished_batch(batch["id"], within=tasks / left * 3 + 60)
         calls = upstream.log()
     refused = sum(call["status"] == 401 for call in calls)
@@ -66,10 +55,6 @@ def revoke(seconds: float, folder: Path, database_url: str, redis_url: str) -> d
         "moved": min(1.0, (after - before) / (until - since) / left),
         "met": refused / len(calls),
     }
-
-
-def _succeeded(upstream: SimulatorProcess) -> int:
-    return int(upstream.stats()["totals"]["succeeded"])
 
 
 def main() -> int:

@@ -12,15 +12,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
 from benchmarks.frame import options, recorded
-from benchmarks.ground import ground
-from tests.stack import Key, Stack, configuration, key_environment
+from benchmarks.ground import ground, service, succeeded
+from tests.stack import Key
 
 CAP, LATENCY = 40, 1.0  # calls at once, seconds
 CALM, REGAIN, MEASURED = 15.0, 10.0, 15.0  # seconds before, until it should be regained, and measured
@@ -33,25 +31,15 @@ def blow(storm: float, folder: Path, database_url: str, redis_url: str) -> dict[
     keys = [Key("k1", concurrency=CAP)]
     config = SimulatorConfig(keys={"sk-k1": "k1"}, latency=Latency(mean=LATENCY), seed=1)
     tasks = int(capacity * (CALM + REGAIN + MEASURED + 5))
-    with (
-        SimulatorProcess(config) as upstream,
-        Stack(
-            folder,
-            configuration(upstream.base_url, keys),
-            database_url=database_url,
-            redis_url=redis_url,
-            environment=key_environment(keys),
-        ) as stack,
-    ):
-        stack.start_all(callbacks=False)
+    with service(config, keys, folder, database_url, redis_url) as (upstream, stack):
         batch = stack.admin.submit_batch(f"Count to {n}." for n in range(tasks))
         time.sleep(CALM)
         upstream.set_faults(Fault("503", until_seconds=storm))
         upstream.start_clock()
         time.sleep(storm + REGAIN)
-        before, since = _succeeded(upstream), time.monotonic()
+        before, since = succeeded(upstream), time.monotonic()
         time.sleep(MEASURED)
-        after, until = _succeeded(upstream), time.monotonic()
+        after, until = succeeded(upstream), time.monotonic()
         done = stack.admin.finished_batch(batch["id"], within=tasks / capacity * 3 + 60)
         calls = upstream.log()
     wasted = sum(call["outcome"] == "503" for call in calls)
@@ -60,11 +48,6 @@ def blow(storm: float, folder: Path, database_url: str, redis_url: str) -> dict[
         "wasted": wasted / len(calls),
         "regained": min(1.0, (after - before) / (until - since) / capacity),
     }
-
-
-def _succeeded(upstream: SimulatorProcess) -> int:
-    totals: dict[str, Any] = upstream.stats()["totals"]
-    return int(totals["succeeded"])
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import psutil
 
+from app.simulator.client import SimulatorProcess
+from app.simulator.config import SimulatorConfig
 from tests.servers import PostgresServer, RedisServer
-from tests.stack import Stack
+from tests.stack import Key, Stack, configuration, key_environment
 
 
 class DurablePostgres(PostgresServer):
@@ -74,6 +76,30 @@ def ground(name: str, *, postgres: bool = True) -> Iterator[Ground]:
             redis.stop()
             if server is not None:
                 server.stop()
+
+
+@contextmanager
+def service(
+    config: SimulatorConfig, keys: Sequence[Key], folder: Path, database_url: str, redis_url: str
+) -> Iterator[tuple[SimulatorProcess, Stack]]:
+    """The whole service but for callbacks, before a simulated upstream; `keys` are what it is told."""
+    with (
+        SimulatorProcess(config) as upstream,
+        Stack(
+            folder,
+            configuration(upstream.base_url, keys),
+            database_url=database_url,
+            redis_url=redis_url,
+            environment=key_environment(keys),
+        ) as stack,
+    ):
+        stack.start_all(callbacks=False)
+        yield upstream, stack
+
+
+def succeeded(upstream: SimulatorProcess) -> int:
+    """Calls that have succeeded so far."""
+    return int(upstream.stats()["totals"]["succeeded"])
 
 
 def raise_file_limit() -> None:

@@ -29,8 +29,8 @@ _BURST = 0.1  # seconds' worth that may go at once
 # Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
 # short calls these are a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
-# Refused so many seconds after a cut, in which so many calls would have passed before, with nothing taken since:
-# whatever refuses then, it is no limit that the cut has found.
+# Refused so many seconds after a cut, in which so many calls would have passed before, with half of those in flight
+# ended and nothing taken since: whatever refuses then, it is no limit that the cut has found.
 _PASSING_AFTER, _ENOUGH = 0.9, 2.0
 
 RULES: Mapping[Figure, Rules] = {"calls": CALLS_AT_ONCE, "pace": CALLS_A_SECOND, "tokens": TOKENS_A_SECOND}
@@ -83,8 +83,9 @@ class Learner:
     # What was cut since the last success, as it was before; and when the first of these cuts was made.
     _uncut: dict[Figure, Learned] = field(default_factory=dict)
     _uncut_at: float = -1e18
+    _uncut_flight: int = 0  # calls at once then
     _usual: float = 0.0  # calls a second until then
-    _is_passing: bool = False  # refusals since the last cut were not about how much was sent
+    _again_at: float | None = None  # the release of the first call that was refused long after these cuts
 
     # -- what is allowed
 
@@ -193,9 +194,9 @@ class Learner:
     def _succeeded(self, lesson: Lesson, now: float) -> None:
         self.latency += (lesson.seconds - self.latency) * 0.1
         if lesson.released_at > self._cut_at:
-            if self._is_passing:
+            if self._was_passing:
                 self.figures.update(self._uncut)
-            self._uncut, self._is_passing = {}, False
+            self._uncut, self._again_at = {}, None
         self._cut_again = self._cut_again or lesson.released_at > self._cut_at
         if self._now is not None:
             self._now.successes += 1
@@ -221,7 +222,7 @@ class Learner:
     def _refused(self, lesson: Lesson, now: float) -> None:
         self.traffic.refuse(lesson.released_at, lesson.tokens)
         if lesson.released_at > self._cut_at + SAME_REFUSAL:
-            self._is_passing = self._is_passing or self._took_nothing(lesson.released_at)
+            self._refused_again(lesson.released_at)
             if self._cut_again:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
@@ -237,7 +238,7 @@ class Learner:
         )
         at = lesson.released_at
         if not self._uncut:
-            self._uncut_at = now
+            self._uncut_at, self._uncut_flight = now, flight
             self._usual = self.traffic.admitted_rate(at, self._empty_at).calls_a_second
         self._uncut = {name: self.figures[name] for name in self._blamed} | self._uncut
         for name in self._blamed:
@@ -249,17 +250,19 @@ class Learner:
         self._cut_at = now
         self._cut_again = False
 
-    def _took_nothing(self, at: float) -> bool:
-        """Whether the refusal of what was released at `at` shows that what was cut, of told figures, is not why.
-
-        A limit takes calls again a moment later, if fewer. What was sent half a second ago would be refused by now.
-        """
+    def _refused_again(self, at: float) -> None:
+        """Note that a call was refused where a limit of whatever kind would have taken some again."""
         passed = at - self._uncut_at
-        if not (self._uncut and self.told.issuperset(self._uncut)):
+        rested = passed >= _PASSING_AFTER and self._usual * passed >= _ENOUGH
+        if self._again_at is None and rested and self.traffic.flight(at) <= self._uncut_flight / 2:
+            self._again_at = at
+
+    @property
+    def _was_passing(self) -> bool:
+        """Whether what was cut, of told figures, was not why: nothing was taken until a call was refused again."""
+        if self._again_at is None or not self._uncut or not self.told.issuperset(self._uncut):
             return False
-        if passed < _PASSING_AFTER or self._usual * passed < _ENOUGH:
-            return False
-        taken, _ = self.traffic.between(self._uncut_at, at - SAME_REFUSAL)
+        taken, _ = self.traffic.between(self._uncut_at, self._again_at)
         return taken <= 0
 
     def _use(self, name: Figure, flight: int) -> Use:
