@@ -69,7 +69,7 @@ def several_models(base_url: str, models: Mapping[str, Sequence[Key]], *, more: 
     The first is the default. Quotas are told per account, by the first of its keys.
     """
     upstream_model = "deepseek-flash"
-    beat = [] if "[worker]" in more else ["[worker]", "beat_seconds = 2", ""]
+    beat = [] if "[worker]" in more else ["[worker]", "beat_seconds = 3", ""]
     lines = [f'default_model = "{next(iter(models))}"', "", *beat, "[[upstream]]", 'name = "sim"']
     lines += [f'base_url = "{base_url}"', ""]
     told: dict[str, Key] = {}

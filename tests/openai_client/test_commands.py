@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tests.openai_client.world import FAST, ONE, World
-from tests.stack import wait_until
+from tests.stack import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(world: World, tmp_path: Path) -> Any:
             input=given,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -112,7 +112,7 @@ def test_a_sample_runs_now_whenever_the_rest_is_to_run(run: Any, tmp_path: Path)
 
 def test_a_batch_is_paused_resumed_and_cancelled(run: Any, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(
-        "[3 seconds] hold\n" * 12
+        "[3 seconds] hold\n" * 60
     )  # one after the other: longer than the commands take
     batch = batch_of(run("submit", "p.txt", "--model", ONE))
     assert "in_progress" in run("pause", batch).stderr
@@ -121,19 +121,17 @@ def test_a_batch_is_paused_resumed_and_cancelled(run: Any, tmp_path: Path) -> No
 
 
 def test_ctrl_c_ends_the_watching_alone(run: Any, world: World, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("[3 seconds] watched\nafter\n")
+    (tmp_path / "p.txt").write_text("watched\nafter\n")
     command = world.stack._command(["submit", "p.txt", "--model", ONE, "--out", "out.jsonl"])
     env = environment(world, tmp_path)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, before)
-    wait_until(lambda: "batch_" in (tmp_path / "said").read_text(), what="submitted")
-    batch = (tmp_path / "said").read_text().strip()
-    run("pause", batch)  # so that it cannot end before the signal comes
-    wait_until(lambda: list(tmp_path.glob("jobs/*.json")), what="remembered")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    run("resume", batch)
-    run("watch", batch)
+    with world.held(ONE):  # it cannot end before the signal comes
+        with (tmp_path / "said").open("w") as said:
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=subprocess.DEVNULL)
+        signal.signal(signal.SIGINT, before)
+        wait_until(lambda: "batch_" in (tmp_path / "said").read_text(), what="submitted")
+        wait_until(lambda: list(tmp_path.glob("jobs/*.json")), what="remembered")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+    run("watch", (tmp_path / "said").read_text().strip())
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 2

@@ -2,55 +2,70 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import openai
 import orjson
-import pytest
 import urllib3
 
 from tests.openai_client.world import FAST, ONE, World, ask
-from tests.stack import wait_until
+from tests.stack import PATIENCE, wait_until
+
+PATH = "/v1/chat/completions"
 
 
-def post(world: World, words: str, *, timeout: float = 30, model: str = ONE, **headers: str) -> Any:
-    """A call by hand; headers with underscores for hyphens."""
+def request(world: World, words: str, model: str, headers: dict[str, str], **more: Any) -> dict[str, Any]:
+    """A call's body and headers; those with underscores for hyphens."""
     sent = {"authorization": f"Bearer {world.stack.admin_key}", "content-type": "application/json"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    body = orjson.dumps({"model": model, "messages": ask(words)})
-    url = f"{world.stack.url}/v1/chat/completions"
-    return urllib3.request("POST", url, body=body, headers=sent, timeout=timeout, retries=False)
+    return {"body": orjson.dumps({"model": model, "messages": ask(words), **more}), "headers": sent}
 
 
-def tasks_like(world: World, model: str, *, status: str = "") -> list[dict[str, Any]]:
+def post(world: World, words: str, *, model: str = ONE, **headers: str) -> Any:
+    """A call by hand."""
+    made = request(world, words, model, headers)
+    return urllib3.request("POST", world.stack.url + PATH, timeout=PATIENCE, retries=False, **made)
+
+
+def tasks_like(world: World, model: str, *, status: str = "") -> set[str]:
     query = f"?limit=100{f'&status={status}' if status else ''}"
-    return [
-        task for task in world.native.call("GET", f"/v1/tasks{query}").body["data"] if task["model"] == model
-    ]
+    page = world.native.call("GET", f"/v1/tasks{query}").body["data"]
+    return {str(task["id"]) for task in page if task["model"] == model}
 
 
-def hang_up_after(world: World, words: str, seconds: float, **headers: str) -> None:
-    with pytest.raises(urllib3.exceptions.HTTPError):
-        post(world, words, timeout=seconds, **headers)
+def hang_up_once(
+    world: World, words: str, seen: Callable[[], Any], *, model: str = ONE, **headers: str
+) -> None:
+    """Call, and hang up without having heard anything as soon as that is seen."""
+    connection = http.client.HTTPConnection("127.0.0.1", world.stack.port, timeout=PATIENCE)
+    connection.request("POST", PATH, **request(world, words, model, headers))
+    wait_until(seen, what=f"hanging up on {words}")
+    connection.close()
 
 
-def occupied(world: World) -> None:
-    """The one place of the model is taken for some seconds."""
-    world.native.submit(f"[3 seconds] {threading.get_ident()}", model=ONE)
-    wait_until(lambda: tasks_like(world, ONE, status="running"), what="it runs")
+def waiting(world: World) -> float:
+    """How many wait at the API for a task."""
+    return world.figure("penstock_waiters")
 
 
 def test_a_call_that_waits_longer_than_its_client_listens_is_answered_408_and_taken_up_again(
     world: World,
 ) -> None:
-    before = len(tasks_like(world, ONE))
-    occupied(world)
-    client = world.client(max_retries=5, timeout=httpx2.Timeout(30, read=2.0))
-    got = client.chat.completions.create(model=ONE, messages=ask("patience"))
+    sent_on = f'penstock_http_requests_total{{method="POST",route="{PATH}",status="408"}}'
+    tasks, answered = tasks_like(world, ONE), world.figure(sent_on)
+    client = world.client(max_retries=20, timeout=httpx2.Timeout(PATIENCE, read=2.0))
+    with ThreadPoolExecutor() as pool:
+        with world.held():
+            asked = pool.submit(client.chat.completions.create, model=ONE, messages=ask("patience"))
+            wait_until(lambda: world.figure(sent_on) > answered, what="408")
+        got = asked.result(PATIENCE)
     assert got.choices[0].message.content == "This is a simulated answer. You said: patience"
-    assert len(tasks_like(world, ONE)) == before + 2, "the repeats made no task of their own"
+    assert len(tasks_like(world, ONE) - tasks) == 1, "the repeats made no task of their own"
 
 
 def test_equal_calls_at_once_are_tasks_of_their_own(world: World) -> None:
@@ -69,26 +84,36 @@ def test_equal_calls_at_once_are_tasks_of_their_own(world: World) -> None:
 
 
 def test_a_repeat_after_a_broken_connection_takes_up_the_same_task(world: World) -> None:
-    occupied(world)
-    before = {task["id"] for task in tasks_like(world, ONE)}
-    hang_up_after(world, "broken", 0.5, x_stainless_retry_count="0")
-    again = post(world, "broken", x_stainless_retry_count="1")
+    before = tasks_like(world, ONE)
+    with ThreadPoolExecutor() as pool:
+        with world.held():
+            hang_up_once(
+                world, "broken", lambda: tasks_like(world, ONE) - before, x_stainless_retry_count="0"
+            )
+            wait_until(lambda: waiting(world) == 0, what="the hanging up is noticed")
+            repeat = pool.submit(post, world, "broken", x_stainless_retry_count="1")
+            wait_until(lambda: waiting(world) == 1, what="the repeat waits")
+        again = repeat.result(PATIENCE)
     assert again.status == 200, again.data
-    assert {task["id"] for task in tasks_like(world, ONE)} - before == {again.headers["x-penstock-task"]}
+    assert tasks_like(world, ONE) - before == {again.headers["x-penstock-task"]}
 
 
 def test_a_waiting_task_whose_client_hung_up_is_cancelled(world: World) -> None:
-    occupied(world)
-    before = {task["id"] for task in tasks_like(world, ONE)}
-    hang_up_after(world, "gone", 0.5)
-    (mine,) = {task["id"] for task in tasks_like(world, ONE)} - before
-    assert world.task_ended(mine)["status"] == "cancelled"
+    before = tasks_like(world, ONE)
+    with world.held():
+        hang_up_once(world, "gone", lambda: tasks_like(world, ONE) - before)
+        (mine,) = tasks_like(world, ONE) - before
+        assert world.task_ended(mine)["status"] == "cancelled"
 
 
 def test_a_running_call_whose_client_hung_up_is_let_finish(world: World) -> None:
-    before = {task["id"] for task in tasks_like(world, FAST)}
-    hang_up_after(world, "[3 seconds] alone", 1.0, model=FAST)
-    (mine,) = {task["id"] for task in tasks_like(world, FAST)} - before
+    before = tasks_like(world, FAST)
+
+    def runs() -> set[str]:
+        return tasks_like(world, FAST, status="running") - before
+
+    hang_up_once(world, "[3 seconds] alone", runs, model=FAST)
+    (mine,) = tasks_like(world, FAST) - before
     assert world.task_ended(mine)["status"] == "succeeded"
 
 
@@ -113,20 +138,14 @@ def test_an_idempotency_key_attaches_to_the_call_that_still_runs(world: World) -
 
 
 def test_a_stream_says_that_it_lives_while_it_is_queued(world: World) -> None:
-    occupied(world)
-    body = orjson.dumps({"model": ONE, "messages": ask("queued"), "stream": True})
-    answer = urllib3.request(
-        "POST",
-        f"{world.stack.url}/v1/chat/completions",
-        body=body,
-        headers={
-            "authorization": f"Bearer {world.stack.admin_key}",
-            "x-stainless-read-timeout": "1.5",
-        },
-        timeout=30,
-    )
-    events = answer.data.decode().split("\n\n")
-    assert events[0].startswith(":")
+    made = request(world, "queued", ONE, {"x_stainless_read_timeout": "1.5"}, stream=True)
+    with world.held():
+        answer = urllib3.request(
+            "POST", world.stack.url + PATH, timeout=PATIENCE, preload_content=False, **made
+        )
+        pieces = answer.stream(1)
+        assert next(pieces).startswith(b":")
+    events = b"".join(pieces).decode().split("\n\n")
     assert events[-2] == "data: [DONE]"
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
+import redis
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
-from tests.stack import Caller, Key, Stack, key_environment, several_models, wait_until
+from tests.stack import PATIENCE, Caller, Key, Stack, key_environment, several_models, wait_until
 
 FAST, ONE, SECOND = "fast", "one-at-a-time", "org/second"
 RECORDED = "recorded"
@@ -144,7 +147,7 @@ class World:
             base_url=f"{options.pop('url', self.stack.url)}/v1",
             api_key=key or self.stack.admin_key,
             _strict_response_validation=True,
-            **{"max_retries": 0, "timeout": 30, **options},
+            **{"max_retries": 0, "timeout": PATIENCE, **options},
         )
 
     def async_client(self, **options: Any) -> openai.AsyncOpenAI:
@@ -152,7 +155,7 @@ class World:
             base_url=f"{self.stack.url}/v1",
             api_key=self.stack.admin_key,
             _strict_response_validation=True,
-            **{"max_retries": 0, "timeout": 30, **options},
+            **{"max_retries": 0, "timeout": PATIENCE, **options},
         )
 
     @property
@@ -163,9 +166,33 @@ class World:
         """Tasks of the service whose prompts hold a text, with their upstream calls."""
         return [call for call in self.upstream.log() if contains in call.get("prompt", "")]
 
-    def task_ended(self, task_id: str, within: float = 20) -> dict[str, Any]:
+    @contextmanager
+    def held(self, model: str = ONE) -> Iterator[None]:
+        """Within, tasks of a model wait for as long as it takes, by an operator's pause."""
+        assert self.native.call("POST", "/v1/admin/pauses", {"model": model}).status == 200
+        try:
+            wait_until(lambda: f"model:{model}" in self._obeyed(), what=f"{model} is paused")
+            yield
+        finally:
+            self.native.call("POST", "/v1/admin/pauses/end", {"model": model})
+            # Told about once a second: what stands there still must not be taken for the next pause.
+            wait_until(lambda: f"model:{model}" not in self._obeyed(), what=f"{model} goes on")
+
+    def _obeyed(self) -> list[str]:
+        """What the leader holds back."""
+        with redis.Redis.from_url(self.stack.environment["REDIS_URL"]) as client:
+            said = client.get("penstock:why")
+        return list(orjson.loads(said)["dispatcher"]["pauses"]) if said else []
+
+    def figure(self, name: str) -> float:
+        """A figure at /metrics, by its name and labels; 0 while there is none."""
+        page = self.native.call("GET", "/metrics").body.decode()
+        found = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(f"{name} ")]
+        return sum(map(float, found))
+
+    def task_ended(self, task_id: str) -> dict[str, Any]:
         found: dict[str, Any] = wait_until(
-            lambda: (task := self.native.task(task_id))["finished_at"] and task, within=within, what=task_id
+            lambda: (task := self.native.task(task_id))["finished_at"] and task, what=task_id
         )
         return found
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from app.simulator.config import SimulatorConfig
 from app.simulator.faults import Fault
 from app.simulator.latency import Latency
 from tests.servers import RedisServer
-from tests.stack import wait_until
+from tests.stack import PATIENCE, wait_until
 from tests.worker.flower import Flower
+from tests.worker.wire import Peer, WireServer, answer
 from tests.worker.world import WorkerWorld
 from workers.process import build_worker, refuse_queues
 
@@ -28,9 +30,45 @@ FAULTS = (
     Fault("500", contains="once broken", count=1, message="upstream says XYZZY"),
     Fault("400", contains="bad", message="upstream says XYZZY"),
     Fault("500", contains="echo", count=1, message="your key sk-key-one is XYZZY"),
-    Fault("slow-keep-alive", contains="slow", seconds=2.0),
-    Fault("timeout", contains="hangs", seconds=1.0),
 )
+
+
+HELD = """
+[[upstream]]
+name = "held"
+base_url = "{url}/v1"
+[[key]]
+name = "held"
+upstream = "held"
+secret = "env:KEY_KEY_ONE"
+[[model]]
+name = "held"
+tiers = [["held:any"]]
+"""
+
+
+class Held(WireServer):
+    """An upstream whose calls end when a test says so, by a good answer or without one."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.answers = True
+        super().__init__(self._hold)
+
+    def next_call(self, *, answers: bool) -> None:
+        """How the next call is to end."""
+        self.begun.clear()
+        self.may_end.clear()
+        self.answers = answers
+
+    def _hold(self, peer: Peer) -> None:
+        while peer.read_request() is not None:
+            self.begun.set()
+            self.may_end.wait(PATIENCE)
+            if not self.answers:
+                peer.reset()
+                return
+            peer.send(answer())
 
 
 def simulated(seconds: float = 0.0, *faults: Fault) -> SimulatorConfig:
@@ -39,7 +77,14 @@ def simulated(seconds: float = 0.0, *faults: Fault) -> SimulatorConfig:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerWorld]:
+def held() -> Iterator[Held]:
+    with Held() as server:
+        yield server
+        server.may_end.set()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, held: Held) -> Iterator[WorkerWorld]:
     """One worker process for many tests, started as Celery's own documentation says."""
     folder = tmp_path_factory.mktemp("worker")
     redis_server = RedisServer(folder / "redis")
@@ -48,6 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerWorld]:
         f"sqlite:///{folder}/penstock.db",
         redis_server.url,
         upstream=simulated(0.0, *FAULTS),
+        more=HELD.format(url=held.url),
     )
     try:
         with (folder / "stack" / "w1.log").open("ab") as log:
@@ -133,20 +179,27 @@ def test_a_revoke_cancels_what_waits(world: WorkerWorld, flower: Flower) -> None
     assert world.redis.hmget("penstock:place", *waiting[:2]) == [None, None]
 
 
-def test_a_revoke_of_a_running_call_keeps_a_success_that_still_comes(world: WorkerWorld) -> None:
-    task_id = world.submit("slow")
-    wait_until(lambda: in_flight(world))
-    world.parts.celery.control.revoke(task_id)
-    wait_until(lambda: world.task(task_id).cancel_requested)
+def test_a_revoke_of_a_running_call_keeps_a_success_that_still_comes(world: WorkerWorld, held: Held) -> None:
+    held.next_call(answers=True)
+    task_id = revoked_while_it_runs(world, held)
+    held.may_end.set()
     world.wait_for(task_id, "succeeded")
 
 
-def test_a_revoked_call_that_fails_ends_cancelled(world: WorkerWorld, flower: Flower) -> None:
-    task_id = world.submit("hangs")
-    wait_until(lambda: in_flight(world))
-    world.parts.celery.control.revoke(task_id)
+def test_a_revoked_call_that_fails_ends_cancelled(world: WorkerWorld, held: Held, flower: Flower) -> None:
+    held.next_call(answers=False)
+    task_id = revoked_while_it_runs(world, held)
+    held.may_end.set()
     world.wait_for(task_id, "cancelled")
     flower.wait_for(task_id, "task-revoked")
+
+
+def revoked_while_it_runs(world: WorkerWorld, held: Held) -> str:
+    task_id = world.submit(model="held")
+    assert held.begun.wait(PATIENCE)
+    world.parts.celery.control.revoke(task_id)
+    wait_until(lambda: world.task(task_id).cancel_requested, what=world.stack.logs())
+    return task_id
 
 
 # Many at once

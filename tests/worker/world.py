@@ -18,7 +18,7 @@ from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from tests.stack import PATIENCE, Key, Stack, configuration, key_environment, wait_until
 
-MODEL = "deepseek-flash"  # the simulator's; tasks of the model "unserved" stay in their queue
+MODEL = "deepseek-flash"  # the simulator's; tasks of the model "unserved" stay in their queue, "held" is up to a test
 
 
 class WorkerWorld:
@@ -48,7 +48,7 @@ class WorkerWorld:
         self._submitting = SubmitTask(
             self.parts.database,
             self.parts.reservoir,
-            Rules(frozenset({MODEL, "unserved"}), MODEL),
+            Rules(frozenset({MODEL, "unserved", "held"}), MODEL),
             self.parts.clock,
         )
         self.redis = redis.Redis.from_url(redis_url)

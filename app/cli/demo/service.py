@@ -18,7 +18,7 @@ from app.cli.profile import Profile, load
 from app.cli.supervisor.child import Child
 from app.cli.supervisor.component import Component
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 STOP_SECONDS = 60.0
 
 

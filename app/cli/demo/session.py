@@ -24,7 +24,7 @@ from app.settings import load_settings
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average
 POLL_SECONDS = 0.4
-TELL_SECONDS = 30.0  # for callbacks after the last task
+TELL_SECONDS = 60.0  # for callbacks after the last task
 PATIENCE_SECONDS = 60.0  # for the tasks, and two more for each of them
 
 

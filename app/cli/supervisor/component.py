@@ -22,5 +22,5 @@ class Component:
     probe: Callable[[], bool] | None = None
     once: bool = False
     renewed: bool = False  # reads the configuration at its start, so that a reload starts it again
-    start_seconds: float = 60.0  # then it counts as failed
+    start_seconds: float = 120.0  # then it counts as failed; a busy machine takes half a minute
     stop_seconds: float = 10.0  # then it is killed
