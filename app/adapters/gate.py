@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from app.adapters.redis_scripts import Scripts
+from app.adapters.reservoir import MEMORY_SHARE, WINDOW_OF_ALL
 from app.domain.governor import CallReport
 from app.domain.outcome import Outcome
 from app.domain.plan import Head, Release, Waiting
@@ -205,10 +206,10 @@ class RedisGate:
         """Let others publish again, unless somebody was refused since `seen`."""
         self.scripts.run("clear_overflow", queue, seen)
 
-    def room(self, queue: str, window: int) -> int:
-        """How many more messages a queue may hold."""
-        lists = (queue, f"{queue}\x06\x163", f"{queue}\x06\x166")
-        return window - sum(int(self.scripts.command("LLEN", name)) for name in lists)
+    def rooms(self, queues: Sequence[str], window: int, most: int) -> dict[str, int]:
+        """How many more messages each queue would take in a round of `most` of each: 0 where it is full, or all are."""
+        rooms = self.scripts.run("rooms", window, WINDOW_OF_ALL, MEMORY_SHARE, most, *queues)
+        return {queue: int(room) for queue, room in zip(queues, rooms, strict=True)}
 
     def ordered_room(self, queue: str) -> dict[int, int]:
         """How many more messages that go by their deadline a queue may hold, by step."""

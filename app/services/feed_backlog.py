@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -12,7 +13,7 @@ from app.db.database import Database
 from app.domain.attempt import Message
 from app.services.ports import Clock, Reservoir
 
-CHUNK = 1000  # rows of one queue a tick: one transaction, a few script calls
+CHUNK = 1000  # rows of one queue a tick, and about those of one transaction: a few script calls
 DUE_AT_ONCE = 2000
 IDLE = 0.5  # seconds between looks at the database when nobody rings
 
@@ -20,8 +21,8 @@ IDLE = 0.5  # seconds between looks at the database when nobody rings
 class Window(Protocol):
     """How full the backlog queues are."""
 
-    def room(self, queue: str, window: int) -> int:
-        """How many more messages a queue may hold."""
+    def rooms(self, queues: Sequence[str], window: int, most: int) -> Mapping[str, int]:
+        """How many more messages each queue would take in a round of `most` of each."""
 
     def ordered_room(self, queue: str) -> Mapping[int, int]:
         """How many more that go by their deadline, by step."""
@@ -31,6 +32,15 @@ class Window(Protocol):
 
     def clear_overflow(self, queue: str, seen: str) -> None:
         """Let others publish again, unless somebody was refused since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one queue may be given in a round; `ordered`: of what goes by its deadline, by step (None: it has none)."""
+
+    queue: str
+    most: int
+    ordered: Mapping[int, int] | None
 
 
 class Feeder:
@@ -48,20 +58,66 @@ class Feeder:
     def tick(self) -> float:
         """Do one bounded round. Gives back seconds until the next is due without a ring; 0 when there is more.
 
-        1. What has become due may be fed. 2. Feed each queue that has rows and room. 3. Where nothing waits in the
-        database any more, others may publish directly again.
+        1. What has become due may be fed. 2. Feed each queue that has rows and room, several in one transaction.
+        3. Where nothing waits in the database any more, others may publish directly again.
         """
         now = self._clock.now()
         self._database.write(lambda c: feeding.promote_due(c, now, DUE_AT_ONCE))
         overflows = self._window.overflows()
         queues = self._database.read(feeding.unfed_queues)
-        more = [self._feed(queue) for queue in queues]
+        more, parts = False, self._parts(queues)
+        while parts:
+            taken = self._take(parts)
+            more |= self._publish(parts[: len(taken)], taken)
+            parts = parts[len(taken) :]
         for queue in overflows.keys() - set(queues):
             self._window.clear_overflow(queue, overflows[queue])
-        if any(more):
+        if more:
             return 0.0
         due = self._database.read(feeding.next_due)
         return IDLE if due is None else min(IDLE, max(0.0, due - self._clock.now()))
+
+    def _parts(self, queues: Sequence[str]) -> list[_Part]:
+        """What each queue may be given now; those without room are left out."""
+        rooms = self._window.rooms(queues, self._size, CHUNK) if queues else {}
+        roomy = [queue for queue in queues if rooms[queue] > 0]
+        if not roomy:
+            return []
+        ordered = self._database.read(lambda c: {q for q in roomy if feeding.any_ordered(c, q)})
+        return [
+            _Part(queue, rooms[queue], self._window.ordered_room(queue) if queue in ordered else None)
+            for queue in roomy
+        ]
+
+    def _take(self, parts: Sequence[_Part]) -> list[list[Message]]:
+        """Take the rows of the first queues, until they are a transaction's worth; gives back those of each."""
+        at = self._clock.now()
+
+        def take(connection: Connection) -> list[list[Message]]:
+            taken: list[list[Message]] = []
+            for part in parts:
+                taken.append(feeding.take_unfed(connection, part.queue, part.most, part.ordered))
+                if sum(map(len, taken)) >= CHUNK:
+                    break
+            feeding.mark_fed(connection, [m.task_id for messages in taken for m in messages], at)
+            return taken
+
+        return self._database.write(take)
+
+    def _publish(self, parts: Sequence[_Part], taken: Sequence[Sequence[Message]]) -> bool:
+        """Publish what was taken. Gives back whether some queue had more than was taken."""
+        messages = [message for of_queue in taken for message in of_queue]
+        # Plain retries go to the front, so the last of them is put there first.
+        front = [m for m in messages if m.front]
+        refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
+        if refused:
+            self._database.write(lambda c: feeding.unfeed(c, list(refused)))
+        self._forget_gone([m.task_id for m in messages if m.task_id not in refused])
+        full = {m.queue for m in messages if m.task_id in refused}
+        return any(
+            len(of_queue) == part.most and part.queue not in full
+            for part, of_queue in zip(parts, taken, strict=True)
+        )
 
     def _forget_gone(self, task_ids: list[str]) -> None:
         """What was cancelled while it was published has a place that nobody else would delete."""
@@ -69,26 +125,3 @@ class Feeder:
         gone = [i for i in task_ids if i not in found or found[i][0].ended]
         if gone:
             self._reservoir.forget(gone)
-
-    def _feed(self, queue: str) -> bool:
-        """Feed one queue. Gives back whether it had more than was taken."""
-        limit = min(CHUNK, self._window.room(queue, self._size))
-        if limit <= 0:
-            return False
-        ordered = self._database.read(lambda c: feeding.any_ordered(c, queue))
-        rooms = self._window.ordered_room(queue) if ordered else None
-        at = self._clock.now()
-
-        def take(connection: Connection) -> list[Message]:
-            messages = feeding.take_unfed(connection, queue, limit, rooms)
-            feeding.mark_fed(connection, [m.task_id for m in messages], at)
-            return messages
-
-        messages = self._database.write(take)
-        # Plain retries go to the front, so the last of them is put there first.
-        front = [m for m in messages if m.front]
-        refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
-        if refused:
-            self._database.write(lambda c: feeding.unfeed(c, list(refused)))
-        self._forget_gone([m.task_id for m in messages if m.task_id not in refused])
-        return len(messages) == limit and not refused

@@ -46,13 +46,16 @@ class GateWorld:
     slots: int = 100
     clients: dict[str, ClientShare] = field(default_factory=dict)
     window: int = 50_000
+    window_of_all: int = 500_000
 
     def __post_init__(self) -> None:
         self.clock = HandClock()
         self.scripts = Scripts(connect(self.url, timeout=5))
         self.gate = RedisGate(self.scripts)
         self.permits = RedisPermits(self.scripts)
-        self.reservoir = RedisReservoir(self.scripts, envelope, self.clock, window=self.window)
+        self.reservoir = RedisReservoir(
+            self.scripts, envelope, self.clock, window=self.window, window_of_all=self.window_of_all
+        )
         self.sequence = 0
 
     def lead(self, term: str = "term-1") -> GateWorld:

@@ -258,12 +258,39 @@ def test_a_full_queue_refuses_and_keeps_order_until_the_feeder_has_caught_up(red
     assert world.reservoir.publish([overtaker]) == {}
 
 
+def test_a_queue_with_little_takes_some_while_the_window_of_all_is_full(redis_url: str) -> None:
+    world = GateWorld(redis_url, one_key(PACED), window_of_all=150).lead()
+    world.publish(150)
+    refused = world.message()
+    assert world.reservoir.publish([refused]) == {refused.task_id: "full"}
+    world.publish(100, "bob")
+    late = world.message("bob")
+    assert world.reservoir.publish([late]) == {late.task_id: "full"}
+
+
+def test_a_round_of_feeding_gives_room_to_the_emptiest_first(redis_url: str) -> None:
+    world = GateWorld(redis_url, one_key(PACED)).lead()
+    world.publish(120)
+    world.publish(30, "bob")
+    queues = [f"backlog.m.{name}" for name in ("alice", "bob", "carol")]
+
+    def rooms(window: int, of_all: int, most: int = 1000) -> list[int]:
+        return [int(room) for room in world.scripts.run("rooms", window, of_all, 0.6, most, *queues)]
+
+    assert rooms(200, 1000) == [80, 170, 200]
+    assert rooms(200, 1000, most=50) == [50, 50, 50]
+    assert rooms(200, 400) == [0, 70, 200]
+    assert rooms(200, 150) == [0, 70, 100]
+    assert world.gate.rooms(queues, 50, 1000) == dict(zip(queues, (0, 20, 50), strict=True))
+
+
 def test_a_redis_short_of_memory_refuses_before_it_is_full(make_redis: Callable[..., RedisServer]) -> None:
     world = GateWorld(make_redis(maxmemory="20mb").url, one_key(PACED)).lead()
     for number in range(33):
         world.scripts.client.set(f"ballast-{number}", "x" * 400_000)
     message = world.message()
     assert world.reservoir.publish([message]) == {message.task_id: "memory"}
+    assert world.gate.rooms([message.queue], 50, 10) == {message.queue: 0}
 
 
 def test_a_redis_that_is_gone_refuses_and_is_not_asked_again_for_a_second(

@@ -109,6 +109,25 @@ def test_a_window_bounds_what_redis_holds_and_order_is_kept_behind_it(world: Hea
     assert seen == ids
 
 
+def test_rows_of_many_queues_are_fed_in_one_round_each_in_its_order(world: HealingWorld) -> None:
+    ids = {name: world.insert(count, name) for name, count in (("alice", 3), ("bob", 1500), ("carol", 2))}
+    assert world.feeder.tick() == 0.0, "bob has more"
+    assert world.feeder.tick() > 0.0
+    for name, of_client in ids.items():
+        found = world.scripts.client.lrange(f"backlog.m.{name}\x06\x163", 0, -1)
+        assert [json.loads(one)["properties"]["correlation_id"] for one in found[::-1]] == of_client
+
+
+def test_rows_without_room_are_not_touched(world: HealingWorld) -> None:
+    world.insert(3)
+    world.feeder.tick()
+    (late,) = world.insert(1)
+    world.open(world.database, window=3)
+    world.feeder.tick()
+    assert world.row(late)["fed_at"] is None
+    assert world.placed() == 3
+
+
 def _out(world: HealingWorld, task_id: str) -> bool:
     return bool(world.scripts.client.hexists("penstock:permits", task_id))
 

@@ -39,6 +39,23 @@ local function list_of(queue, step)
   return queue .. '\6\22' .. step
 end
 
+-- A queue with fewer messages than this takes some while the window of all is full: no other's backlog shuts it out.
+local LEAST = 100
+
+-- Messages of a queue, all its lists together.
+local function length_of(queue)
+  local sum = 0
+  for _, step in ipairs(STEPS) do sum = sum + redis.call('LLEN', list_of(queue, step)) end
+  return sum
+end
+
+-- Whether more than this share of maxmemory is in use.
+local function short_of_memory(share)
+  local memory = redis.call('INFO', 'memory')
+  local limit = tonumber(string.match(memory, '\nmaxmemory:(%d+)'))
+  return limit and limit > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)')) > limit * share
+end
+
 local function wake(doorbell)
   if redis.call('LLEN', doorbell) == 0 then redis.call('LPUSH', doorbell, 1) end
 end

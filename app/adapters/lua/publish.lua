@@ -14,11 +14,7 @@ local function refuse_all(reason)
 end
 
 if not same_epoch() or (feeding and not leads(ARGV[1])) then return refuse_all('epoch') end
-local memory = redis.call('INFO', 'memory')
-local limit = tonumber(string.match(memory, '\nmaxmemory:(%d+)'))
-if limit and limit > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)')) > limit * share then
-  return refuse_all('memory')
-end
+if short_of_memory(share) then return refuse_all('memory') end
 local placed = redis.call('HLEN', PLACE)
 local parts, newcomers = {}, {}
 
@@ -28,11 +24,7 @@ local function part_of(list)
 end
 
 local function length(queue)
-  if not lengths[queue] then
-    local sum = 0
-    for _, step in ipairs(STEPS) do sum = sum + redis.call('LLEN', list_of(queue, step)) end
-    lengths[queue] = sum
-  end
+  if not lengths[queue] then lengths[queue] = length_of(queue) end
   return lengths[queue]
 end
 
@@ -44,7 +36,7 @@ for i = 5, #ARGV, 6 do
   elseif redis.call('HEXISTS', PLACE, id) == 0 then
     if not feeding and redis.call('HEXISTS', OVERFLOW, queue) == 1 then
       reason = 'behind'
-    elseif length(queue) >= window or placed >= all then
+    elseif length(queue) >= window or (placed >= all and length(queue) >= LEAST) then
       reason = 'full'
     elseif due and front ~= '1' and #part_of(list) + #newcomers[list] >= ORDERED then
       reason = 'full'
