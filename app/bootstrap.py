@@ -31,7 +31,6 @@ from app.adapters.redis_answers import RedisAnswers
 from app.adapters.redis_scripts import Scripts, connect
 from app.adapters.request_rates import RedisRates
 from app.adapters.reservoir import RedisReservoir
-from app.adapters.sent_events import AnnouncedReservoir
 from app.adapters.streams import RedisStreamReader
 from app.adapters.why_board import ToldReasons
 from app.db.database import Database
@@ -152,8 +151,7 @@ class Penstock:
     def reservoir(self) -> Reservoir:
         """Backlog queues, as the API sees them: fails fast, and tells Flower of what is submitted singly."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
-        inner = RedisReservoir(scripts, self.envelopes.encode, self.clock)
-        return AnnouncedReservoir(inner, self.envelopes, scripts)
+        return RedisReservoir(scripts, self.envelopes.encode, self.clock, tell=self.envelopes.sent_event)
 
     @cached_property
     def rates(self) -> RedisRates:

@@ -18,6 +18,7 @@ _CHUNK = 200  # messages a script call: about 0.2 MB, a few milliseconds of Redi
 _PAUSE = 1.0  # seconds in which Redis is not asked again after it failed
 
 Encode = Callable[[Message], bytes]
+Tell = Callable[[Message], tuple[str, bytes]]
 
 
 class RedisReservoir:
@@ -29,11 +30,14 @@ class RedisReservoir:
         encode: Encode,
         clock: Clock,
         *,
+        tell: Tell | None = None,
         window: int = WINDOW,
         window_of_all: int = WINDOW_OF_ALL,
     ) -> None:
+        """`tell` makes the event, with its channel, by which Flower knows a task before any worker received it."""
         self._scripts = scripts
         self._encode = encode
+        self._tell = tell
         self._clock = clock
         self._limits = (window, window_of_all, MEMORY_SHARE)
         self._silent_until = 0.0
@@ -55,9 +59,14 @@ class RedisReservoir:
         unreachable: dict[str, Refusal] = {m.task_id: "unreachable" for m in chunk}
         if not self.believed_up():
             return unreachable
-        arguments: list[str | int | float | bytes] = [term, *self._limits]
+        channel, messages = "", list[str | int | float | bytes]()
         for m in chunk:
-            arguments += (m.queue, int(m.step), m.task_id, _place(m), "1" if m.front else "", self._encode(m))
+            event = b""
+            if self._tell is not None:
+                channel, event = self._tell(m)
+            front = "1" if m.front else ""
+            messages += (m.queue, int(m.step), m.task_id, _place(m), front, self._encode(m), event)
+        arguments = (term, *self._limits, channel, *messages)
         try:
             answer = self._scripts.run("publish", *arguments)
         except RedisUnreachable:

@@ -15,6 +15,7 @@ from app.db.letting_go import begin_batch, set_sweeping
 from app.db.locks import lock_batches
 from app.db.progress import close_if_done
 from app.db.sealing import seal
+from app.db.singles import FEW, insert_few
 from app.db.tables import INTAKE, batch, idempotency, task, task_content
 from app.db.upsert import insert_or
 from app.domain.batch import BatchStatus
@@ -101,11 +102,12 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     """
     if not rows:
         return []
+    columns, requests = _told(rows), [seal(row.request) for row in rows]
+    if len(rows) <= FEW and conn.dialect.name == "postgresql":
+        return insert_few(conn, Status.QUEUED.value, columns, requests)
     numbers = reserve(conn, task, len(rows))
-    columns = _told(rows)
     queued = repeat(Status.QUEUED.value, len(rows))
     insert_rows(conn, task, ("seq", "status", *columns), zip(numbers, queued, *columns.values(), strict=True))
-    requests = (seal(row.request) for row in rows)
     insert_rows(conn, task_content, ("seq", "request"), zip(numbers, requests, strict=True))
     return list(numbers)
 

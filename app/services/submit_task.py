@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -49,6 +49,7 @@ class _Stored:
     sequence: int | None = None  # None: a repeat, nothing was stored
     fingerprint: str = ""  # what stands under the key
     row: NewTask | None = None  # as it was stored
+    runs: bool = True  # False: its answer was there
     refusal: Rejected | None = None  # instead of being stored
     settled: Settled | None = None  # what joining changed for others; told by one of those stored together
 
@@ -77,7 +78,7 @@ class SubmitTask:
         self._rules = rules
         self._clock = clock
         self._admission = admission
-        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(database, self._store)
+        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(database, self._store, after=self._publish)
 
     def submit(
         self,
@@ -92,7 +93,7 @@ class SubmitTask:
 
         1. Check it; nothing is stored that could not run. 2. Look whether its answer is there.
         3. Store it, together with all submissions that wait at this moment, and commit.
-        4. Publish its id. What Redis does not take now waits in the database for the feeder.
+        4. Publish the ids of all that were stored. What Redis does not take now waits in the database for the feeder.
 
         Raises Invalid (also for a key that came with another payload), what admission refuses, DatabaseUnreachable.
         """
@@ -132,8 +133,6 @@ class SubmitTask:
         self._count(row, "single" if call is None else "chat", found=answer is not None)
         if stored.settled is not None:
             tell_joined(self._database, self._reservoir, stored.settled)
-        if answer is None:
-            self._publish(row, stored.sequence)
         return Submitted(row.id, row, answered=answer is not None)
 
     def _count(self, row: NewTask, way: str, *, found: bool) -> None:
@@ -165,22 +164,31 @@ class SubmitTask:
         insert_calls(conn, [wish.call for wish in wishes if wish.call is not None and wish.row.id in numbers])
         told = settled if settled.replaced or settled.hurried else None
         new = {
-            name: _Stored(name, numbers[name], row=row, settled=told if place == 0 else None)
+            name: _Stored(
+                name, numbers[name], "", row, runs=name not in found, settled=told if place == 0 else None
+            )
             for place, (name, row) in enumerate(stored.items())
         }
         return [standing.get(wish.row.id) or new[wish.row.id] for wish in wishes]
 
-    def _publish(self, row: NewTask, sequence: int) -> None:
-        if row.hold != Hold.NONE:
+    def _publish(self, stored: Sequence[_Stored]) -> None:
+        """One call to Redis for all that one transaction stored."""
+        new = [
+            (one.row, one.sequence)
+            for one in stored
+            if one.row is not None and one.sequence is not None and one.runs
+        ]
+        messages = [_message(row, sequence) for row, sequence in new if row.hold == Hold.NONE]
+        refused = self._reservoir.publish(messages) if messages else {}
+        if refused:
+            self._leave_to_feeder(refused)
+        elif len(messages) < len(new):
             self._reservoir.ring()
-            return
-        if self._reservoir.publish([_message(row, sequence)]):
-            self._leave_to_feeder(row.id)
 
-    def _leave_to_feeder(self, task_id: str) -> None:
-        """Mark the row as waiting in the database. Should that fail, the reconciler finds it seconds later."""
+    def _leave_to_feeder(self, task_ids: Iterable[str]) -> None:
+        """Mark rows as waiting in the database. Should that fail, the reconciler finds them seconds later."""
         try:
-            self._database.write(lambda conn: unfeed(conn, [task_id]))
+            self._database.write(lambda conn: unfeed(conn, list(task_ids)))
         except DatabaseUnreachable:
             return
         self._reservoir.ring()

@@ -50,8 +50,11 @@ def test_another_request_id_is_replaced(alice: Client, asked: str) -> None:
     assert alice.get("/healthz", x_request_id=asked).headers["x-request-id"].startswith("req_")
 
 
-class BrokenReservoir:
+class Broken:
     """A fault of ours, with a prompt in its message."""
+
+    def foresee(self, *_: Any) -> Any:
+        raise RuntimeError("the secret prompt")
 
     def publish(self, messages: Any, *, feeding: bool = False) -> Any:
         raise RuntimeError("the secret prompt")
@@ -74,7 +77,7 @@ class DeadDatabase:
 def test_an_unforeseen_fault_is_a_500_that_tells_nothing(
     world: World, alice: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = create_app(Parts(world.database, reservoir=BrokenReservoir()))  # type: ignore[arg-type]
+    app = create_app(Parts(world.database, explain=Broken()))  # type: ignore[arg-type]
     answer = Client("", alice.key, app.test_client()).post("/v1/tasks", {"prompt": "hello"})
     app.close()
     assert answer.status_code == 500
@@ -82,6 +85,19 @@ def test_an_unforeseen_fault_is_a_500_that_tells_nothing(
     assert (error["type"], error["code"]) == ("server_error", "internal")
     logged = capsys.readouterr()
     assert "secret" not in answer.get_data(as_text=True) + logged.out + logged.err
+    assert "RuntimeError" in logged.out + logged.err
+
+
+def test_what_is_stored_is_accepted_whatever_comes_of_publishing_it(
+    world: World, alice: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(Parts(world.database, reservoir=Broken()))  # type: ignore[arg-type]
+    answer = Client("", alice.key, app.test_client()).post("/v1/tasks", {"prompt": "hello"})
+    app.close()
+    assert answer.status_code == 202
+    assert alice.task(answer.json["id"])["status"] == "queued"
+    logged = capsys.readouterr()
+    assert "secret" not in logged.out + logged.err
     assert "RuntimeError" in logged.out + logged.err
 
 

@@ -63,6 +63,39 @@ def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
     assert sorted(groups.groups[2]) == ["f", "g"]
 
 
+def test_a_group_as_large_as_the_last_one_gathers_no_longer() -> None:
+    groups = Groups()
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
+    first, *threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", *"abcdefgh")]
+    first.start()
+    groups.begun.wait(10)
+    for thread in threads[:4]:
+        thread.start()
+    wait_until(lambda: commits.waiting == 4)
+    groups.go_on.set()
+    for thread in threads[:4]:
+        thread.join(10)
+    for thread in threads[4:]:
+        thread.start()
+    for thread in threads[4:]:
+        thread.join(30)
+    assert sorted(map(len, groups.groups)) == [1, 4, 4]
+    commits.close()
+
+
+def test_what_follows_a_commit_is_done_before_the_callers_hear_and_its_failure_is_not_theirs() -> None:
+    groups, followed = Groups(), list[str]()
+
+    def after(results: Sequence[str]) -> None:
+        followed.extend(results)
+        raise RuntimeError("Redis, say")
+
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, after=after)
+    assert commits.submit("a") == "A"
+    assert followed == ["A"]
+    commits.close()
+
+
 def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) -> dict[str, Any]:
     """Submit one item, and while its transaction is open all others; gives back what came of each."""
     commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, most=most)
@@ -79,7 +112,7 @@ def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) ->
     groups.begun.wait(60)
     for number, thread in enumerate(threads[1:], start=1):
         thread.start()
-        while commits._queue.qsize() < number:  # so that their order is known
+        while commits.waiting < number:  # so that their order is known
             pass
     groups.go_on.set()
     for thread in threads:

@@ -1,13 +1,14 @@
 -- Puts messages into their backlog queues, in order, each with its place, and rings the dispatcher.
 -- ARGV: the leader's term when its feeder calls, else '', window of a queue, window of all, share of maxmemory in use
--- allowed, then for each message: queue, step, task id, place, front ('1'), message.
+-- allowed, channel of Celery's events, then for each message: queue, step, task id, place, front ('1'), message, event
+-- that tells of it ('': none).
 -- Gives back index, reason, index, reason ... of what was refused.
 local feeding, window, all, share = ARGV[1] ~= '', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local refused, lengths, pushed = {}, {}, false
+local channel, refused, lengths, pushed = ARGV[5], {}, {}, false
 
 local function refuse_all(reason)
-  for i = 5, #ARGV, 6 do
-    refused[#refused + 1] = (i - 5) / 6; refused[#refused + 1] = reason
+  for i = 6, #ARGV, 7 do
+    refused[#refused + 1] = (i - 6) / 7; refused[#refused + 1] = reason
   end
   wake(WAKE_FEEDER)
   return refused
@@ -28,7 +29,7 @@ local function length(queue)
   return lengths[queue]
 end
 
-for i = 5, #ARGV, 6 do
+for i = 6, #ARGV, 7 do
   local queue, step, id, place, front, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
   local list, due, reason = list_of(queue, step), due_of(place), nil
   if redis.call('HEXISTS', PERMITS, id) == 1 then
@@ -63,7 +64,9 @@ for i = 5, #ARGV, 6 do
     end
   end
   if reason then
-    refused[#refused + 1] = (i - 5) / 6; refused[#refused + 1] = reason
+    refused[#refused + 1] = (i - 6) / 7; refused[#refused + 1] = reason
+  elseif ARGV[i + 6] ~= '' then
+    redis.call('PUBLISH', channel, ARGV[i + 6])
   end
 end
 for list, ones in pairs(newcomers) do
