@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.servers import PostgresServer, RedisServer
 
 # A busy machine is no failure, and the same commit gives the same verdict: the same examples every time.
 # `make explore` tries new ones.
-settings.register_profile("penstock", deadline=None, derandomize=True)
+settings.register_profile(
+    "penstock", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("explore", deadline=None, max_examples=300)
 settings.load_profile("penstock")
 

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120.0  # seconds for which a condition is waited for: how slow a machine may be, not what is tested
 
 
+_WITH_CHILDREN = ("api", "up")
+
+
 class NotInTime(AssertionError):
     """A condition did not come true within its limit."""
 
@@ -266,10 +269,11 @@ class Stack:
         """Wait until the API answers and so many workers report their slots."""
         import redis
 
-        wait_until(self.answers, what=f"API\n{self.logs('api')}")
+        wait_until(self.answers, within=2 * PATIENCE, what=f"API\n{self.logs('api')}")
         with redis.Redis.from_url(self.environment["REDIS_URL"]) as client:
             wait_until(
                 lambda: client.hlen("penstock:workers") >= workers and client.hget("penstock:gate", "run_id"),
+                within=2 * PATIENCE,
                 what=f"workers and a leader\n{self.logs()}",
             )
 
@@ -301,9 +305,12 @@ class Stack:
         return {LIFELINE: str(self._pipe.reading_end), SUPERVISOR: str(os.getpid())}
 
     def stop(self) -> None:
-        """End everything that still runs."""
+        """End everything that still runs: at once, but for what has children of its own, which it ends first."""
         for process in self.processes.values():
-            process.terminate()
+            if set(_WITH_CHILDREN) & set(process.args):
+                process.terminate()
+            else:
+                process.kill()
         for process in self.processes.values():
             try:
                 process.wait(5)

@@ -23,7 +23,7 @@ def test_the_demo_shows_the_whole_way_ends_with_0_and_leaves_nothing(tmp_path: P
 
 def test_a_killed_demo_takes_its_service_with_it(tmp_path: Path) -> None:
     with Running("demo", cwd=tmp_path, env=environment(TMPDIR=str(tmp_path))) as running:
-        family = wait_until(lambda: found if len(found := running.family()) >= 5 else None, 60)
+        family = wait_until(lambda: found if len(found := running.family()) >= 5 else None)
         running.end(signal.SIGKILL)
         assert survivors(family) == []
 

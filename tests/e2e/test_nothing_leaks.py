@@ -1,5 +1,6 @@
 """Secrets and prompts planted into a full run are nowhere to be read but where they belong."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def _work(alice: Caller) -> dict[str, str]:
     batch = alice.submit_batch([f"{PROMPT} {n}" for n in range(3)])
     assert alice.task(done, wait=60)["status"] == "succeeded"
     assert BAD in alice.task(failed, wait=60)["error"]["message"]  # whose prompt it is may read it
-    alice.finished_batch(batch["id"], 60)
+    alice.finished_batch(batch["id"])
     body = f'{{"custom_id": "{PROMPT}"}}\n'
     form = {"purpose": "user_data", "file": ("lines.jsonl", body)}
     answer = alice.pool.request(
@@ -111,6 +112,11 @@ class _Flower:
         self._url = f"http://127.0.0.1:{port}"
         self._headers = urllib3.make_headers(basic_auth=f"ops:{FLOWER_WORD}")
         wait_until(lambda: http("GET", f"{self._url}/healthcheck"), what="Flower")
+        # It listens to the workers by a thread of its own, and misses what is said before that has begun.
+        wait_until(self._hears, what="Flower hears the workers")
+
+    def _hears(self) -> bool:
+        return bool(json.loads(self.page("/workers?json=1"))["data"])
 
     def page(self, path: str) -> str:
         answer = http("GET", self._url + path, headers=self._headers)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
 from tests.stack import Stack, served_by, wait_until
@@ -38,7 +36,6 @@ tiers = [["edge-1:deepseek-flash"]]
 """
 
 
-@pytest.mark.timeout(180)
 def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_alone(
     tmp_path: Path, sqlite_url: str, redis_url: str
 ) -> None:
@@ -53,7 +50,7 @@ def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_
             stack.wait_ready()
             near = stack.admin.submit("hello", model="near")
             central = stack.admin.submit("hello")
-            wait_until(lambda: stack.admin.task(central, wait=5)["status"] == "succeeded", within=90)
+            wait_until(lambda: stack.admin.task(central, wait=5)["status"] == "succeeded")
             assert stack.admin.task(near)["status"] == "queued"
             secrets = {"EDGE_KEY": "sk-edge", "EDGE_HEADER": "only-here"}
             stack.start("edge", "worker", "--name", "edge", "--region", "eu", **secrets)

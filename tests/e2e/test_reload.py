@@ -10,11 +10,10 @@ import pytest
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import Latency, SimulatorConfig
-from tests.stack import Answer, Key, Stack, configuration, key_environment, served_by, wait_until
+from tests.stack import PATIENCE, Answer, Key, Stack, configuration, key_environment, served_by, wait_until
 
 FIRST, SECOND = Key("k1", rpm=240, concurrency=4), Key("k2", rpm=240, concurrency=4)
 FRESH = '[[model]]\nname = "fresh"\ntiers = [["k2:deepseek-flash"]]\n'
-PATIENCE = 60.0
 TASKS = 100
 
 
@@ -22,7 +21,7 @@ def reload(stack: Stack, config: str) -> subprocess.CompletedProcess[str]:
     (stack.folder / "penstock.toml").write_text(config)
     command = stack._command(["reload"])
     return subprocess.run(
-        command, env=stack.environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=stack.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

@@ -34,7 +34,11 @@ class Receiver:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                length = int(self.headers["content-length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # its sender was killed in the middle of it
+                    self.close_connection = True
+                    return
                 if self.path == "/v1/traces":
                     packed = self.headers.get("content-encoding") == "gzip"
                     receiver.bodies.append(gzip.decompress(body) if packed else body)
@@ -104,20 +108,28 @@ def test_one_task_is_one_trace_and_a_batch_keeps_its_own(
             body = {"prompt": PLANTED, "callback_url": f"{receiver.url}/hook"}
             made = caller.call("POST", "/v1/tasks", body, traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
             assert made.status == 202, made
-            whole = ["call", "callback", "record", "release", "run", "submit"]
+            # A permit that was not redeemed in two seconds is released again: then there are two of that kind.
+            whole = {"call", "callback", "record", "release", "run", "submit"}
             wait_until(
-                lambda: names(receiver.spans(TRACE)) == whole,
+                lambda: set(names(receiver.spans(TRACE))) == whole,
                 what=f"one trace {names(receiver.spans(TRACE))}\n{stack.logs()}",
             )
             batch = caller.submit_batch([f"{PLANTED} {number}" for number in range(3)])
             caller.finished_batch(batch["id"])
             wait_until(lambda: _batch_is_whole(receiver, batch["id"]), what=stack.logs())
             attempts = caller.call("GET", f"/v1/tasks/{made.body['id']}/attempts").body["data"]
-    spans = {span.name: span for span in receiver.spans(TRACE)}
+    told_of = receiver.spans(TRACE)
+    spans = {span.name: span for span in told_of}
+    assert (
+        names(told_of).count("submit") == names(told_of).count("call") == names(told_of).count("record") == 1
+    )
     top = spans["submit"].span_id
     assert spans["submit"].parent_span_id.hex() == "00f067aa0ba902b7"
-    assert {spans[name].parent_span_id for name in ("release", "run", "callback")} == {top}
-    assert {spans[name].parent_span_id for name in ("call", "record")} == {spans["run"].span_id}
+    below = ("release", "run", "callback")
+    assert {span.parent_span_id for span in told_of if span.name in below} == {top}
+    runs = {span.span_id for span in told_of if span.name == "run"}
+    (parent,) = {spans[name].parent_span_id for name in ("call", "record")}
+    assert parent in runs
     told = {one.key: one.value for one in spans["call"].attributes}
     assert told["penstock.upstream_request"].string_value == attempts[0]["upstream_request_id"]
     assert told["penstock.outcome"].string_value == "succeeded"
@@ -134,12 +146,9 @@ def _batch_is_whole(receiver: Receiver, batch_id: str) -> bool:
                 for span in scope.spans:
                     if any(one.value.string_value == batch_id for one in span.attributes):
                         found = names(receiver.spans(span.trace_id.hex()))
-                        return [found.count(name) for name in ("submit", "release", "run", "call")] == [
-                            1,
-                            3,
-                            3,
-                            3,
-                        ]
+                        seen = {name: found.count(name) for name in ("submit", "release", "run", "call")}
+                        exact = seen["submit"] == 1 and seen["call"] == 3
+                        return exact and min(seen["release"], seen["run"]) >= 3
     return False
 
 

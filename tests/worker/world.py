@@ -63,7 +63,9 @@ class WorkerWorld:
         self.stack.start("dispatcher", "dispatcher")
         for name in workers:
             self.stack.start(name, "worker", "--name", name, "--concurrency", str(concurrency))
-        wait_until(self._ready(len(workers) or ready), what=f"workers\n{self.stack.logs()}")
+        wait_until(
+            self._ready(len(workers) or ready), within=2 * PATIENCE, what=f"workers\n{self.stack.logs()}"
+        )
         return self
 
     def submit(self, prompt: str = "hello", **fields: Any) -> str:
