@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 import redis
 
@@ -21,6 +22,7 @@ from tests.stack import PATIENCE, Caller, Key, Stack, configuration, key_environ
 
 KEYS = [Key("k1")]
 POLLS = 500
+UNTAKEN = 32 << 20  # bytes of an answer
 
 
 class Api:
@@ -58,6 +60,22 @@ class Api:
 
 
 @pytest.fixture(scope="module")
+def untaken(api: Api) -> Iterator[socket.socket]:
+    """The connection of a client that asks for far more than sockets hold, and then reads nothing."""
+    form = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    form += b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"x" * UNTAKEN
+    media = "multipart/form-data; boundary=x"
+    sent = api.admin.call("POST", "/v1/files", form + b"\r\n--x--\r\n", content_type=media)
+    assert sent.status == 200, sent
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it is connected
+        connection.connect(("127.0.0.1", api.stack.port))
+        connection.sendall(api.head(f"GET /v1/files/{sent.body['id']}/content HTTP/1.1"))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        yield connection
+
+
+@pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("serving")
     with redis.Redis.from_url(redis_server.url) as client:
@@ -91,6 +109,7 @@ def test_what_is_not_http_is_refused_in_the_envelope(api: Api, sent: bytes, stat
     assert body_of(answer)["error"]["code"] == "malformed_request"
 
 
+@pytest.mark.usefixtures("untaken")  # begun early: see the last test
 def test_who_sends_a_byte_now_and_then_is_sent_away(api: Api) -> None:
     """In the head and in the body alike; a whole request meanwhile is served."""
     starts = (
@@ -285,3 +304,21 @@ def test_with_the_database_gone_nothing_is_accepted_until_it_is_back(
         assert len(api.admin.call("GET", "/v1/tasks").body["data"]) == 2
     finally:
         api.stack.stop()
+
+
+def holds(api: Api, connection: socket.socket) -> bool:
+    """Whether the API has its end of a connection open still."""
+    master = psutil.Process(api.process.pid)
+    ports = {
+        end.raddr.port
+        for process in (master, *master.children(recursive=True))
+        for end in process.net_connections("tcp")
+        if end.raddr
+    }
+    return connection.getsockname()[1] in ports
+
+
+def test_who_does_not_take_an_answer_is_given_up(api: Api, untaken: socket.socket) -> None:
+    """Its thread is free again. The whole answer does not fit into sockets, so that the API cannot be done with it. Last
+    of all, as its patience has run out meanwhile."""
+    wait_until(lambda: not holds(api, untaken), within=90, what="the API gives it up")

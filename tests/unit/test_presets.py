@@ -29,7 +29,7 @@ def loaded(tmp_path: Path, *names: str, **given: tuple[str, ...]) -> Settings:
 def test_every_provider_of_the_list_is_there_with_its_day_and_its_page() -> None:
     assert set(presets()) == WANTED
     for preset in presets().values():
-        assert date(2026, 1, 1) <= preset.date <= date(2027, 12, 31)
+        assert date(2025, 1, 1) <= preset.date <= date(2027, 12, 31)
         assert preset.docs.startswith("https://")
         assert bool(preset.base_url) != bool(preset.address)
 

@@ -40,7 +40,7 @@ class Preset(Section):
     """A provider as it was on a day."""
 
     title: Name
-    # When this was read in its documentation, and where that is.
+    # The day that its documentation bore when this was read there, else the day of reading; and where that is.
     date: date
     docs: str
     # Where its API begins; "": each has an own, which looks like `address`.
