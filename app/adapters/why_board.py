@@ -13,7 +13,7 @@ from app.domain.errors import RedisUnreachable
 from app.domain.line import Line
 from app.domain.pauses import Pauses
 from app.domain.task import Hold
-from app.domain.why import held_in_words, starts_in
+from app.domain.why import NO_LEADER, NO_REDIS, held_in_words, starts_in
 from app.services.ports import Clock, Explanation, Foreseen, Queued
 
 _KEY = "penstock:why"
@@ -52,11 +52,14 @@ class ToldReasons:
         self._lock = threading.Lock()
         self._read_at = -1e9
         self._said: Mapping[str, Any] = {}
+        self._silent_because = NO_LEADER
 
     def explain(self, task: Queued) -> Explanation:
         """Where it stands, and what the leader said last; what is not known stays None."""
         now = self._clock.now()
-        held = held_in_words(task.hold, task.available_at, now)
+        held = held_in_words(
+            task.hold, task.available_at, now, attempts=task.attempts, batch_paused=task.batch_paused
+        )
         if held is not None:
             start = task.available_at if task.hold in (Hold.UNTIL, Hold.OFF_PEAK) else None
             return Explanation(estimated_start_at=start, waiting_for=held)
@@ -66,7 +69,7 @@ class ToldReasons:
         if paused is not None:
             return Explanation(waiting_for=paused.words)
         line = self._lines.of(task.queue, task.step)
-        words = self._model(task.model).get("words")
+        words = self._model(task.model).get("words") if self.said() else self._silent_because
         if line is None:
             return Explanation(waiting_for=words)
         ahead = line.ahead_of(task.due, task.sequence)
@@ -110,5 +113,7 @@ class ToldReasons:
         try:
             found = self._scripts.command("GET", _KEY)
         except RedisUnreachable:
+            self._silent_because = NO_REDIS
             return {}
+        self._silent_because = NO_LEADER
         return dict(orjson.loads(found)) if found else {}

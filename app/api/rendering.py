@@ -106,20 +106,7 @@ class Rendering:
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
     def _queue(self, row: TaskRow) -> dict[str, Any]:
-        why = self._explain.explain(
-            Queued(
-                task_id=row.id,
-                sequence=row.seq,
-                model=row.model,
-                client_id=row.client_id,
-                queue=row.queue,
-                step=row.step,
-                hold=row.hold,
-                available_at=row.available_at,
-                batch_id=row.batch_id,
-                due=row.due,
-            )
-        )
+        why = self._explain.explain(Queued.of(row))
         return {
             "position": why.position,
             "estimated_start_at": to_rfc3339(why.estimated_start_at),

@@ -62,6 +62,7 @@ class TaskRow:
     off_peak: bool
     degraded: bool
     estimated_start_at: float | None  # as it looked at submission
+    batch_paused_at: float | None  # since when its batch is paused
     result: str | None  # None in lists
     callback_status: str | None  # of its own callback, once there is one
 
@@ -144,8 +145,13 @@ def ended_among(conn: Connection, ids: Iterable[str]) -> dict[str, str]:
 
 
 def _columns(result: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+    paused = select(batch.c.paused_at).where(batch.c.id == task.c.batch_id).scalar_subquery()
     told = select(callback.c.status).where(callback.c.task_id == task.c.id).order_by(callback.c.seq.desc())
-    last = (result.label("result"), told.limit(1).scalar_subquery().label("callback_status"))
+    last = (
+        paused.label("batch_paused_at"),
+        result.label("result"),
+        told.limit(1).scalar_subquery().label("callback_status"),
+    )
     return [*(task.c[field.name] for field in fields(TaskRow)[: -len(last)]), *last]
 
 

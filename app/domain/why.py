@@ -12,6 +12,8 @@ from app.domain.plan import Wait
 from app.domain.quota import QuotaState
 from app.domain.task import Hold
 
+NO_LEADER = "a dispatcher: none has told anything for ten seconds"
+NO_REDIS = "Redis: it is out of reach, and nothing is released without it"
 BREAKER_CLOSES = 0  # calls at once of what a breaker has closed
 
 
@@ -102,10 +104,18 @@ def named(quota: str) -> str:
     return f"{kind} {owner}" + ("" if model in ("", "*") else f", model {model}")
 
 
-def held_in_words(hold: int, available_at: float, now: float) -> str | None:
-    """What a row that may not be fed waits for; None when it is not held."""
+def held_in_words(
+    hold: int, available_at: float, now: float, *, attempts: int = 0, batch_paused: bool = False
+) -> str | None:
+    """What a row that may not be fed waits for; None when it is not held.
+
+    `attempts` is how many calls were made for it; a row that waits for its place in a paused batch waits for both.
+    """
+    if hold == Hold.PAUSED or (hold == Hold.BATCH and batch_paused):
+        return "its batch to be resumed: it is paused"
     if hold == Hold.UNTIL and available_at > now:
-        return f"its time: it may run from {to_rfc3339(available_at)}"
+        what = f"its next try, after {attempts} so far" if attempts else "its time"
+        return f"{what}: it may run from {to_rfc3339(available_at)}"
     if hold == Hold.OFF_PEAK:
         return f"waits for off-peak hours, from {_clock(available_at)}"
     return _HELD.get(hold)
@@ -113,7 +123,6 @@ def held_in_words(hold: int, available_at: float, now: float) -> str | None:
 
 _HELD: Mapping[int, str] = {
     Hold.BATCH: "a place within its batch's batch_size",
-    Hold.PAUSED: "the end of a pause: it is to be resumed",
     Hold.FOLLOWING: "the answer to an identical task that came before it",
     Hold.BUDGET: "room in its client's budget",
 }

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.db.tasks import TaskRow
 from app.domain.answer import Answer as KeptAnswer
 from app.domain.attempt import Ending, Message, Permit, Refusal, Refused, Settlement
 from app.domain.callback import Answer, Parcel
@@ -266,6 +267,26 @@ class Queued:
     available_at: float
     batch_id: str | None
     due: float = NOT_DUE
+    attempts: int = 0  # calls made for it so far
+    batch_paused: bool = False
+
+    @classmethod
+    def of(cls, row: TaskRow) -> Queued:
+        """Out of a row as it was read."""
+        return cls(
+            task_id=row.id,
+            sequence=row.seq,
+            model=row.model,
+            client_id=row.client_id,
+            queue=row.queue,
+            step=row.step,
+            hold=row.hold,
+            available_at=row.available_at,
+            batch_id=row.batch_id,
+            due=row.due,
+            attempts=row.attempts,
+            batch_paused=row.batch_paused_at is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,11 @@ class SteerDispatcher:
 
     def _held(self, name: str) -> Held:
         if name not in self._keys:
-            raise NotFound(f"there is no key {name[:40]!r}: keys are named in penstock.toml")
+            raise NotFound(
+                f"there is no key {name[:40]!r}: keys are named in penstock.toml",
+                param="key",
+                code="key_not_found",
+            )
         return self._keys[name]
 
     def _check(self, subject: str) -> None:
@@ -86,6 +90,6 @@ class SteerDispatcher:
         if kind == "key":
             self._held(name)
         if kind == "model" and name not in self._models:
-            raise NotFound(f"there is no model {name[:40]!r}", param="model")
+            raise NotFound(f"there is no model {name[:40]!r}", param="model", code="model_not_found")
         if kind == "client" and self._database.read(lambda conn: get_client(conn, name)) is None:
-            raise NotFound(f"there is no client {name[:40]!r}", param="client")
+            raise NotFound(f"there is no client {name[:40]!r}", param="client", code="client_not_found")

@@ -173,20 +173,7 @@ class Pages:
         return row, calls, tries, overview.content_of(conn, row.seq)
 
     def _why(self, row: TaskRow) -> Explanation:
-        return self._explain.explain(
-            Queued(
-                row.id,
-                row.seq,
-                row.model,
-                row.client_id,
-                row.queue,
-                row.step,
-                row.hold,
-                row.available_at,
-                row.batch_id,
-                row.due,
-            )
-        )
+        return self._explain.explain(Queued.of(row))
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
         """A batch: progress, failures, its first tasks."""

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from app.db.feeding import promote_due, take_unfed, unfed_queues
+from app.db.tasks import get_task
 from app.domain.task import Status
 from tests.api.world import Client, World
 
@@ -20,6 +21,14 @@ def runnable(world: World, batch: Any) -> set[str]:
         return set(found) & set(batch["task_ids"])
 
     return world.database.read(read)
+
+
+def seen_paused(world: World, batch: Any) -> set[bool]:
+    """Whether its tasks, as they are read, say that their batch is paused."""
+    rows = [
+        world.database.read(lambda conn, name=name: get_task(conn, None, name)) for name in batch["task_ids"]
+    ]
+    return {row.batch_paused_at is not None for row in rows if row is not None}
 
 
 def swept(world: World) -> None:
@@ -43,8 +52,10 @@ def test_a_paused_batch_starts_nothing_and_goes_on_where_it_stood(world: World, 
     assert paused.json["paused_at"]
     assert runnable(world, batch) == set()
     assert do(alice, batch, "pause").status_code == 200
+    assert seen_paused(world, batch) == {True}
     resumed = do(alice, batch, "resume")
     assert resumed.json["paused_at"] is None
+    assert seen_paused(world, batch) == {False}
     assert runnable(world, batch) == set(batch["task_ids"][1:])
     assert do(alice, batch, "resume").status_code == 200
 

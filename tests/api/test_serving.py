@@ -319,6 +319,5 @@ def holds(api: Api, connection: socket.socket) -> bool:
 
 
 def test_who_does_not_take_an_answer_is_given_up(api: Api, untaken: socket.socket) -> None:
-    """Its thread is free again. The whole answer does not fit into sockets, so that the API cannot be done with it. Last
-    of all, as its patience has run out meanwhile."""
+    """Its thread is free again; the answer does not fit into sockets. The last test, as its patience runs out."""
     wait_until(lambda: not holds(api, untaken), within=90, what="the API gives it up")

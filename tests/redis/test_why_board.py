@@ -7,6 +7,7 @@ from app.adapters.why_board import ToldReasons, WhyBoard
 from app.domain.line import Line
 from app.domain.quota import Quota
 from app.domain.task import NOT_DUE, Hold
+from app.domain.why import NO_LEADER, NO_REDIS
 from app.services.ports import Explanation, Queued
 from app.services.tell_why import TellWhy
 from tests.redis.gate_world import GateWorld, HandClock, one_key
@@ -62,10 +63,11 @@ def test_with_nothing_waiting_a_task_is_expected_to_start_at_once(redis_url: str
     assert foreseen.starts_in(10) == 5.0
 
 
-def test_without_a_leader_or_redis_only_the_place_is_known(redis_url: str) -> None:
-    for url in (redis_url, "redis://127.0.0.1:1/0"):
-        assert told(url).explain(queued(1)) == Explanation()
-        assert told(url, Line([(NOT_DUE, 1)])).explain(queued(1)) == Explanation(position=1)
+def test_without_a_leader_or_redis_the_place_is_known_and_that(redis_url: str) -> None:
+    for url, words in ((redis_url, NO_LEADER), ("redis://127.0.0.1:1/0", NO_REDIS)):
+        assert told(url).explain(queued(1)) == Explanation(waiting_for=words)
+        placed = told(url, Line([(NOT_DUE, 1)])).explain(queued(1))
+        assert placed == Explanation(position=1, waiting_for=words)
         assert told(url, Line()).foresee("m", "q", 3, NOT_DUE) is None
 
 

@@ -46,7 +46,11 @@ def test_quotas_in_words() -> None:
 
 def test_a_row_that_is_held_says_for_what() -> None:
     assert "it may run from 1970-01-01T00:33:20" in str(held_in_words(Hold.UNTIL, 2000.0, NOW))
+    again = str(held_in_words(Hold.UNTIL, 2000.0, NOW, attempts=2))
+    assert again.startswith("its next try, after 2 so far: it may run from 1970")
     assert "batch_size" in str(held_in_words(Hold.BATCH, 0.0, NOW))
+    assert "batch to be resumed" in str(held_in_words(Hold.BATCH, 0.0, NOW, batch_paused=True))
+    assert "batch to be resumed" in str(held_in_words(Hold.PAUSED, 0.0, NOW))
     assert held_in_words(Hold.OFF_PEAK, 59_400.0, NOW) == "waits for off-peak hours, from 16:30 UTC"
     assert "budget" in str(held_in_words(Hold.BUDGET, 0.0, NOW))
     assert "identical" in str(held_in_words(Hold.FOLLOWING, 0.0, NOW))
