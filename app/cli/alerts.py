@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.failure import Exit, Failure
 from app.cli.opened import configuration, database_url, on_database, opened
+from app.cli.tables import new_table, print_tables
 from app.domain.alerts import RULES, Alert, Severity, State, sentence
 from app.domain.instant import to_rfc3339
 
@@ -108,11 +107,11 @@ def _print(found: Sequence[Alert]) -> None:
     if not found:
         click.echo("Nothing fires.")
         return
-    table = Table("alert", "of", "severity", "state", "since", "says", box=None, header_style="bold")
+    shown = new_table("alert", "of", "severity", "state", "since", "says")
     for alert in found:
         since = to_rfc3339(alert.since)
-        table.add_row(alert.rule, alert.subject, alert.severity.value, alert.state.value, since, _says(alert))
-    Console().print(table)
+        shown.add_row(alert.rule, alert.subject, alert.severity.value, alert.state.value, since, _says(alert))
+    print_tables(shown)
 
 
 def _fields(alert: Alert) -> dict[str, object]:

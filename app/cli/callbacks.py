@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.audited import audited
 from app.cli.failure import Failure
 from app.cli.opened import on_database, opened
 from app.cli.since import parse_since
+from app.cli.tables import new_table, print_tables
 from app.domain.duration import parse_duration
 from app.domain.instant import to_rfc3339
 
@@ -52,13 +51,13 @@ def dead(client: str | None, limit: int, as_json: bool) -> None:
         for letter in found:
             click.echo(orjson.dumps(letter).decode())
         return
-    table = Table("callback", "client", "event", "of", "tries", "given up", "reason", box=None)
+    shown = new_table("callback", "client", "event", "of", "tries", "given up", "reason")
     for letter in found:
         subject = letter.task_id or letter.batch_id or ""
         at = to_rfc3339(letter.failed_at)
         row = (letter.id, letter.client_id, letter.type, subject, str(letter.tries), at, letter.reason or "")
-        table.add_row(*row)
-    Console().print(table)
+        shown.add_row(*row)
+    print_tables(shown)
 
 
 @group.command("replay")

@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.audited import audited
 from app.cli.keys_of_clients import group as keys
 from app.cli.opened import on_database, opened
+from app.cli.tables import new_table, print_tables
 from app.services.manage_clients import add_client, change_client, get_client, list_clients
 
 PRIORITIES = ("high", "normal", "low")
@@ -173,23 +172,13 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([client_json(row) for row in rows]).decode())
         return
-    table = Table(
-        "client",
-        "weight",
-        "priority",
-        "team",
-        "administers",
-        "limits",
-        "since",
-        box=None,
-        header_style="bold",
-    )
+    shown = new_table("client", "weight", "priority", "team", "administers", "limits", "since")
     for row in rows:
         since = datetime.fromtimestamp(row.created_at, UTC).strftime("%Y-%m-%d %H:%M")
         limits = ", ".join(f"{name} {value}" for name, value in client_json(row)["limits"].items())
         over = "everything" if row.is_admin else row.administers or ""
-        table.add_row(row.id, f"{row.weight:g}", row.granted_priority, row.team or "", over, limits, since)
-    Console().print(table)
+        shown.add_row(row.id, f"{row.weight:g}", row.granted_priority, row.team or "", over, limits, since)
+    print_tables(shown)
 
 
 def _limits(present: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:

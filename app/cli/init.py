@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.failure import Exit, Failure
 from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, configuration_text
 from app.cli.presets.catalog import Preset, presets
+from app.cli.tables import new_table, print_tables
 from app.cli.try_keys import try_keys
 from app.settings import Settings, load_settings
 from app.settings.wire_values import is_reference
@@ -213,9 +212,9 @@ def _ask_key(usual: str) -> str:
 
 
 def _print_presets() -> None:
-    table = Table("preset", "provider", "address", "key", "as of", box=None, header_style="bold")
+    shown = new_table("preset", "provider", "address", "key", "as of")
     rows: Mapping[str, Preset] = presets()
     for name, preset in rows.items():
         key = f"env:{preset.secret}" if preset.secret else "none"
-        table.add_row(name, preset.title, preset.base_url or "yours", key, str(preset.date))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        shown.add_row(name, preset.title, preset.base_url or "yours", key, str(preset.date))
+    print_tables(shown)

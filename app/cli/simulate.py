@@ -10,15 +10,16 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.failure import Exit, Failure
+from app.cli.opened import configuration, database_url, on_database
+from app.cli.tables import new_table, print_tables
 from app.domain.attempt import Usage
 from app.domain.money import amount
 from app.domain.quota import Quota
 from app.domain.rehearsal import Habit, Load, Rehearsed
 from app.domain.routing import Route, Topology, account_quota
+from app.domain.why import named
 from app.services.lay_routes import lay_routes
 from app.services.rehearse_load import (
     Answer,
@@ -39,7 +40,11 @@ _CLIENT = "rehearsal"
 @click.command("simulate", short_help="when a load would be done, and what one more key would change")
 @click.option("--load", "loads", multiple=True, metavar="[MODEL=]TASKS", help="Tasks that come at once.")
 @click.option("--from-live", is_flag=True, help="What waits now, with learned limits and what calls take.")
-@click.option("--config", type=click.Path(path_type=Path), help="penstock.toml [default: as penstock up].")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="penstock.toml [default: the one that the service was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+)
 @click.option(
     "--keys",
     metavar="N|NAMES",
@@ -56,6 +61,7 @@ _CLIENT = "rehearsal"
 )
 @click.option("--slots", type=int, help="Calls at once of all workers [default: [worker] concurrency].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@on_database
 def command(**asked: Any) -> None:
     """Play a load on a virtual clock, by the same plan that leads the running service; nothing is called.
 
@@ -80,7 +86,7 @@ def command(**asked: Any) -> None:
 
 
 def _question(asked: dict[str, Any]) -> Question:
-    settings = load_settings(asked["config"], os.environ)
+    settings = load_settings(configuration(asked["config"]), os.environ)
     count = asked["keys"] if (asked["keys"] or "").isdigit() else None
     topology = _made_up(int(count), asked) if count else _configured(settings, asked["keys"])
     live = _live(settings) if asked["from_live"] else Live()
@@ -136,7 +142,6 @@ def _made_up(count: int, asked: dict[str, Any]) -> Topology:
 
 
 def _live(settings: Settings) -> Live:
-    from app.cli.opened import database_url
     from app.db.database import Database
 
     database = Database(settings.database_url or database_url())
@@ -205,14 +210,12 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 def _show(answer: Answer, question: Question) -> None:
     tasks = sum(load.tasks for load in question.loads)
     click.echo(f"{tasks:,} tasks, {len(question.topology.keys)} keys; nothing was called.")
-    table = Table(
-        "", "drained in", "at", "a second", "refused", "left", "cost", box=None, header_style="bold"
-    )
+    shown = new_table("", "drained in", "at", "a second", "refused", "left", "cost")
     for variant in answer.variants:
         result = variant.result
         at = datetime.fromtimestamp(question.starts_at).astimezone() + timedelta(seconds=result.seconds)
         pace = result.done / result.seconds if result.seconds else 0.0
-        table.add_row(
+        shown.add_row(
             variant.name,
             _span(result.seconds) if not result.stranded else "never",
             f"{at:%a %H:%M}",
@@ -221,7 +224,7 @@ def _show(answer: Answer, question: Question) -> None:
             f"{result.expired + result.stranded:,}",
             _costs(result),
         )
-    Console(width=None).print(table)
+    print_tables(shown)
     _say_why(answer)
 
 
@@ -229,7 +232,7 @@ def _say_why(answer: Answer) -> None:
     waits = answer.variants[0].result.waits
     if waits:
         worst = max(waits, key=lambda name: waits[name])
-        click.echo(f"Held up most by: {worst}")
+        click.echo(f"Held up most by: {named(worst).strip()}")
     for name in answer.assumed:
         click.echo(
             f"Nobody told the limits of {name}, and none were learned yet: 20 at once, 20 a second assumed."

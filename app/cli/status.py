@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 from rich.table import Table
 
 from app.cli.remote import Remote, with_remote
+from app.cli.tables import new_table, print_tables
 
 
 @click.command("status", short_help="who holds work up: us, an upstream, the limits; every quota and worker")
@@ -31,22 +31,16 @@ def command(remote: Remote, all_: bool, as_json: bool) -> None:
     click.echo(_leader(found))
     for pause in found["pauses"]:
         click.echo(f"paused since {pause['since']}: {pause['subject'].replace(':', ' ', 1)}")
-    console = Console()
-    for table in (_models(found), _quotas(found, all_), keys_table(found["keys"]), _workers(found)):
-        if table.row_count:
-            console.print()
-            console.print(table)
+    click.echo()
+    print_tables(_models(found), _quotas(found, all_), keys_table(found["keys"]), _workers(found))
 
 
 def keys_table(keys: list[dict[str, Any]]) -> Table:
     """Keys as `penstock keys` and `penstock status` show them."""
-    table = Table(
-        "key", "upstream", "account", "state", "in flight", "last 60 s", "limits", "why",
-        box=None, header_style="bold",
-    )  # fmt: skip
+    shown = new_table("key", "upstream", "account", "state", "in flight", "last 60 s", "limits", "why")
     for key in keys:
         limits = "; ".join(filter(None, (_limits(quota) for quota in key["quotas"])))
-        table.add_row(
+        shown.add_row(
             key["name"],
             key["upstream"],
             key["account"],
@@ -56,7 +50,7 @@ def keys_table(keys: list[dict[str, Any]]) -> Table:
             limits or "none known",
             _why_of_key(key),
         )
-    return table
+    return shown
 
 
 def _leader(found: dict[str, Any]) -> str:
@@ -71,21 +65,18 @@ def _leader(found: dict[str, Any]) -> str:
 
 
 def _models(found: dict[str, Any]) -> Table:
-    table = Table("model", "waiting", "waits for", box=None, header_style="bold")
+    shown = new_table("model", "waiting", "waits for")
     for model in found["models"]:
         if model["waiting"]:
-            table.add_row(model["name"], f"{model['waiting']:,}", model["waiting_for"] or "not known")
-    return table
+            shown.add_row(model["name"], f"{model['waiting']:,}", model["waiting_for"] or "not known")
+    return shown
 
 
 def _quotas(found: dict[str, Any], all_: bool) -> Table:
-    table = Table(
-        "quota", "told", "learned", "in force", "in flight", "last 60 s", "waiting", "why",
-        box=None, header_style="bold",
-    )  # fmt: skip
+    shown = new_table("quota", "told", "learned", "in force", "in flight", "last 60 s", "waiting", "why")
     for quota in found["quotas"]:
         if all_ or _tells(quota):
-            table.add_row(
+            shown.add_row(
                 quota["id"],
                 *(_figures(quota[name]) for name in ("told", "learned", "in_force")),
                 f"{quota['in_flight']:,}",
@@ -93,16 +84,16 @@ def _quotas(found: dict[str, Any], all_: bool) -> Table:
                 f"{quota['waiting']:,}",
                 _why(quota),
             )
-    return table
+    return shown
 
 
 def _workers(found: dict[str, Any]) -> Table:
-    table = Table("worker", "host", "process", "slots", "held", "keys", box=None, header_style="bold")
+    shown = new_table("worker", "host", "process", "slots", "held", "keys")
     for worker in found["workers"]:
         values = (worker[name] for name in ("host", "pid", "slots", "held"))
-        shown = ("unknown" if value is None else str(value) for value in values)
-        table.add_row(worker["id"][-8:], *shown, ", ".join(worker["keys"]))
-    return table
+        told = ("unknown" if value is None else str(value) for value in values)
+        shown.add_row(worker["id"][-8:], *told, ", ".join(worker["keys"]))
+    return shown
 
 
 def _tells(quota: dict[str, Any]) -> bool:

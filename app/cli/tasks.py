@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.failure import Failure
 from app.cli.remote import Remote, with_remote
 from app.cli.since import parse_since
+from app.cli.tables import new_table, print_tables
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
@@ -62,10 +61,10 @@ def list_(
     if as_json:
         click.echo(_pretty(page))
         return
-    table = Table("task", "status", "model", "created", "attempts", box=None, header_style="bold")
+    shown = new_table("task", "status", "model", "created", "attempts")
     for task in page["data"]:
-        table.add_row(task["id"], task["status"], task["model"], task["created_at"], _attempts(task))
-    Console().print(table)
+        shown.add_row(task["id"], task["status"], task["model"], task["created_at"], _attempts(task))
+    print_tables(shown)
     if page.get("has_more"):
         click.echo(f"More: --after {page['data'][-1]['id']}")
 
@@ -100,17 +99,17 @@ def failed(remote: Remote, reason: str | None, after: str | None, limit: int, as
     if as_json:
         click.echo(_pretty(page))
         return
-    table = Table("task", "model", "finished", "reason", "message", box=None, header_style="bold")
+    shown = new_table("task", "model", "finished", "reason", "message")
     for task in page["data"]:
         error = task["error"] or {}
-        table.add_row(
+        shown.add_row(
             task["id"],
             task["model"],
             task["finished_at"],
             error.get("code") or "",
             error.get("message") or "",
         )
-    Console().print(table)
+    print_tables(shown)
     if page.get("has_more"):
         click.echo(f"More: --after {page['data'][-1]['id']}")
 

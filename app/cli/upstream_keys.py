@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 import click
 import orjson
-from rich.console import Console
 
 from app.cli.failure import Failure
 from app.cli.remote import Remote, with_remote
 from app.cli.status import keys_table
+from app.cli.tables import print_tables
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
 
@@ -45,7 +45,7 @@ def list_(remote: Remote, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
-        Console().print(keys_table(found["data"]))
+        print_tables(keys_table(found["data"]))
 
 
 @group.command("pause")

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.remote import Remote, with_remote
+from app.cli.tables import new_table, print_tables
 from app.domain.usage_view import BY, as_csv
 
 _SHOWN = ("tasks", "calls", "cache_hits", "coalesced", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -52,12 +51,12 @@ def command(
 
 
 def _show(report: dict[str, Any]) -> None:
-    table = Table(*report["by"], *_SHOWN, "cost", "saved", "unpriced", box=None, header_style="bold")
+    shown = new_table(*report["by"], *_SHOWN, "cost", "saved", "unpriced")
     for row in report["data"]:
         names = [str(row[name]) for name in report["by"]]
         counts = [f"{row[name]:,}" for name in _SHOWN]
-        table.add_row(*names, *counts, _money(row, "cost"), _saved(row), f"{row['unpriced_calls']:,}")
-    Console().print(table)
+        shown.add_row(*names, *counts, _money(row, "cost"), _saved(row), f"{row['unpriced_calls']:,}")
+    print_tables(shown)
     wire = report.get("connections")
     if wire and wire["calls"]:
         click.echo(f"Connections opened to upstreams: {wire['per_1000_calls']} per 1,000 calls")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from app.cli.profile import Profile, save
 from app.cli.root import group
 from app.db.database import Database
 from app.db.migrate import upgrade
@@ -59,7 +60,7 @@ def test_keys_made_up_by_flags_are_played_and_shown(tmp_path: Path, monkeypatch:
     assert done.exit_code == 0, done.output
     assert "600 tasks, 2 keys; nothing was called." in done.output
     assert "one more account like" in done.output
-    assert "Held up most by: account:key-" in done.output
+    assert "Held up most by: account key-" in done.output
 
 
 def test_a_configuration_is_played_with_its_prices_and_what_was_assumed_is_said(config: Path) -> None:
@@ -87,6 +88,18 @@ def test_the_running_services_backlog_and_calls_are_taken(
     monkeypatch.setenv("DATABASE_URL", url)
     first = played("--from-live", "--latency", "1")["variants"][0]  # type: ignore[index]
     assert first["done"] == 40
+
+
+def test_the_configuration_is_that_of_the_running_service(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "data", Profile(configuration=str(config.absolute())))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("PENSTOCK_CONFIG", raising=False)
+    first = played("--load", "30", "--data", str(tmp_path / "data"))["variants"][0]  # type: ignore[index]
+    assert first["done"] == 30
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ def _of_rows(rows: Iterable[Mapping[str, str]], template: str) -> Iterator[Reque
 
 
 def fill(template: str, row: Mapping[str, str], where: str) -> str:
-    """The template with a row's values; {{ and }} stand for braces. Raises Failure for a column that is not there."""
+    """The template with a row's values; {{ and }} stand for braces.
+
+    Raises Failure for a column that is not there, and for a lone brace.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match[1].strip()
@@ -133,6 +136,11 @@ def fill(template: str, row: Mapping[str, str], where: str) -> str:
         return row[name]
 
     pieces = re.split(r"({{|}})", template)
+    if any(set("{}") & set(_FIELD.sub("", piece)) for piece in pieces if piece not in ("{{", "}}")):
+        raise _wrong(
+            f"--template: a brace without its other half: {template!r}",
+            "Write {column} for a column, and {{ or }} for a brace.",
+        )
     return "".join({"{{": "{", "}}": "}"}.get(piece) or _FIELD.sub(value, piece) for piece in pieces)
 
 
