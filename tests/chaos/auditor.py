@@ -37,7 +37,7 @@ class Evidence:
     most_in_a_minute: Mapping[str, tuple[int, float]]  # quota -> (received in any 60 s, allowed)
     callbacks: Mapping[str, set[str]]  # task id -> webhook ids received
     unverified: Sequence[str]  # callbacks whose signature was wrong: head and beginning
-    in_flight_at_kills: int  # calls that ran when a worker was killed: these may be repeated
+    in_flight_at_kills: int  # claimed and not recorded when their worker was killed: these may be repeated
     recoveries: Sequence[Recovery] = ()
 
 

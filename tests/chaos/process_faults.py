@@ -50,10 +50,10 @@ def kill_supervisor(world: ChaosWorld) -> None:
         assert process.poll() is None, log.read_text()[-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
-        with world.counting_in_flight():
-            process.kill()
-            process.wait(60)
-            wait_until(lambda: not any(map(lives, family)), what="its processes die with it")
+        process.kill()
+        process.wait(60)
+        wait_until(lambda: not any(map(lives, family)), what="its processes die with it")
+        world.count_in_flight([one.pid for one in family])
 
 
 PROCESS_FAULTS = [

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,11 +139,9 @@ class ChaosWorld:
     def kill(self, name: str) -> None:
         """kill -9. What a worker held in flight may be called again."""
         with self._lock:
-            if name.startswith("worker"):
-                with self.counting_in_flight():
-                    self.stack.kill(name)
-            else:
-                self.stack.kill(name)
+            pid = self.stack.processes[name].pid
+            self.stack.kill(name)
+            self.count_in_flight([pid])
             self.start_process(name)
 
     def drain(self, name: str) -> int:
@@ -153,15 +151,26 @@ class ChaosWorld:
             self.start_process(name)
         return code
 
-    @contextmanager
-    def counting_in_flight(self) -> Iterator[None]:
-        """A worker dies within: what is at the upstream now, and what is sent until then, may be called again."""
-        before = self._totals()
-        yield
-        self.in_flight_at_kills += self._at_most_in_flight_since(before)
+    def count_in_flight(self, dead: Sequence[int]) -> None:
+        """These processes have just died: what the workers among them had claimed and not recorded may be called again.
 
-    def _at_most_in_flight_since(self, before: Mapping[str, int]) -> int:
-        return before["in_flight"] + self._totals()["admitted"] - before["admitted"]
+        The rows tell: what the upstream has answered may not have been read yet, and what was sent may not have
+        reached it. They stay as they are until the leader takes their worker for lost, seconds later.
+        """
+        query = (
+            "SELECT count(*) FROM task JOIN worker ON worker.id = task.worker"
+            " WHERE task.status = 'running' AND worker.pid = ANY(%s)"
+        )
+        found: list[int] = []
+
+        def asked() -> bool:
+            with self.connect() as conn:
+                row = conn.execute(query, (list(dead),)).fetchone()
+            found.append(int(row[0]) if row else 0)
+            return True
+
+        wait_until(_quietly(asked), what="the rows of a dead worker")
+        self.in_flight_at_kills += found[-1]
 
     def _totals(self) -> Mapping[str, int]:
         totals: Mapping[str, int] = self.upstream.stats()["totals"]
@@ -169,15 +178,12 @@ class ChaosWorld:
 
     def _supervise(self) -> None:
         """Start again what ended by itself, as any supervisor does."""
-        seen = self._totals()
         while not self._closing.wait(0.5):
             with self._lock:
                 for name in [n for n, p in self.stack.processes.items() if p.poll() is not None]:
                     self.restarts[name] += 1
-                    if name.startswith("worker"):
-                        self.in_flight_at_kills += self._at_most_in_flight_since(seen)
+                    self.count_in_flight([self.stack.processes[name].pid])
                     self.start_process(name)
-                seen = self._totals()
 
     def in_flight(self) -> int:
         """Calls at the upstream now."""
