@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from typing import Any
 
-import orjson
-
-from app.adapters.upstream import USER_AGENT
-from app.adapters.upstream_answer import Answer
-from app.adapters.upstream_call import TROUBLES, Call, CallFailed
-from app.adapters.upstream_connections import Connections
+from app.adapters.upstream_pages import UpstreamPages
 from app.domain.key_health import Finding, Probe, Probed
 from app.services.ports import Clock
 from app.settings import ConfigError, Settings, outfits, resolve_secret
 
-_MOST = 4 * 1024 * 1024  # bytes of a page
 _REFUSED = {401, 403}
 _NOT_OFFERED = {404, 405, 501}
 
@@ -42,51 +36,17 @@ class UpstreamTests:
         try:
             secret = resolve_secret(known.secret, self._environ)
             outfit = outfits(self._settings, self._environ, {known.upstream})[known.upstream]
-            connections = Connections(
-                self._upstreams[known.upstream], most_idle=0, clock=self._clock, outfit=outfit
-            )
+            upstream = self._upstreams[known.upstream]
+            pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, outfit=outfit)
         except ConfigError as error:  # a worker may have it: its next call will tell
             return found(Finding.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
-        try:
-            path = _path(self._upstreams[known.upstream].base_url, test)
-            status, body = self._get(connections, path, secret)
-        except CallFailed as failed:
-            return found(Finding.NO_ANSWER, failed.fault.status, failed.fault.message)
-        return found(*_finding(test, status, body))
-
-    def _get(self, connections: Connections, path: str, secret: str) -> tuple[int, bytes]:
-        call = Call(self._seconds)
-        headers = {
-            "user-agent": USER_AGENT,
-            **connections.headers,
-            "authorization": f"Bearer {secret}",
-            "accept": "application/json",
-        }
-        try:
-            loan = connections.borrow()
-        except TROUBLES as error:
-            raise CallFailed(call.fault(error)) from None
-        loan.clean = False
-        try:
-            call.sending(loan.socket)
-            loan.connection.request("GET", connections.base + path, headers=headers, preload_content=False)
-            response = loan.connection.getresponse()
-            call.reading()
-            return response.status, Answer(call, response, self._clock.now()).read(_MOST)
-        except TROUBLES as error:
-            raise CallFailed(call.fault(error)) from None
-        finally:
-            call.done()
-            connections.give_back(loan)
+        page = pages.page(test, secret)
+        if page.error:
+            return found(Finding.NO_ANSWER, None, page.error)
+        return found(*_finding(test, page.status, page.body))
 
 
-def _path(base_url: str, test: Probe) -> str:
-    """Models stand beside the completions; a balance, where there is one, before the version (DeepSeek's way)."""
-    base = urlsplit(base_url).path
-    return f"{base}/models" if test is Probe.MODELS else f"{base.removesuffix('/v1')}/user/balance"
-
-
-def _finding(test: Probe, status: int, body: bytes) -> tuple[Finding, int, str]:
+def _finding(test: Probe, status: int, body: Any) -> tuple[Finding, int, str]:
     if status in _REFUSED:
         return Finding.REFUSED, status, f"the upstream refuses the key ({status})"
     if status in _NOT_OFFERED:
@@ -102,10 +62,6 @@ def _finding(test: Probe, status: int, body: bytes) -> tuple[Finding, int, str]:
     return (Finding.WORKS if available else Finding.REFUSED), status, words
 
 
-def _available(body: bytes) -> bool | None:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+def _available(said: Any) -> bool | None:
     available = said.get("is_available") if isinstance(said, dict) else None
     return available if isinstance(available, bool) else None

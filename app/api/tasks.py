@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flask import request
 from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
@@ -11,6 +12,7 @@ from app.api.body import read_body
 from app.api.callers import Callers, Repeats
 from app.api.house import House
 from app.api.operations import Answer, Operation
+from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
 from app.api.shapes import AttemptList, Deleted, DeliveryList, Task, TaskList
@@ -136,7 +138,8 @@ class TaskViews:
         caller = self._callers.current()
         query = read_query(WaitQuery)
         if query.wait > 0:
-            row = self._house.wait_for_task.wait(caller.client_id, task_id, query.wait)
+            gone = watch_peer(request.environ)
+            row = self._house.wait_for_task.wait(caller.client_id, task_id, query.wait, gone)
         else:
             row = self._house.read_tasks.task(caller.client_id, task_id)
         headers = {} if row.status.ended else {"Retry-After": _SOON}

@@ -21,11 +21,12 @@ class Route:
     account: str
     upstream_model: str
     weight: float = 1.0
+    # Every quota that a call by this route must pass, told or not: each of them can be braked. Plans ask for them
+    # at every turn, so they are made once.
+    quotas: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def quotas(self) -> tuple[str, ...]:
-        """Every quota that a call by this route must pass, told or not: each of them can be braked."""
-        return (
+    def __post_init__(self) -> None:
+        quotas = (
             account_quota(self.account, self.upstream_model),
             account_quota(self.account, ANY),
             key_quota(self.key, self.upstream_model),
@@ -33,6 +34,7 @@ class Route:
             upstream_quota(self.upstream, self.upstream_model),
             upstream_quota(self.upstream),
         )
+        object.__setattr__(self, "quotas", quotas)
 
 
 def account_quota(account: str, model: str) -> str:

@@ -11,6 +11,7 @@ from app.services.ports import Clock
 from app.services.read_tasks import ReadTasks
 
 LONGEST_WAIT = 60.0  # seconds
+LOOK_EVERY = 1.0  # seconds between looks whether the client is still there
 
 
 class Waiters:
@@ -94,11 +95,14 @@ class WaitForTask:
         self._watch = watch
         self._clock = clock
 
-    def wait(self, client_id: str, task_id: str, seconds: float) -> TaskRow:
+    def wait(
+        self, client_id: str, task_id: str, seconds: float, gone: Callable[[], bool] = lambda: False
+    ) -> TaskRow:
         """The task as soon as it has ended, or as it stands after `seconds` (at most 60).
 
         1. Listen, then read: an end between the two is heard.
-        2. Wait for the bell with nothing held, read again, until it has ended or the time is up.
+        2. Wait for the bell with nothing held, read again, until it has ended, the time is up or the client is `gone`:
+           its place is another's then.
 
         Raises NotFound, DatabaseUnreachable.
         """
@@ -108,8 +112,9 @@ class WaitForTask:
             row = self._reader.task(client_id, task_id)
             while bell is not None and not row.status.ended:
                 left = deadline - self._clock.monotonic()
-                if left <= 0 or self._waiters.closed or not bell.wait(left):
+                if left <= 0 or self._waiters.closed or gone():
                     break
-                bell.clear()
-                row = self._reader.task(client_id, task_id)
+                if bell.wait(min(left, LOOK_EVERY)):
+                    bell.clear()
+                    row = self._reader.task(client_id, task_id)
         return row

@@ -222,6 +222,19 @@ def waiting(api: Api) -> int:
     )
 
 
+def test_who_hangs_up_in_the_middle_of_a_long_poll_frees_its_place(api: Api) -> None:
+    task_id = api.admin.submit("waits for ever")
+    stayed, left = open_polls(api, task_id, 2)
+    try:
+        wait_until(lambda: waiting(api) == 2, within=40, what="both polls")
+        left.close()
+        wait_until(lambda: waiting(api) == 1, within=30, what="the place of who hung up")
+        assert select.select([stayed], [], [], 0)[0] == []
+    finally:
+        stayed.close()
+        left.close()
+
+
 def test_500_idle_long_polls_starve_nobody_and_all_are_answered_at_the_end(
     tmp_path: Path, redis_url: str
 ) -> None:

@@ -194,7 +194,7 @@ def test_the_simulated_upstream_tells_of_keys_models_and_balances() -> None:
         assert way.key("k", KEY, [])[0].level is Level.WARN
         root = Way(UpstreamSettings(name="u", base_url=upstream.base_url.removesuffix("/v1") + "/beta"))
         upstream.set_faults()
-        assert root._balance(KEY).status == 200
+        assert root.pages.balance(KEY).status == 200
 
 
 def test_a_frozen_redis_is_told_in_time(make_redis: Callable[..., RedisServer]) -> None:

@@ -69,7 +69,7 @@ def test_where_there_is_no_such_page_nothing_is_known(known: SimulatorProcess) -
     assert (found.finding, found.status) == (Finding.NOT_OFFERED, 404)
 
 
-@pytest.mark.parametrize("kind", ["500", "503", "malformed"])
+@pytest.mark.parametrize("kind", ["500", "503", "malformed", "truncated", "reset"])
 def test_a_fault_tells_nothing_of_a_balance(known: SimulatorProcess, kind: str) -> None:
     known.set_faults(Fault(kind, endpoint="balance"))
     found = probed(known.base_url, Probe.BALANCE, K1=SECRET)

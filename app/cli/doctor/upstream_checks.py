@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from app.adapters.clock import SystemClock
 from app.adapters.probe_http import get
 from app.adapters.probe_network import connect_often, look_up, shake_hands
 from app.adapters.upstream_connections import tls_rules
+from app.adapters.upstream_pages import UpstreamPages
 from app.domain.doctor_network import (
     Handshake,
     date_skew,
@@ -23,7 +24,6 @@ from app.domain.doctor_network import (
     judge_skew,
 )
 from app.domain.doctor_provider import (
-    Page,
     judge_balance,
     judge_headers,
     judge_key,
@@ -62,10 +62,6 @@ class Way:
         """Whether TLS is spoken on a connection as soon as it stands."""
         return self.upstream.base_url.startswith("https:") and not self.upstream.proxy
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext | None:
-        return tls_rules(self.upstream) if self.upstream.base_url.startswith("https:") else None
-
     def network(self) -> list[Finding]:
         """Name, connections, TLS, one after the other: each needs the one before."""
         lookup = look_up(self.host, self.port)
@@ -78,19 +74,14 @@ class Way:
             return found
         return [*found, judge_handshake(self._handshake(), time.time())]
 
-    def ask(self, path: str, secret: str = "") -> Page:
-        """GET below base_url."""
-        return self.fetch(self.upstream.base_url + path, secret)
-
-    def fetch(self, url: str, secret: str = "") -> Page:
-        """GET with the key, when there is one, as a worker would send it."""
-        headers = {**self.outfit.headers, **({"Authorization": f"Bearer {secret}"} if secret else {})}
-        proxy, auth = self.upstream.proxy, self.outfit.proxy_auth
-        return get(url, headers=headers, tls=self._tls, proxy=proxy, proxy_auth=auth)
+    @cached_property
+    def pages(self) -> UpstreamPages:
+        """What stands there beside the completions, asked for as tests of keys do."""
+        return UpstreamPages(self.upstream, clock=SystemClock(), outfit=self.outfit)
 
     def answer(self) -> list[Finding]:
         """What an answer without a key shows: the clock, and whether somebody stands between."""
-        page = self.ask("/models")
+        page = self.pages.models()
         answered_at = page.asked_at + page.seconds
         skew = date_skew(page.headers.get("date"), page.asked_at, answered_at) if page.status else None
         clock = judge_skew(skew, "its Date header")
@@ -102,10 +93,10 @@ class Way:
 
     def key(self, name: str, secret: str, models: Sequence[str]) -> list[Finding]:
         """What the provider says of one key."""
-        listed = self.ask("/models", secret)
+        listed = self.pages.models(secret)
         if (refused := judge_key(listed, name)) is not None:
             return [refused]
-        balance = self._balance(secret)
+        balance = self.pages.balance(secret)
         return [judge_models(listed, models), judge_balance(balance), judge_headers([listed, balance])]
 
     def status_page(self) -> list[Finding]:
@@ -113,14 +104,6 @@ class Way:
         if not self.upstream.status_page:
             return [ok("status page", "none configured ([[upstream]] status_page)")]
         return [judge_status_page(get(self.upstream.status_page))]
-
-    def _balance(self, secret: str) -> Page:
-        """Below base_url, else at the root: DeepSeek has it there."""
-        page = self.ask("/user/balance", secret)
-        parts = urlsplit(self.upstream.base_url)
-        if page.status == 404 and parts.path:
-            return self.fetch(urlunsplit((parts.scheme, parts.netloc, "/user/balance", "", "")), secret)
-        return page
 
     def _handshake(self) -> Handshake:
         return shake_hands(self.host, self.port, tls_rules(self.upstream))
