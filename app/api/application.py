@@ -177,6 +177,7 @@ def _add_dashboard(app: PenstockApi, parts: Parts) -> None:
         database=parts.database,
         clock=parts.clock,
         authenticate=app.house.authenticate,
+        admit=app.house.gatekeeper.admit_page,
         retry=app.house.retry_task,
         gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
         bell=getattr(parts, "callback_bell", None),

@@ -17,6 +17,8 @@ from app.services.record_audit import RecordAudit
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})
 _MOST_TEXT = 64
+PAGES = "dashboard"  # the blueprint of people's pages
+_MOVING = frozenset({f"{PAGES}.static", f"{PAGES}.parts"})
 TASK_HEADER = "x-penstock-task"  # of chat calls: the task that answers them
 
 
@@ -30,7 +32,7 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: Addresses, cloc
 
     @app.after_request
     def end(response: Response) -> Response:
-        if request.path.startswith(("/v1/", "/api/")) and not _is_preflight(request.method):
+        if _is_told() and not _is_preflight(request.method):
             entry = _entry(response, addresses, clock)
             is_act = request.path.startswith("/v1/admin") and request.method != "GET"
             (record.add_now if is_act else record.add)(entry)
@@ -83,6 +85,13 @@ def _entry(response: Response, addresses: Addresses, clock: Clock) -> Entry:
         duration_ms=round((time.perf_counter() - began) * 1000),
         details=orjson.dumps(parameters).decode() if parameters else "",
     )
+
+
+def _is_told() -> bool:
+    """Calls, and pages of the dashboard: each that is opened, and each act on it; not what moves by itself on it."""
+    if request.path.startswith(("/v1/", "/api/")):
+        return True
+    return request.blueprint == PAGES and request.endpoint not in _MOVING
 
 
 def _subject() -> str:

@@ -80,6 +80,18 @@ class Gatekeeper:
         current.set(calling)
         return caller
 
+    def admit_page(self, caller: Caller, scope: str) -> None:
+        """Let in who looks at a page by a session: no limit of requests, the same policies, the same log.
+
+        Raises Forbidden, DatabaseUnreachable.
+        """
+        g.caller = caller
+        address = self._addresses.current()
+        g.address = address
+        calling = Calling(caller, address, self._addresses.zones(address))
+        self._check_policies(calling, scope)
+        current.set(calling)
+
     def install(self, app: Flask) -> None:
         """Forget the caller of the request before, and tell every caller how he stands with his limit."""
 

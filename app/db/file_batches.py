@@ -84,6 +84,11 @@ def adopt(conn: Connection, batch_id: str, taker: str) -> bool:
     return True
 
 
+def asker_of(conn: Connection, batch_id: str) -> str | None:
+    """Who made a batch that is being taken in, as `NewBatch.asker` had it."""
+    return conn.execute(select(batch.c.asker).where(batch.c.id == batch_id)).scalar()
+
+
 def drop_lines(conn: Connection, batch_id: str, limit: int) -> bool:
     """Delete up to `limit` lines of a batch that is being taken in; whether there may be more. Its row is locked."""
     some = select(task.c.seq).where(task.c.batch_id == batch_id).order_by(task.c.batch_index).limit(limit)
@@ -130,12 +135,14 @@ def insert_refused(conn: Connection, rows: Sequence[RefusedLine]) -> None:
 def tell_intake(conn: Connection, batch_id: str, *, refused: int, models: Collection[str]) -> None:
     """Note what came in beside what will run. The batch's row is locked."""
     one = next(iter(models)) if len(models) == 1 else None
-    conn.execute(update(batch).where(batch.c.id == batch_id).values(failed=refused, model=one, taker=None))
+    conn.execute(
+        update(batch).where(batch.c.id == batch_id).values(failed=refused, model=one, taker=None, asker=None)
+    )
 
 
 def fail_intake(conn: Connection, row: Row[tuple[object, ...]], errors: str, now: float) -> None:
     """End a batch whose file was refused. `errors` is JSON text; its row is locked, its lines are gone."""
-    failed = {"status": BatchStatus.FAILED, "failed_at": now, "errors": errors, "taker": None}
+    failed = {"status": BatchStatus.FAILED, "failed_at": now, "errors": errors, "taker": None, "asker": None}
     conn.execute(update(batch).where(batch.c.id == row.id, text(INTAKE)).values(failed))
     if row.callback_url is not None:
         write_callbacks(conn, [News(row.client_id, "batch.failed", row.callback_url, now, batch_id=row.id)])

@@ -39,6 +39,7 @@ class NewBatch:
     completion_window: str | None = None
     output_expires_seconds: float | None = None  # how long its output files are kept from its end on
     taker: str | None = None  # the process that takes its file in
+    asker: str | None = None  # JSON: who made it, and from where
 
 
 @dataclass(slots=True)

@@ -125,6 +125,7 @@ batch = Table(
     Column("output_expires_seconds", Double),  # how long these two are kept from its end on; null: for ever
     Column("usage", Text),  # JSON: tokens of all its tasks, reckoned once it has ended
     Column("taker", Text),  # the process that takes its file in
+    Column("asker", Text),  # JSON: who made it and from where, for policies; null once its file is taken in
     Column("created_at", Double, nullable=False),
     Column("in_progress_at", Double),
     Column("expires_at", Double),

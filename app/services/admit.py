@@ -45,24 +45,37 @@ Ceiling = Callable[[str, int, float], tuple[int, str] | None]
 """The most that so many tokens of a model can cost at an instant: pico-units and currency. None: nobody knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    limits: ClientLimits = NO_LIMITS
+    team: str = ""
+
+
 class LimitsBook:
-    """Clients' limits, read again every few seconds."""
+    """Clients' limits and teams, read again every few seconds."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._known: tuple[float, Mapping[str, ClientLimits]] = (-1e9, {})
+        self._known: tuple[float, Mapping[str, _Known]] = (-1e9, {})
         self._lock = threading.Lock()
 
     def of(self, client_id: str) -> ClientLimits:
         """A client's. Raises DatabaseUnreachable: budgets fail closed."""
+        return self._find(client_id).limits
+
+    def team_of(self, client_id: str) -> str:
+        """A client's. Raises DatabaseUnreachable."""
+        return self._find(client_id).team
+
+    def _find(self, client_id: str) -> _Known:
         (until, known), now = self._known, self._clock.monotonic()
         if not now < until <= now + KEPT_SECONDS:
             with self._lock:
                 rows = self._database.read(clients.list_clients)
-                known = {row.id: read_limits(row.settings) for row in rows if row.settings}
+                known = {row.id: _Known(read_limits(row.settings), row.team or "") for row in rows}
                 self._known = (self._clock.monotonic() + KEPT_SECONDS, known)
-        return known.get(client_id, NO_LIMITS)
+        return known.get(client_id, _Known())
 
 
 class Admission:
@@ -153,7 +166,7 @@ class Admission:
             at=self._clock.now(),
             action="tasks:write",
             client=row.client_id,
-            team=caller.team if caller else "",
+            team=caller.team if caller else self._limits.team_of(row.client_id),
             user=caller.user if caller else "",
             key=caller.key_id if caller else "",
             address=calling.address if calling else None,

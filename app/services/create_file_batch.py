@@ -14,6 +14,7 @@ from app.domain.errors import Invalid
 from app.domain.identity import is_id
 from app.domain.request import BatchRequest
 from app.domain.task import new_id
+from app.services.calling import current, to_text
 from app.services.check_request import Rules, as_json, check_callback
 from app.services.ports import Clock
 from app.services.render_lines import ENDPOINT
@@ -85,6 +86,7 @@ class CreateFileBatch:
             completion_window=wanted.completion_window,
             output_expires_seconds=wanted.output_expires_seconds,
             taker=taker,
+            asker=to_text(current.get()),
         )
 
 

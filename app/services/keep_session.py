@@ -76,7 +76,7 @@ class KeepSession:
     def _administrator(self, ticket: Ticket) -> Caller:
         if self._admin_mark is None or not compare_digest(ticket.mark, self._admin_mark):
             raise _ended()
-        return Caller(ADMIN, is_admin=True, granted_priority="high")
+        return Caller(ADMIN, is_admin=True, granted_priority="high", key_id="environment")
 
     def _find(self, ticket: Ticket) -> Caller:
         row = self._database.read(lambda conn: sessions.key_by_id(conn, ticket.key_id))
@@ -84,7 +84,15 @@ class KeepSession:
             raise _ended()
         if row.expires_at is not None and row.expires_at <= self._clock.now():
             raise _ended()
-        return Caller(row.client_id, row.is_admin, row.granted_priority, frozenset(row.scopes.split()))
+        return Caller(
+            row.client_id,
+            row.is_admin,
+            row.granted_priority,
+            frozenset(row.scopes.split()),
+            key_id=ticket.key_id,
+            user=row.user_name or "",
+            team=row.team or "",
+        )
 
 
 def _mark(key: str) -> str:

@@ -27,6 +27,7 @@ from app.domain.queue import backlog_queue
 from app.domain.request import BatchRequest, TaskRequest
 from app.domain.task import new_id
 from app.services.admit import Admission
+from app.services.calling import calling, from_text
 from app.services.check_request import Place, Rules, as_json, draft_task
 from app.services.one_behind import OneBehind
 from app.services.ports import Clock, Meter, NoMeter, Reservoir
@@ -101,9 +102,9 @@ class TakeInFile:
     def take_in(self, batch_id: str, taker: str) -> None:
         """Bring a batch from `validating` to `in_progress`, or to `failed` with what is wrong, line by line.
 
-        1. Drop what an earlier try has stored. 2. Check the lines and store them, held, chunk by chunk.
-        3. In one transaction: the last chunk and the release. Each transaction makes sure that the batch is still
-        this taker's. Raises DatabaseUnreachable.
+        1. Drop what an earlier try has stored. 2. Check the lines, in the name of who made the batch, and store them,
+        held, chunk by chunk. 3. In one transaction: the last chunk and the release. Each transaction makes sure that the
+        batch is still this taker's. Raises DatabaseUnreachable.
         """
         try:
             self._take_in(batch_id, taker)
@@ -128,8 +129,10 @@ class TakeInFile:
             raise _Stopped
         taken = _Taken()
         try:
+            asker = self._database.read(lambda conn: file_batches.asker_of(conn, batch_id))
             try:
-                self._read(row, taker, taken)
+                with calling(from_text(asker)):
+                    self._read(row, taker, taken)
             finally:
                 taken.behind.settle()
             if not taken.errors and not taken.total:

@@ -11,6 +11,14 @@ def redis_address(variable: str, value: str | None) -> str | None:
     """The address that a variable holds; None when it is unset or empty. Raises ConfigError."""
     if not value:
         return None
+    if urlsplit(value).scheme in ("sentinel", "redis+sentinel"):
+        raise ConfigError(
+            variable,
+            None,
+            "the address of a Sentinel, and Penstock speaks to one server",
+            "write the address of a name or TCP proxy that follows the primary, such as redis://redis-primary:6379/0 "
+            "(docs/scale.md shows one); a failover is then to Penstock what a restart of Redis is",
+        )
     if urlsplit(value).scheme not in ("redis", "rediss") or not urlsplit(value).hostname:
         raise ConfigError(
             variable, None, "not a Redis address", "write redis://HOST:6379/0 (rediss:// for TLS)"

@@ -25,7 +25,7 @@ from app.services.retry_task import RetryTask
 from app.settings import Settings
 from app.web.live import Live
 from app.web.pages import Deeds, Pages
-from app.web.session import Gatekeeper, install_sessions
+from app.web.session import Admit, Gatekeeper, install_sessions
 from app.web.shapes import render_parts
 from app.web.words import FILTERS
 
@@ -44,6 +44,7 @@ def install_dashboard(
     database: Database,
     clock: Clock,
     authenticate: Authenticate,
+    admit: Admit,
     retry: RetryTask,
     gauge: Gauge | None,
     explain: Explain,
@@ -65,7 +66,7 @@ def install_dashboard(
         retry,
         DeadLetters(database, bell or NoBell(), clock),
     )
-    gatekeeper = Gatekeeper(KeepSession(database, authenticate, clock, admin_key))
+    gatekeeper = Gatekeeper(KeepSession(database, authenticate, clock, admin_key), admit)
     pages = Pages(gatekeeper, live, database, clock, explain, deeds, flower_url)
     app.register_blueprint(_blueprint(pages))
     return live

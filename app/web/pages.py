@@ -16,7 +16,7 @@ from app.db.database import Database
 from app.db.tasks import TaskRow
 from app.domain.again import may_run_again
 from app.domain.batch import BatchStatus
-from app.domain.errors import NotFound, PenstockError, Rejected
+from app.domain.errors import NotFound, PenstockError, Rejected, Unauthenticated
 from app.domain.identity import is_id
 from app.domain.task import Status
 from app.domain.timeline import timeline
@@ -93,7 +93,7 @@ class Pages:
         target = _inside(request.form.get("next", ""))
         try:
             self._gatekeeper.let_in(request.form.get("key", "").strip())
-        except Rejected:
+        except Unauthenticated:
             said = "This API key is not known here."
             page = render_template("login.html", viewer=None, csrf=form_token(), next=target, said=said)
             return page, 401

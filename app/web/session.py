@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any
@@ -81,15 +82,21 @@ def over_tls() -> bool:
     return request.is_secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
 
 
+Admit = Callable[[Caller, str], None]
+"""Decides by policy whether a caller may do what needs a scope, and notes who it is. Raises Forbidden."""
+
+
 class Gatekeeper:
     """Lets in and out."""
 
-    def __init__(self, keep: KeepSession) -> None:
+    def __init__(self, keep: KeepSession, admit: Admit) -> None:
         self._keep = keep
+        self._admit = admit
 
     def let_in(self, shown: str) -> None:
         """Begin a new session for an API key. Raises Unauthenticated, DatabaseUnreachable."""
         ticket = self._keep.open(shown)
+        self._admit(self._keep.caller(ticket), "tasks:read")
         session.clear()
         session.permanent = True
         session["ticket"] = [ticket.key_id, ticket.mark]
@@ -104,8 +111,9 @@ class Gatekeeper:
         held = session.get("ticket")
         if not held:
             raise Unauthenticated("sign in first", code="no_session")
-        ticket = Ticket(*held)
-        return self.viewer_of(ticket, needs)
+        viewer = self.viewer_of(Ticket(*held), needs)
+        self._admit(viewer.caller, needs)
+        return viewer
 
     def viewer_of(self, ticket: Ticket, needs: str = "tasks:read") -> Viewer:
         """The same, of a ticket that was read before."""

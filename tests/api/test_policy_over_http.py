@@ -1,14 +1,20 @@
 """The policy document of the documentation, word for word, as callers meet it behind a trusted proxy."""
 
 import datetime as dt
+import re
+import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import select
 
 from app.db.database import Database
 from app.db.migrate import upgrade
+from app.db.tables import batch
 from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings
 
 DOCUMENT = (
@@ -94,3 +100,70 @@ def test_a_zone_holds_whom_it_holds_and_one_that_there_is_not_is_refused(guarded
     assert admin.post("/v1/admin/policies", rule).status_code == 201
     guarded.parts.clock.ahead += 60.0
     assert (status(alice, INSIDE), status(alice, OUTSIDE)) == (202, 403)
+
+
+def over_a_file(client: Client, address: str) -> Any:
+    """The batch over a file of one line, once that has been taken in."""
+    body = {"model": "deepseek-chat", "messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    headers = {"authorization": f"Bearer {client.key}", "x-forwarded-for": address}
+    form = {"purpose": "batch", "file": (BytesIO(orjson.dumps(line) + b"\n"), "lines.jsonl")}
+    file = client.http.post("/v1/files", data=form, headers=headers).json["id"]  # type: ignore[index]
+    wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    made: Any = client.post("/v1/batches", wish, x_forwarded_for=address).json
+    until = time.monotonic() + 30
+    while made["status"] == "validating":
+        assert time.monotonic() < until, "not taken in"
+        time.sleep(0.01)
+        made = client.get(f"/v1/batches/{made['id']}", x_forwarded_for=address).json
+    return made
+
+
+def test_a_file_is_taken_in_in_the_name_of_who_made_the_batch(guarded: World) -> None:
+    """Behind the answer nobody asks any more: who it was, and from where, goes with the batch."""
+    at_hour(guarded, 12)
+    alice, stranger = member(guarded, "alice", "team_a"), member(guarded, "stranger", "team_b")
+    guarded.anonymous(ADMIN_KEY).post("/v1/admin/policies", DOCUMENT, content_type="application/json")
+    at_hour(guarded, 13)
+    assert over_a_file(alice, INSIDE)["status"] == "in_progress"
+    for client, address in ((alice, OUTSIDE), (stranger, INSIDE)):
+        refused = over_a_file(client, address)
+        assert (refused["status"], refused["errors"]["data"][0]["code"]) == ("failed", "denied_by_policy")
+    left = guarded.database.read(lambda conn: conn.execute(select(batch.c.asker)).scalars().all())
+    assert set(left) == {None}
+
+
+def test_a_page_is_no_way_around_a_policy_and_each_is_in_the_log(guarded: World) -> None:
+    alice, admin = member(guarded, "alice", "team_a"), guarded.anonymous(ADMIN_KEY)
+    rule = {"effect": "deny", "action": ["tasks:*"], "condition": {"ip": {"not_in": ["192.168.1.0/24"]}}}
+    assert admin.post("/v1/admin/policies", rule).status_code == 201
+    guarded.parts.clock.ahead += 60.0
+    http = guarded.app.test_client()
+
+    def page(path: str, address: str) -> int:
+        return http.get(path, headers={"x-forwarded-for": address}).status_code
+
+    token = re.search(r'name="csrf" value="([^"]+)"', http.get("/login").text)
+    assert token is not None
+    for key, address, code in (
+        ("pk_" + "x" * 43, INSIDE, 401), (alice.key, OUTSIDE, 403), (alice.key, INSIDE, 303)
+    ):  # fmt: skip
+        form = {"csrf": token[1], "key": key}
+        assert http.post("/login", data=form, headers={"x-forwarded-for": address}).status_code == code
+    assert (page("/", INSIDE), page("/", OUTSIDE)) == (200, 403)
+    assert page("/tasks/task_none", INSIDE) == 404
+    lines = admin.get("/v1/admin/audit").data.splitlines()
+    entries = [orjson.loads(line) for line in lines]
+    pages = [e for e in entries if not e["action"].partition(" ")[2].startswith("/v1/")]
+    told = [(e["action"], e["client_id"], e["team"], e["address"], e["status"]) for e in pages]
+    assert told == [
+        ("GET /login", "", "", "127.0.0.1", 200),
+        ("POST /login", "", "", INSIDE, 401),
+        ("POST /login", "alice", "team_a", OUTSIDE, 403),
+        ("POST /login", "alice", "team_a", INSIDE, 303),
+        ("GET /", "alice", "team_a", INSIDE, 200),
+        ("GET /", "alice", "team_a", OUTSIDE, 403),
+        ("GET /tasks/<task_id>", "alice", "team_a", INSIDE, 404),
+    ]
+    assert all(e["key_id"].startswith("ak_") for e in pages[2:])
+    assert pages[-1]["task_id"] == "task_none"

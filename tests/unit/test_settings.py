@@ -139,6 +139,7 @@ def test_an_unset_environment_leaves_the_choice_to_the_start_command(tmp_path: P
         ("DATABASE_URL", "mysql://u:hunter2@h/db", "postgresql://"),
         ("REDIS_URL", "h:6379", "redis://"),
         ("REDIS_URL", "amqp://u:hunter2@h", "redis://"),
+        ("REDIS_URL", "sentinel://u:hunter2@h:26379/mymaster", "follows the primary"),
     ],
 )
 def test_a_wrong_address_in_the_environment_names_its_variable_only(
