@@ -103,8 +103,8 @@ class TakeInFile:
         """Bring a batch from `validating` to `in_progress`, or to `failed` with what is wrong, line by line.
 
         1. Drop what an earlier try has stored. 2. Check the lines, in the name of who made the batch, and store them,
-        held, chunk by chunk. 3. In one transaction: the last chunk and the release. Each transaction makes sure that the
-        batch is still this taker's. Raises DatabaseUnreachable.
+        held, chunk by chunk. 3. In one transaction: the last chunk and the release. Each transaction makes sure that
+        the batch is still this taker's. Raises DatabaseUnreachable.
         """
         try:
             self._take_in(batch_id, taker)
