@@ -12,6 +12,7 @@ from pydantic import Field
 
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.answers import answer, raw
+from app.api.audit_rendering import as_json
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
@@ -21,7 +22,6 @@ from app.api.queries import Query, read_query
 from app.api.validation import parse, parse_json
 from app.db.audit import Kept, Wanted
 from app.db.policies import StoredPolicy
-from app.domain.audit import as_row
 from app.domain.errors import Invalid
 from app.domain.instant import parse_instant, to_rfc3339
 from app.services import manage_policies, read_audit
@@ -145,13 +145,6 @@ class AccessViews:
                 "digest": found.head.digest,
             }
         )
-
-
-def as_json(kept: Kept) -> dict[str, Any]:
-    """An entry as it is exported."""
-    fields = dict(as_row(kept.entry))
-    del fields["at_ms"]
-    return {"number": kept.number, "digest": kept.digest, "at": to_rfc3339(kept.entry.at), **fields}
 
 
 def _lines(kept: Iterator[Kept]) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from app.domain.access import Caller
 from app.domain.errors import Forbidden, OverLimit
 from app.domain.network import parse_networks
-from app.domain.policy import Facts
+from app.domain.policy import Decision, Facts
 from app.domain.proxies import client_address, zones_of
 from app.domain.scopes import scope_of
 from app.services.calling import Calling, current
@@ -76,12 +76,14 @@ class Gatekeeper:
             raise Forbidden(f"this key lacks the scope {scope}", code="insufficient_scope")
         _check_administration(caller)
         calling = Calling(caller, address, self._addresses.zones(address))
-        self._check_policies(calling, scope)
+        self._check_policies(calling, scope, self._policies.decide)
         current.set(calling)
         return caller
 
     def admit_page(self, caller: Caller, scope: str) -> None:
         """Let in who looks at a page by a session: no limit of requests, the same policies, the same log.
+
+        With the database away by the policies known last: the page that says so must be seen.
 
         Raises Forbidden, DatabaseUnreachable.
         """
@@ -89,7 +91,7 @@ class Gatekeeper:
         address = self._addresses.current()
         g.address = address
         calling = Calling(caller, address, self._addresses.zones(address))
-        self._check_policies(calling, scope)
+        self._check_policies(calling, scope, self._policies.decide_as_last_known)
         current.set(calling)
 
     def install(self, app: Flask) -> None:
@@ -116,7 +118,7 @@ class Gatekeeper:
                 f"more than {rate.rpm} requests a minute", code="rate_limited", retry_after=rate.retry_after
             )
 
-    def _check_policies(self, calling: Calling, scope: str) -> None:
+    def _check_policies(self, calling: Calling, scope: str, decide: Callable[[Facts], Decision]) -> None:
         caller = calling.caller
         facts = Facts(
             at=self._clock.now(),
@@ -128,7 +130,7 @@ class Gatekeeper:
             address=calling.address,
             zones=calling.zones,
         )
-        decision = self._policies.decide(facts)
+        decision = decide(facts)
         if not decision.allowed:
             log.warning("refused by policy", rule=decision.rule, client=caller.client_id, action=scope)
             raise Forbidden("this key may not do this now, from here", code="denied_by_policy")

@@ -53,22 +53,21 @@ def verify() -> None:
 @click.option("--action", help='Or how it begins, such as "POST /v1/admin".')
 @click.option("--task", "task_id", help="A task, batch, client, key or policy.")
 @click.option("--status", type=int, help="Of HTTP.")
-@click.option("--limit", type=int, help="Only the last so many.")
+@click.option("--limit", type=click.IntRange(1), help="Only the last so many.")
 def export(since: str | None, until: str | None, limit: int | None, **asked: Any) -> None:
     """Print entries as JSON lines, the oldest first.
 
     \b
     penstock audit export --client team-a --since 2026-11-01T00:00:00Z
     """
+    from app.api.audit_rendering import as_json
     from app.db.audit import Wanted
-    from app.domain.audit import as_row
     from app.services.read_audit import entries
 
     wanted = Wanted(since=_instant("--since", since), until=_instant("--until", until), **asked)
     with opened() as database:
         for kept in entries(database, wanted, limit):
-            line = {"number": kept.number, "digest": kept.digest, **as_row(kept.entry)}
-            click.echo(orjson.dumps(line).decode())
+            click.echo(orjson.dumps(as_json(kept)).decode())
 
 
 def _instant(option: str, text: str | None) -> float | None:

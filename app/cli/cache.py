@@ -54,6 +54,11 @@ def warm(
     if at is not None:
         body["run_at"] = _next(at, datetime.now().astimezone()).timestamp()
     done = remote.post("/v1/cache/warm", body)
+    if not done["task_ids"] and not done["left_out"]:
+        click.echo(
+            "Nothing to warm: you have asked nothing in the last week." if top else f"{file} holds no prompt."
+        )
+        return
     money = f"{done['ceiling']} {done['currency'] or ''}".strip()
     click.echo(f"Submitted {len(done['task_ids'])} tasks at low priority; at most {money}")
     if done["left_out"]:
@@ -61,7 +66,11 @@ def warm(
 
 
 def _requests(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file}: not UTF-8 ({error.reason})", "Write one prompt a line, in UTF-8.") from None
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue

@@ -37,7 +37,9 @@ def group() -> None:
 @group.command("dead")
 @on_database
 @click.option("--client", help="Of this client only.")
-@click.option("--limit", default=100, show_default=True, help="As many, the newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="As many, the newest first."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def dead(client: str | None, limit: int, as_json: bool) -> None:
     """List callbacks that were given up, with the reason.

@@ -15,6 +15,13 @@ from app.services.client_settings import check_limits, read_limits
 from app.services.manage_clients import NewClient
 from app.services.ports import Clock
 
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "weight": (int | float, "a number"),
+    "granted_priority": (str, 'a text: "high", "normal" or "low"'),
+    "team": (str, "a text"),
+    "administers": (str, "a text"),
+    "limits": (dict, "a table: [client.limits]"),
+}
 _FIELDS = ("weight", "granted_priority", "team", "administers", "limits")
 
 
@@ -48,9 +55,17 @@ def read_wishes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise Invalid(f"client {name!r}: needs an id of its own")
         if odd:
             raise Invalid(f"client {name!r}: {', '.join(sorted(odd))}: there are {', '.join(_FIELDS)}")
+        _check_kinds(table, name)
         check_limits(table.get("limits", {}))
         seen.add(name)
     return tables
+
+
+def _check_kinds(table: Mapping[str, Any], name: str) -> None:
+    for field, (kind, words) in _KINDS.items():
+        value = table.get(field)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise Invalid(f"client {name!r}: {field}: must be {words}", param=field, code="invalid_type")
 
 
 def plan(database: Database, wishes: Sequence[Mapping[str, Any]]) -> list[Change]:

@@ -12,7 +12,7 @@ import structlog
 from app.db import policies
 from app.db.database import Database
 from app.db.policies import StoredPolicy
-from app.domain.errors import Invalid, NotFound
+from app.domain.errors import DatabaseUnreachable, Invalid, NotFound
 from app.domain.policy import Decision, Effect, Facts, Policy, evaluate, parse_policy
 from app.domain.task import new_id
 from app.services.ports import Clock
@@ -23,6 +23,9 @@ KEPT_SECONDS = 5.0  # until a changed policy is in force in every process
 _LARGEST = 64 * 1024  # bytes of one document
 
 
+_NEVER: tuple[float, tuple[Policy, ...]] = (-1e9, ())
+
+
 class PolicyBook:
     """The policies in force, read again every few seconds. Fails closed: without a database nothing is decided."""
 
@@ -30,7 +33,7 @@ class PolicyBook:
         self._database = database
         self._clock = clock
         self._default: Effect = default
-        self._known: tuple[float, tuple[Policy, ...]] = (-1e9, ())
+        self._known = _NEVER
         self._lock = threading.Lock()
 
     @property
@@ -44,6 +47,18 @@ class PolicyBook:
     def decide(self, facts: Facts) -> Decision:
         """May it be done? Raises DatabaseUnreachable."""
         return evaluate(self._policies(), facts, self._default)
+
+    def decide_as_last_known(self, facts: Facts) -> Decision:
+        """The same, by the policies read last where the database is away: for pages that say that it is.
+
+        Raises DatabaseUnreachable when none were ever read.
+        """
+        try:
+            return self.decide(facts)
+        except DatabaseUnreachable:
+            if self._known is _NEVER:
+                raise
+            return evaluate(self._known[1], facts, self._default)
 
     def _policies(self) -> tuple[Policy, ...]:
         (until, known), now = self._known, self._clock.monotonic()

@@ -79,7 +79,7 @@ class AlertSettings(Section):
     every: Seconds = 5.0
     # Seconds that a message waits for others of its severity to go with; a disaster waits for nobody.
     group: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    # Where the runbook can be read, for links in messages; "": its file's name.
+    # Where the runbook can be read, for links in messages and on the dashboard; "": its file's name.
     runbook: str = ""
     mute: Annotated[tuple[MuteSettings, ...], FromList] = ()
     rule: dict[str, RuleSettings] = Field(default_factory=dict)

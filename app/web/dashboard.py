@@ -54,11 +54,12 @@ def install_dashboard(
     """Add the pages. Opens nothing; the thread that reads for all starts with the first who follows."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     flower_url = (settings.flower_url or "").rstrip("/")
+    runbook = settings.alerts.runbook if settings.alerts.runbook.startswith(("https:", "http:")) else ""
     app.jinja_env.filters.update(FILTERS)
     install_sessions(app, admin_key)
     live = Live(
         ReadOverview(database, gauge, lay_routes(settings), clock, told),
-        lambda overview: render_parts(app.jinja_env, overview, flower_url),
+        lambda overview: render_parts(app.jinja_env, overview, flower_url, runbook),
         clock,
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),
     )

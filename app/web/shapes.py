@@ -44,9 +44,11 @@ class Chart:
     length: int
 
 
-def render_parts(templates: Environment, overview: Overview, flower_url: str) -> dict[str, str]:
-    """Render each part by itself."""
-    context = _context(overview, flower_url)
+def render_parts(
+    templates: Environment, overview: Overview, flower_url: str, runbook: str = ""
+) -> dict[str, str]:
+    """Render each part by itself. `runbook`: the address that alerts are explained at, if it is one to open."""
+    context = {**_context(overview, flower_url), "runbook": runbook}
     return {name: templates.get_template(f"parts/{name}.html").render(context) for name in PARTS}
 
 

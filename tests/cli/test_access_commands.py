@@ -10,6 +10,7 @@ from app.cli.root import group
 from app.db.audit import link_audit
 from app.db.database import Database
 from app.db.migrate import upgrade
+from app.domain.errors import Rejected
 
 RULE = {
     "effect": "allow",
@@ -138,3 +139,35 @@ def test_a_service_in_a_folder_of_its_own_is_found_by_it(
         assert run(*command, *at).exit_code == 0, command
     assert "denied by default" in run("policy", "test", "--client", "a", "--model", "m", *at).output
     assert run("alerts", "test", *at).exit_code == 3  # no channel is configured in that file
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ('weight = "heavy"', "weight: must be a number"),
+        ("limits = 5", "limits: must be a table"),
+        ("granted_priority = 3", "granted_priority: must be a text"),
+        ("team = true", "team: must be a text"),
+        ("limits = { rpm = 'many' }", "limits.rpm"),
+    ],
+)
+def test_a_file_of_clients_that_is_wrong_is_refused_by_its_field(url: str, table: str, named: str) -> None:
+    Path("clients.toml").write_text(f'[[client]]\nid = "a"\n{table}\n', encoding="utf-8")
+    refused = run("apply", "clients.toml", "--yes")
+    assert isinstance(refused.exception, SystemExit | Rejected), refused.exception
+    assert named in refused.output + str(refused.exception)
+    assert json.loads(run("clients", "list", "--json").output) == []
+
+
+def test_an_export_is_the_same_as_over_http(url: str) -> None:
+    run("clients", "add", "a")
+    (line,) = run("audit", "export", "--limit", "1").output.splitlines()
+    assert json.loads(line)["at"].endswith("Z")
+    assert run("audit", "export", "--limit", "0").exit_code == 2
+
+
+def test_a_file_to_warm_that_is_no_text_is_refused(url: str) -> None:
+    Path("prompts.txt").write_bytes(b"\xff\xfe\xfa")
+    refused = run("cache", "warm", "prompts.txt", "--url", "http://127.0.0.1:9", "--key", "pk_x")
+    assert refused.exit_code == 1
+    assert "prompts.txt: not UTF-8" in refused.output

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app.db.alerts import load_alerts, save_alerts
 from app.domain.alerts import Alert, Severity, State
-from tests.api.world import ADMIN_KEY
-from tests.web.conftest import Browser, Pages
+from tests.api.world import ADMIN_KEY, make_settings
+from tests.web.conftest import Browser, Pages, SeenParts
 
 SHOWN = "The client &lt;b&gt;acme has used 92.0 % of a budget"
 
@@ -31,3 +31,15 @@ def test_an_administrator_sees_what_fires_and_a_client_does_not(pages: Pages) ->
     put(pages, State.RESOLVED)
     assert "No alert fires." in part(administrator)
     assert "acme" not in part(administrator)
+
+
+def test_an_alert_links_to_its_entry_where_the_runbook_can_be_opened(pages: Pages) -> None:
+    settings = make_settings(alerts={"runbook": "https://docs.example/runbook.md"})
+    linked = Pages(SeenParts(pages.database, pages.parts.url, settings))
+    put(pages, State.FIRING)
+    try:
+        assert '<a href="https://docs.example/runbook.md#budget"' in part(linked.browser(key=ADMIN_KEY))
+        assert "href" not in part(pages.browser(key=ADMIN_KEY))
+    finally:
+        put(pages, State.RESOLVED)
+        linked.app.close()
