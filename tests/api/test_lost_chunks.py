@@ -36,7 +36,7 @@ def events_of(body: bytes) -> list[Any]:
 def test_a_lost_piece_ends_the_stream_with_an_error_and_the_whole_answer_is_kept(
     world: World, alice: Client, redis_url: str, pieces: list[tuple[int, str | None]]
 ) -> None:
-    client = connect(redis_url, timeout=5)
+    client = connect(redis_url, timeout=60)
     app = create_app(Parts(world.database, streams=RedisStreamReader(client)))  # type: ignore[arg-type]
     said: list[bytes] = []
 

@@ -18,7 +18,7 @@ from tests.servers import RedisServer
 
 def _bell(url: str, **limits: int) -> CallbackBell:
     return CallbackBell(
-        Scripts(connect(url, timeout=0.5)), make_celery(Settings(redis_url=url)), SystemClock(), **limits
+        Scripts(connect(url, timeout=60)), make_celery(Settings(redis_url=url)), SystemClock(), **limits
     )
 
 

@@ -30,7 +30,7 @@ class Service:
         self.stack = stack
         self.database = Database(database_url)
         self.clock = SystemClock()
-        scripts = Scripts(connect(redis_url, timeout=1))
+        scripts = Scripts(connect(redis_url, timeout=60))
         self.bell = CallbackBell(scripts, make_celery(Settings(redis_url=redis_url)), self.clock)
         self.feeder = CallbackFeeder(self.database, self.bell, self.clock)
         rows_time = MovedClock()

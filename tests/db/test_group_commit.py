@@ -68,13 +68,13 @@ def test_a_group_as_large_as_the_last_one_gathers_no_longer() -> None:
     commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
     first, *threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", *"abcdefgh")]
     first.start()
-    groups.begun.wait(10)
+    groups.begun.wait(60)
     for thread in threads[:4]:
         thread.start()
     wait_until(lambda: commits.waiting == 4)
     groups.go_on.set()
     for thread in threads[:4]:
-        thread.join(10)
+        thread.join(60)
     for thread in threads[4:]:
         thread.start()
     for thread in threads[4:]:

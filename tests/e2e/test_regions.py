@@ -59,8 +59,6 @@ def test_what_is_bound_to_a_region_waits_for_a_worker_there_and_is_called_by_it_
 
             (stack.folder / "penstock.toml").write_text(config.replace("edge-1", "edge-2"))
             stack.penstock("reload")
-            wait_until(
-                lambda: served_by(stack) == {"home-1", "edge-2"}, within=60, what="the region's new key"
-            )
+            wait_until(lambda: served_by(stack) == {"home-1", "edge-2"}, what="the region's new key")
             nearer = stack.admin.submit("hello again", model="near")
-            wait_until(lambda: stack.admin.task(nearer)["status"] == "succeeded", within=60)
+            wait_until(lambda: stack.admin.task(nearer)["status"] == "succeeded")

@@ -50,7 +50,7 @@ class GateWorld:
 
     def __post_init__(self) -> None:
         self.clock = HandClock()
-        self.scripts = Scripts(connect(self.url, timeout=5))
+        self.scripts = Scripts(connect(self.url, timeout=60))
         self.gate = RedisGate(self.scripts)
         self.permits = RedisPermits(self.scripts)
         self.reservoir = RedisReservoir(

@@ -10,7 +10,7 @@ from tests.redis.gate_world import HandClock
 
 
 def rates(url: str, clock: HandClock | None = None) -> RedisRates:
-    return RedisRates(Scripts(connect(url, timeout=5)), clock or HandClock())
+    return RedisRates(Scripts(connect(url, timeout=60)), clock or HandClock())
 
 
 def let_pass(url: str, client_id: str, seconds: float) -> None:

@@ -10,7 +10,7 @@ from tests.servers import RedisServer
 
 
 def test_a_full_redis_counts_as_unreachable(make_redis: Callable[..., RedisServer]) -> None:
-    scripts = Scripts(connect(make_redis().url, timeout=5))
+    scripts = Scripts(connect(make_redis().url, timeout=60))
     scripts.run("report", "worker_1", "{}")
     scripts.command("CONFIG", "SET", "maxmemory", "1kb")
     with pytest.raises(RedisUnreachable):

@@ -63,7 +63,7 @@ class Office:
 
     def read(self, url: str = "") -> DispatcherSight:
         topology = self.world.topology
-        client = connect(url or self.world.url, timeout=1)
+        client = connect(url or self.world.url, timeout=60)
         told = ToldReasons(Scripts(client), SystemClock(), Lines(self.database, SystemClock()))
         gauge = RedisGauge(client, topology.keys, topology.quota_ids)
         return ReadDispatcher(self.database, gauge, told, topology, KEYS, SystemClock()).read()

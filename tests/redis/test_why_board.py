@@ -31,7 +31,7 @@ def queued(sequence: int, hold: int = Hold.NONE) -> Queued:
 
 
 def told(url: str, line: Line | None = None) -> ToldReasons:
-    return ToldReasons(Scripts(connect(url, timeout=1)), HandClock(), Standing(line))
+    return ToldReasons(Scripts(connect(url, timeout=60)), HandClock(), Standing(line))
 
 
 def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:

@@ -282,16 +282,16 @@ def test_waiting_until_idle_ends_with_the_last_message(world: World) -> None:
 
     def during() -> None:
         begun.set()
-        assert end.wait(10)
+        assert end.wait(60)
 
     world.upstream.during = during
     thread = threading.Thread(target=world.run)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     assert not world.held.wait_until_idle(0.01)
     end.set()
     assert world.held.wait_until_idle(10)
-    thread.join(10)
+    thread.join(60)
 
 
 def test_settlements_are_repeated_while_redis_is_away() -> None:

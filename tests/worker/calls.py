@@ -33,7 +33,7 @@ def upstreams(url: str, clock: Any = None, outfit: Outfit | None = None, **limit
     return Upstreams(settings, secrets, concurrency=8, clock=clock or SystemClock(), outfits=outfits)
 
 
-def call(made: Upstreams, seconds: float = 2.0, **claimed: Any) -> Reply | Fault:
+def call(made: Upstreams, seconds: float = 60.0, **claimed: Any) -> Reply | Fault:
     return made.call(a_claimed(**claimed), time.monotonic() + seconds)
 
 

@@ -112,7 +112,7 @@ class Proxy(WireServer):
             back = threading.Thread(target=self._copy, args=(upstream, peer.sock))
             back.start()
             self._copy(peer.sock, upstream)
-            back.join(10)
+            back.join(60)
 
     @staticmethod
     def _copy(source: socket.socket, sink: socket.socket) -> None:
