@@ -37,6 +37,7 @@ _LARGE = 4 * 1024 * 1024  # bytes from which on only a few such bodies are read 
 _LARGE_AT_ONCE = 4
 _PATIENCE = 20.0  # seconds to wait for one's turn
 _SOON = "5"  # seconds after which asking again may pay
+_AS_LINES = "send JSON lines (Content-Type: application/x-ndjson), or several batches"
 _LINES_TOO = (
     "As JSON (up to 64 MiB), or as JSON lines with Content-Type application/x-ndjson: one request a line, whatever "
     "holds for all of them in the query string. Lines are stored as they come in. It is all or nothing: when a "
@@ -169,7 +170,7 @@ class BatchViews:
     def _take_json(self, client_id: str, take: _Take) -> Response:
         repeats = Repeats("POST /v1/batch")
         with self._room_for(None if is_packed() else request.content_length):
-            raw = repeats.add(read_body(min(self._limits.max_batch_body, MOST_JSON)))
+            raw = repeats.add(read_body(min(self._limits.max_batch_body, MOST_JSON), _AS_LINES))
             body = parse(BatchBody, parse_json(raw))
             del raw
             requests = (line.line_request() for line in body.requests)

@@ -14,16 +14,23 @@ from app.api.paced_reading import TooSlow
 from app.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes
+TOO_LARGE = 413
+ONE_TASK = "send less, or have [api] max_task_body raised"  # what to do about a task that is too large
 _HEARD_OUT = (
     64 * 1024 * 1024
 )  # bytes of a body that is too large, read and dropped so that the refusal is heard
 
 
-def read_body(most: int) -> bytes:
+def read_body(most: int, mend: str = "send less") -> bytes:
     """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off,
-    (408) when it comes too slowly.
+    (408) when it comes too slowly. `mend` says what to do about a body that is too large.
     """
-    return b"".join(pieces(most))
+    try:
+        return b"".join(pieces(most))
+    except Invalid as error:
+        if error.status != TOO_LARGE:
+            raise
+        raise Invalid(f"{error.message}: {mend}", code=error.code, status=TOO_LARGE) from None
 
 
 def pieces(most: int) -> Iterator[bytes]:
@@ -104,7 +111,7 @@ def _too_large(most: int) -> Invalid:
             left = _HEARD_OUT
             while left > 0 and (piece := request.environ["wsgi.input"].read(_PIECE)):
                 left -= len(piece)
-    return Invalid(f"the body is larger than {most} bytes", code="request_too_large", status=413)
+    return Invalid(f"the body is larger than {most} bytes", code="request_too_large", status=TOO_LARGE)
 
 
 def _broken_off() -> Invalid:

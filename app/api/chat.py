@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
 from app.api.auditing import TASK_HEADER, note
-from app.api.body import read_body
+from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
 from app.api.chat_bodies import ChatBody
 from app.api.errors import SHOULD_RETRY, envelope, error_response
@@ -77,7 +77,7 @@ class ChatViews:
         """200 with the answer, the failure's own status, or what waiting came to."""
         caller = self._callers.current()
         repeats = Repeats(f"POST {PATH}")
-        raw = repeats.add(read_body(self._most))
+        raw = repeats.add(read_body(self._most, ONE_TASK))
         body = parse(ChatBody, parse_json(raw))
         note(body.model, parameters={**body.parameters, **(body.model_extra or {})})
         call = ChatCall(

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.bodies import TaskBody
-from app.api.body import read_body
+from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
 from app.api.house import House
 from app.api.operations import Answer, Operation
@@ -105,7 +105,7 @@ class TaskViews:
         """202 only after the commit."""
         caller = self._callers.current()
         repeats = Repeats("POST /v1/tasks")
-        body = parse(TaskBody, parse_json(repeats.add(read_body(self._most))))
+        body = parse(TaskBody, parse_json(repeats.add(read_body(self._most, ONE_TASK))))
         note(body.model, parameters=body.parameters)
         submitted = self._house.submit_task.submit(caller.client_id, body.request(), repeats.repeat())
         note(subject=submitted.task_id)

@@ -53,6 +53,17 @@ _TYPES = {
     "model_attributes_type": "must be an object",
 }
 
+_BOUNDS = {
+    "too_short": "must hold at least {min_length}",
+    "too_long": "must hold at most {max_length}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "literal_error": "must be {expected}",
+    "int_parsing": "must be an integer",
+}
+
 
 def parse_json(raw: bytes, where: str = "") -> Any:
     """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the message of the refusal."""
@@ -106,6 +117,8 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return "is needed", "missing_field"
     if kind in _TYPES:
         return _TYPES[kind], "invalid_type"
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**detail.get("ctx", {})), "invalid_value"
     if kind == "value_error":
         return str(detail.get("ctx", {}).get("error", detail["msg"])), "invalid_value"
     if kind in ("invalid_type", "invalid_value", "missing_field"):

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterator
 
+from app.domain.routing import ANY
 from app.settings.calendars import calendars
 from app.settings.errors import Place, Problem
 from app.settings.models import Settings
@@ -53,6 +54,7 @@ def _quotas(settings: Settings) -> Iterator[Problem]:
         if quota.account is not None and quota.account not in accounts:
             mend = _suggestion(quota.account, accounts) or "name the account of a [[key]]"
             yield Problem(("quota", number, "account"), f'no [[key]] has the account "{quota.account}"', mend)
+        yield from _unmet(settings, number)
         subject = (quota.account, quota.key, quota.model)
         if subject in seen:
             message = (
@@ -60,6 +62,19 @@ def _quotas(settings: Settings) -> Iterator[Problem]:
             )
             yield Problem(("quota", number), message, "put all figures into one of them")
         seen.add(subject)
+
+
+def _unmet(settings: Settings, number: int) -> Iterator[Problem]:
+    """A quota of a model that its account or key is never asked for: it would limit nothing, and nobody would see."""
+    quota = settings.quotas[number]
+    mine = {key.name for key in settings.keys if quota.key == key.name or quota.account == key.account}
+    routes = [route for model in settings.models for tier in model.routes() for route in tier]
+    asked = sorted({route.upstream_model for route in routes if route.key in mine})
+    if quota.model != ANY and asked and quota.model not in asked:
+        owner = f"key {quota.key}" if quota.key else f"account {quota.account}"
+        message = f'model: {owner} is never asked for "{quota.model}", so that this would limit nothing'
+        known = f"write the upstream's own name of the model: {', '.join(asked)}"
+        yield Problem(("quota", number, "model"), message, known)
 
 
 def _models(settings: Settings) -> Iterator[Problem]:

@@ -132,7 +132,7 @@ BAD_BATCHES: list[tuple[Any, str | None, str, str]] = [
     ({"requests": [{**HELLO, "promt": 1}]}, "requests[0].promt", "unknown_field", "did you mean prompt?"),
     ({"requests": [{**HELLO, "custom_id": ""}]}, "requests[0].custom_id", "invalid_value", "at least 1"),
     ({"requests": [{**HELLO, "custom_id": "a\x00"}]}, "requests[0].custom_id", "invalid_value", "control"),
-    ({"requests": [HELLO], "batch_size": 0}, "batch_size", "invalid_value", "greater than or equal to 1"),
+    ({"requests": [HELLO], "batch_size": 0}, "batch_size", "invalid_value", "must be 1 or more"),
     ({"requests": [HELLO], "batch_size": "5"}, "batch_size", "invalid_type", "must be an integer"),
     ({"requests": [HELLO], "batchsize": 5}, "batchsize", "unknown_field", "did you mean batch_size?"),
     ({"requests": [HELLO], "prompt": "x"}, "prompt", "unknown_field", "is not a field here"),

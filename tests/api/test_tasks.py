@@ -192,6 +192,7 @@ def test_a_body_of_more_than_10_mib_is_refused_with_413(alice: Client) -> None:
     answer = alice.post("/v1/tasks", {"prompt": "x" * (10 * 1024 * 1024)})
     assert answer.status_code == 413
     assert answer.json["error"]["code"] == "request_too_large"  # type: ignore[index]
+    assert "max_task_body" in answer.json["error"]["message"]  # type: ignore[index]
 
 
 def test_nul_characters_in_prompts_are_kept(world: World, alice: Client) -> None:

@@ -150,6 +150,13 @@ REFUSALS = [
         "",
     ),
     (
+        "rpm = 600",
+        'model = "deepseek-v4"\nrpm = 600',
+        11,
+        'never asked for "deepseek-v4", so that this would limit nothing',
+        "own name of the model: flash",
+    ),
+    (
         "[[model]]",
         '[[quota]]\naccount = "main"\ntpm = 5\n[[model]]',
         12,
