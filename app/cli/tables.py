@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-_IN_A_PIPE = 1000  # columns, where nobody says how wide it is
+_IN_A_PIPE = 1000  # columns
 
 
 def new_table(*columns: str) -> Table:
@@ -19,10 +18,10 @@ def new_table(*columns: str) -> Table:
     return made
 
 
-def print_tables(*tables: Table) -> None:
-    """Print those that have rows, an empty line between them."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if known else _IN_A_PIPE, markup=False, highlight=False)
+def print_tables(*tables: Table, width: int | None = None) -> None:
+    """Print those that have rows, an empty line between them; `width` in columns [default: the terminal's]."""
+    wide = width or (None if sys.stdout.isatty() else _IN_A_PIPE)
+    console = Console(width=wide, markup=False, highlight=False)
     for number, one in enumerate(one for one in tables if one.row_count):
         if number:
             console.print()
