@@ -43,24 +43,23 @@ class Database:
         self.dialect = parsed.get_backend_name()
         self._writer: _Writer
         if self.dialect == "sqlite":
-            self._readers = sqlite_readers(parsed, pool_size, limits)
+            self._readers = self._glances = sqlite_readers(parsed, pool_size, limits)
             self._writer = SingleWriter(sqlite_writer(parsed, limits))
         else:
             engine = postgresql_engine(parsed, pool_size, limits)
             self._readers = engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
+            self._glances = engine.execution_options(isolation_level="AUTOCOMMIT")
             self._writer = _PooledWriter(engine)
 
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on one snapshot of the database. Raises DatabaseUnreachable."""
-        with translated():
-            try:
-                return self._read(fn)
-            except Exception as error:
-                if not may_be_repeated(error):
-                    raise
-            return self._read(fn)
+        return _twice(self._readers, fn)
+
+    def glance(self, fn: Callable[[Connection], T]) -> T:
+        """The same for a single statement, whose snapshot is its own: PostgreSQL is asked once, not thrice."""
+        return _twice(self._glances, fn)
 
     def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in one transaction and commit it.
@@ -90,9 +89,21 @@ class Database:
         self._writer.close()
         self._readers.dispose()
 
-    def _read(self, fn: Callable[[Connection], T]) -> T:
-        with self._readers.connect() as connection:
-            return fn(connection)
+
+def _twice(engine: Engine, fn: Callable[[Connection], T]) -> T:
+    """Run `fn`; once more if the connection was dead."""
+    with translated():
+        try:
+            return _once(engine, fn)
+        except Exception as error:
+            if not may_be_repeated(error):
+                raise
+        return _once(engine, fn)
+
+
+def _once(engine: Engine, fn: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return fn(connection)
 
 
 class _PooledWriter:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, null, select, text, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, text, union_all
 
 from app.db.recordset import ROWS, encode, recordset
 from app.db.tables import INTAKE, attempt, batch, callback, task, task_content
@@ -95,11 +95,8 @@ class AttemptRow:
 
 def get_task(conn: Connection, client_id: str | None, task_id: str) -> TaskRow | None:
     """One task with its result; None when this client has no such task. `client_id` None: whoever owns it."""
-    found = select(*_columns(task_content.c.result)).join(task_content, task_content.c.seq == task.c.seq)
-    found = found.where(task.c.id == task_id)
-    if client_id is not None:
-        found = found.where(task.c.client_id == client_id, task.c.deleted_at.is_(null()))
-    row = conn.execute(found).first()
+    whose = {} if client_id is None else {"client": client_id}
+    row = conn.execute(_one(owned=bool(whose)), {"id": task_id, **whose}).first()
     return None if row is None else _task(row)
 
 
@@ -191,6 +188,17 @@ def _of_batch(client_id: str, status: str | None, batch_id: str, after_seq: int 
         line = select(other.c.batch_index).where(other.c.seq == after_seq).scalar_subquery()
         found = found.where(task.c.batch_index < line)
     return found if status is None else found.where(task.c.status == status)
+
+
+@cache
+def _one(*, owned: bool) -> Select[Any]:
+    found = select(*_columns(task_content.c.result)).join(task_content, task_content.c.seq == task.c.seq)
+    found = found.where(task.c.id == bindparam("id"))
+    return (
+        found.where(task.c.client_id == bindparam("client"), task.c.deleted_at.is_(null()))
+        if owned
+        else found
+    )
 
 
 @cache

@@ -30,7 +30,7 @@ class ReadTasks:
 
     def task(self, client_id: str, task_id: str) -> TaskRow:
         """One task. Raises NotFound."""
-        return self._database.read(lambda conn: _mine(conn, client_id, task_id))
+        return self._database.glance(lambda conn: _mine(conn, client_id, task_id))
 
     def page(
         self,
