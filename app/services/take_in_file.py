@@ -151,7 +151,7 @@ class TakeInFile:
                 raise Invalid(f"more than {MOST_TASKS} requests in one batch", code="too_many_requests")
             try:
                 self._add(row, taken, self._parse(raw), now)
-            except Invalid as error:
+            except Rejected as error:  # by policy or for want of a known price, too: by its line
                 taken.errors.append(_problem(error, number))
             if len(taken.errors) >= MOST_ERRORS:
                 return

@@ -128,7 +128,8 @@ def test_a_file_is_taken_in_in_the_name_of_who_made_the_batch(guarded: World) ->
     assert over_a_file(alice, INSIDE)["status"] == "in_progress"
     for client, address in ((alice, OUTSIDE), (stranger, INSIDE)):
         refused = over_a_file(client, address)
-        assert (refused["status"], refused["errors"]["data"][0]["code"]) == ("failed", "denied_by_policy")
+        (error,) = refused["errors"]["data"]
+        assert (refused["status"], error["code"], error["line"]) == ("failed", "denied_by_policy", 1)
     left = guarded.database.read(lambda conn: conn.execute(select(batch.c.asker)).scalars().all())
     assert set(left) == {None}
 
