@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 
+from app.adapters.known_heads import KnownHeads, head_of
 from app.adapters.redis_scripts import Scripts
 from app.adapters.reservoir import MEMORY_SHARE, WINDOW_OF_ALL
 from app.domain.governor import CallReport
 from app.domain.outcome import Outcome
-from app.domain.plan import Head, Release, Waiting
+from app.domain.plan import Release, Waiting
 from app.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
 from app.domain.quota import Limits, QuotaState
 from app.domain.routing import Topology
@@ -63,6 +64,7 @@ class RedisGate:
     term: str = ""
     limits: dict[str, Limits] = field(default_factory=dict)
     released_at: float = 0.0  # gate time of the last release
+    _heads: KnownHeads = field(default_factory=KnownHeads)
 
     def leader(self) -> tuple[str, str]:
         """The present term and its beat, each '' when there is none."""
@@ -78,6 +80,7 @@ class RedisGate:
 
     def begin_epoch(self, epoch: str, keys: Iterable[str]) -> None:
         """Throw away what Redis holds of places and permits. Until `open_epoch` publishing is refused."""
+        self._heads = KnownHeads()
         self._run("reset", self.term, epoch, *(key_queue(key) for key in keys))
 
     def beat(self) -> None:
@@ -122,17 +125,17 @@ class RedisGate:
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str]) -> Look:
         """Take a snapshot, and beat."""
-        _, now, refeed, reports, flights, workers, lists, rows = self._run(
-            "snapshot", self.term, heads, 2000, *quotas
-        )
+        since = self._heads.since(self.term, heads)
+        _, told = self._run("snapshot", self.term, heads, 2000, since, *quotas)
+        now, refeed, reports, flights, workers, whole, last, queues, rows = orjson.loads(told)
         at = float(now)
         return Look(
             at,
-            tuple(w for row in lists if (w := _waiting(row)).model in topology.models),
+            self._heads.told(at, heads, whole, last, queues, topology.models),
             {name: self._state(name, row, at) for name, row in zip(quotas, rows, strict=True)},
-            {key.decode(): int(count) for key, count in _pairs(flights)},
+            {key: int(count) for key, count in _pairs(flights)},
             tuple(_worker(name, report) for name, report in _pairs(workers)),
-            tuple(task_id.decode() for task_id in refeed),
+            tuple(refeed),
             tuple(_report(report) for report in reports),
         )
 
@@ -229,9 +232,9 @@ class RedisGate:
             raise EpochBroken
         return answer
 
-    def _state(self, name: str, row: Sequence[bytes | None], now: float) -> QuotaState:
-        level, tokens, at, flight, until = (float(v) if v is not None else 0.0 for v in row[:5])
-        why = (row[5] or b"").decode(errors="replace")
+    def _state(self, name: str, row: Sequence[str | bool], now: float) -> QuotaState:
+        level, tokens, at, flight, until = (float(v or 0) for v in row[:5])
+        why = row[5] or ""
         limits = self.limits.get(name, _UNLIMITED)
         passed = now - at
         return QuotaState(
@@ -242,33 +245,20 @@ class RedisGate:
             limits.cap,
             int(flight),
             until,
-            why,
+            str(why),
         )
 
 
 _UNLIMITED = Limits()
 
 
-def _pairs(flat: Any) -> Iterable[tuple[bytes, bytes]]:
-    if isinstance(flat, dict):
+def _pairs(flat: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(flat, dict):  # as JSON from Lua, an empty list is an empty object
         return flat.items()
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _waiting(row: Sequence[Any]) -> Waiting:
-    queue, step, length, heads = row
-    name = queue.decode()
-    model, client = parse_backlog_queue(name)
-    return Waiting(name, model, client, int(step), int(length), tuple(_head(*pair) for pair in _pairs(heads)))
-
-
-def _head(task_id: bytes, place: bytes) -> Head:
-    estimate, avoid, facts, sequence, prefix, _due, asked = (place.decode() + "||||||").split("|")[:7]
-    notes = tuple(avoid.split(",")) if avoid else ()
-    return Head(task_id.decode(), float(estimate), notes, facts, int(sequence or 0), int(asked or 0), prefix)
-
-
-def _report(text: bytes) -> CallReport:
+def _report(text: str) -> CallReport:
     said, route = orjson.loads(text)
     return CallReport(
         Outcome(said["outcome"]),
@@ -291,12 +281,12 @@ def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> T
     """None where the upstream counted nothing, or the permit is of an epoch before."""
     if not used or not place or not list_:
         return None
-    head = _head(b"", place.encode())
+    head = head_of("", place)
     model, _ = parse_backlog_queue(list_.partition(SEPARATOR)[0])
     return TokensUsed(model, int(head.estimate), head.asked, *used)
 
 
-def _worker(name: bytes, report: bytes) -> WorkerState:
-    at, _, facts = report.partition(b"|")
+def _worker(name: str, report: str) -> WorkerState:
+    at, _, facts = report.partition("|")
     said = orjson.loads(facts)
-    return WorkerState(name.decode(), float(at), tuple(said["keys"]), int(said["slots"]))
+    return WorkerState(name, float(at), tuple(said["keys"]), int(said["slots"]))

@@ -80,6 +80,8 @@ class RedisReservoir:
         ids = list(task_ids)
         for start in range(0, len(ids), 1000):
             self._command("HDEL", "penstock:place", *ids[start : start + 1000])
+        if ids:
+            self._command("HSET", "penstock:gate", "void", "1")  # the leader looks at all heads again
 
     def announce(self, task_ids: Iterable[str]) -> None:
         """Tell waiters in all processes that these tasks or batches changed, and ring the feeder."""

@@ -52,6 +52,8 @@ class Gauge:
 
     def opens_in(self, estimate: float, now: float) -> float:
         """Seconds until a call would pass, behind the head that holds its turn."""
+        if not (self.is_limited or self.braked):
+            return 0.0
         after = self.after()
         return max(after.opens_in(estimate, now), after.tokens_in(self.held_for or 0.0))
 

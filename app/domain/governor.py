@@ -25,7 +25,7 @@ from app.domain.token_learner import TokenBook, TokensUsed
 Key = tuple[str, str]  # key and upstream model
 
 _KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
-_CLOSED = Limits(cap=0)
+_CLOSED, _FREE = Limits(cap=0), Limits()
 DEFAULT_BREAKER = BreakerRules()
 
 
@@ -75,6 +75,7 @@ class Governor:
     ) -> None:
         """Each of the three is off when it is None."""
         self.topology = topology
+        self._ids = dict.fromkeys(topology.quota_ids)  # in their order
         self.breakers: dict[str, Breaker] = {}
         self.learners: dict[str, Learner] = {}
         self.tokens = TokenBook()
@@ -140,7 +141,22 @@ class Governor:
 
     def limits(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, Limits]:
         """The limits of every quota, as they should be now."""
-        return {name: self._limits(name, now, quotas.get(name)) for name in self.topology.quota_ids}
+        return {
+            name: self._limits(name, now, quotas.get(name)) if self._says_something(name) else _FREE
+            for name in self._ids
+        }
+
+    def _says_something(self, name: str) -> bool:
+        """Most quotas of a route have no limit at all: every key's own, and what nobody was told of."""
+        said = (
+            self.topology.quotas,
+            self.breakers,
+            self.learners,
+            self._revealed,
+            self._paces,
+            self._breaker_of,
+        )
+        return any(name in one for one in said)
 
     def _limits(self, name: str, now: float, state: QuotaState | None) -> Limits:
         breaker = self.breakers.get(name)
@@ -227,9 +243,8 @@ class Governor:
 
     def _taught(self, report: CallReport) -> Iterator[str]:
         """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""
-        known = set(self.topology.quota_ids)
         if report.outcome is Outcome.RATE_LIMITED:
-            yield from (name for name in report.braked if name in known)
+            yield from (name for name in report.braked if name in self._ids)
         elif report.outcome in _KINDS:
             yield from (name for name in report.route.quotas if name in self.learners)
 

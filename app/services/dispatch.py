@@ -262,6 +262,8 @@ def _figures(limits: Limits) -> dict[str, float | None]:
 
 def _differs(before: Limits | None, after: Limits) -> bool:
     """Whether a change is worth a round trip: any of a cap, more than half a percent of a rate."""
+    if before is after:
+        return False
     if before is None or before.cap != after.cap:
         return True
     pairs = ((before.requests, after.requests), (before.tokens, after.tokens))

@@ -49,6 +49,12 @@ local function length_of(queue)
   return sum
 end
 
+-- The leader looks at the heads of queues that changed. `LOOKED` is the most heads of a list that it keeps in mind: what
+-- comes behind so many changes nothing for it.
+local LOOKED = 128
+
+local function changed(queue) redis.call('HSET', QUEUES, queue, redis.call('HINCRBY', GATE, 'changes', 1)) end
+
 -- Whether more than this share of maxmemory is in use.
 local function short_of_memory(share)
   local memory = redis.call('INFO', 'memory')

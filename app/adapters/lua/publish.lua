@@ -18,6 +18,7 @@ if not same_epoch() or (feeding and not leads(ARGV[1])) then return refuse_all('
 if short_of_memory(share) then return refuse_all('memory') end
 local placed = redis.call('HLEN', PLACE)
 local parts, newcomers = {}, {}
+local touched, sizes = {}, {}
 
 local function part_of(list)
   if not parts[list] then parts[list], newcomers[list] = ordered_part(list), {} end
@@ -27,6 +28,15 @@ end
 local function length(queue)
   if not lengths[queue] then lengths[queue] = length_of(queue) end
   return lengths[queue]
+end
+
+-- Whether what comes to a list's end is among the heads that the leader may know of; or it knows nothing of the queue.
+local function in_sight(list, queue)
+  if not sizes[list] then
+    sizes[list] = redis.call('LLEN', list)
+    if redis.call('HEXISTS', QUEUES, queue) == 0 then sizes[list] = 0 end
+  end
+  return sizes[list] <= LOOKED
 end
 
 for i = 6, #ARGV, 7 do
@@ -43,6 +53,7 @@ for i = 6, #ARGV, 7 do
       reason = 'full'
     end
     if not reason then
+      if due or front == '1' or in_sight(list, queue) then touched[queue] = true end
       if due then
         part_of(list)
         table.insert(newcomers[list], {due, message, i})
@@ -54,7 +65,6 @@ for i = 6, #ARGV, 7 do
         end
       end
       redis.call('HSET', PLACE, id, place)
-      redis.call('HSET', QUEUES, queue, 1)
       lengths[queue] = lengths[queue] + 1
       placed = placed + 1
       pushed = true
@@ -72,5 +82,6 @@ end
 for list, ones in pairs(newcomers) do
   if #ones > 0 then place_by_due(list, parts[list], ones) end
 end
+for queue in pairs(touched) do changed(queue) end
 if pushed then wake(WAKE) end
 return refused

@@ -7,7 +7,7 @@ local term, routes = ARGV[1], cjson.decode(ARGV[2])
 if not same_epoch() then return {'epoch'} end
 if not leads(term) then return {'term'} end
 local now = gate_time()
-local answers = {}
+local answers, touched = {}, {}
 local number = math.max(tonumber(redis.call('HGET', GATE, 'release')) or 0, math.floor(now * 1000000))
 
 local function refusal(route, estimate)
@@ -30,6 +30,7 @@ for i = 3, #ARGV, 6 do
   if not message or task_of(message) ~= id or redis.call('HEXISTS', PLACE, id) == 0
     or redis.call('HEXISTS', PERMITS, id) == 1 then
     answer = 'moved'
+    touched[queue] = true
   else
     answer = refusal(route, estimate)
     if not answer then
@@ -43,11 +44,13 @@ for i = 3, #ARGV, 6 do
       redis.call('ZADD', UNREDEEMED, seconds(now), id)
       redis.call('HINCRBY', FLIGHT, route.key, 1)
       redis.call('LPUSH', route.list, message)
+      touched[queue] = true
       answer = 'ok'
     end
   end
   answers[#answers + 1] = answer
 end
+for queue in pairs(touched) do changed(queue) end
 redis.call('HSET', GATE, 'release', string.format('%d', number))
 store_quotas()
 answers[#answers + 1] = seconds(now)

@@ -1,15 +1,17 @@
 -- What the leader needs to decide, in one round trip; also its beat.
--- ARGV: term, heads to look at per list, messages to drop at most, then the quota ids.
+-- ARGV: term, heads to look at per list, messages to drop at most, the last change that the leader has seen (0: none),
+-- then the quota ids. Queues that did not change since are left out: looking at heads is most of what a turn costs.
 -- Cancelled messages (without a place) and those that hold a permit are dropped on the way, free of charge.
--- Gives back {now, refeed, outcomes, flights, workers, ghosts due, [list rows], [quota rows]} or an error word.
-local term, look, drops = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Gives back {'ok', JSON of [now, refeed, outcomes, flights, workers, whether all queues are told, last change,
+-- [queue, its lists: [step, length, heads]], [quota rows]]} or an error word. One text, as clients read it much faster.
+local term, look, drops, since = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if not same_epoch() then return {'epoch'} end
 if not leads(term) then return {'term'} end
 local now = gate_time()
 redis.call('HINCRBY', GATE, 'beat', 1)
 
 local lists = {}
-local function head(list)
+local function head(list, queue)
   local heads, at = {}, 1
   while #heads < 2 * look do
     local messages = redis.call('LRANGE', list, -look - at + 1, -at)
@@ -29,6 +31,7 @@ local function head(list)
         drops = drops - 1
         dropped = true
       else
+        changed(queue)  -- the rest of what is void goes at the next look
         return heads
       end
     end
@@ -37,28 +40,32 @@ local function head(list)
   return heads
 end
 
-for _, queue in ipairs(redis.call('HKEYS', QUEUES)) do
-  local empty = true
-  for _, step in ipairs(STEPS) do
-    local list = list_of(queue, step)
-    if redis.call('EXISTS', list) == 1 then
-      local heads = head(list)
-      local length = redis.call('LLEN', list)
-      if length > 0 then
-        empty = false
-        lists[#lists + 1] = {queue, step, length, heads}
+local last = tonumber(redis.call('HGET', GATE, 'changes')) or 0
+if redis.call('HDEL', GATE, 'void') == 1 or since > last then since = 0 end
+local known = redis.call('HGETALL', QUEUES)
+for i = 1, #known, 2 do
+  local queue = known[i]
+  if tonumber(known[i + 1]) > since then
+    local of_queue = {}
+    for _, step in ipairs(STEPS) do
+      local list = list_of(queue, step)
+      if redis.call('EXISTS', list) == 1 then
+        local heads = head(list, queue)
+        local length = redis.call('LLEN', list)
+        if length > 0 then of_queue[#of_queue + 1] = {step, length, heads} end
       end
     end
+    if #of_queue == 0 then redis.call('HDEL', QUEUES, queue) end
+    lists[#lists + 1] = {queue, of_queue}
   end
-  if empty then redis.call('HDEL', QUEUES, queue) end
 end
 
 local rows = {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   rows[#rows + 1] = redis.call('HMGET', 'penstock:quota:' .. ARGV[i], 'level', 'tokens', 'at', 'flight', 'until', 'why')
 end
 local refeed = redis.call('SPOP', REFEED, 500)
 local outcomes = redis.call('LRANGE', OUTCOMES, 0, 999)
 if #outcomes > 0 then redis.call('LTRIM', OUTCOMES, #outcomes, -1) end
-return {'ok', seconds(now), refeed, outcomes, redis.call('HGETALL', FLIGHT), redis.call('HGETALL', WORKERS),
-  lists, rows}
+return {'ok', cjson.encode({seconds(now), refeed, outcomes, redis.call('HGETALL', FLIGHT),
+  redis.call('HGETALL', WORKERS), since == 0, last, lists, rows})}

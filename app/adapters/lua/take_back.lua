@@ -6,7 +6,7 @@ if not same_epoch() then return {'epoch'} end
 if not leads(term) then return {'term'} end
 local now = gate_time()
 local taken = 0
-local lists = {}
+local lists, touched = {}, {}
 
 -- A key list's messages by task id; read once, or 500 permits over a list of 1,000 would hold Redis for seconds.
 local function messages_of(list)
@@ -34,7 +34,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
         redis.call('RPUSH', permit.l, found)
         redis.call('HSET', PLACE, id, first_of_all(permit.p))
       end
-      redis.call('HSET', QUEUES, (string.gsub(permit.l, '\6\22%d+$', '')), 1)
+      touched[string.gsub(permit.l, '\6\22%d+$', '')] = true
     else
       redis.call('SADD', REFEED, id)
     end
@@ -53,5 +53,6 @@ for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', GHOSTS, '-inf', seconds(now),
   end
   taken = taken + 1
 end
+for queue in pairs(touched) do changed(queue) end
 store_quotas()
 return {'ok', taken}

@@ -1,0 +1,66 @@
+"""What the leader knows of the heads of backlog lists: it is told of those queues alone that changed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.domain.plan import Head, Waiting
+from app.domain.queue import parse_backlog_queue
+
+EVERY = 1.0  # seconds after which all are looked at again, whatever has been said of changes
+LOOKED = 128  # as in prelude.lua: behind so many heads changes are not told
+
+
+@dataclass(slots=True)
+class KnownHeads:
+    """Under one term. What it holds is a hint: a release of what is gone is refused, and told as a change."""
+
+    _by_queue: dict[str, tuple[Waiting, ...]] = field(default_factory=dict)
+    _all: tuple[Waiting, ...] = ()
+    _term: str = ""
+    _depth: int = 0  # heads of each list that are known, unless it is shorter
+    _last: int = 0  # number of the last change that is known; 0: nothing is
+    _looked_at: float = 0.0  # gate time
+    _all_at: float = 0.0
+
+    def since(self, term: str, depth: int) -> int:
+        """The change from which on to ask; 0 for all. Until `told` is called nothing is known: answers get lost."""
+        fresh = term == self._term and self._looked_at - self._all_at < EVERY
+        since = self._last if fresh and depth <= min(self._depth, LOOKED) else 0
+        self._last, self._term = 0, term
+        return since
+
+    def told(
+        self, at: float, depth: int, whole: bool, last: int, queues: Iterable[Any], models: Collection[str]
+    ) -> tuple[Waiting, ...]:
+        """Take up an answer of snapshot.lua; gives back all lists. `whole`: it tells of every queue there is."""
+        changed = {name: _lists(name, rows, models) for name, rows in queues}
+        if whole:
+            self._by_queue, self._all_at = {}, at
+        if whole or changed:
+            self._depth = depth if whole else min(self._depth, depth)
+            self._by_queue.update(changed)
+            for name in [name for name in changed if not changed[name]]:
+                del self._by_queue[name]
+            self._all = tuple(one for lists in self._by_queue.values() for one in lists)
+        self._last, self._looked_at = last, at
+        return self._all
+
+
+def _lists(name: str, rows: Iterable[Sequence[Any]], models: Collection[str]) -> tuple[Waiting, ...]:
+    model, client = parse_backlog_queue(name)
+    if model not in models:
+        return ()
+    return tuple(
+        Waiting(name, model, client, int(step), int(length), tuple(map(head_of, heads[::2], heads[1::2])))
+        for step, length, heads in ((step, length, heads or []) for step, length, heads in rows)
+    )
+
+
+def head_of(task_id: str, place: str) -> Head:
+    """A task by its entry in the place table."""
+    estimate, avoid, facts, sequence, prefix, _due, asked = (place + "||||||").split("|")[:7]
+    notes = tuple(avoid.split(",")) if avoid else ()
+    return Head(task_id, float(estimate), notes, facts, int(sequence or 0), int(asked or 0), prefix)
