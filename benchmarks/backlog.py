@@ -40,7 +40,7 @@ _FILL = """
     INSERT INTO task (id, client_id, model, queue, step, status, hold, estimate, created_at, available_at, expires_at,
         fed_at)
     {numbers}
-    SELECT 'task_b' || i, 'client-' || i % {clients}, '{model}', 'backlog.{model}.client-' || i % {clients}, {step},
+    SELECT 'task_b' || i, 'client-' || (i % {clients}), '{model}', 'backlog.{model}.client-' || (i % {clients}), {step},
         'queued', CASE WHEN {held} THEN {until} ELSE 0 END, {estimate}, :now, :now + 3600, :now + {day},
         CASE WHEN i < :fed THEN CAST(:now AS double precision) END
     FROM n

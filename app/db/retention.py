@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, delete, exists, null, or_, select, text, update
 
 from app.db.tables import DELETED, UNSTORED, attempt, batch, callback, delivery, task, task_content
-from app.domain.batch import BATCH_ENDS, BatchStatus
+from app.domain.batch import BatchStatus
 from app.domain.task import ENDS, Status
 
 _ENDS: list[Status] = sorted(ENDS)
-_BATCH_ENDS: list[BatchStatus] = sorted(BATCH_ENDS)
 _NOTHING = "{}"
 
 
@@ -79,16 +78,21 @@ def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, fl
     return Looked(rows[-1].seq if more else None, deleted)
 
 
-def delete_empty_batches(conn: Connection, before: float, limit: int) -> int:
-    """Delete batches that ended before an instant and of which no task is left."""
+def delete_empty_batches(conn: Connection, after: int, before: float, limit: int) -> Looked:
+    """Walk up to `limit` batches in their order, and delete those that ended and of which no task is left.
+
+    As `delete_old` does it: the walk ends where all of a page were made at `before` or later.
+    """
     left = exists().where(task.c.batch_id == batch.c.id)
-    found = select(batch.c.seq, batch.c.id).where(
-        batch.c.status.in_(_BATCH_ENDS), batch.c.created_at < before, ~left
-    )
-    rows = conn.execute(found.order_by(batch.c.seq).limit(limit)).all()
-    _delete_callbacks(conn, callback.c.batch_id.in_([row.id for row in rows]))
-    conn.execute(delete(batch).where(batch.c.seq.in_([row.seq for row in rows])))
-    return len(rows)
+    found = select(batch.c.seq, batch.c.id, batch.c.status, batch.c.created_at, left.label("left"))
+    rows = conn.execute(found.where(batch.c.seq > after).order_by(batch.c.seq).limit(limit)).all()
+    empty = [row for row in rows if row.created_at < before and not row.left]
+    gone = [row for row in empty if BatchStatus(row.status).ended]
+    if gone:
+        _delete_callbacks(conn, callback.c.batch_id.in_([row.id for row in gone]))
+        conn.execute(delete(batch).where(batch.c.seq.in_([row.seq for row in gone])))
+    more = len(rows) == limit and any(row.created_at < before for row in rows)
+    return Looked(rows[-1].seq if more else None, len(gone))
 
 
 def _erase(conn: Connection, numbers: Sequence[int], now: float) -> int:

@@ -23,6 +23,7 @@ class KeepRetention:
         self._clock = clock
         self._settings = settings
         self._after = 0  # how far the walk has come
+        self._among_batches = False  # it is done with tasks
         self._walk_at = clock.monotonic()
 
     def tick(self) -> None:
@@ -39,18 +40,22 @@ class KeepRetention:
             self._walk(now)
 
     def _walk(self, now: float) -> None:
+        """Tasks first, then the batches that they have left empty."""
         before = now - self._settings.retention
         own = {name: now - seconds for name, seconds in self._own().items()}
+        oldest = min([before, *own.values()])
         for _ in range(_ROUNDS):
-            looked = self._database.write(
-                lambda conn: retention.delete_old(conn, self._after, before, own, _ROWS)
-            )
+            if self._among_batches:
+                step = partial(retention.delete_empty_batches, after=self._after, before=oldest, limit=_ROWS)
+            else:
+                step = partial(retention.delete_old, after=self._after, before=before, own=own, limit=_ROWS)
+            looked = self._database.write(step)
+            self._after = looked.last or 0
             if looked.last is None:
-                self._after, self._walk_at = 0, self._clock.monotonic() + _WALK_EVERY
-                oldest = min([before, *own.values()])
-                self._database.write(partial(retention.delete_empty_batches, before=oldest, limit=_ROWS))
-                return
-            self._after = looked.last
+                self._among_batches = not self._among_batches
+                if not self._among_batches:
+                    self._walk_at = self._clock.monotonic() + _WALK_EVERY
+                    return
 
     def _own(self) -> dict[str, float]:
         """Clients with a retention of their own, in seconds."""

@@ -1,9 +1,13 @@
 """The walk over what may be too old to be kept: as far as there is something old, and no further."""
 
+from sqlalchemy import Connection, update
+
 from app.db import retention
 from app.db.database import Database
 from app.db.endings import end
-from app.db.tables import task
+from app.db.submissions import NewBatch, insert_batch
+from app.db.tables import batch, task
+from app.domain.batch import BatchStatus
 from tests.db.rows import NOW, add, new_task, success, take
 
 MONTH = 30 * 86_400.0
@@ -30,3 +34,28 @@ def test_the_walk_goes_on_while_a_page_holds_something_old_and_ends_at_the_first
     assert (third.last, third.deleted) == (None, 0)  # eight young ones are left unread
     left = database.read(lambda conn: conn.execute(task.select()).all())
     assert {row.seq for row in left} == set(young)
+
+
+def test_the_walk_over_batches_ends_where_they_are_young_and_spares_what_is_open_or_has_tasks(
+    database: Database,
+) -> None:
+    def make(conn: Connection) -> None:
+        for number in range(9):
+            old = number < 4
+            insert_batch(conn, NewBatch(f"batch_{number}", "alice", NOW - MONTH if old else NOW, NOW + MONTH))
+        ended = batch.c.id != "batch_1"
+        conn.execute(update(batch).where(ended).values(status=BatchStatus.COMPLETED))
+
+    database.write(make)
+    add(database, new_task("kept", batch_id="batch_2", batch_index=0))
+
+    def walk(after: int) -> retention.Looked:
+        return database.write(lambda conn: retention.delete_empty_batches(conn, after, NOW - 1, 2))
+
+    first = walk(0)
+    assert (first.last is not None, first.deleted) == (True, 1)
+    second = walk(first.last or 0)
+    assert (second.last is not None, second.deleted) == (True, 1)
+    assert walk(second.last or 0) == retention.Looked(None, 0)  # two young ones read, three not
+    left = database.read(lambda conn: conn.execute(batch.select().order_by(batch.c.seq)).all())
+    assert [row.id for row in left] == [f"batch_{number}" for number in (1, 2, 4, 5, 6, 7, 8)]
