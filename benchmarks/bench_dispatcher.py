@@ -5,7 +5,7 @@ settled as workers do, and what ended is fed anew by the feeder. All backlogs st
 its own, and are measured in turn, so that what else the machine does meets all of them. CPU is counted, of the leader
 and of Redis, as other work on the machine disturbs it least; the feeder and PostgreSQL are counted apart.
 
-    python -m benchmarks.bench_dispatcher [--quick] [--most 1000000] [--rounds 60]
+    python -m benchmarks.bench_dispatcher [--quick] [--most 1000000] [--rounds 30]
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def compare(record: Record, found: dict[Shape, Bench], sizes: list[int]) -> bool
 
 def main() -> int:
     """Fill the table."""
-    told = options(__doc__, most=(1_000_000, 20_000), rounds=(60, 10))
+    told = options(__doc__, most=(1_000_000, 20_000), rounds=(30, 10))
     sizes = sorted({FEW, min(MIDDLE, told.most), told.most})
     shapes = [Shape(size, clients) for clients in (1, 100) for size in sizes]
     shapes += [Shape(sizes[-1], 1, KEYS)]

@@ -26,6 +26,9 @@ PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once a
 QUIET = 1.5  # seconds after the last release in which a refusal of it would have come
 FEW = 8  # calls, by which no rate can be measured
 _BURST = 0.1  # seconds' worth that may go at once
+_LATE = (
+    0.05  # seconds by which the dispatcher may be late without losing pace: it shows where a call a time goes
+)
 # Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
 # short calls these are a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
@@ -99,7 +102,7 @@ class Learner:
     def requests(self) -> Bucket | None:
         """The bucket of calls; None for no limit."""
         level = self.figures["pace"].level
-        return None if level == FREE else Bucket(max(1.0, level * _BURST), level)
+        return None if level == FREE else Bucket(max(1.0 + level * _LATE, level * _BURST), level)
 
     @property
     def tokens(self) -> Bucket | None:

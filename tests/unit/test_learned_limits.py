@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain.adaptive import Learned
 from app.domain.blame import Figure
 from app.domain.breaker import Breaker
 from app.domain.learner import from_facts, new_learner, to_facts
@@ -146,3 +147,16 @@ def test_told_figures_that_are_wrong_are_learned(cap: int | None, rate: float | 
     world = World(cap, rate, latency, False, False, told=told, learner=new_learner(TOLD)).run(130)
     assert world.used(40, 130) >= 0.85
     assert world.refusals(40, 130) <= 0.05
+
+
+@pytest.mark.parametrize("pace", [2.0, 10.0, 15.0, 40.0])
+def test_a_pace_is_kept_by_a_dispatcher_that_is_a_little_late(pace: float) -> None:
+    learner = new_learner()
+    learner.figures["pace"] = Learned(pace)
+    bucket, level, calls = learner.requests, 0.0, 0
+    assert bucket is not None
+    for _ in range(500):  # looks, 40 ms apart
+        level = bucket.filled(level, 0.04)
+        calls += int(level)
+        level -= int(level)
+    assert calls >= 0.97 * 500 * 0.04 * pace
