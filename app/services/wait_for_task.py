@@ -11,7 +11,7 @@ from app.services.ports import Clock
 from app.services.read_tasks import ReadTasks
 
 LONGEST_WAIT = 60.0  # seconds
-LOOK_EVERY = 1.0  # seconds between looks whether the client is still there
+LOOK_EVERY = 5.0  # seconds between looks whether the client is still there: each wakes a thread of its own
 
 
 class Waiters:
