@@ -110,7 +110,7 @@ def recipe(tasks: int, base: Ground) -> Drained:
     ):
         found = running.drive(tasks, 0)
         refused = sum(upstream.stats()["totals"]["refused"].values())
-    base.redis.restart()
+    base.empty_redis()
     return Drained(found["seconds"], ideal_seconds(tasks), tasks - found["failed"], refused)
 
 
@@ -127,7 +127,7 @@ def ours(tasks: int, base: Ground, database: str, workers: int, *, hidden: bool 
     """Penstock, on servers of this benchmark."""
     folder, url = base.scratch("stack"), base.database(database)
     found = drain(tasks, folder, url, base.redis.url, workers, hidden=hidden)
-    base.redis.restart()
+    base.empty_redis()
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import psutil
+from redis import Redis
 
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import SimulatorConfig
@@ -53,6 +54,11 @@ class Ground:
         path = self.folder / f"{name}-{self._made}"
         path.mkdir()
         return path
+
+    def empty_redis(self) -> None:
+        """Forget a service that was killed: the next would wait for its leader to be silent and its sends to be out."""
+        with Redis.from_url(self.redis.url) as client:
+            client.flushall()
 
     @property
     def server_pids(self) -> dict[str, int]:
