@@ -41,12 +41,13 @@ def kill_supervisor(world: ChaosWorld) -> None:
     """`penstock up` joins in, takes its part of the work, and is killed: all that it started dies with it."""
     data = world.folder / "up"
     ports = ("--port", str(kept_port()), "--flower-port", str(kept_port()))
+    log = world.stack.folder / "up.log"
+    told = len(log.read_text()) if log.exists() else 0  # by the one before
     process = world.stack.start("up", "up", "--data", str(data), *ports, PENSTOCK_DATA=str(data))
     world.stack.processes.pop("up")  # its end is ours
     family: list[psutil.Process] = []
     try:
-        log = world.stack.folder / "up.log"
-        wait_until(lambda: SAID in log.read_text() or process.poll() is not None, what="penstock up")
+        wait_until(lambda: SAID in log.read_text()[told:] or process.poll() is not None, what="penstock up")
         assert process.poll() is None, log.read_text()[-3000:]
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
