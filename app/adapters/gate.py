@@ -239,7 +239,7 @@ class RedisGate:
         passed = now - at
         return QuotaState(
             limits.requests,
-            limits.requests.filled(level, passed) if limits.requests else 0.0,
+            limits.requests.filled(max(0.0, level), passed) if limits.requests else 0.0,
             limits.tokens,
             limits.tokens.filled(tokens, passed) if limits.tokens else 0.0,
             limits.cap,

@@ -88,11 +88,17 @@ class Breaker:
             )
 
     def look(self, now: float, *, waiting: bool) -> None:
-        """Once a turn: an open breaker becomes half open when its time is over, sooner if work waits."""
+        """Once a turn: an open breaker becomes half open when its time is over, sooner if work waits.
+
+        Gate time may have gone back, when Redis was restored from an older file: what lies ahead counts from now on.
+        """
+        self.changed_at = min(self.changed_at, now)
+        if self._closed_at is not None:
+            self._closed_at = min(self._closed_at, now)
         if self.state is State.OPEN and now >= self.opens_until(waiting=waiting):
             self.state, self.changed_at = State.HALF_OPEN, now
             self._probes.clear()
-        self._probes = [at for at in self._probes if now - at < self.rules.probe_patience]
+        self._probes = [at for at in self._probes if -_SAME <= now - at < self.rules.probe_patience]
         if (
             self._closed_at is not None
             and now - self._closed_at > self.rules.within + self.rules.half_pace_for
@@ -120,10 +126,13 @@ class Breaker:
         return 0 if self.state is State.OPEN else max(0, self.rules.probes - len(self._probes))
 
     def pace(self, now: float) -> float:
-        """The part of its quotas that may be used: a half when it has just closed, rising to all of it."""
+        """The part of its quotas that may be used: a half when it has just closed, rising to all of it.
+
+        Never less, whatever `now` is: a rate below nothing would empty a bucket for months.
+        """
         if self.state is not State.CLOSED or self._closed_at is None:
             return 1.0
-        return min(1.0, 0.5 + 0.5 * (now - self._closed_at) / self.rules.half_pace_for)
+        return min(1.0, 0.5 + 0.5 * max(0.0, now - self._closed_at) / self.rules.half_pace_for)
 
     # -- closed
 

@@ -12,9 +12,10 @@ from app.domain.fairness import Shares
 from app.domain.governor import Governor
 from app.domain.outcome import Outcome
 from app.domain.plan import Snapshot, plan
-from app.domain.quota import Quota
+from app.domain.quota import Quota, request_bucket
 from app.domain.tokens import DEFAULT_ANSWER
 from tests.redis.gate_world import GateWorld, one_key
+from tests.stack import wait_until
 
 ACCOUNT, UPSTREAM = "account:a1:m", "upstream:u:m"
 TOLD = Quota(ACCOUNT, rpm=6000, concurrency=20)
@@ -165,3 +166,25 @@ def test_what_calls_use_decides_what_the_next_ones_reserve(redis_url: str) -> No
     world.dispatcher.turn()
     assert redeemed(world, open_.task_id).estimate == 600 + 40
     assert redeemed(world, asked.task_id).estimate == 600 + 100
+
+
+def test_a_leader_that_begins_again_after_a_breaker_has_closed_goes_on_at_half_pace(redis_url: str) -> None:
+    """It writes the limits before it has seen the gate's time."""
+    world = governed(redis_url, TOLD)
+    governor = world.dispatcher.governor
+    assert governor is not None
+    breaker = governor.breakers[UPSTREAM]
+    breaker.state, breaker._closed_at = State.CLOSED, 1.7e9
+    world.gate.configure(governor.limits(0.0, {}))
+    half, whole = float(limits(world, ACCOUNT)["rate"]), request_bucket(TOLD)
+    assert whole is not None
+    assert half == pytest.approx(whole.rate / 2)
+
+
+def test_a_level_that_was_written_far_below_nothing_is_filled_as_an_empty_one(redis_url: str) -> None:
+    world = governed(redis_url, TOLD)
+    world.dispatcher.turn()
+    world.fill(level=-1e7, sent=-1e7)
+    messages = world.publish(3)
+    wait_until(lambda: world.dispatcher.turn().released > 0, what="a release")
+    assert isinstance(world.permits.redeem(messages[0].task_id, "w1"), Permit)

@@ -149,3 +149,32 @@ def test_while_open_nothing_passes_and_while_half_open_one_at_a_time(
         breaker.released(now, 1)
         fed(letter, breaker, at=now)
         assert 0.5 <= breaker.pace(now) <= 1
+
+
+@given(st.floats(0.0, 1e10))
+def test_whatever_the_time_a_breaker_that_has_closed_leaves_half_of_the_pace_at_least(now: float) -> None:
+    """A leader that begins again asks before it has looked at any clock: at 0."""
+    breaker = fed("xxxxx")
+    breaker.look(110.0, waiting=True)
+    breaker.settled(OK, 110.0, 111.0)
+    assert breaker.state is State.CLOSED
+    assert 0.5 <= breaker.pace(now) <= 1.0
+
+
+def test_an_open_breaker_waits_no_longer_when_time_goes_back() -> None:
+    breaker = fed("xxxxx", at=5000.0)
+    breaker.look(1000.0, waiting=True)
+    breaker.look(1002.0, waiting=True)
+    assert breaker.state is State.HALF_OPEN
+    breaker.released(1002.0, 1)
+    breaker.look(500.0, waiting=True)
+    assert breaker.room() == 1  # the probe of that other time holds nobody up
+
+
+def test_half_pace_is_over_in_its_time_when_time_goes_back() -> None:
+    breaker = fed("xxxxx", at=5000.0)
+    breaker.look(5010.0, waiting=True)
+    breaker.settled(OK, 5010.0, 5011.0)
+    breaker.look(1000.0, waiting=True)
+    assert breaker.pace(1000.0) == 0.5
+    assert breaker.pace(1004.0) == 1.0

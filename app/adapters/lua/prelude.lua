@@ -83,10 +83,11 @@ local function quota(id, now)
     sent = tonumber(v[12])}
   local passed = math.max(0, now - q.at)
   if q.rate then
-    q.level = math.min(q.size, (q.level or 0) + passed * q.rate)
+    -- Calls never owe: what lies below nothing was written in error, and would stop the quota for as long.
+    q.level = math.min(q.size, math.max(0, q.level or 0) + passed * q.rate)
     -- What may be sent, as against released: a quarter of a second more, for the jitter in between.
     q.sent_size = q.size + 0.25 * q.rate
-    q.sent = math.min(q.sent_size, (q.sent or q.sent_size) + passed * q.rate)
+    q.sent = math.min(q.sent_size, math.max(0, q.sent or q.sent_size) + passed * q.rate)
   end
   if q.token_rate then q.tokens = math.min(q.token_size, (q.tokens or 0) + passed * q.token_rate) end
   q.at = now
