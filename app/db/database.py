@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -10,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import QueuePool
 
 from app.db.engines import USUAL, Limits, parse_url, postgresql_engine, sqlite_readers, sqlite_writer
-from app.db.failures import connection_lost, may_be_repeated, translated
+from app.db.failures import connection_lost, in_the_way, may_be_repeated, translated
 from app.db.group_commit import GroupCommit
 from app.db.single_writer import SingleWriter
 from app.db.tally import Told, tallied
@@ -106,6 +108,9 @@ def _once(engine: Engine, fn: Callable[[Connection], T]) -> T:
         return fn(connection)
 
 
+_PAUSES = (0.02, 0.1, 0.5)  # seconds at most before trying again
+
+
 class _PooledWriter:
     """Writes on PostgreSQL: each in a pooled connection, at READ COMMITTED."""
 
@@ -113,15 +118,22 @@ class _PooledWriter:
         self._engine = engine
 
     def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run `fn` and commit; once more if the connection was dead or another transaction in the way."""
+        """Run `fn` and commit; once more if the connection was dead, a few times if others were in the way.
+
+        Who was undone may meet the same other again, as a lock goes to whoever is awake first: hence the pauses.
+        """
         with translated():
-            attempt = _Attempt(self._engine)
-            try:
-                return attempt.run(fn)
-            except Exception as error:
-                in_doubt = attempt.committing and connection_lost(error)
-                if in_doubt or not may_be_repeated(error):
-                    raise
+            for pause in _PAUSES:
+                attempt = _Attempt(self._engine)
+                try:
+                    return attempt.run(fn)
+                except Exception as error:
+                    in_doubt = attempt.committing and connection_lost(error)
+                    if in_doubt or not may_be_repeated(error):
+                        raise
+                    if not in_the_way(error):
+                        break
+                time.sleep(pause * random.random())
             return _Attempt(self._engine).run(fn)
 
     def close(self) -> None:

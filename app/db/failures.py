@@ -25,9 +25,14 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
+def in_the_way(error: BaseException) -> bool:
+    """Whether another transaction was in the way: this one was undone, and can run when the other is through."""
+    return _sqlstate(error) in _POSTGRESQL_CONFLICT
+
+
 def may_be_repeated(error: BaseException) -> bool:
     """Whether the transaction was rolled back for no fault of its own, so that it can simply run again."""
-    return connection_lost(error) or _sqlstate(error) in _POSTGRESQL_CONFLICT
+    return connection_lost(error) or in_the_way(error)
 
 
 def unreachable(error: BaseException) -> bool:
