@@ -67,15 +67,12 @@ class Gatekeeper:
         """
         if g.get("caller") == caller:
             return caller
-        g.caller = caller
-        address = self._addresses.current()
-        g.address = address
+        calling = self._begin(caller)
         scope = scope_of(request.method, request.path)
         self._count(caller)
         if not caller.may(scope):
             raise Forbidden(f"this key lacks the scope {scope}", code="insufficient_scope")
         _check_administration(caller)
-        calling = Calling(caller, address, self._addresses.zones(address))
         self._check_policies(calling, scope, self._policies.decide)
         current.set(calling)
         return caller
@@ -87,10 +84,7 @@ class Gatekeeper:
 
         Raises Forbidden, DatabaseUnreachable.
         """
-        g.caller = caller
-        address = self._addresses.current()
-        g.address = address
-        calling = Calling(caller, address, self._addresses.zones(address))
+        calling = self._begin(caller)
         self._check_policies(calling, scope, self._policies.decide_as_last_known)
         current.set(calling)
 
@@ -108,6 +102,11 @@ class Gatekeeper:
                 response.headers["RateLimit-Policy"] = f'"requests";q={rate.rpm};w=60'
                 response.headers["RateLimit"] = f'"requests";r={rate.left};t={math.ceil(rate.full_in)}'
             return response
+
+    def _begin(self, caller: Caller) -> Calling:
+        """From here on the audit log knows who it is."""
+        g.caller, g.address = caller, self._addresses.current()
+        return Calling(caller, g.address, self._addresses.zones(g.address))
 
     def _count(self, caller: Caller) -> None:
         rpm = caller.limits.rpm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, case, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, case, insert, null, select, update
 
 from app.db.tables import api_key, client
 from app.db.upsert import insert_or
@@ -142,8 +142,17 @@ def expire_api_key(conn: Connection, client_id: str, key_id: str, at: float) -> 
 
 def find_api_key(conn: Connection, hash: str) -> KeyRow | None:  # noqa: A002
     """The key with this hash, and its client."""
+    return _key(conn, api_key.c.hash == hash)
+
+
+def get_api_key(conn: Connection, key_id: str) -> KeyRow | None:
+    """The key with this id, and its client."""
+    return _key(conn, api_key.c.id == key_id)
+
+
+def _key(conn: Connection, which: ColumnElement[bool]) -> KeyRow | None:
     found = select(*_KEY).join(client, client.c.id == api_key.c.client_id)
-    row = conn.execute(found.where(api_key.c.hash == hash)).first()
+    row = conn.execute(found.where(which)).first()
     return None if row is None else KeyRow(*row)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from traceback import extract_tb
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -161,9 +160,5 @@ class GroupCommit(Generic[T, R]):
         try:
             if self._after is not None:
                 self._after(results)
-        except Exception as error:  # noqa: BLE001 - of no caller
-            # The places, not the message: that could hold a prompt.
-            places = [
-                f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)
-            ]
-            log.error("what follows a commit met an error", kind=type(error).__name__, places=places)
+        except Exception:
+            log.exception("what follows a commit met an error")

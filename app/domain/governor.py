@@ -283,12 +283,12 @@ def _lesson(report: CallReport) -> Lesson:
 
 def _figures_told(quotas: Sequence[Quota]) -> set[Figure]:
     """What is told of the calls that all of these quotas are about."""
-    told: set[Figure] = set()
-    for quota in quotas:
-        told |= {"calls"} if quota.concurrency is not None else set()
-        told |= {"pace"} if quota.rpm is not None else set()
-        told |= {"tokens"} if quota.tpm is not None else set()
-    return told
+    told: dict[Figure, list[float | None]] = {
+        "calls": [quota.concurrency for quota in quotas],
+        "pace": [quota.rpm for quota in quotas],
+        "tokens": [quota.tpm for quota in quotas],
+    }
+    return {name for name, values in told.items() if any(value is not None for value in values)}
 
 
 def told_limits(quota: Quota | None) -> Limits:

@@ -26,9 +26,7 @@ PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once a
 QUIET = 1.5  # seconds after the last release in which a refusal of it would have come
 FEW = 8  # calls, by which no rate can be measured
 _BURST = 0.1  # seconds' worth that may go at once
-_LATE = (
-    0.05  # seconds by which the dispatcher may be late without losing pace: it shows where a call a time goes
-)
+_LATE = 0.05  # seconds by which the dispatcher may be late without losing pace: it shows where calls go one by one
 # Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
 # short calls these are a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
@@ -64,6 +62,31 @@ class _Round:
 
 
 @dataclass(slots=True)
+class _Cuts:
+    """Cuts without a success between them: what refused may have been no limit at all."""
+
+    at: float  # of the first
+    flight: int  # calls at once then
+    usual: float  # calls a second until then
+    before: dict[Figure, Learned]  # what was cut, as it was
+    again_at: float | None = None  # the release of the first call that was refused long after
+
+    def refused(self, at: float, flight: int) -> None:
+        """Note that a call was refused where a limit of whatever kind would have taken some again."""
+        passed = at - self.at
+        rested = passed >= _PASSING_AFTER and self.usual * passed >= _ENOUGH
+        if self.again_at is None and rested and flight <= self.flight / 2:
+            self.again_at = at
+
+    def were_needless(self, told: Collection[Figure], traffic: Traffic) -> bool:
+        """Whether what was cut, of told figures, was not why: nothing was taken until a call was refused again."""
+        if self.again_at is None or not self.before.keys() <= set(told):
+            return False
+        taken, _ = traffic.between(self.at, self.again_at)
+        return taken <= 0
+
+
+@dataclass(slots=True)
 class Learner:
     """One quota. All instants are gate time."""
 
@@ -83,12 +106,7 @@ class Learner:
     _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
     _cut_again: bool = True  # a call released since the last cut succeeded, or more is allowed since
     _beyond: float = 0.0  # calls taken beyond the known pace since it was found
-    # What was cut since the last success, as it was before; and when the first of these cuts was made.
-    _uncut: dict[Figure, Learned] = field(default_factory=dict)
-    _uncut_at: float = -1e18
-    _uncut_flight: int = 0  # calls at once then
-    _usual: float = 0.0  # calls a second until then
-    _again_at: float | None = None  # the release of the first call that was refused long after these cuts
+    _cuts: _Cuts | None = None  # since the last success
 
     # -- what is allowed
 
@@ -197,10 +215,9 @@ class Learner:
     def _succeeded(self, lesson: Lesson, now: float) -> None:
         self.latency += (lesson.seconds - self.latency) * 0.1
         if lesson.released_at > self._cut_at:
-            if self._was_passing:
-                self.figures.update(self._uncut)
-            self._uncut, self._again_at = {}, None
-        self._cut_again = self._cut_again or lesson.released_at > self._cut_at
+            if self._cuts is not None and self._cuts.were_needless(self.told, self.traffic):
+                self.figures.update(self._cuts.before)
+            self._cuts, self._cut_again = None, True
         if self._now is not None:
             self._now.successes += 1
         since, most, before = self._proved
@@ -225,7 +242,8 @@ class Learner:
     def _refused(self, lesson: Lesson, now: float) -> None:
         self.traffic.refuse(lesson.released_at, lesson.tokens)
         if lesson.released_at > self._cut_at + SAME_REFUSAL:
-            self._refused_again(lesson.released_at)
+            if self._cuts is not None:
+                self._cuts.refused(lesson.released_at, self.traffic.flight(lesson.released_at))
             if self._cut_again:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
@@ -240,10 +258,11 @@ class Learner:
             blame(lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:]))
         )
         at = lesson.released_at
-        if not self._uncut:
-            self._uncut_at, self._uncut_flight = now, flight
-            self._usual = self.traffic.admitted_rate(at, self._empty_at).calls_a_second
-        self._uncut = {name: self.figures[name] for name in self._blamed} | self._uncut
+        if self._cuts is None:
+            usual = self.traffic.admitted_rate(at, self._empty_at).calls_a_second
+            self._cuts = _Cuts(now, flight, usual, {})
+        for name in self._blamed:
+            self._cuts.before.setdefault(name, self.figures[name])
         for name in self._blamed:
             found = self._found(name, at)
             doubt = self._away if name == "calls" else 0.0
@@ -252,21 +271,6 @@ class Learner:
         self._empty_at = lesson.released_at
         self._cut_at = now
         self._cut_again = False
-
-    def _refused_again(self, at: float) -> None:
-        """Note that a call was refused where a limit of whatever kind would have taken some again."""
-        passed = at - self._uncut_at
-        rested = passed >= _PASSING_AFTER and self._usual * passed >= _ENOUGH
-        if self._again_at is None and rested and self.traffic.flight(at) <= self._uncut_flight / 2:
-            self._again_at = at
-
-    @property
-    def _was_passing(self) -> bool:
-        """Whether what was cut, of told figures, was not why: nothing was taken until a call was refused again."""
-        if self._again_at is None or not self._uncut or not self.told.issuperset(self._uncut):
-            return False
-        taken, _ = self.traffic.between(self._uncut_at, self._again_at)
-        return taken <= 0
 
     def _use(self, name: Figure, flight: int) -> Use:
         figure, before = self.figures[name], self._before

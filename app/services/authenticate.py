@@ -6,6 +6,7 @@ import threading
 from hmac import compare_digest
 
 from app.db import clients
+from app.db.clients import KeyRow
 from app.db.database import Database
 from app.domain.access import ADMIN, Caller, hash_key, looks_like_key
 from app.domain.errors import Unauthenticated
@@ -50,30 +51,33 @@ class Authenticate:
             if looks_like_key(shown)
             else None
         )
-        now = self._clock.now()
-        if (
-            row is None
-            or row.revoked_at is not None
-            or (row.expires_at is not None and row.expires_at <= now)
-        ):
+        caller = caller_by(row, self._clock.now())
+        if caller is None:
             raise Unauthenticated("this API key is not known here", code="invalid_api_key")
-        return Caller(
-            row.client_id,
-            row.is_admin,
-            row.granted_priority,
-            frozenset(row.scopes.split()),
-            key_id=row.key_id,
-            user=row.user_name or "",
-            team=row.team or "",
-            administers=row.administers or "",
-            limits=read_limits(row.settings),
-        )
+        return caller
 
     def _remember(self, hashed: str, caller: Caller) -> None:
         with self._lock:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[hashed] = (caller, self._clock.monotonic() + KEPT_SECONDS)
+
+
+def caller_by(row: KeyRow | None, now: float) -> Caller | None:
+    """Who calls by a key; None where there is none, or it was revoked or has expired."""
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        return None
+    return Caller(
+        row.client_id,
+        row.is_admin,
+        row.granted_priority,
+        frozenset(row.scopes.split()),
+        key_id=row.key_id,
+        user=row.user_name or "",
+        team=row.team or "",
+        administers=row.administers or "",
+        limits=read_limits(row.settings),
+    )
 
 
 def _bearer(authorization: str | None) -> str:

@@ -10,11 +10,11 @@ import hashlib
 from dataclasses import dataclass
 from hmac import compare_digest
 
-from app.db import sessions
+from app.db import clients
 from app.db.database import Database
 from app.domain.access import ADMIN, Caller, hash_key
 from app.domain.errors import DatabaseUnreachable, Unauthenticated
-from app.services.authenticate import KEPT_SECONDS, Authenticate
+from app.services.authenticate import KEPT_SECONDS, Authenticate, caller_by
 from app.services.ports import Clock
 
 _MOST = 1000  # tickets remembered at once
@@ -46,11 +46,9 @@ class KeepSession:
         caller = self._authenticate.caller_of(shown)
         if self._admin_mark and compare_digest(_mark(shown), self._admin_mark):
             return Ticket("", self._admin_mark)
-        key_id = self._database.read(lambda conn: sessions.key_id_of(conn, hash_key(shown)))
-        if key_id is None:
-            raise _ended()
-        self._remember(Ticket(key_id), caller)
-        return Ticket(key_id)
+        ticket = Ticket(caller.key_id)
+        self._remember(ticket, caller)
+        return ticket
 
     def caller(self, ticket: Ticket) -> Caller:
         """The caller behind a ticket. Raises Unauthenticated, DatabaseUnreachable."""
@@ -79,20 +77,11 @@ class KeepSession:
         return Caller(ADMIN, is_admin=True, granted_priority="high", key_id="environment")
 
     def _find(self, ticket: Ticket) -> Caller:
-        row = self._database.read(lambda conn: sessions.key_by_id(conn, ticket.key_id))
-        if row is None or row.revoked_at is not None:
+        row = self._database.read(lambda conn: clients.get_api_key(conn, ticket.key_id))
+        caller = caller_by(row, self._clock.now())
+        if caller is None:
             raise _ended()
-        if row.expires_at is not None and row.expires_at <= self._clock.now():
-            raise _ended()
-        return Caller(
-            row.client_id,
-            row.is_admin,
-            row.granted_priority,
-            frozenset(row.scopes.split()),
-            key_id=ticket.key_id,
-            user=row.user_name or "",
-            team=row.team or "",
-        )
+        return caller
 
 
 def _mark(key: str) -> str:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import re
-import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from app.db.database import Database
 from app.db.migrate import upgrade
 from app.db.tables import batch
 from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings
+from tests.stack import wait_until
 
 DOCUMENT = (
     b'{"effect":"allow","principal":["user:team_a"],"resource":["api:deepseek-chat"],"condition":'
@@ -111,12 +111,12 @@ def over_a_file(client: Client, address: str) -> Any:
     file = client.http.post("/v1/files", data=form, headers=headers).json["id"]  # type: ignore[index]
     wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     made: Any = client.post("/v1/batches", wish, x_forwarded_for=address).json
-    until = time.monotonic() + 30
-    while made["status"] == "validating":
-        assert time.monotonic() < until, "not taken in"
-        time.sleep(0.01)
-        made = client.get(f"/v1/batches/{made['id']}", x_forwarded_for=address).json
-    return made
+
+    def taken_in() -> Any:
+        now: Any = client.get(f"/v1/batches/{made['id']}", x_forwarded_for=address).json
+        return now if now["status"] != "validating" else None
+
+    return wait_until(taken_in, what="the file to be taken in", every=0.01)
 
 
 def test_a_file_is_taken_in_in_the_name_of_who_made_the_batch(guarded: World) -> None:

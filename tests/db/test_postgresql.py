@@ -130,7 +130,7 @@ def test_of_two_transactions_in_each_others_way_both_are_carried_out(postgresql:
         lambda: postgresql.write(lambda conn: touch(conn, "b", "a")),
     )
     assert outcomes == [None, None]
-    assert len(tries) >= 3
+    assert 3 <= len(tries) <= 8  # four of each at the most
     assert (
         postgresql.read(lambda conn: conn.execute(text("SELECT sum(updated_at) FROM learned")).scalar()) == 4
     )

@@ -192,14 +192,14 @@ def test_a_wrong_key_is_refused_and_not_repeated_on_the_page(pages: Pages) -> No
 
 def test_a_revoked_key_ends_its_sessions(pages: Pages) -> None:
     from app.db import clients
-    from app.db.sessions import key_id_of
     from app.domain.access import hash_key
 
     alice = pages.client()
     browser = pages.browser(alice)
-    key_id = pages.database.read(lambda conn: key_id_of(conn, hash_key(alice.key)))
-    assert key_id
-    pages.database.write(lambda conn: clients.revoke_api_key(conn, alice.id, key_id, pages.parts.clock.now()))
+    key = pages.database.read(lambda conn: clients.find_api_key(conn, hash_key(alice.key)))
+    assert key
+    now = pages.parts.clock.now()
+    pages.database.write(lambda conn: clients.revoke_api_key(conn, alice.id, key.key_id, now))
     pages.parts.clock.ahead += 6
     assert browser.get("/").status_code == 303
 
