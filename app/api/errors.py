@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from traceback import extract_tb
 from typing import Any
 
 import orjson
@@ -112,9 +111,7 @@ def _message(status: int, headers: Mapping[str, str]) -> str | None:
 
 
 def _unforeseen(error: Exception) -> Response:
-    # The places, not the message: that could hold a prompt.
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)]
-    log.error("request_failed", request_id=_request_id(), kind=type(error).__name__, places=places)
+    log.error("request_failed", request_id=_request_id(), exc_info=error)
     return _internal()
 
 
