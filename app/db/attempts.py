@@ -15,7 +15,7 @@ from app.db.tables import attempt
 from app.domain.attempt import Claimed, Ending
 from app.domain.outcome import Outcome
 
-_COLUMNS = (
+ATTEMPT = (
     "task_id",
     "client_id",
     "release",
@@ -42,19 +42,19 @@ _COLUMNS = (
     "cost_picos",
     "currency",
 )
-_UNKNOWN = (None,) * (len(_COLUMNS) - 11)
+_UNKNOWN = (None,) * (len(ATTEMPT) - 11)
 
 
 def write_attempts(conn: Connection, endings: Sequence[Ending], at: float) -> None:
     """Write down calls that came to an end."""
     if endings:
-        insert_rows(conn, attempt, _COLUMNS, (_ended(ending, at) for ending in endings))
+        insert_rows(conn, attempt, ATTEMPT, (attempt_row(ending, at) for ending in endings))
 
 
 def write_lost(conn: Connection, rows: Sequence[Row[Any]], at: float) -> None:
     """Write down calls of which nothing is known: the running rows of a lost worker, as they were locked."""
     if rows:
-        insert_rows(conn, attempt, _COLUMNS, (_lost(row, at) for row in rows))
+        insert_rows(conn, attempt, ATTEMPT, (_lost(row, at) for row in rows))
 
 
 def erase_lost(conn: Connection, claims: Iterable[Claimed]) -> None:
@@ -71,7 +71,8 @@ def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]
     return set()
 
 
-def _ended(ending: Ending, at: float) -> tuple[Any, ...]:
+def attempt_row(ending: Ending, at: float) -> tuple[Any, ...]:
+    """A call that came to an end and is written down `at`, in the order of ATTEMPT."""
     claimed, permit, usage = ending.claimed, ending.claimed.permit, ending.usage
     return (
         permit.task_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
+    FromClause,
     Row,
     Select,
     Text,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.types import TypeEngine
 
 from app.db.locks import is_now
 from app.db.recordset import ROWS, encode, recordset
@@ -48,6 +50,12 @@ _FACTS: Sequence[ColumnElement[Any]] = (
     task_content.c.request,
 )
 
+_CLAIM: Mapping[str, TypeEngine[Any]] = {
+    **{name: Text() for name in ("worker", "key", "account", "upstream_model")},
+    "release": BigInteger(),
+    "at": Double(),
+}
+
 
 def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
     """Claim rows; those that were cancelled, expired, held back or claimed by others are left out.
@@ -59,11 +67,12 @@ def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
     for wish in claims:
         wishes.setdefault(wish.permit.task_id, wish)
     wanted = {ROWS: encode(map(_columns, wishes.values()))}
-    found = {row.id: row for row in conn.execute(_select(conn.dialect.name), wanted)}
-    # Only those: what became free between the two statements has not been read.
-    held = {ROWS: encode(_columns(wish) for name, wish in wishes.items() if name in found)}
-    ours = conn.execute(_update(conn.dialect.name), held).scalars()
-    return {name: _claimed(wishes[name], found[name]) for name in ours}
+    if conn.dialect.name == "postgresql":
+        rows = conn.execute(_claim(), wanted).all()
+    else:  # SQLite cannot give back what it joined with; nobody else writes between the two
+        rows = conn.execute(_select("sqlite"), wanted).all()
+        conn.execute(_update("sqlite"), {ROWS: encode(_columns(wishes[row.id]) for row in rows)})
+    return {row.id: _claimed(wishes[row.id], row) for row in rows}
 
 
 def _columns(wish: Claim) -> dict[str, Any]:
@@ -104,10 +113,9 @@ def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
     )
 
 
-def _wanted(dialect: str) -> tuple[Any, list[ColumnElement[bool]]]:
+def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
     """What is asked for, and when a row can be had."""
-    columns = {name: Text() for name in ("id", "worker", "key", "account", "upstream_model")}
-    wanted = recordset(dialect, release=BigInteger(), at=Double(), **columns)
+    wanted = recordset(dialect, id=Text(), **_CLAIM)
     free = [
         task.c.id == wanted.c.id,
         is_now(Status.QUEUED),
@@ -119,29 +127,36 @@ def _wanted(dialect: str) -> tuple[Any, list[ColumnElement[bool]]]:
 
 @cache
 def _select(dialect: str) -> Select[Any]:
-    """The rows as they stand, locked in order, with what is to be sent."""
+    """The rows as they stand, locked in order, with what is to be sent and whose they become."""
     wanted, free = _wanted(dialect)
-    found = select(*_FACTS).select_from(task).join(wanted, task.c.id == wanted.c.id)
+    claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
+    found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
     found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free)
     return found.order_by(task.c.seq).with_for_update(of=task)
 
 
 @cache
+def _claim() -> Update:
+    """Both in one on PostgreSQL, which gives back the rows as they stood."""
+    found = _select("postgresql").cte("found")
+    claims = {name: found.c[f"claim_{name}"] for name in _CLAIM}
+    facts = (found.c[column.name] for column in _FACTS)
+    return update(task).where(task.c.seq == found.c.seq).values(_values(claims)).returning(*facts)
+
+
+@cache
 def _update(dialect: str) -> Update:
     wanted, free = _wanted(dialect)
-    return (
-        update(task)
-        .where(*free)
-        .values(
-            status=Status.RUNNING,
-            worker=wanted.c.worker,
-            release=wanted.c.release,
-            key=wanted.c.key,
-            account=wanted.c.account,
-            upstream_model=wanted.c.upstream_model,
-            claimed_at=wanted.c.at,
-            started_at=func.coalesce(task.c.started_at, wanted.c.at),
-            attempts=task.c.attempts + 1,
-        )
-        .returning(task.c.id)
-    )
+    return update(task).where(*free).values(_values({name: wanted.c[name] for name in _CLAIM}))
+
+
+def _values(claims: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
+    at = claims["at"]
+    whose = {name: claims[name] for name in ("worker", "release", "key", "account", "upstream_model")}
+    return {
+        **whose,
+        "status": Status.RUNNING,
+        "claimed_at": at,
+        "started_at": func.coalesce(task.c.started_at, at),
+        "attempts": task.c.attempts + 1,
+    }

@@ -6,24 +6,21 @@ since: `healing.lose` leaves worker and release in place for that.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, update
+from sqlalchemy import Connection, Row
 
 from app.db.answering import Given, give_answers
-from app.db.attempts import erase_lost, recorded, write_attempts
+from app.db.attempts import erase_lost, recorded
+from app.db.beside import Beside, Change
 from app.db.ending_statements import finish_statement, requeue_statement
 from app.db.following import Following, anyone_left, following, given_by
 from app.db.locks import lock_batches, lock_tasks
 from app.db.progress import Callbacks, Ended, record_progress
-from app.db.recordset import ROWS, encode
 from app.db.sealing import seal
-from app.db.tables import task_content
-from app.db.usage import write_usage
 from app.domain.attempt import Ending, Failure, Recorded
 from app.domain.money import NO_SUM
 from app.domain.task import Hold, Status
@@ -103,25 +100,24 @@ def _leave_lead(conn: Connection, decided: Iterable[_Decided], waiting: Followin
 
 
 def _write(conn: Connection, decided: Sequence[_Decided], leave_lead: bool) -> None:
+    if not decided:
+        return
     over = [item for item in decided if item.status.ended]
     again = [item for item in decided if not item.status.ended]
+    changes: list[Change] = []
     if over:
-        conn.execute(
-            finish_statement(conn.dialect.name), {ROWS: encode(_finished(item, leave_lead) for item in over)}
-        )
+        changes.append((finish_statement, [_finished(item, leave_lead) for item in over]))
     if again:
-        conn.execute(requeue_statement(conn.dialect.name), {ROWS: encode(map(_requeued, again))})
-    results = [
-        {"number": item.row.seq, "json": item.ending.result}
-        for item in over
-        if item.status is Status.SUCCEEDED
-    ]
-    if results:
-        conn.execute(_RESULT, results)
+        changes.append((requeue_statement, map(_requeued, again)))
     erase_lost(conn, [item.ending.claimed for item in decided if item.late])
     called = [item for item in decided if item.ending.called]
-    write_attempts(conn, [item.ending for item in called], time.time())
-    write_usage(conn, map(_used, called))
+    results = {
+        item.row.seq: item.ending.result
+        for item in over
+        if item.status is Status.SUCCEEDED and item.ending.result is not None
+    }
+    beside = Beside(results, [item.ending for item in called], list(map(_used, called)))
+    beside.write(conn, changes)
 
 
 def _used(item: _Decided) -> Entry:
@@ -137,11 +133,6 @@ def _used(item: _Decided) -> Entry:
     )
     succeeded = item.status is Status.SUCCEEDED
     return Entry(heading, call_figures(ending.usage, ending.cost, succeeded=succeeded))
-
-
-_RESULT = (
-    update(task_content).where(task_content.c.seq == bindparam("number")).values(result=bindparam("json"))
-)
 
 
 def _was(item: _Decided) -> dict[str, Any]:

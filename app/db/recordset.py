@@ -20,9 +20,12 @@ ROWS = "rows"
 _NAME = "wanted"
 
 
-def recordset(dialect: str, /, **columns: TypeEngine[Any]) -> FromClause:
-    """Make a table `wanted` of the given columns; the statement is executed with `{ROWS: encode(...)}`."""
-    rows = bindparam(ROWS, type_=Text())
+def recordset(dialect: str, parameter: str = ROWS, /, **columns: TypeEngine[Any]) -> FromClause:
+    """Make a table `wanted` of the given columns; the statement is executed with `{ROWS: encode(...)}`.
+
+    `parameter`: another name than ROWS, where one statement has several of them.
+    """
+    rows = bindparam(parameter, type_=Text())
     if dialect == "postgresql":
         typed = [column(key, kind) for key, kind in columns.items()]
         unpacked = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*typed)

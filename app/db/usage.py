@@ -13,7 +13,7 @@ from app.db.cost_tables import HEADING, usage_day, usage_entry
 from app.db.upsert import insert_or
 from app.domain.usage import FIGURES, Entry, as_columns, from_columns, merge
 
-_COLUMNS = (*HEADING, *FIGURES)
+USAGE = (*HEADING, *FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,14 @@ class Wanted:
 
 def write_usage(conn: Connection, entries: Iterable[Entry]) -> None:
     """Add entries, those with one heading as one row. Touches no row that is there."""
-    rows = [as_columns(entry) for entry in merge(entries)]
+    rows = usage_rows(entries)
     if rows:
-        insert_rows(conn, usage_entry, _COLUMNS, (tuple(row[name] for name in _COLUMNS) for row in rows))
+        insert_rows(conn, usage_entry, USAGE, (tuple(row[name] for name in USAGE) for row in rows))
+
+
+def usage_rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Entries as rows of the columns USAGE, those with one heading as one."""
+    return [as_columns(entry) for entry in merge(entries)]
 
 
 def fold_usage(conn: Connection, limit: int) -> int:
@@ -81,4 +86,4 @@ def _add_to_days(conn: Connection, entries: Sequence[Entry]) -> None:
 
 
 def _of(table: Any) -> list[Any]:
-    return [table.c[name] for name in _COLUMNS]
+    return [table.c[name] for name in USAGE]

@@ -9,6 +9,7 @@ from app.db.cancels import cancel_task
 from app.db.database import Database
 from app.db.healing import lose
 from app.db.tables import task
+from app.db.usage import Wanted, report
 from app.domain.attempt import Claimed, Failure, Recorded, Usage
 from app.domain.money import Cost
 from app.domain.outcome import Outcome
@@ -280,6 +281,25 @@ def test_many_endings_are_answered_in_their_order(database: Database) -> None:
     assert [item.task_id for item in recorded] == [ending.claimed.permit.task_id for ending in endings]
     assert [item.status for item in recorded] == [ending.status for ending in endings]
     assert all(item.held for item in recorded)
+
+
+def test_results_of_any_size_are_recorded_together_with_what_else_they_ended(database: Database) -> None:
+    add(database, *(new_task(name) for name in "1234"))
+    mine = take(database, "task_1", "task_2", "task_3", "task_4")
+    small, large = '{"x":"a\\"\\n你"}', '{"x":"' + "你\\\\" * 100_000 + '"}'
+    record(
+        database,
+        success(mine["task_1"], result=small),
+        again(mine["task_2"]),
+        success(mine["task_3"], result=large),
+        failure(mine["task_4"]),
+    )
+    rows = [row_of(database, f"task_{number}") for number in range(1, 5)]
+    assert [row.status for row in rows] == ["succeeded", "queued", "succeeded", "failed"]
+    assert [row.result for row in rows] == [small, None, large, None]
+    assert [len(attempts(database, row.id)) for row in rows] == [1, 1, 1, 1]
+    used = database.read(lambda conn: report(conn, Wanted("0000-01-01", "9999-12-31")))
+    assert (sum(one["calls"] for one in used), sum(one["tasks"] for one in used)) == (4, 2)
 
 
 def test_usage_of_a_failed_call_is_kept_with_its_attempt(database: Database, claimed: Claimed) -> None:
