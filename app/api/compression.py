@@ -15,9 +15,8 @@ def install_compression(app: Flask) -> None:
 
     @app.after_request
     def pack(response: Response) -> Response:
-        wanted = request.accept_encodings.quality("gzip") > 0 and "gzip" in request.headers.get(
-            "Accept-Encoding", ""
-        )
+        named = "gzip" in request.headers.get("Accept-Encoding", "")
+        wanted = named and request.accept_encodings.quality("gzip") > 0
         if not wanted or response.is_streamed or response.headers.get("Content-Encoding"):
             return response
         data = response.get_data()

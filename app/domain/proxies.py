@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from app.domain.network import Address, Network, parse_address
 
@@ -41,6 +42,7 @@ def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     return parsed is not None and any(parsed in network for network in trusted)
 
 
+@lru_cache(4096)
 def _parsed(text: str) -> Address | None:
     try:
         return parse_address(text)

@@ -102,7 +102,9 @@ class SubmitTask:
         if task_id is not None:
             row = replace(row, id=task_id)
         with self._tracer.span("submit", client=client_id, model=row.model) as span:
-            submitted = self._submit(replace(row, trace=span.traceparent), request, repeat, call, now)
+            if span.traceparent is not None:
+                row = replace(row, trace=span.traceparent)
+            submitted = self._submit(row, request, repeat, call, now)
             span.tell(task=submitted.task_id, repeated=submitted.row is None)
         return submitted
 

@@ -9,8 +9,8 @@ from hmac import compare_digest
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Flask, request, session
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask, Request, request, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from itsdangerous import URLSafeTimedSerializer
 
 from app.domain.access import Caller
@@ -59,6 +59,10 @@ class SignedCookies(SecureCookieSessionInterface):
             app.secret_key = signing_key(self._admin_key)
             self._serializer = super().get_signing_serializer(app)
         return self._serializer
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Without a cookie there is nothing to read: calls of the API bring none."""
+        return super().open_session(app, request) if "Cookie" in request.headers else self.session_class()
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         """A forged header can only make a cookie stricter."""

@@ -131,6 +131,17 @@ def test_a_settlement_of_another_release_changes_nothing(world: GateWorld) -> No
     assert level(world, "flight") == 1
 
 
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_settlement_rings_for_the_leader_only_while_something_waits(world: GateWorld, waiting: int) -> None:
+    (message,) = world.publish(1)
+    world.dispatcher.turn()
+    world.publish(waiting)
+    permit = redeemed(world, message.task_id)
+    world.scripts.client.delete("penstock:wake")
+    world.permits.settle([Settlement(message.task_id, permit.release, Outcome.SUCCEEDED)])
+    assert world.length("penstock:wake") == waiting
+
+
 def test_a_permit_from_before_a_brake_is_refused_and_its_task_fed_again(world: GateWorld) -> None:
     first, second = world.publish(2)
     world.dispatcher.turn()

@@ -23,6 +23,7 @@ for i = 1, #ARGV do
 end
 store_quotas()
 if redis.call('LLEN', OUTCOMES) > 20000 then redis.call('LTRIM', OUTCOMES, -10000, -1) end
-wake(WAKE)
+-- While nothing waits for a release, what was learned can wait for the leader's next look.
+if redis.call('HLEN', PLACE) > 0 then wake(WAKE) end
 if feeder then wake(WAKE_FEEDER) end
 return 'ok'
