@@ -45,14 +45,19 @@ def list_() -> None:
 def add(file: Path) -> None:
     """Keep the policy in FILE (JSON), in place of the one of its id; in force within five seconds.
 
+    Zones that it names must stand in the service's configuration, where that is known here.
+
     \b
     penstock policy add rule.json
     """
     from app.adapters.clock import SystemClock
     from app.services.manage_policies import put_policy
+    from app.settings import load_settings
 
+    settings = load_settings(configuration(), os.environ)
+    zones = settings.access.zones if settings.path else None
     with opened() as database:
-        stored = put_policy(database, SystemClock(), _document(file))
+        stored = put_policy(database, SystemClock(), _document(file), zones)
         audited(database, "policy.add", stored.id)
     click.echo(stored.id)
 

@@ -75,6 +75,20 @@ def test_a_policy_is_tried_before_it_is_kept(url: str) -> None:
     assert run("policy", "list").output == ""
 
 
+def test_a_policy_with_a_zone_that_is_not_configured_is_refused_where_the_configuration_is_known(
+    url: str,
+) -> None:
+    rule = {"effect": "deny", "principal": ["*"], "condition": {"zone": {"in": ["offic"]}}}
+    Path("rule.json").write_text(json.dumps(rule), encoding="utf-8")
+    assert run("policy", "add", "rule.json").exit_code == 0
+    Path("penstock.toml").write_text('[access]\nzones = {office = ["10.0.0.0/8"]}\n', encoding="utf-8")
+    refused = run("policy", "add", "rule.json")
+    assert refused.exit_code != 0
+    assert "has no 'offic'; there are office" in refused.output
+    Path("rule.json").write_text(json.dumps(rule).replace("offic", "office"), encoding="utf-8")
+    assert run("policy", "add", "rule.json").exit_code == 0
+
+
 def test_a_client_is_changed_by_what_is_named_and_nothing_else(url: str) -> None:
     made = json.loads(run("clients", "add", "a", "--team", "t", "--limit", "rpm=60", "--json").output)
     assert (made["team"], made["limits"], made["api_key"][:3]) == ("t", {"rpm": 60}, "pk_")
