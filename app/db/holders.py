@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
 from app.db.openai_tables import holder
 from app.db.upsert import insert_or
@@ -20,6 +20,11 @@ def beat(conn: Connection, holder_id: str, now: float) -> None:
 def beats(conn: Connection) -> dict[str, int]:
     """The beat of each process on record."""
     return {row.id: row.beat for row in conn.execute(select(holder.c.id, holder.c.beat))}
+
+
+def touch(conn: Connection, holder_ids: Collection[str]) -> None:
+    """Write what stands in their rows: fails where they could not beat."""
+    conn.execute(update(holder).where(holder.c.id.in_(holder_ids)).values(beat=holder.c.beat))
 
 
 def drop(conn: Connection, holder_ids: Collection[str]) -> None:

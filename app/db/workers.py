@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, func, null, or_, select, text, update
@@ -52,6 +52,11 @@ def beat(conn: Connection, id: str, held: Sequence[tuple[str, int]], now: float)
     if stray:
         _give_up(conn, id, stray, now)
     return [name for name, release in held if (name, release) not in ours]
+
+
+def touch(conn: Connection, ids: Collection[str]) -> None:
+    """Write what stands in their rows: fails where they could not beat."""
+    conn.execute(update(worker).where(worker.c.id.in_(ids)).values(beat=worker.c.beat))
 
 
 def ended(conn: Connection, id: str, now: float) -> None:  # noqa: A002

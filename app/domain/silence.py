@@ -11,7 +11,9 @@ _LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a froz
 class Silence:
     """What one observer has seen of the beats of others."""
 
-    def __init__(self) -> None:
+    def __init__(self, dead_seconds: float = DEAD_SECONDS) -> None:
+        """`dead_seconds`: of silence, after which a process is dead."""
+        self._dead_seconds = dead_seconds
         self._beats: Mapping[str, int] = {}
         self._silent: dict[str, float] = {}
         self._looked_at: float | None = None
@@ -25,4 +27,16 @@ class Silence:
             for name, beat in beats.items()
         }
         self._beats = dict(beats)
-        return [name for name, seconds in self._silent.items() if seconds >= DEAD_SECONDS]
+        return self._silent_for(self._dead_seconds)
+
+    @property
+    def overdue(self) -> list[str]:
+        """Who has been silent for half of that time, and should have beaten if it could."""
+        return self._silent_for(self._dead_seconds / 2)
+
+    def excuse(self) -> None:
+        """Nobody could have beaten: everybody's silence counts from nothing."""
+        self._silent = {}
+
+    def _silent_for(self, seconds: float) -> list[str]:
+        return [name for name, silent in self._silent.items() if silent >= seconds]

@@ -8,6 +8,7 @@ from app.db import cancels, holders, waiting_calls
 from app.db.database import Database
 from app.domain.silence import Silence
 from app.domain.task import Status
+from app.services.find_dead import find_dead
 from app.services.hold_connections import GRACE_SECONDS
 from app.services.ports import Clock, Reservoir
 
@@ -31,9 +32,8 @@ class AbandonCalls:
         return self._give_up()
 
     def _bury_dead(self) -> None:
-        beats = self._database.read(holders.beats)
         at = self._clock.monotonic()
-        dead = self._silence.look(beats, at)
+        dead = find_dead(self._database, self._silence, holders.beats, holders.touch, at)
         if dead or at >= self._orphans_at:
             self._orphans_at = at + _ORPHANS_EVERY
             self._free(dead)

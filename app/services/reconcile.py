@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
+
+import structlog
 
 from app.db import feeding, healing, workers
 from app.db.database import Database
 from app.domain.attempt import Settlement
 from app.domain.outcome import Outcome
+from app.domain.silence import Silence
+from app.services.find_dead import find_dead
 from app.services.ports import Clock, Meter, NoMeter, Permits, Reservoir
+
+log = structlog.get_logger("penstock.dispatcher")
 
 SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its way has arrived by then
 CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
@@ -17,7 +23,6 @@ PAGE = 1000
 PASS_EVERY = 60.0  # seconds between passes over everything fed, for hosts whose clocks disagree
 WORKER_SILENCE = 30.0  # seconds of successful looks without a beat: three beats
 GHOST = 30.0  # seconds for which a lost worker's calls are taken to run on upstream
-LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen leader kills nobody
 
 
 class Truth(Protocol):
@@ -94,27 +99,16 @@ class LostWorkers:
     ) -> None:
         """`silence`: seconds without a beat after which a worker is lost."""
         self._meter = meter or NoMeter()
-        self._silence = silence
+        self._silence = Silence(silence)
         self._database = database
         self._truth = truth
         self._reservoir = reservoir
         self._clock = clock
-        self._beats: Mapping[str, int] = {}
-        self._silent: dict[str, float] = {}
-        self._looked_at: float | None = None
 
     def tick(self) -> int:
         """Look at the beats. Gives back how many rows went back."""
-        beats = self._database.read(workers.beats)
         at = self._clock.monotonic()
-        passed = 0.0 if self._looked_at is None else min(LONGEST_LOOK, at - self._looked_at)
-        self._looked_at = at
-        self._silent = {
-            worker: self._silent.get(worker, 0.0) + passed if self._beats.get(worker) == beat else 0.0
-            for worker, beat in beats.items()
-        }
-        self._beats = beats
-        dead = [worker for worker, seconds in self._silent.items() if seconds >= self._silence]
+        dead = find_dead(self._database, self._silence, workers.beats, workers.touch, at)
         return sum(self._bury(worker) for worker in dead)
 
     def _bury(self, worker: str) -> int:
@@ -124,6 +118,7 @@ class LostWorkers:
             lost += len(rows)
             for row in rows:
                 self._meter.lost(row.upstream_model, row.key)
+        log.warning("a worker is lost: it has not beaten for long", worker=worker, calls=lost)
         self._database.write(lambda c: workers.ended(c, worker, self._clock.now()))
         self._truth.drop_worker(worker)
         self._reservoir.announce(())

@@ -14,6 +14,7 @@ from app.db.engines import parse_url
 from app.db.submissions import NewTask, insert_tasks
 from app.db.tables import client, metadata, task
 from app.domain.attempt import Claim, Message, Permit, Settlement
+from app.domain.errors import DatabaseUnreachable
 from app.domain.outcome import Outcome
 from app.domain.queue import backlog_queue
 from app.domain.quota import Quota
@@ -234,6 +235,42 @@ def test_a_silent_workers_rows_go_back_after_thirty_seconds_and_its_calls_keep_t
     world.report("w2")
     world.feeder.tick()
     assert world.dispatcher.turn().released == 1
+
+
+def test_while_nothing_can_be_written_no_worker_is_lost(
+    world: HealingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: beats are read, and none can be written."""
+    (task_id,) = world.insert(1)
+    world.feeder.tick()
+    world.dispatcher.turn()
+    world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
+    world.run(task_id)
+    lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
+
+    def full(_fn: object) -> None:
+        raise DatabaseUnreachable("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.database, "write", full)
+        refused = 0
+        for _ in range(60):
+            try:
+                lost.tick()
+            except DatabaseUnreachable:
+                refused += 1
+            world.clock.at += 1
+    assert refused
+    for _ in range(15):
+        assert lost.tick() == 0
+        world.clock.at += 1
+    held = [(task_id, world.row(task_id)["release"])]
+    world.database.write(lambda conn: workers.beat(conn, "w1", held, world.clock.at))
+    for _ in range(30):
+        assert lost.tick() == 0
+        world.clock.at += 1
+    assert world.row(task_id)["status"] == "running"
+    assert lost.tick() == 1
 
 
 def test_a_leader_that_slept_takes_no_worker_for_dead(world: HealingWorld) -> None:

@@ -19,6 +19,15 @@ def test_while_the_observer_did_not_look_nobody_dies() -> None:
     assert seconds_until_dead(Silence(), look_every=60.0) > 6 * 60
 
 
+def test_silence_counts_anew_after_it_was_excused() -> None:
+    silence = Silence(10.0)
+    for at in range(10):
+        assert silence.look({"one": 1}, float(at)) == []
+        assert silence.overdue == (["one"] if at >= 5 else [])
+    silence.excuse()
+    assert [silence.look({"one": 1}, float(at)) for at in range(10, 20)] == [[]] * 9 + [["one"]]
+
+
 def test_a_beat_makes_up_for_all_silence_before_it() -> None:
     silence = Silence()
     for at in range(int(DEAD_SECONDS)):
