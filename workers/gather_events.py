@@ -12,8 +12,8 @@ from typing import Any
 from celery import bootsteps
 from vine import promise
 
-GATHER_SECONDS = 0.05
-_MOST = 150  # events in one message
+GATHER_SECONDS = 0.25  # people look at them
+_MOST = 500  # events in one message
 
 
 class _Flushing:

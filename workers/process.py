@@ -37,6 +37,7 @@ log = structlog.get_logger("penstock.worker")
 
 _CLOSE_SECONDS = 1.0  # for each of the words that a process says at its end
 _REDIS_TIMEOUT = 5.0
+_GATHER_SECONDS = 0.02  # that a busy process gives claims and endings to come together: little beside a call
 
 
 @dataclass(slots=True)
@@ -96,8 +97,10 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     keys = keys_of(settings, queues)
     upstreams = UpstreamGenerations(make_upstreams(parts, keys, concurrency))
     settling = SettlePermits(parts.permits)
-    claims: GroupCommit[Claim, Claimed | None] = GroupCommit(database, _claim_in_order)
-    endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end)
+    claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
+        database, _claim_in_order, gather_seconds=_GATHER_SECONDS
+    )
+    endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end, gather_seconds=_GATHER_SECONDS)
     runner = RunTask(
         worker=me.id,
         permits=parts.permits,
