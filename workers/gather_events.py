@@ -57,3 +57,9 @@ class GatherEvents(bootsteps.StartStopStep):
         if consumer.hub is not None and events is not None and events.enabled:
             events.buffer_limit = _MOST
             events.on_send_buffered = _Flushing(consumer).soon
+
+    def stop(self, consumer: Any) -> None:
+        """Send what waits: the loop that would have sent it has ended. Without a connection Celery keeps it."""
+        events = consumer.event_dispatcher
+        if consumer.hub is not None and events is not None and events.enabled:
+            events.flush()
