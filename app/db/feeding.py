@@ -99,6 +99,12 @@ def unfeed_some(conn: Connection, limit: int) -> int:
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
 
 
+def date_back(conn: Connection, now: float, ahead: float, limit: int) -> int:
+    """Let up to `limit` rows that look fed more than `ahead` seconds from now count as fed now: a clock was ahead."""
+    given = {"now": now, "latest": now + ahead, "most": limit}
+    return _count(conn.execute(_DATE_BACK, given))
+
+
 def promote_due(conn: Connection, now: float, limit: int) -> int:
     """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
     swept = sweep(conn, now, limit)
@@ -192,6 +198,13 @@ _FIRST_DUE = select(
 _NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
 _FED_ROWS = first(FED, task.c.fed_at, task.c.seq)
 _UNFEED_SOME = update(task).where(task.c.seq == _FED_ROWS.c.seq).values(fed_at=null()).returning(task.c.seq)
+_AHEAD_ROWS = first(f"{FED} AND fed_at > :latest", task.c.fed_at, task.c.seq)
+_DATE_BACK = (
+    update(task)
+    .where(task.c.seq == _AHEAD_ROWS.c.seq)
+    .values(fed_at=bindparam("now", type_=Double()))
+    .returning(task.c.seq)
+)
 _DUE_ROWS = first(f"{TIMED} AND available_at <= :now", task.c.available_at)
 # Who leads identical tasks, or has been called before, simply goes on.
 _JOINS = task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0)

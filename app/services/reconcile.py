@@ -20,7 +20,7 @@ log = structlog.get_logger("penstock.dispatcher")
 SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its way has arrived by then
 CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
 PAGE = 1000
-PASS_EVERY = 60.0  # seconds between passes over everything fed, for hosts whose clocks disagree
+PASS_EVERY = 60.0  # seconds between passes over everything fed
 WORKER_SILENCE = 30.0  # seconds of successful looks without a beat: three beats
 GHOST = 30.0  # seconds for which a lost worker's calls are taken to run on upstream
 
@@ -49,15 +49,16 @@ class FedRows:
         self._truth = truth
         self._clock = clock
         self._after = (0.0, 0)
-        self._began = 0.0
+        self._again_at = 0.0  # monotonic
 
     def tick(self) -> int:
         """Check one page. Gives back how many rows were put right."""
         now = self._clock.now()
+        if self._after[0] > now:  # the clock went back: what is fed from now on comes before what was checked
+            self._after = (0.0, 0)
         page = self._database.read(lambda c: healing.fed_page(c, self._after, now - SETTLED, PAGE))
         if not page:
-            if now - self._began > PASS_EVERY:
-                self._after, self._began = (0.0, 0), now
+            self._begin_again(now)
             return 0
         self._after = (page[-1].fed_at, page[-1].seq)
         placed = self._truth.placed([row.task_id for row in page])
@@ -65,6 +66,18 @@ class FedRows:
         if astray:
             self._database.write(lambda c: feeding.unfeed(c, astray))
         return len(astray)
+
+    def _begin_again(self, now: float) -> None:
+        """Another pass over everything, when it is due: what was fine may be lost since.
+
+        What was fed by a clock that was ahead is not looked at before that instant comes, so it is dated back.
+        """
+        at = self._clock.monotonic()
+        if at < self._again_at:
+            return
+        self._after = (0.0, 0)
+        dated = self._database.write(lambda c: feeding.date_back(c, now, SETTLED, PAGE))
+        self._again_at = at if dated == PAGE else at + PASS_EVERY
 
 
 class Expiry:

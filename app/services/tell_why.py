@@ -46,7 +46,7 @@ class TellWhy:
         now, quotas = seen.now, seen.quotas
         for release in done:
             self.paces.released(release.queue, release.step, now)
-        if now < self._due:
+        if self._due - EVERY <= now < self._due:  # else it is due, or gate time went back
             return
         self._due = now + EVERY
         self.lists = tuple((one.queue, one.step) for one in seen.waiting)

@@ -208,6 +208,30 @@ def test_a_row_whose_message_is_in_neither_place_nor_permit_is_fed_again_after_f
     assert message.task_id != lost
 
 
+def test_rows_that_were_fed_while_the_clock_was_ahead_and_since_are_found_within_a_pass(
+    world: HealingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour forward, at once, and back: neither the cursor nor the time of the next pass stays in the future."""
+    passed = 0.0
+    monkeypatch.setattr(world.clock, "monotonic", lambda: passed)
+    rows = FedRows(world.database, world.gate, world.clock)
+    world.clock.at = START + 3600
+    (fine,) = world.insert(1, fed_at=START + 3590)
+    world.scripts.client.hset("penstock:place", fine, "10")
+    (ahead,) = world.insert(1, fed_at=START + 3600)
+    assert [rows.tick() for _ in range(3)] == [0, 0, 0]
+    world.clock.at = START + 10
+    (since,) = world.insert(1, fed_at=START + 1)
+    world.scripts.client.hdel("penstock:place", fine)
+    found = 0
+    for _ in range(75):
+        found += rows.tick()
+        passed += 1
+        world.clock.at += 1
+    assert found == 3
+    assert [world.row(name)["fed_at"] for name in (fine, ahead, since)] == [None, None, None]
+
+
 def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: HealingWorld) -> None:
     (task_id,) = world.insert(1)
     world.feeder.tick()
