@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -161,4 +162,5 @@ class GroupCommit(Generic[T, R]):
             if self._after is not None:
                 self._after(results)
         except Exception:
-            log.exception("what follows a commit met an error")
+            with suppress(Exception):  # a log that cannot be written must not end this thread
+                log.exception("what follows a commit met an error")

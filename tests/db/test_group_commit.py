@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import IntegrityError
 
+from app.db import group_commit
 from app.db.database import Database, GroupCommit
 from app.db.submissions import NewTask, insert_tasks
 from app.db.tables import task
@@ -93,6 +95,19 @@ def test_what_follows_a_commit_is_done_before_the_callers_hear_and_its_failure_i
     commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, after=after)
     assert commits.submit("a") == "A"
     assert followed == ["A"]
+    commits.close()
+
+
+def test_neither_what_follows_nor_a_log_that_is_closed_ends_the_committing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("closed")
+
+    monkeypatch.setattr(group_commit, "log", SimpleNamespace(exception=fail))
+    groups = Groups()
+    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, after=fail)
+    assert [commits.submit(item) for item in ("a", "b")] == ["A", "B"]
     commits.close()
 
 
