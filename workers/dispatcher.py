@@ -141,8 +141,7 @@ def _release(leader: Leader, stop: threading.Event) -> None:
         began = leader.clock.monotonic()
         turn = leader.dispatcher.turn()
         leader.parts.meters.turned(leader.clock.monotonic() - began)
-        if turn.refeed:
-            leader.refeed(turn.refeed)
+        leader.refeeding.refeed(turn.refeed)
         if turn.next_in > 0:
             leader.gate.wait_for_wake("penstock:wake", turn.next_in)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from app.adapters.gate import RedisGate
 from app.adapters.permits import STALE
@@ -14,7 +13,7 @@ from app.adapters.why_board import WhyBoard
 from app.api.file_lines import parse_line
 from app.api.house import rules_of
 from app.bootstrap import Penstock
-from app.db import clients, feeding
+from app.db import clients
 from app.domain.fairness import ClientShare
 from app.domain.task import Priority
 from app.services.abandon_calls import AbandonCalls
@@ -36,6 +35,7 @@ from app.services.keep_windows import KeepWindows
 from app.services.lay_rules import make_governor, make_health
 from app.services.lead import Candidate
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
+from app.services.refeed_tasks import RefeedTasks
 from app.services.run_intakes import RunIntakes
 from app.services.take_in_file import TakeInFile
 from app.services.tell_why import TellWhy
@@ -79,6 +79,7 @@ class Leader:
             trace=TraceReleases(self.database, parts.tracer).released,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
+        self.refeeding = RefeedTasks(self.database, self.reservoir)
         cache = parts.settings.cache
         self.joiner = JoinIdentical(
             self.database,
@@ -141,11 +142,6 @@ class Leader:
         self.learned.recall()
         self.watch.recall()
         self.gate.configure(self.governor.limits(0.0, {}))
-
-    def refeed(self, task_ids: Iterable[str]) -> None:
-        """Feed these tasks again: their messages are gone."""
-        self.database.write(partial(feeding.unfeed, ids=list(task_ids)))
-        self.reservoir.ring()
 
     def _client_shares(self) -> Mapping[str, ClientShare]:
         at, known = self._clients

@@ -22,6 +22,7 @@ from app.domain.task import Hold, new_id
 from app.services.begin_epoch import begin_epoch
 from app.services.feed_backlog import Feeder
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
+from app.services.refeed_tasks import RefeedTasks
 from tests.redis.gate_world import GateWorld, one_key
 
 START = 1_800_000_000.0
@@ -230,6 +231,25 @@ def test_rows_that_were_fed_while_the_clock_was_ahead_and_since_are_found_within
         world.clock.at += 1
     assert found == 3
     assert [world.row(name)["fed_at"] for name in (fine, ahead, since)] == [None, None, None]
+
+
+def test_tasks_to_be_fed_again_are_kept_while_the_database_is_away(
+    world: HealingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = world.insert(2, fed_at=START)
+    refeeding = RefeedTasks(world.database, world.reservoir)
+
+    def away(_fn: object) -> None:
+        raise DatabaseUnreachable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.database, "write", away)
+        refeeding.refeed(())
+        for task_id in (first, second):
+            with pytest.raises(DatabaseUnreachable):
+                refeeding.refeed((task_id,))
+    refeeding.refeed(())
+    assert [world.row(name)["fed_at"] for name in (first, second)] == [None, None]
 
 
 def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: HealingWorld) -> None:
