@@ -68,6 +68,14 @@ class Ran:
                 return line.strip()
         raise AssertionError(f"never said {wanted!r}: {self.lines}")
 
+    def until_all(self, *wanted: str) -> list[str]:
+        """Read lines until each of these has begun one, in whatever order they come; gives back those lines."""
+        found: dict[str, str] = {}
+        while len(found) < len(wanted):
+            line = self.until("")
+            found.update({one: line for one in wanted if line.startswith(one)})
+        return [found[one] for one in wanted]
+
     def end(self) -> int:
         """SIGTERM, and everything it still says."""
         self.process.send_signal(signal.SIGTERM)
@@ -164,8 +172,8 @@ def test_sighup_renews_what_reads_the_configuration_and_reaches_no_component(sta
 def test_kill_9_of_the_supervisor_leaves_no_component_and_nothing_that_they_forked(start: Start) -> None:
     forks = '"""child = os.fork();\nif child: print("forked", child, flush=True);\n""" + STAY'
     ran = start(f'python("plain", STAY), python("forks", {forks})')
-    forked = int(ran.until("line forks forked").split()[3])
-    ran.until("all ready")
+    said, _ = ran.until_all("line forks forked", "all ready")
+    forked = int(said.split()[3])
     pids = [int(line.split()[2]) for line in ran.lines if line.startswith("ready")]
     ran.process.kill()
     assert all(gone(pid) for pid in [*pids, forked])
