@@ -53,13 +53,17 @@ class GatherEvents(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Take the flushing over."""
-        events = consumer.event_dispatcher
-        if consumer.hub is not None and events is not None and events.enabled:
+        if events := _buffering(consumer):
             events.buffer_limit = _MOST
             events.on_send_buffered = _Flushing(consumer).soon
 
     def stop(self, consumer: Any) -> None:
         """Send what waits: the loop that would have sent it has ended. Without a connection Celery keeps it."""
-        events = consumer.event_dispatcher
-        if consumer.hub is not None and events is not None and events.enabled:
+        if events := _buffering(consumer):
             events.flush()
+
+
+def _buffering(consumer: Any) -> Any:
+    """The consumer's dispatcher of events, if it gathers them at all."""
+    events = consumer.event_dispatcher
+    return events if consumer.hub is not None and events is not None and events.enabled else None

@@ -50,33 +50,38 @@ class Beside:
 
     def write(self, conn: Connection, changes: Sequence[Change]) -> None:
         """Carry out the changes of rows, of which there is at least one, and write this."""
-        alone = {
-            number: json
-            for number, json in self.results.items()
-            if conn.dialect.name != "postgresql" or len(json) >= _LARGE
-        }
-        if alone:
-            conn.execute(_RESULT, [{"number": number, "json": json} for number, json in alone.items()])
         if conn.dialect.name == "postgresql":
-            self._write_together(conn, changes, self.results.keys() - alone.keys())
-            return
+            self._write_together(conn, changes)
+        else:
+            self._write_each(conn, changes)
+
+    def _write_each(self, conn: Connection, changes: Sequence[Change]) -> None:
         for statement, rows in changes:
-            conn.execute(statement("sqlite"), {ROWS: encode(rows)})
+            conn.execute(statement(conn.dialect.name), {ROWS: encode(rows)})
+        _write_results(conn, self.results)
         write_attempts(conn, self.called, time.time())
         write_usage(conn, self.used)
 
-    def _write_together(self, conn: Connection, changes: Sequence[Change], numbers: Iterable[int]) -> None:
-        (statement, rows), *others = changes
+    def _write_together(self, conn: Connection, changes: Sequence[Change]) -> None:
         at = time.time()
+        large = {number: json for number, json in self.results.items() if len(json) >= _LARGE}
+        small = {number: json for number, json in self.results.items() if number not in large}
+        _write_results(conn, large)
+        (statement, rows), *others = changes
         told = {
             ROWS: rows,
-            "results": ({"number": number, "result": seal(self.results[number])} for number in numbers),
+            "results": ({"number": number, "result": seal(json)} for number, json in small.items()),
             "attempts": (dict(zip(ATTEMPT, attempt_row(one, at), strict=True)) for one in self.called),
             "used": usage_rows(self.used),
         }
         conn.execute(_together(statement), {name: encode(listed) for name, listed in told.items()})
         for statement, rows in others:
-            conn.execute(statement("postgresql"), {ROWS: encode(rows)})
+            conn.execute(statement(conn.dialect.name), {ROWS: encode(rows)})
+
+
+def _write_results(conn: Connection, results: Mapping[int, str]) -> None:
+    if results:
+        conn.execute(_RESULT, [{"number": number, "json": json} for number, json in results.items()])
 
 
 _RESULT = (

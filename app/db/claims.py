@@ -71,7 +71,7 @@ def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
         rows = conn.execute(_claim(), wanted).all()
     else:  # SQLite cannot give back what it joined with; nobody else writes between the two
         rows = conn.execute(_select("sqlite"), wanted).all()
-        conn.execute(_update("sqlite"), {ROWS: encode(_columns(wishes[row.id]) for row in rows)})
+        conn.execute(_update(), {ROWS: encode(_columns(wishes[row.id]) for row in rows)})
     return {row.id: _claimed(wishes[row.id], row) for row in rows}
 
 
@@ -145,14 +145,15 @@ def _claim() -> Update:
 
 
 @cache
-def _update(dialect: str) -> Update:
-    wanted, free = _wanted(dialect)
+def _update() -> Update:
+    """The second half on SQLite."""
+    wanted, free = _wanted("sqlite")
     return update(task).where(*free).values(_values({name: wanted.c[name] for name in _CLAIM}))
 
 
 def _values(claims: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
-    at = claims["at"]
-    whose = {name: claims[name] for name in ("worker", "release", "key", "account", "upstream_model")}
+    whose = dict(claims)
+    at = whose.pop("at")
     return {
         **whose,
         "status": Status.RUNNING,

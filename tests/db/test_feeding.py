@@ -1,5 +1,8 @@
 """Rows on their way into backlog queues."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from sqlalchemy import update
 
@@ -17,7 +20,9 @@ from app.db.feeding import (
 )
 from app.db.tables import task
 from app.domain.attempt import Message
+from app.domain.errors import DatabaseUnreachable
 from app.domain.task import Hold
+from app.services.refeed_tasks import RefeedTasks
 from tests.db.rows import NOW, add, again, new_task, record, row_of, take
 
 QUEUE = "backlog.deepseek-flash.alice"
@@ -161,3 +166,26 @@ def test_those_that_go_by_their_deadline_come_first_as_far_as_there_is_room_for_
     assert [message.task_id for message in taken] == ["task_soon", "task_plain", "task_low_plain"]
     assert taken[0].due == NOW + 30
     assert not database.read(lambda conn: any_ordered(conn, "backlog.other.alice"))
+
+
+def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(database, new_task("1", fed_at=NOW), new_task("2", fed_at=NOW))
+    rings: list[bool] = []
+    reservoir: Any = SimpleNamespace(ring=lambda: rings.append(True))
+    refeeding = RefeedTasks(database, reservoir)
+
+    def away(_fn: object) -> None:
+        raise DatabaseUnreachable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", away)
+        refeeding.refeed(())
+        for name in ("task_1", "task_2"):
+            with pytest.raises(DatabaseUnreachable):
+                refeeding.refeed((name,))
+    refeeding.refeed(())
+    refeeding.refeed(())
+    assert _fed(database, "task_1", "task_2") == [None, None]
+    assert rings == [True]

@@ -22,7 +22,6 @@ from app.domain.task import Hold, new_id
 from app.services.begin_epoch import begin_epoch
 from app.services.feed_backlog import Feeder
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
-from app.services.refeed_tasks import RefeedTasks
 from tests.redis.gate_world import GateWorld, one_key
 
 START = 1_800_000_000.0
@@ -233,25 +232,6 @@ def test_rows_that_were_fed_while_the_clock_was_ahead_and_since_are_found_within
     assert [world.row(name)["fed_at"] for name in (fine, ahead, since)] == [None, None, None]
 
 
-def test_tasks_to_be_fed_again_are_kept_while_the_database_is_away(
-    world: HealingWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = world.insert(2, fed_at=START)
-    refeeding = RefeedTasks(world.database, world.reservoir)
-
-    def away(_fn: object) -> None:
-        raise DatabaseUnreachable("gone")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(world.database, "write", away)
-        refeeding.refeed(())
-        for task_id in (first, second):
-            with pytest.raises(DatabaseUnreachable):
-                refeeding.refeed((task_id,))
-    refeeding.refeed(())
-    assert [world.row(name)["fed_at"] for name in (first, second)] == [None, None]
-
-
 def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: HealingWorld) -> None:
     (task_id,) = world.insert(1)
     world.feeder.tick()
@@ -261,14 +241,20 @@ def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: H
     assert world.dispatcher.turn().released == 0
 
 
-def test_a_silent_workers_rows_go_back_after_thirty_seconds_and_its_calls_keep_their_places(
-    world: HealingWorld,
-) -> None:
+def at_work(world: HealingWorld) -> str:
+    """A task in the hands of the worker w1, which is registered and has not beaten yet."""
     (task_id,) = world.insert(1)
     world.feeder.tick()
     world.dispatcher.turn()
     world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
     world.run(task_id)
+    return task_id
+
+
+def test_a_silent_workers_rows_go_back_after_thirty_seconds_and_its_calls_keep_their_places(
+    world: HealingWorld,
+) -> None:
+    task_id = at_work(world)
     lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
     for _ in range(30):
         assert lost.tick() == 0
@@ -285,11 +271,7 @@ def test_while_nothing_can_be_written_no_worker_is_lost(
     world: HealingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk: beats are read, and none can be written."""
-    (task_id,) = world.insert(1)
-    world.feeder.tick()
-    world.dispatcher.turn()
-    world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
-    world.run(task_id)
+    task_id = at_work(world)
     lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
 
     def full(_fn: object) -> None:
