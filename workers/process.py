@@ -19,7 +19,7 @@ from app.adapters.upstream_generations import UpstreamGenerations
 from app.bootstrap import Penstock
 from app.db.claims import claim
 from app.db.database import GroupCommit
-from app.db.endings import end
+from app.db.plain_endings import record
 from app.domain.attempt import Claim, Claimed, Ending, Recorded
 from app.domain.queue import KEY, key_queue
 from app.domain.retry import RetryPolicy
@@ -98,9 +98,12 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     upstreams = UpstreamGenerations(make_upstreams(parts, keys, concurrency))
     settling = SettlePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
-        database, _claim_in_order, gather_seconds=_GATHER_SECONDS
+        lambda wishes: database.write_single(lambda conn: _claim_in_order(conn, wishes)),
+        gather_seconds=_GATHER_SECONDS,
     )
-    endings: GroupCommit[Ending, Recorded] = GroupCommit(database, end, gather_seconds=_GATHER_SECONDS)
+    endings: GroupCommit[Ending, Recorded] = GroupCommit(
+        lambda ends: record(database, ends), gather_seconds=_GATHER_SECONDS
+    )
     runner = RunTask(
         worker=me.id,
         permits=parts.permits,

@@ -25,7 +25,7 @@ class DatabaseAnswers:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._commits: GroupCommit[tuple[str, str, float], None] = GroupCommit(database, self._keep)
+        self._commits: GroupCommit[tuple[str, str, float], None] = GroupCommit(self._commit)
 
     def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
         """The answers that are kept, by key. Never raises."""
@@ -54,8 +54,11 @@ class DatabaseAnswers:
             return None
 
     def close(self) -> None:
-        """End the committing thread."""
+        """Finish what waits."""
         self._commits.close()
+
+    def _commit(self, entries: Sequence[tuple[str, str, float]]) -> Sequence[None]:
+        return self._database.write(lambda conn: self._keep(conn, entries))
 
     def _keep(self, conn: Connection, entries: Sequence[tuple[str, str, float]]) -> list[None]:
         cache_entries.keep(conn, entries, self._clock.now())

@@ -34,7 +34,7 @@ from app.db.usage import USAGE, usage_rows, write_usage
 from app.domain.attempt import Ending
 from app.domain.usage import Entry
 
-_LARGE = 262_144  # characters of a result, from which on it goes alone: as JSON within JSON it would be parsed twice
+LARGE = 262_144  # characters of a result, from which on it goes alone: as JSON within JSON it would be parsed twice
 
 Change = tuple[Callable[[str], Update], Iterable[Mapping[str, Any]]]
 """A statement by dialect that takes a recordset, and the rows for it."""
@@ -64,7 +64,7 @@ class Beside:
 
     def _write_together(self, conn: Connection, changes: Sequence[Change]) -> None:
         at = time.time()
-        large = {number: json for number, json in self.results.items() if len(json) >= _LARGE}
+        large = {number: json for number, json in self.results.items() if len(json) >= LARGE}
         small = {number: json for number, json in self.results.items() if number not in large}
         _write_results(conn, large)
         (statement, rows), *others = changes

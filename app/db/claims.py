@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.db.locks import is_now
+from app.db.locks import are_few, is_now
 from app.db.recordset import ROWS, encode, recordset
 from app.db.tables import task, task_content
 from app.domain.attempt import Claim, Claimed
@@ -131,7 +131,7 @@ def _select(dialect: str) -> Select[Any]:
     wanted, free = _wanted(dialect)
     claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
     found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
-    found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free)
+    found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free, are_few(wanted))
     return found.order_by(task.c.seq).with_for_update(of=task)
 
 

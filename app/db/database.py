@@ -44,23 +44,29 @@ class Database:
         parsed = parse_url(url)
         self.dialect = parsed.get_backend_name()
         self._writer: _Writer
+        self._single: _Writer
         if self.dialect == "sqlite":
             self._readers = self._glances = sqlite_readers(parsed, pool_size, limits)
-            self._writer = SingleWriter(sqlite_writer(parsed, limits))
+            self._writer = self._single = SingleWriter(sqlite_writer(parsed, limits))
         else:
-            engine = postgresql_engine(parsed, pool_size, limits)
+            half = max(1, pool_size // 2)
+            engine = postgresql_engine(parsed, max(1, pool_size - half), limits)
             self._readers = engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            self._glances = engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._glances = postgresql_engine(parsed, half, limits, keeps_plans=True)
             self._writer = _PooledWriter(engine)
+            self._single = _PooledWriter(self._glances, commits=False)
 
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on one snapshot of the database. Raises DatabaseUnreachable."""
         return _twice(self._readers, fn)
 
     def glance(self, fn: Callable[[Connection], T]) -> T:
-        """The same for a single statement, whose snapshot is its own: PostgreSQL is asked once, not thrice."""
+        """The same for a single statement that looks rows up by key, and whose snapshot is its own.
+
+        PostgreSQL is asked once, not thrice, and keeps its plan.
+        """
         return _twice(self._glances, fn)
 
     def write(self, fn: Callable[[Connection], T]) -> T:
@@ -68,18 +74,29 @@ class Database:
 
         Raises DatabaseUnreachable: nothing was changed or, when cut off during the commit, perhaps all of it.
         """
+        return self._write(self._writer, fn)
+
+    def write_single(self, fn: Callable[[Connection], T]) -> T:
+        """The same for one statement that looks rows up by key, and is its own transaction.
+
+        PostgreSQL is asked once, not thrice, and keeps its plan.
+        """
+        return self._write(self._single, fn)
+
+    def _write(self, writer: _Writer, fn: Callable[[Connection], T]) -> T:
         if self._ended is None:
-            return self._writer.write(fn)
+            return writer.write(fn)
         tally: Counter[str] = Counter()
-        result = self._writer.write(tallied(fn, tally))
+        result = writer.write(tallied(fn, tally))
         if tally:
             self._ended(tally)
         return result
 
     def connections(self) -> tuple[int, int]:
-        """How many of the pool's connections are in use, and how many there may be."""
-        pool = self._readers.pool
-        return (pool.checkedout(), pool.size()) if isinstance(pool, QueuePool) else (0, 0)
+        """How many of the pools' connections are in use, and how many there may be."""
+        pools = {engine.pool for engine in (self._readers, self._glances)}
+        kept = [pool for pool in pools if isinstance(pool, QueuePool)]
+        return sum(pool.checkedout() for pool in kept), sum(pool.size() for pool in kept)
 
     def ping(self) -> None:
         """Return when the database answers. Raises DatabaseUnreachable."""
@@ -89,6 +106,7 @@ class Database:
     def close(self) -> None:
         """Finish the writes that wait and close every connection."""
         self._writer.close()
+        self._single.close()
         self._readers.dispose()
 
 
@@ -114,8 +132,10 @@ _PAUSES = (0.02, 0.1, 0.5)  # seconds at most before trying again
 class _PooledWriter:
     """Writes on PostgreSQL: each in a pooled connection, at READ COMMITTED."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, commits: bool = True) -> None:
+        """`commits`: False where each statement is its own transaction."""
         self._engine = engine
+        self._commits = commits
 
     def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` and commit; once more if the connection was dead, a few times if others were in the way.
@@ -124,7 +144,7 @@ class _PooledWriter:
         """
         with translated():
             for pause in _PAUSES:
-                attempt = _Attempt(self._engine)
+                attempt = _Attempt(self._engine, self._commits)
                 try:
                     return attempt.run(fn)
                 except Exception as error:
@@ -134,7 +154,7 @@ class _PooledWriter:
                     if not in_the_way(error):
                         break
                 time.sleep(pause * random.random())
-            return _Attempt(self._engine).run(fn)
+            return _Attempt(self._engine, self._commits).run(fn)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -143,13 +163,16 @@ class _PooledWriter:
 class _Attempt:
     """One try at a transaction, which knows how far it came."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, commits: bool) -> None:
         self._engine = engine
+        self._commits = commits
         self.committing = False
 
     def run(self, fn: Callable[[Connection], T]) -> T:
         with self._engine.connect() as connection:
+            self.committing = not self._commits
             result = fn(connection)
-            self.committing = True
-            connection.commit()
+            if self._commits:
+                self.committing = True
+                connection.commit()
             return result

@@ -5,6 +5,7 @@ Both take, for every row, the state in which it was read: they change nothing th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -54,6 +55,7 @@ _TOLD: dict[str, TypeEngine[Any]] = {
     "simulated": Boolean(),
     "leads": Boolean(),
 }
+FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_TOLD}
 
 
 def _update(wanted: FromClause) -> Update:
@@ -86,11 +88,15 @@ def _currency(wanted: FromClause) -> Case[Any]:
     )
 
 
+def finish(wanted: FromClause) -> Update:
+    """To an end, with what is told of it; `wanted` has the columns FINISHED."""
+    return _update(wanted).values({name: wanted.c[name] for name in _TOLD})
+
+
 @cache
 def finish_statement(dialect: str) -> Update:
-    """To an end, with what is told of it."""
-    wanted = recordset(dialect, **_WAS, **_TOLD)
-    return _update(wanted).values({name: wanted.c[name] for name in _TOLD})
+    """The same for a recordset."""
+    return finish(recordset(dialect, **FINISHED))
 
 
 @cache

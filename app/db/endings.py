@@ -10,21 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Row
 
 from app.db.answering import Given, give_answers
 from app.db.attempts import erase_lost, recorded
 from app.db.beside import Beside, Change
+from app.db.ending_rows import finished, requeued, used
 from app.db.ending_statements import finish_statement, requeue_statement
 from app.db.following import Following, anyone_left, following, given_by
 from app.db.locks import lock_batches, lock_tasks
 from app.db.progress import Callbacks, Ended, record_progress
-from app.db.sealing import seal
-from app.domain.attempt import Ending, Failure, Recorded
-from app.domain.money import NO_SUM
-from app.domain.task import Hold, Status
-from app.domain.usage import Entry, Heading, call_figures, day_of
+from app.domain.attempt import Ending, Recorded
+from app.domain.task import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,9 @@ def _write(conn: Connection, decided: Sequence[_Decided], leave_lead: bool) -> N
     if over:
         changes.append((finish_statement, [_finished(item, leave_lead) for item in over]))
     if again:
-        changes.append((requeue_statement, map(_requeued, again)))
+        changes.append(
+            (requeue_statement, [requeued(item.ending, item.row.status, item.status) for item in again])
+        )
     erase_lost(conn, [item.ending.claimed for item in decided if item.late])
     called = [item for item in decided if item.ending.called]
     results = {
@@ -116,83 +115,16 @@ def _write(conn: Connection, decided: Sequence[_Decided], leave_lead: bool) -> N
         for item in over
         if item.status is Status.SUCCEEDED and item.ending.result is not None
     }
-    beside = Beside(results, [item.ending for item in called], list(map(_used, called)))
+    beside = Beside(
+        results, [item.ending for item in called], [used(item.ending, item.status) for item in called]
+    )
     beside.write(conn, changes)
 
 
-def _used(item: _Decided) -> Entry:
-    ending, permit = item.ending, item.ending.claimed.permit
-    heading = Heading(
-        day_of(ending.finished_at),
-        ending.claimed.client_id,
-        ending.claimed.model,
-        permit.key,
-        permit.account,
-        permit.upstream_model,
-        ending.cost.currency if ending.cost else "",
-    )
-    succeeded = item.status is Status.SUCCEEDED
-    return Entry(heading, call_figures(ending.usage, ending.cost, succeeded=succeeded))
-
-
-def _was(item: _Decided) -> dict[str, Any]:
-    """The state that the row was read in, and how its counts change."""
-    ending = item.ending
-    return {
-        "id": item.row.id,
-        "was": item.row.status,
-        "worker": item.row.worker,
-        "release": item.row.release,
-        "status": item.status,
-        "returned": 0 if ending.called else 1,
-        "counted": 1 if ending.counts and ending.called else 0,
-        "cost_picos": ending.cost and ending.cost.picos,
-        "currency": _currency(ending),
-    }
-
-
-def _currency(ending: Ending) -> str | None:
-    """Whose sum the attempt's cost joins. Tokens at an unknown price leave no sum."""
-    if ending.cost is not None:
-        return ending.cost.currency
-    return NO_SUM if ending.called and ending.usage is not None else None
-
-
 def _finished(item: _Decided, leave_lead: bool) -> dict[str, Any]:
-    ending, usage = item.ending, item.ending.usage
     resigns = leave_lead and item.status is Status.SUCCEEDED
-    return {
-        **_was(item),
-        **_error(ending.failure if item.status is not Status.CANCELLED else None),
-        "finished_at": ending.finished_at,
-        "prompt_tokens": usage and usage.prompt_tokens,
-        "completion_tokens": usage and usage.completion_tokens,
-        "cached_tokens": usage and usage.cached_tokens,
-        "reasoning_tokens": usage and usage.reasoning_tokens,
-        "simulated": ending.simulated,
-        "leads": item.row.leads and not resigns,
-    }
-
-
-def _error(failure: Failure | None) -> dict[str, Any]:
-    if failure is None:
-        return {}
-    return {
-        "error_type": failure.type,
-        "error_code": failure.code,
-        "error_message": seal(failure.message),
-    }
-
-
-def _requeued(item: _Decided) -> dict[str, Any]:
-    ending = item.ending
-    later = ending.called and ending.available_at is not None
-    return {
-        **_was(item),
-        "hold": Hold.UNTIL if later else Hold.NONE,
-        "available_at": ending.available_at if later else None,
-        "avoid": orjson.dumps(ending.avoid).decode() if ending.avoid else None,
-    }
+    leads = item.row.leads and not resigns
+    return finished(item.ending, item.row.status, item.status, leads=leads)
 
 
 def _repeats(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 
@@ -35,6 +36,10 @@ _SERVER_SETTINGS = {
     "enable_bitmapscan": "off",
     "random_page_cost": "1.1",  # a thousand rows are looked up one by one, as suits memory and solid-state disks
 }
+# For connections that keep the plans of their statements. Such a plan may be made while a table is empty, and serve
+# until the table's next statistics: it must look rows up by key whatever a table's size, which a planner that finds
+# ten rows has no reason to. (At ten rows that costs nothing.)
+_KEPT_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 _SOCKET = {  # a peer that vanished is noticed within about 15 s
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -106,31 +111,58 @@ def _limited(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, An
         return end.value
 
 
-def postgresql_engine(url: URL, pool_size: int, limits: Limits = USUAL) -> Engine:
-    """Make the one engine of a PostgreSQL database; reads and writes share its pool."""
+def postgresql_engine(
+    url: URL, pool_size: int, limits: Limits = USUAL, *, keeps_plans: bool = False
+) -> Engine:
+    """Make an engine of a PostgreSQL database.
+
+    `keeps_plans`: for single statements that come many times a second and look rows up by key, each its own
+    transaction. Parsing and planning one costs the server more than carrying it out. All others are planned anew each
+    time, with the sizes of that moment.
+    """
     engine = create_engine(
         url,
+        isolation_level="AUTOCOMMIT" if keeps_plans else None,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=limits.checkout,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args=_connect_arguments(url, limits),
+        connect_args=_connect_arguments(url, limits, _KEPT_PLANS if keeps_plans else {}),
     )
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
         made = _Connection.connect(*args, **kwargs)
         made.answer_seconds = limits.answer
+        if not keeps_plans:
+            made.prepare_threshold = None
         return made
 
+    if keeps_plans:
+        event.listen(engine, "checkout", _refuse_dead)
     return engine
 
 
-def _connect_arguments(url: URL, limits: Limits) -> dict[str, Any]:
+def _refuse_dead(connection: _Connection, _record: Any, _proxy: Any) -> None:
+    """Let the pool take another connection when the server has said something, or hung up, while this one lay idle.
+
+    A single statement that is its own transaction must not be sent to find that out: it could not be repeated.
+    """
+    heard = select.poll()
+    heard.register(connection.fileno(), select.POLLIN)
+    if heard.poll(0):
+        raise DisconnectionError
+
+
+def _connect_arguments(url: URL, limits: Limits, more: Mapping[str, str]) -> dict[str, Any]:
     """Ours, unless the URL says otherwise."""
     times = {"statement_timeout": limits.statement, "lock_timeout": limits.lock}
-    settings = {**{name: f"{seconds * 1000:.0f}ms" for name, seconds in times.items()}, **_SERVER_SETTINGS}
+    settings = {
+        **{name: f"{seconds * 1000:.0f}ms" for name, seconds in times.items()},
+        **_SERVER_SETTINGS,
+        **more,
+    }
     options = [*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))]
     socket = {"connect_timeout": limits.connect, **_SOCKET}
     ours = {name: value for name, value in socket.items() if name not in url.query}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
-from sqlalchemy import Connection
 
 from app.domain.errors import DatabaseUnreachable
 
@@ -21,42 +20,52 @@ BUSY = 4  # items in one group that tell of many more to come
 GATHER_SECONDS = 0.01  # that the next group is given then, at most
 
 
-class Writer(Protocol):
-    """A database, as far as it writes."""
-
-    def write(self, fn: Callable[[Connection], R]) -> R:
-        """Run `fn` in one transaction."""
-
-
 class _Entry(Generic[T, R]):
     """An item, and where its caller waits: a bare lock, as a Future costs both sides ten times that."""
 
-    __slots__ = ("_done", "_error", "_result", "item")
+    __slots__ = ("_done", "_error", "_result", "_woken", "item")
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._woken = threading.Lock()
+        self._woken.acquire()
+        self._done = False
         self._error: BaseException | None = None
         self._result: R | None = None
 
     def succeed(self, result: R) -> None:
         self._result = result
-        self._done.release()
+        self._end()
 
     def fail(self, error: BaseException) -> None:
         self._error = error
-        self._done.release()
+        self._end()
 
-    def wait(self) -> R:
-        self._done.acquire()
+    def wake(self) -> None:
+        """Let the caller go on, though its item is not through: it is to commit."""
+        self._woken.release()
+
+    def wait(self) -> bool:
+        """Wait until the item is through; False when its caller is to commit now."""
+        self._woken.acquire()
+        return self._done
+
+    def result(self) -> R:
+        """What came of the item, once it is through."""
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # `succeed` has put it there
 
+    def _end(self) -> None:
+        self._done = True
+        self._woken.release()
+
 
 class GroupCommit(Generic[T, R]):
-    """Collects items from many threads; one thread applies all that wait at a moment in one transaction.
+    """Collects items from many threads; one of these commits all that wait at a moment together.
+
+    Who comes while nobody commits does so at once, in his own thread; who comes meanwhile waits, and the first of those
+    is woken to commit the next group. So an item that comes alone costs no change of threads.
 
     After a group of several the next may gather: a transaction costs both sides about as much for ten items as for
     one. It goes as soon as it is as large as the last one: callers that come again and again are all there then.
@@ -65,45 +74,39 @@ class GroupCommit(Generic[T, R]):
 
     def __init__(
         self,
-        database: Writer,
-        apply: Callable[[Connection, Sequence[T]], Sequence[R]],
+        commit: Callable[[Sequence[T]], Sequence[R]],
         *,
         after: Callable[[Sequence[R]], object] | None = None,
         most: int = 500,
         gather_seconds: float = GATHER_SECONDS,
     ) -> None:
-        """`apply` gives back one result for each item, in their order. At most `most` items go together.
+        """`commit` stores items for good and gives back one result for each, in their order; at most `most` at once.
 
         `after` follows once they are committed, with the results, before the callers hear of it: what has to be done
         outside the database for all of them.
         """
-        self._database = database
-        self._apply = apply
+        self._store = commit
         self._after = after
         self._most = most
         self._gather_seconds = gather_seconds
         self._changed = threading.Condition(threading.Lock())
         self._waiting: list[_Entry[T, R]] = []
-        self._wanted = 1  # so many are waited for; the thread is told of no fewer
-        self._thread: threading.Thread | None = None
+        self._wanted = 1  # so many are gathered; who gathers is told of no fewer
+        self._last = 0  # items in the last group
+        self._committing = False  # whether some caller does
         self._closed = False
 
     def submit(self, item: T) -> R:
         """Wait until the transaction that holds the item commits; give back its result.
 
-        Raises what `apply` raises for it, and DatabaseUnreachable.
+        Raises what `commit` raises for it, and DatabaseUnreachable.
         """
         entry: _Entry[T, R] = _Entry(item)
-        with self._changed:
-            if self._closed:
-                raise DatabaseUnreachable("the database was closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
-                self._thread.start()
-            self._waiting.append(entry)
-            if len(self._waiting) >= self._wanted:
-                self._changed.notify()
-        return entry.wait()
+        if self._join(entry):
+            self._commit_next()
+        while not entry.wait():
+            self._commit_next()
+        return entry.result()
 
     @property
     def waiting(self) -> int:
@@ -111,37 +114,60 @@ class GroupCommit(Generic[T, R]):
         return len(self._waiting)
 
     def close(self) -> None:
-        """Finish what waits, then stop."""
+        """Take nothing more, and finish what waits."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._committing)
 
-    def _run(self) -> None:
-        last = 0
-        while group := self._next(last):
-            last = len(group)
-            self._commit(group)
-
-    def _next(self, last: int) -> list[_Entry[T, R]]:
-        """The next group, after one of `last`; empty at the end."""
+    def _join(self, entry: _Entry[T, R]) -> bool:
+        """Take an item in; whether its caller is to commit."""
         with self._changed:
-            if last >= BUSY:
-                self._wait_for(last, self._gather_seconds)
-            self._wait_for(1)
+            if self._closed:
+                raise DatabaseUnreachable("the database was closed")
+            self._waiting.append(entry)
+            if not self._committing:
+                self._committing = True
+                return True
+            if len(self._waiting) >= self._wanted:
+                self._changed.notify_all()
+            return False
+
+    def _commit_next(self) -> None:
+        """Commit one group, and let the first of those who came meanwhile commit the next."""
+        taken = 0
+        try:
+            group = self._gather()
+            taken = len(group)
+            self._commit(group)
+        finally:
+            self._hand_over(taken)
+
+    def _gather(self) -> Sequence[_Entry[T, R]]:
+        with self._changed:
+            if self._last >= BUSY:
+                self._wanted = self._last
+                self._changed.wait_for(self._are_all_there, self._gather_seconds)
             group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             return group
 
-    def _wait_for(self, number: int, seconds: float | None = None) -> None:
-        self._wanted = number
-        self._changed.wait_for(lambda: self._closed or len(self._waiting) >= number, seconds)
+    def _are_all_there(self) -> bool:
+        return self._closed or len(self._waiting) >= self._wanted
+
+    def _hand_over(self, last: int) -> None:
+        with self._changed:
+            self._last = last
+            if self._waiting:
+                self._waiting[0].wake()
+                return
+            self._committing = False
+            if self._closed:
+                self._changed.notify_all()
 
     def _commit(self, group: Sequence[_Entry[T, R]]) -> None:
         """Commit the group; when it fails, each item alone, so that a bad one fails alone."""
-        items = [entry.item for entry in group]
         try:
-            results = self._database.write(lambda connection: self._apply(connection, items))
+            results = self._store([entry.item for entry in group])
         except DatabaseUnreachable as error:
             for entry in group:
                 entry.fail(DatabaseUnreachable(str(error), retry_after=error.retry_after))
@@ -162,5 +188,5 @@ class GroupCommit(Generic[T, R]):
             if self._after is not None:
                 self._after(results)
         except Exception:
-            with suppress(Exception):  # a log that cannot be written must not end this thread
+            with suppress(Exception):  # a log that cannot be written must not end the committing
                 log.exception("what follows a commit met an error")

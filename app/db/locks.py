@@ -5,8 +5,8 @@ then tasks by seq. Only who holds a batch's row ends its tasks or moves them out
 SQLite has one writer at a time: there the same statements merely read.
 
 Rows wanted by id are looked up by id, whatever the planner believes: a backlog that came in a moment ago is in no
-statistics yet, and a partial index that is thought to be empty would be read from end to end. So the state of such
-rows is compared by `is_now`, which no partial index fits, and updates join the numbers of rows that were locked.
+statistics yet, and an index that is thought to be empty would be read from end to end. So the state of such rows is
+compared by `is_now` and their owner by `is_of`, which no index fits, and updates join the numbers of locked rows.
 """
 
 from __future__ import annotations
@@ -74,6 +74,20 @@ def lock_waiting(conn: Connection, batch_id: str, limit: int) -> Sequence[Row[An
 def is_now(status: Status) -> ColumnElement[bool]:
     """Whether a row that was found by its id is in this state."""
     return task.c.status.concat("") == status
+
+
+def is_of(client_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a row that was found by its id is this client's."""
+    return task.c.client_id.concat("") == client_id
+
+
+def are_few(wanted: FromClause) -> ColumnElement[bool]:
+    """Holds for every row of a recordset with an `id`, and lets PostgreSQL count on one row instead of a hundred.
+
+    A plan that is kept since the tables were small would else read a whole index once, rather than look a hundred rows
+    up, and go on so when the tables have grown.
+    """
+    return wanted.c.id.concat("") == wanted.c.id
 
 
 def in_order(wanted: FromClause, *conditions: ColumnElement[bool]) -> CTE:

@@ -119,6 +119,11 @@ class Admission:
             return replace(row, hold=Hold.BUDGET)
         return replace(row, reserved_at=row.created_at)
 
+    def counts(self, client_id: str) -> bool:
+        """Whether something is counted for this client when its tasks are stored. Raises DatabaseUnreachable."""
+        limits = self._limits.of(client_id)
+        return limits.most_waiting is not None or limits.has_budget
+
     def take(self, conn: Connection, rows: Sequence[NewTask]) -> dict[str, NewTask | Rejected]:
         """Count single tasks in, within their transaction; what is not mentioned may come in as it is."""
         found: dict[str, NewTask | Rejected] = {}

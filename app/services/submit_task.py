@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from app.db.database import Database, GroupCommit
 from app.db.feeding import unfeed
 from app.db.joining import Settled
+from app.db.singles import FEW
 from app.db.submissions import NewTask, forget_key, insert_tasks, remember_key
 from app.db.waiting_calls import WaitingCall, insert_calls
 from app.domain.answer import Answer
@@ -78,7 +79,7 @@ class SubmitTask:
         self._rules = rules
         self._clock = clock
         self._admission = admission
-        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(database, self._store, after=self._publish)
+        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(self._commit, after=self._publish)
 
     def submit(
         self,
@@ -143,8 +144,21 @@ class SubmitTask:
             self._meter.looked_up(found=found)
 
     def close(self) -> None:
-        """End the committing thread."""
+        """Finish what waits."""
         self._commits.close()
+
+    def _commit(self, wishes: Sequence[_Wish]) -> list[_Stored]:
+        """Store wishes for good; where nothing but their tasks is to be stored, in a single statement."""
+        if len(wishes) > FEW or not all(map(self._is_plain, wishes)):
+            return self._database.write(lambda conn: self._store(conn, wishes))
+        rows = [wish.row for wish in wishes]
+        numbers = self._database.write_single(lambda conn: insert_tasks(conn, rows))
+        return [_Stored(row.id, number, "", row) for row, number in zip(rows, numbers, strict=True)]
+
+    def _is_plain(self, wish: _Wish) -> bool:
+        row, beside = wish.row, wish.repeat or wish.call or wish.answer
+        counts = self._admission is not None and self._admission.counts(row.client_id)
+        return beside is None and not row.joins and not counts
 
     def _store(self, conn: Connection, wishes: Sequence[_Wish]) -> list[_Stored]:
         """Store what is new, in the order of arrival; the first under a key wins, here and in other processes."""

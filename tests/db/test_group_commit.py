@@ -1,6 +1,6 @@
 """Items that are ready at the same time share a transaction; a bad one fails alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from tests.stack import wait_until
 
 
 class Groups:
-    """A writer without a database: notes the groups that were applied, and can hold one back or fail."""
+    """Commits without a database: notes the groups, and can hold one back or fail."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
@@ -27,10 +27,7 @@ class Groups:
         self.go_on = Event()
         self.failure: Exception | None = None
 
-    def write(self, fn: Callable[[Any], Any]) -> Any:
-        return fn(None)
-
-    def apply(self, conn: Any, items: Sequence[str]) -> list[str]:
+    def commit(self, items: Sequence[str]) -> list[str]:
         self.groups.append(list(items))
         if items == ["first"]:
             self.begun.set()
@@ -44,7 +41,7 @@ class Groups:
 
 def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
     groups = Groups()
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit, gather_seconds=60)
     threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", "b", "c", "d", "e")]
     threads[0].start()
     groups.begun.wait(60)
@@ -67,7 +64,7 @@ def test_after_a_large_group_the_next_is_given_a_moment_to_gather() -> None:
 
 def test_a_group_as_large_as_the_last_one_gathers_no_longer() -> None:
     groups = Groups()
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, gather_seconds=60)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit, gather_seconds=60)
     first, *threads = [Thread(target=commits.submit, args=(item,)) for item in ("first", *"abcdefgh")]
     first.start()
     groups.begun.wait(60)
@@ -92,7 +89,7 @@ def test_what_follows_a_commit_is_done_before_the_callers_hear_and_its_failure_i
         followed.extend(results)
         raise RuntimeError("Redis, say")
 
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, after=after)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit, after=after)
     assert commits.submit("a") == "A"
     assert followed == ["A"]
     commits.close()
@@ -106,14 +103,14 @@ def test_neither_what_follows_nor_a_log_that_is_closed_ends_the_committing(
 
     monkeypatch.setattr(group_commit, "log", SimpleNamespace(exception=fail))
     groups = Groups()
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, after=fail)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit, after=fail)
     assert [commits.submit(item) for item in ("a", "b")] == ["A", "B"]
     commits.close()
 
 
 def _submit_while_busy(groups: Groups, items: Sequence[str], most: int = 500) -> dict[str, Any]:
     """Submit one item, and while its transaction is open all others; gives back what came of each."""
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply, most=most)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit, most=most)
     outcomes: dict[str, Any] = {}
 
     def submit(item: str) -> None:
@@ -169,7 +166,7 @@ def test_a_database_out_of_reach_is_not_tried_once_for_each_item() -> None:
 
 def test_after_a_failure_the_next_items_are_taken() -> None:
     groups = Groups()
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit)
     with pytest.raises(KeyError):
         commits.submit("bad")
     assert commits.submit("a") == "A"
@@ -178,7 +175,7 @@ def test_after_a_failure_the_next_items_are_taken() -> None:
 
 def test_a_closed_one_takes_nothing_more() -> None:
     groups = Groups()
-    commits: GroupCommit[str, str] = GroupCommit(groups, groups.apply)
+    commits: GroupCommit[str, str] = GroupCommit(groups.commit)
     commits.close()
     with pytest.raises(DatabaseUnreachable):
         commits.submit("a")
@@ -191,7 +188,9 @@ def test_two_hundred_threads_share_few_transactions_of_a_real_database(database:
         transactions.append(1)
         return insert_tasks(conn, rows)
 
-    commits: GroupCommit[NewTask, int] = GroupCommit(database, apply)
+    commits: GroupCommit[NewTask, int] = GroupCommit(
+        lambda rows: database.write(lambda conn: apply(conn, rows))
+    )
     outcomes: dict[str, Any] = {}
 
     def submit(name: str) -> None:

@@ -3,6 +3,7 @@
 PostgreSQL is asked twice: when nothing is known of the backlog yet (it came in a moment ago), and with statistics.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,13 @@ from app.db.database import Database
 from app.db.degrading import degrade
 from app.db.endings import end
 from app.db.lines import deadlines, read_line
+from app.db.migrate import upgrade
+from app.db.plain_endings import record
+from app.db.submissions import insert_tasks
 from app.db.windows import waiting_for_windows
 from app.domain.attempt import Claim
 from app.domain.task import Hold
-from tests.db.rows import DAY, NOW, permit, success
+from tests.db.rows import DAY, NOW, new_task, permit, success
 
 ROWS = 200_000
 QUEUE = "backlog.deepseek-flash.alice"
@@ -51,6 +55,8 @@ BY_ID: dict[str, Call] = {
 }
 
 
+# What rows are looked up by.
+KEYS = {"uq_task_id", "pk_task", "pk_task_content", "uq_batch_id", "ix_callback_task_id"}
 NUMBERS = {
     "sqlite": "WITH RECURSIVE n (i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last - 1)",
     "postgresql": "WITH n (i) AS (SELECT generate_series(:first, :last - 1))",
@@ -72,18 +78,17 @@ FILL = f"""
 def backlog(database: Database) -> Database:
     """200,000 rows: most wait to be fed, a tenth is fed, a tenth waits for its time or for quiet hours."""
 
-    def fill(conn: Connection) -> None:
-        statement = text(FILL.format(numbers=NUMBERS[database.dialect]))
-        for start in range(0, ROWS, 20_000):  # no statement may take long, on the busiest machine either
-            conn.execute(statement, {"first": start, "last": start + 20_000})
-        conn.execute(
-            text(
-                "INSERT INTO task_content (seq, request) SELECT seq, '{}' FROM task WHERE id LIKE 'task_p%0'"
-            )
-        )
-
-    database.write(fill)
+    database.write(_fill)
     return database
+
+
+def _fill(conn: Connection) -> None:
+    statement = text(FILL.format(numbers=NUMBERS[conn.dialect.name]))
+    for start in range(0, ROWS, 20_000):  # no statement may take long, on the busiest machine either
+        conn.execute(statement, {"first": start, "last": start + 20_000})
+    conn.execute(
+        text("INSERT INTO task_content (seq, request) SELECT seq, '{}' FROM task WHERE id LIKE 'task_p%0'")
+    )
 
 
 def test_with_a_large_backlog_every_statement_reads_what_it_needs_and_no_more(backlog: Database) -> None:
@@ -91,6 +96,46 @@ def test_with_a_large_backlog_every_statement_reads_what_it_needs_and_no_more(ba
     if backlog.dialect == "postgresql":
         backlog.write(lambda conn: conn.execute(text("ANALYZE")))
         _check(backlog)
+
+
+def test_plans_that_were_kept_since_the_tables_were_empty_serve_a_large_backlog(postgresql_url: str) -> None:
+    """Those of submissions, claims, ends and looks: nothing has told the planner that the tables grew."""
+    upgrade(postgresql_url)
+    database = Database(postgresql_url, pool_size=2)  # one connection of each kind
+    for number in range(20):
+        _pass_through(database, f"task_kept{number}")
+    database.write(_fill)
+    kept = database.write_single(_kept_plans)
+    _pass_through(database, "task_kept20")
+    database.close()
+    assert len(kept) == 4, kept
+    for statement, plan in kept.items():
+        assert not re.search(r"Seq Scan|Hash Join|Merge Join", plan), f"{statement}:\n{plan}"
+        assert set(re.findall(r"using (\w+) on", plan)) <= KEYS, f"{statement}:\n{plan}"
+        assert not re.search(r"using \w+ on .*\n *(?! |Index Cond)", plan), (
+            f"a whole index:\n{statement}:\n{plan}"
+        )
+
+
+def _pass_through(database: Database, name: str) -> None:
+    """A task from its submission to its end."""
+    row = new_task(name.removeprefix("task_"))
+    database.write_single(lambda conn: insert_tasks(conn, [row]))
+    claimed = database.write_single(lambda conn: claim(conn, [Claim(permit(name), "w1", NOW)]))
+    assert record(database, [success(claimed[name])])[0].held
+    assert database.glance(lambda conn: tasks.get_task(conn, "alice", name)) is not None
+
+
+def _kept_plans(conn: Connection) -> dict[str, str]:
+    """What this connection has planned for good: each statement and its plan."""
+    kept = text("SELECT name, statement FROM pg_prepared_statements WHERE generic_plans > 0")
+    return {row.statement: _plan_of(conn, row.name, row.statement) for row in conn.execute(kept)}
+
+
+def _plan_of(conn: Connection, name: str, statement: str) -> str:
+    """Parameters do not matter: the plan is the same for all of them."""
+    nothing = ", ".join(["NULL"] * max(map(int, re.findall(r"\$(\d+)", statement))))
+    return "\n".join(row[0] for row in conn.exec_driver_sql(f"EXPLAIN EXECUTE {name}({nothing})"))
 
 
 def _check(database: Database) -> None:

@@ -15,6 +15,7 @@ from app.db.tables import learned
 from app.domain.errors import DatabaseUnreachable
 from tests.db.transactions import in_threads, put, stored
 from tests.servers import PostgresServer
+from tests.stack import wait_until
 
 
 @pytest.fixture
@@ -41,6 +42,23 @@ def test_a_connection_that_died_in_the_pool_is_replaced_without_a_word(postgresq
     postgresql.write(lambda conn: put(conn, "a"))
     postgresql.read(lambda conn: conn.execute(text("SELECT 1")))
     assert stored(postgresql) == {"a"}
+
+
+@pytest.mark.parametrize("way", ["write_single", "glance"])
+def test_so_is_one_that_keeps_its_plans(postgresql: Database, way: str) -> None:
+    """A single statement is its own transaction, and could not be repeated: it is not sent to find that out."""
+    tries: list[int] = []
+
+    def ask(conn: Connection) -> int:
+        tries.append(1)
+        return int(conn.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    first = getattr(postgresql, way)(ask)
+    ended = "SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"
+    postgresql.read(lambda conn: conn.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first}))
+    wait_until(lambda: postgresql.read(lambda c: c.execute(text(ended), {"pid": first}).scalar()) == 0)
+    assert getattr(postgresql, way)(ask) != first
+    assert tries == [1, 1]
 
 
 def test_a_server_that_comes_back_is_used_again(make_postgres: Callable[[], PostgresServer]) -> None:
@@ -86,7 +104,7 @@ def test_a_statement_that_takes_too_long_counts_as_out_of_reach(postgresql_url: 
 
 
 def test_who_finds_no_free_connection_is_told_within_the_limit(postgresql_url: str) -> None:
-    narrow = Database(postgresql_url, pool_size=3, limits=Limits(checkout=0.5))
+    narrow = Database(postgresql_url, pool_size=6, limits=Limits(checkout=0.5))  # three of them for this
     go_on = Event()
     ready = Barrier(4)
 
@@ -169,6 +187,23 @@ def test_a_commit_whose_outcome_is_unknown_is_not_repeated(postgresql: Database)
     with pytest.raises(DatabaseUnreachable):
         postgresql.write(write)
     assert tries == [1]
+
+
+def test_nor_is_a_single_statement_that_was_cut_off(postgresql: Database) -> None:
+    tries: list[int] = []
+
+    def write(conn: Connection) -> None:
+        tries.append(1)
+        conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(DatabaseUnreachable):
+        postgresql.write_single(write)
+    assert tries == [1]
+
+
+def test_a_single_statement_stands_when_it_is_through(postgresql: Database) -> None:
+    postgresql.write_single(lambda conn: put(conn, "a"))
+    assert stored(postgresql) == {"a"}
 
 
 def test_a_server_that_only_reads_is_out_of_reach_for_writing(postgresql: Database) -> None:
