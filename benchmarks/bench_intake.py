@@ -4,26 +4,21 @@ Two ways in: JSON lines to /v1/batch, answered when all are stored; and a file w
 /v1/batches), timed until the batch is in progress. In turn, on one database of growing size; 1.00 is as fast as Core,
 which is given finished dictionaries and checks nothing.
 
-    python benchmarks/bench_intake.py [--rows 50000] [--rounds 3]
+    python -m benchmarks.bench_intake [--quick] [--rows 50000] [--rounds 3]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
 
 import orjson
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from app.db.database import Database
 from benchmarks.bench_inserts import REQUEST, drafts, plainly
-from tests.servers import PostgresServer, RedisServer
+from benchmarks.frame import Record, options, ratios, recorded, spread
+from benchmarks.ground import Ground, ground
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
 KEYS = [Key("main")]
@@ -74,11 +69,20 @@ def by_file(caller: Caller, lines: bytes, rows: int) -> float:
     return taken
 
 
-def compare(url: str, redis_url: str, folder: Path, rows: int, rounds: int) -> list[float]:
-    """Take turns, print a line for each way in; gives back the ratios."""
+Turn = tuple[float, float, float]
+"""Seconds of one turn: Core, JSON lines, a file."""
+
+
+def turns(base: Ground, kind: str, rows: int, rounds: int) -> list[Turn]:
+    """Let Core and both ways in take turns."""
+    url = base.database(kind)
     config = configuration("http://127.0.0.1:9/v1", KEYS)  # nothing is asked: there is no dispatcher
     with Stack(
-        folder, config, database_url=url, redis_url=redis_url, environment=key_environment(KEYS)
+        base.scratch(kind),
+        config,
+        database_url=url,
+        redis_url=base.redis.url,
+        environment=key_environment(KEYS),
     ) as stack:
         stack.penstock("db", "upgrade")
         stack.start("api", "api", "--port", str(stack.port))
@@ -89,47 +93,49 @@ def compare(url: str, redis_url: str, folder: Path, rows: int, rounds: int) -> l
         by_lines(caller, native_lines(100), 100)  # connections, caches and code are warm from here on
         taken = [
             (
-                plainly(database, drafts(rows)),
+                plainly(database, url, drafts(rows)),
                 by_lines(caller, native, rows),
                 by_file(caller, files, rows),
             )
             for _ in range(rounds)
         ]
         database.close()
-    return [told(database.dialect, name, taken, at) for at, name in ((1, "/v1/batch"), (2, "/v1/batches"))]
+    base.empty_redis()
+    return taken
 
 
-def told(dialect: str, name: str, taken: list[tuple[float, float, float]], at: int) -> float:
-    """Print one way in; gives back its ratio."""
-    ratios = sorted(turn[0] / turn[at] for turn in taken)
-    plain, own = median(turn[0] for turn in taken), median(turn[at] for turn in taken)
-    print(
-        f"{dialect:<12} {name:<12} Core {plain:.2f} s  over HTTP {own:.2f} s  "
-        f"ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})  aim {AIM}",
-        flush=True,
+def tell(record: Record, kind: str, rows: int, taken: list[Turn]) -> bool:
+    """Put both ways in into the record; whether both reach the aim."""
+    plain, *ways = ([turn[at] for turn in taken] for at in range(3))
+    good = True
+    for name, own in zip(("/v1/batch", "/v1/batches"), ways, strict=True):
+        ratio = ratios(plain, own)
+        met = median(ratio) >= AIM
+        good = good and met
+        record.aim(
+            f"intake of {rows:,} lines by {name}, {kind}",
+            "the same SQLAlchemy Core bulk insert",
+            f"{AIM} of its speed",
+            spread(ratio),
+            met,
+        )
+    record.table(
+        f"{rows:,} lines, {kind}, seconds",
+        ["Core, finished dictionaries", "/v1/batch, JSON lines", "/v1/files and /v1/batches"],
+        [[spread(column) for column in (plain, *ways)]],
     )
-    return median(ratios)
+    return good
 
 
 def main() -> int:
     """Compare on both databases."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    measure: Callable[[str, str, Path], list[float]] = lambda url, redis_url, folder: compare(  # noqa: E731
-        url, redis_url, folder, options.rows, options.rounds
-    )
-    with tempfile.TemporaryDirectory(prefix="penstock-intake-") as temporary:
-        folder = Path(temporary)
-        redis, postgres = RedisServer(folder / "redis"), PostgresServer()
-        try:
-            ratios = measure(postgres.create_database(), redis.url, folder / "postgresql")
-            ratios += measure(f"sqlite:///{folder}/penstock.db", redis.url, folder / "sqlite")
-        finally:
-            redis.stop()
-            postgres.stop()
-    return 0 if min(ratios) >= AIM else 1
+    told = options(__doc__, rows=(50_000, 5_000), rounds=(3, 1))
+    with recorded("intake", "Batch intake", quick=told.quick) as record, ground("intake") as base:
+        found = [
+            tell(record, kind, told.rows, turns(base, kind, told.rows, told.rounds))
+            for kind in ("postgresql", "sqlite")
+        ]
+    return 0 if all(found) else 1
 
 
 if __name__ == "__main__":

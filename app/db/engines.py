@@ -120,9 +120,15 @@ def postgresql_engine(
     transaction. Parsing and planning one costs the server more than carrying it out. All others are planned anew each
     time, with the sizes of that moment.
     """
+    # Nothing is left to roll back of single statements, and asking whether there is costs as much as a third of one.
+    alone: dict[str, Any] = {
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+        "pool_reset_on_return": None,
+    }
     engine = create_engine(
         url,
-        isolation_level="AUTOCOMMIT" if keeps_plans else None,
+        **(alone if keeps_plans else {}),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=limits.checkout,

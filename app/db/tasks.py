@@ -68,6 +68,9 @@ class TaskRow:
     callback_status: str | None  # of its own callback, once there is one
 
 
+_STATUS, _HOLD = (list(TaskRow.__slots__).index(name) for name in ("status", "hold"))
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
     """One upstream call."""
@@ -154,8 +157,9 @@ def _columns(result: ColumnElement[Any]) -> list[ColumnElement[Any]]:
 
 
 def _task(row: Row[Any]) -> TaskRow:
-    values = row._asdict()
-    return TaskRow(**{**values, "status": Status(row.status), "hold": Hold(row.hold)})
+    values = list(row)  # by position: the columns were chosen in the order of the fields
+    values[_STATUS], values[_HOLD] = Status(values[_STATUS]), Hold(values[_HOLD])
+    return TaskRow(*values)
 
 
 def _in_state(client_id: str, status: str, after_seq: int | None) -> Select[Any]:
