@@ -137,13 +137,12 @@ def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> No
 
 
 def _release(leader: Leader, stop: threading.Event) -> None:
+    wait = 0.0
     while not stop.is_set():
-        began = leader.clock.monotonic()
-        turn = leader.dispatcher.turn()
-        leader.parts.meters.turned(leader.clock.monotonic() - began)
+        turn = leader.dispatcher.turn(wait)
+        leader.parts.meters.turned(turn.seconds)
         leader.refeeding.refeed(turn.refeed)
-        if turn.next_in > 0:
-            leader.gate.wait_for_wake("penstock:wake", turn.next_in)
+        wait = turn.next_in
 
 
 def _begin_epoch(leader: Leader, stop: threading.Event) -> None:

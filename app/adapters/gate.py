@@ -21,6 +21,8 @@ from app.domain.running import RunningCall
 from app.domain.task import Step
 from app.domain.token_learner import TokensUsed
 
+WAKE = "penstock:wake"  # rung by whatever may let something go
+
 
 class NotLeading(Exception):
     """Somebody else leads now."""
@@ -123,10 +125,14 @@ class RedisGate:
         self._run("configure", self.term, *arguments)
         self.limits.update(limits)
 
-    def look(self, heads: int, topology: Topology, quotas: Sequence[str]) -> Look:
-        """Take a snapshot, and beat."""
+    def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> Look:
+        """Take a snapshot, and beat; when the doorbell rings, at the latest after `wait` seconds."""
         since = self._heads.since(self.term, heads)
-        _, told = self._run("snapshot", self.term, heads, 2000, since, *quotas)
+        arguments: list[str | float] = [self.term, heads, 2000, since, *quotas]
+        if wait > 0:
+            _, told = _held(self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
+        else:
+            _, told = self._run("snapshot", *arguments)
         now, refeed, reports, flights, workers, whole, last, queues, rows = orjson.loads(told)
         at = float(now)
         return Look(
@@ -224,13 +230,7 @@ class RedisGate:
         return self.scripts.command("BLPOP", doorbell, max(0.001, round(seconds, 3))) is not None
 
     def _run(self, name: str, *arguments: str | float | bytes) -> Any:
-        answer = self.scripts.run(name, *arguments)
-        word = answer[0] if answer else b""
-        if word == b"term":
-            raise NotLeading
-        if word == b"epoch":
-            raise EpochBroken
-        return answer
+        return _held(self.scripts.run(name, *arguments))
 
     def _state(self, name: str, row: Sequence[str | bool], now: float) -> QuotaState:
         level, tokens, at, flight, until = (float(v or 0) for v in row[:5])
@@ -250,6 +250,16 @@ class RedisGate:
 
 
 _UNLIMITED = Limits()
+
+
+def _held(answer: Any) -> Any:
+    """What a script said, under a term and in an epoch that stand."""
+    word = answer[0] if answer else b""
+    if word == b"term":
+        raise NotLeading
+    if word == b"epoch":
+        raise EpochBroken
+    return answer
 
 
 def _pairs(flat: Any) -> Iterable[tuple[Any, Any]]:

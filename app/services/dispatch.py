@@ -65,8 +65,8 @@ class View(Protocol):
 class Gate(Protocol):
     """Where messages and permits are."""
 
-    def look(self, heads: int, topology: Topology, quotas: Sequence[str]) -> View:
-        """Take a snapshot, and beat."""
+    def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
+        """Take a snapshot, and beat; when somebody rings, at the latest after `wait` seconds."""
 
     def release(self, releases: Sequence[Release]) -> list[str]:
         """Carry out releases; gives back a word for each."""
@@ -126,6 +126,7 @@ class Turn:
     next_in: float
     refeed: tuple[str, ...]
     waits: Mapping[str, Wait]
+    seconds: float = 0.0  # that it took, from what was seen to what was carried out
 
 
 @dataclass(slots=True)
@@ -140,6 +141,7 @@ class Dispatcher:
     lists: int = 1  # seen at the last look: decides how many heads of each are looked at
     governor: Governor | None = None  # None: told figures alone
     wall: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     why: TellWhy | None = None
     homes: Homes = field(default_factory=Homes)
     watch: Watch = field(default_factory=NoWatch)
@@ -152,12 +154,21 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
 
-    def turn(self) -> Turn:
-        """Look, decide, carry out. Raises what the gate raises."""
+    def turn(self, wait: float = 0.0) -> Turn:
+        """Look, when somebody rings, at the latest after `wait` seconds; decide, carry out.
+
+        Raises what the gate raises.
+        """
         self.turns += 1
         most = max(4, min(_MOST, _HEADS // max(1, self.lists)))
         heads = min(most, self._depth)
-        view = self.gate.look(heads, self.topology, self._quota_ids)
+        view = self.gate.look(heads, self.topology, self._quota_ids, wait)
+        began = self.monotonic()
+        turn = self._act(view, deeper=heads < most)
+        turn.seconds = self.monotonic() - began
+        return turn
+
+    def _act(self, view: View, *, deeper: bool) -> Turn:
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
             self._led = (self.gate.term, view.now)
@@ -175,7 +186,7 @@ class Dispatcher:
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
-        deeper = decided.more and heads < most
+        deeper = decided.more and deeper
         return Turn(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:

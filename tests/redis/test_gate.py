@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 
 import pytest
 
@@ -13,6 +14,7 @@ from app.domain.quota import Quota
 from app.domain.running import RunningCall
 from tests.redis.gate_world import GateWorld, one_key
 from tests.servers import RedisServer
+from tests.stack import wait_until
 
 PACED = Quota("account:a1:m", rpm=600, tpm=60_000, concurrency=50)
 # Holds 50 calls at once and gets one back in five seconds: what is in its bucket stays there while a test runs.
@@ -197,6 +199,34 @@ def test_lost_workers_calls_keep_their_places_while_their_tasks_are_free(world: 
     world.gate.bury([(message.task_id, second.release)], -1.0)
     assert world.gate.take_back(60) == 1
     assert level(world, "flight") == 1
+
+
+def test_a_leader_that_waits_releases_what_comes_meanwhile_at_one_answer(world: GateWorld) -> None:
+    """It waits for up to a minute, and is woken by the message; the answer is of the moment after."""
+    world.scripts.client.delete("penstock:wake")
+    released: list[int] = []
+    waiting = Thread(target=lambda: released.append(world.dispatcher.turn(60).released))
+    waiting.start()
+    wait_until(lambda: world.scripts.client.info("clients")["blocked_clients"] == 1)
+    world.scripts.client.script_flush()  # as after a restart: the script is loaded anew
+    (message,) = world.publish(1)
+    waiting.join(30)
+    assert released == [1]
+    assert isinstance(world.permits.redeem(message.task_id, "w1"), Permit)
+
+
+def test_a_leader_that_was_overtaken_while_it_waited_can_do_nothing(world: GateWorld) -> None:
+    rival = GateWorld(world.url, world.topology)
+    assert rival.gate.take_lead("term-2", "term-1")
+    with pytest.raises(NotLeading):
+        world.dispatcher.turn(0.01)
+
+
+def test_a_leader_that_waited_for_nothing_beats_all_the_same(world: GateWorld) -> None:
+    world.scripts.client.delete("penstock:wake")
+    _, before = world.gate.leader()
+    assert world.dispatcher.turn(0.01).released == 0
+    assert world.gate.leader() == ("term-1", str(int(before) + 1))
 
 
 def test_a_leader_that_was_overtaken_can_do_nothing(world: GateWorld) -> None:
