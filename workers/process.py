@@ -19,7 +19,6 @@ from app.adapters.upstream_generations import UpstreamGenerations
 from app.bootstrap import Penstock
 from app.db.claims import claim
 from app.db.database import GroupCommit
-from app.db.plain_endings import record
 from app.domain.attempt import Claim, Claimed, Ending, Recorded
 from app.domain.queue import KEY, key_queue
 from app.domain.retry import RetryPolicy
@@ -28,6 +27,7 @@ from app.services.drain_worker import GRACE_SECONDS, DrainWorker
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.keep_answers import KeepAnswers
 from app.services.lay_rules import rests
+from app.services.record_endings import record_endings
 from app.services.report_slots import ReportSlots
 from app.services.run_task import ModelPolicy, Policies, RunTask
 from app.services.settle_permits import SettlePermits
@@ -102,7 +102,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         gather_seconds=_GATHER_SECONDS,
     )
     endings: GroupCommit[Ending, Recorded] = GroupCommit(
-        lambda ends: record(database, ends), gather_seconds=_GATHER_SECONDS
+        lambda ends: record_endings(database, ends), gather_seconds=_GATHER_SECONDS
     )
     runner = RunTask(
         worker=me.id,

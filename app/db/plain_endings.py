@@ -30,10 +30,8 @@ from sqlalchemy import (
 from app.db.attempts import ATTEMPT, attempt_row
 from app.db.beside import LARGE
 from app.db.cost_tables import HEADING, usage_entry
-from app.db.database import Database
 from app.db.ending_rows import finished, used
 from app.db.ending_statements import FINISHED, finish
-from app.db.endings import end
 from app.db.locks import are_few, is_now
 from app.db.recordset import ROWS, encode, recordset
 from app.db.sealing import seal
@@ -44,41 +42,30 @@ from app.domain.attempt import Ending, Recorded
 from app.domain.task import Status
 from app.domain.usage import FIGURES, as_columns
 
-_Key = tuple[str, int]  # (task id, release)
+Held = tuple[str, int]  # (task id, release)
 
 
-def record(database: Database, endings: Sequence[Ending]) -> list[Recorded]:
-    """Record what attempts came to, and commit; gives back, in order, which of them still held their row.
-
-    1. Where nothing follows from any of them, end those whose rows stand as they were claimed.
-    2. What is left goes the longer way. Raises DatabaseUnreachable.
-    """
-    recorded: dict[_Key, Recorded] = {}
-    if database.dialect == "postgresql" and all(map(_is_plain, endings)):
-        recorded = database.write_single(lambda conn: _end_plainly(conn, endings))
-    left = [ending for ending in endings if _key(ending) not in recorded]
-    if left:
-        others = database.write(lambda conn: end(conn, left))
-        recorded |= {_key(ending): one for ending, one in zip(left, others, strict=True)}
-    return [recorded[_key(ending)] for ending in endings]
-
-
-def _is_plain(ending: Ending) -> bool:
+def is_plain(ending: Ending) -> bool:
+    """Whether nothing follows from it, as far as its claim told."""
     claimed = ending.claimed
     follows = claimed.batch_id or claimed.callback_url or claimed.cache_key
     is_small = ending.result is None or len(ending.result) < LARGE
     return ending.status.ended and ending.called and not follows and is_small
 
 
-def _key(ending: Ending) -> _Key:
+def held_by(ending: Ending) -> Held:
+    """What it ends."""
     return ending.claimed.permit.task_id, ending.claimed.permit.release
 
 
-def _end_plainly(conn: Connection, endings: Sequence[Ending]) -> dict[_Key, Recorded]:
-    """Those that held their rows; of two for one release the first."""
-    wanted: dict[_Key, Ending] = {}
+def end_plainly(conn: Connection, endings: Sequence[Ending]) -> dict[Held, Recorded]:
+    """End the rows that stand as they were claimed, on PostgreSQL; gives back those. All must be plain.
+
+    Of two endings for one release the first holds.
+    """
+    wanted: dict[Held, Ending] = {}
     for ending in endings:
-        wanted.setdefault(_key(ending), ending)
+        wanted.setdefault(held_by(ending), ending)
     at = time.time()
     rows = conn.execute(_statement(), {ROWS: encode(_row(one, at) for one in wanted.values())})
     done = {(row.id, row.release): wanted[row.id, row.release] for row in rows}

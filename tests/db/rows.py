@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
-from app.db import plain_endings
 from app.db.claims import claim
 from app.db.database import Database
 from app.db.submissions import NewBatch, NewTask, finish_intake, insert_batch, insert_tasks
@@ -16,6 +15,7 @@ from app.domain.attempt import Claim, Claimed, Ending, Failure, Permit, Recorded
 from app.domain.money import Cost
 from app.domain.outcome import Outcome
 from app.domain.task import Hold, Status
+from app.services.record_endings import record_endings
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -121,7 +121,7 @@ def unsent(claimed: Claimed, at: float = NOW + 1) -> Ending:
 
 def record(database: Database, *endings: Ending) -> list[Recorded]:
     """As workers do: in one statement where nothing follows, else the longer way."""
-    return plain_endings.record(database, endings)
+    return record_endings(database, endings)
 
 
 def row_of(database: Database, task_id: str) -> Any:

@@ -17,11 +17,11 @@ from app.db.degrading import degrade
 from app.db.endings import end
 from app.db.lines import deadlines, read_line
 from app.db.migrate import upgrade
-from app.db.plain_endings import record
 from app.db.submissions import insert_tasks
 from app.db.windows import waiting_for_windows
 from app.domain.attempt import Claim
 from app.domain.task import Hold
+from app.services.record_endings import record_endings
 from tests.db.rows import DAY, NOW, new_task, permit, success
 
 ROWS = 200_000
@@ -122,7 +122,7 @@ def _pass_through(database: Database, name: str) -> None:
     row = new_task(name.removeprefix("task_"))
     database.write_single(lambda conn: insert_tasks(conn, [row]))
     claimed = database.write_single(lambda conn: claim(conn, [Claim(permit(name), "w1", NOW)]))
-    assert record(database, [success(claimed[name])])[0].held
+    assert record_endings(database, [success(claimed[name])])[0].held
     assert database.glance(lambda conn: tasks.get_task(conn, "alice", name)) is not None
 
 
