@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, null, select, text, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, null, select, text, update
 
 from app.db.access_tables import UNCHAINED, audit, audit_head
+from app.db.bulk import insert_rows
 from app.db.upsert import insert_or
 from app.domain.audit import FIRST, Entry, Head, Linked, as_row, from_row, link
 
@@ -40,7 +41,8 @@ class Kept:
 def write_audit(conn: Connection, entries: Sequence[Entry]) -> None:
     """Add entries behind all others."""
     if entries:
-        conn.execute(insert(audit), [dict(as_row(entry)) for entry in entries])
+        rows = [as_row(entry) for entry in entries]
+        insert_rows(conn, audit, tuple(rows[0]), (tuple(row.values()) for row in rows))
 
 
 def link_audit(conn: Connection, limit: int) -> int:

@@ -32,7 +32,7 @@ def insert_rows(
 
     Values are of the columns' own types, without NUL in texts. Raises SQLAlchemy's errors.
     """
-    names = ", ".join(columns)
+    names = ", ".join(map(conn.dialect.identifier_preparer.quote, columns))
     if not conn.in_transaction():
         conn.begin()  # SQLAlchemy would not know of a transaction in which nothing but this was done
     driver: Any = conn.connection.dbapi_connection
