@@ -18,21 +18,28 @@ from app.domain.task_view import cost_view, error_view, task_view, usage_view
 from app.services.ports import Explain, Queued
 from app.services.read_tasks import Page
 
-_NOTHING_YET: dict[str, Any] = dict.fromkeys(
-    (
-        "started_at",
-        "finished_at",
-        "error_code",
-        "error_type",
-        "error_message",
-        "prompt_tokens",
-        "completion_tokens",
-        "cached_tokens",
-        "reasoning_tokens",
-        "cost_picos",
-        "currency",
-    )
+_UNKNOWN_YET = (
+    "started_at",
+    "finished_at",
+    "error_code",
+    "error_type",
+    "error_message",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_picos",
+    "currency",
 )
+_NOTHING_YET: dict[str, Any] = {
+    **dict.fromkeys(_UNKNOWN_YET),
+    "status": Status.QUEUED,
+    "attempts": 0,
+    "cached": False,
+    "coalesced": False,
+    "simulated": False,
+    "degraded": False,
+}
 
 
 class Rendering:
@@ -50,14 +57,14 @@ class Rendering:
     def new_task(self, row: NewTask) -> dict[str, Any]:
         """A task that was stored a moment ago, without asking the database."""
         values = {
-            **_columns(row),
             **_NOTHING_YET,
-            "status": Status.QUEUED,
-            "attempts": 0,
-            "cached": False,
-            "coalesced": False,
-            "simulated": False,
-            "degraded": False,
+            "id": row.id,
+            "model": row.model,
+            "created_at": row.created_at,
+            "batch_id": row.batch_id,
+            "custom_id": row.custom_id,
+            "step": row.step,
+            "callback_url": row.callback_url,
             "metadata": raw(row.metadata),
         }
         starts_at = to_rfc3339(row.estimated_start_at)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import overload
 
 _EARLIEST, _LATEST = 0.0, 253402300799.0  # 1970 to 9999
@@ -16,8 +18,14 @@ def to_rfc3339(at: float | None) -> str | None:
     """Write Unix seconds as `2026-11-21T06:01:02.345Z`."""
     if at is None:
         return None
-    moment = datetime.fromtimestamp(round(at, 3), UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    rounded = round(at, 3)
+    second = math.floor(rounded)
+    return f"{_to_the_second(second)}.{round((rounded - second) * 1000):03d}Z"
+
+
+@lru_cache(1024)  # much of what is shown happened in the same few seconds
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def parse_instant(value: float | str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import orjson
 
@@ -68,8 +69,10 @@ def draft_task(
     run_at, expires_at = _times(request, now, place, within)
     off_peak = (request.off_peak or options.off_peak) and run_at <= now
     available_at = _off_peak_from(model, now, expires_at, rules, within) if off_peak else run_at
+    hold = _hold(place, available_at > now, off_peak=off_peak)
     step = (request.priority or options.priority or Priority.NORMAL).step
-    use = _cache_use(request, client_id, model, rules, within)
+    body = {"messages": request.messages, **request.parameters}
+    use = _cache_use(request, body, client_id, model, rules, within)
     return NewTask(
         id=new_id("task", now),
         client_id=client_id,
@@ -82,7 +85,8 @@ def draft_task(
         available_at=available_at,
         expires_at=expires_at,
         due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
-        hold=_hold(place, available_at > now, off_peak=off_peak),
+        hold=hold,
+        fed_at=now if hold is Hold.NONE else None,  # it goes into its queue as soon as it is stored
         off_peak=off_peak,
         degrade_at=_degrade_at(request, model, available_at, rules, options),
         batch_id=place.batch_id if place else None,
@@ -104,15 +108,16 @@ def draft_task(
         cache_key=use.key,
         cache_look=use.look,
         cache_seconds=use.keep_seconds,
-        request=_upstream_body(request, within),
+        request=as_json(body, f"{within}parameters") or "{}",
     )
 
 
-def _cache_use(request: TaskRequest, client_id: str, model: str, rules: Rules, within: str) -> CacheUse:
+def _cache_use(
+    request: TaskRequest, body: Mapping[str, Any], client_id: str, model: str, rules: Rules, within: str
+) -> CacheUse:
     """A stream passes by as it comes: it neither takes an answer that is there nor leaves one."""
     if request.stream or request.store is False:
         return NO_CACHE
-    body = {"messages": request.messages, **request.parameters}
     version = rules.versions.get(model, "")
     try:
         return use_of(
@@ -205,11 +210,6 @@ def as_json(value: Mapping[str, object] | None, param: str) -> str | None:
         raise Invalid(
             f"{param}: cannot be stored; it may be nested too deeply", param=param, code="invalid_value"
         ) from None
-
-
-def _upstream_body(request: TaskRequest, within: str) -> str:
-    body = as_json({"messages": request.messages, **request.parameters}, f"{within}parameters")
-    return body or "{}"
 
 
 def _times(request: TaskRequest, now: float, place: Place | None, within: str) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from app.db.submissions import NewTask
 from app.domain.task import Hold
 from app.services.ports import Explain
@@ -11,12 +9,19 @@ from app.services.ports import Explain
 _IN_LINE = (Hold.NONE, Hold.BATCH)  # rows of a batch are let go as soon as all of it is there
 
 
-def foretell(row: NewTask, explain: Explain, now: float) -> NewTask:
-    """The row with its estimated start; where nobody knows, as it is."""
+def foretell(row: NewTask, explain: Explain, now: float) -> None:
+    """Write the estimated start into a row that was drafted a moment ago, and that nobody else holds yet.
+
+    A copy of it would cost more than all that is looked up here, and there may be 50,000 at once.
+    """
+    row.estimated_start_at = _starts_at(row, explain, now)
+
+
+def _starts_at(row: NewTask, explain: Explain, now: float) -> float | None:
     if row.available_at > now:
-        return replace(row, estimated_start_at=row.available_at)
+        return row.available_at
     if row.hold not in _IN_LINE:
-        return row
+        return None
     foreseen = explain.foresee(row.model, row.queue, row.step, row.due)
     seconds = None if foreseen is None else foreseen.starts_in()
-    return row if seconds is None else replace(row, estimated_start_at=now + seconds)
+    return None if seconds is None else now + seconds

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -374,7 +374,7 @@ class _NoSpan:
         """Nobody listens."""
 
 
-_NO_SPAN = _NoSpan()
+_NOTHING_AROUND: AbstractContextManager[Span] = nullcontext(_NoSpan())  # one serves all: it keeps nothing
 
 
 class NoTracer:
@@ -382,10 +382,9 @@ class NoTracer:
 
     enabled = False
 
-    @contextmanager
-    def span(self, name: str, parent: str | None = None, **attributes: Value) -> Iterator[Span]:  # noqa: ARG002
+    def span(self, name: str, parent: str | None = None, **attributes: Value) -> AbstractContextManager[Span]:  # noqa: ARG002
         """Nothing around it."""
-        yield _NO_SPAN
+        return _NOTHING_AROUND
 
     def past(self, name: str, parent: str, began_at: float, ended_at: float, **attributes: Value) -> None:
         """Keeps nothing."""

@@ -198,7 +198,7 @@ class _Intake:
             if row.reserved_tokens is not None:
                 self._wish += Spent(row.reserved_tokens, row.reserved_picos or 0)
         if self._options.batch_size is None:  # else its own pace decides, which nobody knows yet
-            row = foretell(row, self._explain, self.created_at)
+            foretell(row, self._explain, self.created_at)
         self._chunk.append(row)
         self._characters += len(row.request)
         self._total += 1

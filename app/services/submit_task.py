@@ -121,10 +121,8 @@ class SubmitTask:
             row = self._admission.draft(row, request.store, request.order)
         row = self._cache.draft(row)
         answer = self._cache.find(row)
-        if row.hold == Hold.NONE:
-            row = replace(row, fed_at=now)
         if answer is None:
-            row = foretell(row, self._explain, now)
+            foretell(row, self._explain, now)
         stored = self._commits.submit(_Wish(row, repeat, call, answer))
         if stored.refusal is not None:
             raise stored.refusal
