@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 
-from flask import request
+from flask import Request
+from flask.globals import request_ctx
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.api.paced_reading import TooSlow
@@ -35,7 +36,7 @@ def read_body(most: int, mend: str = "send less") -> bytes:
 
 def pieces(most: int) -> Iterator[bytes]:
     """The body piece by piece, none kept, unpacked if it came packed by gzip. Raises as read_body, (415)."""
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    encoding = request_ctx.request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
     if encoding in ("", "identity"):
         return _as_sent(most)
     if encoding in ("gzip", "x-gzip"):
@@ -50,7 +51,7 @@ def pieces(most: int) -> Iterator[bytes]:
 
 def is_packed() -> bool:
     """Whether the body is larger than its length says."""
-    return bool(request.headers.get("Content-Encoding"))
+    return bool(request_ctx.request.environ.get("HTTP_CONTENT_ENCODING"))
 
 
 def _unpacked(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
@@ -76,22 +77,28 @@ def _next_unpacked(unpack: zlib._Decompress, packed: bytes) -> bytes:
 
 
 def _as_sent(most: int) -> Iterator[bytes]:
-    request.max_content_length = most
-    if (request.content_length or 0) > most:
+    asked = request_ctx.request
+    asked.max_content_length = most
+    length = asked.content_length
+    if (length or 0) > most:
         raise _too_large(most)
     read = 0
-    while piece := _next_piece(most):
+    while (length is None or read < length) and (piece := _next_piece(asked, most, length, read)):
         read += len(piece)
         if read > most:
             raise _too_large(most)
         yield piece
-    if request.content_length is not None and read < request.content_length:
+    if length is not None and read < length:
         raise _broken_off()
 
 
-def _next_piece(most: int) -> bytes:
+def _next_piece(asked: Request, most: int, length: int | None, read: int) -> bytes:
+    """Of a body whose length was told no more is asked of the server than that: werkzeug need not watch over it."""
     try:
-        return request.stream.read(_PIECE)
+        if length is None:
+            return asked.stream.read(_PIECE)
+        piece: bytes = asked.environ["wsgi.input"].read(min(_PIECE, length - read))
+        return piece
     except RequestEntityTooLarge:
         raise _too_large(most) from None
     except TooSlow:
@@ -106,10 +113,11 @@ def _next_piece(most: int) -> bytes:
 
 def _too_large(most: int) -> Invalid:
     """The refusal, after some of the rest was read: who still sends would not hear it."""
-    if request.environ.get("wsgi.input_terminated"):
+    environ = request_ctx.request.environ
+    if environ.get("wsgi.input_terminated"):
         with suppress(Exception):
             left = _HEARD_OUT
-            while left > 0 and (piece := request.environ["wsgi.input"].read(_PIECE)):
+            while left > 0 and (piece := environ["wsgi.input"].read(_PIECE)):
                 left -= len(piece)
     return Invalid(f"the body is larger than {most} bytes", code="request_too_large", status=TOO_LARGE)
 

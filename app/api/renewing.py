@@ -49,6 +49,9 @@ class Renewing:
         except BaseException:
             self._done(served)
             raise
+        if isinstance(body, list):  # it is whole: nothing of the application is needed to send it
+            self._done(served)
+            return body
         return ClosingIterator(body, [lambda: self._done(served)])
 
     def start(self) -> None:
