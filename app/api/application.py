@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import orjson
 from flask import Flask, Response
@@ -57,6 +59,10 @@ class PenstockApi(Flask):
     openai: OpenAiHouse
     live: Live
     watch: KeepAlerts | None = None
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Nothing here is a coroutine: each view and hook of each request need not be asked whether it is one."""
+        return func
 
     def start(self) -> None:
         """What a serving process does beside requests: it watches over the service when no leader does."""

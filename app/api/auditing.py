@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g
+from flask.ctx import _AppCtxGlobals
+from flask.globals import app_ctx, request_ctx
 
 from app.api.gatekeeper import Addresses
 from app.domain.access import Caller
@@ -27,14 +29,16 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: Addresses, cloc
 
     @app.before_request
     def begin() -> None:
-        g.audit_began = time.perf_counter()
-        g.audit_at = clock.now()
+        kept = app_ctx.g
+        kept.audit_began = time.perf_counter()
+        kept.audit_at = clock.now()
 
     @app.after_request
     def end(response: Response) -> Response:
-        if _is_told() and not _is_preflight(request.method):
-            entry = _entry(response, addresses, clock)
-            is_act = request.path.startswith("/v1/admin") and request.method != "GET"
+        asked = request_ctx.request
+        if _is_told(asked) and not _is_preflight(asked.method):
+            entry = _entry(asked, app_ctx.g, response, addresses, clock)
+            is_act = asked.path.startswith("/v1/admin") and asked.method != "GET"
             (record.add_now if is_act else record.add)(entry)
         return response
 
@@ -65,38 +69,40 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return found
 
 
-def _entry(response: Response, addresses: Addresses, clock: Clock) -> Entry:
-    caller: Caller = g.get("caller") or _NOBODY
-    rule = request.url_rule.rule if request.url_rule else "unknown"
-    began = g.get("audit_began", time.perf_counter())
-    parameters = g.get("audit_parameters")
+def _entry(
+    asked: Request, kept: _AppCtxGlobals, response: Response, addresses: Addresses, clock: Clock
+) -> Entry:
+    caller: Caller = kept.get("caller") or _NOBODY
+    rule = asked.url_rule.rule if asked.url_rule else "unknown"
+    now = time.perf_counter()
+    parameters = kept.get("audit_parameters")
     return Entry(
-        at=g.get("audit_at", clock.now()),
-        action=f"{request.method} {rule}",
+        at=kept.get("audit_at") or clock.now(),
+        action=f"{asked.method} {rule}",
         client_id=caller.client_id,
         team=caller.team,
         user=caller.user,
         key_id=caller.key_id,
-        address=g.get("address") or addresses.current(),
-        model=_text(g.get("audit_model", "")),
-        task_id=_text(g.get("audit_subject") or response.headers.get(TASK_HEADER) or _subject()),
-        request_id=str(g.get("request_id", "")),
+        address=kept.get("address") or addresses.of(asked),
+        model=_text(kept.get("audit_model", "")),
+        task_id=_text(kept.get("audit_subject") or response.headers.get(TASK_HEADER) or _subject(asked)),
+        request_id=str(kept.get("request_id", "")),
         status=response.status_code,
-        duration_ms=round((time.perf_counter() - began) * 1000),
+        duration_ms=round((now - kept.get("audit_began", now)) * 1000),
         details=orjson.dumps(parameters).decode() if parameters else "",
     )
 
 
-def _is_told() -> bool:
+def _is_told(asked: Request) -> bool:
     """Calls, and pages of the dashboard: each that is opened, and each act on it; not what moves by itself on it."""
-    if request.path.startswith(("/v1/", "/api/")):
+    if asked.path.startswith(("/v1/", "/api/")):
         return True
-    return request.blueprint == PAGES and request.endpoint not in _MOVING
+    return asked.blueprint == PAGES and asked.endpoint not in _MOVING
 
 
-def _subject() -> str:
+def _subject(asked: Request) -> str:
     """What the path names: a task, a batch, a client and its key."""
-    return "/".join(str(value) for value in (request.view_args or {}).values())
+    return "/".join(str(value) for value in (asked.view_args or {}).values())
 
 
 def _text(value: str) -> str:

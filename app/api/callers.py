@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import request
+from flask.globals import request_ctx
 from structlog.contextvars import bind_contextvars
 
 from app.api.gatekeeper import Gatekeeper
@@ -20,7 +20,7 @@ class Callers:
 
     def current(self) -> Caller:
         """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
-        caller = self._authenticate.caller(request.headers.get("Authorization"))
+        caller = self._authenticate.caller(request_ctx.request.environ.get("HTTP_AUTHORIZATION"))
         bind_contextvars(client_id=caller.client_id)
         return self._gatekeeper.admit(caller)
 
@@ -30,15 +30,17 @@ class Repeats:
 
     def __init__(self, operation: str) -> None:
         """Raises Invalid for a malformed key."""
-        self._key = parse_key(request.headers.get(HEADER))
-        self._fingerprint = Fingerprint(operation)
+        self._key = parse_key(request_ctx.request.headers.get(HEADER))
+        self._fingerprint = None if self._key is None else Fingerprint(operation)
 
     def add(self, piece: bytes) -> bytes:
         """Go on with the next piece; gives it back."""
-        if self._key is not None:
+        if self._fingerprint is not None:
             self._fingerprint.add(piece)
         return piece
 
     def repeat(self) -> Repeat | None:
         """What was read so far, as a repeat; None without a key."""
-        return None if self._key is None else Repeat(self._key, self._fingerprint.text())
+        if self._key is None or self._fingerprint is None:
+            return None
+        return Repeat(self._key, self._fingerprint.text())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 
-from flask import Flask, Response, request
+from flask import Flask, Response
+from flask.globals import request_ctx
 
 _SMALLEST = 1_024  # bytes worth it
 _LEVEL = 5
@@ -15,8 +16,9 @@ def install_compression(app: Flask) -> None:
 
     @app.after_request
     def pack(response: Response) -> Response:
-        named = "gzip" in request.headers.get("Accept-Encoding", "")
-        wanted = named and request.accept_encodings.quality("gzip") > 0
+        asked = request_ctx.request
+        named = "gzip" in asked.environ.get("HTTP_ACCEPT_ENCODING", "")
+        wanted = named and asked.accept_encodings.quality("gzip") > 0
         if not wanted or response.is_streamed or response.headers.get("Content-Encoding"):
             return response
         data = response.get_data()

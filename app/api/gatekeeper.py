@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response
+from flask.globals import app_ctx, request_ctx
 
 from app.domain.access import Caller
 from app.domain.errors import Forbidden, OverLimit
@@ -25,22 +25,21 @@ log = structlog.get_logger("penstock.access")
 _TEAMS = "/v1/admin/clients"  # what administrators of a team may reach of the administration
 
 
-@dataclass(frozen=True, slots=True)
 class Addresses:
     """Where requests come from."""
 
-    settings: AccessSettings
+    def __init__(self, settings: AccessSettings) -> None:
+        self._trusted = parse_networks(settings.trusted_proxies)
+        self.named = {name: parse_networks(networks) for name, networks in settings.zones.items()}
 
-    def current(self) -> str:
-        """The address of the request that is being served, as far as trusted proxies tell it."""
-        trusted = parse_networks(self.settings.trusted_proxies)
-        forwarded = request.headers.get("X-Forwarded-For") if trusted else None
-        return client_address(request.remote_addr or "", forwarded, trusted)
+    def of(self, asked: Request) -> str:
+        """The address that a request comes from, as far as trusted proxies tell it."""
+        forwarded = asked.headers.get("X-Forwarded-For") if self._trusted else None
+        return client_address(asked.remote_addr or "", forwarded, self._trusted)
 
     def zones(self, address: str) -> frozenset[str]:
         """The named networks that hold it."""
-        named = {name: parse_networks(networks) for name, networks in self.settings.zones.items()}
-        return zones_of(address, named)
+        return zones_of(address, self.named)
 
 
 class Gatekeeper:
@@ -57,7 +56,7 @@ class Gatekeeper:
     @property
     def zones(self) -> Collection[str]:
         """The names of networks that policies may speak of."""
-        return self._addresses.settings.zones.keys()
+        return self._addresses.named.keys()
 
     def admit(self, caller: Caller) -> Caller:
         """Let the caller in. Raises Forbidden, OverLimit, DatabaseUnreachable.
@@ -65,15 +64,17 @@ class Gatekeeper:
         1. The audit log learns who it is, whatever follows. 2. Requests per minute. 3. The key's scopes, and for the
         administration who may be there at all. 4. Policies on the action; those on models follow with the model.
         """
-        if g.get("caller") == caller:
+        if app_ctx.g.get("caller") == caller:
             return caller
+        asked = request_ctx.request
         calling = self._begin(caller)
-        scope = scope_of(request.method, request.path)
+        scope = scope_of(asked.method, asked.path)
         self._count(caller)
         if not caller.may(scope):
             raise Forbidden(f"this key lacks the scope {scope}", code="insufficient_scope")
-        _check_administration(caller)
-        self._check_policies(calling, scope, self._policies.decide)
+        _check_administration(caller, asked.path)
+        if self._policies.decisive:
+            self._check_policies(calling, scope, self._policies.decide)
         current.set(calling)
         return caller
 
@@ -97,7 +98,7 @@ class Gatekeeper:
 
         @app.after_request
         def tell(response: Response) -> Response:
-            rate: Rate | None = g.get("rate")
+            rate: Rate | None = app_ctx.g.get("rate")
             if rate is not None:
                 response.headers["RateLimit-Policy"] = f'"requests";q={rate.rpm};w=60'
                 response.headers["RateLimit"] = f'"requests";r={rate.left};t={math.ceil(rate.full_in)}'
@@ -105,13 +106,15 @@ class Gatekeeper:
 
     def _begin(self, caller: Caller) -> Calling:
         """From here on the audit log knows who it is."""
-        g.caller, g.address = caller, self._addresses.current()
-        return Calling(caller, g.address, self._addresses.zones(g.address))
+        address = self._addresses.of(request_ctx.request)
+        kept = app_ctx.g
+        kept.caller, kept.address = caller, address
+        return Calling(caller, address, self._addresses.zones(address))
 
     def _count(self, caller: Caller) -> None:
         rpm = caller.limits.rpm
         rate = None if rpm is None else self._rates.take(caller.client_id, rpm)
-        g.rate = rate
+        app_ctx.g.rate = rate
         if rate is not None and not rate.allowed:
             raise OverLimit(
                 f"more than {rate.rpm} requests a minute", code="rate_limited", retry_after=rate.retry_after
@@ -135,8 +138,8 @@ class Gatekeeper:
             raise Forbidden("this key may not do this now, from here", code="denied_by_policy")
 
 
-def _check_administration(caller: Caller) -> None:
-    if not request.path.startswith("/v1/admin") or caller.is_admin:
+def _check_administration(caller: Caller, path: str) -> None:
+    if not path.startswith("/v1/admin") or caller.is_admin:
         return
-    if not (caller.administers and request.path.startswith(_TEAMS)):
+    if not (caller.administers and path.startswith(_TEAMS)):
         raise Forbidden("this is for administrators", code="not_an_administrator")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
+from flask.globals import app_ctx, request_ctx
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -48,14 +49,16 @@ class Metrics:
 
         @app.before_request
         def begin() -> None:
-            g.began = time.perf_counter()
+            app_ctx.g.began = time.perf_counter()
 
         @app.after_request
         def end(response: Response) -> Response:
             self.requests = next(self._counting)
-            rule, now = request.url_rule, time.perf_counter()
-            method, route = (request.method, rule.rule) if rule else ("other", "none")
-            self._meters.answered(method, route, response.status_code, now - g.get("began", now))
+            asked, now = request_ctx.request, time.perf_counter()
+            rule = asked.url_rule
+            method, route = (asked.method, rule.rule) if rule else ("other", "none")
+            began = app_ctx.g.get("began", now)
+            self._meters.answered(method, route, response.status_code, now - began)
             return response
 
     def page(self) -> Response:

@@ -9,8 +9,8 @@ from hmac import compare_digest
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, request, session
-from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask import Flask, Request, Response, request, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from itsdangerous import URLSafeTimedSerializer
 
 from app.domain.access import Caller
@@ -62,7 +62,14 @@ class SignedCookies(SecureCookieSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         """Without a cookie there is nothing to read: calls of the API bring none."""
-        return super().open_session(app, request) if "Cookie" in request.headers else self.session_class()
+        return (
+            super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
+        )
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """What is empty and was not looked at leaves no trace in the answer."""
+        if session or session.accessed or session.modified:
+            super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         """A forged header can only make a cookie stricter."""
