@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Any
 
 from gunicorn import util
-from gunicorn.http import errors
+from gunicorn.http import errors, wsgi
+from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 
 from app.api.errors import envelope
@@ -25,12 +26,21 @@ _STATUSES = (
     (errors.UnsupportedTransferCoding, 501, "Not Implemented"),
     (errors.ParseException, 400, "Bad Request"),
 )
+_NOTIFY_EVERY = 1.0  # seconds
 
 
 class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
     """One thread for each request that is being served; kept-alive connections hold none."""
 
     patience = 30.0  # seconds, see paced_reading.py
+    _notified_at = -1e9
+
+    def notify(self) -> None:
+        """Tell gunicorn's master that this process lives, once a second: gunicorn would after each event."""
+        now = time.monotonic()
+        if now - self._notified_at >= _NOTIFY_EVERY:
+            self._notified_at = now
+            super().notify()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM, ask the application to send its long polls home; then end as gunicorn does."""
@@ -56,8 +66,51 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
             conn.close = _closed_already
         return kept
 
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """Let the application answer; gives back whether the connection may be kept.
+
+        gunicorn's own, without hooks and an access log, which nobody has set here.
+        """
+        response = None
+        try:
+            response, environ = wsgi.create(
+                req, conn.sock, conn.client, conn.server, self.cfg, response_class=_OnePiece
+            )
+            environ["wsgi.multithread"] = True
+            if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
+                response.force_close()
+            self._answer(environ, response)
+        except OSError:
+            raise
+        except (Exception, SystemExit):
+            if response is None or not response.headers_sent:
+                raise
+            # An answer has begun: another behind it would be taken for a part of it.
+            self.log.exception("a request failed while it was answered")
+            util.close_graceful(conn.sock)
+            raise StopIteration from None
+        return not response.should_close()
+
+    def _answer(self, environ: dict[str, Any], response: Any) -> None:
+        pieces = self.wsgi(environ, response.start_response)
+        try:
+            if isinstance(pieces, environ["wsgi.file_wrapper"]):
+                response.write_file(pieces)
+            else:
+                for piece in pieces:
+                    response.write(piece)
+            response.close()
+        finally:
+            if close := getattr(pieces, "close", None):
+                close()
+
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can serve another request; not when the rest of this one does not come."""
+        """Whether the connection can serve another request; not when the rest of this one does not come.
+
+        Of a body that was read to its end there is no rest: gunicorn would set a timeout first, and take it away.
+        """
+        if keepalive and getattr(conn.parser.mesg.body.reader, "length", None) == 0:
+            return True
         try:
             return bool(super()._keepalive_after(conn, keepalive))
         except TooSlow:
@@ -69,6 +122,23 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
         if status == 500:
             self.log.error("a request failed outside the application: %s", type(exc).__name__)
         write_error(client, status, reason or "Internal Server Error")
+
+
+class _OnePiece(Response):  # type: ignore[misc]
+    """Sends a body that is at hand as a whole together with its head: gunicorn would wake the client twice."""
+
+    headers_sent: bool
+
+    def write(self, arg: bytes) -> None:
+        """The next piece of the body."""
+        if self.headers_sent or self._omits_body or self.response_length != len(arg):
+            super().write(arg)
+            return
+        told = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
+        head = f"{''.join(self.default_headers())}{told}\r\n"
+        self.headers_sent = True
+        self.sent = len(arg)
+        self.sock.sendall(head.encode("latin-1") + arg)
 
 
 def worker_with(patience: float) -> type[WorkerOfThreads]:
