@@ -18,24 +18,37 @@ _MOST_TOGETHER = 200
 
 
 class SettlePermits:
-    """Settlements that are ready at the same time go together; a thread of its own sends them."""
+    """Settlements that are ready at the same time go together.
+
+    Who ends a call sends what waits, himself; what comes meanwhile, and what Redis did not take, a thread sends.
+    """
 
     def __init__(self, permits: Permits) -> None:
         self._permits = permits
         self._changed = threading.Condition()
         self._waiting: list[Settlement] = []
+        self._sending = False  # whether somebody does
+        self._by_thread = True  # until it runs, and while Redis is away: nobody else is to wait for that
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="settle-permits", daemon=True)
 
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
+        with self._changed:
+            self._by_thread = bool(self._waiting)
 
     def add(self, settlement: Settlement) -> None:
-        """Settle soon."""
+        """Settle now, or soon where others are at it."""
         with self._changed:
             self._waiting.append(settlement)
-            self._changed.notify()
+            if self._sending:
+                return
+            if self._by_thread:
+                self._changed.notify()
+                return
+            self._sending = True
+        self._send()
 
     def close(self, seconds: float) -> int:
         """Send what waits, at most so long; gives back how many settlements are left to the leader."""
@@ -48,20 +61,31 @@ class SettlePermits:
 
     def _run(self) -> None:
         wait = _FIRST_WAIT
-        while batch := self._next():
-            if self._settle(batch):
+        while self._take_turn():
+            if self._send():
                 wait = _FIRST_WAIT
-                with self._changed:
-                    del self._waiting[: len(batch)]
             else:
                 threading.Event().wait(wait)
                 wait = min(_LONGEST_WAIT, wait * 2)
 
-    def _next(self) -> list[Settlement]:
-        """Those to send next; empty when nothing waits any more and the process ends."""
+    def _take_turn(self) -> bool:
+        """Wait for the thread's turn; False when nothing waits any more and the process ends."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            return self._waiting[:_MOST_TOGETHER]
+            self._changed.wait_for(lambda: not self._sending and (self._waiting or self._closing))
+            self._sending = bool(self._waiting)
+            return self._sending
+
+    def _send(self) -> bool:
+        """Send once, as whoever's turn it is; whether Redis took it."""
+        batch = self._waiting[:_MOST_TOGETHER]
+        taken = self._settle(batch)
+        with self._changed:
+            if taken:
+                del self._waiting[: len(batch)]
+            self._sending, self._by_thread = False, not taken
+            if self._waiting or self._closing:
+                self._changed.notify()
+        return taken
 
     def _settle(self, batch: Sequence[Settlement]) -> bool:
         """Whether the batch is done with. One that is refused for itself is left out, not repeated for ever."""

@@ -42,11 +42,13 @@ class FakeGate:
         self.refusal = refusal
         self.settled: list[Settlement] = []
         self.away_for = 0
+        self.tried: Callable[[], object] = lambda: None
 
     def redeem(self, task_id: str, worker: str) -> Permit | Refused:
         return self.permits.pop(task_id, None) or Refused(task_id, self.refusal)
 
     def settle(self, settlements: list[Settlement]) -> None:
+        self.tried()
         if self.away_for:
             self.away_for -= 1
             raise RedisUnreachable("away")
@@ -292,6 +294,31 @@ def test_waiting_until_idle_ends_with_the_last_message(world: World) -> None:
     end.set()
     assert world.held.wait_until_idle(10)
     thread.join(60)
+
+
+def test_who_ends_a_call_settles_it_himself() -> None:
+    gate = FakeGate()
+    settling = SettlePermits(gate)
+    settling.start()
+    settling.add(Settlement("task_1", 7, Outcome.SUCCEEDED))
+    assert [settlement.task_id for settlement in gate.settled] == ["task_1"]
+    assert settling.close(10) == 0
+
+
+def test_while_redis_is_away_nobody_but_one_thread_waits_for_it() -> None:
+    gate, tried = FakeGate(), list[str]()
+    gate.away_for = 1000
+    gate.tried = lambda: tried.append(threading.current_thread().name)
+    settling = SettlePermits(gate)
+    settling.start()
+    for name in ("task_1", "task_2", "task_3"):
+        settling.add(Settlement(name, 7, Outcome.SUCCEEDED))
+    wait_until(lambda: len(tried) > 2)
+    assert tried[0] == threading.current_thread().name
+    assert set(tried[1:]) == {"settle-permits"}
+    gate.away_for = 0
+    assert settling.close(60) == 0
+    assert len(gate.settled) == 3
 
 
 def test_settlements_are_repeated_while_redis_is_away() -> None:
