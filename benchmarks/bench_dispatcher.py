@@ -90,7 +90,7 @@ class Bench:
         ]
         permits.settle(ended)
         if ended:
-            backlog.leader.refeed([one.task_id for one in ended])
+            backlog.leader.refeeding.refeed([one.task_id for one in ended])
             self._feed(len(ended))
 
     def _feed(self, count: int) -> None:

@@ -117,8 +117,8 @@ def postgresql_engine(
     """Make an engine of a PostgreSQL database.
 
     `keeps_plans`: for single statements that come many times a second and look rows up by key, each its own
-    transaction. Parsing and planning one costs the server more than carrying it out. All others are planned anew each
-    time, with the sizes of that moment.
+    transaction. Parsing and planning one costs the server more than carrying it out. On all other connections psycopg
+    lets go of its plans at each ROLLBACK, with which reads end: none gets old there.
     """
     # Nothing is left to roll back of single statements, and asking whether there is costs as much as a third of one.
     alone: dict[str, Any] = {
@@ -141,8 +141,6 @@ def postgresql_engine(
     def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
         made = _Connection.connect(*args, **kwargs)
         made.answer_seconds = limits.answer
-        if not keeps_plans:
-            made.prepare_threshold = None
         return made
 
     if keeps_plans:
