@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 from flask import Flask, Request, Response, g
-from flask.ctx import _AppCtxGlobals
 from flask.globals import app_ctx, request_ctx
 
 from app.api.gatekeeper import Addresses
@@ -37,7 +36,7 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: Addresses, cloc
     def end(response: Response) -> Response:
         asked = request_ctx.request
         if _is_told(asked) and not _is_preflight(asked.method):
-            entry = _entry(asked, app_ctx.g, response, addresses, clock)
+            entry = _entry(asked, response, addresses, clock)
             is_act = asked.path.startswith("/v1/admin") and asked.method != "GET"
             (record.add_now if is_act else record.add)(entry)
         return response
@@ -69,9 +68,8 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return found
 
 
-def _entry(
-    asked: Request, kept: _AppCtxGlobals, response: Response, addresses: Addresses, clock: Clock
-) -> Entry:
+def _entry(asked: Request, response: Response, addresses: Addresses, clock: Clock) -> Entry:
+    kept = app_ctx.g
     caller: Caller = kept.get("caller") or _NOBODY
     rule = asked.url_rule.rule if asked.url_rule else "unknown"
     now = time.perf_counter()

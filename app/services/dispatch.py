@@ -164,11 +164,12 @@ class Dispatcher:
         heads = min(most, self._depth)
         view = self.gate.look(heads, self.topology, self._quota_ids, wait)
         began = self.monotonic()
-        turn = self._act(view, deeper=heads < most)
+        turn = self._act(view, saw_all_it_may=heads >= most)
         turn.seconds = self.monotonic() - began
         return turn
 
-    def _act(self, view: View, *, deeper: bool) -> Turn:
+    def _act(self, view: View, *, saw_all_it_may: bool) -> Turn:
+        """Decide on what was seen, and carry it out."""
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
             self._led = (self.gate.term, view.now)
@@ -186,7 +187,7 @@ class Dispatcher:
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
-        deeper = decided.more and deeper
+        deeper = decided.more and not saw_all_it_may
         return Turn(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
