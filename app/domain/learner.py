@@ -4,14 +4,14 @@
 2. `released`: what was let through.
 3. `settled`: a success proves what the upstream takes; a refusal cuts the figure it is about, once for all calls of
    a round.
-4. Where what was cut had been told, and nothing was taken after the cut either, the refusals were not about how much
-   was sent: with the first success what was told counts again.
+4. What is configured is lowered only by many refusals among many calls, and counts again in full once none has come
+   for a few seconds, unless the lowered figure is what holds many calls back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from app.domain import adaptive
@@ -25,14 +25,15 @@ SAME_REFUSAL = 0.5  # seconds after a cut in which refusals are still about what
 PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once are taken
 QUIET = 1.5  # seconds after the last release in which a refusal of it would have come
 FEW = 8  # calls, by which no rate can be measured
+_IN_FULL = Learned(FREE)
 _BURST = 0.1  # seconds' worth that may go at once
 _LATE = 0.05  # seconds by which the dispatcher may be late without losing pace: it shows where calls go one by one
 # Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
 # short calls these are a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
-# Refused so many seconds after a cut, in which so many calls would have passed before, with half of those in flight
-# ended and nothing taken since: whatever refuses then, it is no limit that the cut has found.
-_PASSING_AFTER, _ENOUGH = 0.9, 2.0
+# What is configured is doubted after so many refusals, less one for so many successes each; seconds without one end it.
+_DOUBTED, _REASSURED, _FORGOTTEN = 3.0, 1 / 20, 10.0
+RETURN = 6.0  # seconds without a refusal after which what is configured counts again
 
 RULES: Mapping[Figure, Rules] = {"calls": CALLS_AT_ONCE, "pace": CALLS_A_SECOND, "tokens": TOKENS_A_SECOND}
 
@@ -62,28 +63,20 @@ class _Round:
 
 
 @dataclass(slots=True)
-class _Cuts:
-    """Cuts without a success between them: what refused may have been no limit at all."""
+class _Doubt:
+    """Whether refusals are many enough, among those that were taken, to show that what is configured is wrong."""
 
-    at: float  # of the first
-    flight: int  # calls at once then
-    usual: float  # calls a second until then
-    before: dict[Figure, Learned]  # what was cut, as it was
-    again_at: float | None = None  # the release of the first call that was refused long after
+    at: float = -1e18  # of the last refusal
+    refusals: int = 0
+    score: float = 0.0
 
-    def refused(self, at: float, flight: int) -> None:
-        """Note that a call was refused where a limit of whatever kind would have taken some again."""
-        passed = at - self.at
-        rested = passed >= _PASSING_AFTER and self.usual * passed >= _ENOUGH
-        if self.again_at is None and rested and flight <= self.flight / 2:
-            self.again_at = at
+    def refused(self, now: float) -> None:
+        if now - self.at > _FORGOTTEN:
+            self.refusals, self.score = 0, 0.0
+        self.at, self.refusals, self.score = now, self.refusals + 1, self.score + 1
 
-    def were_needless(self, told: Collection[Figure], traffic: Traffic) -> bool:
-        """Whether what was cut, of told figures, was not why: nothing was taken until a call was refused again."""
-        if self.again_at is None or not self.before.keys() <= set(told):
-            return False
-        taken, _ = traffic.between(self.at, self.again_at)
-        return taken <= 0
+    def taken(self) -> None:
+        self.score = max(0.0, self.score - _REASSURED)
 
 
 @dataclass(slots=True)
@@ -94,7 +87,7 @@ class Learner:
     traffic: Traffic = field(default_factory=Traffic)
     latency: float = 0.5  # seconds, moving mean
     rules: Mapping[Figure, Rules] = field(default_factory=lambda: RULES)
-    told: frozenset[Figure] = frozenset()  # learned only for the case that what was told is wrong
+    told: frozenset[Figure] = frozenset()  # configured: learned only for the case that this is wrong
     _now: _Round | None = None
     _before: _Round | None = None
     _released_at: float | None = None
@@ -106,7 +99,7 @@ class Learner:
     _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
     _cut_again: bool = True  # a call released since the last cut succeeded, or more is allowed since
     _beyond: float = 0.0  # calls taken beyond the known pace since it was found
-    _cuts: _Cuts | None = None  # since the last success
+    _doubt: _Doubt = field(default_factory=_Doubt)
 
     # -- what is allowed
 
@@ -137,7 +130,9 @@ class Learner:
         seen = self._now
         seen.most = max(seen.most, flight)
         seen.wanted = seen.wanted or wanted
-        if now - seen.began >= self._round_length():
+        ended = now - seen.began >= self._round_length()
+        self._restore(seen, now, ended=ended)
+        if ended:
             if seen.wanted and not seen.refused and (seen.successes or self._is_taken(seen, now)):
                 self._grow(seen, now)
             self._disprove(seen, now)
@@ -147,7 +142,8 @@ class Learner:
         """Calls were let through, which made `flight` calls at once."""
         if self._released_at is not None and at - self._released_at > PAUSE:
             for name, rules in self.rules.items():
-                self.figures[name] = adaptive.restarted(self.figures[name], rules)
+                figure = self.figures[name]
+                self.figures[name] = _IN_FULL if name in self.told else adaptive.restarted(figure, rules)
         self._released_at = at
         self.traffic.add(at, calls, tokens, flight)
         if self._now is None:
@@ -161,6 +157,7 @@ class Learner:
         if lesson.kind == "success":
             self._succeeded(lesson, now)
             return
+        self._doubt.refused(now)
         if self._now is not None:
             self._now.refused = True
         if lesson.kind == "refused":
@@ -210,14 +207,22 @@ class Learner:
     def _probes(self, name: Figure) -> bool:
         return adaptive.is_probing(self.figures[name], self.rules[name])
 
+    def _restore(self, seen: _Round, now: float, *, ended: bool) -> None:
+        """What is configured counts again, but for a lowered figure that many calls use up."""
+        if now - self._doubt.at < RETURN:
+            return
+        lowered = [name for name in self.told if not self.figures[name].is_free]
+        few = bool(lowered) and max(seen.most, self.traffic.between(now - RETURN, now)[0]) < FEW
+        for name in lowered:
+            if few or (ended and not self._bound(name, seen, now)):
+                self.figures[name] = _IN_FULL
+
     # -- succeeding
 
     def _succeeded(self, lesson: Lesson, now: float) -> None:
         self.latency += (lesson.seconds - self.latency) * 0.1
-        if lesson.released_at > self._cut_at:
-            if self._cuts is not None and self._cuts.were_needless(self.told, self.traffic):
-                self.figures.update(self._cuts.before)
-            self._cuts, self._cut_again = None, True
+        self._doubt.taken()
+        self._cut_again = self._cut_again or lesson.released_at > self._cut_at
         if self._now is not None:
             self._now.successes += 1
         since, most, before = self._proved
@@ -242,8 +247,6 @@ class Learner:
     def _refused(self, lesson: Lesson, now: float) -> None:
         self.traffic.refuse(lesson.released_at, lesson.tokens)
         if lesson.released_at > self._cut_at + SAME_REFUSAL:
-            if self._cuts is not None:
-                self._cuts.refused(lesson.released_at, self.traffic.flight(lesson.released_at))
             if self._cut_again:
                 self._cut(lesson, now)
         elif "calls" in self._blamed:
@@ -254,23 +257,41 @@ class Learner:
         flight, calls = self.traffic.flight(lesson.released_at), self.figures["calls"]
         tried = 0.0 if calls.is_free else flight / 2
         self._least = tried if calls.known is None else min(flight, 0.93 * calls.known)
-        self._blamed = tuple(
-            blame(lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:]))
+        blamed = blame(
+            lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:])
         )
         at = lesson.released_at
-        if self._cuts is None:
-            usual = self.traffic.admitted_rate(at, self._empty_at).calls_a_second
-            self._cuts = _Cuts(now, flight, usual, {})
-        for name in self._blamed:
-            self._cuts.before.setdefault(name, self.figures[name])
+        self._blamed = tuple(name for name in blamed if self._may_lower(name, at))
+        if not self._blamed:
+            return
         for name in self._blamed:
             found = self._found(name, at)
             doubt = self._away if name == "calls" else 0.0
-            self.figures[name] = adaptive.refused(self.figures[name], self.rules[name], found, now, doubt)
+            after = adaptive.refused(self.figures[name], self.rules[name], found, now, doubt)
+            self.figures[name] = after if name not in self.told else self._not_below_taken(name, after, at)
         self._beyond = 0.0
         self._empty_at = lesson.released_at
         self._cut_at = now
         self._cut_again = False
+
+    def _may_lower(self, name: Figure, at: float) -> bool:
+        """Whether a refusal of what was released at `at` lowers a figure; one that is configured needs many of them."""
+        if name not in self.told or not self.figures[name].is_free:
+            return True
+        return self._doubt.score >= _DOUBTED and self._tried(at) >= FEW
+
+    def _tried(self, at: float) -> float:
+        """Calls that were sent since the last pause, refused ones of late too."""
+        return self.traffic.admitted_rate(at, self._empty_at).calls + self._doubt.refusals
+
+    def _not_below_taken(self, name: Figure, figure: Learned, at: float) -> Learned:
+        """What is configured is never lowered below what was just seen to be taken."""
+        since = max(at - PROVED_FOR, self.traffic.busy_since(at, gap=PAUSE) or at)
+        taken = dict(zip(("pace", "tokens"), self.traffic.between(since, at), strict=True))
+        rate = taken.get(name, 0.0) / max(LONGEST_ROUND, at - since)
+        if rate <= figure.level:
+            return figure
+        return replace(figure, level=rate, known=max(rate, figure.known or rate))
 
     def _use(self, name: Figure, flight: int) -> Use:
         figure, before = self.figures[name], self._before
@@ -301,15 +322,21 @@ class Learner:
 
         Half of what was tried, where too little was seen to measure by.
         """
-        if name == "calls":
-            return max(self._least, self.traffic.flight(at))
         figure, measured = self.figures[name], self.traffic.admitted_rate(at, self._empty_at)
-        found = measured.calls_a_second if name == "pace" else measured.tokens_a_second
-        if figure.known is not None and self._probes(name):  # what it rested at was taken, and a little more
-            found = max(found, 1.05 * figure.known)
-        return found if figure.is_free or measured.calls >= FEW else max(figure.level / 2, found)
+        if name == "calls":
+            found = max(self._least, self.traffic.flight(at))
+        else:
+            found = measured.calls_a_second if name == "pace" else measured.tokens_a_second
+            if figure.known is not None and self._probes(
+                name
+            ):  # what it rested at was taken, and a little more
+                found = max(found, 1.05 * figure.known)
+        enough = self._tried(at) >= FEW if name == "calls" else measured.calls >= FEW
+        return found if figure.is_free or enough else max(figure.level / 2, found)
 
     def _overloaded(self, lesson: Lesson, now: float) -> None:
+        if not self._may_lower("calls", lesson.released_at):
+            return
         if lesson.released_at > self._cut_at + SAME_REFUSAL and self._cut_again:
             used = self._now.most if self._now is not None else 0
             self.figures["calls"] = adaptive.eased(self.figures["calls"], self.rules["calls"], used)
