@@ -284,6 +284,7 @@ def _report(text: str) -> CallReport:
         said["named"],
         said["hints"] or {},
         _used(said.get("used"), route.get("place"), route.get("list")),
+        said.get("asked"),
     )
 
 

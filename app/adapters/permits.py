@@ -76,6 +76,7 @@ def _encoded(s: Settlement) -> bytes:
         "tokens": s.tokens,
         "braked": [b.quota for b in s.brakes],
         "named": s.named,
+        "asked": s.asked,
         "used": [s.usage.prompt_tokens, s.usage.completion_tokens] if s.usage else None,
     }
     return orjson.dumps(

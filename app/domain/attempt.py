@@ -162,6 +162,7 @@ class Settlement:
     hints: dict[str, str] = field(default_factory=dict)  # what the upstream's headers revealed
     named: str | None = None  # the limit that a refusal names: calls, pace or tokens
     usage: Usage | None = None  # as the upstream counted it
+    asked: float | None = None  # seconds that a refusal asks us to wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,20 @@ from app.domain.upstream_error import Scope
 
 REFUSED_SECONDS = 60.0  # a key, account or route that is refused for another reason than its rate
 MOST_JITTER_SECONDS = 10.0
+PAUSING = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})  # what passes when one waits
 
 
 @dataclass(frozen=True, slots=True)
 class Rests:
-    """Seconds that a quota rests after a refusal that does not say how long."""
+    """Seconds that a quota rests after a refusal that does not say how long: at first, and at most."""
 
     rate_limited: float = 1.0
     overloaded: float = 1.0
+    longest: float = 32.0
+
+    def base(self, outcome: Outcome) -> float:
+        """The first pause after such a refusal."""
+        return self.overloaded if outcome is Outcome.OVERLOADED else self.rate_limited
 
 
 DEFAULT_RESTS = Rests()
@@ -36,10 +42,8 @@ def brakes(
     if quota is None:
         return ()
     told = verdict.retry_after_seconds
-    if verdict.outcome is Outcome.RATE_LIMITED:
-        seconds = rests.rate_limited if told is None else _spread(told, chance)
-    elif verdict.outcome is Outcome.OVERLOADED:
-        seconds = rests.overloaded if told is None else _spread(told, chance)
+    if verdict.outcome in PAUSING:
+        seconds = rests.base(verdict.outcome) if told is None else _spread(told, chance)
     else:
         seconds = max(REFUSED_SECONDS, told or 0.0)
     return (Brake(quota, seconds, _reason(verdict)),)

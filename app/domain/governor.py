@@ -6,12 +6,13 @@ other quotas learn only once a refusal has named them. Breakers stand before an 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain.adaptive import Rules
 from app.domain.blame import Figure
+from app.domain.brake import DEFAULT_RESTS, PAUSING, Rests
 from app.domain.breaker import Breaker, BreakerRules, State
 from app.domain.learner import RULES, Learner, Lesson, from_facts, new_learner, to_facts
 from app.domain.outcome import Outcome
@@ -21,11 +22,13 @@ from app.domain.response_pace import PaceRules, ResponsePace
 from app.domain.revealed import Revealed, revealed
 from app.domain.routing import Route, Topology, account_quota, upstream_quota
 from app.domain.token_learner import TokenBook, TokensUsed
+from app.domain.wall import Wall
 
 Key = tuple[str, str]  # key and upstream model
 
 _KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
 _CLOSED, _FREE = Limits(cap=0), Limits()
+_MOST = 2**31  # calls at once of what has no limit
 DEFAULT_BREAKER = BreakerRules()
 
 
@@ -46,6 +49,7 @@ class CallReport:
     named: Figure | None = None  # the limit that a refusal names
     hints: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers
     used: TokensUsed | None = None
+    asked: float | None = None  # seconds that a refusal asks us to wait
 
     @property
     def route(self) -> Route:
@@ -72,8 +76,10 @@ class Governor:
         breaker: BreakerRules | None = DEFAULT_BREAKER,
         pace: PaceRules | None = None,
         learning: Mapping[Figure, Rules] | None = RULES,
+        rests: Rests = DEFAULT_RESTS,
+        chance: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Each of the three is off when it is None."""
+        """Each of the first three is off when it is None. `chance` draws from [0, 1)."""
         self.topology = topology
         self._ids = dict.fromkeys(topology.quota_ids)  # in their order
         self.breakers: dict[str, Breaker] = {}
@@ -83,6 +89,9 @@ class Governor:
         self._rules = breaker
         self._pace = pace
         self._learning = learning
+        self._rests = rests
+        self._chance = chance
+        self.walls: dict[str, Wall] = {}
         self._paces: dict[str, ResponsePace] = {}
         self._revealed: dict[str, Revealed] = {}
         self._breaker_of: dict[str, set[str]] = {}  # breakers by the account quotas behind them
@@ -100,6 +109,7 @@ class Governor:
                 self.tokens.saw(report.used)
             closings += self._reveal(report)
             closings += self._break(report)
+            closings += self._pause(report)
             for name in self._taught(report):
                 if (learner := self._learner(name)) is not None:
                     learner.settled(_lesson(report), report.at)
@@ -119,6 +129,8 @@ class Governor:
                 self.learners[name].released(at, count, tokens[name], before + count)
             if name in self.breakers:
                 self.breakers[name].released(at, count)
+            if name in self.walls:
+                self.walls[name].released(at)
 
     def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
         """Once a turn, with the quotas as they stand and the models that have something waiting."""
@@ -131,10 +143,12 @@ class Governor:
         }
         for name, breaker in self.breakers.items():
             breaker.look(now, waiting=name in wanted)
+        for wall in self.walls.values():
+            wall.look(now)
         for name, learner in self.learners.items():
             state = quotas.get(name)
             if state is not None:
-                free = state.braked_until <= now and self._part(name, now) == 1.0
+                free = state.braked_until <= now and self._part(name, now) == 1.0 and not self._stands(name)
                 learner.look(now, state.flight, wanted=free and name in wanted)
 
     # -- what is allowed
@@ -178,6 +192,21 @@ class Governor:
             limits = tighter(limits, Limits(requests=Bucket(1.0, pace)))
         return _scaled(limits, self._part(name, now))
 
+    def probed(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+        """Quotas of which calls are let through one by one, as planning is to see them."""
+        return {
+            name: replace(
+                state, cap=min(state.cap or _MOST, state.flight + self.walls[name].room(now, state.flight))
+            )
+            for name, state in quotas.items()
+            if self._stands(name) and state.cap != 0
+        }
+
+    def _stands(self, name: str) -> bool:
+        """Whether nothing has succeeded on a quota since it began to refuse."""
+        wall = self.walls.get(name)
+        return wall is not None and wall.stands
+
     def _part(self, name: str, now: float) -> float:
         """How much of an account's quota may be used: less when a breaker before it has just closed."""
         return min((self.breakers[b].pace(now) for b in self._breaker_of.get(name, ())), default=1.0)
@@ -186,16 +215,19 @@ class Governor:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """What was learned, by quota, as plain values."""
-        return {
-            name: to_facts(learner) for name, learner in list(self.learners.items())
-        } | self.tokens.facts()
+        found = {name: to_facts(learner) for name, learner in list(self.learners.items())}
+        for name, wall in [(name, one) for name, one in list(self.walls.items()) if one.is_kept]:
+            found.setdefault(name, {})["pauses"] = wall.pauses
+        return found | self.tokens.facts()
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
         """Take up what was kept, where it still has a place."""
         self.tokens.recall(facts)
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
-            learner = self._learner(name) if name in known else None
+            if name in known and kept.get("pauses"):
+                self.walls[name] = Wall(int(kept["pauses"]), is_kept=True)
+            learner = self._learner(name) if name in known and "figures" in kept else None
             if learner is not None:
                 self.learners[name] = from_facts(kept, learner)
 
@@ -263,6 +295,26 @@ class Governor:
             self._revealed[name] = said
         if said.empty_for > 0:
             yield Closing(name, said.empty_for, "the upstream's headers say that nothing is left")
+
+    def _pause(self, report: CallReport) -> Iterator[Closing]:
+        """Longer pauses for quotas that only refuse; the first success ends them."""
+        if report.outcome is Outcome.SUCCEEDED:
+            for name in report.route.quotas:
+                if name in self.walls:
+                    self.walls[name].succeeded(report.released_at)
+        for name in report.braked if report.outcome in PAUSING else ():
+            if name in self._ids:
+                yield from self._wall(name, report)
+
+    def _wall(self, name: str, report: CallReport) -> Iterator[Closing]:
+        wall = self.walls.setdefault(name, Wall())
+        if report.asked is not None:
+            wall.told(report.released_at, report.at, report.asked)
+            return
+        base, longest = self._rests.base(report.outcome), self._rests.longest
+        seconds = wall.refused(report.released_at, report.at, base, longest, self._chance())
+        if seconds is not None:
+            yield Closing(name, seconds, f"{report.outcome}: {wall.pauses} refusals, no success between them")
 
     def _break(self, report: CallReport) -> Iterator[Closing]:
         name = upstream_quota(report.upstream, report.upstream_model)

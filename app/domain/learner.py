@@ -278,7 +278,10 @@ class Learner:
         """Whether a refusal of what was released at `at` lowers a figure; one that is configured needs many of them."""
         if name not in self.told or not self.figures[name].is_free:
             return True
-        return self._doubt.score >= _DOUBTED and self._tried(at) >= FEW
+        some_taken = (
+            self.traffic.admitted_rate(at, self._empty_at).calls >= 1
+        )  # a limit lets something through
+        return self._doubt.score >= _DOUBTED and some_taken and self._tried(at) >= FEW
 
     def _tried(self, at: float) -> float:
         """Calls that were sent since the last pause, refused ones of late too."""

@@ -13,27 +13,20 @@ LONGEST_SECONDS = 3600.0  # whatever is asked: a wrong header must not close a q
 def retry_after_seconds(
     headers: Mapping[str, str], now: float, longest: float = LONGEST_SECONDS
 ) -> float | None:
-    """Seconds to wait, 0 to `longest`; None when the headers ask for nothing readable.
+    """Seconds to wait, above 0 up to `longest`; None when the headers ask for nothing readable, or for no wait.
 
     A date counts from the answer's own `Date`, so that the upstream's clock may differ from ours; without
     one it counts from `now`, Unix seconds. Header names are in lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return _within(milliseconds / 1000, longest)
+    if milliseconds is not None and milliseconds > 0:
+        return min(milliseconds / 1000, longest)
     asked = headers.get("retry-after")
     seconds = _number(asked)
-    if seconds is not None:
-        return _within(seconds, longest)
-    until = _instant(asked)
-    if until is None:
-        return None
-    base = _instant(headers.get("date"))
-    return _within(until - (now if base is None else base), longest)
-
-
-def _within(seconds: float, longest: float) -> float:
-    return min(max(0.0, seconds), longest)
+    if seconds is None:
+        until, base = _instant(asked), _instant(headers.get("date"))
+        seconds = None if until is None else until - (now if base is None else base)
+    return min(seconds, longest) if seconds is not None and seconds > 0 else None
 
 
 def _number(text: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ def make_governor(topology: Topology, settings: Settings) -> Governor:
         breaker=breaker_rules(settings),
         pace=pace_rules(settings),
         learning=learning_rules(settings),
+        rests=rests(settings),
+        chance=random.random,
     )
 
 
@@ -90,4 +93,5 @@ def pace_rules(settings: Settings) -> PaceRules | None:
 
 def rests(settings: Settings) -> Rests:
     """How long a quota rests after a refusal that does not say."""
-    return Rests(rate_limited=settings.learning.pause, overloaded=settings.breaker.pause)
+    learning = settings.learning
+    return Rests(learning.pause, settings.breaker.pause, learning.longest_pause)

@@ -299,6 +299,7 @@ class RunTask:
             seconds=seconds,
             hints=dict(verdict.hints),
             named=verdict.named,
+            asked=verdict.retry_after_seconds,
             usage=verdict.usage,
         )
         self.settling.add(settlement)

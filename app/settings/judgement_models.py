@@ -21,8 +21,16 @@ class LearningSettings(Section):
     # Calls at once, and calls a second, to begin with; doubled each round until the first refusal.
     calls_at_once: Count = 20
     calls_a_second: Annotated[float, Field(ge=0.05)] = 20.0
-    # Seconds that a quota rests after a 429 without a Retry-After.
+    # Seconds that a quota rests after a 429 without a Retry-After; doubled each time while nothing succeeds ...
     pause: _Pause = 1.0
+    # ... up to this, which bounds the pauses after a 503 too.
+    longest_pause: Annotated[float, Field(gt=0, le=3600)] = 32.0
+
+    @model_validator(mode="after")
+    def _longest_is_not_below(self) -> Self:
+        if self.longest_pause < self.pause:
+            raise fault("has a longest_pause below its pause", "raise longest_pause or lower pause")
+        return self
 
 
 class BreakerSettings(Section):
@@ -44,7 +52,7 @@ class BreakerSettings(Section):
     longest_waiting: Positive = 4.0
     # Seconds at a reduced pace, from a half up, after it has closed.
     half_pace_for: Positive = 4.0
-    # Seconds that a quota rests after a 503 without a Retry-After.
+    # Seconds that a quota rests after a 503 without a Retry-After, at first: see [learning] longest_pause.
     pause: _Pause = 1.0
 
     @model_validator(mode="after")

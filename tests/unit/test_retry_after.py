@@ -19,7 +19,10 @@ LATER = "Mon, 21 Sep 2026 14:13:20 GMT"
         ({}, None),
         ({"retry-after": "2"}, 2.0),
         ({"retry-after": "0.25"}, 0.25),
-        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "0"}, None),
+        ({"retry-after-ms": "0"}, None),
+        ({"retry-after-ms": "0", "retry-after": "9"}, 9.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "99999999"}, LONGEST_SECONDS),
@@ -27,7 +30,7 @@ LATER = "Mon, 21 Sep 2026 14:13:20 GMT"
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
         ({"retry-after": LATER, "date": EARLIER}, 10.0),
-        ({"retry-after": EARLIER, "date": LATER}, 0.0),
+        ({"retry-after": EARLIER, "date": LATER}, None),
         ({"retry-after": "Mon, 99 Foo"}, None),
     ],
 )
@@ -43,4 +46,4 @@ def test_a_date_without_the_answers_own_date_counts_from_now() -> None:
 def test_whatever_stands_there_the_wait_is_sane_or_none(asked: str, milliseconds: str, date: str) -> None:
     headers = {"retry-after": asked, "retry-after-ms": milliseconds, "date": date}
     seconds = retry_after_seconds(headers, NOW)
-    assert seconds is None or (math.isfinite(seconds) and 0 <= seconds <= LONGEST_SECONDS)
+    assert seconds is None or (math.isfinite(seconds) and 0 < seconds <= LONGEST_SECONDS)
