@@ -11,6 +11,7 @@ from app.adapters.upstream_answer import Answer
 from app.adapters.upstream_call import CallFailed
 from app.domain.chat_stream import Assembly
 from app.domain.event_stream import DONE, EventReader
+from app.domain.json_text import read_json
 from app.domain.reply import Fault, Trouble
 
 PassOn = Callable[[bytes], None]  # takes a chunk's JSON
@@ -66,22 +67,22 @@ class StreamReading:
             self._done = True
             answer.hurry(_AFTER_DONE)
             return
-        chunk = _parsed(data, answer)
+        chunk, text = _parsed(data, answer)
         if chunk.get("error"):
             self._error = data
             return
         self._assembly.add(chunk)
         self.shown = True
-        self._pass_on(data)
+        self._pass_on(text.encode())
 
 
-def _parsed(data: bytes, answer: Answer) -> Mapping[str, Any]:
+def _parsed(data: bytes, answer: Answer) -> tuple[Mapping[str, Any], str]:
     try:
-        chunk = orjson.loads(data)
+        chunk, text = read_json(data, orjson.loads)
     except ValueError:
-        chunk = None
+        chunk, text = None, ""
     if not isinstance(chunk, Mapping):
         raise answer.failed(
             Fault(Trouble.CUT, "The upstream's stream holds something that is not a JSON object.")
         )
-    return chunk
+    return chunk, text

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.adapters.upstream_pages import UpstreamPages
+from app.domain.error_meaning import outcome_of
 from app.domain.key_health import Finding, Probe, Probed
+from app.domain.outcome import Outcome
+from app.domain.upstream_error import read_error
 from app.services.ports import Clock
 from app.settings import ConfigError, Settings, outfits, resolve_secret
 
@@ -47,7 +50,7 @@ class UpstreamTests:
 
 
 def _finding(test: Probe, status: int, body: Any) -> tuple[Finding, int, str]:
-    if status in _REFUSED:
+    if status in _REFUSED or (status == 400 and outcome_of(status, read_error(body)) is Outcome.UNAUTHORIZED):
         return Finding.REFUSED, status, f"the upstream refuses the key ({status})"
     if status in _NOT_OFFERED:
         return Finding.NOT_OFFERED, status, f"the upstream has no such page ({status})"

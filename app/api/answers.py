@@ -9,6 +9,8 @@ import orjson
 from flask import Response
 from werkzeug.datastructures import Headers
 
+from app.domain.json_text import one_line
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -34,5 +36,5 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
 
 
 def raw(text: str | None) -> orjson.Fragment | None:
-    """Stored JSON text, to be written out as it is."""
-    return None if text is None else orjson.Fragment(text)
+    """Stored JSON text, to be written out on one line."""
+    return None if text is None else orjson.Fragment(one_line(text))

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain import repair
 from app.domain.attempt import Usage
 from app.domain.blame import Figure
+from app.domain.error_meaning import outcome_in_200, outcome_of
+from app.domain.json_text import Parse, read_json
 from app.domain.named_limit import named_limit
 from app.domain.outcome import Outcome
 from app.domain.repair import Repair
 from app.domain.reply import Fault, Reply, Trouble
 from app.domain.retry_after import retry_after_seconds
-from app.domain.upstream_error import Scope, UpstreamError, embedded_status, outcome_of, read_error, scope_of
-
-# Reads JSON; raises ValueError for what is none. The very parser that will read a stored result again.
-Parse = Callable[[bytes], Any]
+from app.domain.upstream_error import Scope, UpstreamError, is_error, read_error, scope_of
 
 _REPAIRABLE = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTEXT_TOO_LONG})
 _REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 _HINTS = ("x-ratelimit-", "ratelimit")
 _MOST_HINTS, _LONGEST_HINT = 24, 200
 _MOST_TOKENS = 2**31 - 1
+_MOST_WORDS = 65536  # bytes read of an error that is not JSON
 # About our credentials: what the upstream says of them is not the client's to read.
 _OURS = {
     Outcome.UNAUTHORIZED: "The upstream does not accept the key it was called with.",
@@ -73,7 +73,8 @@ def classify(back: Reply | Fault, *, model: str, now: float, parse: Parse) -> Ve
     known = _known(back, now)
     if 200 <= back.status < 300:
         return _of_success(back, known, model, parse)
-    return _of_error(back.status, read_error(_parsed(back.body, parse)), known, model)
+    error = _error_of(back.body, parse)
+    return _of_error(outcome_of(back.status, error), error, known, model)
 
 
 def _known(back: Reply | Fault, now: float) -> Verdict:
@@ -109,29 +110,38 @@ _OF_TROUBLE = {
 def _of_fault(fault: Fault, model: str, now: float) -> Verdict:
     known = _known(fault, now)
     if fault.status is not None and fault.status >= 300 and fault.trouble is not Trouble.ABORTED:
-        return _of_error(
-            fault.status, UpstreamError(), known, model
-        )  # the status came; only its body is missing
+        error = UpstreamError()  # the status came; only its body is missing
+        return _of_error(outcome_of(fault.status, error), error, known, model)
     called = fault.trouble is not Trouble.NOT_SENT
     outcome = _OF_TROUBLE[fault.trouble]
     return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
 
 
 def _of_success(reply: Reply, known: Verdict, model: str, parse: Parse) -> Verdict:
-    body = reply.body.strip()
-    if not body:
+    if not reply.body.strip():
         return replace(known, message="The upstream answered 200 with an empty body.")
-    document = _parsed(body, parse)
+    try:
+        document, text = read_json(reply.body, parse)
+    except ValueError:
+        document, text = None, ""
     if not isinstance(document, Mapping):
-        return replace(known, message="The upstream answered 200 with something that is not a JSON object.")
+        return _of_no_object(_error_of(reply.body, parse), known, model)
     known = replace(known, simulated=document.get("simulated") is True, usage=_usage(document.get("usage")))
-    if document.get("error"):
-        error = read_error(document)
-        return _of_error(embedded_status(error), error, known, model)
     choice = _first_choice(document)
+    if document.get("error") or (choice is None and is_error(document)):
+        error = read_error(document)
+        return _of_error(outcome_in_200(error), error, known, model)
     if choice is None:
         return replace(known, message="The upstream answered 200 without any choice.")
-    return _of_choice(choice, replace(known, result=body.decode("utf-8", "strict")))
+    return _of_choice(choice, replace(known, result=text))
+
+
+def _of_no_object(error: UpstreamError, known: Verdict, model: str) -> Verdict:
+    """A list or plain words in a 200 are an error where they say which; all else is only malformed."""
+    outcome = outcome_in_200(error)
+    if outcome is Outcome.UNAVAILABLE:
+        return replace(known, message="The upstream answered 200 with something that is not a JSON object.")
+    return _of_error(outcome, error, known, model)
 
 
 def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -158,12 +168,11 @@ def _of_choice(choice: Mapping[str, Any], known: Verdict) -> Verdict:
     return replace(known, outcome=Outcome.SUCCEEDED)
 
 
-def _of_error(status: int, error: UpstreamError, known: Verdict, model: str) -> Verdict:
-    outcome = outcome_of(status, error)
+def _of_error(outcome: Outcome, error: UpstreamError, known: Verdict, model: str) -> Verdict:
     return replace(
         known,
         outcome=outcome,
-        message=_OURS.get(outcome) or error.message or f"The upstream answered {status}.",
+        message=_OURS.get(outcome) or error.message or f"The upstream answered {known.status_code}.",
         code=error.code or error.type,
         scope=scope_of(error, model),
         named=named_limit(error) if outcome is Outcome.RATE_LIMITED else None,
@@ -171,11 +180,12 @@ def _of_error(status: int, error: UpstreamError, known: Verdict, model: str) -> 
     )
 
 
-def _parsed(body: bytes, parse: Parse) -> Any:
+def _error_of(body: bytes, parse: Parse) -> UpstreamError:
+    """The error in a body: JSON, else plain words or a page."""
     try:
-        return parse(body)
+        return read_error(read_json(body, parse)[0])
     except ValueError:
-        return None
+        return read_error(body[:_MOST_WORDS].decode("utf-8-sig", "replace"))
 
 
 def _usage(value: Any) -> Usage | None:

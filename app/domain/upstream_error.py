@@ -1,21 +1,22 @@
-"""An upstream's error, read: its words, the outcome they mean, and whose limit they name.
-
-Providers agree on little. The status decides where it says enough; else the `code`, the `type` and, last, the
-beginning of the message. A message may echo what the client wrote, so what would close an account or a key is
-never looked for in the middle of it.
-"""
+"""An upstream's error, read: its words out of whatever shape it came in, and whose limit they name."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.domain.outcome import Outcome
+from app.domain.phrases import Fillers, folded
+from app.domain.upstream_words import FILLERS
 
 _LONGEST_MESSAGE = 1000  # characters kept of an upstream's message
+_LONGEST_NESTED = 65536  # characters of a message that are read as a document in a document
+_DEEPEST = 8  # documents in documents
+_MOST_PARTS = 8  # of a list of errors
 
 
 class Scope(StrEnum):
@@ -30,27 +31,162 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamError:
-    """An `error` object, whatever shape it came in. Absent parts are empty."""
+    """An error, whatever shape it came in. Absent parts are empty."""
 
     message: str = ""
     code: str = ""
     type: str = ""
+    others: tuple[str, ...] = ()  # further words of its own: a status, reasons
 
     @property
     def words(self) -> frozenset[str]:
-        """Code and type in lower case."""
-        return frozenset({self.code.lower(), self.type.lower()} - {""})
+        """Code, type and the others in lower case."""
+        return frozenset(word.lower() for word in (self.code, self.type, *self.others)) - {""}
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status that its code, or another of its words, names as a number."""
+        named = (word for word in (self.code, self.type, *self.others) if re.fullmatch(r"[45]\d\d", word))
+        return next(map(int, named), None)
+
+
+# Names that providers use, the commonest first.
+_ERRORS = ("error", "errors", "Error", "err", "base_resp", "Response", "header")
+_MESSAGES = (
+    *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "err_msg"),
+    *("status_msg", "Message", "error_description", "description", "title", "reason", "details"),
+)
+_CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "statusCode", "Code")
+_TYPES = ("type", "error_type", "__type", "status")
+_FILLERS = Fillers(FILLERS)
 
 
 def read_error(document: Any) -> UpstreamError:
-    """Find the error in an answer: `{"error": {...}}`, `{"error": "..."}`, `{"code", "message"}`, `{"detail"}`."""
+    """The error in an answer: an object, a list of them, a text, HTML, or a document inside a message."""
+    return _read(document, _DEEPEST)
+
+
+def is_error(document: Any) -> bool:
+    """Whether a document has the shape of an error: `{"error": ...}`, or a message beside a code."""
     if not isinstance(document, Mapping):
+        return False
+    has = {name for name, value in document.items() if value not in (None, "", [], {})}
+    return bool(has & {*_ERRORS}) or bool(has & {*_MESSAGES} and has & {*_CODES, *_TYPES})
+
+
+def _read(document: Any, depth: int) -> UpstreamError:
+    if depth <= 0:
         return UpstreamError()
-    inner = document.get("error") or document
-    if not isinstance(inner, Mapping):
-        return UpstreamError(_text(inner))
-    message = inner.get("message") or inner.get("detail") or inner.get("msg")
-    return UpstreamError(_text(message), _text(inner.get("code")), _text(inner.get("type")))
+    if isinstance(document, str):
+        return _of_text(document, depth)
+    if isinstance(document, Sequence) and not isinstance(document, bytes):
+        return _joined([_read(item, depth - 1) for item in document[:_MOST_PARTS]])
+    return _of_object(document, depth) if isinstance(document, Mapping) else UpstreamError()
+
+
+def _of_object(document: Mapping[str, Any], depth: int) -> UpstreamError:
+    """What stands at the top, sharpened by the error inside it."""
+    top = _message(document, depth)
+    inner = next((found for name in _ERRORS if (found := document.get(name)) and found is not True), None)
+    if inner is None:
+        return top
+    if isinstance(inner, str) and top.message:
+        return _over(top, UpstreamError(type=_text(inner)))
+    return _over(_read(inner, depth - 1), top)
+
+
+def _message(document: Mapping[str, Any], depth: int) -> UpstreamError:
+    """An error object's own message, code, type and other words."""
+    said = next((found for name in _MESSAGES if (found := document.get(name)) and found is not True), None)
+    if isinstance(said, list) and said and _is_field_error(said[0]):
+        inner = UpstreamError("; ".join(_field_errors(said))[:_LONGEST_MESSAGE])
+    else:
+        inner = _read(said, depth - 1)
+    codes, types = list(_texts(document, _CODES)), list(_texts(document, _TYPES))
+    others = (*codes[1:], *types[1:], *_reasons(document.get("details")))
+    return _over(inner, UpstreamError("", (codes or [""])[0], (types or [""])[0], others))
+
+
+def _over(inner: UpstreamError, outer: UpstreamError) -> UpstreamError:
+    """Both as one: what the inner one says comes first."""
+    further = [word for word in (outer.code, outer.type, *outer.others) if word]
+    return UpstreamError(
+        inner.message or outer.message,
+        inner.code or outer.code,
+        inner.type or outer.type,
+        tuple(dict.fromkeys((*inner.others, *further))),
+    )
+
+
+def _joined(errors: Sequence[UpstreamError]) -> UpstreamError:
+    told = [error for error in errors if error != UpstreamError()]
+    if not told:
+        return UpstreamError()
+    message = "; ".join(error.message for error in told if error.message)
+    whole = told[0]
+    for error in told[1:]:
+        whole = _over(whole, error)
+    return UpstreamError(message[:_LONGEST_MESSAGE], whole.code, whole.type, whole.others)
+
+
+def _is_field_error(item: Any) -> bool:
+    return isinstance(item, Mapping) and "loc" in item
+
+
+def _field_errors(items: Sequence[Any]) -> Iterator[str]:
+    """FastAPI's list as `field: message`; what it was given is left out."""
+    for item in filter(_is_field_error, items[:_MOST_PARTS]):
+        place = item["loc"] if isinstance(item["loc"], list) else [item["loc"]]
+        field = ".".join(str(part)[:100] for part in place if part != "body")
+        yield ": ".join(filter(None, (field, _text(item.get("msg") or item.get("message")))))
+
+
+def _reasons(details: Any) -> Iterator[str]:
+    """Google's `details`, whose `reason` is exact where the message is not."""
+    for item in details if isinstance(details, list) else ():
+        if isinstance(item, Mapping) and (reason := _text(item.get("reason"))):
+            yield reason
+
+
+def _texts(document: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    return filter(None, (_text(document.get(name)) for name in names))
+
+
+def _of_text(text: str, depth: int) -> UpstreamError:
+    """A text is a message; or a document, after words that say nothing; or a page, of which its title is told."""
+    nested = _nested(text[:_LONGEST_NESTED])
+    if nested is not None and depth > 1:
+        return _over(_read(nested, depth - 1), UpstreamError(_text(text)))
+    if re.match(r"\s*<(?:!doctype|html|head|body|\?xml)", text[:200], re.IGNORECASE):
+        return UpstreamError(_title(text[:_LONGEST_NESTED]))
+    return UpstreamError(_text(text))
+
+
+def _nested(text: str) -> Any:
+    start = next((at for at, character in enumerate(text) if character in "{["), -1)
+    if start < 0 or not _FILLERS.fill(folded(text[:start])):
+        return None
+    found = _document(text[start:].strip())
+    listed = found[0] if isinstance(found, list) and found else found
+    return found if is_error(listed) else None
+
+
+def _document(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:  # as Python writes a dict
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _title(page: str) -> str:
+    found = re.search(r"<title[^>]*>([^<]{1,300})<", page, re.IGNORECASE) or re.search(
+        r"<h1[^>]*>([^<]{1,300})<", page, re.IGNORECASE
+    )
+    return _text(found[1]) if found else ""
 
 
 def _text(value: Any) -> str:
@@ -58,95 +194,6 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool | Mapping | list):
         return ""
     return " ".join(str(value)[:_LONGEST_MESSAGE].split())
-
-
-_STATUS_OF = {
-    **dict.fromkeys(("invalid_api_key", "authentication_error", "incorrect_api_key"), 401),
-    **dict.fromkeys(("insufficient_quota", "insufficient_balance", "payment_required"), 402),
-    **dict.fromkeys(("permission_error", "permission_denied"), 403),
-    **dict.fromkeys(("model_not_found", "not_found_error"), 404),
-    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "rate_limited"), 429),
-    **dict.fromkeys(
-        (
-            "service_unavailable_error",
-            "service_unavailable",
-            "server_busy",
-            "overloaded_error",
-            "no_capacity",
-            "engine_overloaded",
-        ),
-        503,
-    ),
-    **dict.fromkeys(("server_error", "internal_error", "api_error", "internal_server_error"), 500),
-}
-_INVALID = frozenset({"invalid_request_error", "invalid_request", "invalid_parameter", "bad_request"})
-_BALANCE = frozenset(
-    {
-        "insufficient_quota",
-        "insufficient_balance",
-        "insufficient_user_quota",
-        "billing_hard_limit_reached",
-        "arrearage",
-    }
-)
-_BALANCE_BEGINS = ("insufficient balance", "insufficient account balance", "your account balance")
-_KEY_BEGINS = ("api key not valid", "invalid api key", "incorrect api key", "authentication fails")
-_CONTENT = frozenset(
-    {"content_filter", "content_policy_violation", "data_inspection_failed", "sensitive_words_detected"}
-)
-_CONTENT_SAYS = re.compile(
-    r"content exists risk|content policy|content management policy|inappropriate content|flagged as",
-    re.IGNORECASE,
-)
-_CONTEXT = frozenset({"context_length_exceeded", "context_window_exceeded", "string_above_max_length"})
-_CONTEXT_SAYS = re.compile(
-    r"maximum context length|context (length|window)|(prompt|input) is too long|too many (input )?tokens",
-    re.IGNORECASE,
-)
-_MODEL = frozenset({"model_not_found", "model_not_exist", "unknown_model"})
-_MODEL_SAYS = re.compile(
-    r"^(the )?model\b.{0,250}?\b(not exist|does not exist|not found)|^(unknown|no such) model", re.IGNORECASE
-)
-_BUSY_SAYS = re.compile(
-    r"\bno (available )?capacity\b|\boverloaded\b|\b(server|service) is (too )?busy\b", re.IGNORECASE
-)
-
-
-def outcome_of(status: int, error: UpstreamError) -> Outcome:
-    """What an error with this HTTP status means."""
-    if status in _FIXED:
-        return _FIXED[status]
-    if status == 429:
-        return _of_429(error)
-    if status == 403:
-        return _of_403(error)
-    if 400 <= status < 500:
-        return _of_4xx(error)
-    return Outcome.OVERLOADED if _is_busy(error) else Outcome.UNAVAILABLE
-
-
-_FIXED = {
-    401: Outcome.UNAUTHORIZED,
-    402: Outcome.NO_BALANCE,
-    404: Outcome.UNKNOWN_MODEL,
-    408: Outcome.UNAVAILABLE,
-    409: Outcome.UNAVAILABLE,  # two calls met on a lock of the upstream's own
-    425: Outcome.UNAVAILABLE,
-    503: Outcome.OVERLOADED,
-    529: Outcome.OVERLOADED,
-}
-
-
-def embedded_status(error: UpstreamError) -> int:
-    """The status that an error inside a 200 would have had; 500 when it says nothing known."""
-    if error.code.isdecimal() and 400 <= int(error.code) <= 599:
-        return int(error.code)
-    for word in (error.code.lower(), error.type.lower()):
-        if word in _STATUS_OF:
-            return _STATUS_OF[word]
-    if _is_balance(error) or _is_client_error(error):
-        return 400
-    return 503 if _is_busy(error) else 500
 
 
 def scope_of(error: UpstreamError, model: str) -> Scope:
@@ -160,49 +207,3 @@ def scope_of(error: UpstreamError, model: str) -> Scope:
     if re.search(r"\b(organi[sz]ation|account|workspace|user|project|team)\b", text) and not names_model:
         return Scope.ACCOUNT
     return Scope.MODEL
-
-
-def _of_429(error: UpstreamError) -> Outcome:
-    if _is_balance(error):
-        return Outcome.NO_BALANCE
-    return Outcome.OVERLOADED if _is_busy(error) else Outcome.RATE_LIMITED
-
-
-def _of_403(error: UpstreamError) -> Outcome:
-    if _is_balance(error):
-        return Outcome.NO_BALANCE
-    return Outcome.CONTENT_REFUSED if _is_refusal(error) else Outcome.FORBIDDEN
-
-
-def _of_4xx(error: UpstreamError) -> Outcome:
-    if _is_balance(error):
-        return Outcome.NO_BALANCE
-    if "invalid_api_key" in error.words or _begins(error, _KEY_BEGINS):
-        return Outcome.UNAUTHORIZED
-    if error.words & _CONTEXT or _CONTEXT_SAYS.search(error.message):
-        return Outcome.CONTEXT_TOO_LONG
-    if _is_refusal(error):
-        return Outcome.CONTENT_REFUSED
-    if error.words & _MODEL or _MODEL_SAYS.search(error.message):
-        return Outcome.UNKNOWN_MODEL
-    return Outcome.INVALID_REQUEST
-
-
-def _is_client_error(error: UpstreamError) -> bool:
-    return bool(error.words & (_INVALID | _CONTENT | _CONTEXT | _MODEL)) and not _is_busy(error)
-
-
-def _is_balance(error: UpstreamError) -> bool:
-    return bool(error.words & _BALANCE) or _begins(error, _BALANCE_BEGINS)
-
-
-def _is_refusal(error: UpstreamError) -> bool:
-    return bool(error.words & _CONTENT or _CONTENT_SAYS.search(error.message))
-
-
-def _is_busy(error: UpstreamError) -> bool:
-    return bool(_BUSY_SAYS.search(error.message)) or any(_STATUS_OF.get(word) == 503 for word in error.words)
-
-
-def _begins(error: UpstreamError, phrases: tuple[str, ...]) -> bool:
-    return error.message.lower().startswith(phrases)

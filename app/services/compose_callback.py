@@ -13,6 +13,7 @@ from app.domain.batch_view import batch_view
 from app.domain.callback import Parcel
 from app.domain.callback_event import MAX_RESULT_BYTES, event, with_result_url
 from app.domain.callback_headers import usable_headers
+from app.domain.json_text import one_line
 from app.domain.task_view import task_view
 from app.services.sign_callback import signed_headers, signing_secrets
 
@@ -44,7 +45,7 @@ def _task(database: Database, task_id: str, public_url: str) -> dict[str, Any] |
     if subject is None:
         return None
     row = {**subject.row, "metadata": _parsed(subject.row["metadata"])}
-    result = None if subject.result is None else orjson.Fragment(subject.result)
+    result = None if subject.result is None else orjson.Fragment(one_line(subject.result))
     # Its own callback is being delivered, whatever the row says at this instant: every try says the same.
     view = task_view(row, result=result, callback_status="delivering")
     return with_result_url(view, public_url) if subject.too_large else view

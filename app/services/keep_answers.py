@@ -10,7 +10,7 @@ from app.domain import repair
 from app.domain.answer import Answer
 from app.domain.attempt import Ending
 from app.domain.caching import may_keep
-from app.domain.classify import Parse
+from app.domain.json_text import Parse
 from app.domain.pricing import PriceBook
 from app.domain.task import Status
 from app.services.ports import AnswerCache, NoAnswers

@@ -8,6 +8,7 @@ import orjson
 
 from app.db.batch_lines import InputRow, LineRow
 from app.domain.failure_status import failure_status
+from app.domain.json_text import one_line
 from app.domain.task import Status
 
 ENDPOINT = "/v1/chat/completions"
@@ -19,7 +20,7 @@ _UNANSWERED = {
 
 def output_line(row: LineRow) -> bytes:
     """A line that succeeded, its newline included."""
-    body = orjson.Fragment(row.result) if row.result is not None else None
+    body = orjson.Fragment(one_line(row.result)) if row.result is not None else None
     return _line(row, {"status_code": 200, "request_id": row.task_id, "body": body}, None)
 
 

@@ -16,8 +16,9 @@ import structlog
 from app.db.sealing import Unsealable
 from app.domain.attempt import Brake, Claim, Claimed, Ending, Failure, Permit, Recorded, Refused, Settlement
 from app.domain.brake import DEFAULT_RESTS, Rests, brakes
-from app.domain.classify import Parse, Verdict, classify
+from app.domain.classify import Verdict, classify
 from app.domain.errors import DatabaseUnreachable
+from app.domain.json_text import Parse
 from app.domain.outcome import Outcome
 from app.domain.reply import Fault, Reply, Trouble
 from app.domain.retry import RetryPolicy, Situation, decide

@@ -1,5 +1,6 @@
 """Each kind of answer, and the outcome it means."""
 
+import json
 from typing import Any
 
 import orjson
@@ -34,6 +35,46 @@ def test_a_proper_body_succeeds_and_is_kept_as_it_came() -> None:
     assert not verdict.simulated
 
 
+PUT_RIGHT = [
+    (b"\xef\xbb\xbf" + orjson.dumps({"a": 1}), {"a": 1}),
+    (b"\n\n\xef\xbb\xbf\r\n" + orjson.dumps({"a": 1}), {"a": 1}),
+    (b'{"a": NaN, "b": -Infinity, "c": Infinity, "d": 1e999}', dict.fromkeys("abcd")),
+    (b'{"a": "cut \\ud83d"}', {"a": "cut \ufffd"}),
+    (b'{"a": "\\ude00 cut", "b": "\\ud83d\\ude00"}', {"a": "\ufffd cut", "b": "\U0001f600"}),
+    (b'{"a": "\xff"}', {"a": "\ufffd"}),
+    (b'{"a": "two\nlines\tand a tab"}', {"a": "two\nlines\tand a tab"}),
+]
+
+
+@pytest.mark.parametrize(("oddity", "read"), PUT_RIGHT)
+def test_an_answer_that_was_paid_for_is_kept_on_one_line_whatever_its_oddities(
+    oddity: bytes, read: dict[str, Any]
+) -> None:
+    whole = orjson.dumps(a_completion())[:-1]
+    brace = oddity.index(b"{")
+    verdict = judge(a_reply(200, oddity[:brace] + whole + b"," + oddity[brace + 1 :]))
+    assert verdict.outcome is Outcome.SUCCEEDED
+    assert verdict.usage == Usage(5, 2)
+    assert verdict.result is not None
+    assert "\n" not in verdict.result
+    assert orjson.loads(verdict.result) == a_completion(**read)
+
+
+@pytest.mark.parametrize("how", [{"indent": 2}, {"indent": "\t"}, {"indent": 1, "ensure_ascii": False}])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r", "\n\n"])
+def test_a_pretty_printed_answer_is_kept_on_one_line_to_the_last_digit(
+    how: dict[str, Any], ends: str
+) -> None:
+    text = "  two\n  lines, \u4e2d\u6587, 'a \\ b'"
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    completion = a_completion(choices=[choice], big=12345678901234567890123, small=0.1)
+    verdict = judge(a_reply(200, json.dumps(completion, **how).replace("\n", ends).encode()))
+    assert verdict.result is not None
+    assert not {"\n", "\r"} & set(verdict.result)
+    assert json.loads(verdict.result) == completion
+    assert len(verdict.result) <= len(json.dumps(completion)) + 12
+
+
 def test_a_simulated_answer_is_marked() -> None:
     assert judge(a_reply(200, a_completion(simulated=True))).simulated
     assert not judge(a_reply(200, a_completion(simulated="true"))).simulated
@@ -53,8 +94,6 @@ def test_a_simulated_answer_is_marked() -> None:
         b'{"choices": []}',
         b'{"choices": [{}]}',
         b'{"choices": "none"}',
-        b'{"choices": [{"message": {"content": "\xff"}}]}',
-        b'{"choices": [{"message": {"content": NaN}}]}',
         b"[" * 3000 + b"]" * 3000,
     ],
 )
