@@ -17,6 +17,8 @@ class Job:
     source: str = ""
     kind: str = ""
     out: str = ""
+    encoding: str = ""
+    delimiter: str = ""
 
 
 def load_job(batch_id: str) -> Job:

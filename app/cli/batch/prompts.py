@@ -1,21 +1,25 @@
-"""Requests out of a file: plain lines, JSON lines (ours and OpenAI's), CSV columns through a template."""
+"""Requests out of a file: plain lines, JSON lines (ours and OpenAI's) or an array, CSV columns through a template."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from app.cli.batch.table import Row, Table, looks_like_table
+from app.cli.batch.text_file import TextFile
 from app.cli.failure import Exit, Failure
 
 Request = dict[str, Any]
 
-KINDS = ("jsonl", "csv", "txt")
+KINDS = ("jsonl", "csv", "tsv", "txt")
+TABLES = ("csv", "tsv")
 _OURS = (
     "model",
     "messages",
@@ -29,76 +33,128 @@ _OURS = (
     "store",
 )
 _FIELD = re.compile(r"{([^{}]+)}")
+_BY_NAME = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "txt",
+}
+_BLANK = " \t\r\n\v\f"
+_ARRAY = re.compile(r"\s*\[\s*[{\"\]]")
+_WHICH = "Say how to read it: --kind jsonl, csv or tsv; or --kind txt to send each line as a prompt."
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to submit. `template` holds {column} names, for CSV alone."""
+    """A file to submit. `template` holds {column} names, for tables alone; "" in the others: as the file says."""
 
     path: Path
     kind: str
     template: str = ""
+    encoding: str = ""
+    delimiter: str = ""
+    label: str = field(default="", compare=False)
+
+    @property
+    def text(self) -> TextFile:
+        """What it holds."""
+        return TextFile(self.path, self.label or self.path.name, self.encoding)
+
+    @property
+    def table(self) -> Table:
+        """It as a table. Raises Failure."""
+        return Table(self.text, self.delimiter or ("\t" if self.kind == "tsv" else ""))
 
 
-def kind_of(path: Path, given: str | None) -> str:
-    """How to read a file: as told, by its name, by its first character."""
+def kind_of(text: TextFile, given: str | None) -> str:
+    """How to read a file: as told, by its name, by its beginning. Raises Failure where the two disagree."""
+    head = text.head()
     if given is not None:
         return given
-    by_name = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "txt"}.get(path.suffix.lower())
-    if by_name is not None:
-        return by_name
-    with path.open("rb") as file:
-        return "jsonl" if file.read(4096).lstrip().startswith(b"{") else "txt"
+    suffixes = [suffix.lower() for suffix in text.path.suffixes if suffix.lower() != ".gz"]
+    by_name = _BY_NAME.get(suffixes[-1]) if suffixes else None
+    if by_name not in (None, "txt"):
+        return str(by_name)
+    by_content = _kind_by_content(head)
+    if by_name == "txt" and by_content in ("array", *TABLES):
+        words = "a JSON array" if by_content == "array" else f"a table ({by_content})"
+        raise _wrong(f"{text.label}: looks like {words}, not like prompts", _WHICH)
+    if by_content == "tabs":
+        if by_name == "txt":
+            return "txt"
+        raise _wrong(f"{text.label}: looks like a table (tabs), not like prompts", _WHICH)
+    return by_name or {"array": "jsonl"}.get(by_content, by_content)
+
+
+def _kind_by_content(head: str) -> str:
+    if _ARRAY.match(head):
+        return "array"
+    if head.lstrip().startswith("{"):
+        return "jsonl"
+    return looks_like_table(head) or "txt"
 
 
 def requests_of(source: Source) -> Iterator[Request]:
-    """The requests of a file, in order, as /v1/batch takes them. Raises Failure that names the line."""
-    if source.kind == "csv":
-        return _of_rows(rows_of(source.path), source.template)
-    return _of_lines(source)
-
-
-def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by its columns. Raises Failure."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for number, row in enumerate(reader, 2):
-            if None in row or None in row.values():
-                raise _wrong(f"{path.name}, row {number}: has not as many columns as the first row")
-            yield row
-
-
-def columns_of(path: Path) -> list[str]:
-    """The names of a CSV file's columns."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
+    """The requests of a file, in order, as /v1/batch takes them. Raises Failure that names the line; one at least."""
+    if source.kind in TABLES:
+        requests = _of_rows(source.table.rows(), source.template, source.text.label)
+    else:
+        requests = _of_json(source) if source.kind == "jsonl" else _of_lines(source)
+    first = next(requests, None)
+    if first is None:
+        raise _wrong(f"{source.text.label}: holds no request", "Nothing was submitted.")
+    return chain((first,), requests)
 
 
 def _of_lines(source: Source) -> Iterator[Request]:
-    read = _json_request if source.kind == "jsonl" else _plain_request
-    with source.path.open("rb") as file:
+    return ({"prompt": line} for _, line in _lines(source.text))
+
+
+def _of_json(source: Source) -> Iterator[Request]:
+    text = source.text
+    if text.head().lstrip().startswith("["):
+        yield from _of_array(text)
+        return
+    for number, line in _lines(text):
+        yield _request(_parsed(line, f"{text.label}, line {number}"), f"{text.label}, line {number}")
+
+
+def _of_array(text: TextFile) -> Iterator[Request]:
+    with text.open("\n") as file:
+        items = _parsed(file.read(), text.label)
+    for number, item in enumerate(items, 1):
+        yield _request(item, f"{text.label}, item {number}")
+
+
+def _lines(text: TextFile) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers."""
+    with text.open("\n") as file:
         for number, line in enumerate(file, 1):
-            if text := line.strip().removeprefix(b"\xef\xbb\xbf"):
-                yield read(text, f"{source.path.name}, line {number}")
+            if line := line.strip(_BLANK):
+                yield number, line
 
 
-def _plain_request(line: bytes, where: str) -> Request:
+def _parsed(text: str, where: str) -> Any:
     try:
-        return {"prompt": line.decode()}
-    except UnicodeDecodeError:
-        raise _wrong(f"{where}: is not UTF-8") from None
-
-
-def _json_request(line: bytes, where: str) -> Request:
-    try:
-        value = orjson.loads(line)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise _wrong(f"{where}: is not JSON ({error.msg})") from None
+
+
+def _request(value: Any, where: str) -> Request:
     if isinstance(value, str):
         return {"prompt": value}
     if not isinstance(value, dict):
         raise _wrong(f"{where}: is neither a text nor an object")
-    return from_openai(value) if isinstance(value.get("body"), dict) else value
+    if not isinstance(value.get("body"), dict):
+        return value
+    url = value.get("url")
+    if url is not None and not str(url).rstrip("/").endswith("/chat/completions"):
+        raise _wrong(f"{where}: its url is {str(url)[:80]!r}", "Only /v1/chat/completions is served.")
+    return from_openai(value)
 
 
 def from_openai(line: Mapping[str, Any]) -> Request:
@@ -113,9 +169,9 @@ def from_openai(line: Mapping[str, Any]) -> Request:
     return request
 
 
-def _of_rows(rows: Iterable[Mapping[str, str]], template: str) -> Iterator[Request]:
-    for number, row in enumerate(rows, 2):
-        request: Request = {"prompt": fill(template or "{prompt}", row, f"row {number}")}
+def _of_rows(rows: Iterable[Row], template: str, label: str) -> Iterator[Request]:
+    for number, row in rows:
+        request: Request = {"prompt": fill(template or "{prompt}", row, f"{label}, row {number}")}
         request |= {name: row[name] for name in ("custom_id", "model") if row.get(name)}
         yield request
 
@@ -130,9 +186,7 @@ def fill(template: str, row: Mapping[str, str], where: str) -> str:
         name = match[1].strip()
         if name not in row:
             there = ", ".join(row)
-            raise _wrong(
-                f"{where}: there is no column {name!r}; there are: {there}", 'Say which by --template "...".'
-            )
+            raise _wrong(f"{where}: there is no column {name!r}; there are: {there}", _column_hint(name, row))
         return row[name]
 
     pieces = re.split(r"({{|}})", template)
@@ -142,6 +196,14 @@ def fill(template: str, row: Mapping[str, str], where: str) -> str:
             "Write {column} for a column, and {{ or }} for a brace.",
         )
     return "".join({"{{": "{", "}}": "}"}.get(piece) or _FIELD.sub(value, piece) for piece in pieces)
+
+
+def _column_hint(name: str, row: Mapping[str, str]) -> str:
+    by_folded = {column.casefold(): column for column in row}
+    like = get_close_matches(name.casefold(), by_folded, 1)
+    return (
+        f'Did you mean --template "{{{by_folded[like[0]]}}}"?' if like else 'Say which by --template "...".'
+    )
 
 
 def _wrong(message: str, mend: str | None = None) -> Failure:

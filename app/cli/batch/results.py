@@ -11,7 +11,7 @@ from typing import IO, Any
 import orjson
 
 from app.cli.batch.job import Job
-from app.cli.batch.prompts import columns_of, rows_of
+from app.cli.batch.prompts import TABLES, Source
 from app.cli.failure import Failure
 
 ADDED = ("answer", "status", "error", "task_id")
@@ -47,11 +47,11 @@ def answer_of(line: Mapping[str, Any]) -> str:
 
 
 def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> int:
-    source = Path(job.source) if job.kind == "csv" else None
-    if source is not None and not source.is_file():
+    source = _source_of(job)
+    if source is not None and not source.path.is_file():
         mend = "Put it back, or take the results as --out results.jsonl."
-        raise Failure(f"{source} is gone, whose columns are to be kept", mend)
-    kept = columns_of(source) if source is not None else ["custom_id"]
+        raise Failure(f"{source.path} is gone, whose columns are to be kept", mend)
+    kept = source.table.columns() if source is not None else ["custom_id"]
     added = [name if name not in kept else f"penstock_{name}" for name in ADDED]
     writer = csv.writer(file)
     writer.writerow([*kept, *added])
@@ -67,8 +67,15 @@ def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> i
 Rows = Iterator[tuple[int, Mapping[str, str]]] | None
 
 
-def _rows_by_index(source: Path | None) -> Rows:
-    return None if source is None else enumerate(rows_of(source))
+def _source_of(job: Job) -> Source | None:
+    """The table whose columns are kept; None where the requests came from none, or from standard input."""
+    if job.kind not in TABLES or not job.source:
+        return None
+    return Source(Path(job.source), job.kind, encoding=job.encoding, delimiter=job.delimiter)
+
+
+def _rows_by_index(source: Source | None) -> Rows:
+    return None if source is None else enumerate(row for _, row in source.table.rows())
 
 
 def _own_columns(rows: Rows, line: Mapping[str, Any], kept: list[str]) -> list[str]:

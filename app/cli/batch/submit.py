@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -25,12 +26,41 @@ from app.cli.remote import Remote, with_remote
 _PIECE = 64 * 1024  # bytes of a body sent at once
 
 
+def _encoding(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str:
+    try:
+        "".encode(name or "utf-8")
+    except LookupError:
+        raise click.BadParameter(
+            f"there is no encoding {name!r}; known are gb18030, cp1252, utf-16 ..."
+        ) from None
+    return name or ""
+
+
+def _delimiter(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
+    character = {"tab": "\t", "\\t": "\t"}.get(given or "", given or "")
+    if len(character) > 1 or character in ("\r", "\n", '"'):
+        raise click.BadParameter("one character, such as ; or tab")
+    return character
+
+
 @click.command("submit", short_help="submit a file of prompts as one batch")
 @click.argument("file")
 @click.option("--model", help="The model of requests that name none.")
-@click.option("--kind", type=click.Choice(KINDS), help="How to read it [default: by its name].")
 @click.option(
-    "--template", default="", help='For CSV: the prompt, such as "Translate {text}" [default: {prompt}].'
+    "--kind", type=click.Choice(KINDS), help="How to read it [default: by its name, or its beginning]."
+)
+@click.option(
+    "--encoding", callback=_encoding, help="Its encoding, such as gb18030 [default: UTF-8, or as it says]."
+)
+@click.option(
+    "--delimiter",
+    callback=_delimiter,
+    help='For CSV: what parts its cells, such as ";" or tab [default: by its head].',
+)
+@click.option(
+    "--template",
+    default="",
+    help='For CSV and TSV: the prompt, such as "Translate {text}" [default: {prompt}].',
 )
 @click.option(
     "--sample", type=click.IntRange(1), help="Run so many of them first and now, to see what they cost."
@@ -53,6 +83,8 @@ def command(
     file: str,
     model: str | None,
     kind: str | None,
+    encoding: str,
+    delimiter: str,
     template: str,
     sample: int | None,
     max_cost: float | None,
@@ -66,7 +98,8 @@ def command(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Submit FILE as one batch: JSON lines (ours, OpenAI's, or texts), CSV, plain lines; `-` reads standard input.
+    """Submit FILE as one batch: JSON lines or an array (ours, OpenAI's, or texts), CSV, TSV, plain lines, also packed
+    by gzip; `-` reads standard input.
 
     \b
     penstock submit prompts.txt --model deepseek-flash --watch
@@ -82,7 +115,7 @@ def command(
         "window": window,
         "order": order,
     }
-    with _source(file, kind, template) as source:
+    with _source(file, kind, Source(Path(file), "", template, encoding, delimiter)) as source:
         estimate = estimate_of(remote, source, options)
         click.echo(told(estimate), err=True)
         if dry_run:
@@ -165,23 +198,23 @@ def send(remote: Remote, requests: Iterable[Request], options: Mapping[str, Any]
 def remember(batch_id: str, source: Source, file: str, out: Path | None) -> None:
     """So that `penstock watch` and `results` know the columns, and where the results were to go."""
     place = "" if file == "-" else str(source.path.absolute())
-    save_job(batch_id, Job(place, source.kind, str(out.absolute()) if out else ""))
+    to = str(out.absolute()) if out else ""
+    save_job(batch_id, Job(place, source.kind, to, source.encoding, source.delimiter))
 
 
 @contextmanager
-def _source(file: str, kind: str | None, template: str) -> Iterator[Source]:
+def _source(file: str, kind: str | None, source: Source) -> Iterator[Source]:
     """The file to read; standard input is kept in a file of our own meanwhile, since it is read more than once."""
     if file != "-":
-        path = Path(file)
-        if not path.is_file():
+        if not source.path.is_file():
             raise Failure(f"there is no file {file}")
-        yield Source(path, kind_of(path, kind), template)
+        yield replace(source, kind=kind_of(source.text, kind))
         return
     with tempfile.NamedTemporaryFile(prefix="penstock-") as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.flush()
-        path = Path(kept.name)
-        yield Source(path, kind_of(path, kind), template)
+        source = replace(source, path=Path(kept.name), label="standard input")
+        yield replace(source, kind=kind_of(source.text, kind))
 
 
 def _path(options: Mapping[str, Any]) -> str:
