@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.api.bodies import Body, Duration, Instant, PriorityName
+from app.api.bodies import Body, Duration, Instant, Object, PriorityName
 from app.api.shapes import Shape, Time
 
+Texts = Annotated[list[str], Field(fail_fast=True)]
 Team = Annotated[str, Field(min_length=1, max_length=40)]
 Limits = Annotated[
     dict[str, Any],
     Field(
+        fail_fast=True,
         description="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
         "over_budget (refuse or wait), order (arrival or deadline), store, retention_seconds. What is left out is not "
         "limited."
@@ -41,7 +43,7 @@ class ClientBody(ClientChange):
 class KeyBody(Body):
     """An API key to make."""
 
-    scopes: list[str] = Field(default_factory=lambda: ["*"], min_length=1, max_length=20)
+    scopes: Texts = Field(default_factory=lambda: ["*"], min_length=1, max_length=20)
     expires_at: Instant | None = None
     name: str | None = None
     user: str | None = Field(None, description="Who will hold it.")
@@ -58,10 +60,10 @@ class PolicyBody(Body):
 
     id: str | None = None
     effect: Literal["allow", "deny"]
-    principal: list[str] | None = None
-    resource: list[str] | None = None
-    action: list[str] | None = None
-    condition: dict[str, Any] | None = None
+    principal: Texts | None = None
+    resource: Texts | None = None
+    action: Texts | None = None
+    condition: Object | None = None
     description: str | None = None
 
 

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
 from app.api.auditing import note
+from app.api.batch_json import read_batch
 from app.api.bodies import BatchBody, BatchLine
 from app.api.body import is_packed, pieces, read_body
 from app.api.callers import Callers, Repeats
@@ -171,7 +172,7 @@ class BatchViews:
         repeats = Repeats("POST /v1/batch")
         with self._room_for(None if is_packed() else request.content_length):
             raw = repeats.add(read_body(min(self._limits.max_batch_body, MOST_JSON), _AS_LINES))
-            body = parse(BatchBody, parse_json(raw))
+            body = read_batch(raw)
             del raw
             requests = (line.line_request() for line in body.requests)
             return take(client_id, body.options(), requests, repeats)

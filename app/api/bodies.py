@@ -25,6 +25,9 @@ from app.domain.instant import parse_instant
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.domain.task import Priority
 
+MOST_NAMES = 200  # of one object: OpenAI's chat completion has about 40
+MOST_MESSAGES = 10_000  # of one conversation
+
 # What belongs around the upstream's body, never into it.
 _OURS = (
     "prompt",
@@ -43,6 +46,17 @@ _OURS = (
 def refuse(message: str, *, field: str = "", code: str = "invalid_value") -> NoReturn:
     """Refuse a value from within a validator; `field` is added to the path of the value being validated."""
     raise PydanticCustomError(code, "{message}", {"message": message, "field": field})
+
+
+def _at_most(most: int) -> BeforeValidator:
+    """Refuse a list or an object of more than `most` before any of it is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > most:
+            refuse(f"must hold at most {most}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _duration(value: Any) -> Any:
@@ -130,14 +144,30 @@ Instant = Annotated[
     WithJsonSchema({"oneOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Messages = Annotated[list[dict[str, Any]], Field(min_length=1), AfterValidator(_messages)]
-Parameters = Annotated[dict[str, Any], AfterValidator(_parameters)]
-Metadata = Annotated[dict[str, str], Field(max_length=16), AfterValidator(_metadata)]
+Object = Annotated[dict[str, Any], Field(fail_fast=True)]
+Messages = Annotated[
+    list[Object],
+    Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES),
+    AfterValidator(_messages),
+    _at_most(MOST_MESSAGES),
+]
+Parameters = Annotated[Object, AfterValidator(_parameters), _at_most(MOST_NAMES)]
+Metadata = Annotated[dict[str, str], Field(fail_fast=True, max_length=16), AfterValidator(_metadata), _at_most(16)]
 Window = Literal["off_peak"]
 OrderName = Literal["arrival", "deadline"]
 PriorityName = Literal["high", "normal", "low"]
 CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
 CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+
+
+def _few_names(cls: type[BaseModel], value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_NAMES:
+        refuse(f"must hold at most {MOST_NAMES} fields")
+    return value
+
+
+# For models that are told of unknown names one by one.
+few_names = model_validator(mode="before")(_few_names)
 
 
 class Body(BaseModel):
@@ -146,6 +176,8 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, frozen=True
     )
+
+    few_names = few_names
 
 
 _WINDOW = (
@@ -316,6 +348,6 @@ class BatchOptions(Body):
 class BatchBody(BatchOptions):
     """Many prompts to run together."""
 
-    requests: Annotated[list[BatchLine], Field(min_length=1)] = Field(
+    requests: Annotated[list[BatchLine], Field(fail_fast=True, min_length=1)] = Field(
         description="In the order of the results."
     )

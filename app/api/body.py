@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
 
 from flask import Request
 from flask.globals import request_ctx
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from app.api.gzip_members import BadGzip, Members
 from app.api.paced_reading import TooSlow
+from app.api.peer import watch_peer
 from app.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes
+_LOOK_EVERY = 16  # pieces unpacked between two looks whether the client is there
 TOO_LARGE = 413
 ONE_TASK = "send less, or have [api] max_task_body raised"  # what to do about a task that is too large
 _HEARD_OUT = (
@@ -55,25 +56,28 @@ def is_packed() -> bool:
 
 
 def _unpacked(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
-    """Never more than a piece at a time, and never beyond `most` bytes: a bomb ends there."""
-    unpack, read = zlib.decompressobj(wbits=31), 0
-    for piece in chain(packed, (b"",)):
-        left = piece
-        while out := _next_unpacked(unpack, left):
-            read += len(out)
-            if read > most:
-                raise _too_large(most)
-            yield out
-            left = unpack.unconsumed_tail
-    if not unpack.eof:
+    """Never more than a piece at a time, and never beyond `most` bytes: a bomb ends there.
+
+    It ends also when nobody is there to hear what came of it: all of a bomb has come long before it is unpacked.
+    """
+    members, read, hung_up = Members(), 0, watch_peer(request_ctx.request.environ)
+    for count, out in enumerate(_members(packed, members), 1):
+        read += len(out)
+        if read > most:
+            raise _too_large(most)
+        if count % _LOOK_EVERY == 0 and hung_up():
+            raise _broken_off()
+        yield out
+    if not members.whole:
         raise _broken_off()
 
 
-def _next_unpacked(unpack: zlib._Decompress, packed: bytes) -> bytes:
+def _members(packed: Iterable[bytes], members: Members) -> Iterator[bytes]:
     try:
-        return unpack.decompress(packed, _PIECE)
-    except zlib.error:
-        raise Invalid("the body is not well-formed gzip", code="malformed_body") from None
+        for piece in packed:
+            yield from members.unpack(piece, _PIECE)
+    except BadGzip as error:
+        raise Invalid(f"the body is not well-formed gzip: {error}", code="malformed_body") from None
 
 
 def _as_sent(most: int) -> Iterator[bytes]:

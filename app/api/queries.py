@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from flask import request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from app.api.bodies import BatchOptions, refuse
+from app.api.bodies import BatchOptions, few_names, refuse
 from app.api.validation import parse
 from app.domain.duration import parse_duration
 from app.domain.errors import Invalid
@@ -28,6 +28,8 @@ class Query(BaseModel):
     """Nothing unknown; everything comes as text."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    few_names = few_names
 
 
 class WaitQuery(Query):

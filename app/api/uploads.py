@@ -14,6 +14,7 @@ from app.domain.errors import Invalid
 
 _LONGEST_FIELD = 4096  # bytes
 _MOST_PARTS = 20
+_MOST_AROUND = 64 * 1024  # bytes held that are no part's data: its head, and what stands before and behind all parts
 
 
 class Sink(Protocol):
@@ -95,10 +96,18 @@ def _events(received: Iterable[bytes], mark: bytes) -> Iterator[Event]:
                 yield said
                 if isinstance(said, Epilogue):
                     return
+            _check_held(decoder)
     except RequestEntityTooLarge:
         raise Invalid("the form has too many parts", code="request_too_large", status=413) from None
     except ValueError:
         raise Invalid("the form is malformed, or broke off before its end", code="incomplete_body") from None
+
+
+def _check_held(decoder: MultipartDecoder) -> None:
+    """Of data the decoder holds what may be a boundary; of all else, until it is whole."""
+    if len(decoder.buffer) > _MOST_AROUND:
+        message = f"the form holds more than {_MOST_AROUND} bytes in the head of a part, or around the parts"
+        raise Invalid(message, code="request_too_large", status=413)
 
 
 def _ended(received: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.domain.errors import Invalid
+from app.domain.json_parts import MOST_VALUES, check_values
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,6 +43,7 @@ UPSTREAM_NAMES = frozenset(
         "user_id",
     }
 )
+_LONGEST_NAME = 200  # characters of a name that are repeated, and compared with known ones
 _TYPES = {
     "string_type": "must be text",
     "int_type": "must be an integer",
@@ -65,8 +67,12 @@ _BOUNDS = {
 }
 
 
-def parse_json(raw: bytes, where: str = "") -> Any:
-    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the message of the refusal."""
+def parse_json(raw: bytes, where: str = "", most_values: int = MOST_VALUES) -> Any:
+    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the message of the refusal.
+
+    Raises Invalid, also (413) above `most_values` values, before any of them is made.
+    """
+    check_values(raw, most_values)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -104,7 +110,8 @@ def _path(within: str, loc: Iterable[int | str], field: str) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            path += f".{part}" if path else part
+            name = part[:_LONGEST_NAME]
+            path += f".{name}" if path else name
     separator = "." if path and field and field[0] not in ".[" else ""
     return f"{path}{separator}{field}" if path else field.lstrip(".")
 
@@ -112,7 +119,7 @@ def _path(within: str, loc: Iterable[int | str], field: str) -> str:
 def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return _unknown(str(detail["loc"][-1]), _model_at(model, detail["loc"][:-1])), "unknown_field"
+        return _unknown(str(detail["loc"][-1])[:_LONGEST_NAME], _model_at(model, detail["loc"][:-1])), "unknown_field"
     if kind == "missing":
         return "is needed", "missing_field"
     if kind in _TYPES:

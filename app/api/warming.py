@@ -26,7 +26,7 @@ _MOST = 1_000
 class WarmBody(Body):
     """Exactly one of `requests` and `top`."""
 
-    requests: Annotated[list[TaskBody], Field(min_length=1, max_length=_MOST)] | None = Field(
+    requests: Annotated[list[TaskBody], Field(fail_fast=True, min_length=1, max_length=_MOST)] | None = Field(
         None, description="What to ask, the most likely first."
     )
     top: int | None = Field(

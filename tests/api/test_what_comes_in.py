@@ -1,6 +1,8 @@
 """Packed bodies, bombs, depth; packed answers; plain HTTP beyond this machine."""
 
 import gzip
+import socket
+import time
 import zlib
 from pathlib import Path
 
@@ -20,6 +22,48 @@ def test_a_packed_body_is_taken(alice: Client) -> None:
     )
     assert answer.status_code == 202
     assert len(answer.json["task_ids"]) == 5  # type: ignore[index]
+
+
+def test_every_member_of_a_packed_body_is_taken(alice: Client) -> None:
+    packed = b"".join(gzip.compress(orjson.dumps({"prompt": name}) + b"\n") for name in ("one", "two", "three"))
+    answer = alice.post("/v1/batch", packed, content_type="application/x-ndjson", content_encoding="gzip")
+    assert (answer.status_code, answer.json["request_counts"]["total"]) == (202, 3)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("behind", [b"garbage", b"\0", gzip.compress(b"{}")[:-1]])
+def test_what_follows_a_packed_body_is_refused(alice: Client, behind: bytes) -> None:
+    line = gzip.compress(b'{"prompt":"one"}\n')
+    answer = alice.post("/v1/batch", line + behind, content_type="application/x-ndjson", content_encoding="gzip")
+    assert answer.status_code == 400
+    assert alice.get("/v1/tasks").json["data"] == []  # type: ignore[index]
+
+
+def test_a_packed_upload_of_several_members_is_stored_whole(alice: Client) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\none\ntwo\r\n--x--\r\n'
+    form = "multipart/form-data; boundary=x"
+    packed = gzip.compress(head) + gzip.compress(file)
+    answer = alice.post("/v1/files", packed, content_type=form, content_encoding="gzip")
+    assert (answer.status_code, answer.json["bytes"]) == (200, 7)  # type: ignore[index]
+    cut = alice.post("/v1/files", packed + b"rubbish", content_type=form, content_encoding="gzip")
+    assert cut.status_code == 400
+
+
+def test_unpacking_ends_when_the_client_is_gone(alice: Client) -> None:
+    packed = gzip.compress(b" " * 32 * 2**20)
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        began = time.process_time()
+        headers = {"authorization": f"Bearer {alice.key}", "content-encoding": "gzip"}
+        answer = alice.http.post(
+            "/v1/batch",
+            data=packed,
+            headers={**headers, "content-type": "application/x-ndjson"},
+            environ_overrides={"gunicorn.socket": ours},
+        )
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "incomplete_body")  # type: ignore[index]
+    assert time.process_time() - began < 0.5
 
 
 def test_a_bomb_ends_at_the_limit_of_the_body(alice: Client) -> None:

@@ -1,0 +1,85 @@
+"""The JSON body of a batch, request by request: the first fault ends it before the rest has become values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from app.api.bodies import MOST_NAMES, BatchBody, BatchLine
+from app.api.validation import parse, parse_json
+from app.domain.errors import Invalid
+from app.domain.json_parts import Malformed, end_of_value, skip_space
+from app.services.submit_batch import MOST_TASKS
+
+
+def read_batch(raw: bytes) -> BatchBody:
+    """Check a body. Raises Invalid that names the first wrong field."""
+    start = skip_space(raw, 0)
+    if raw[start : start + 1] == b"[":
+        return parse(BatchBody, [])
+    try:
+        values = dict(_members(raw, start))
+    except Malformed:
+        values = parse_json(raw, most_values=len(raw))  # the requests before the fault are well-formed
+    return parse(BatchBody, values)
+
+
+def _members(raw: bytes, start: int) -> Iterator[tuple[str, Any]]:
+    """The body's fields, `requests` as checked lines. Raises Malformed, Invalid."""
+    place = _after(raw, start, b"{")
+    for count in range(MOST_NAMES + 1):
+        if count == 0 and raw[place : place + 1] == b"}":
+            place += 1
+            break
+        end = end_of_value(raw, place)
+        name, place = _value(raw[place:end]), _after(raw, end, b":")
+        if not isinstance(name, str):
+            raise Malformed
+        if name == "requests" and raw[place : place + 1] == b"[":
+            lines: list[BatchLine] = []
+            place = _read_requests(raw, place, lines)
+            yield name, lines
+        else:
+            end = end_of_value(raw, place)
+            yield name, _value(raw[place:end])
+            place = skip_space(raw, end)
+        if raw[place : place + 1] == b"}":
+            place += 1
+            break
+        place = _after(raw, place, b",")
+    else:
+        raise Invalid(f"the body: must hold at most {MOST_NAMES} fields", code="invalid_value")
+    if skip_space(raw, place) != len(raw):
+        raise Malformed
+
+
+def _read_requests(raw: bytes, start: int, lines: list[BatchLine]) -> int:
+    """Read the list that begins at `start` into `lines`. Returns where the next token begins."""
+    place = _after(raw, start, b"[")
+    if raw[place : place + 1] == b"]":
+        return skip_space(raw, place + 1)
+    while True:
+        if len(lines) >= MOST_TASKS:
+            raise Invalid(f"requests: more than {MOST_TASKS} in one batch", param="requests", status=413)
+        end = end_of_value(raw, place)
+        lines.append(parse(BatchLine, _value(raw[place:end]), within=f"requests[{len(lines)}]"))
+        place = skip_space(raw, end)
+        if raw[place : place + 1] == b"]":
+            return skip_space(raw, place + 1)
+        place = _after(raw, place, b",")
+
+
+def _value(raw: bytes) -> Any:
+    try:
+        return parse_json(raw)
+    except Invalid as error:
+        if error.code == "invalid_json":
+            raise Malformed from None
+        raise
+
+
+def _after(raw: bytes, place: int, mark: bytes) -> int:
+    place = skip_space(raw, place)
+    if raw[place : place + 1] != mark:
+        raise Malformed
+    return skip_space(raw, place + 1)
