@@ -66,5 +66,5 @@ class DatabaseAnswers:
 
     def _note(self, entries: Sequence[Entry], now: float) -> None:
         stale = [entry.key for entry in entries if entry.stale]
-        if stale:
+        if stale and not self._database.writing:  # asked within a transaction: the next look notes it
             self._database.write(lambda conn: cache_entries.note_use(conn, stale, now))

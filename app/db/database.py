@@ -92,6 +92,11 @@ class Database:
             self._ended(tally)
         return result
 
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is inside a write beside which no other may begin: SQLite has one writer."""
+        return isinstance(self._writer, SingleWriter) and self._writer.writing
+
     def connections(self) -> tuple[int, int]:
         """How many of the pools' connections are in use, and how many there may be."""
         pools = {engine.pool for engine in (self._readers, self._glances)}

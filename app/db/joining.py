@@ -6,7 +6,7 @@ wait in Hold.JOINING for the leader's next look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,11 @@ from app.db.tables import JOINING, task
 from app.domain.answer import Answer
 from app.domain.coalescing import Joined, Party, join_all
 from app.domain.task import Hold, Status
+
+
+Look = Callable[[Collection[str]], Mapping[str, Answer]]
+"""Looks for kept answers by key. Asked once more under the lock on the keys: a leader keeps its answer before it ends,
+so whoever finds no leader there finds the answer of one that has just ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Settled:
     replaced: Sequence[str] = ()  # their places in Redis are void
     hurried: Sequence[str] = ()  # to be fed anew, to the front
     released: int = 0  # rows that may be fed now
+    left: int = 0  # rows that still wait: an answer was kept after the caller had looked
 
 
 @dataclass(slots=True)
@@ -64,27 +70,32 @@ class _Changes:
         self.moves += (Move(follower.task_id, Hold.FOLLOWING) for follower in joined.followers)
 
 
-def admit(conn: Connection, rows: Sequence[NewTask]) -> tuple[list[NewTask], Settled]:
-    """Let new tasks join, before they are inserted; gives them back as they are to be stored, in order.
+def admit(
+    conn: Connection, rows: Sequence[NewTask], look: Look
+) -> tuple[list[NewTask], Settled, dict[str, Answer]]:
+    """Let new tasks join, before they are inserted; returns them as they are to be stored, in order.
 
-    Those that lead may be published; those that follow are held.
+    Those that lead may be published; those that follow are held. Answers, by task, are those that `look` found for
+    tasks that would have led: they are returned as they were.
     """
     joining = [row for row in rows if row.joins and row.hold == Hold.NONE]
     if not joining:
-        return list(rows), Settled()
-    standing = _hold(conn, {row.cache_key or "" for row in joining})
+        return list(rows), Settled(), {}
+    keys = {row.cache_key or "" for row in joining}
+    standing = _hold(conn, keys)
+    late = look(sorted(keys - standing.keys())) if keys - standing.keys() else {}
     changes = _Changes()
     stored: dict[str, NewTask] = {}
-    for key, mine in _by_key(joining).items():
+    for key, mine in _by_key(row for row in joining if row.cache_key not in late).items():
         joined = join_all([_newcomer(row) for row in mine], standing.get(key))
         changes.add(joined, ())
         for row in mine:
             leads = row.id == joined.leader.task_id
             stored[row.id] = replace(row, leads=True) if leads else _as_follower(row)
     move(conn, [one for one in changes.moves if one.task_id not in stored])
-    return [stored.get(row.id, row) for row in rows], Settled(
-        replaced=changes.replaced, hurried=changes.hurried
-    )
+    answers = {row.id: late[row.cache_key] for row in joining if row.cache_key in late}
+    settled = Settled(replaced=changes.replaced, hurried=changes.hurried)
+    return [stored.get(row.id, row) for row in rows], settled, answers
 
 
 def answer_new(conn: Connection, answers: Mapping[str, Answer], at: float) -> None:
@@ -112,12 +123,19 @@ def waiting_to_join(conn: Connection, limit: int) -> list[Waiting]:
 
 
 def settle(
-    conn: Connection, waiting: Sequence[Waiting], answers: Mapping[str, Answer], at: float, *, coalesce: bool
+    conn: Connection,
+    waiting: Sequence[Waiting],
+    answers: Mapping[str, Answer],
+    at: float,
+    *,
+    coalesce: bool,
+    look: Look,
 ) -> Settled:
     """Answer, join or let run the rows that were read. `answers` by key.
 
     1. Hold the keys of those who may join, then batches, then rows. 2. Give answers that are there.
-    3. Join the others, key by key. 4. Who joins nobody may run.
+    3. Join the others, key by key. 4. Who joins nobody may run, unless an answer is kept by now: it is given in the
+    next round, since batches are locked before rows.
     """
     joins = {one.key for one in waiting if one.joins and coalesce and not _answer(one, answers)}
     hold_keys(conn, joins)
@@ -126,11 +144,13 @@ def settle(
     led = leaders(conn, joins)
     rows = lock_tasks(conn, {one.task_id for one in waiting} | set(led.values()))
     standing = {key: party(rows[name]) for key, name in led.items() if name in rows and rows[name].leads}
+    late = look(sorted(joins - standing.keys())) if joins - standing.keys() else {}
     here = {one.task_id: rows[one.task_id] for one in waiting if _is_joining(rows.get(one.task_id))}
     given = [Given(here[name], answer, at, cached=True) for name, answer in answered.items() if name in here]
     give_answers(conn, given)
+    left = {one.task_id for one in waiting if one.joins and one.key in late and one.task_id in here}
     changes = _join(
-        [here[one.task_id] for one in waiting if one.task_id in here and one.task_id not in answered],
+        [row for name, row in here.items() if name not in answered and name not in left],
         {one.task_id for one in waiting if one.joins and coalesce},
         standing,
     )
@@ -142,6 +162,7 @@ def settle(
         replaced=changes.replaced,
         hurried=changes.hurried,
         released=sum(one.hold is Hold.NONE for one in changes.moves),
+        left=len(left),
     )
 
 
@@ -176,7 +197,7 @@ def _as_follower(row: NewTask) -> NewTask:
     return replace(row, hold=Hold.FOLLOWING, fed_at=None)
 
 
-def _by_key(rows: Sequence[NewTask]) -> dict[str, list[NewTask]]:
+def _by_key(rows: Iterable[NewTask]) -> dict[str, list[NewTask]]:
     found: dict[str, list[NewTask]] = {}
     for row in rows:
         found.setdefault(row.cache_key or "", []).append(row)

@@ -50,6 +50,11 @@ class SingleWriter:
         value: T = job.future.result()
         return value
 
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is the one that writes."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """Finish what waits, then stop."""
         with self._starting:
@@ -63,7 +68,7 @@ class SingleWriter:
         """Start the thread on first use, and again in a forked child, where it does not live on."""
         if self._closed:
             raise DatabaseUnreachable("the database was closed")
-        if threading.current_thread() is self._thread:
+        if self.writing:
             raise RuntimeError("a write inside a write: pass its connection on instead")
         if self._process != os.getpid():
             self._process = os.getpid()

@@ -37,7 +37,7 @@ class JoinIdentical:
         self._ring = ring
 
     def tick(self) -> bool:
-        """Do one round; gives back whether there may be more at once. Raises DatabaseUnreachable.
+        """Do one round; returns whether there may be more at once. Raises DatabaseUnreachable.
 
         1. See to the followers of leaders that bring no answer. 2. Answer, join or let run what waits for it.
         """
@@ -45,9 +45,8 @@ class JoinIdentical:
             lambda conn: (abandoned.any_abandoned(conn), joining.waiting_to_join(conn, _ROWS))
         )
         changed = self._take_over() if left else False
-        if waiting:
-            self._join(waiting)
-        return changed or len(waiting) == _ROWS
+        again = self._join(waiting) if waiting else False
+        return changed or again or len(waiting) == _ROWS
 
     def _take_over(self) -> bool:
         now = self._clock.now()
@@ -55,14 +54,14 @@ class JoinIdentical:
         self._tell(settled)
         return bool(settled.ended)
 
-    def _join(self, waiting: Sequence[Waiting]) -> None:
-        answers = self._look(waiting)
+    def _join(self, waiting: Sequence[Waiting]) -> bool:
+        answers, look = self._look(waiting), self._answers.look
         now = self._clock.now()
-        self._tell(
-            self._database.write(
-                lambda conn: joining.settle(conn, waiting, answers, now, coalesce=self._coalesce)
-            )
+        settled = self._database.write(
+            lambda conn: joining.settle(conn, waiting, answers, now, coalesce=self._coalesce, look=look)
         )
+        self._tell(settled)
+        return settled.left > 0
 
     def _look(self, waiting: Sequence[Waiting]) -> Mapping[str, Answer]:
         """What is kept for those who look. Asked outside the transaction: it may be another server."""

@@ -93,7 +93,8 @@ class SubmitTask:
         """Accept a task. `task_id`: what it is to be called; `call`: the request that will wait for it.
 
         1. Check it; nothing is stored that could not run. 2. Look whether its answer is there.
-        3. Store it, together with all submissions that wait at this moment, and commit.
+        3. Store it, together with all submissions that wait at this moment, and commit. Who would lead identical tasks
+           looks once more: an earlier leader may have ended since 2.
         4. Publish the ids of all that were stored. What Redis does not take now waits in the database for the feeder.
 
         Raises Invalid (also for a key that came with another payload), what admission refuses, DatabaseUnreachable.
@@ -131,10 +132,10 @@ class SubmitTask:
                 check_repeat(repeat, stored.fingerprint)
             return Submitted(stored.task_id, None)
         row = stored.row or row
-        self._count(row, "single" if call is None else "chat", found=answer is not None)
+        self._count(row, "single" if call is None else "chat", found=not stored.runs)
         if stored.settled is not None:
             tell_joined(self._database, self._reservoir, stored.settled)
-        return Submitted(row.id, row, answered=answer is not None)
+        return Submitted(row.id, row, answered=not stored.runs)
 
     def _count(self, row: NewTask, way: str, *, found: bool) -> None:
         self._meter.submitted(way, row.client_id, row.model)
@@ -171,7 +172,7 @@ class SubmitTask:
             if isinstance(decided, Rejected):
                 standing[row.id] = _Stored(row.id, refusal=decided)
         stored = {row.id: _admitted(admitted, row) for row in rows if row.id not in standing}
-        joined, settled = self._cache.join(conn, list(stored.values()), found)
+        joined, settled, found = self._cache.join(conn, list(stored.values()), found)
         stored = {row.id: row for row in joined}
         numbers = dict(zip(stored, insert_tasks(conn, joined), strict=True))
         self._cache.give(conn, {name: found[name] for name in stored if name in found}, self._clock.now())

@@ -33,12 +33,14 @@ class UseCache:
 
     def join(
         self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, Answer]
-    ) -> tuple[list[NewTask], Settled]:
-        """The rows as they are to be inserted, in order; `found` are the answers by task."""
+    ) -> tuple[list[NewTask], Settled, dict[str, Answer]]:
+        """The rows as they are to be inserted, in order, and all answers by task: `found`, and what is kept since."""
         running = [row for row in rows if row.id not in found]
-        joined, settled = admit(conn, running) if self.coalesce else (running, Settled())
-        standing = {row.id: row for row in joined}
-        return [standing.get(row.id) or _answered(row) for row in rows], settled
+        joined, settled, late = running, Settled(), dict[str, Answer]()
+        if self.coalesce:
+            joined, settled, late = admit(conn, running, self.answers.look)
+        standing = {row.id: row for row in joined if row.id not in late}
+        return [standing.get(row.id) or _answered(row) for row in rows], settled, {**found, **late}
 
     def give(self, conn: Connection, found: Mapping[str, Answer], at: float) -> None:
         """End those that were inserted with an answer, in the same transaction."""

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,15 @@ def cacheable(name: str, key: str = KEY, **changes: Any) -> NewTask:
     return new_task(name, cache_key=key, cache_look=True, cache_seconds=60.0, **changes)
 
 
+def nothing_kept(keys: Collection[str]) -> dict[str, Answer]:
+    return {}
+
+
 def submit(database: Database, *tasks: NewTask) -> Settled:
     """What a submission does in its transaction."""
 
     def store(conn: Connection) -> Settled:
-        rows, settled = admit(conn, [replace(one, fed_at=NOW) for one in tasks])
+        rows, settled, _ = admit(conn, [replace(one, fed_at=NOW) for one in tasks], nothing_kept)
         insert_tasks(conn, rows)
         return settled
 
@@ -67,7 +71,9 @@ def join_waiting(
 ) -> Settled:
     """What the leader's look does."""
     waiting = database.read(lambda conn: waiting_to_join(conn, 1000))
-    return database.write(lambda conn: settle(conn, waiting, answers or {}, NOW, coalesce=coalesce))
+    return database.write(
+        lambda conn: settle(conn, waiting, answers or {}, NOW, coalesce=coalesce, look=nothing_kept)
+    )
 
 
 def abandoned(database: Database, at: float = NOW + 2) -> Settled:
@@ -349,6 +355,8 @@ def test_waiting_to_join_may_be_cancelled_and_does_not_come_back(database: Datab
     ids = add_batch(database, 2, task=fields)
     waiting = database.read(lambda conn: waiting_to_join(conn, 1000))
     database.write(lambda conn: cancel_task(conn, "alice", ids[0], NOW))
-    settled = database.write(lambda conn: settle(conn, waiting, {KEY: ANSWER}, NOW, coalesce=True))
+    settled = database.write(
+        lambda conn: settle(conn, waiting, {KEY: ANSWER}, NOW, coalesce=True, look=nothing_kept)
+    )
     assert settled.ended == [ids[1]]
     assert row_of(database, ids[0]).status == "cancelled"
