@@ -22,7 +22,6 @@ from app.domain.answer import Answer
 from app.domain.coalescing import Joined, Party, join_all
 from app.domain.task import Hold, Status
 
-
 Look = Callable[[Collection[str]], Mapping[str, Answer]]
 """Looks for kept answers by key. Asked once more under the lock on the keys: a leader keeps its answer before it ends,
 so whoever finds no leader there finds the answer of one that has just ended."""

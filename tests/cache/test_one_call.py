@@ -23,7 +23,7 @@ from app.services.check_request import Rules
 from app.services.join_identical import JoinIdentical
 from app.services.keep_answers import KeepAnswers
 from app.services.submit_batch import SubmitBatch
-from app.services.submit_task import Submitted, SubmitTask
+from app.services.submit_task import SubmitTask, Submitted
 from app.services.use_cache import UseCache
 from tests.cache.clocks import MovableClock
 
