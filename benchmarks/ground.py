@@ -86,14 +86,23 @@ def ground(name: str, *, postgres: bool = True) -> Iterator[Ground]:
 
 @contextmanager
 def service(
-    config: SimulatorConfig, keys: Sequence[Key], folder: Path, database_url: str, redis_url: str
+    config: SimulatorConfig,
+    keys: Sequence[Key],
+    folder: Path,
+    database_url: str,
+    redis_url: str,
+    *,
+    more: str = "",
 ) -> Iterator[tuple[SimulatorProcess, Stack]]:
-    """The whole service but for callbacks, before a simulated upstream; `keys` are what it is told."""
+    """The whole service but for callbacks, before a simulated upstream; `keys` are what it is told.
+
+    `more`: lines of its configuration.
+    """
     with (
         SimulatorProcess(config) as upstream,
         Stack(
             folder,
-            configuration(upstream.base_url, keys),
+            configuration(upstream.base_url, keys, more=more),
             database_url=database_url,
             redis_url=redis_url,
             environment=key_environment(keys),

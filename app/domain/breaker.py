@@ -1,10 +1,11 @@
-"""A breaker per upstream and model: stops calls to what fails, and lets a few through to see whether it still does.
+"""A breaker per upstream and model: stops calls to what is dead, and lets a few through to see whether it still is.
 
-    closed --(half of >= 20 calls in 10 s failed, or 5 in a row)--> open --(5 s; 2 s while work waits)--> half open
+    closed --(evidence, see evidence.py)--> open --(5 s; 2 s while work waits)--> half open
     half open --(a success)--> closed, at half pace at first        half open --(a failure)--> open, for longer
 
-The share and the number of calls are Hystrix's defaults. Refusals (429) are the quota's business and never count.
-"Released" instants decide what a call can tell: one released before the breaker opened says nothing of now.
+An operator may configure a share of failures, or a number of them in a row, to open by instead. Refusals (429) are
+the quota's business and never count. "Released" instants decide what a call can tell: one released before the breaker
+opened says nothing of now.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.domain.evidence import Evidence
 from app.domain.outcome import Outcome
 
 FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED, Outcome.OVERLOADED})
@@ -36,12 +38,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerRules:
-    """When it opens, for how long, and how it comes back. Seconds."""
+    """When it opens, for how long, and how it comes back. Seconds. By evidence, where neither figure is configured."""
 
-    share: float = 0.5
+    share: float | None = None
     calls: int = 20  # at least, for the share to count
     within: float = 10.0
-    in_a_row: int = 5
+    in_a_row: int | None = None
     open_for: float = 5.0
     open_for_waiting: float = 2.0  # while work waits
     longest: float = 60.0  # repeated openings double the time, up to this
@@ -62,6 +64,7 @@ class Breaker:
     reason: str = ""
     _recent: deque[tuple[float, bool]] = field(default_factory=deque)  # (at, whether it failed)
     _failed: int = 0
+    _evidence: Evidence = field(default_factory=Evidence)
     _row: int = 0
     _row_since: float = 0.0  # release of the row's first failure
     _probes: list[float] = field(default_factory=list)  # releases of probes without an answer yet
@@ -72,6 +75,7 @@ class Breaker:
         failed = outcome in FAILURES
         if not failed and outcome not in WORKING:
             self._answered(released_at)
+            self._evidence.forget(released_at)
             return
         if self.state is not State.CLOSED:
             self._probed(outcome, released_at, now)
@@ -80,19 +84,20 @@ class Breaker:
             return  # sent before it last closed
         self._count(failed, now)
         self._count_row(failed, released_at)
-        if self._row >= self.rules.in_a_row:
-            self._open(now, f"{self._row} failures in a row, the last: {outcome}")
-        elif len(self._recent) >= self.rules.calls and self._failed >= self.rules.share * len(self._recent):
-            self._open(
-                now, f"{self._failed} of {len(self._recent)} calls failed within {self.rules.within:.0f} s"
-            )
+        self._evidence.settled(released_at, failed=failed)
+        if reason := self._reason(failed=failed):
+            self._open(now, f"{reason}, the last: {outcome}")
 
-    def look(self, now: float, *, waiting: bool) -> None:
+    def look(self, now: float, *, waiting: bool, flight: int | None = None) -> None:
         """Once a turn: an open breaker becomes half open when its time is over, sooner if work waits.
+
+        `flight`: permits that are out, where that is known: other calls are not waited for any more.
 
         Gate time may have gone back, when Redis was restored from an older file: what lies ahead counts from now on.
         """
         self.changed_at = min(self.changed_at, now)
+        if flight is not None:
+            self._evidence.keep_undecided(flight)
         if self._closed_at is not None:
             self._closed_at = min(self._closed_at, now)
         if self.state is State.OPEN and now >= self.opens_until(waiting=waiting):
@@ -107,6 +112,7 @@ class Breaker:
 
     def released(self, at: float, calls: int) -> None:
         """Calls were let through."""
+        self._evidence.released(at, calls)
         if self.state is State.HALF_OPEN:
             self._probes += [at] * calls
 
@@ -135,6 +141,18 @@ class Breaker:
         return min(1.0, 0.5 + 0.5 * max(0.0, now - self._closed_at) / self.rules.half_pace_for)
 
     # -- closed
+
+    def _reason(self, *, failed: bool) -> str:
+        """Why it opens now; "" where it does not."""
+        rules, calls = self.rules, len(self._recent)
+        if rules.in_a_row is not None and self._row >= rules.in_a_row:
+            return f"{self._row} failures in a row"
+        if rules.share is not None and calls >= rules.calls and self._failed >= rules.share * calls:
+            return f"{self._failed} of {calls} calls failed within {rules.within:.0f} s"
+        if failed and rules.in_a_row is None and rules.share is None:
+            failures = self._evidence.failures(calls / rules.within)
+            return f"{failures} failures and hardly a success" if failures else ""
+        return ""
 
     def _count(self, failed: bool, now: float) -> None:
         self._recent.append((now, failed))
@@ -172,6 +190,7 @@ class Breaker:
         self.openings += 1
         self._closed_at = None
         self._recent.clear()
+        self._evidence = Evidence()
         self._failed = self._row = 0
 
 

@@ -142,7 +142,8 @@ class Governor:
             for name in route.quotas
         }
         for name, breaker in self.breakers.items():
-            breaker.look(now, waiting=name in wanted)
+            state = quotas.get(name)
+            breaker.look(now, waiting=name in wanted, flight=None if state is None else state.flight)
         for wall in self.walls.values():
             wall.look(now)
         for name, learner in self.learners.items():

@@ -1,6 +1,6 @@
 """Settings of the dispatcher's judgement: [learning], [breaker], [pace] and [health]."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,17 +33,29 @@ class LearningSettings(Section):
         return self
 
 
+_HYSTRIX = {
+    "share": 0.5,
+    "calls": 20,
+    "within": 10.0,
+    "half_pace_for": 0.001,
+}  # its circuitBreaker.* defaults
+_OTHER_TIMES = ("open_for_waiting", "longest", "longest_waiting")
+
+
 class BreakerSettings(Section):
     """[breaker]: what stands before each upstream and model, and stops calls to what fails."""
 
     # Whether there are any.
     enabled: bool = True
-    # It opens when this share of at least so many calls within so many seconds failed ...
-    share: _Share = 0.5
+    # It opens on evidence that the upstream is dead, not for being noisy; with "hystrix", by Hystrix's defaults: half
+    # of at least 20 calls within 10 s, then open for 5 s each time. What is set below takes precedence.
+    preset: Literal["evidence", "hystrix"] = "evidence"
+    # Instead of evidence: when this share of at least so many calls within so many seconds failed ...
+    share: _Share | None = None
     calls: Count = 20
     within: Positive = 10.0
     # ... or so many in a row.
-    in_a_row: Count = 5
+    in_a_row: Count | None = None
     # Seconds that it stays open, and while work waits. Both are doubled each time it opens again ...
     open_for: Positive = 5.0
     open_for_waiting: Positive = 2.0
@@ -54,6 +66,16 @@ class BreakerSettings(Section):
     half_pace_for: Positive = 4.0
     # Seconds that a quota rests after a 503 without a Retry-After, at first: see [learning] longest_pause.
     pause: _Pause = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if given.get("preset") == "hystrix":
+            open_for = given.get("open_for", 5.0)
+            return {**_HYSTRIX, **dict.fromkeys(_OTHER_TIMES, open_for), **given}
+        return {"share": 0.5, **given} if {"calls", "within"} & given.keys() else given
 
     @model_validator(mode="after")
     def _longest_are_not_below(self) -> Self:

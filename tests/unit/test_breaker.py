@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.breaker import Breaker, State
+from app.domain.breaker import Breaker, BreakerRules, State
 from app.domain.outcome import Outcome
 
 OK, BAD = Outcome.SUCCEEDED, Outcome.UNAVAILABLE
+DEAD = "x" * 10  # opens it
+CONFIGURED = BreakerRules(share=0.5, in_a_row=5)
 
 
 def fed(outcomes: str, breaker: Breaker | None = None, at: float = 100.0) -> Breaker:
@@ -35,8 +37,41 @@ def fed(outcomes: str, breaker: Breaker | None = None, at: float = 100.0) -> Bre
         ("xxrrxxx", State.OPEN),
     ],
 )
-def test_it_opens_at_half_of_twenty_calls_or_five_in_a_row(outcomes: str, state: State) -> None:
+def test_by_figures_it_opens_at_half_of_twenty_calls_or_five_in_a_row(outcomes: str, state: State) -> None:
+    assert fed(outcomes, Breaker(CONFIGURED)).state is state
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        ("x" * 9, State.CLOSED),
+        ("x" * 10, State.OPEN),
+        ("x" * 9 + "r" * 50, State.CLOSED),
+        ("x" * 5 + "r" * 50 + "x" * 5, State.OPEN),  # refusals say nothing
+        ("xxxx." * 100, State.CLOSED),  # not dead: four of five fail
+        ("x" * 20, State.OPEN),
+        ("." * 100 + "x" * 11, State.CLOSED),  # at 10 a second it takes 12
+        ("." * 100 + "x" * 12, State.OPEN),
+        ("." * 100 + "xxxxxx.xxxxxx", State.CLOSED),
+        ("." * 100 + "xxxxxx.xxxxxxxxxx", State.OPEN),  # a success among what is dead takes four more
+    ],
+)
+def test_it_opens_on_evidence_that_what_it_stands_before_is_dead(outcomes: str, state: State) -> None:
     assert fed(outcomes).state is state
+
+
+@pytest.mark.parametrize(
+    ("rules", "state"),
+    [
+        (BreakerRules(), State.CLOSED),
+        (BreakerRules(share=0.9), State.CLOSED),
+        (BreakerRules(share=0.5), State.OPEN),
+        (BreakerRules(in_a_row=6), State.CLOSED),
+        (BreakerRules(in_a_row=5), State.OPEN),
+    ],
+)
+def test_each_figure_that_is_configured_is_in_force_and_no_other(rules: BreakerRules, state: State) -> None:
+    assert fed("xxxxx..." * 4, Breaker(rules)).state is state
 
 
 @given(st.lists(st.just("r"), min_size=1, max_size=100))
@@ -45,12 +80,12 @@ def test_refusals_never_open_it(refusals: list[str]) -> None:
 
 
 def test_old_calls_do_not_count() -> None:
-    breaker = fed("x." * 8)
+    breaker = fed("x." * 8, Breaker(CONFIGURED))
     assert fed("x." * 8, breaker, at=120.0).state is State.CLOSED
 
 
 def test_a_success_of_a_call_sent_before_the_failures_does_not_break_their_row() -> None:
-    breaker = Breaker()
+    breaker = Breaker(CONFIGURED)
     for number in range(5):
         breaker.settled(BAD, 100.0 + number, 101.0 + number)
         breaker.settled(OK, 90.0, 101.5 + number)
@@ -59,7 +94,7 @@ def test_a_success_of_a_call_sent_before_the_failures_does_not_break_their_row()
 
 @pytest.mark.parametrize(("waiting", "seconds"), [(False, 5.0), (True, 2.0)])
 def test_it_stays_open_for_five_seconds_and_for_two_while_work_waits(waiting: bool, seconds: float) -> None:
-    breaker = fed("xxxxx")
+    breaker = fed(DEAD)
     opened = breaker.changed_at
     assert breaker.room() == 0
     breaker.look(opened + seconds - 0.01, waiting=waiting)
@@ -70,7 +105,7 @@ def test_it_stays_open_for_five_seconds_and_for_two_while_work_waits(waiting: bo
 
 
 def half_open(openings: int = 1) -> tuple[Breaker, float]:
-    breaker = fed("xxxxx")
+    breaker = fed(DEAD)
     now = breaker.changed_at
     for _ in range(openings):
         now = breaker.opens_until(waiting=True)
@@ -130,7 +165,7 @@ def test_a_long_good_time_makes_it_forget_how_often_it_was_open() -> None:
     breaker.released(now, 1)
     breaker.settled(OK, now, now)
     breaker.look(now + 60, waiting=True)
-    fed("xxxxx", breaker, at=now + 61)
+    fed(DEAD, breaker, at=now + 61)
     assert breaker.opens_until(waiting=False) - breaker.changed_at == 5
 
 
@@ -154,7 +189,7 @@ def test_while_open_nothing_passes_and_while_half_open_one_at_a_time(
 @given(st.floats(0.0, 1e10))
 def test_whatever_the_time_a_breaker_that_has_closed_leaves_half_of_the_pace_at_least(now: float) -> None:
     """A leader that begins again asks before it has looked at any clock: at 0."""
-    breaker = fed("xxxxx")
+    breaker = fed(DEAD)
     breaker.look(110.0, waiting=True)
     breaker.settled(OK, 110.0, 111.0)
     assert breaker.state is State.CLOSED
@@ -162,7 +197,7 @@ def test_whatever_the_time_a_breaker_that_has_closed_leaves_half_of_the_pace_at_
 
 
 def test_an_open_breaker_waits_no_longer_when_time_goes_back() -> None:
-    breaker = fed("xxxxx", at=5000.0)
+    breaker = fed(DEAD, at=5000.0)
     breaker.look(1000.0, waiting=True)
     breaker.look(1002.0, waiting=True)
     assert breaker.state is State.HALF_OPEN
@@ -172,7 +207,7 @@ def test_an_open_breaker_waits_no_longer_when_time_goes_back() -> None:
 
 
 def test_half_pace_is_over_in_its_time_when_time_goes_back() -> None:
-    breaker = fed("xxxxx", at=5000.0)
+    breaker = fed(DEAD, at=5000.0)
     breaker.look(5010.0, waiting=True)
     breaker.settled(OK, 5010.0, 5011.0)
     breaker.look(1000.0, waiting=True)

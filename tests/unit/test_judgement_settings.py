@@ -11,7 +11,7 @@ from app.domain.governor import CallReport, Governor
 from app.domain.outcome import Outcome
 from app.domain.quota import QuotaState
 from app.services.lay_routes import lay_routes
-from app.services.lay_rules import make_governor, rests
+from app.services.lay_rules import breaker_rules, make_governor, rests
 from app.settings import ConfigError, Settings, load_settings
 
 BASE = """\
@@ -130,6 +130,43 @@ def test_the_breaker_opens_when_it_is_told_to(tmp_path: Path) -> None:
     breaker = judge.breakers[UPSTREAM]
     assert breaker.opens_until(waiting=True) - breaker.changed_at == 7
     assert breaker.opens_until(waiting=False) - breaker.changed_at == 9
+
+
+@pytest.mark.parametrize(
+    ("figures", "row", "share", "times"),
+    [
+        ("", None, None, (5, 2, 60, 4, 4)),
+        ("in_a_row = 5", 5, None, (5, 2, 60, 4, 4)),
+        ("share = 0.7", None, 0.7, (5, 2, 60, 4, 4)),
+        ("calls = 50", None, 0.5, (5, 2, 60, 4, 4)),
+        ('preset = "hystrix"', None, 0.5, (5, 5, 5, 5, 0.001)),
+        ('preset = "hystrix"\nshare = 0.6\nopen_for = 7', None, 0.6, (7, 7, 7, 7, 0.001)),
+        ('preset = "hystrix"\nlongest = 30', None, 0.5, (5, 5, 30, 5, 0.001)),
+    ],
+)
+def test_figures_and_presets_are_in_force_as_configured(
+    tmp_path: Path, figures: str, row: int | None, share: float | None, times: tuple[float, ...]
+) -> None:
+    rules = breaker_rules(settings(tmp_path, f"[breaker]\n{figures}\n"))
+    assert rules is not None
+    assert (rules.in_a_row, rules.share) == (row, share)
+    assert rules.calls == (50 if figures == "calls = 50" else 20)
+    assert times == (
+        rules.open_for,
+        rules.open_for_waiting,
+        rules.longest,
+        rules.longest_waiting,
+        rules.half_pace_for,
+    )
+
+
+def test_the_hystrix_preset_opens_at_half_of_twenty_calls(tmp_path: Path) -> None:
+    judge = governor(tmp_path, '[breaker]\npreset = "hystrix"\n')
+    settle(judge, 10)
+    settle(judge, 9, Outcome.UNAVAILABLE)
+    assert judge.states()[UPSTREAM] is State.CLOSED
+    settle(judge, 1, Outcome.UNAVAILABLE)
+    assert judge.states()[UPSTREAM] is State.OPEN
 
 
 def test_without_breakers_failures_close_nothing(tmp_path: Path) -> None:
