@@ -3,7 +3,7 @@
 | outcome | the task |
 |---|---|
 | succeeded | ends |
-| rate limited, overloaded | again when the brake ends; never counts, never fails before the deadline |
+| rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails before the deadline |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
 | unauthorized, forbidden, no balance | again with another key, or when this one is given back |
 | unknown model | again at once with a key not yet tried, else failed |
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.domain import repair
-from app.domain.attempt import Brake, Claimed, Ending, Failure
+from app.domain.attempt import Claimed, Ending, Failure
 from app.domain.classify import Verdict
 from app.domain.eligibility import FALLS, NOTE, upstream_note
 from app.domain.outcome import Outcome
@@ -64,7 +64,6 @@ class Situation:
     """
 
     policy: RetryPolicy
-    brakes: tuple[Brake, ...]
     keys: Collection[str]
     now: float
     chance: float
@@ -88,7 +87,7 @@ def _decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
     if outcome is Outcome.RETURNED:
         return replace(ending, status=Status.QUEUED, available_at=at.now)
     if outcome in _WAITS:
-        return _again(ending, verdict, at, at.now + _pause(at))
+        return _refused(ending, verdict, at)
     if outcome in _COUNTS:
         return _counted(ending, verdict, at)
     if outcome in _ELSEWHERE:
@@ -116,15 +115,21 @@ def _common(claimed: Claimed, verdict: Verdict, now: float) -> Ending:
     )
 
 
-def _pause(at: Situation) -> float:
-    return max((brake.seconds for brake in at.brakes), default=0.0)
-
-
 def _again(ending: Ending, verdict: Verdict, at: Situation, available_at: float) -> Ending:
     """Back to the queue; past its deadline a task has expired instead."""
     if at.now >= ending.claimed.expires_at:
         return replace(ending, status=Status.EXPIRED, failure=_expired(verdict))
     return replace(ending, status=Status.QUEUED, available_at=available_at)
+
+
+def _refused(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    """The brake holds the quota, not the task: what else may serve it does so now.
+
+    A limit is one key's or account's; a lack of capacity is the whole upstream's.
+    """
+    permit = ending.claimed.permit
+    notes = (upstream_note(permit.upstream),) if verdict.outcome is Outcome.OVERLOADED else ()
+    return _again(_avoiding(ending, permit.key, *notes), verdict, at, at.now)
 
 
 def _counted(ending: Ending, verdict: Verdict, at: Situation) -> Ending:

@@ -259,7 +259,7 @@ class RunTask:
         claimed = called.claimed
         policy, keys = self.policies.retry_of(claimed), self.policies.keys_of(claimed)
         falls = self.policies.falls_of(claimed)
-        at = Situation(policy, called.brakes, keys, self.clock.now(), self.chance(), called.shown, falls)
+        at = Situation(policy, keys, self.clock.now(), self.chance(), called.shown, falls)
         return decide(claimed, called.verdict, at)
 
     def _record(self, ending: Ending) -> tuple[Ending, Recorded | None]:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.attempt import Claimed, Ending
-from app.domain.brake import brakes
 from app.domain.classify import Verdict
 from app.domain.outcome import Outcome
 from app.domain.repair import Repair
@@ -32,10 +31,7 @@ def ending(
     falls: tuple[str, ...] = (),
 ) -> Ending:
     claimed = claimed or a_claimed()
-    braked = brakes(claimed.permit, verdict, chance)
-    return decide(
-        claimed, verdict, Situation(policy or RetryPolicy(), braked, keys, now, chance, falls=falls)
-    )
+    return decide(claimed, verdict, Situation(policy or RetryPolicy(), keys, now, chance, falls=falls))
 
 
 def test_a_success_ends_the_task_with_its_result() -> None:
@@ -47,11 +43,18 @@ def test_a_success_after_the_deadline_is_still_a_success() -> None:
     assert ending(Verdict(Outcome.SUCCEEDED), a_claimed(expires_at=NOW - 1)).status is Status.SUCCEEDED
 
 
-@pytest.mark.parametrize("outcome", WAITING)
-def test_a_refusal_waits_for_the_brake_and_does_not_count(outcome: Outcome) -> None:
-    end = ending(Verdict(outcome, retry_after_seconds=7), a_claimed(counted=4), chance=0.0)
-    assert (end.status, end.counts, end.available_at) == (Status.QUEUED, False, NOW + 7)
-    assert end.avoid == ()
+@pytest.mark.parametrize(
+    ("outcome", "avoid"),
+    [(Outcome.RATE_LIMITED, ("k1",)), (Outcome.OVERLOADED, ("k1", "upstream:up"))],
+)
+@pytest.mark.parametrize("keys", [KEYS, ("k1",)])
+def test_a_refusal_brakes_the_quota_and_leaves_the_task_free_for_another(
+    outcome: Outcome, avoid: tuple[str, ...], keys: tuple[str, ...]
+) -> None:
+    """With a single key too: the dispatcher holds it by the brake, which the first key that opens ends."""
+    end = ending(Verdict(outcome, retry_after_seconds=7), a_claimed(counted=4), keys=keys)
+    assert (end.status, end.counts, end.available_at) == (Status.QUEUED, False, NOW)
+    assert end.avoid == avoid
 
 
 @pytest.mark.parametrize("outcome", COUNTED)
