@@ -13,7 +13,7 @@ from app.domain.money import Cost
 class Answer:
     """An upstream's answer, and what it took to get it."""
 
-    result: str  # JSON text, as the upstream gave it
+    result: str  # JSON text on one line
     usage: Usage | None = None
     cost: Cost | None = None  # None: unknown
     simulated: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -10,11 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cli.batch.job import Job
 from app.cli.batch.prompts import KINDS, Request, Source, fill, kind_of, requests_of
+from app.cli.batch.results import write_results
 from app.cli.failure import Failure
 
 ROW = {"text": "a {brace} in a value", "into": "French"}
@@ -229,3 +233,17 @@ def test_no_file_ends_in_anything_but_requests_or_a_failure(
     path = written(tmp_path_factory.mktemp("any"), name, content)
     with suppress(Failure):
         assert read(path, kind)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_results_keep_the_columns_of_a_table_as_it_was_read(tmp_path: Path, encoding: str) -> None:
+    table = CHINESE_TABLE.replace(",", "#") + "#\n2#b\n"
+    source = written(tmp_path, "rows.csv", table.encode(encoding))
+    out, job = tmp_path / "out.csv", Job(str(source), "csv", "", encoding, "#")
+    ended = {"status": "succeeded", "result": None, "error": None}
+    lines = [orjson.dumps({"index": n, "task_id": f"task_{n}", **ended}) for n in (0, 1)]
+    assert write_results(lines, out, job) == 2
+    head, first, second = csv.reader(out.read_text(encoding="utf-8").splitlines())
+    assert head == ["custom_id", "prompt", "answer", "status", "error", "task_id"]
+    assert first == ["1", CHINESE[0]["prompt"], "", "succeeded", "", "task_0"]
+    assert second == ["2", "b", "", "succeeded", "", "task_1"]

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.answers import raw
+from app.db.batch_lines import LineRow
 from app.domain.json_text import one_line, read_json
+from app.domain.task import Status
+from app.services.render_lines import output_line
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -49,3 +53,14 @@ def test_no_bytes_are_beyond_reading(body: bytes) -> None:
 def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=""):
         read_json(body, orjson.loads)
+
+
+PRETTY = json.dumps({"choices": [{"message": {"content": "two\nlines"}}]}, indent=2).replace("\n", "\r\n")
+
+
+def test_an_older_pretty_result_breaks_no_line_on_its_way_out() -> None:
+    row = LineRow(0, "task_1", "a", Status.SUCCEEDED, PRETTY, None, None, None)
+    for written in (output_line(row), orjson.dumps({"result": raw(PRETTY)}) + b"\n"):
+        assert written.count(b"\n") == 1
+        assert b"\r" not in written
+    assert orjson.loads(output_line(row))["response"]["body"] == json.loads(PRETTY)

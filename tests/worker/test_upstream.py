@@ -150,6 +150,27 @@ def test_the_chunks_of_an_answer_can_be_passed_on_as_they_come() -> None:
         assert list(chunks) == [b"data: 2\n\n"]
 
 
+def test_a_streamed_answer_is_whole_whatever_parsers_are_strict_about() -> None:
+    pieces = [
+        b'data: {"choices": [{"index": 0, "delta": {"content": "half \\ud83d"},\n',
+        b'data: "logprobs": {"content": [{"logprob": -Infinity}]}}]}\n\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": "."}, "finish_reason": "stop"}]}\n\n',
+        b"data: [DONE]\n\n",
+        b"",
+    ]
+    head = HEAD.replace(b"\r\n\r\n", b"\r\ncontent-type: text/event-stream\r\n\r\n")
+    passed_on: list[bytes] = []
+    with WireServer(answering(head + chunked(*pieces))) as server:
+        claimed = a_claimed(stream=True)
+        back = upstreams(server.url).stream(claimed, time.monotonic() + 60, passed_on.append)
+    assert isinstance(back, Reply)
+    (choice,) = orjson.loads(back.body)["choices"]
+    assert choice["message"]["content"] == "half \ufffd."
+    assert choice["logprobs"] == {"content": [{"logprob": None}]}
+    assert [b"\n" in chunk for chunk in passed_on] == [False, False]
+    assert all(map(orjson.loads, passed_on))
+
+
 def test_no_repr_and_no_fault_holds_the_secret() -> None:
     with WireServer(broken_off(b"", reset=True)) as server:
         made = upstreams(server.url)

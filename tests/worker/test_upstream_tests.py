@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.simulator.client import SimulatorProcess
 from app.simulator.config import Account, SimulatorConfig
 from app.simulator.faults import Fault
+from tests.worker.wire import WireServer, answer, answering
 
 SECRET = "sk-simulated-one"
 
@@ -67,6 +68,19 @@ def test_the_balance_decides_whether_an_account_is_used_again(known: SimulatorPr
 def test_where_there_is_no_such_page_nothing_is_known(known: SimulatorProcess) -> None:
     found = probed(f"{known.url}/elsewhere", Probe.MODELS, K1=SECRET)
     assert (found.finding, found.status) == (Finding.NOT_OFFERED, 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "finding"),
+    [
+        (b'[{"error": {"code": 400, "message": "API key expired. Please renew it."}}]', Finding.REFUSED),
+        (b'{"error": {"message": "unknown parameter"}}', Finding.NO_ANSWER),
+    ],
+)
+def test_a_key_that_is_refused_with_400_is_known_by_the_words(body: bytes, finding: Finding) -> None:
+    with WireServer(answering(answer(body, "400 Bad Request"))) as server:
+        found = probed(f"{server.url}/v1", Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (finding, 400)
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "malformed", "truncated", "reset"])
