@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 _GAP = ".{0,250}?"
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff"
@@ -30,22 +30,27 @@ class Phrases:
 
     def __init__(self, phrases: Iterable[str]) -> None:
         patterns = [_pattern(phrase) for phrase in phrases]
-        self._found = re.compile("|".join(patterns) or r"(?!)")
+        western = "|".join(pattern for pattern in patterns if pattern.isascii())
+        others = "|".join(pattern for pattern in patterns if not pattern.isascii())
+        self._western = re.compile(rf"(?<![a-z0-9])(?:{western})" if western else r"(?!)")
+        self._others = re.compile(others or r"(?!)")
 
-    def begin(self, message: str, starts: Iterable[int]) -> bool:
+    def begin(self, message: str, starts: Sequence[int]) -> bool:
         """Whether a folded message says one of them from one of these places on."""
-        return any(self._found.match(message, start) for start in starts)
+        looked = [self._western] if message.isascii() else [self._western, self._others]
+        return any(phrases.match(message, start) for phrases in looked for start in starts)
 
     def stand_in(self, message: str) -> bool:
         """Whether a folded message says one of them anywhere."""
-        return self._found.search(message) is not None
+        if self._western.search(message):
+            return True
+        return not message.isascii() and self._others.search(message) is not None
 
 
 def _pattern(phrase: str) -> str:
     end = "$" if phrase.endswith("$") else ""
     parts = [re.escape(folded(part)) for part in phrase.removesuffix("$").split("*")]
-    boundary = r"(?<![a-z0-9])" if parts[0][:1].isascii() else ""
-    return boundary + _GAP.join(parts) + end
+    return _GAP.join(parts) + end
 
 
 class Fillers:
