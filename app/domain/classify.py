@@ -93,6 +93,8 @@ def _known(back: Reply | Fault, now: float) -> Verdict:
 
 def _hints(headers: Mapping[str, str]) -> dict[str, str]:
     found = [(name, value) for name, value in headers.items() if name.startswith(_HINTS)]
+    if found and "date" in headers:  # what their instants count from
+        found.insert(0, ("date", headers["date"]))
     return {name: value[:_LONGEST_HINT] for name, value in found[:_MOST_HINTS]}
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from app.domain.finding import Finding, fail, milliseconds, ok, warn
+from app.domain.revealed import used_up_in
 
 REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 _MOST_NAMES = 8
@@ -99,7 +100,12 @@ def judge_headers(pages: Sequence[Page]) -> Finding:
     shown = "; ".join([*limits[:_MOST_NAMES], *ids])
     without = [word for word, found in (("limits", limits), ("request id", ids)) if not found]
     tail = f"no {' and no '.join(without)} in headers here" if without else ""
-    return ok(name, "; ".join(part for part in (shown, tail) if part))
+    told = "; ".join(part for part in (shown, tail) if part)
+    used_up = used_up_in(headers)
+    if used_up:
+        hint = "wait for its reset, lower the limits in [[quota]], or add a key of another account"
+        return warn(name, f"nothing is left, says {' and '.join(used_up)}: {told}", hint)
+    return ok(name, told)
 
 
 def judge_status_page(page: Page) -> Finding:

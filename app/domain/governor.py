@@ -185,7 +185,7 @@ class Governor:
         limits = told_limits(self.topology.quotas.get(name))
         learner, said = self.learners.get(name), self._revealed.get(name)
         if said is not None:
-            limits = tighter(limits, told_limits(Quota(name, said.rpm, said.tpm)))
+            limits = tighter(limits, told_limits(Quota(name, said.pace, said.tpm)))
         if learner is not None:
             limits = tighter(limits, Limits(learner.requests, learner.tokens, learner.cap))
         if name in self._paces:
@@ -290,10 +290,10 @@ class Governor:
                 paced.settled(report.seconds)
 
     def _reveal(self, report: CallReport) -> Iterator[Closing]:
-        said = revealed(report.hints)
+        said = revealed(report.hints, report.at)
         name = account_quota(report.account, report.upstream_model)
         if said.rpm is not None or said.tpm is not None:
-            self._revealed[name] = said
+            self._revealed[name] = said.after(self._revealed.get(name))
         if said.empty_for > 0:
             yield Closing(name, said.empty_for, "the upstream's headers say that nothing is left")
 

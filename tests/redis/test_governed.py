@@ -87,6 +87,18 @@ def test_limits_in_headers_are_taken_at_their_word(redis_url: str) -> None:
     assert float(limits(world, ACCOUNT)["rate"]) == pytest.approx(5, rel=0.05)
 
 
+def test_a_quota_of_which_nothing_remains_waits_for_its_reset(redis_url: str) -> None:
+    world = governed(redis_url, TOLD)
+    (permit,) = released(world, 1)
+    left = {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "5"}
+    settle(world, permit, Outcome.SUCCEEDED, hints=left)
+    world.publish(3)
+    assert world.dispatcher.turn().released == 0
+    state = limits(world, ACCOUNT)
+    assert float(state["until"]) - float(state["braked_at"]) == pytest.approx(5, abs=0.01)
+    assert float(state["rate"]) == pytest.approx(2, rel=0.05)  # 10 in 5 s
+
+
 def test_ten_failures_and_no_success_close_the_upstreams_model_for_all(redis_url: str) -> None:
     world = governed(redis_url, TOLD)
     for permit in released(world, 10):

@@ -186,6 +186,24 @@ def test_headers_that_tell_limits_and_ids_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "level"),
+    [
+        ({"x-ratelimit-remaining": "0"}, Level.WARN),
+        ({"x-ratelimit-remaining-requests": "0"}, Level.WARN),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-remaining-requests": "9"}, Level.WARN),
+        ({"ratelimit-remaining": "0"}, Level.WARN),
+        ({"ratelimit": '"default";r=0;t=30'}, Level.WARN),
+        ({"x-ratelimit-remaining": "1"}, Level.OK),
+        ({"x-ratelimit-remaining": "soon"}, Level.OK),
+        ({"x-ratelimit-limit": "0"}, Level.OK),
+        ({"ratelimit": '"default";r=5;t=30'}, Level.OK),
+    ],
+)
+def test_a_quota_that_is_used_up_is_a_warning(headers: dict[str, str], level: Level) -> None:
+    assert _level(judge_headers([Page(200, headers)])) is level
+
+
+@pytest.mark.parametrize(
     ("indicator", "level"),
     [("none", Level.OK), ("minor", Level.WARN), ("major", Level.FAIL), ("critical", Level.FAIL)],
 )

@@ -35,6 +35,75 @@ def test_an_empty_bucket_is_waited_for_until_its_next_unit_and_no_longer_than_it
     assert revealed({**head, "x-ratelimit-reset-requests": "200ms"}).empty_for == 0.2
 
 
+NOW = 1790000000.0  # Mon, 21 Sep 2026 14:13:20 GMT
+
+
+@pytest.mark.parametrize("family", ["x-ratelimit", "ratelimit"])
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [
+        ("30", 30.0),
+        ("30.5", 30.5),
+        ("30s", 30.0),
+        ("0m30s", 30.0),
+        ("1790000030", 30.0),
+        ("1790000030.25", 30.25),
+        ("1790000030000", 30.0),
+        ("Mon, 21 Sep 2026 14:13:50 GMT", 30.0),
+        ("2026-09-21T14:13:50Z", 30.0),
+        ("6m0s", 60.0),  # no quota is closed for longer than a minute at a time
+        ("0", 0.0),
+        ("1789999000", 0.0),
+        ("Mon, 21 Sep 2026 14:00:00 GMT", 0.0),
+        ("soon", 0.1),  # of 600 a minute, one is there again by then
+        ("", 0.1),
+    ],
+)
+def test_headers_without_an_ending_are_about_requests(family: str, reset: str, seconds: float) -> None:
+    headers = {f"{family}-limit": "600", f"{family}-remaining": "0", f"{family}-reset": reset}
+    said = revealed(headers, NOW)
+    assert (said.rpm, said.tpm) == (600, None)
+    assert said.empty_for == pytest.approx(seconds, abs=0.001)
+    assert revealed({**headers, f"{family}-remaining": "1"}, NOW).empty_for == 0
+
+
+def test_plain_headers_alone_and_beside_those_with_an_ending() -> None:
+    assert revealed({"x-ratelimit-limit": "600"}) == Revealed(rpm=600)
+    assert revealed({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "4"}) == Revealed(empty_for=4)
+    assert revealed({"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0"}) == NOTHING
+    both = {"x-ratelimit-limit": "7", "x-ratelimit-limit-requests": "600"}
+    assert revealed(both) == Revealed(rpm=600)
+
+
+def test_an_instant_counts_from_the_answers_own_date() -> None:
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1790000030"}
+    assert revealed({**headers, "date": "Mon, 21 Sep 2026 14:13:40 GMT"}, NOW).empty_for == 10
+    assert revealed(headers).empty_for == 0  # nothing to count from
+
+
+def test_the_pace_of_a_plain_limit_goes_by_the_longest_window_seen() -> None:
+    said, paces = None, []
+    for reset in ("2", "1", "5", "3", "4.9"):
+        said = revealed({"x-ratelimit-limit": "10", "x-ratelimit-reset": reset}).after(said)
+        paces.append(said.pace)
+    assert paces == [300, 300, 120, 120, 120]
+    assert revealed({"x-ratelimit-limit": "5000", "x-ratelimit-reset": "3600"}).pace == 5000
+    assert revealed({"x-ratelimit-limit-requests": "600", "x-ratelimit-reset-requests": "1s"}).pace == 600
+
+
+@given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40), st.text(max_size=40))
+def test_no_plain_header_is_too_strange(limit: str, remaining: str, reset: str, date: str) -> None:
+    headers = {
+        "x-ratelimit-limit": limit,
+        "x-ratelimit-remaining": remaining,
+        "x-ratelimit-reset": reset,
+        "date": date,
+    }
+    said = revealed(headers, NOW)
+    assert 0 <= said.empty_for <= 60
+    assert said.pace is None or said.pace > 0
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

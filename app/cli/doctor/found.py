@@ -28,8 +28,8 @@ class Found:
 def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Found:
     """Read the configuration; one that is wrong is a finding, and the rest is examined without it.
 
-    The file is the one given, else what a simulated service of this data folder runs by, else the usual one,
-    else the preset that DEEPSEEK_API_KEY alone calls for.
+    The file is the one given, else what the service of this data folder was started with, else the usual one, else the
+    preset that DEEPSEEK_API_KEY alone calls for.
     """
     folder = data_folder(environ, data)
     profile = load(folder)
@@ -56,6 +56,8 @@ def _file(config: Path | None, folder: Path, profile: Profile, environ: Mapping[
         return config
     if profile.simulator_url and simulation.exists():
         return simulation
+    if profile.configuration and Path(profile.configuration).exists():
+        return Path(profile.configuration)
     if not Path("penstock.toml").exists() and environ.get("DEEPSEEK_API_KEY"):
         return presets.DEEPSEEK
     return None
