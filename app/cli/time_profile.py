@@ -68,7 +68,9 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
     parts = build(found.settings)
     now = time.time()
     try:
-        return ProfileTasks(parts.database, parts.topology).report(now - seconds, now)
+        return ProfileTasks(parts.database, parts.topology, found.settings.worker.concurrency).report(
+            now - seconds, now
+        )
     finally:
         parts.database.close()
 

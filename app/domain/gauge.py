@@ -47,7 +47,15 @@ class Gauge:
         s = self.state
         taken = 0 if s.cap is None else int(s.cap - s.flight - self.room)
         return QuotaState(
-            s.requests, self.level, s.tokens, self.tokens, s.cap, s.flight + taken, s.braked_until
+            s.requests,
+            self.level,
+            s.tokens,
+            self.tokens,
+            s.cap,
+            s.flight + taken,
+            s.braked_until,
+            s.reason,
+            s.judged,
         )
 
     def opens_in(self, estimate: float, now: float) -> float:

@@ -193,11 +193,25 @@ class Governor:
             limits = tighter(limits, Limits(requests=Bucket(1.0, pace)))
         return _scaled(limits, self._part(name, now))
 
-    def probed(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
-        """Quotas of which calls are let through one by one, as planning is to see them."""
+    def judged(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+        """Quotas that are held by a judgement of ours, as planning is to see them, and what that is: see why.py.
+
+        After a pause calls are let through one by one.
+        """
+        open_ = {name for name, one in self.breakers.items() if one.state is not State.CLOSED}
+        found = {name: replace(quotas[name], judged="breaker") for name in open_ if name in quotas}
+        for name in self._paces:
+            requests = quotas[name].requests if name in quotas else None
+            if requests is not None and requests.rate <= self._paces[name].level:
+                found[name] = replace(quotas[name], judged="pace")
+        return found | self._probed(now, quotas)
+
+    def _probed(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
         return {
             name: replace(
-                state, cap=min(state.cap or _MOST, state.flight + self.walls[name].room(now, state.flight))
+                state,
+                cap=min(state.cap or _MOST, state.flight + self.walls[name].room(now, state.flight)),
+                judged="probe",
             )
             for name, state in quotas.items()
             if self._stands(name) and state.cap != 0

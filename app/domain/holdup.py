@@ -103,11 +103,15 @@ def _bound(binding: Binding, service: Service) -> Holdup:
             return Holdup(Holder.US, "us: no tier of the model may take the tasks that wait")
         case Bound.DISABLED:
             return Holdup(Holder.UPSTREAM, f"the upstream: {upstream} refuses, {binding.why}")
-        case Bound.BRAKED:
+        case Bound.BRAKED | Bound.PROBE:
             why = binding.why or "a refusal"
             return Holdup(Holder.UPSTREAM, f"the upstream: {upstream} refuses, {why} ({owner})")
         case Bound.BREAKER:
             return Holdup(Holder.UPSTREAM, f"the upstream: {upstream} fails, its breaker is open ({owner})")
+        case Bound.PACE:
+            return Holdup(
+                Holder.LIMITS, f"limits: the pace of {owner}, {binding.figure or 0:.0f} rpm by [pace]"
+            )
         case Bound.CALLS | Bound.REQUESTS | Bound.TOKENS:
             return Holdup(Holder.LIMITS, f"limits: {_figure(binding)} of {owner} are fully used")
         case Bound.TURN:

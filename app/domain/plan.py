@@ -96,6 +96,9 @@ class Wait:
     reason: str  # the key, where it is shut
     opens_in: float  # seconds; infinite when only an end can free it
     shut: Shut | None = None  # paused or disabled
+    state: QuotaState | None = field(
+        default=None, compare=False
+    )  # of the quota, after what this turn releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,9 +382,9 @@ class _Planner:
             return Wait(route.key, NEVER, shut)
         if self.free(route.key) <= 0:
             return Wait("slots", NEVER)
-        opens = ((g.opens_in(estimate, self.snapshot.now), g.name) for g in self._gauges_of(route))
-        seconds, name = max(opens)
-        return Wait(name, seconds)
+        opens = ((g.opens_in(estimate, self.snapshot.now), g.name, g) for g in self._gauges_of(route))
+        seconds, name, gauge = max(opens, key=lambda one: one[:2])
+        return Wait(name, seconds, state=gauge.after())
 
 
 def _step_flow(lane: Lane, line: Line) -> str:

@@ -108,6 +108,14 @@ def _slow_parts(found: Split) -> list[str]:
             _MUCH,
             "start more workers, or raise [worker] concurrency; batches wait for their batch_size",
         ),
+        Part.PAUSE: (
+            _MUCH,
+            "upstreams refused or failed: penstock status tells which; add a key of another account to the tier",
+        ),
+        Part.TURN: (
+            _MUCH,
+            "slots were free, so more workers would not help: look at [pace], limits lowered then, batch_size",
+        ),
         Part.CONNECTING: (_SOME, "look at the way to the provider: penstock doctor"),
         Part.STARTING: (
             _SOME,
@@ -118,7 +126,7 @@ def _slow_parts(found: Split) -> list[str]:
     }
     said = []
     for part, (much, mend) in words.items() if found.calls >= _ENOUGH_CALLS else ():
-        share = found.seconds[part] / found.total if found.total else 0.0
+        share = found.seconds.get(part, 0.0) / found.total if found.total else 0.0
         if share >= much:
             said.append(f"{share:.0%} of all time goes into {part}: {mend}.")
     return said

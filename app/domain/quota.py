@@ -82,6 +82,9 @@ class QuotaState:
     flight: int = 0
     braked_until: float = 0.0
     reason: str = ""
+    judged: str = (
+        ""  # what lowers its limits now, where it is neither configured nor learned: see governor.py
+    )
 
     def opens_in(self, estimate: float, now: float) -> float:
         """Seconds until one call of `estimate` tokens would pass; 0 is now, infinite when only an end can free it.

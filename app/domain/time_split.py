@@ -1,8 +1,13 @@
 """Where the time of tasks goes: each call's instants, split into parts, and why it waited before its release.
 
 Instants are Unix seconds. What held a call back is not written down when it is released; it is inferred from the other
-calls: a quota whose figure was nearly used up at that moment held it back, otherwise it waited for a free slot of a
-worker or for its turn among clients and batches.
+calls:
+
+1. From a refusal or a failure until the next release of its account and model, where that is much longer than usual, it
+   waited for a pause or a breaker.
+2. A quota whose figure was nearly used up at its release held it back.
+3. Otherwise it waited for a free slot of a worker or for its turn among clients and batches; where slots were free, for
+   its turn, a pace or a limit that was lower then.
 """
 
 from __future__ import annotations
@@ -12,9 +17,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
+from statistics import median
 
 WAITED = 0.25  # seconds: what is released sooner was held back by nothing
 NEARLY = 0.8  # of a figure in use: it holds back
+LONGER = 3.0  # times the usual time between two releases: a pause
 WINDOW = 5.0  # seconds over which a pace is looked at; a bucket lets its calls through evenly
 
 
@@ -29,6 +37,12 @@ class Part(StrEnum):
     BODY = "reading the answer"
     RECORDING = "recording"
     CALLBACK = "callback"
+    PAUSE = "waiting for a pause or a breaker"
+    TURN = "waiting for its turn, a pace or a lower limit"
+
+
+_ONCE_SEEN = frozenset({Part.PAUSE, Part.TURN})  # left out where there is none
+_REFUSED = frozenset({"rate_limited", "overloaded", "unavailable", "timed_out", "malformed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +124,34 @@ class Split:
         return sum(self.seconds.values())
 
 
-def split(blocks: Sequence[Sequence[Trip]], limits: Sequence[Limit], callback_seconds: float = 0.0) -> Split:
-    """Split the time of calls. Each block holds calls that followed one another without a gap."""
-    seconds = dict.fromkeys(Part, 0.0)
+def split(
+    blocks: Sequence[Sequence[Trip]],
+    limits: Sequence[Limit],
+    callback_seconds: float = 0.0,
+    slots: int | None = None,
+) -> Split:
+    """Split the time of calls. Each block holds calls that followed one another without a gap.
+
+    `slots` are those of one worker: while fewer calls ran, none was waited for.
+    """
+    seconds = {part: 0.0 for part in Part if part not in _ONCE_SEEN}
     held: dict[tuple[str, str], list[float]] = defaultdict(list)
     for block in blocks:
         for trip in block:
             for part, share in trip.parts().items():
                 seconds[part] += share
         uses = [_Use(limit, [trip for trip in block if limit.covers(trip)]) for limit in limits]
+        workers = _Use(Limit("", "", of_key=False, model="*", concurrency=slots), block)
+        pauses = _pauses(block)
         for trip in block:
+            paused = min(trip.waited, pauses[trip.account, trip.model].overlap(trip))
             cause = _cause(trip, uses) if trip.waited > WAITED else None
-            seconds[Part.QUOTA if cause else Part.SLOT] += trip.waited
-            if cause:
-                held[cause].append(trip.waited)
+            part = Part.QUOTA if cause else _SLOT_OR_TURN[workers.had_room(trip)]
+            for each, share in ((Part.PAUSE, paused), (part, trip.waited - paused)):
+                if share or each not in _ONCE_SEEN:
+                    seconds[each] = seconds.get(each, 0.0) + share
+            if cause and trip.waited > paused:
+                held[cause].append(trip.waited - paused)
     seconds[Part.CALLBACK] = callback_seconds
     found = [HeldBack(*cause, sum(waits), len(waits)) for cause, waits in held.items()]
     worst = tuple(sorted(found, key=lambda one: -one.seconds))
@@ -142,6 +170,11 @@ class _Use:
         for trip in ordered:
             self._tokens.append(self._tokens[-1] + trip.tokens)
 
+    def had_room(self, trip: Trip) -> bool:
+        """Whether a call was held back although the figure left room; False where nothing is known of it."""
+        most = self.limit.concurrency
+        return most is not None and trip.waited > WAITED and self.figure_at(_released(trip)) is None
+
     def figure_at(self, at: float) -> str | None:
         """The figure that was nearly used up at an instant; None when none was."""
         before, upto = bisect_left(self._released, at - WINDOW), bisect_right(self._released, at)
@@ -152,6 +185,51 @@ class _Use:
             "tpm": (self._tokens[upto] - self._tokens[before], _in_window(self.limit.tpm)),
         }
         return next((name for name, (use, most) in used.items() if most and use >= NEARLY * most), None)
+
+
+_SLOT_OR_TURN = {False: Part.SLOT, True: Part.TURN}
+
+
+class _Pauses:
+    """When an account released nothing of a model after it had been refused, or had failed."""
+
+    def __init__(self, trips: Sequence[Trip]) -> None:
+        released = sorted(map(_released, trips))
+        usual = median([b - a for a, b in pairwise(released)]) if len(released) > 1 else 0.0
+        self._ends: list[float] = []
+        self._lengths: list[float] = []
+        self._before = [0.0]  # seconds of all pauses before each
+        for at in sorted(trip.finished_at for trip in trips if trip.outcome in _REFUSED):
+            index = bisect_right(released, at)
+            if index < len(released) and (not self._ends or self._ends[-1] < released[index]):
+                self._add(at, released[index], max(WAITED, LONGER * usual))
+
+    def _add(self, begun: float, ended: float, least: float) -> None:
+        if ended - begun > least:
+            self._ends.append(ended)
+            self._lengths.append(ended - begun)
+            self._before.append(self._before[-1] + ended - begun)
+
+    def overlap(self, trip: Trip) -> float:
+        """Seconds of pauses in which a call waited."""
+        if trip.ready_at is None:
+            return 0.0
+        return self._until(_released(trip)) - self._until(trip.ready_at)
+
+    def _until(self, at: float) -> float:
+        index = bisect_right(self._ends, at)
+        if index == len(self._ends):
+            return self._before[index]
+        begun = self._ends[index] - self._lengths[index]
+        return self._before[index] + max(0.0, at - begun)
+
+
+def _pauses(block: Sequence[Trip]) -> Mapping[tuple[str, str], _Pauses]:
+    """By account and model."""
+    groups: dict[tuple[str, str], list[Trip]] = defaultdict(list)
+    for trip in block:
+        groups[trip.account, trip.model].append(trip)
+    return {name: _Pauses(trips) for name, trips in groups.items()}
 
 
 def _cause(trip: Trip, uses: Sequence[_Use]) -> tuple[str, str] | None:

@@ -26,6 +26,8 @@ class Bound(StrEnum):
     DISABLED = "disabled"  # every key that could serve is refused by its upstream
     BRAKED = "braked"
     BREAKER = "breaker"
+    PROBE = "probe"  # after a pause: one call finds out whether it is over
+    PACE = "pace"  # that follows response times
     CALLS = "calls"
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -53,7 +55,7 @@ def binding_of(
         )
     if wait.reason in (Bound.SLOTS, Bound.ROUTE):
         return Binding(Bound(wait.reason))
-    state = quotas.get(wait.reason)
+    state = wait.state or quotas.get(wait.reason)
     if not wait.reason or state is None:
         return Binding(Bound.TURN)
     return _binding(wait.reason, state, now, reasons.get(wait.reason, ""))
@@ -61,14 +63,16 @@ def binding_of(
 
 def _binding(name: str, state: QuotaState, now: float, why: str) -> Binding:
     """Which limit of a quota holds."""
+    if state.cap == BREAKER_CLOSES or state.judged == Bound.BREAKER:
+        return Binding(Bound.BREAKER, name, why=why)
     if state.braked_until > now:
         return Binding(Bound.BRAKED, name, why=why, seconds=state.braked_until - now)
-    if state.cap == BREAKER_CLOSES:
-        return Binding(Bound.BREAKER, name, why=why)
     if state.cap is not None and state.flight >= state.cap:
-        return Binding(Bound.CALLS, name, float(state.cap))
+        probes = state.judged == Bound.PROBE
+        return Binding(Bound.PROBE, name, why=why) if probes else Binding(Bound.CALLS, name, float(state.cap))
     if state.requests is not None and state.level < 1:
-        return Binding(Bound.REQUESTS, name, state.requests.rate * 60)
+        paced = Bound.PACE if state.judged == Bound.PACE else Bound.REQUESTS
+        return Binding(paced, name, state.requests.rate * 60)
     if state.tokens is not None:
         return Binding(Bound.TOKENS, name, state.tokens.rate * 60)
     return Binding(Bound.TURN)
@@ -84,17 +88,23 @@ def in_words(binding: Binding) -> str:
             return "a free slot of a worker that consumes the key's queue"
         case Bound.ROUTE:
             return "a tier that this task may use"
-        case Bound.BRAKED:
-            said = f"the end of a pause in {binding.seconds:.0f} s{because}"
-        case Bound.BREAKER:
-            said = f"a breaker that is open{because}"
-        case Bound.CALLS:
-            said = f"one of {binding.figure:.0f} calls at once to end"
-        case Bound.REQUESTS | Bound.TOKENS:
-            said = f"{binding.bound}: {binding.figure:.0f} a minute"
         case Bound.TURN:
             return "its turn among the clients that wait"
+        case Bound.BRAKED:
+            said = f"the end of a pause in {binding.seconds:.0f} s{because}"
+        case _:
+            said = _OF_QUOTAS[binding.bound].format(figure=binding.figure or 0.0, because=because)
     return f"{said} ({named(binding.subject)})"
+
+
+_OF_QUOTAS: Mapping[Bound, str] = {
+    Bound.BREAKER: "a breaker that is open{because}",
+    Bound.PROBE: "the answer to one call after a pause{because}",
+    Bound.PACE: "its pace, which follows response times: {figure:.0f} requests a minute",
+    Bound.CALLS: "one of {figure:.0f} calls at once to end",
+    Bound.REQUESTS: "requests: {figure:.0f} a minute",
+    Bound.TOKENS: "tokens: {figure:.0f} a minute",
+}
 
 
 def named(quota: str) -> str:

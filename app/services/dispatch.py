@@ -225,7 +225,7 @@ class Dispatcher:
         if changed:
             self.gate.configure(changed)
             quotas.update({name: _limited(quotas[name], changed[name]) for name in changed if name in quotas})
-        quotas.update(governor.probed(view.now, quotas))
+        quotas.update(governor.judged(view.now, quotas))
         return quotas
 
     def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Closures) -> Snapshot:

@@ -48,8 +48,10 @@ class Report:
 class ProfileTasks:
     """The use case. Reads bounded ranges, block by block, so that no snapshot is held for long."""
 
-    def __init__(self, database: Database, topology: Topology) -> None:
+    def __init__(self, database: Database, topology: Topology, slots: int | None = None) -> None:
+        """`slots` are those of one worker."""
         self._database = database
+        self._slots = slots
         self._topology = topology
 
     def report(self, since: float, until: float) -> Report:
@@ -60,7 +62,7 @@ class ProfileTasks:
         trips = [trip for block in blocks for trip in block]
         limits = limits_of(self._topology, read(load_learned))
         share = span.rows / len(trips) if span.sampled and trips else 1.0
-        found = split(blocks, limits, self._callbacks(since) / share)
+        found = split(blocks, limits, self._callbacks(since) / share, self._slots)
         asked, prompts, sealed = self._asked(since)
         return Report(
             since,

@@ -1,5 +1,6 @@
 """Where the time of tasks goes, and the advice that follows from it."""
 
+import random
 from typing import Any
 
 import pytest
@@ -132,3 +133,61 @@ def test_prompts_asked_again_are_counted_by_client_and_model() -> None:
     assert (found[0].fingerprint, found[0].times, found[0].spare_picos) == ("a", 3, 12)
     said = advice(split([], []), [], {}, [], [asked("a"), asked("a"), asked("b", uses_cache=True)])
     assert said == [next(line for line in said if line.startswith("1 calls asked again"))]
+
+
+def test_where_slots_were_free_no_workers_are_advised() -> None:
+    steady = [trip(float(number), waited=30.0) for number in range(60)]
+    free, taken = split([steady], [], slots=1000), split([steady], [], slots=1)
+    assert (free.seconds[Part.SLOT], free.seconds[Part.TURN]) == (0, 1800)
+    assert (taken.seconds[Part.SLOT], taken.seconds.get(Part.TURN)) == (1800, None)
+    said = "\n".join(advice(free, steady, {}, ["main"], []))
+    assert "more workers would not help" in said
+    assert "start more workers" not in said
+    assert "start more workers" in "\n".join(advice(taken, steady, {}, ["main"], []))
+
+
+@pytest.mark.parametrize("outcome", ["rate_limited", "overloaded", "unavailable", "timed_out", "malformed"])
+def test_time_after_a_refusal_in_which_nothing_went_is_a_pause(outcome: str) -> None:
+    """Ten a second; at 5 s one call comes back with that outcome, and nothing is released for 40 s."""
+    before = [trip(n / 10, waited=0.3, took=0.1) for n in range(48)]
+    refused = trip(4.8, waited=0.3, took=0.05, outcome=outcome)  # ends at 5.0
+    after = [trip(45.0 + n / 10, waited=42.0 + n / 10, took=0.1) for n in range(100)]  # ready at 3 s
+    found = split([[*before, refused, *after]], [limit(rpm=600.0)], slots=1000)
+    assert found.seconds[Part.PAUSE] == pytest.approx(100 * 40, rel=0.01)
+    assert found.seconds[Part.SLOT] == 0
+    said = advice(found, after, {limit().id: limit(rpm=600.0)}, ["main"], [])
+    assert "waiting for a pause or a breaker" in "\n".join(said)
+    assert "workers" not in "\n".join(said)
+
+
+def test_a_refusal_amid_calls_that_go_on_is_no_pause() -> None:
+    trips = [
+        trip(n / 10, waited=5.0, outcome="rate_limited" if n % 7 == 0 else "succeeded") for n in range(200)
+    ]
+    found = split([trips], [], slots=1000)
+    assert Part.PAUSE not in found.seconds
+
+
+def test_of_two_refusals_in_one_pause_and_of_two_pauses_each_second_counts_once() -> None:
+    refusals = [trip(4.8 + n / 100, took=0.05, outcome="rate_limited") for n in range(3)]
+    second = trip(20.0, waited=17.0, took=0.05, outcome="rate_limited")  # ready at 3 s, ends at 20.2
+    last = trip(30.0, waited=27.0, took=0.1)  # ready at 3 s
+    found = split([[*(trip(n / 10, took=0.1) for n in range(48)), *refusals, second, last]], [], slots=1000)
+    first_pause, second_pause = 20.0 - 5.02, 30.0 - 20.2
+    assert found.seconds[Part.PAUSE] == pytest.approx(2 * first_pause + second_pause, abs=0.1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_calls_waited_the_parts_add_up(seed: int) -> None:
+    chance = random.Random(seed)
+    outcomes = ["succeeded", "rate_limited", "unavailable"]
+    trips = [
+        trip(chance.uniform(0, 60), waited=chance.uniform(0, 50), outcome=chance.choice(outcomes))
+        for _ in range(80)
+    ]
+    waits = (Part.QUOTA, Part.SLOT, Part.PAUSE, Part.TURN)
+    found = split([trips], [limit(rpm=60.0)], slots=chance.choice([None, 2, 1000]))
+    assert sum(found.seconds.get(part, 0.0) for part in waits) == pytest.approx(
+        sum(one.waited for one in trips)
+    )
+    assert all(value >= -1e-9 for value in found.seconds.values())

@@ -68,7 +68,7 @@ class Upstream:
         self.judge.look(self.now, seen, ["m"])
         limits = self.judge.limits(self.now, seen)[ACCOUNT]
         state = replace(seen[ACCOUNT], cap=limits.cap)
-        state = self.judge.probed(self.now, {ACCOUNT: state}).get(ACCOUNT, state)
+        state = self.judge.judged(self.now, {ACCOUNT: state}).get(ACCOUNT, state)
         assert limits.requests is not None
         self.level = min(limits.requests.size, self.level + limits.requests.rate * step)
         room = min(
