@@ -46,7 +46,9 @@ class KeyBody(Body):
     scopes: Texts = Field(default_factory=lambda: ["*"], min_length=1, max_length=20)
     expires_at: Instant | None = None
     name: str | None = None
-    user: str | None = Field(None, description="Who will hold it.")
+    user: str | None = Field(
+        None, description="Who will hold it; from the administrator of a team it becomes TEAM/NAME."
+    )
 
 
 class RotateBody(Body):

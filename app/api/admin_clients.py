@@ -32,7 +32,7 @@ from app.db.clients import ClientRow
 from app.domain.access import SECRET_BYTES, Caller
 from app.domain.errors import Forbidden, NotFound
 from app.domain.scopes import within
-from app.services import manage_clients, manage_keys
+from app.services import manage_clients, manage_keys, manage_policies
 from app.services.client_settings import check_limits
 from app.services.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
 
@@ -120,7 +120,11 @@ class ClientViews:
         wish = _wish(caller, body)
         wish.setdefault("team", caller.administers or None)
         wish["scopes"] = caller.scopes  # nobody hands on more than he has
+        if not caller.is_admin:
+            manage_policies.check_new_name(self._house.database, body.id)
+            wish["added_by"] = caller.client_id
         made = manage_clients.add_client(self._house.database, self._house.clock, body.id, **wish)
+        self._house.client_changed()
         row = manage_clients.get_client(self._house.database, body.id)
         secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
         return answer({**client_json(row), **secrets}, 201)
@@ -133,7 +137,9 @@ class ClientViews:
         """The client as it is now."""
         caller, _ = self._reach(client_id)
         wish = _wish(caller, parse(ClientChange, _json()))
-        return answer(client_json(manage_clients.change_client(self._house.database, client_id, wish)))
+        row = manage_clients.change_client(self._house.database, client_id, wish)
+        self._house.client_changed()
+        return answer(client_json(row))
 
     def keys(self, client_id: str) -> ResponseReturnValue:
         """Its keys."""
@@ -146,7 +152,7 @@ class ClientViews:
         body = parse(KeyBody, _json())
         _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
-        wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, body.user)
+        wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, _user(caller, body.user))
         made = manage_keys.create_key(self._house.database, self._house.clock, client_id, wish)
         return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
@@ -159,6 +165,7 @@ class ClientViews:
         )
         if old is not None:
             _refuse_more(caller, old.scopes.split())
+            _refuse_others_user(caller, old.user_name)
         body = parse(RotateBody, _json())
         overlap = manage_keys.OVERLAP_SECONDS if body.overlap is None else body.overlap
         made = manage_keys.rotate_key(self._house.database, self._house.clock, client_id, key_id, overlap)
@@ -224,6 +231,20 @@ def _wish(caller: Caller, body: ClientChange) -> dict[str, Any]:
 def _refuse_more(caller: Caller, scopes: Iterable[str]) -> None:
     if not within(scopes, caller.scopes):
         raise Forbidden("scopes: nobody hands on more than he has", param="scopes", code="insufficient_scope")
+
+
+def _user(caller: Caller, name: str | None) -> str | None:
+    """Policies go by the holder of a key: whom a team's administrator names is known by the team's name too."""
+    return name if name is None or caller.is_admin else f"{caller.administers}/{name}"
+
+
+def _refuse_others_user(caller: Caller, name: str | None) -> None:
+    """Who rotates a key holds the new one, and with it what policies allow to its holder."""
+    if not (caller.is_admin or name is None or name.startswith(f"{caller.administers}/")):
+        raise Forbidden(
+            "the holder of this key was named by an administrator of the service: ask one to rotate it",
+            code="not_an_administrator",
+        )
 
 
 def _refuse_administrators(caller: Caller, row: ClientRow) -> None:

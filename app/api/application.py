@@ -45,7 +45,7 @@ from app.api.warming import WarmViews
 from app.services.keep_alerts import KeepAlerts
 from app.services.ports import NoExplanation, NoTracer
 from app.services.read_standing import ReadStanding
-from app.services.tell_places import ceiling_of
+from app.services.tell_places import ceiling_of, longest_of
 from app.services.warm_cache import WarmCache
 from app.settings.price_lists import peak_calendar
 from app.web.dashboard import install_dashboard
@@ -130,6 +130,7 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
                 rules_of(parts.settings),
                 ceiling_of(parts.settings),
                 parts.clock,
+                longest_of(parts.settings),
             ),
             callers,
             peak_calendar(parts.settings),

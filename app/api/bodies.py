@@ -24,6 +24,7 @@ from app.domain.duration import parse_duration
 from app.domain.instant import parse_instant
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.domain.task import Priority
+from app.domain.tokens import CHOICES, LARGEST, LENGTHS
 
 MOST_NAMES = 200  # of one object: OpenAI's chat completion has about 40
 MOST_MESSAGES = 10_000  # of one conversation
@@ -98,16 +99,24 @@ def _parameters(value: dict[str, Any]) -> dict[str, Any]:
             refuse(f'stands beside "parameters", not in it: move {name} out', field=f".{name}")
     if value.get("stream", False) is not False:
         refuse("a task's answer is stored, it cannot be streamed: leave stream out", field=".stream")
-    check_limits(value, within=".")
-    return value
+    return with_whole_limits(value, within=".")
 
 
-def check_limits(parameters: Mapping[str, Any], within: str = "") -> None:
-    """Refuse what cannot limit an answer's length: estimates go by it."""
-    for name in ("max_tokens", "max_completion_tokens"):
-        limit = parameters.get(name)
-        if limit is not None and (type(limit) is not int or not 1 <= limit <= 2**31 - 1):
+def with_whole_limits(parameters: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """The parameters with whole numbers for the length and the number of answers: estimates go by them.
+
+    4096.0 is 4096. What sets no limit (null; a length of 0 or -1) is left out, as upstreams read it differently.
+    """
+    found = dict(parameters)
+    for name in (*LENGTHS, *CHOICES):
+        value = found.get(name)
+        if value is None or (name in LENGTHS and type(value) in (int, float) and value in (0, -1)):
+            found.pop(name, None)
+            continue
+        if type(value) not in (int, float) or not 1 <= value <= LARGEST or value != int(value):
             refuse("must be a positive integer", field=f"{within}{name}")
+        found[name] = int(value)
+    return found
 
 
 def check_time(body: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.bodies import Messages, TaskBody, check_limits
+from app.api.bodies import Messages, TaskBody, with_whole_limits
 
 
 class StreamOptions(BaseModel):
@@ -28,7 +28,7 @@ class ChatBody(TaskBody):
 
     @model_validator(mode="after")
     def _limits(self) -> Self:
-        check_limits(self.model_extra or {})
+        with_whole_limits(self.model_extra or {})
         return self
 
     @property
@@ -37,7 +37,7 @@ class ChatBody(TaskBody):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _passed_on(self) -> dict[str, Any]:
-        return {**super()._passed_on(), **(self.model_extra or {})}
+        return {**super()._passed_on(), **with_whole_limits(self.model_extra or {})}
 
     def _streams(self) -> bool:
         return bool(self.stream)

@@ -12,6 +12,7 @@ from app.api.gatekeeper import Gatekeeper
 from app.db.database import Database
 from app.domain.callback_target import TargetRules, parse_ports
 from app.domain.network import parse_networks
+from app.services.admit import Admission
 from app.services.authenticate import Authenticate
 from app.services.cache_rules import cache_rules, model_versions
 from app.services.cancel_batch import CancelBatch
@@ -116,8 +117,14 @@ class House:
     policies: PolicyBook
     record_audit: RecordAudit
     gatekeeper: Gatekeeper
+    admission: Admission
     read_dispatcher: ReadDispatcher
     steer: SteerDispatcher
+
+    def client_changed(self) -> None:
+        """Limits that were changed here hold here from the next request on; elsewhere within seconds."""
+        self.admission.forget()
+        self.authenticate.forget()
 
 
 def build_house(parts: Parts) -> House:
@@ -164,6 +171,7 @@ def build_house(parts: Parts) -> House:
         policies=policies,
         record_audit=RecordAudit(database),
         gatekeeper=Gatekeeper(policies, parts.rates, clock, settings.access),
+        admission=admission,
         read_dispatcher=ReadDispatcher(
             database,
             getattr(parts, "gauge", None),  # without one Redis is taken to be away

@@ -25,7 +25,7 @@ from app.services.steer_batch import SteerBatch
 from app.services.store_file import StoreFile
 from app.services.stream_chat import StreamChat
 from app.services.take_in_file import TakeInFile
-from app.services.tell_places import admission_of, ceiling_of
+from app.services.tell_places import ceiling_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def build_openai(house: House, parts: Parts) -> OpenAiHouse:
     settings, database, clock, waiters = parts.settings, parts.database, parts.clock, house.waiters
     connections = HoldConnections(database, clock)
     begin = BeginChat(house.submit_task, waiters, house.watch.start, connections)
-    rules, admission = rules_of(settings), admission_of(settings, database, clock, house.policies)
+    rules, admission = rules_of(settings), house.admission
     longest = settings.api.max_task_body
     take_in = TakeInFile(
         database, parts.reservoir, rules, clock, admission, parse_line, longest, parts.meters

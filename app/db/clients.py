@@ -95,6 +95,11 @@ def get_client(conn: Connection, client_id: str) -> ClientRow | None:
     return None if row is None else ClientRow(*row)
 
 
+def lock_client(conn: Connection, client_id: str) -> None:
+    """Keep others who ask for it waiting until this transaction ends. SQLite has one writer and needs no lock."""
+    conn.execute(select(client.c.id).where(client.c.id == client_id).with_for_update(key_share=True))
+
+
 def list_clients(conn: Connection) -> list[ClientRow]:
     """All clients by their slugs."""
     return [ClientRow(*row) for row in conn.execute(_CLIENTS.order_by(client.c.id))]

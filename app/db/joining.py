@@ -92,7 +92,7 @@ def admit(
             leads = row.id == joined.leader.task_id
             stored[row.id] = replace(row, leads=True) if leads else _as_follower(row)
     move(conn, [one for one in changes.moves if one.task_id not in stored])
-    answers = {row.id: late[row.cache_key] for row in joining if row.cache_key in late}
+    answers = {row.id: late[key] for row in joining if (key := row.cache_key or "") in late}
     settled = Settled(replaced=changes.replaced, hurried=changes.hurried)
     return [stored.get(row.id, row) for row in rows], settled, answers
 

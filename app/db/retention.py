@@ -49,8 +49,9 @@ def mark_deleted(conn: Connection, client_id: str, task_id: str, now: float) -> 
 
 
 def delete_marked(conn: Connection, limit: int) -> int:
-    """Delete tasks that were marked and have ended; gives back how many."""
-    found = select(task.c.seq, task.c.id).where(text(DELETED), task.c.status.in_(_ENDS))
+    """Delete tasks that were marked and have ended; gives back how many. Those with a reservation are settled first."""
+    over = task.c.status.in_(_ENDS) & task.c.reserved_at.is_(None)
+    found = select(task.c.seq, task.c.id).where(text(DELETED), over)
     rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
     return _delete(conn, [row.seq for row in rows], [row.id for row in rows])
 
@@ -62,14 +63,14 @@ def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, fl
     The walk ends where all of a page are too young: later rows are younger, and a million that wait are not read.
     """
     latest = max([before, *own.values()])
-    found = select(
-        task.c.seq, task.c.id, task.c.client_id, task.c.status, task.c.created_at, task.c.finished_at
-    )
+    columns = ("seq", "id", "client_id", "status", "created_at", "finished_at", "reserved_at")
+    found = select(*(task.c[name] for name in columns))
     rows = conn.execute(found.where(task.c.seq > after).order_by(task.c.seq).limit(limit)).all()
     old = [
         row
         for row in rows
         if row.finished_at is not None
+        and row.reserved_at is None
         and Status(row.status).ended
         and row.finished_at < own.get(row.client_id, before)
     ]

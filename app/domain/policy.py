@@ -133,7 +133,7 @@ def evaluate(policies: Iterable[Policy], facts: Facts, default: Effect = "allow"
 
 
 def _applies(policy: Policy, facts: Facts) -> bool:
-    if not _does(policy, facts) or not _is_one_of(policy.principal, facts):
+    if not _does(policy, facts) or not _is_one_of(policy, facts):
         return False
     return _is_about(policy, facts) and _holds(policy.condition, facts)
 
@@ -144,15 +144,37 @@ def _does(policy: Policy, facts: Facts) -> bool:
     return any(fnmatchcase(facts.action, pattern) for pattern in policy.action)
 
 
-def _is_one_of(wanted: Sequence[str], facts: Facts) -> bool:
+def _is_one_of(policy: Policy, facts: Facts) -> bool:
     """`user:` also names a client or a team: who asks people by one name need not know what it is here."""
     names = {
-        "user": (facts.user, facts.client, facts.team),
+        "user": (facts.client, facts.team),
         "client": (facts.client,),
         "team": (facts.team,),
         "key": (facts.key,),
     }
-    return not wanted or any(_matches_any(item, names) for item in wanted)
+    found = any(_matches_any(item, names) or _names_user(item, policy, facts) for item in policy.principal)
+    return found or not policy.principal
+
+
+def _names_user(item: str, policy: Policy, facts: Facts) -> bool:
+    """Whether this is who holds the key. Whom a team's administrator has named is `TEAM/NAME`.
+
+    For an allow the bare name is not enough, nor a pattern without `/`; a deny holds by it too.
+    """
+    kind, _, pattern = item.partition(":")
+    _, slash, name = facts.user.partition("/")
+    if kind != "user" or not facts.user:
+        return False
+    if slash and policy.effect == "allow":
+        return pattern == "*" or ("/" in pattern and fnmatchcase(facts.user, pattern))
+    return fnmatchcase(facts.user, pattern) or bool(slash and fnmatchcase(name, pattern))
+
+
+def grants_by_name(policy: Policy, name: str) -> bool:
+    """Whether a policy would allow something to a client because it has this name, among names that it picks out."""
+    named = {"user": (name,), "client": (name,)}
+    picked = [item for item in policy.principal if item != "*" and item.partition(":")[2] != "*"]
+    return policy.effect == "allow" and any(_matches_any(item, named) for item in picked)
 
 
 def _is_about(policy: Policy, facts: Facts) -> bool:

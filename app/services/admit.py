@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import Connection
 
 from app.db import budgets, clients
+from app.db.clients import ClientRow
 from app.db.database import Database
 from app.db.submissions import NewTask
 from app.domain.budget import Spent, ceilings, exceeded, fitting, total
@@ -23,6 +24,7 @@ from app.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
 from app.domain.policy import Facts
 from app.domain.request import Order
 from app.domain.task import Hold
+from app.domain.tokens import DEFAULT_ANSWER, LARGEST, OPEN_ANSWER, answer_limit, choices
 from app.services.calling import current
 from app.services.client_settings import read_limits
 from app.services.manage_policies import PolicyBook
@@ -51,13 +53,20 @@ class _Known:
     team: str = ""
 
 
+_NEVER: tuple[float, dict[str, _Known]] = (-1e9, {})
+
+
+def _known(row: ClientRow) -> _Known:
+    return _Known(read_limits(row.settings), row.team or "")
+
+
 class LimitsBook:
     """Clients' limits and teams, read again every few seconds."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._known: tuple[float, Mapping[str, _Known]] = (-1e9, {})
+        self._known = _NEVER
         self._lock = threading.Lock()
 
     def of(self, client_id: str) -> ClientLimits:
@@ -68,14 +77,28 @@ class LimitsBook:
         """A client's. Raises DatabaseUnreachable."""
         return self._find(client_id).team
 
+    def forget(self) -> None:
+        """Read them again before the next answer: this process has changed a client."""
+        with self._lock:  # whoever reads now may have begun before the change
+            self._known = _NEVER
+
     def _find(self, client_id: str) -> _Known:
+        """A client that is not among those read last may be new: it is looked up once more."""
+        known = self._all()
+        if client_id not in known:
+            row = self._database.read(lambda conn: clients.get_client(conn, client_id))
+            if row is None:
+                return _Known()
+            known[client_id] = _known(row)
+        return known[client_id]
+
+    def _all(self) -> dict[str, _Known]:
         (until, known), now = self._known, self._clock.monotonic()
         if not now < until <= now + KEPT_SECONDS:
             with self._lock:
-                rows = self._database.read(clients.list_clients)
-                known = {row.id: _Known(read_limits(row.settings), row.team or "") for row in rows}
+                known = {row.id: _known(row) for row in self._database.read(clients.list_clients)}
                 self._known = (self._clock.monotonic() + KEPT_SECONDS, known)
-        return known.get(client_id, _Known())
+        return known
 
 
 class Admission:
@@ -88,7 +111,10 @@ class Admission:
         clock: Clock,
         places: Mapping[str, Places],
         ceiling: Ceiling,
+        longest: Mapping[str, int] | None = None,
     ) -> None:
+        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        self._longest = longest or {}
         self._policies = policies
         self._limits = limits
         self._clock = clock
@@ -113,11 +139,16 @@ class Admission:
             row = replace(row, due=row.expires_at)
         if not limits.has_budget:
             return row
-        picos = self._picos(row, limits) if limits.has_money else 0
-        row = replace(row, reserved_tokens=row.estimate, reserved_picos=picos)
+        tokens = self._most_tokens(row)
+        picos = self._picos(row, limits, tokens) if limits.has_money else 0
+        row = replace(row, reserved_tokens=tokens, reserved_picos=picos)
         if row.batch_id is not None and limits.over_budget == "wait":
             return replace(row, hold=Hold.BUDGET)
         return replace(row, reserved_at=row.created_at)
+
+    def forget(self) -> None:
+        """This process has changed a client: what it may use holds from its next request on."""
+        self._limits.forget()
 
     def counts(self, client_id: str) -> bool:
         """Whether something is counted for this client when its tasks are stored. Raises DatabaseUnreachable."""
@@ -141,7 +172,7 @@ class Admission:
         """Count a whole batch in: its rows are stored already. Raises OverBudget, OverLimit."""
         limits = self._limits.of(client_id)
         most = limits.most_waiting
-        if most is not None and budgets.count_waiting(conn, client_id, most) > most:
+        if most is not None and _count_waiting(conn, client_id, most) > most:
             raise _too_many(most)
         if not limits.has_budget or limits.over_budget == "wait":
             return
@@ -190,8 +221,16 @@ class Admission:
                 code="denied_by_policy",
             )
 
-    def _picos(self, row: NewTask, limits: ClientLimits) -> int:
-        most = self._ceiling(row.model, row.estimate, row.created_at)
+    def _most_tokens(self, row: NewTask) -> int:
+        """Its estimate, with as long answers as its model gives where the request leaves their length open."""
+        body = orjson.loads(row.request)
+        if answer_limit(body):
+            return row.estimate
+        longest = self._longest.get(row.model, OPEN_ANSWER)
+        return min(LARGEST, max(1, row.estimate + choices(body) * (longest - DEFAULT_ANSWER)))
+
+    def _picos(self, row: NewTask, limits: ClientLimits, tokens: int) -> int:
+        most = self._ceiling(row.model, tokens, row.created_at)
         if most is None or most[1] != limits.currency:
             raise OverBudget(
                 f"the price of {row.model!r} in {limits.currency} is not known, and there is a budget of money",
@@ -201,10 +240,16 @@ class Admission:
         return most[0]
 
 
+def _count_waiting(conn: Connection, client_id: str, most: int) -> int:
+    """Counted one transaction after the other, as two at once would not see each other's tasks."""
+    clients.lock_client(conn, client_id)
+    return budgets.count_waiting(conn, client_id, most)
+
+
 def _over_waiting(
     conn: Connection, client_id: str, most: int, rows: Sequence[NewTask]
 ) -> dict[str, NewTask | Rejected]:
-    room = max(0, most - budgets.count_waiting(conn, client_id, most))
+    room = max(0, most - _count_waiting(conn, client_id, most))
     return {row.id: _too_many(most) for row in rows[room:]}
 
 
@@ -239,6 +284,4 @@ def _too_many(most: int) -> OverLimit:
 
 
 def _max_tokens(request: str) -> int | None:
-    body = orjson.loads(request)
-    given = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
-    return max((value for value in given if type(value) is int), default=None)
+    return answer_limit(orjson.loads(request)) or None

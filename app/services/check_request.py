@@ -17,11 +17,10 @@ from app.domain.errors import Invalid
 from app.domain.queue import backlog_queue
 from app.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.domain.task import NOT_DUE, Hold, Priority, new_id
-from app.domain.tokens import asked_for, estimate
+from app.domain.tokens import LARGEST, asked_for, estimate
 from app.domain.windows import Windows, latest_start
 from app.services.judge_conditions import judge_conditions
 
-_LARGEST = 2**31 - 1  # what the column of the estimate takes
 _queue = lru_cache(1024)(backlog_queue)
 
 
@@ -79,8 +78,8 @@ def draft_task(
         model=model,
         queue=_queue(model, client_id),
         step=step,
-        estimate=min(estimate(request.messages, request.parameters), _LARGEST),
-        asked=min(asked_for(request.parameters), _LARGEST),
+        estimate=min(estimate(request.messages, request.parameters), LARGEST),
+        asked=min(asked_for(request.parameters), LARGEST),
         created_at=now,
         available_at=available_at,
         expires_at=expires_at,

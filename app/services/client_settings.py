@@ -18,10 +18,18 @@ def read_limits(settings: str | None) -> ClientLimits:
     return NO_LIMITS if settings is None else parse_limits(orjson.loads(settings).get("limits", {}))
 
 
-def write_limits(limits: ClientLimits) -> str | None:
-    """Settings with these limits; None where there are none."""
+def read_added_by(settings: str | None) -> str | None:
+    """The administrator of a team whose share a client has; None: an administrator of the service has set its own."""
+    return None if settings is None else orjson.loads(settings).get("added_by")
+
+
+def write_limits(limits: ClientLimits, added_by: str | None = None) -> str | None:
+    """Settings with these limits; None where there is nothing to say."""
     values = as_mapping(limits)
-    return orjson.dumps({"limits": values}).decode() if values else None
+    settings = {"limits": values} if values else {}
+    if added_by is not None:
+        settings["added_by"] = added_by  # type: ignore[assignment]
+    return orjson.dumps(settings).decode() if settings else None
 
 
 def check_limits(given: Mapping[str, Any]) -> ClientLimits:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from app.domain.eligibility import Facts, condition_id, write_facts
 from app.domain.request import TaskRequest
 from app.domain.task import Step
-from app.domain.tokens import asked_for, prompt_tokens
+from app.domain.tokens import answer_limit, prompt_tokens
 from app.settings import Settings
 from app.settings.conditions import spans_of
 
@@ -26,7 +26,7 @@ def judge_conditions(
         return None
     known = {
         "prompt_tokens": prompt_tokens(request.messages, request.parameters),
-        "max_tokens": asked_for(request.parameters),
+        "max_tokens": answer_limit(request.parameters),
         "metadata": request.metadata,
         "client": client,
         "region": region,

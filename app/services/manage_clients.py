@@ -18,7 +18,8 @@ from app.domain.client_limits import NO_LIMITS, ClientLimits
 from app.domain.errors import Conflict, Invalid, NotFound
 from app.domain.scopes import ALL
 from app.domain.task import Priority, new_id
-from app.services.client_settings import write_limits
+from app.services.client_settings import read_limits, write_limits
+from app.services.hand_on import hand_on, share_out
 from app.services.ports import Clock
 
 _TEAM = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -46,11 +47,13 @@ def add_client(
     administers: str | None = None,
     limits: ClientLimits = NO_LIMITS,
     scopes: Collection[str] = (ALL,),
+    added_by: str | None = None,
     chance: Chance = os.urandom,
 ) -> NewClient:
     """Add a client with one API key of these scopes; both secrets are shown this once.
 
-    Raises Invalid for a bad name, weight or priority, Conflict when the name is taken, DatabaseUnreachable.
+    `added_by`: the administrator of a team whose weight and limits it shares. Raises Invalid for a bad name, weight or
+    priority, Conflict when the name is taken, Forbidden when there is nothing left to share, DatabaseUnreachable.
     """
     _check(name, weight, granted_priority)
     check_team(team, "team")
@@ -66,13 +69,15 @@ def add_client(
             weight=weight,
             granted_priority=granted_priority,
             is_admin=is_admin,
-            settings=write_limits(limits),
+            settings=write_limits(limits, added_by),
             team=team,
             administers=administers,
         )
         if added:
             reach = " ".join(sorted(scopes))
             clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now, scopes=reach)
+        if added and added_by is not None:
+            hand_on(conn, added_by)
         return added
 
     if not database.write(add):
@@ -106,6 +111,7 @@ def get_client(database: Database, name: str) -> ClientRow:
 def change_client(database: Database, name: str, wish: Mapping[str, Any]) -> ClientRow:
     """Set what `wish` names: weight, granted_priority, team, administers, limits (ClientLimits).
 
+    A client whose weight or limits are set shares its maker's no longer; those that share in its own follow them.
     Raises Invalid, NotFound, DatabaseUnreachable.
     """
     before = get_client(database, name)
@@ -113,10 +119,15 @@ def change_client(database: Database, name: str, wish: Mapping[str, Any]) -> Cli
     for field in ("team", "administers"):
         check_team(wish.get(field), field)
     values = {key: value for key, value in wish.items() if key != "limits"}
-    if "limits" in wish:
-        values["settings"] = write_limits(wish["limits"])
+    if "limits" in wish or "weight" in wish:
+        values["settings"] = write_limits(wish.get("limits", read_limits(before.settings)))
+
+    def change(conn: Connection) -> None:
+        clients.change_client(conn, name, **values)
+        share_out(conn, name)
+
     if values:
-        database.write(lambda conn: clients.change_client(conn, name, **values))
+        database.write(change)
     return get_client(database, name)
 
 

@@ -15,6 +15,7 @@ from app.db.policies import StoredPolicy
 from app.domain.errors import DatabaseUnreachable, Invalid, NotFound
 from app.domain.policy import Decision, Effect, Facts, Policy, evaluate, parse_policy
 from app.domain.task import new_id
+from app.services.hand_on import check_name
 from app.services.ports import Clock
 
 log = structlog.get_logger("penstock.access")
@@ -108,6 +109,11 @@ def _check_zones(policy: Policy, known: Collection[str] | None) -> None:
         there = f"there are {', '.join(sorted(known or ()))}" if known else "there are none"
         message = f"condition.zone.in: [access] zones of penstock.toml has no {missing[0][:40]!r}; {there}"
         raise Invalid(message, param="condition.zone.in", code="invalid_policy")
+
+
+def check_new_name(database: Database, name: str) -> None:
+    """Refuse a client of a team's administrator that a policy names already. Raises Forbidden, DatabaseUnreachable."""
+    check_name([parse_policy(orjson.loads(item.document), item.id) for item in list_policies(database)], name)
 
 
 def list_policies(database: Database) -> list[StoredPolicy]:

@@ -18,6 +18,7 @@ from app.domain.money import NO_SUM
 from app.domain.profile_advice import SHOWN, Asked, Repeat, advice, repeats
 from app.domain.routing import Topology
 from app.domain.time_split import Limit, Split, split
+from app.domain.tokens import answer_limit
 
 _FIGURES = {"rpm": ("pace", 60.0), "tpm": ("tokens", 60.0), "concurrency": ("calls", 1.0)}  # learned ones
 
@@ -139,8 +140,7 @@ def _read(rows: Sequence[Any]) -> Iterator[Asked]:
 
 
 def _most(request: Mapping[str, Any]) -> int | None:
-    found = request.get("max_completion_tokens") or request.get("max_tokens")
-    return found if isinstance(found, int) else None
+    return answer_limit(request) or None
 
 
 def _shown(request: Mapping[str, Any]) -> str:

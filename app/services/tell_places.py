@@ -19,7 +19,7 @@ def admission_of(
     """What decides on submissions."""
     book = policies or PolicyBook(database, clock, settings.access.default)
     limits = LimitsBook(database, clock)
-    return Admission(book, limits, clock, places_of(settings), ceiling_of(settings))
+    return Admission(book, limits, clock, places_of(settings), ceiling_of(settings), longest_of(settings))
 
 
 def vault_of(storage: StorageSettings, environ: Mapping[str, str]) -> Vault | None:
@@ -38,6 +38,11 @@ def places_of(settings: Settings) -> dict[str, Places]:
         upstreams = frozenset(upstream for upstream, _ in routes)
         found[model] = Places(upstreams, frozenset(regions.get(name, "") for name in upstreams))
     return found
+
+
+def longest_of(settings: Settings) -> dict[str, int]:
+    """The most tokens of an answer, of models where that is configured."""
+    return {model.name: model.max_output_tokens for model in settings.models if model.max_output_tokens}
 
 
 def ceiling_of(settings: Settings) -> Ceiling:

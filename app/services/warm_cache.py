@@ -13,7 +13,7 @@ from app.domain.caching import CacheWish, Mode
 from app.domain.errors import Invalid
 from app.domain.request import TaskRequest
 from app.domain.task import Priority
-from app.domain.tokens import estimate
+from app.domain.tokens import LARGEST, OPEN_ANSWER, estimate
 from app.services.admit import Ceiling
 from app.services.check_request import Rules, check_model
 from app.services.ports import Clock
@@ -36,8 +36,16 @@ class WarmCache:
     """The use case."""
 
     def __init__(
-        self, database: Database, submit: SubmitTask, rules: Rules, ceiling: Ceiling, clock: Clock
+        self,
+        database: Database,
+        submit: SubmitTask,
+        rules: Rules,
+        ceiling: Ceiling,
+        clock: Clock,
+        longest: Mapping[str, int] | None = None,
     ) -> None:
+        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        self._longest = longest or {}
         self._database = database
         self._submit = submit
         self._rules = rules
@@ -76,7 +84,8 @@ class WarmCache:
 
     def _most(self, request: TaskRequest) -> tuple[int, str]:
         model = check_model(request.model, self._rules)
-        tokens = estimate(request.messages, request.parameters)
+        longest = self._longest.get(model, OPEN_ANSWER)
+        tokens = min(LARGEST, estimate(request.messages, request.parameters, longest))
         most = self._ceiling(model, tokens, self._clock.now())
         if most is None:
             raise Invalid(

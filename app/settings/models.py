@@ -165,6 +165,8 @@ class ModelSettings(HasTiers):
     retry: str = "default"
     # A word of yours for what stands behind the name; a new one lets every cached answer of the model be.
     version: str = ""
+    # The most tokens that it answers where a request sets no limit: what budgets reserve for it. Left out: 4,096.
+    max_output_tokens: Count | None = None
 
     def routes(self) -> tuple[tuple[Route, ...], ...]:
         """The tiers, references split at their first colon; a key alone serves the model by its own name."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.bodies import BatchBody, BatchLine, TaskBody
+from app.api.chat_bodies import ChatBody
 from app.api.validation import parse, parse_json
 from app.domain.errors import Invalid
 from app.domain.json_lines import lines
@@ -80,23 +81,13 @@ BAD_TASKS: list[tuple[Any, str | None, str, str]] = [
         "invalid_value",
         "move callback_url",
     ),
-    (
-        {**HELLO, "parameters": {"max_tokens": 0}},
-        "parameters.max_tokens",
-        "invalid_value",
-        "positive integer",
-    ),
-    (
-        {**HELLO, "parameters": {"max_tokens": "9"}},
-        "parameters.max_tokens",
-        "invalid_value",
-        "positive integer",
-    ),
-    (
-        {**HELLO, "parameters": {"max_tokens": True}},
-        "parameters.max_tokens",
-        "invalid_value",
-        "positive integer",
+    *(
+        ({**HELLO, "parameters": {name: value}}, f"parameters.{name}", "invalid_value", "positive integer")
+        for name, value in [
+            *((name, value) for name in ("max_tokens", "max_completion_tokens") for value in ("9", True, -2)),
+            *((name, value) for name in ("n", "best_of") for value in ("2", True, 0, -1, [2])),
+            *((name, value) for name in ("max_tokens", "n") for value in (0.5, 1.5, 2**31, 1e300)),
+        ]
     ),
     ({**HELLO, "priority": "urgent"}, "priority", "invalid_value", "'high', 'normal' or 'low'"),
     ({**HELLO, "callback_url": 1}, "callback_url", "invalid_type", "must be text"),
@@ -121,6 +112,31 @@ def test_a_bad_task_is_refused_by_the_name_of_its_field(
     refusal = refusal_of(TaskBody, body)
     assert (refusal.param, refusal.code, refusal.status) == (param, code, 400)
     assert part in refusal.message
+
+
+@pytest.mark.parametrize("body", [TaskBody, ChatBody])
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"max_tokens": None, "max_completion_tokens": 0, "n": None}, {}),
+        ({"max_tokens": -1, "max_completion_tokens": -1.0}, {}),
+        ({"max_tokens": 4096.0, "n": 2.0, "best_of": 3}, {"max_tokens": 4096, "n": 2, "best_of": 3}),
+        ({"max_tokens": 3000, "max_completion_tokens": 1}, {"max_tokens": 3000, "max_completion_tokens": 1}),
+    ],
+)
+def test_limits_of_an_answer_are_whole_numbers_or_left_out(
+    body: type[TaskBody], given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    """What sets no limit is not sent: upstreams refuse some of its forms, or take them for a limit."""
+    beside = given if body is ChatBody else {"parameters": given}
+    passed = parse(body, {"messages": SAID, **beside}).request().parameters
+    assert passed == sent
+    assert all(type(value) is int for value in passed.values())
+
+
+def test_a_wrong_limit_of_a_chat_is_refused_by_its_name() -> None:
+    refusal = refusal_of(ChatBody, {"messages": SAID, "n": "2"})
+    assert (refusal.param, refusal.status) == ("n", 400)
 
 
 BAD_BATCHES: list[tuple[Any, str | None, str, str]] = [

@@ -1,6 +1,7 @@
 """Budgets: reserved at submission, settled by what was used, and room in them asked for by all that runs again."""
 
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 from sqlalchemy import select
@@ -11,6 +12,7 @@ from tests.api.gatekeeping import failed, keep_budgets, later, made, spent
 from tests.api.world import Client, World
 from tests.stack import wait_until
 
+_names = count(1)
 pytestmark = pytest.mark.usefixtures("moved_on")
 
 
@@ -32,6 +34,35 @@ def test_a_budget_is_reserved_at_submission_and_settled_by_what_was_used(
     body = {"prompt": "x", "parameters": {"max_tokens": 4000}}
     assert alice.post("/v1/tasks", body, idempotency_key="k").status_code == 202
     assert spent(world, stranger) == []
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_completion_tokens": 1, "max_tokens": 3000},
+        {"max_completion_tokens": 3000, "max_tokens": 1},
+        {"max_tokens": 500, "n": 6},
+        {"max_tokens": 1, "tools": [{"type": "function", "function": {"description": "word " * 2000}}]},
+        {"max_tokens": 1, "something_new": "word " * 2000},
+        {},
+        {"max_tokens": -1},
+    ],
+)
+def test_no_request_is_cheaper_than_it_looks(
+    world: World, admin: Client, parameters: dict[str, object]
+) -> None:
+    """Nor is anything free for a client that was added a moment ago."""
+    world.client().submit()  # all limits have been read
+    name = f"dear-{next(_names)}-{world.database.dialect}"
+    limits = {"tokens_per_day": 2000}
+    key = admin.post("/v1/admin/clients", {"id": name, "limits": limits}).json["api_key"]
+    alice = Client(name, key, world.app.test_client())
+    refused = alice.post("/v1/tasks", {"prompt": "x", "parameters": parameters})
+    assert (refused.status_code, refused.json["error"]["code"]) == (402, "over_budget")
+    assert (
+        alice.post("/v1/batch", {"requests": [{"prompt": "x", "parameters": parameters}]}).status_code == 402
+    )
+    assert alice.post("/v1/tasks", {"prompt": "x", "parameters": {"max_tokens": 1500}}).status_code == 202
 
 
 def test_a_batch_over_budget_is_refused_in_whole_and_leaves_nothing(world: World, admin: Client) -> None:

@@ -1,5 +1,6 @@
 """POST /v1/tasks and looking at tasks."""
 
+import math
 from typing import Any
 
 import orjson
@@ -65,7 +66,7 @@ def test_parameters_and_messages_go_to_the_upstream_unchanged(world: World, alic
         "max_tokens": 7,
         "thinking": {"type": "enabled"},
     }
-    assert world.reservoir.published[0].estimate == 1 + 2 + 7  # 1 and 4 English characters, 2 Chinese
+    assert world.reservoir.published[0].estimate == math.ceil(30 * 0.3 + 2 * 0.6) + 7  # characters
 
 
 def test_a_waiting_task_says_where_it_stands(alice: Client) -> None:

@@ -182,3 +182,28 @@ def test_zones_are_named_networks() -> None:
     zones = {"office": parse_networks(["192.168.0.0/16"]), "lab": parse_networks(["192.168.7.0/24"])}
     assert zones_of("192.168.7.1", zones) == {"office", "lab"}
     assert zones_of(None, zones) == zones_of("x", zones) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("effect", "principal", "matches"),
+    [
+        ("allow", "user:alice", False),
+        ("allow", "user:*alice", False),
+        ("allow", "user:t1/alice", True),
+        ("allow", "user:t1/*", True),
+        ("allow", "user:*", True),
+        ("allow", "*", True),
+        ("allow", "user:t1", True),  # the team itself
+        ("deny", "user:alice", True),
+        ("deny", "user:t1/alice", True),
+        ("deny", "user:bob", False),
+    ],
+)
+def test_a_name_given_by_a_team_gains_nothing_and_loses_what_is_denied(
+    effect: str, principal: str, matches: bool
+) -> None:
+    facts = Facts(at=0.0, action="tasks:write", client="c", team="t1", user="t1/alice", model="m")
+    policy = parse_policy({"effect": effect, "principal": [principal]}, "p")
+    other = "deny" if effect == "allow" else "allow"
+    allowed = evaluate([policy], facts, other).allowed
+    assert allowed is (matches if effect == "allow" else not matches)

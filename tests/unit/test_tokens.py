@@ -4,13 +4,23 @@ import math
 import random
 from collections import deque
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.quota import Quota, token_bucket
 from app.domain.token_learner import TokenBook, TokenLearner, TokensUsed
-from app.domain.tokens import DEFAULT_ANSWER, estimate, text_tokens
+from app.domain.tokens import (
+    DEFAULT_ANSWER,
+    OPEN_ANSWER,
+    PER_MEDIA,
+    asked_for,
+    estimate,
+    prompt_tokens,
+    text_tokens,
+)
+from app.simulator.requests import Model, read_chat_request
 
 USER = "user"
 
@@ -32,20 +42,116 @@ def test_english_counts_three_tenths_and_chinese_six_tenths(text: str, tokens: f
     assert text_tokens(text) == pytest.approx(tokens)
 
 
-def test_the_answer_is_what_the_request_allows_or_512() -> None:
-    messages = [{"role": USER, "content": "a" * 100}]
-    assert estimate(messages, {}) == 30 + DEFAULT_ANSWER == 542
-    assert estimate(messages, {"max_tokens": 5}) == 35
-    assert estimate(messages, {"max_tokens": 5, "max_completion_tokens": 7}) == 37
-    assert estimate(messages, {"max_tokens": None}) == 542
+MESSAGES = [{"role": USER, "content": "a" * 100}]
 
 
-def test_texts_inside_parts_and_tools_count_but_images_do_not() -> None:
-    image = {"type": "x", "image_url": {"url": "data:" + "a" * 10_000}}
-    text = {"text": "a" * 10}
-    tool = {"function": {"description": "b" * 20}}
-    counted = estimate([{"role": USER, "content": [text, image]}], {"tools": [tool], "max_tokens": 1})
-    assert counted == math.ceil((10 + 1 + 20) * 0.3) + 1
+@pytest.mark.parametrize(
+    ("parameters", "answers"),
+    [
+        ({}, DEFAULT_ANSWER),
+        ({"max_tokens": None}, DEFAULT_ANSWER),
+        ({"max_tokens": -1}, DEFAULT_ANSWER),
+        ({"max_tokens": 0}, DEFAULT_ANSWER),
+        ({"max_tokens": True}, DEFAULT_ANSWER),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5.0}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_completion_tokens": 1, "max_tokens": 3000}, 3000),
+        ({"max_tokens": 5, "n": 3}, 15),
+        ({"max_tokens": 5, "n": 2, "best_of": 4}, 20),
+        ({"n": 128}, 128 * DEFAULT_ANSWER),
+    ],
+)
+def test_answers_count_by_the_larger_limit_times_their_number(
+    parameters: dict[str, object], answers: int
+) -> None:
+    assert estimate(MESSAGES, parameters) == math.ceil(104 * 0.3) + answers
+    asked = asked_for(parameters)
+    assert asked == answers or (asked == 0 and answers == DEFAULT_ANSWER), "what learning takes it apart by"
+
+
+def test_an_open_answer_counts_as_long_as_the_caller_says() -> None:
+    assert estimate(MESSAGES, {}, OPEN_ANSWER) == estimate(MESSAGES, {}) + OPEN_ANSWER - DEFAULT_ANSWER
+    assert estimate(MESSAGES, {"max_tokens": 5}, OPEN_ANSWER) == estimate(MESSAGES, {"max_tokens": 5})
+
+
+JUNK = "some words " * 1000
+DATA = "QUJD" * 500_000  # 2 MB
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "description": JUNK}}]},
+        {"functions": [{"name": JUNK}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {JUNK: {}}}}},
+        {"prediction": {"type": "content", "content": JUNK}},
+        {"stop": [JUNK]},
+        {"something_new": JUNK},
+        {JUNK: 1},
+        {"user": JUNK},
+        {"tool_choice": {"function": {"name": JUNK}}},
+        {"temperature": {"x": JUNK}},
+        {"something_new": list(range(3000))},
+    ],
+)
+def test_whatever_may_be_read_as_prompt_counts(parameters: dict[str, object]) -> None:
+    assert prompt_tokens(MESSAGES, parameters) >= prompt_tokens(MESSAGES, {}) + 3000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": JUNK, "content": "x"},
+        {"role": USER, "content": "x", "name": JUNK},
+        {"role": USER, "content": "x", JUNK: None},
+        {"role": USER, "content": [{"type": "image_url", "image_url": {"url": JUNK}}]},
+        {"role": USER, "content": [{"type": "image_url", "image_url": {"url": f"data:image/png,{JUNK}"}}]},
+        {
+            "role": USER,
+            "content": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,QQ== {JUNK}"}}],
+        },
+        {"role": USER, "content": [{"type": "image_url", "image_url": {"url": "https://x/", "junk": JUNK}}]},
+        {"role": USER, "content": [{"type": "file", "file": {"file_data": JUNK}}]},
+        {"role": USER, "content": f"data:image/png;base64,QUJD {JUNK}"},
+        {"role": USER, "content": "data:image/png;base64,a\n" + JUNK.replace(" ", "\n")},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": JUNK}}]},
+    ],
+)
+def test_nothing_hides_in_a_message(message: dict[str, object]) -> None:
+    assert prompt_tokens([message], {}) >= 3000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{DATA}", "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_data": DATA}},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}},
+        {"type": "image_url", "image_url": f"data:image/svg+xml;charset=utf-8;base64,{DATA}"},
+        {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}},
+        {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{DATA}"}},
+        {"type": "input_audio", "input_audio": {"data": DATA, "format": "wav"}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}},
+        {"type": "file", "file": {"file_id": "file_1"}},
+        {"type": "text", "text": f"![a picture](data:image/png;base64,{DATA})"},
+    ],
+)
+def test_an_image_or_a_file_counts_a_fixed_figure_however_long_its_data_is(part: dict[str, object]) -> None:
+    one, two = (prompt_tokens([{"role": USER, "content": [part] * count}], {}) for count in (1, 2))
+    assert PER_MEDIA <= one < PER_MEDIA + 50
+    assert 2 * PER_MEDIA <= two < 2 * PER_MEDIA + 100
+
+
+def test_settings_are_no_prompt() -> None:
+    plain = {
+        "temperature": 0.5,
+        "seed": 7,
+        "reasoning_effort": "high",
+        "stream": False,
+        "tool_choice": "auto",
+    }
+    assert prompt_tokens(MESSAGES, plain) == prompt_tokens(MESSAGES, {})
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
@@ -68,6 +174,43 @@ def test_any_json_has_an_estimate_of_at_least_one(
     messages: list[dict[str, object]], rest: dict[str, object]
 ) -> None:
     assert estimate(messages, rest) >= 1
+
+
+FIELDS = st.sampled_from(
+    ["tools", "n", "best_of", "stop", "response_format", "image_url", "data", "user", "temperature", "x"]
+)
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=4), max_size=3),
+    st.dictionaries(FIELDS | st.text(max_size=8), JSON, max_size=5),
+    st.dictionaries(FIELDS | st.text(max_size=8), JSON, max_size=5),
+)
+def test_adding_fields_never_lowers_the_estimate(
+    messages: list[dict[str, object]], some: dict[str, object], more: dict[str, object]
+) -> None:
+    """But for limits of the answer, which are there to lower it."""
+    limits = ("max_tokens", "max_completion_tokens")
+    some = {name: value for name, value in some.items() if name not in limits}
+    assert estimate(messages, {**more, **some}) >= estimate(messages, some)
+    grown = [{**more, **message} for message in messages]
+    assert estimate(grown, some) >= estimate(messages, some)
+    assert estimate([*messages, more], some) >= estimate(messages, some)
+
+
+@given(
+    st.lists(st.text(max_size=60), min_size=1, max_size=4),
+    st.integers(1, 500),
+    st.sampled_from(["max_tokens", "max_completion_tokens"]),
+)
+def test_the_estimate_of_a_capped_answer_covers_what_the_simulator_bills(
+    texts: list[str], limit: int, name: str
+) -> None:
+    messages = [{"role": USER, "content": text} for text in texts]
+    body = orjson.dumps({"model": "m", "messages": messages, name: limit})
+    request = read_chat_request(body, {"m": Model()}, 404)
+    assert request.max_tokens == limit
+    assert estimate(messages, {name: limit}) >= request.prompt_tokens + limit
 
 
 def test_a_plain_message_counts_as_one_that_is_searched() -> None:
