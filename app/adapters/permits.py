@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -13,29 +14,64 @@ from app.domain.errors import RedisUnreachable
 from app.services.ports import WorkerReport
 
 STALE = 2.0  # seconds from release in which a permit must be redeemed
+SOON = 0.1  # seconds from the count of a send to the send that the buckets leave room for (prelude.lua)
+LATE_FOR = 10.0  # seconds after a call that came later, in which sends are counted only when they come
 _CHUNK = 100
 
 
 class RedisPermits:
-    """Implements the Permits port."""
+    """Implements the Permits port.
 
-    def __init__(self, scripts: Scripts, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    Sends are counted with the exchange of the permit: one call of Redis for both. Where this process or the database
+    is slow, calls that were counted one by one would leave together, with later ones: those are counted again as they
+    leave, and for a while all are counted only then.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._scripts = scripts
         self._sleep = sleep
+        self._monotonic = monotonic
+        self._late_until = -1e18
 
     def redeem(self, task_id: str, worker: str) -> Permit | Refused:
         """Exchange a permit for the right to send within 2 s. Waits the moment that keeps sends from bunching."""
         while True:
+            asked = self._monotonic()
+            at_once = asked >= self._late_until
             try:
-                word, *rest = self._scripts.run("redeem", task_id, worker, STALE)
+                word, *rest = self._scripts.run("redeem", task_id, worker, STALE, "1" if at_once else "")
             except RedisUnreachable:
                 return Refused(task_id, "unreachable")
             if word == b"later":
                 self._sleep(float(rest[0]) + 0.001)
             elif word == b"ok":
-                return _permit(task_id, rest)
+                return replace(_permit(task_id, rest), counted_at=asked if at_once else None)
             else:
                 return Refused(task_id, word.decode())
+
+    def may_send(self, permit: Permit, send_by: float) -> bool:
+        """Whether its call may be sent now. Waits until it may, or until it no longer can before `send_by`."""
+        now = self._monotonic()
+        if permit.counted_at is not None:
+            if now - permit.counted_at <= SOON:
+                return True
+            self._late_until = now + LATE_FOR
+        while now < send_by:
+            try:
+                word, *rest = self._scripts.run("send", *permit.quotas)
+            except RedisUnreachable:
+                return False
+            if word != b"later":
+                return bool(word == b"ok")
+            self._sleep(float(rest[0]) + 0.001)
+            now = self._monotonic()
+        return False
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """End permits, brake, report and tell waiters, 100 a call. Raises RedisUnreachable."""

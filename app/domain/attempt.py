@@ -46,6 +46,8 @@ class Permit:
     quotas: tuple[str, ...]
     estimate: int
     released_at: float  # gate time, Unix seconds
+    # On the worker's monotonic clock, when its send was counted on its quotas; None: it is counted when it comes.
+    counted_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

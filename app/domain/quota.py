@@ -2,7 +2,8 @@
 
 `rpm = N` promises at most N sends in any 60 s. Releases are paced by a token bucket of `size` and `rate`; between
 release and send up to JITTER seconds may pass, so a window of 60 s of sends holds the releases of 60 s + JITTER at
-most: `size + rate * (60 + JITTER) < N + 1` keeps the promise, since a window holds whole calls only.
+most: `size + rate * (60 + JITTER) < N + 1` keeps the promise, since a window holds whole calls only. A call that takes
+longer is counted anew when it is sent (app/adapters/permits.py).
 """
 
 from __future__ import annotations

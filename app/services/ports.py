@@ -64,6 +64,9 @@ class Permits(Protocol):
     def redeem(self, task_id: str, worker: str) -> Permit | Refused:
         """Exchange a released task's permit for the right to send within 2 s."""
 
+    def may_send(self, permit: Permit, send_by: float) -> bool:
+        """Just before the send: whether it may come now. Waits for that, at the latest until `send_by` (monotonic)."""
+
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """End permits and tell waiters of ended tasks. Raises Unreachable; the caller keeps and repeats."""
 

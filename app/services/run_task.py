@@ -33,6 +33,7 @@ log = structlog.get_logger("penstock.worker")
 
 SEND_WITHIN = 2.0  # seconds from asking for the permit
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between tries to record
+_TOO_LATE = Fault(Trouble.NOT_SENT, "Its turn to be sent did not come in time.")
 _MOST_REFUSALS = 3  # of an ending by a database that answers; then it is recorded without its content
 
 
@@ -146,7 +147,7 @@ class RunTask:
 
         1. Redeem its permit; refused, the message is dropped: the leader puts the task back.
         2. Claim its row; if that cannot be had, the permit goes back unused.
-        3. Call, within 2 s of asking for the permit. 4. Classify and decide.
+        3. Call, within 2 s of asking for the permit and when no limit is in the way. 4. Classify and decide.
         5. Record, however long the database takes. 6. Settle the permit.
         """
         with (
@@ -223,11 +224,13 @@ class RunTask:
         return None
 
     def _call(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> _Called:
-        begun, permit = self.clock.monotonic(), claimed.permit
+        permit = claimed.permit
+        may_send = self.permits.may_send(permit, send_by)
+        begun = self.clock.monotonic()
         with self.tracer.span(
             "call", upstream=permit.upstream, key=permit.key, model=permit.upstream_model
         ) as span:
-            back = self._back(claimed, send_by, passing)
+            back = self._back(claimed, send_by, passing) if may_send else _TOO_LATE
             seconds = self.clock.monotonic() - begun
             verdict = self._classify(claimed, back)
             span.tell(

@@ -43,9 +43,15 @@ class FakeGate:
         self.settled: list[Settlement] = []
         self.away_for = 0
         self.tried: Callable[[], object] = lambda: None
+        self.lets_send = True
+        self.asked_to_send: list[float] = []
 
     def redeem(self, task_id: str, worker: str) -> Permit | Refused:
         return self.permits.pop(task_id, None) or Refused(task_id, self.refusal)
+
+    def may_send(self, permit: Permit, send_by: float) -> bool:
+        self.asked_to_send.append(send_by)
+        return self.lets_send
 
     def settle(self, settlements: list[Settlement]) -> None:
         self.tried()
@@ -176,6 +182,16 @@ def test_a_row_that_cannot_be_had_returns_the_permit_unused(world: World, error:
     assert (settlement.outcome, settlement.called, settlement.ended) == (Outcome.RETURNED, False, False)
     assert world.upstream.send_by == []
     assert world.state.database_answers == (not isinstance(error, DatabaseUnreachable))
+
+
+def test_a_call_whose_turn_to_be_sent_does_not_come_is_not_sent_and_goes_back_at_once(world: World) -> None:
+    world.gate.lets_send = False
+    assert world.run() == ("again", "returned")
+    assert (world.gate.asked_to_send, world.upstream.send_by) == ([1002.0], [])
+    (ending,) = world.rows.ended
+    assert (ending.called, ending.counts, ending.available_at) == (False, False, NOW)
+    settlement = world.settlement()
+    assert (settlement.outcome, settlement.called) == (Outcome.RETURNED, False)
 
 
 def test_the_call_may_be_sent_within_two_seconds_of_asking_for_the_permit(world: World) -> None:

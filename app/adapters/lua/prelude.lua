@@ -85,8 +85,9 @@ local function quota(id, now)
   if q.rate then
     -- Calls never owe: what lies below nothing was written in error, and would stop the quota for as long.
     q.level = math.min(q.size, math.max(0, q.level or 0) + passed * q.rate)
-    -- What may be sent, as against released: a quarter of a second more, for the jitter in between.
-    q.sent_size = q.size + 0.25 * q.rate
+    -- What may be sent, as against released: 0.15 s' worth more, for the jitter in between. Another 0.1 s may pass from
+    -- here to the send (permits.py): together what the size of the bucket leaves room for (quota.py).
+    q.sent_size = q.size + 0.15 * q.rate
     q.sent = math.min(q.sent_size, math.max(0, q.sent or q.sent_size) + passed * q.rate)
   end
   if q.token_rate then q.tokens = math.min(q.token_size, (q.tokens or 0) + passed * q.token_rate) end
@@ -114,6 +115,21 @@ local function take(q, estimate)
   if q.rate then q.level = q.level - 1 end
   if q.token_rate then q.tokens = q.tokens - estimate end
   q.changed = true
+end
+
+-- Counts a send that comes now on its quotas. Gives back the seconds until it may come, where sends would bunch.
+local function count_send(names, now)
+  local pause = 0
+  for _, name in ipairs(names) do
+    local q = quota(name, now)
+    if q.rate and q.sent < 1 then pause = math.max(pause, (1 - q.sent) / q.rate) end
+  end
+  if pause > 0 then return pause end
+  for _, name in ipairs(names) do
+    local q = quota(name, now)
+    if q.rate then q.sent = q.sent - 1; q.changed = true end
+  end
+  store_quotas()
 end
 
 -- Ends a permit. `used` tokens: nil keeps the reservation; `called` false gives everything back.

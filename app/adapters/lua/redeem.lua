@@ -1,7 +1,8 @@
--- Exchanges a permit for the right to send within 2 s. ARGV: task id, worker, age in seconds at which it is stale.
+-- Exchanges a permit for the right to send within 2 s. ARGV: task id, worker, age in seconds at which it is stale,
+-- whether its send is counted at once ('1') or when it comes, by send.lua ('').
 -- Gives back {'ok', permit}, {'later', seconds} (sends would bunch: ask again), or {reason}.
 -- A refused permit ends here; its task is put back by the leader.
-local id, worker, stale = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local id, worker, stale, at_once = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 if not same_epoch() then return {'epoch'} end
 local stored = redis.call('HGET', PERMITS, id)
 if not stored then return {'missing'} end
@@ -18,21 +19,15 @@ local function refuse(reason)
 end
 
 if now - permit.t > stale then return refuse('stale') end
-local pause = 0
 for _, name in ipairs(permit.q) do
   local q = quota(name, now)
   if q.braked_until > now and q.braked_at >= permit.t then return refuse('braked') end
-  if q.rate and q.sent < 1 then pause = math.max(pause, (1 - q.sent) / q.rate) end
 end
-if pause > 0 then
+local pause = at_once and count_send(permit.q, now)
+if pause then
   if now + pause - permit.t > stale then return refuse('stale') end
   return {'later', seconds(pause)}
 end
-for _, name in ipairs(permit.q) do
-  local q = quota(name, now)
-  if q.rate then q.sent = q.sent - 1; q.changed = true end
-end
-store_quotas()
 permit.w = worker
 redis.call('ZREM', UNREDEEMED, id)
 redis.call('HSET', PERMITS, id, cjson.encode(permit))
