@@ -4,15 +4,20 @@ end that long polls do not hold up.
 
 from __future__ import annotations
 
+import errno
+import re
+import selectors
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http import errors, wsgi
 from gunicorn.http.wsgi import Response
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.api.errors import envelope
 from app.api.paced_reading import TooSlow, paced_parser
@@ -26,14 +31,154 @@ _STATUSES = (
     (errors.UnsupportedTransferCoding, 501, "Not Implemented"),
     (errors.ParseException, 400, "Bad Request"),
 )
+_REASONS = {status: reason for _, status, reason in _STATUSES}
 _NOTIFY_EVERY = 1.0  # seconds
+_HEAD_SECONDS = 8.0  # from the opening of a connection, or the first byte of a further request, to the head's end
+_LONGEST_HEAD = 64 * 1024  # bytes
+_READ = 16 * 1024  # bytes
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_NOBODY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+@dataclass(slots=True)
+class _Head:
+    """What has come of a request's head, and until when the rest is waited for."""
+
+    received: bytearray
+    deadline: float
+
+    @property
+    def whole(self) -> bool:
+        return _BLANK_LINE.search(self.received) is not None
 
 
 class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
-    """One thread for each request that is being served; kept-alive connections hold none."""
+    """One thread for each request that is being served; none for who is silent, or has not sent a whole head.
+
+    gunicorn gives a new connection a thread for 5 s, and a head one for as long as it takes.
+    """
 
     patience = 30.0  # seconds, see paced_reading.py
     _notified_at = -1e9
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._heads: dict[Any, _Head] = {}  # by connection, the one that ends first at the beginning
+
+    @property
+    def _head_seconds(self) -> float:
+        return min(_HEAD_SECONDS, self.patience)
+
+    def accept(self, listener: Any) -> None:
+        """Take a new connection; when there are as many as may be, the one that has kept us waiting longest goes."""
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_FILES and self._let_longest_go():
+                return
+            if error.errno not in _NOBODY:
+                raise
+            return
+        self.nr_conns += 1
+        self._await_head(TConn(self.cfg, sock, address, listener.getsockname()), b"")
+        if self.nr_conns >= self.worker_connections:
+            self._let_longest_go()
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        """A kept-alive connection begins another request."""
+        if conn in self.keepalived_conns:  # else it was let go a moment ago
+            self.poller.unregister(client)
+            self.keepalived_conns.remove(conn)
+            self._await_head(conn, b"")
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """A request was served. What the client has sent behind it is the beginning of the next."""
+        if fs.exception() is None and fs.result() and (ahead := conn.parser.unreader.take_buffered()):
+            self._await_head(conn, ahead)
+        else:
+            super().finish_request(conn, fs)
+
+    def murder_pending(self) -> None:
+        """Let those go whose head is late."""
+        now = time.monotonic()
+        while self._heads:
+            conn, head = next(iter(self._heads.items()))
+            if head.deadline > now:
+                return
+            self._forget(conn)
+            self._refuse(conn, head, 408)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """This process is to end: nobody is waited for beyond `deadline`."""
+        super()._cap_keepalive(deadline)
+        for head in self._heads.values():
+            head.deadline = min(head.deadline, deadline)
+
+    def _let_longest_go(self) -> bool:
+        """Close the connection whose head is waited for longest, else the kept-alive one that is idle longest."""
+        if self._heads:
+            conn = next(iter(self._heads))
+            self._forget(conn)
+        elif self.keepalived_conns:
+            conn = self.keepalived_conns.popleft()
+            self.poller.unregister(conn.sock)
+        else:
+            return False
+        self._close(conn)
+        return True
+
+    def _await_head(self, conn: Any, begun: bytes) -> None:
+        conn.sock.setblocking(False)
+        head = _Head(bytearray(begun), time.monotonic() + self._head_seconds)
+        if not self._go_on(conn, head):
+            self._heads[conn] = head
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_more, conn))
+
+    def _on_more(self, conn: Any, sock: Any) -> None:  # noqa: ARG002
+        if (head := self._heads.get(conn)) is not None:  # else it was let go a moment ago
+            self._go_on(conn, head)
+
+    def _go_on(self, conn: Any, head: _Head) -> bool:
+        """Read on; serve what is whole, close what has ended. Returns whether there is nothing more to wait for."""
+        waiting = not head.whole and self._read(conn, head)
+        if waiting and not head.whole and len(head.received) <= _LONGEST_HEAD:
+            return False
+        self._forget(conn)
+        if head.whole:
+            conn.head, conn.data_ready = bytes(head.received), True
+            self.enqueue_req(conn)
+        elif waiting:
+            self._refuse(conn, head, 431)
+        else:
+            self._close(conn)
+        return True
+
+    @staticmethod
+    def _read(conn: Any, head: _Head) -> bool:
+        """Take what is at hand. Returns whether more may come."""
+        try:
+            data = conn.sock.recv(_READ)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        head.received += data
+        return bool(data)
+
+    def _forget(self, conn: Any) -> None:
+        if self._heads.pop(conn, None) is not None:
+            self.poller.unregister(conn.sock)
+
+    def _refuse(self, conn: Any, head: _Head, status: int) -> None:
+        """Who has said nothing is told nothing."""
+        if head.received:
+            write_error(conn.sock, status, _REASONS[status])
+        self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def notify(self) -> None:
         """Tell gunicorn's master that this process lives, once a second: gunicorn would after each event."""
@@ -56,8 +201,8 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
         """
         if conn.parser is None:
             conn.parser = paced_parser(self.cfg, conn, self.patience)
-        else:
-            conn.parser.unreader.begin()
+        conn.parser.unreader.begin(self._head_seconds)
+        conn.parser.unreader.unread(conn.head)
         kept = super().handle(conn)
         if kept is False:
             with suppress(OSError):  # it is closed already
@@ -71,6 +216,7 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
 
         gunicorn's own, without hooks and an access log, which nobody has set here.
         """
+        conn.parser.unreader.allow(self.patience)
         response = None
         try:
             response, environ = wsgi.create(

@@ -26,13 +26,17 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
 
     def __init__(self, sock: socket.socket, patience: float) -> None:
         super().__init__(sock)
-        self._patience = patience
-        self.begin()
+        self.begin(patience)
 
-    def begin(self) -> None:
-        """Another request begins."""
+    def begin(self, patience: float) -> None:
+        """Another request begins, with so many seconds for its head."""
+        self._patience = patience
         self._read = 0
         self._waited = 0.0
+
+    def allow(self, patience: float) -> None:
+        """The rest of the request may keep us waiting for so many seconds."""
+        self._patience = patience
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes. Raises TooSlow."""

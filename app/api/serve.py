@@ -73,12 +73,16 @@ def options(how: Serving) -> dict[str, Any]:
         "workers": how.processes,
         "worker_class": worker_with(how.patience_seconds),
         "threads": how.threads,
-        "worker_connections": how.threads + 1024,  # kept-alive connections hold no thread
+        "worker_connections": how.threads + 1024,  # those that are idle, or have sent no whole head, hold no thread
         "keepalive": 75,  # longer than the pools of clients and proxies keep theirs
         "timeout": 60,  # of the process' own heartbeat, not of requests
         "graceful_timeout": int(how.graceful_seconds),
         "backlog": 2048,
         "limit_request_line": 8190,
+        # The application reads X-Forwarded-* itself. gunicorn would let any peer on loopback, such as what a proxy
+        # passes on, set the path by a header SCRIPT_NAME.
+        "forwarder_headers": "",
+        "forwarded_allow_ips": "",
         "preload_app": False,  # database connections and threads must be born after the fork
         "control_socket_disable": True,
         "accesslog": None,

@@ -19,7 +19,7 @@ def test_waiting_is_counted_over_all_reads_of_a_request_and_begins_anew_with_the
         theirs.sendall(b"d")
         with pytest.raises(TooSlow):  # too late: its time is over
             unreader.chunk()
-        unreader.begin()
+        unreader.begin(0.2)
         assert unreader.chunk() == b"d"
         assert ours.gettimeout() is None
 
@@ -36,3 +36,15 @@ def test_who_has_sent_much_may_pause_for_longer() -> None:
         timer.start()
         assert unreader.chunk() == b"y"
         timer.join()
+
+
+def test_a_head_has_its_own_patience_and_the_rest_of_the_request_another() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        unreader = PacedUnreader(ours, 60)
+        unreader.begin(0.05)
+        with pytest.raises(TooSlow):
+            unreader.chunk()
+        unreader.allow(60)
+        theirs.sendall(b"d")
+        assert unreader.chunk() == b"d"
