@@ -67,7 +67,7 @@ bench-list: .venv/.ready
 
 # make chaos TASKS=700 FAULTS=redis,postgres-frozen does some of them.
 TASKS ?= 5000
-FAULTS ?=
+FAULTS ?= $(CHAOS_FAULTS)
 
 chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (about half an hour)
 	@CHAOS_TASKS=$(TASKS) CHAOS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/chaos $(PYTEST)
