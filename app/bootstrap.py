@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import structlog
 from celery import Celery
 
 from app.adapters.callback_bell import CallbackBell
@@ -33,6 +34,7 @@ from app.adapters.request_rates import RedisRates
 from app.adapters.reservoir import RedisReservoir
 from app.adapters.streams import RedisStreamReader
 from app.adapters.why_board import ToldReasons
+from app.background_loop import count_failures
 from app.db.database import Database
 from app.db.sealing import use_vault
 from app.domain.callback_host import HostLimits
@@ -54,6 +56,8 @@ from app.services.send_alerts import SendAlerts
 from app.services.tell_places import admission_of, vault_of
 from app.services.watch_alerts import WatchAlerts
 from app.settings import ConfigError, Settings, load_settings, price_book
+
+log = structlog.get_logger("penstock.secrets")
 
 API_TIMEOUT = 0.25  # seconds: a submission never waits longer for Redis
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -91,9 +95,27 @@ class Penstock:
         newer.__dict__.update({name: self.__dict__[name] for name in _KEPT if name in self.__dict__})
         return newer
 
-    def follow(self, take: Callable[[Settings], object]) -> FollowConfiguration:
-        """Who hears of reloads."""
-        return FollowConfiguration(self.database, self.settings, lambda: read_settings(os.environ), take)
+    def follow(
+        self, take: Callable[[Settings], object], refresh: Callable[[], object] = lambda: None
+    ) -> FollowConfiguration:
+        """Who hears of reloads; `refresh` resolves again what secrets this process holds beside the vault's."""
+
+        def refreshed() -> None:
+            self._renew_vault()
+            refresh()
+
+        return FollowConfiguration(
+            self.database, self.settings, lambda: read_settings(os.environ), take, refreshed
+        )
+
+    def _renew_vault(self) -> None:
+        """Encrypt with what the references lead to now. One that fails leaves the vault as it is."""
+        try:
+            use_vault(vault_of(self.settings.storage, os.environ))
+        except ConfigError as error:
+            log.error(
+                "an encryption key cannot be resolved again, the old one stays in use", reason=str(error)
+            )
 
     @property
     def redis_url(self) -> str:
@@ -112,7 +134,9 @@ class Penstock:
     @cached_property
     def meters(self) -> Meters:
         """What this process counts."""
-        return Meters(self.settings.metrics.clients)
+        meters = Meters(self.settings.metrics.clients)
+        count_failures(meters.loop_failed)
+        return meters
 
     def show_meters(self) -> None:
         """Serve this process's figures where the environment says so. Raises ConfigError."""

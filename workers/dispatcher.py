@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -16,6 +17,7 @@ from queue import SimpleQueue
 import structlog
 
 from app.adapters.gate import EpochBroken, NotLeading
+from app.background_loop import BackgroundLoop
 from app.bootstrap import Penstock, from_environment
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.services.begin_epoch import begin_epoch
@@ -25,6 +27,8 @@ from workers.leader import Leader
 log = structlog.get_logger("penstock.dispatcher")
 
 POLL = 0.25  # seconds between a candidate's looks at the leader's beat
+JOIN = 5.0  # seconds for each loop of a leader that makes room; whoever takes longer ends when it can
+LONGEST = 2.0  # seconds between a loop's tries while something cannot be reached
 AGAIN = 0.5  # seconds after something could not be reached
 HEAL_EVERY = 1.0
 TAKE_BACK_EVERY = 0.25
@@ -75,10 +79,15 @@ def main(ready: Callable[[], object]) -> None:
     follow = parts.follow(lambda settings: life.hand_over(_leader(parts.renewed(settings))))
     follow.start()
     ready()
+    live(life, leader)
+    follow.close()
+
+
+def live(life: Life, leader: Leader) -> None:
+    """One leader after the other, until the end."""
     while not life.stop.is_set():
         leader = life.heir(leader)
         run(leader, life.over)
-    follow.close()
 
 
 def _leader(parts: Penstock) -> Leader:
@@ -88,14 +97,9 @@ def _leader(parts: Penstock) -> Leader:
 
 
 def run(leader: Leader, stop: threading.Event) -> None:
-    """Stand for leader, lead, and go on until `stop`; then make room for a successor."""
+    """Stand for leader, lead, and go on until `stop`; then make room for a successor, and leave no thread behind."""
     leading = threading.Event()
-    loops = [
-        threading.Thread(target=_feed, args=(leader, leading, stop), name="feeder", daemon=True),
-        threading.Thread(target=_heal, args=(leader, leading, stop), name="healer", daemon=True),
-        threading.Thread(target=_look, args=(leader, leading, stop), name="watcher", daemon=True),
-        threading.Thread(target=_test, args=(leader, leading, stop), name="tester", daemon=True),
-    ]
+    loops = _loops(leader, leading)
     watch = leader.parts.keep_alerts(may=leading.is_set)
     for loop in loops:
         loop.start()
@@ -105,15 +109,28 @@ def run(leader: Leader, stop: threading.Event) -> None:
             _lead(leader, leading, stop)
         except NotLeading:
             log.warning("another dispatcher leads now")
+        except EpochBroken:
+            stop.wait(AGAIN)  # under the next term another one is begun
         except (RedisUnreachable, DatabaseUnreachable) as error:
             log.warning("waiting", reason=str(error))
             stop.wait(AGAIN)
+        except Exception as error:  # noqa: BLE001 - whatever a turn met, the next one may do without
+            _failed(leader, stop, error)
         finally:
             leading.clear()
+    for loop in loops:
+        loop.stop()
     _resign(leader)
     watch.close()
+    leader.close()
     for loop in loops:
-        loop.join(5)
+        loop.join(JOIN)
+
+
+def _failed(leader: Leader, stop: threading.Event, error: Exception) -> None:
+    log.error("the leader met an error and goes on", exc_info=error)
+    leader.parts.meters.loop_failed("leader")
+    stop.wait(AGAIN)
 
 
 def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
@@ -134,6 +151,10 @@ def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> No
         except (RedisUnreachable, DatabaseUnreachable) as error:
             log.warning("waiting", reason=str(error))
             stop.wait(AGAIN)
+        except NotLeading:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a turn met, the next one may do without
+            _failed(leader, stop, error)
 
 
 def _release(leader: Leader, stop: threading.Event) -> None:
@@ -159,59 +180,41 @@ def _begin_epoch(leader: Leader, stop: threading.Event) -> None:
     )
 
 
-def _feed(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
-    _loop(
-        "feeder",
-        leading,
-        stop,
-        lambda: leader.gate.wait_for_wake("penstock:wake:feeder", leader.feed()),
-    )
+def _loops(leader: Leader, leading: threading.Event) -> list[BackgroundLoop]:
+    """What a leader does beside its turns."""
+    heal_due = 0.0
 
-
-def _heal(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
-    due = 0.0
+    def feed() -> None:
+        leader.gate.wait_for_wake("penstock:wake:feeder", leader.feed())
 
     def round_() -> None:
-        nonlocal due
+        nonlocal heal_due
         leader.gate.take_back(leader.stale)
-        if leader.clock.monotonic() >= due:
-            due = leader.clock.monotonic() + HEAL_EVERY
+        if leader.clock.monotonic() >= heal_due:
+            heal_due = leader.clock.monotonic() + HEAL_EVERY
             heal(leader.healing, _report)
-        stop.wait(TAKE_BACK_EVERY)
 
-    _loop("healer", leading, stop, round_)
+    def loop(name: str, once: Callable[[], object], every: float) -> BackgroundLoop:
+        def body() -> None:
+            if leading.wait(POLL):
+                _while_leading(once)
 
+        away = (RedisUnreachable, DatabaseUnreachable)
+        return BackgroundLoop(name, body, every=every, expected=away, backoff=(AGAIN, LONGEST))
 
-def _look(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
-    def once() -> None:
-        leader.watch.look()
-        stop.wait(LOOK_EVERY)
-
-    _loop("watcher", leading, stop, once)
-
-
-def _test(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
-    def once() -> None:
-        leader.watch.test()
-        stop.wait(TEST_EVERY)
-
-    _loop("tester", leading, stop, once)
+    return [
+        loop("feeder", feed, 0.0),
+        loop("healer", round_, TAKE_BACK_EVERY),
+        loop("watcher", leader.watch.look, LOOK_EVERY),
+        loop("tester", leader.watch.test, TEST_EVERY),
+    ]
 
 
-def _loop(name: str, leading: threading.Event, stop: threading.Event, once: Callable[[], object]) -> None:
-    while not stop.is_set():
-        if not leading.wait(POLL):
-            continue
-        try:
-            once()
-        except (NotLeading, EpochBroken):
-            stop.wait(POLL)
-        except (RedisUnreachable, DatabaseUnreachable) as error:
-            log.warning("waiting", loop=name, reason=str(error))
-            stop.wait(AGAIN)
-        except Exception:
-            log.exception("a loop met an error and goes on", loop=name)
-            stop.wait(AGAIN)
+def _while_leading(once: Callable[[], object]) -> None:
+    try:
+        once()
+    except (NotLeading, EpochBroken):
+        time.sleep(POLL)  # the leader's own loop sees to that
 
 
 def _report(step: str, error: Exception) -> None:

@@ -14,6 +14,7 @@ from app.api.file_lines import parse_line
 from app.api.house import rules_of
 from app.bootstrap import Penstock
 from app.db import clients
+from app.domain.errors import DatabaseUnreachable
 from app.domain.fairness import ClientShare
 from app.domain.task import Priority
 from app.services.abandon_calls import AbandonCalls
@@ -56,7 +57,7 @@ class Leader:
         self.clock = parts.clock
         self.database = parts.database
         self.reservoir = parts.patient_reservoir
-        self.gate = RedisGate(parts.scripts)
+        self.gate = RedisGate(parts.scripts, unreadable=parts.meters.set_aside)
         self.candidate = Candidate(self.gate, self.clock)
         self.governor = make_governor(parts.topology, parts.settings)
         self.learned = KeepLearned(self.database, self.governor, self.clock)
@@ -68,6 +69,7 @@ class Leader:
             self.gate.release_brake,
         )
         self.why = TellWhy(WhyBoard(parts.scripts))
+        self.tracing = TraceReleases(self.database, parts.tracer)
         self.dispatcher = Dispatcher(
             self.gate,
             parts.topology,
@@ -76,7 +78,7 @@ class Leader:
             wall=self.clock.now,
             why=self.why,
             watch=self.watch,
-            trace=TraceReleases(self.database, parts.tracer).released,
+            trace=self.tracing.released,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
         self.refeeding = RefeedTasks(self.database, self.reservoir)
@@ -94,8 +96,8 @@ class Leader:
             self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line, parts.meters
         )
         silence = 3 * parts.settings.worker.beat_seconds
-        holder = HoldConnections(self.database, self.clock)
-        self.intakes = RunIntakes(take_in, self.database, holder, self.clock)
+        self.holder = HoldConnections(self.database, self.clock)
+        self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)
         self.healing: list[Callable[[], object]] = [
             LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters, silence).tick,
             Expiry(self.database, self.reservoir, self.clock).tick,
@@ -130,6 +132,15 @@ class Leader:
     def upstream_of_key(self) -> Mapping[str, str]:
         """Each key's upstream."""
         return {key.name: key.upstream for key in self.parts.settings.keys}
+
+    def close(self) -> None:
+        """End the threads that it has started. What they had in hand is another's."""
+        self.tracing.close()
+        self.intakes.close()
+        try:
+            self.holder.close()
+        except DatabaseUnreachable:
+            pass  # it is found dead
 
     def feed(self) -> float:
         """One round of joining and feeding; gives back seconds until the next is due without a ring."""

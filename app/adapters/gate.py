@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+import redis
+import structlog
 
-from app.adapters.known_heads import KnownHeads, head_of
+from app.adapters.known_heads import KnownHeads
 from app.adapters.redis_scripts import Scripts
 from app.adapters.reservoir import MEMORY_SHARE, WINDOW_OF_ALL
 from app.domain.governor import CallReport
 from app.domain.outcome import Outcome
+from app.domain.place import read_place
 from app.domain.plan import Release, Waiting
 from app.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
 from app.domain.quota import Limits, QuotaState
@@ -21,7 +26,11 @@ from app.domain.running import RunningCall
 from app.domain.task import Step
 from app.domain.token_learner import TokensUsed
 
+T = TypeVar("T")
+log = structlog.get_logger("penstock.gate")
+
 WAKE = "penstock:wake"  # rung by whatever may let something go
+_DISTRUST_SECONDS = 30.0  # between two epochs that are ended because a script failed
 
 
 class NotLeading(Exception):
@@ -66,12 +75,17 @@ class RedisGate:
     term: str = ""
     limits: dict[str, Limits] = field(default_factory=dict)
     released_at: float = 0.0  # gate time of the last release
+    unreadable: Callable[[str, int], object] = lambda _kind, _count: None  # counts what was set aside
+    monotonic: Callable[[], float] = time.monotonic
     _heads: KnownHeads = field(default_factory=KnownHeads)
+    _quotas: tuple[str, ...] = ()  # those looked at
+    _keys: tuple[str, ...] = ()
+    _distrusted_at: float = -_DISTRUST_SECONDS
 
     def leader(self) -> tuple[str, str]:
         """The present term and its beat, each '' when there is none."""
-        term, beat = self.scripts.command("HMGET", "penstock:gate", "term", "beat")
-        return (term or b"").decode(), (beat or b"").decode()
+        term, beat = self._checked(lambda: self.scripts.command("HMGET", "penstock:gate", "term", "beat"))
+        return (term or b"").decode(errors="replace"), (beat or b"").decode(errors="replace")
 
     def take_lead(self, term: str, seen: str) -> bool:
         """Take the lead if `seen` still stands. Gives back whether it was won."""
@@ -128,21 +142,33 @@ class RedisGate:
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> Look:
         """Take a snapshot, and beat; when the doorbell rings, at the latest after `wait` seconds."""
         since = self._heads.since(self.term, heads)
+        self._quotas, self._keys = tuple(quotas), tuple(topology.keys)
         arguments: list[str | float] = [self.term, heads, 2000, since, *quotas]
         if wait > 0:
-            _, told = _held(self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
+            _, told = self._checked(lambda: self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
         else:
             _, told = self._run("snapshot", *arguments)
-        now, refeed, reports, flights, workers, whole, last, queues, rows = orjson.loads(told)
-        at = float(now)
+        now, refeed, reports, flights, workers, whole, last, queues, rows, aside = _loaded(told)
+        at, bad = float(now), Counter({kind: int(count) for kind, count in _pairs(aside)})
+        waiting = self._heads.told(at, heads, whole, last, queues, topology.models)
+        try:
+            states = {name: self._state(name, row, at) for name, row in zip(quotas, rows, strict=True)}
+            flying = {key: int(count) for key, count in _pairs(flights)}
+        except ValueError as error:
+            raise self._distrust(error) from error
+        crews = _readable(_worker, _pairs(workers))
+        heard = _readable(_report, ((report,) for report in reports))
+        self._set_aside(bad, [name for (name, _), crew in crews if crew is None])
+        bad["outcome"] += sum(report is None for _, report in heard)
+        self._say(bad)
         return Look(
             at,
-            self._heads.told(at, heads, whole, last, queues, topology.models),
-            {name: self._state(name, row, at) for name, row in zip(quotas, rows, strict=True)},
-            {key: int(count) for key, count in _pairs(flights)},
-            tuple(_worker(name, report) for name, report in _pairs(workers)),
+            waiting,
+            states,
+            flying,
+            tuple(crew for _, crew in crews if crew is not None),
             tuple(refeed),
-            tuple(_report(report) for report in reports),
+            tuple(report for _, report in heard if report is not None),
         )
 
     def release(self, releases: Sequence[Release]) -> list[str]:
@@ -195,8 +221,11 @@ class RedisGate:
         clock, skew = self.scripts.command("HMGET", "penstock:gate", "clock", "skew")
         before = float(clock or 0) - float(skew or 0) - age
         after, page = self.scripts.command("HSCAN", "penstock:permits", cursor, "COUNT", 500)
-        permits = {task_id.decode(): orjson.loads(permit) for task_id, permit in _pairs(page)}
-        return int(after), {t: int(p["n"]) for t, p in permits.items() if p.get("w") and p["t"] < before}
+        read = _readable(lambda task_id, permit: (task_id.decode(), orjson.loads(permit)), _pairs(page))
+        permits = [
+            known for _, known in read if known is not None
+        ]  # others are set aside when they are needed
+        return int(after), {t: int(p["n"]) for t, p in permits if _is_redeemed(p, before)}
 
     def placed(self, task_ids: Sequence[str]) -> list[bool]:
         """Whether each task has a place or a permit."""
@@ -227,10 +256,59 @@ class RedisGate:
 
     def wait_for_wake(self, doorbell: str, seconds: float) -> bool:
         """Block until the doorbell rings, at most `seconds`."""
-        return self.scripts.command("BLPOP", doorbell, max(0.001, round(seconds, 3))) is not None
+        rung = self._checked(
+            lambda: self.scripts.command("BLPOP", doorbell, max(0.001, round(seconds, 3))) or ()
+        )
+        return bool(rung)
 
     def _run(self, name: str, *arguments: str | float | bytes) -> Any:
-        return _held(self.scripts.run(name, *arguments))
+        return self._checked(lambda: self.scripts.run(name, *arguments))
+
+    def _checked(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return _held(ask())
+        except redis.exceptions.ResponseError as error:
+            raise self._distrust(error) from error
+
+    def _distrust(self, error: Exception) -> Exception:
+        """What Redis holds makes a script fail: end the epoch, once in a while. Returns what to raise."""
+        log.error("Redis holds what is not ours", error=str(error)[:200])
+        now = self.monotonic()
+        if now - self._distrusted_at < _DISTRUST_SECONDS:
+            return error
+        self._distrusted_at = now
+        lists = map(key_queue, self._keys)
+        answer = _held(self.scripts.run("distrust", self.term, len(self._quotas), *self._quotas, *lists))
+        self._say(Counter(structure=len(answer[1])), [name.decode(errors="replace") for name in answer[1]])
+        return EpochBroken()
+
+    def _set_aside(self, bad: Counter[str], workers: Sequence[str]) -> None:
+        """Take out what would be met again at the next look."""
+        queues, places = self._heads.bad_queues, self._heads.bad_places
+        for table, kind, names in (
+            ("penstock:workers", "worker", workers),
+            ("penstock:queues", "queue", queues),
+            ("penstock:place", "place", places),
+        ):
+            if names:
+                bad[kind] += len(names)
+                self._drop(table, names)
+        if places:  # their tasks are fed again
+            self.scripts.command("SADD", "penstock:refeed", *places)
+            self.scripts.command("HSET", "penstock:gate", "void", "1")
+
+    def _drop(self, table: str, names: Sequence[str]) -> None:
+        """Delete fields, and those whose names are no text at all."""
+        raw = [name.encode(errors="surrogatepass") for name in names]
+        if any("\ufffd" in name for name in names):
+            raw += [name for name in self.scripts.command("HKEYS", table) if not _is_text(name)]
+        self.scripts.command("HDEL", table, *raw)
+
+    def _say(self, bad: Mapping[str, int], names: Sequence[str] = ()) -> None:
+        for kind, count in bad.items():
+            if count:
+                self.unreadable(kind, count)
+                log.error("set aside what could not be read in Redis", kind=kind, count=count, names=names)
 
     def _state(self, name: str, row: Sequence[str | bool], now: float) -> QuotaState:
         level, tokens, at, flight, until = (float(v or 0) for v in row[:5])
@@ -292,9 +370,49 @@ def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> T
     """None where the upstream counted nothing, or the permit is of an epoch before."""
     if not used or not place or not list_:
         return None
-    head = head_of("", place)
+    head = read_place("", place)
     model, _ = parse_backlog_queue(list_.partition(SEPARATOR)[0])
     return TokensUsed(model, int(head.estimate), head.asked, *used)
+
+
+def _loaded(told: bytes) -> Any:
+    """The snapshot's text. Bytes that are no text come from others: what they stand in is read as garbage."""
+    try:
+        return orjson.loads(told)
+    except orjson.JSONDecodeError:
+        return orjson.loads(told.decode(errors="replace"))
+
+
+def _is_redeemed(permit: Any, before: float) -> bool:
+    """Whether it was redeemed, and released before an instant; not what is no permit."""
+    return (
+        isinstance(permit, dict)
+        and bool(permit.get("w"))
+        and isinstance(permit.get("t"), int | float)
+        and permit["t"] < before
+        and str(permit.get("n", "")).isdigit()
+    )
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _readable(
+    read: Callable[..., T], rows: Iterable[tuple[Any, ...]]
+) -> list[tuple[tuple[Any, ...], T | None]]:
+    """Each row with what was read in it; None for one that cannot be read."""
+    found: list[tuple[tuple[Any, ...], T | None]] = []
+    for row in rows:
+        try:
+            found.append((row, read(*row)))
+        except (ValueError, TypeError, LookupError, AttributeError):
+            found.append((row, None))
+    return found
 
 
 def _worker(name: str, report: str) -> WorkerState:

@@ -31,6 +31,8 @@ class RedisGauge:
             return self._look()
         except (redis.RedisError, OSError) as error:
             raise RedisUnreachable(f"Redis does not answer: {type(error).__name__}") from error
+        except (ValueError, TypeError, LookupError) as error:  # the leader sets that aside at its next look
+            raise RedisUnreachable(f"Redis holds what cannot be read: {type(error).__name__}") from error
 
     def _look(self) -> GateSight:
         clock, gate, queues, flights, workers, released, *quotas = self._first()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.domain.place import read_place
 from app.domain.plan import Head, Waiting
 from app.domain.queue import parse_backlog_queue
 
@@ -15,7 +16,13 @@ LOOKED = 128  # as in prelude.lua: behind so many heads changes are not told
 
 @dataclass(slots=True)
 class KnownHeads:
-    """Under one term. What it holds is a hint: a release of what is gone is refused, and told as a change."""
+    """Under one term. What it holds is a hint: a release of what is gone is refused, and told as a change.
+
+    `bad_queues` and `bad_places` (task ids) could not be read at the last telling, and are left out.
+    """
+
+    bad_queues: list[str] = field(default_factory=list)
+    bad_places: list[str] = field(default_factory=list)
 
     _by_queue: dict[str, tuple[Waiting, ...]] = field(default_factory=dict)
     _all: tuple[Waiting, ...] = ()
@@ -35,8 +42,9 @@ class KnownHeads:
     def told(
         self, at: float, depth: int, whole: bool, last: int, queues: Iterable[Any], models: Collection[str]
     ) -> tuple[Waiting, ...]:
-        """Take up an answer of snapshot.lua; gives back all lists. `whole`: it tells of every queue there is."""
-        changed = {name: _lists(name, rows, models) for name, rows in queues}
+        """Take up an answer of snapshot.lua; returns all lists. `whole`: it tells of every queue there is."""
+        self.bad_queues, self.bad_places = [], []
+        changed = {name: self._lists(name, rows, models) for name, rows in queues}
         if whole:
             self._by_queue, self._all_at = {}, at
         if whole or changed:
@@ -48,19 +56,30 @@ class KnownHeads:
         self._last, self._looked_at = last, at
         return self._all
 
+    def _lists(
+        self, name: str, rows: Iterable[Sequence[Any]], models: Collection[str]
+    ) -> tuple[Waiting, ...]:
+        try:
+            model, client = parse_backlog_queue(name)
+        except ValueError:
+            self.bad_queues.append(name)
+            return ()
+        if model not in models:
+            return ()
+        return tuple(
+            Waiting(name, model, client, int(step), int(length), self._heads(heads or ()))
+            for step, length, heads in rows
+        )
 
-def _lists(name: str, rows: Iterable[Sequence[Any]], models: Collection[str]) -> tuple[Waiting, ...]:
-    model, client = parse_backlog_queue(name)
-    if model not in models:
-        return ()
-    return tuple(
-        Waiting(name, model, client, int(step), int(length), tuple(map(head_of, heads[::2], heads[1::2])))
-        for step, length, heads in ((step, length, heads or []) for step, length, heads in rows)
-    )
+    def _heads(self, flat: Sequence[str]) -> tuple[Head, ...]:
+        try:  # nearly always all of them can be read
+            return tuple(map(read_place, flat[::2], flat[1::2]))
+        except ValueError:
+            return tuple(filter(None, map(self._head, flat[::2], flat[1::2])))
 
-
-def head_of(task_id: str, place: str) -> Head:
-    """A task by its entry in the place table."""
-    estimate, avoid, facts, sequence, prefix, _due, asked = (place + "||||||").split("|")[:7]
-    notes = tuple(avoid.split(",")) if avoid else ()
-    return Head(task_id, float(estimate), notes, facts, int(sequence or 0), int(asked or 0), prefix)
+    def _head(self, task_id: str, place: str) -> Head | None:
+        try:
+            return read_place(task_id, place)
+        except ValueError:
+            self.bad_places.append(task_id)
+            return None

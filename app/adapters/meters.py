@@ -10,7 +10,6 @@ decides for it when it is imported.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.values import ValueClass
 
+from app.background_loop import BackgroundLoop
 from app.domain.attempt import Ending
 from app.domain.folded import Folded
 from app.domain.money import PICOS_PER_UNIT
@@ -97,6 +97,8 @@ FIGURES: Sequence[Figure] = (
         (),
         _TICK,
     ),
+    Figure(Counter, "penstock_set_aside", "Entries in Redis that could not be read.", ("kind",)),
+    Figure(Counter, "penstock_loop_failures", "Errors of loops that go on.", ("loop",)),
     Figure(Gauge, "penstock_waiters", "Long polls that wait now."),
     Figure(Gauge, "penstock_database_connections", "Connections of the pool in use."),
     Figure(Gauge, "penstock_database_connections_limit", "Connections that the pool may have."),
@@ -118,8 +120,7 @@ class Meters:
         self._figures: dict[str, Any] = {figure.name: self._make(figure) for figure in FIGURES}
         self._known: dict[tuple[str, ...], Any] = {}
         self._watched: list[tuple[Any, Callable[[], float]]] = []
-        self._sampler: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._sampler = BackgroundLoop("meters", self._sample, every=SAMPLE_SECONDS)
 
     # -- what happened
 
@@ -170,6 +171,14 @@ class Meters:
         """The dispatcher took a turn."""
         self._of("penstock_dispatcher_tick_seconds").observe(seconds)
 
+    def set_aside(self, kind: str, count: int = 1) -> None:
+        """Something in Redis could not be read."""
+        self._of("penstock_set_aside", kind).inc(count)
+
+    def loop_failed(self, loop: str) -> None:
+        """What runs beside everything else met an error, and goes on."""
+        self._of("penstock_loop_failures", loop).inc()
+
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self._of("penstock_http_requests", method, route, str(status)).inc()
@@ -201,9 +210,7 @@ class Meters:
             gauge.set_function(read)
             return
         self._watched.append((gauge, read))
-        if self._sampler is None:
-            self._sampler = threading.Thread(target=self._sample, name="meters", daemon=True)
-            self._sampler.start()
+        self._sampler.start()
 
     def serve(self, address: str) -> None:
         """Show this process's own figures at HOST:PORT. Raises OSError when that is taken."""
@@ -212,7 +219,7 @@ class Meters:
 
     def close(self) -> None:
         """Look no more."""
-        self._closed.set()
+        self._sampler.stop()
 
     @cached_property
     def shared(self) -> bool:
@@ -220,11 +227,8 @@ class Meters:
         return bool(ValueClass._multiprocess)
 
     def _sample(self) -> None:
-        while True:
-            for gauge, read in list(self._watched):
-                gauge.set(read())
-            if self._closed.wait(SAMPLE_SECONDS):
-                return
+        for gauge, read in list(self._watched):
+            gauge.set(read())
 
     # -- the parts
 

@@ -85,7 +85,9 @@ class Scripts:
             pipe = self.client.pipeline(transaction=False)
             pipe.blpop(doorbell, max(0.001, round(seconds, 3)))
             pipe.evalsha(script.sha, 0, *arguments)
-            _, answer = pipe.execute(raise_on_error=False)
+            rung, answer = pipe.execute(raise_on_error=False)
+            if isinstance(rung, Exception):  # such as a doorbell that is no list: without it we would spin
+                raise rung
             if isinstance(answer, redis.exceptions.NoScriptError):
                 return script(args=arguments)
             if isinstance(answer, Exception):

@@ -8,7 +8,7 @@ from typing import cast
 from app.adapters.redis_scripts import Scripts
 from app.domain.attempt import Message, Refusal
 from app.domain.errors import RedisUnreachable
-from app.domain.task import NOT_DUE
+from app.domain.place import write_place
 from app.services.ports import Clock
 
 WINDOW = 50_000  # messages of a backlog queue
@@ -65,7 +65,7 @@ class RedisReservoir:
             if self._tell is not None:
                 channel, event = self._tell(m)
             front = "1" if m.front else ""
-            messages += (m.queue, int(m.step), m.task_id, _place(m), front, self._encode(m), event)
+            messages += (m.queue, int(m.step), m.task_id, write_place(m), front, self._encode(m), event)
         arguments = (term, *self._limits, channel, *messages)
         try:
             answer = self._scripts.run("publish", *arguments)
@@ -100,10 +100,3 @@ class RedisReservoir:
             self._scripts.command(*arguments)
         except RedisUnreachable:
             self._silent_until = self._clock.monotonic() + _PAUSE
-
-
-def _place(message: Message) -> str:
-    """What the place table says of a waiting task; `gate` reads it, `publish.lua` its due."""
-    avoid = ",".join(message.avoid)
-    due = "" if message.due >= NOT_DUE else f"{message.due:.3f}"
-    return f"{message.estimate}|{avoid}|{message.facts}|{message.sequence}|{message.prefix}|{due}|{message.asked or ''}"

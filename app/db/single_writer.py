@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from app.background_loop import END, BackgroundLoop
 from app.db.failures import busy, translated, unreachable
 from app.domain.errors import DatabaseUnreachable
 
@@ -37,7 +38,7 @@ class SingleWriter:
         self._engine = engine
         self._starting = threading.Lock()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._loop: BackgroundLoop | None = None
         self._process = 0
         self._closed = False
 
@@ -53,15 +54,15 @@ class SingleWriter:
     @property
     def writing(self) -> bool:
         """Whether this thread is the one that writes."""
-        return threading.current_thread() is self._thread
+        return self._loop is not None and self._loop.is_current
 
     def close(self) -> None:
         """Finish what waits, then stop."""
         with self._starting:
             self._closed = True
             self._queue.put(None)
-        if self._thread is not None and self._process == os.getpid():
-            self._thread.join()
+        if self._loop is not None and self._process == os.getpid():
+            self._loop.join(None)
         self._engine.dispose()
 
     def _start(self) -> None:
@@ -74,16 +75,18 @@ class SingleWriter:
             self._process = os.getpid()
             self._queue = SimpleQueue()
             self._engine.dispose(close=False)
-            self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
-            self._thread.start()
+            self._loop = BackgroundLoop("database-writer", self._next)
+            self._loop.start()
 
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            jobs = [job]
-            stop = self._take_waiting(jobs)
-            self._serve(jobs)
-            if stop:
-                return
+    def _next(self) -> object:
+        """Serve all that waits, once something does."""
+        job = self._queue.get()
+        if job is None:
+            return END
+        jobs = [job]
+        stop = self._take_waiting(jobs)
+        self._serve(jobs)
+        return END if stop else None
 
     def _take_waiting(self, jobs: list[_Job]) -> bool:
         """Add what waits; whether the end was among it."""

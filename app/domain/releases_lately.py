@@ -12,7 +12,7 @@ _SEEN = 5  # releases in it from which on it says more than what the limits let 
 
 @dataclass(slots=True)
 class Paces:
-    """Releases of each list in the last half minute."""
+    """Releases of each list in the last half minute. For one thread at a time."""
 
     _released: dict[tuple[str, int], deque[float]] = field(default_factory=dict)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Connection
 
+from app.background_loop import BackgroundLoop
 from app.db import workers
 from app.db.database import Database
 from app.domain.errors import DatabaseUnreachable
@@ -54,18 +54,17 @@ class BeatWorker:
         self._state = state
         self._clock = clock
         self._beat_due_at = 0.0  # monotonic
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="beat-worker", daemon=True)
+        self._loop = BackgroundLoop(
+            "beat-worker", self.tick, every=LOOK_SECONDS, backoff=(LOOK_SECONDS, LOOK_SECONDS)
+        )
 
     def start(self) -> None:
         """Begin to beat."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self, seconds: float) -> None:
         """Stop beating, and say goodbye if the database answers within about so long."""
-        self._stop.set()
-        self._thread.join(seconds)
-        if not self._thread.is_alive() and self._state.registered:
+        if self._loop.close(seconds) and self._state.registered:
             self._try(self._goodbye)
 
     def tick(self) -> None:
@@ -79,14 +78,6 @@ class BeatWorker:
                 self._beat_due_at = self._clock.monotonic() + self._beat_seconds
         else:
             self._look()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.tick()
-            except Exception:
-                log.exception("a beat failed")
-            self._stop.wait(LOOK_SECONDS)
 
     def _beat(self, conn: Connection) -> None:
         """What is held of rows that are not ours any more goes on: its result is offered all the same."""

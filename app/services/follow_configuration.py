@@ -1,16 +1,16 @@
-"""Read the configuration again when a reload was asked for: one follower in every process.
+"""Read the configuration again when a reload was asked for, and secrets when that was: one follower in every process.
 
 What cannot be read, or be taken, is refused with its line and its mend; the old one stays in force.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import structlog
 
-from app.db.configuration import generation
+from app.background_loop import BackgroundLoop
+from app.db.configuration import asked
 from app.db.database import Database
 from app.domain.errors import Unreachable
 from app.settings import ConfigError, Settings
@@ -29,51 +29,52 @@ class FollowConfiguration:
         current: Settings,
         load: Callable[[], Settings],
         take: Callable[[Settings], object],
+        refresh: Callable[[], object] = lambda: None,
     ) -> None:
+        """`refresh` resolves secrets again: what a reference leads to may change while the reference stays."""
         self._database = database
         self._current = current
         self._load = load
         self._take = take
-        self._seen: int | None = (
-            None  # at the first look the file is read in any case: it may have changed since
+        self._refresh = refresh
+        # At the first look all is read in any case: it may have changed since.
+        self._seen: tuple[int, int] | None = None
+        self._loop = BackgroundLoop(
+            "configuration",
+            self.tick,
+            every=EVERY_SECONDS,
+            expected=(Unreachable,),
+            backoff=(EVERY_SECONDS, EVERY_SECONDS),
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="configuration", daemon=True)
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """Follow no more."""
-        self._stop.set()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(5)
+        self._loop.close()
 
     def tick(self) -> bool:
-        """Look once. Gives back whether another configuration was taken. Raises Unreachable."""
-        number = self._database.read(generation)
+        """Look once. Returns whether another configuration was taken. Raises Unreachable."""
+        number = self._database.read(asked)
         if number == self._seen:
             return False
-        try:
-            settings = self._load()
-            changed = settings != self._current
-            if changed:
-                self._take(settings)
-                self._current = settings
-                log.info("another configuration is in force", generation=number)
-        except ConfigError as error:
-            changed = False
-            log.error("not reloaded, the configuration in use stays", reason=str(error))
+        changed = (self._seen is None or number[0] != self._seen[0]) and self._reload(number[0])
+        self._refresh()
         self._seen = number
         return changed
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.tick()
-            except Unreachable:
-                pass  # it is asked again
-            except Exception:
-                log.exception("a reload failed, the configuration in use stays")
-            self._stop.wait(EVERY_SECONDS)
+    def _reload(self, number: int) -> bool:
+        """Whether another configuration was taken."""
+        try:
+            settings = self._load()
+            if settings == self._current:
+                return False
+            self._take(settings)
+        except ConfigError as error:
+            log.error("not reloaded, the configuration in use stays", reason=str(error))
+            return False
+        self._current = settings
+        log.info("another configuration is in force", generation=number)
+        return True

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
+from app.background_loop import BackgroundLoop
 from app.db import holders, waiting_calls
 from app.db.database import Database
 from app.db.waiting_calls import WaitingCall
@@ -45,8 +46,14 @@ class HoldConnections:
         self._grace = grace
         self._look_every = look_every
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._loop = BackgroundLoop(
+            "hold-connections",
+            self.beat,
+            every=BEAT_SECONDS,
+            at_once=False,
+            backoff=(BEAT_SECONDS, BEAT_SECONDS),
+        )
+        self._begun = False
         self._answered: list[tuple[str, str]] = []
 
     def new_call(self, task_id: str, client_id: str, fingerprint: str) -> WaitingCall:
@@ -77,7 +84,7 @@ class HoldConnections:
             dead = _dead({name: beat for name, beat in held.items() if name and name != self.id}, silence, at)
             if dead:
                 self._free(client_id, fingerprint, dead)
-            elif self._stop.wait(self._look_every):
+            elif self._loop.wait(self._look_every):
                 return None
 
     def _free(self, client_id: str, fingerprint: str, dead: list[str]) -> None:
@@ -104,17 +111,16 @@ class HoldConnections:
     def start(self) -> None:
         """Make this process known and begin to beat, unless it does. Raises DatabaseUnreachable."""
         with self._lock:
-            if self._thread is not None or self._stop.is_set():
+            if self._begun or self._loop.stopping:
                 return
             self._database.write(lambda conn: holders.beat(conn, self.id, self._clock.now()))
-            self._thread = threading.Thread(target=self._run, name="hold-connections", daemon=True)
-            self._thread.start()
+            self._begun = True
+            self._loop.start()
 
     def close(self) -> None:
         """Say goodbye: calls that were not answered are free from now on."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._loop.close()
+        if self._begun:
             self.beat(last=True)
 
     def beat(self, *, last: bool = False) -> None:
@@ -134,10 +140,6 @@ class HoldConnections:
         except DatabaseUnreachable:
             with self._lock:
                 self._answered += answered
-
-    def _run(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            self.beat()
 
 
 def _dead(others: Mapping[str, int | None], silence: Silence, at: float) -> list[str]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
-
+from app.background_loop import BackgroundLoop
 from app.db.alerts import note_vitals
 from app.db.database import Database
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.domain.sight import GateSight
 from app.services.ports import Clock
 from app.services.watch_alerts import WatchAlerts
-
-log = structlog.get_logger("penstock.alerts")
 
 VITALS_SECONDS = 10.0
 _NO_BEAT = 4.0  # seconds after which nobody leads
@@ -85,18 +81,23 @@ class KeepAlerts:
         self._vitals = vitals
         self._watch = watch
         self._may = may
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+        every = watch.watching.every if watch is not None else VITALS_SECONDS
+        self._loop = BackgroundLoop(
+            "alerts",
+            self.tick,
+            every=every,
+            at_once=False,
+            expected=(DatabaseUnreachable,),
+            backoff=(every, every),
+        )
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """End, and leave the watch to others."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._loop.close()
         if self._watch is not None:
             self._watch.leave()
             self._watch.sending.close()
@@ -109,13 +110,3 @@ class KeepAlerts:
                 self._watch.tick()
             else:
                 self._watch.leave()
-
-    def _run(self) -> None:
-        every = self._watch.watching.every if self._watch is not None else VITALS_SECONDS
-        while not self._stop.wait(every):
-            try:
-                self.tick()
-            except DatabaseUnreachable as error:
-                log.warning("alerts wait for the database", reason=str(error))
-            except Exception:
-                log.exception("a look at alerts failed")

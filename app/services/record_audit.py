@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 import structlog
 
+from app.background_loop import BackgroundLoop
 from app.db.audit import write_audit
 from app.db.database import Database
 from app.domain.audit import Entry
@@ -27,8 +29,7 @@ class RecordAudit:
         self._entries: deque[Entry] = deque()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop = BackgroundLoop("audit", self.flush, every=EVERY_SECONDS, at_once=False)
         self._dropped = 0
 
     def add(self, entry: Entry) -> None:
@@ -38,9 +39,7 @@ class RecordAudit:
                 self._entries.popleft()
                 self._dropped += 1
             self._entries.append(entry)
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-                self._thread.start()
+        self._loop.start()
 
     def add_now(self, entry: Entry) -> None:
         """Write an entry, and whatever waits before it. While the database is away it waits with the others."""
@@ -55,14 +54,9 @@ class RecordAudit:
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
-        self._stop.set()
+        self._loop.stop()
         self.flush()
-        if self._thread is not None:
-            self._thread.join(5)
-
-    def _run(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
-            self.flush()
+        self._loop.join()
 
     def _write_some(self) -> bool:
         with self._lock:
@@ -73,10 +67,25 @@ class RecordAudit:
         if not entries:
             return False
         try:
-            self._database.write(lambda conn: write_audit(conn, entries))
+            self._write(entries)
         except PenstockError as error:
             with self._lock:
                 self._entries.extendleft(reversed(entries))
             log.warning("the audit log waits for the database", reason=type(error).__name__)
             return False
         return True
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        """Write them; one that cannot be is left out, and does not keep the others. Raises PenstockError."""
+        try:
+            self._database.write(lambda conn: write_audit(conn, entries))
+        except PenstockError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the database took the others
+            if len(entries) == 1:
+                log.error(
+                    "an audit entry cannot be written", action=entries[0].action, error=type(error).__name__
+                )
+                return
+            for entry in entries:
+                self._write([entry])

@@ -8,14 +8,11 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-import structlog
-
+from app.background_loop import BackgroundLoop
 from app.domain.errors import Unreachable
 from app.domain.start_room import LEAST, start_room
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.ports import Clock, WorkerReport
-
-log = structlog.get_logger("penstock.worker")
 
 EVERY_SECONDS = 1.0
 _LOOK_SECONDS = 0.05  # between looks at how many are held
@@ -55,13 +52,15 @@ class ReportSlots:
         self._clock = clock
         self._told_at, self._told_held = -EVERY_SECONDS, 0
         self._room, self._measured_at, self._measured = LEAST, clock.monotonic(), 0
-        self._stop = threading.Event()
-        self._now = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="report-slots", daemon=True)
+        self._asked = threading.Event()
+        self._asked.set()
+        self._loop = BackgroundLoop(
+            "report-slots", self._due, every=_LOOK_SECONDS, backoff=(_LOOK_SECONDS, EVERY_SECONDS)
+        )
 
     def start(self) -> None:
         """Begin to report."""
-        self._thread.start()
+        self._loop.start()
 
     def consume(self, keys: tuple[str, ...]) -> None:
         """From now on the queues of these keys are consumed."""
@@ -70,13 +69,12 @@ class ReportSlots:
 
     def at_once(self) -> None:
         """Something changed that should not wait for the next second."""
-        self._now.set()
+        self._asked.set()
+        self._loop.ring()
 
     def close(self, seconds: float) -> None:
         """Say that this worker takes nothing more, if Redis answers."""
-        self._stop.set()
-        self._now.set()
-        self._thread.join(seconds)
+        self._loop.close(seconds)
         try:
             self._reports.leave(self._worker)
         except Unreachable:
@@ -104,13 +102,8 @@ class ReportSlots:
         changed = abs(self._held.count() - self._told_held) >= _CHANGED
         return changed or self._clock.monotonic() - self._told_at >= EVERY_SECONDS
 
-    def _run(self) -> None:
-        asked = True
-        while not self._stop.is_set():
-            try:
-                if asked or self._is_due():
-                    self.tick()
-            except Exception:
-                log.exception("a report failed")
-            asked = self._now.wait(_LOOK_SECONDS)
-            self._now.clear()
+    def _due(self) -> None:
+        asked = self._asked.is_set()
+        self._asked.clear()
+        if asked or self._is_due():
+            self.tick()

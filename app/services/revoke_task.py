@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
 import structlog
 
+from app.background_loop import BackgroundLoop
 from app.db.cancels import cancel_by_id
 from app.db.database import Database
 from app.domain.errors import DatabaseUnreachable
@@ -33,32 +33,39 @@ class RevokeTasks:
         self._clock = clock
         self._cancelled = cancelled
         self._waiting: deque[str] = deque(maxlen=_MOST_WAITING)
-        self._asked = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="revoke-tasks", daemon=True)
+        self._loop = BackgroundLoop(
+            "revoke-tasks",
+            self._all,
+            every=None,
+            expected=(DatabaseUnreachable,),
+            backoff=(_AGAIN_SECONDS, _AGAIN_SECONDS),
+        )
 
     def start(self) -> None:
         """Begin to cancel."""
-        self._thread.start()
+        self._loop.start()
+
+    def close(self) -> None:
+        """Cancel no more."""
+        self._loop.close(_AGAIN_SECONDS)
 
     def ask(self, task_ids: Iterable[str]) -> None:
         """Cancel these soon."""
         self._waiting.extend(task_ids)
-        self._asked.set()
+        self._loop.ring()
 
-    def _run(self) -> None:
-        while self._asked.wait():
-            self._asked.clear()
-            while self._waiting:
-                self._one()
+    def _all(self) -> None:
+        while self._waiting and not self._loop.stopping:
+            self._one()
 
     def _one(self) -> None:
+        """Raises DatabaseUnreachable; then it is asked again."""
         task_id = self._waiting[0]
         try:
             if self.revoke(task_id) is Status.CANCELLED:
                 self._cancelled(task_id)
         except DatabaseUnreachable:
-            threading.Event().wait(_AGAIN_SECONDS)
-            return
+            raise
         except Exception as error:  # noqa: BLE001  # the others must not wait for a bad one
             log.error("a revoke failed", task_id=task_id, error=type(error).__name__)
         self._waiting.popleft()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from queue import SimpleQueue
 
 import structlog
 
+from app.background_loop import END, BackgroundLoop
 from app.db import file_batches
 from app.db.database import Database
 from app.domain.errors import DatabaseUnreachable
@@ -32,9 +32,14 @@ class RunIntakes:
         self._holder = holder
         self._clock = clock
         self._queue: SimpleQueue[str | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._now: str | None = None  # what is being taken in
+        self._loop = BackgroundLoop(
+            "intakes",
+            self._next,
+            expected=(DatabaseUnreachable,),
+            backoff=(_AGAIN_SECONDS, _AGAIN_SECONDS),
+            wake=lambda: self._queue.put(None),
+        )
         self._adopt_at = 0.0
 
     def taker(self) -> str:
@@ -44,10 +49,7 @@ class RunIntakes:
 
     def submit(self, batch_id: str) -> None:
         """Take a batch in soon: this process is its taker."""
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="intakes", daemon=True)
-                self._thread.start()
+        self._loop.start()
         self._queue.put(batch_id)
 
     def tick(self) -> int:
@@ -63,33 +65,26 @@ class RunIntakes:
 
     def close(self) -> None:
         """Let the thread end after what it does now; what waits is taken over by another process."""
-        self._stop.set()
-        self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._loop.close()
 
     def _adopt(self, batch_id: str) -> bool:
         taker = self.taker()
         return self._database.write(lambda conn: file_batches.adopt(conn, batch_id, taker))
 
-    def _run(self) -> None:
-        while not self._stop.is_set() and (batch_id := self._queue.get()) is not None:
-            while not self._done(batch_id) and not self._stop.wait(_AGAIN_SECONDS):
-                pass
+    def _next(self) -> object:
+        """Take in what is next; while the database is away, that is the same again. Raises DatabaseUnreachable."""
+        self._now = self._now or self._queue.get()
+        if self._now is None:
+            return END
+        self._done(self._now)
+        self._now = None
+        return None
 
-    def _done(self, batch_id: str) -> bool:
+    def _done(self, batch_id: str) -> None:
         try:
             self._take_in.take_in(batch_id, self._holder.id)
         except DatabaseUnreachable:
-            return False
-        except Exception as error:  # noqa: BLE001 - one bad file must not end the thread
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad file must not keep the others waiting
             log.error("an intake met an error of ours", batch_id=batch_id, error=type(error).__name__)
-            return self._given_up(batch_id)
-        return True
-
-    def _given_up(self, batch_id: str) -> bool:
-        try:
             self._take_in.give_up(batch_id, self._holder.id)
-        except DatabaseUnreachable:
-            return False
-        return True

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from app.background_loop import END, BackgroundLoop
 from app.db.alerts import Channel, note_channels
 from app.db.database import Database
 from app.domain.alerts import Digest, Rule, Severity, compose
@@ -53,7 +54,10 @@ class SendAlerts:
     clock: Clock
     _queue: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
     _closed: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _loop: BackgroundLoop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._loop = BackgroundLoop("send-alerts", self._next)
 
     def send(self, digest: Digest, done: Callable[[], object]) -> None:
         """Send soon; `done` is called in the sender's thread when every channel was tried."""
@@ -86,8 +90,7 @@ class SendAlerts:
         """Try nothing again, and end the thread."""
         self._closed.set()
         self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join(5)
+        self._loop.join()
 
     def beat_now(self) -> list[Channel]:
         """Call the heartbeat URL now; gives back how it fared, nothing where there is none."""
@@ -118,14 +121,11 @@ class SendAlerts:
             return  # it was logged
 
     def _put(self, job: Callable[[], object]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="send-alerts", daemon=True)
-            self._thread.start()
+        self._loop.start()
         self._queue.put(job)
 
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            try:
-                job()
-            except Exception:
-                log.exception("an alert could not be sent")
+    def _next(self) -> object:
+        job = self._queue.get()
+        if job is None:
+            return END
+        return job()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import structlog
 
+from app.background_loop import END, BackgroundLoop
 from app.domain.attempt import Settlement
-from app.domain.errors import Unreachable
+from app.domain.errors import RedisUnreachable, Unreachable
 from app.services.ports import Permits
 
 log = structlog.get_logger("penstock.worker")
@@ -30,11 +31,13 @@ class SettlePermits:
         self._sending = False  # whether somebody does
         self._by_thread = True  # until it runs, and while Redis is away: nobody else is to wait for that
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="settle-permits", daemon=True)
+        self._loop = BackgroundLoop(
+            "settle-permits", self._turn, expected=(Unreachable,), backoff=(_FIRST_WAIT, _LONGEST_WAIT)
+        )
 
     def start(self) -> None:
         """Begin to send."""
-        self._thread.start()
+        self._loop.start()
         with self._changed:
             self._by_thread = bool(self._waiting)
 
@@ -55,18 +58,16 @@ class SettlePermits:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(seconds)
+        self._loop.join(seconds)
         with self._changed:
             return len(self._waiting)
 
-    def _run(self) -> None:
-        wait = _FIRST_WAIT
-        while self._take_turn():
-            if self._send():
-                wait = _FIRST_WAIT
-            else:
-                threading.Event().wait(wait)
-                wait = min(_LONGEST_WAIT, wait * 2)
+    def _turn(self) -> object:
+        if not self._take_turn():
+            return END
+        if not self._send():
+            raise RedisUnreachable("settlements wait for Redis")
+        return None
 
     def _take_turn(self) -> bool:
         """Wait for the thread's turn; False when nothing waits any more and the process ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Protocol
 
 from app.domain.expected_pace import capacities, expected_paces
@@ -25,7 +26,7 @@ class Board(Protocol):
 
 @dataclass(slots=True)
 class TellWhy:
-    """Kept by the leader."""
+    """Kept by the leader: its turns tell, and one of its chores asks for paces meanwhile."""
 
     board: Board
     paces: Paces = field(default_factory=Paces)
@@ -33,6 +34,7 @@ class TellWhy:
     expected: Mapping[tuple[str, int], float] = field(default_factory=dict)
     capacities: Mapping[str, float] = field(default_factory=dict)
     _due: float = 0.0
+    _pacing: Lock = field(default_factory=Lock)  # whoever holds it may touch `paces`
 
     def turned(
         self,
@@ -44,25 +46,21 @@ class TellWhy:
     ) -> None:
         """One turn of the dispatcher is over; `standing` is what else it tells of itself. Raises RedisUnreachable."""
         now, quotas = seen.now, seen.quotas
-        for release in done:
-            self.paces.released(release.queue, release.step, now)
+        with self._pacing:
+            for release in done:
+                self.paces.released(release.queue, release.step, now)
         if self._due - EVERY <= now < self._due:  # else it is due, or gate time went back
             return
         self._due = now + EVERY
         self.lists = tuple((one.queue, one.step) for one in seen.waiting)
         self.capacities = capacities(topology, quotas, seen.speeds)
-        expected = self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
+        self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
         self.board.tell(
             {
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": self.capacities,
-                "lines": {
-                    f"{one.queue}|{one.step}": self.paces.likely(
-                        one.queue, one.step, now, expected.get((one.queue, one.step))
-                    )
-                    for one in seen.waiting
-                },
+                "lines": {f"{queue}|{step}": self._likely(queue, step, now) for queue, step in self.lists},
                 "dispatcher": {"at": now, **standing()},
             }
         )
@@ -70,9 +68,13 @@ class TellWhy:
     def pace_of(self, queue: str, model: str) -> float | None:
         """A queue's tasks a second, all priorities together; while it stands empty, all that its model may take."""
         mine = [key for key in self.lists if key[0] == queue]
-        paces = [self.paces.likely(*key, self._due - EVERY, self.expected.get(key)) for key in mine]
+        paces = [self._likely(*key, self._due - EVERY) for key in mine]
         known = [pace for pace in paces if pace is not None]
         return sum(known) if known else self.capacities.get(model)
+
+    def _likely(self, queue: str, step: int, now: float) -> float | None:
+        with self._pacing:
+            return self.paces.likely(queue, step, now, self.expected.get((queue, step)))
 
 
 def _model(

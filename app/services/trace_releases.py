@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Sequence
 
-import structlog
-
+from app.background_loop import END, BackgroundLoop
 from app.db.database import Database
 from app.db.traces import traces_of
 from app.domain.errors import DatabaseUnreachable
@@ -15,7 +13,6 @@ from app.domain.plan import Release
 from app.services.ports import Tracer
 
 _MOST_WAITING = 200  # turns; when the database is slower, spans are missing, never releases
-log = structlog.get_logger("penstock.dispatcher")
 
 
 class TraceReleases:
@@ -24,30 +21,34 @@ class TraceReleases:
     def __init__(self, database: Database, tracer: Tracer) -> None:
         self._database = database
         self._tracer = tracer
-        self._turns: queue.Queue[tuple[Sequence[Release], float]] = queue.Queue(_MOST_WAITING)
-        self._thread: threading.Thread | None = None
+        self._turns: queue.Queue[tuple[Sequence[Release], float] | None] = queue.Queue(_MOST_WAITING)
+        self._loop = BackgroundLoop("traces", self._next, expected=(DatabaseUnreachable,))
 
     def released(self, releases: Sequence[Release], at: float) -> None:
         """Hear of a turn's releases. Never waits."""
         if not self._tracer.enabled:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
-            self._thread.start()
+        self._loop.start()
         try:
             self._turns.put_nowait((releases, at))
         except queue.Full:
             return
 
-    def _run(self) -> None:
-        while True:
-            releases, at = self._turns.get()
-            try:
-                self._tell(releases, at)
-            except DatabaseUnreachable:
-                continue
-            except Exception:
-                log.exception("releases could not be traced")
+    def close(self) -> None:
+        """Trace no more."""
+        self._loop.stop()
+        try:
+            self._turns.put_nowait(None)
+        except queue.Full:
+            pass  # it is at work, and looks afterwards
+        self._loop.join()
+
+    def _next(self) -> object:
+        turn = self._turns.get()
+        if turn is None:
+            return END
+        self._tell(*turn)
+        return None
 
     def _tell(self, releases: Sequence[Release], at: float) -> None:
         known = self._database.read(lambda conn: traces_of(conn, [one.task_id for one in releases]))

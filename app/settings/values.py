@@ -15,18 +15,22 @@ def _as_tuple(value: Any) -> Any:
 def _plain(value: str) -> str:
     if value != value.strip() or not value.isprintable():
         raise fault("must not begin or end with a space, nor hold control characters", "take them out")
+    if "|" in value:
+        raise fault('must not hold "|", which separates names in what is stored', "use - or . instead")
     return value
 
 
-def _no_colon(value: str) -> str:
+def _no_separator(value: str) -> str:
     if ":" in value:
         raise fault('must not hold a colon: in a tier one separates "key:model"', "use - or . instead")
+    if "," in value:
+        raise fault("must not hold a comma: one separates the queues of a worker", "use - or . instead")
     return value
 
 
 FromList = BeforeValidator(_as_tuple)
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
-KeyName = Annotated[Name, AfterValidator(_no_colon)]
+KeyName = Annotated[Name, AfterValidator(_no_separator)]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Count = Annotated[int, Field(ge=1)]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
-import structlog
 
+from app.background_loop import END, BackgroundLoop
 from app.services.ports import Clock
 from app.services.read_overview import Overview, ReadOverview
 
@@ -19,8 +19,6 @@ FRESH_SECONDS = 1.5  # an overview so young need not be read again
 BEAT_SECONDS = 15.0  # between signs of life on a stream where nothing changes
 _REMEMBERED_SECONDS = 30.0
 _MOST_KINDS = 200  # kinds of viewers remembered at once
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -60,7 +58,9 @@ class Live:
         self._followers: Counter[str | None] = Counter()
         self._shown: dict[str | None, _Shown] = {}
         self._news = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._loop = BackgroundLoop(
+            "dashboard", self._look, every=EVERY_SECONDS, backoff=(EVERY_SECONDS, 8 * EVERY_SECONDS)
+        )
         self._closed = False
 
     def now(self, viewer: str | None) -> Parts:
@@ -85,11 +85,8 @@ class Live:
 
     def close(self) -> None:
         """End all streams and the thread."""
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self.end_streams()
+        self._loop.close()
 
     def end_streams(self) -> None:
         """Send all viewers home; nobody follows from here on."""
@@ -98,9 +95,7 @@ class Live:
             self._news.notify_all()
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
-            self._thread.start()
+        self._loop.start()
         self._news.notify_all()
 
     def _left(self, viewer: str | None) -> None:
@@ -136,18 +131,12 @@ class Live:
             shown = self._shown.get(viewer)
         return shown.parts if shown else {}
 
-    def _run(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._closed or self._followers.total() > 0)
-                if self._closed:
-                    return
-            try:
-                self._read()
-            except Exception:
-                log.exception("dashboard_reader_failed")  # who looks must not lose this thread
-            with self._news:
-                self._news.wait_for(lambda: self._closed, timeout=EVERY_SECONDS)
+    def _look(self) -> object:
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._followers.total() > 0)
+            if self._closed:
+                return END
+        return self._read()
 
     def _read(self, *also: str | None) -> dict[str | None, Parts]:
         """Read and render for all who follow or look now; remember those who have looked lately."""

@@ -6,8 +6,7 @@ if not leads(term) then return {'term'} end
 local now = gate_time()
 for i = 3, #ARGV, 2 do
   local id, release = ARGV[i], ARGV[i + 1]
-  local stored = redis.call('HGET', PERMITS, id)
-  local permit = stored and cjson.decode(stored)
+  local permit = permit_of(id)
   if permit and permit.n == release then
     redis.call('HDEL', PERMITS, id)
     redis.call('ZREM', UNREDEEMED, id)

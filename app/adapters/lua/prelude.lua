@@ -5,6 +5,7 @@
 local GATE, PLACE, PERMITS, UNREDEEMED = 'penstock:gate', 'penstock:place', 'penstock:permits', 'penstock:unredeemed'
 local QUEUES, OVERFLOW, FLIGHT, GHOSTS = 'penstock:queues', 'penstock:overflow', 'penstock:flight', 'penstock:ghosts'
 local WORKERS, OUTCOMES, REFEED = 'penstock:workers', 'penstock:outcomes', 'penstock:refeed'
+local ASIDE, ASIDE_COUNTS = 'penstock:aside', 'penstock:aside:counts'
 local WAKE, WAKE_FEEDER, DONE = 'penstock:wake', 'penstock:wake:feeder', 'penstock:done'
 local STEPS = {0, 3, 6}
 local MAX_GAP = 5
@@ -66,8 +67,37 @@ local function wake(doorbell)
   if redis.call('LLEN', doorbell) == 0 then redis.call('LPUSH', doorbell, 1) end
 end
 
--- The id of the task in a message, as kombu wrote it.
-local function task_of(message) return string.match(message, '"correlation_id": ?"([^"]+)"') end
+-- The id of the task in a message, as kombu wrote it; nil for a message that is not ours.
+local function task_of(message) return string.match(message, '"correlation_id": ?"([%w_.-]+)"') end
+
+-- What cannot be read is kept for a person to look at, the newest of it for a week, and counted for the leader's log.
+local function set_aside(kind, what)
+  redis.call('HINCRBY', ASIDE_COUNTS, kind, 1)
+  redis.call('LPUSH', ASIDE, what)
+  redis.call('LTRIM', ASIDE, 0, 99)
+  redis.call('EXPIRE', ASIDE, 604800)
+end
+
+local function decoded(text)
+  local read, value = pcall(cjson.decode, text)
+  return read and type(value) == 'table' and value or nil
+end
+
+-- A task's permit; nil where there is none. One that cannot be read is none: its task is fed again.
+local function permit_of(id)
+  local stored = redis.call('HGET', PERMITS, id)
+  if not stored then return nil end
+  local permit = decoded(stored)
+  if permit and type(permit.n) == 'string' and type(permit.k) == 'string' and type(permit.q) == 'table'
+    and type(permit.t) == 'number' and type(permit.e) == 'number' then
+    return permit
+  end
+  set_aside('permit', stored)
+  redis.call('HDEL', PERMITS, id)
+  redis.call('ZREM', UNREDEEMED, id)
+  redis.call('SADD', REFEED, id)
+  return nil
+end
 
 -- Quotas: loaded once a script, refilled to `now`, written back if changed.
 local quotas = {}

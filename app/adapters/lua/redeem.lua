@@ -4,10 +4,8 @@
 -- A refused permit ends here; its task is put back by the leader.
 local id, worker, stale, at_once = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 if not same_epoch() then return {'epoch'} end
-local stored = redis.call('HGET', PERMITS, id)
-if not stored then return {'missing'} end
-local permit = cjson.decode(stored)
-if permit.w then return {'missing'} end
+local permit = permit_of(id)
+if not permit or permit.w then return {'missing'} end
 local now = gate_time()
 
 local function refuse(reason)

@@ -6,8 +6,7 @@ local fresh = same_epoch()
 local feeder = false
 for i = 1, #ARGV do
   local s = cjson.decode(ARGV[i])
-  local stored = fresh and redis.call('HGET', PERMITS, s.id)
-  local permit = stored and cjson.decode(stored)
+  local permit = fresh and permit_of(s.id)
   if permit and permit.n == s.n then
     local used = type(s.used) == 'number' and s.used or nil
     end_permit(s.id, permit, now, used, s.called)

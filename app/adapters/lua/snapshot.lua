@@ -3,7 +3,7 @@
 -- then the quota ids. Queues that did not change since are left out: looking at heads is most of what a turn costs.
 -- Cancelled messages (without a place) and those that hold a permit are dropped on the way, free of charge.
 -- Gives back {'ok', JSON of [now, refeed, outcomes, flights, workers, whether all queues are told, last change,
--- [queue, its lists: [step, length, heads]], [quota rows]]} or an error word. One text, as clients read it much faster.
+-- [queue, its lists: [step, length, heads]], [quota rows], what was set aside: kind, count, ...]} or an error word. One text, as clients read it much faster.
 local term, look, drops, since = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if not same_epoch() then return {'epoch'} end
 if not leads(term) then return {'term'} end
@@ -26,6 +26,7 @@ local function head(list, queue)
         if #heads < 2 * look then heads[#heads + 1] = id; heads[#heads + 1] = places[i] end
         at = at + 1
       elseif drops > 0 then
+        if id == '' then set_aside('message', messages[#messages - i + 1]) end
         -- the message's index from the end is `at`; it is removed there, whatever lies before it
         redis.call('LREM', list, -1, messages[#messages - i + 1])
         drops = drops - 1
@@ -45,7 +46,7 @@ if redis.call('HDEL', GATE, 'void') == 1 or since > last then since = 0 end
 local known = redis.call('HGETALL', QUEUES)
 for i = 1, #known, 2 do
   local queue = known[i]
-  if tonumber(known[i + 1]) > since then
+  if (tonumber(known[i + 1]) or math.huge) > since then
     local of_queue = {}
     for _, step in ipairs(STEPS) do
       local list = list_of(queue, step)
@@ -67,5 +68,7 @@ end
 local refeed = redis.call('SPOP', REFEED, 500)
 local outcomes = redis.call('LRANGE', OUTCOMES, 0, 999)
 if #outcomes > 0 then redis.call('LTRIM', OUTCOMES, #outcomes, -1) end
+local aside = redis.call('HGETALL', ASIDE_COUNTS)
+if #aside > 0 then redis.call('UNLINK', ASIDE_COUNTS) end
 return {'ok', cjson.encode({seconds(now), refeed, outcomes, redis.call('HGETALL', FLIGHT),
-  redis.call('HGETALL', WORKERS), since == 0, last, lists, rows})}
+  redis.call('HGETALL', WORKERS), since == 0, last, lists, rows, aside})}

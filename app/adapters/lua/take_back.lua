@@ -18,11 +18,10 @@ local function messages_of(list)
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now - age), 'LIMIT', 0, 500)) do
-  local stored = redis.call('HGET', PERMITS, id)
-  if stored then
-    local permit = cjson.decode(stored)
+  local permit = permit_of(id)
+  if permit then
     local list = permit.r
-    local found = messages_of(list)[id]
+    local found = list and permit.l and permit.p and messages_of(list)[id]
     end_permit(id, permit, now, nil, false)
     if found then
       redis.call('LREM', list, 0, found)
@@ -44,8 +43,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
   end
 end
 for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', GHOSTS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
-  local g = cjson.decode(ghost)
+  local g = decoded(ghost)
   redis.call('ZREM', GHOSTS, ghost)
+  if not g or type(g.q) ~= 'table' then
+    set_aside('ghost', ghost)
+    g = {q = {}}
+  end
   for _, name in ipairs(g.q) do
     local q = quota(name, now)
     q.flight = math.max(0, q.flight - 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 import urllib3
 
+from app.background_loop import BackgroundLoop
 from app.cli.profile import Profile
 from app.domain.queue import BACKLOG, KEY
 
@@ -22,8 +22,13 @@ class Backlog:
     profile: Profile
     lengths: Mapping[str, int] = field(default_factory=dict)  # as last seen, by queue
     peak: int = 0  # the most seen waiting in all backlog queues together
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _loop: BackgroundLoop = field(init=False)
+    _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False))
+
+    def __post_init__(self) -> None:
+        self._loop = BackgroundLoop(
+            "backlog", self._read, every=EVERY_SECONDS, at_once=False, backoff=(EVERY_SECONDS, EVERY_SECONDS)
+        )
 
     @property
     def waiting(self) -> int:
@@ -36,14 +41,12 @@ class Backlog:
         return sum(length for queue, length in self.lengths.items() if queue.startswith(KEY))
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._read, name="backlog", daemon=True)
-        self._thread.start()
+        self._loop.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        self._loop.close(10)
+        self._pool.clear()
 
     def look(self, pool: urllib3.PoolManager) -> None:
         """Ask once. Raises urllib3's HTTPError, ValueError."""
@@ -56,9 +59,7 @@ class Backlog:
         self.peak = max(self.peak, self.waiting)
 
     def _read(self) -> None:
-        with urllib3.PoolManager(retries=False) as pool:
-            while not self._stop.wait(EVERY_SECONDS):
-                try:
-                    self.look(pool)
-                except (urllib3.exceptions.HTTPError, ValueError, KeyError):
-                    continue  # no answer now: the next one will do
+        try:
+            self.look(self._pool)
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError):
+            return  # no answer now: the next one will do

@@ -1,0 +1,146 @@
+"""The one way to run something again and again beside everything else: it outlives whatever its body raises.
+
+loop = BackgroundLoop("audit", flush, every=0.5)
+loop.start()
+...
+loop.close()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger("penstock.loops")
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds after a failure, doubled for each further one
+END = object()  # returned by a body: that was the last time
+
+Count = Callable[[str], object]
+_counts: list[Count] = []  # one process, one registry: what was configured last
+
+
+def count_failures(count: Count) -> None:
+    """From here on, call `count` with a loop's name for each time that its body failed in this process."""
+    _counts[:] = [count]
+
+
+class BackgroundLoop:
+    """Calls `body` every so many seconds in a daemon thread of its own, until it is stopped or returns END.
+
+    What the body raises is logged and counted, and the next call waits longer. Errors in `expected`, such as a
+    database out of reach, are a warning and are not counted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[[], object],
+        *,
+        every: float | None = 0.0,
+        at_once: bool = True,
+        expected: tuple[type[BaseException], ...] = (),
+        backoff: tuple[float, float] = (FIRST_BACKOFF, LONGEST_BACKOFF),
+        wake: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`every`: seconds between two calls; None: only when rung. `at_once`: whether the first call waits for that.
+
+        `backoff`: first and longest pause after a failure. `wake`: ends a wait inside the body, when it is to stop.
+        """
+        self.name = name
+        self._body, self._every, self._at_once = body, every, at_once
+        self._expected, self._backoff, self._wake = expected, backoff, wake
+        self._stopped = threading.Event()
+        self._rung = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._failures = 0  # in a row
+
+    def start(self) -> None:
+        """Begin, unless it has, or was stopped."""
+        with self._starting:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                self._thread.start()
+
+    def ring(self) -> None:
+        """Call the body now. A pause after a failure is not cut short."""
+        self._rung.set()
+
+    def wait(self, seconds: float) -> bool:
+        """For a body: wait so long, or until the loop is to stop. Returns whether it is."""
+        return self._stopped.wait(seconds)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopped.is_set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is this loop's body."""
+        return threading.current_thread() is self._thread
+
+    def stop(self) -> None:
+        """End after the present call; does not wait for that."""
+        self._stopped.set()
+        self._rung.set()
+        self._wake()
+
+    def join(self, seconds: float | None = 5.0) -> bool:
+        """Wait for its end. Returns whether it has ended."""
+        if self._thread is not None and not self.is_current:
+            self._thread.join(seconds)
+        return not self.is_alive
+
+    def close(self, seconds: float | None = 5.0) -> bool:
+        """Stop, and wait so long for the present call's end. Returns whether it has ended."""
+        self.stop()
+        return self.join(seconds)
+
+    def _run(self) -> None:
+        if not self._at_once:
+            self._pause()
+        while not self._stopped.is_set():
+            try:
+                if self._body() is END:
+                    return
+            except BaseException as error:  # noqa: BLE001 - who relies on this loop must not lose it
+                self._failed(error)
+            else:
+                self._recovered()
+                self._pause()
+
+    def _pause(self) -> None:
+        if self._every == 0:
+            return
+        self._rung.wait(self._every)
+        if not self._stopped.is_set():
+            self._rung.clear()
+
+    def _failed(self, error: BaseException) -> None:
+        """Say so, at once and then ever more seldom; wait, ever longer."""
+        self._failures += 1
+        seldom = self._failures & (self._failures - 1) == 0  # 1, 2, 4, 8 ...
+        if isinstance(error, self._expected):
+            if seldom:
+                log.warning("a loop waits", loop=self.name, reason=str(error), times=self._failures)
+        else:
+            for count in _counts:
+                count(self.name)
+            if seldom:
+                log.error("a loop failed, and goes on", loop=self.name, times=self._failures, exc_info=error)
+        first, longest = self._backoff
+        self._stopped.wait(min(longest, first * 2.0 ** min(self._failures - 1, 30)))
+
+    def _recovered(self) -> None:
+        if self._failures:
+            log.info("a loop works again", loop=self.name, failures=self._failures)
+        self._failures = 0
