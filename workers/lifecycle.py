@@ -78,7 +78,7 @@ def _start(sender: Any, **_: Any) -> None:
     revoking.start()
     for following in _following:
         following.consumer = sender
-        parts.follow(following.take).start()
+        parts.follow(following.take, _made[0].refresh).start()
     if _made:
         vitals.start()
     for made in _made:
@@ -105,5 +105,6 @@ celery.steps["consumer"].add(GatherEvents)
 
 @worker_shutdown.connect
 def _close(**_: Any) -> None:
+    revoking.close()
     for made in _made:
         made.close()

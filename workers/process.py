@@ -12,14 +12,16 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
+from app.adapters.held_secrets import HeldSecrets
 from app.adapters.redis_scripts import Scripts, connect
 from app.adapters.streams import RedisStreamWriter
 from app.adapters.upstream import Upstreams
 from app.adapters.upstream_generations import UpstreamGenerations
 from app.bootstrap import Penstock
 from app.db.claims import claim
-from app.db.database import GroupCommit
+from app.db.database import Database, GroupCommit
 from app.domain.attempt import Claim, Claimed, Ending, Recorded
+from app.domain.outcome import Outcome
 from app.domain.queue import KEY, key_queue
 from app.domain.retry import RetryPolicy
 from app.services.beat_worker import BeatWorker, Incarnation
@@ -31,7 +33,7 @@ from app.services.record_endings import record_endings
 from app.services.report_slots import ReportSlots
 from app.services.run_task import ModelPolicy, Policies, RunTask
 from app.services.settle_permits import SettlePermits
-from app.settings import Settings, key_secrets, outfits
+from app.settings import Settings
 
 log = structlog.get_logger("penstock.worker")
 
@@ -63,11 +65,15 @@ class WorkerProcess:
     def renew(self, parts: Penstock, queues: Sequence[str]) -> None:
         """Go on under another configuration; running calls end in the old one. Raises ConfigError."""
         keys = keys_of(parts.settings, queues)
-        newer = make_upstreams(parts, keys, self._concurrency)
-        self._upstreams.renew(newer)
+        held = HeldSecrets(parts.settings, keys, os.environ, parts.clock, before=self._upstreams.held)
+        self._upstreams.renew(make_upstreams(parts, held, self._concurrency), held)
         self.runner.policies = policies(parts.settings)
         self.runner.keeping = make_keeping(parts)
         self._reporting.consume(keys)
+
+    def refresh(self) -> None:
+        """Make new calls with the secrets that the configuration's references lead to now."""
+        self._upstreams.held.refresh()
 
     def begin_drain(self) -> None:
         """Take nothing more; running calls get their time. May be called from a signal handler."""
@@ -89,20 +95,21 @@ class WorkerProcess:
 def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> WorkerProcess:
     """Make everything that a process needs which consumes these key queues with so many threads.
 
-    Resolves the secrets of these keys, once. Raises ConfigError.
+    Resolves the secrets of these keys. Raises ConfigError.
     """
     settings, clock, database = parts.settings, parts.clock, parts.database
     me = Incarnation(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
     held, state = HeldCalls(), WorkerState()
     keys = keys_of(settings, queues)
-    upstreams = UpstreamGenerations(make_upstreams(parts, keys, concurrency))
+    secrets = HeldSecrets(settings, keys, os.environ, clock)
+    upstreams = UpstreamGenerations(make_upstreams(parts, secrets, concurrency), secrets)
     settling = SettlePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
         lambda wishes: database.write_single(lambda conn: _claim_in_order(conn, wishes)),
         gather_seconds=_GATHER_SECONDS,
     )
     endings: GroupCommit[Ending, Recorded] = GroupCommit(
-        lambda ends: record_endings(database, ends), gather_seconds=_GATHER_SECONDS
+        lambda ends: _record(database, upstreams, ends), gather_seconds=_GATHER_SECONDS
     )
     runner = RunTask(
         worker=me.id,
@@ -143,17 +150,19 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     )
 
 
-def make_upstreams(parts: Penstock, keys: Sequence[str], concurrency: int) -> Upstreams:
-    """All upstreams of these keys, with their secrets as they are now. Raises ConfigError."""
-    settings = parts.settings
-    served = {key.upstream for key in settings.keys if key.name in keys}
+def make_upstreams(parts: Penstock, held: HeldSecrets, concurrency: int) -> Upstreams:
+    """All upstreams of the keys whose secrets are held. Raises ConfigError."""
     return Upstreams(
-        settings,
-        key_secrets(settings, os.environ, keys),
-        concurrency=concurrency,
-        clock=parts.clock,
-        outfits=outfits(settings, os.environ, served),
+        parts.settings, held.secrets, concurrency=concurrency, clock=parts.clock, outfits=held.outfits
     )
+
+
+def _record(database: Database, upstreams: UpstreamGenerations, ends: Sequence[Ending]) -> list[Recorded]:
+    """Record how calls ended; who was refused as unknown may have had its secret rotated."""
+    for ending in ends:
+        if ending.outcome is Outcome.UNAUTHORIZED:
+            upstreams.held.refused(ending.claimed.permit.key)
+    return record_endings(database, ends)
 
 
 def make_keeping(parts: Penstock) -> KeepAnswers:

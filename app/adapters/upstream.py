@@ -33,6 +33,7 @@ USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
 _PACKING = 5  # zlib's level: nearly as small as 9, in a third of the time
 _PACKED_FROM = 1400  # bytes: less fits into one packet as it is
+_MOST_PAST = 64  # replaced secrets that are still struck out of answers
 _REDACTED_FROM = 8  # characters: a shorter secret would be found in ordinary words
 
 
@@ -76,10 +77,34 @@ class Upstreams:
             for upstream in settings.upstreams
             if upstream.name in outfits
         }
+        self._concurrency = concurrency
+        self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self._past: tuple[str, ...] = ()  # secrets that were replaced: answers to older calls may echo them
+        self._opened_before = 0  # connections of endpoints that were replaced
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._begun = 0
         self._aborted = False
+
+    def take_secrets(self, secrets: Mapping[str, SecretStr], outfits: Mapping[str, Outfit]) -> None:
+        """Make new calls with these, of the keys and upstreams known; calls in flight end with the old ones.
+
+        Raises ConfigError where an upstream cannot be called so.
+        """
+        changed = {
+            name: _endpoint(self._upstreams[name], outfit, self._concurrency, self._clock)
+            for name, outfit in outfits.items()
+        }
+        with self._lock:
+            replaced = [self._endpoints[name] for name in changed]
+            old = [self._secrets[key].get_secret_value() for key in secrets if key in self._secrets]
+            hidden = [value for endpoint in replaced for value in endpoint.hidden]
+            self._past = tuple(dict.fromkeys([*old, *hidden, *self._past]))[:_MOST_PAST]
+            self._opened_before += sum(endpoint.connections.opened for endpoint in replaced)
+            self._secrets = {**self._secrets, **secrets}
+            self._endpoints = {**self._endpoints, **changed}
+        for endpoint in replaced:
+            endpoint.connections.close()
 
     def knows(self, key: str, upstream: str) -> bool:
         """Whether calls by this key can be made."""
@@ -118,7 +143,7 @@ class Upstreams:
 
     def _redacted(self, claimed: Claimed, body: bytes) -> bytes:
         hidden = self._endpoints[claimed.permit.upstream].hidden
-        for secret in (self._secrets[claimed.permit.key].get_secret_value(), *hidden):
+        for secret in (self._secrets[claimed.permit.key].get_secret_value(), *hidden, *self._past):
             if len(secret) >= _REDACTED_FROM:
                 body = body.replace(secret.encode(), b"[key]")
         return body
@@ -142,7 +167,8 @@ class Upstreams:
 
     def wire(self) -> tuple[int, int]:
         """Calls begun in this process's life, and connections opened for them."""
-        return self._begun, sum(endpoint.connections.opened for endpoint in self._endpoints.values())
+        opened = sum(endpoint.connections.opened for endpoint in self._endpoints.values())
+        return self._begun, self._opened_before + opened
 
     def abort(self) -> None:
         """End every call in flight, and refuse those that have not sent yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.adapters.held_secrets import HeldSecrets
 from app.adapters.upstream import Upstreams
 from app.adapters.upstream_stream import PassOn
 from app.domain.attempt import Claimed
@@ -11,14 +12,19 @@ from app.domain.reply import Fault, Reply
 class UpstreamGenerations:
     """Fits RunTask's port. Calls in flight end in the configuration in which they began."""
 
-    def __init__(self, first: Upstreams) -> None:
+    def __init__(self, first: Upstreams, held: HeldSecrets) -> None:
+        """`held`: the secrets that calls by `first` carry."""
+        self.held = held
+        held.tell(first.take_secrets)
         self._all: tuple[Upstreams, ...] = (
             first,
         )  # the newest first; reloads are rare, and an old one holds nothing open
 
-    def renew(self, newer: Upstreams) -> None:
+    def renew(self, newer: Upstreams, held: HeldSecrets) -> None:
         """Make new calls by another configuration."""
         older = self._all[0]
+        self.held = held
+        held.tell(newer.take_secrets)
         self._all = (newer, *self._all)
         older.close()
 
@@ -47,4 +53,5 @@ class UpstreamGenerations:
 
     def _of(self, claimed: Claimed) -> Upstreams:
         permit = claimed.permit
+        self.held.before_call(permit.key)
         return next((one for one in self._all if one.knows(permit.key, permit.upstream)), self._all[0])

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import structlog
 
+from app.db.configuration import ask_secrets
 from app.db.database import Database
 from app.db.health import forget_health, load_health, save_health
 from app.db.pauses import load_pauses
 from app.domain.governor import CallReport
-from app.domain.key_health import Condition, KeyHealth, Order, Probe, Probed, Standing
+from app.domain.key_health import Condition, Finding, KeyHealth, Order, Probe, Probed, Standing
 from app.domain.pauses import Closures, Pauses
 from app.domain.routing import ANY, account_quota, key_quota
 from app.services.ports import Clock
@@ -111,7 +112,7 @@ class KeepWatch:
             self._open(key)
 
     def test(self) -> int:
-        """Make the tests that are due. Gives back how many. Raises RedisUnreachable, NotLeading."""
+        """Make the tests that are due. Returns how many. Raises RedisUnreachable, DatabaseUnreachable, NotLeading."""
         with self._lock:
             orders = self._health.due(self._clock.now())
         for order in orders:
@@ -120,14 +121,20 @@ class KeepWatch:
 
     def _carry_out(self, order: Order) -> None:
         test = self._tester.test(order.key, order.test)
+        if test.finding is Finding.WORKS and self._is_bad(order.subject):
+            # What worked may have been put in place since: no worker is to go on with what was refused.
+            self._database.write(lambda conn: ask_secrets(conn, self._clock.now()))
         with self._lock:
             changed = self._health.tested(order, test)
-            bad = self._health.standings[order.subject].condition is not Condition.ACTIVE
+            bad = self._is_bad(order.subject)
             self._close()
         log.info("tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status)
         if changed and not bad:
             log.warning("in use again", subject=order.subject, why=test.words)
             self._open(order.key)
+
+    def _is_bad(self, subject: str) -> bool:
+        return self._health.standings.get(subject, Standing()).condition is not Condition.ACTIVE
 
     def _open(self, key: str) -> None:
         """Take off the brakes that a refused call has put on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from app.db.clients import get_client
+from app.db.configuration import ask_secrets
 from app.db.database import Database
 from app.db.health import load_health, save_health
 from app.db.pauses import add_pause, load_pauses, remove_pause
@@ -52,16 +53,24 @@ class SteerDispatcher:
     def resume_key(self, name: str) -> None:
         """Use a key again, whether it was paused or refused. Raises NotFound, DatabaseUnreachable."""
         held = self._held(name)
+        self._ask_secrets()
         self._database.write(lambda conn: remove_pause(conn, subject_of("key", name)))
         self._give_back(held, ("key", "account"))
 
     def test_key(self, name: str) -> Probed:
-        """Ask the key's upstream for its models; a key that works is used again. Raises NotFound."""
+        """Ask the key's upstream for its models; a key that works is used again. Raises NotFound.
+
+        Workers resolve their secrets again meanwhile: what is tested is what they will send.
+        """
         held = self._held(name)
+        self._ask_secrets()
         tested = self._tester.test(name, Probe.MODELS)
         if tested.finding is Finding.WORKS:
             self._give_back(held, ("key",), tested)
         return tested
+
+    def _ask_secrets(self) -> None:
+        self._database.write(lambda conn: ask_secrets(conn, self._clock.now()))
 
     def _give_back(self, held: Held, kinds: Collection[str], tested: Probed | None = None) -> None:
         """Say in the database that it is good: the leader takes that up."""
