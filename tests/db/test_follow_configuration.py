@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.db.configuration import ask_reload, generation
+from app.db.configuration import ask_reload, ask_secrets, generation
 from app.db.database import Database
 from app.services.follow_configuration import FollowConfiguration
 from app.settings import ConfigError, Settings
@@ -99,3 +99,22 @@ def test_the_same_again_disturbs_nobody(database: Database, file: File, follow: 
     ask(database)
     assert not follow.tick()
     assert file.taken == []
+
+
+def test_secrets_are_looked_at_again_for_themselves_and_with_every_reload(
+    database: Database, file: File
+) -> None:
+    looked: list[str] = []
+    follow = FollowConfiguration(database, Settings(), file.load, file.take, lambda: looked.append("again"))
+    follow.tick()
+    follow.tick()
+    assert len(looked) == 1  # they may have changed between the start and the first look
+    file.now = WRONG
+    database.write(lambda conn: ask_secrets(conn, 1.0))
+    assert not follow.tick()
+    assert len(looked) == 2
+    file.now = Settings()
+    ask(database)
+    follow.tick()
+    assert len(looked) == 3
+    assert database.read(generation) == 1
