@@ -16,6 +16,7 @@ from app.adapters.known_heads import KnownHeads
 from app.adapters.redis_scripts import Scripts
 from app.adapters.reservoir import MEMORY_SHARE, WINDOW_OF_ALL
 from app.domain.governor import CallReport
+from app.domain.key_health import NO_PROOFS, Proof
 from app.domain.outcome import Outcome
 from app.domain.place import read_place
 from app.domain.plan import Release, Waiting
@@ -171,8 +172,11 @@ class RedisGate:
             tuple(report for _, report in heard if report is not None),
         )
 
-    def release(self, releases: Sequence[Release]) -> list[str]:
-        """Carry out releases, in order. Gives back a word for each: `ok`, `moved`, or the quota that refuses."""
+    def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof] = NO_PROOFS) -> list[str]:
+        """Carry out releases, in order. Gives back a word for each: `ok`, `moved`, or the quota that refuses.
+
+        `proofs` says of keys when they were last known to be good; it travels with the permits.
+        """
         routes = list(dict.fromkeys(r.route for r in releases))
         described = [
             {
@@ -182,6 +186,7 @@ class RedisGate:
                 "account": route.account,
                 "model": route.upstream_model,
                 "quotas": route.quotas,
+                **_proof(proofs.get(route.key)),
             }
             for route in routes
         ]
@@ -330,6 +335,10 @@ class RedisGate:
 _UNLIMITED = Limits()
 
 
+def _proof(proof: Proof | None) -> dict[str, float]:
+    return {} if proof is None else {"proved": proof.succeeded, "tested": proof.tested}
+
+
 def _held(answer: Any) -> Any:
     """What a script said, under a term and in an epoch that stand."""
     word = answer[0] if answer else b""
@@ -363,6 +372,8 @@ def _report(text: str) -> CallReport:
         said["hints"] or {},
         _used(said.get("used"), route.get("place"), route.get("list")),
         said.get("asked"),
+        said.get("id", ""),
+        _model_and_client(route["list"])[1] if route.get("list") else "",
     )
 
 
@@ -371,7 +382,7 @@ def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> T
     if not used or not place or not list_:
         return None
     head = read_place("", place)
-    model, _ = parse_backlog_queue(list_.partition(SEPARATOR)[0])
+    model, _ = _model_and_client(list_)
     return TokensUsed(model, int(head.estimate), head.asked, *used)
 
 
@@ -413,6 +424,10 @@ def _readable(
         except (ValueError, TypeError, LookupError, AttributeError):
             found.append((row, None))
     return found
+
+
+def _model_and_client(list_: str) -> tuple[str, str]:
+    return parse_backlog_queue(list_.partition(SEPARATOR)[0])
 
 
 def _worker(name: str, report: str) -> WorkerState:

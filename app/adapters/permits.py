@@ -89,7 +89,7 @@ class RedisPermits:
 
 
 def _permit(task_id: str, fields: Sequence[bytes]) -> Permit:
-    release, key, upstream, account, model, estimate, released_at, quotas = fields
+    release, key, upstream, account, model, estimate, released_at, quotas, proved_at, tested_at = fields
     return Permit(
         task_id,
         int(release),
@@ -100,6 +100,8 @@ def _permit(task_id: str, fields: Sequence[bytes]) -> Permit:
         tuple(name.decode() for name in quotas),  # type: ignore[attr-defined]
         int(estimate),
         float(released_at),
+        float(proved_at),
+        float(tested_at),
     )
 
 

@@ -17,7 +17,7 @@ Limits = Annotated[
         fail_fast=True,
         description="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
         "over_budget (refuse or wait), order (arrival or deadline), store, retention_seconds. What is left out is not "
-        "limited."
+        "limited.",
     ),
 ]
 

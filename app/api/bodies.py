@@ -161,7 +161,9 @@ Messages = Annotated[
     _at_most(MOST_MESSAGES),
 ]
 Parameters = Annotated[Object, AfterValidator(_parameters), _at_most(MOST_NAMES)]
-Metadata = Annotated[dict[str, str], Field(fail_fast=True, max_length=16), AfterValidator(_metadata), _at_most(16)]
+Metadata = Annotated[
+    dict[str, str], Field(fail_fast=True, max_length=16), AfterValidator(_metadata), _at_most(16)
+]
 Window = Literal["off_peak"]
 OrderName = Literal["arrival", "deadline"]
 PriorityName = Literal["high", "normal", "low"]

@@ -6,7 +6,10 @@ import zlib
 from collections.abc import Iterator
 
 MOST_MEMBERS = 100_000  # each costs some 10 us; block gzip of 512 MiB has 8,192
-_FIRST, _WHOLE = 512, 64 * 1024  # bytes handed to zlib at a time: few to a new member, for it copies what it leaves
+_FIRST, _WHOLE = (
+    512,
+    64 * 1024,
+)  # bytes handed to zlib at a time: few to a new member, for it copies what it leaves
 
 
 class BadGzip(ValueError):

@@ -33,7 +33,9 @@ _STATUSES = (
 )
 _REASONS = {status: reason for _, status, reason in _STATUSES}
 _NOTIFY_EVERY = 1.0  # seconds
-_HEAD_SECONDS = 8.0  # from the opening of a connection, or the first byte of a further request, to the head's end
+_HEAD_SECONDS = (
+    8.0  # from the opening of a connection, or the first byte of a further request, to the head's end
+)
 _LONGEST_HEAD = 64 * 1024  # bytes
 _READ = 16 * 1024  # bytes
 _BLANK_LINE = re.compile(rb"\n\r?\n")

@@ -73,7 +73,8 @@ def options(how: Serving) -> dict[str, Any]:
         "workers": how.processes,
         "worker_class": worker_with(how.patience_seconds),
         "threads": how.threads,
-        "worker_connections": how.threads + 1024,  # those that are idle, or have sent no whole head, hold no thread
+        "worker_connections": how.threads
+        + 1024,  # those that are idle, or have sent no whole head, hold no thread
         "keepalive": 75,  # longer than the pools of clients and proxies keep theirs
         "timeout": 60,  # of the process' own heartbeat, not of requests
         "graceful_timeout": int(how.graceful_seconds),

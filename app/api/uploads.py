@@ -14,7 +14,9 @@ from app.domain.errors import Invalid
 
 _LONGEST_FIELD = 4096  # bytes
 _MOST_PARTS = 20
-_MOST_AROUND = 64 * 1024  # bytes held that are no part's data: its head, and what stands before and behind all parts
+_MOST_AROUND = (
+    64 * 1024
+)  # bytes held that are no part's data: its head, and what stands before and behind all parts
 
 
 class Sink(Protocol):

@@ -119,7 +119,9 @@ def _path(within: str, loc: Iterable[int | str], field: str) -> str:
 def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return _unknown(str(detail["loc"][-1])[:_LONGEST_NAME], _model_at(model, detail["loc"][:-1])), "unknown_field"
+        return _unknown(
+            str(detail["loc"][-1])[:_LONGEST_NAME], _model_at(model, detail["loc"][:-1])
+        ), "unknown_field"
     if kind == "missing":
         return "is needed", "missing_field"
     if kind in _TYPES:

@@ -48,6 +48,8 @@ class Permit:
     released_at: float  # gate time, Unix seconds
     # On the worker's monotonic clock, when its send was counted on its quotas; None: it is counted when it comes.
     counted_at: float | None = field(default=None, compare=False)
+    proved_at: float = 0.0  # the same: when the last call that succeeded with this key was released
+    tested_at: float = 0.0  # the same: when the key's own test last succeeded
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Which quotas an outcome brakes, and for how long."""
+"""Which quotas an outcome brakes, and for how long.
+
+One that is not about a rate (401, 402, 403, 404) brakes nothing: what it says of a key is for refusals.py to judge.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from app.domain.outcome import Outcome
 from app.domain.routing import ANY, account_quota, key_quota, upstream_quota
 from app.domain.upstream_error import Scope
 
-REFUSED_SECONDS = 60.0  # a key, account or route that is refused for another reason than its rate
 MOST_JITTER_SECONDS = 10.0
 PAUSING = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})  # what passes when one waits
 
@@ -42,10 +44,7 @@ def brakes(
     if quota is None:
         return ()
     told = verdict.retry_after_seconds
-    if verdict.outcome in PAUSING:
-        seconds = rests.base(verdict.outcome) if told is None else _spread(told, chance)
-    else:
-        seconds = max(REFUSED_SECONDS, told or 0.0)
+    seconds = rests.base(verdict.outcome) if told is None else _spread(told, chance)
     return (Brake(quota, seconds, _reason(verdict)),)
 
 
@@ -59,12 +58,6 @@ def _quota(permit: Permit, verdict: Verdict) -> str | None:
             return _named(permit, verdict.scope)
         case Outcome.OVERLOADED:
             return account_quota(permit.account, permit.upstream_model)
-        case Outcome.UNAUTHORIZED:
-            return key_quota(permit.key, ANY)
-        case Outcome.FORBIDDEN | Outcome.UNKNOWN_MODEL:
-            return key_quota(permit.key, permit.upstream_model)
-        case Outcome.NO_BALANCE:
-            return account_quota(permit.account, ANY)
         case _:
             return None
 

@@ -50,6 +50,8 @@ class CallReport:
     hints: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers
     used: TokensUsed | None = None
     asked: float | None = None  # seconds that a refusal asks us to wait
+    task: str = ""
+    client: str = ""
 
     @property
     def route(self) -> Route:

@@ -1,8 +1,9 @@
 """The health of keys and accounts: what calls and tests teach, and what is to be tested when. Pure.
 
-    active --(401)--> disabled --(GET /models succeeds)--> active
-    active --(402, insufficient_quota)--> no_balance --(/user/balance has money again)--> active
+    active --(401 to several requests, or to the key's test)--> disabled --(GET /models succeeds)--> active
+    active --(402, insufficient_quota; the same)--> no_balance --(/user/balance has money again)--> active
 
+One refused request closes nothing (see refusals.py): its key is tested at once.
 A test that tells nothing (no such address there, no answer) leaves it as it was. Where an upstream has no balance to
 look at, or no models to list, the key is given back when its next test is due: one more call then tells.
 Endpoints that nobody has called for a while are probed, so that a fault is seen before a task meets it.
@@ -17,6 +18,8 @@ from typing import Any
 
 from app.domain.outcome import Outcome
 from app.domain.pauses import Shut
+from app.domain.refusals import REFUSALS, HeardCall, Reach, Refusals
+from app.domain.routing import ANY, account_quota, key_quota
 
 
 class Condition(StrEnum):
@@ -93,6 +96,16 @@ class Held:
     account: str
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """When a key was last known to be good, in gate time: by a call that succeeded, by a test of its own."""
+
+    succeeded: float = 0.0
+    tested: float = 0.0
+
+
+NO_PROOFS: Mapping[str, Proof] = {}
+
 _BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
 _WORDS = {
     Condition.DISABLED: "key {} is disabled: the upstream knows it no more (401); it is tested again by itself",
@@ -107,36 +120,41 @@ class KeyHealth:
     keys: Mapping[str, Held]
     rules: HealthRules = field(default_factory=HealthRules)
     standings: dict[str, Standing] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
     _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
     _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
 
-    def heard(self, key: str, outcome: Outcome, at: float, sent_at: float) -> bool:
-        """A call came back. Gives back whether it changed anything: not if sent before the key was given back."""
-        held = self.keys.get(key)
-        if held is None:
+    def heard(self, call: HeardCall) -> bool:
+        """A call came back. Returns whether it changed anything: not if sent before the key was given back."""
+        if call.key not in self.keys:
             return False
-        self._called[key] = at
-        condition = _BAD.get(outcome)
-        if condition is None:
-            return outcome is Outcome.SUCCEEDED and self._proved(key, held.account)
-        subject = f"key:{key}" if condition is Condition.DISABLED else f"account:{held.account}"
+        self._called[call.key] = call.at
+        subject = self._subject(call)
+        if call.sent_at < self._released.get(subject, 0.0):
+            return False
+        cases = len(self.refusals.cases)
+        reach = self.refusals.heard(call)
+        if call.outcome is Outcome.SUCCEEDED:
+            return self._proved(call.key, call.account) or len(self.refusals.cases) < cases
+        if reach is Reach.EVERYBODY or (reach is Reach.CLIENT and self.refusals.stands_alone(call)):
+            self._close(subject, _BAD.get(call.outcome), call.at)
+        return call.outcome in REFUSALS
+
+    def _subject(self, call: HeardCall) -> str:
+        return f"account:{call.account}" if call.outcome is Outcome.NO_BALANCE else f"key:{call.key}"
+
+    def _close(self, subject: str, condition: Condition | None, at: float) -> None:
+        """To everybody, unless it is closed, or only a route is refused."""
         before = self.standings.get(subject, Standing())
-        if before.condition is not Condition.ACTIVE or sent_at < self._released.get(subject, 0.0):
-            return False
-        tests = before.tests
-        self.standings[subject] = Standing(
-            condition,
-            _WORDS[condition].format(subject.partition(":")[2]),
-            at,
-            tests,
-            at + self._pause(tests),
-            before.last,
-        )
-        return True
+        if condition is None or before.condition is not Condition.ACTIVE:
+            return
+        words = _WORDS[condition].format(subject.partition(":")[2])
+        pause = self._pause(before.tests)
+        self.standings[subject] = Standing(condition, words, at, before.tests, at + pause, before.last)
 
     def due(self, now: float) -> list[Order]:
         """Tests to be made now."""
-        return [*self._due_again(now), *self._due_idle(now)]
+        return [*self._due_again(now), *self._due_doubted(now), *self._due_idle(now)]
 
     def tested(self, order: Order, test: Probed) -> bool:
         """A test came back. Gives back whether a condition changed."""
@@ -144,6 +162,7 @@ class KeyHealth:
         before = self.standings.get(order.subject, Standing())
         if before.condition is Condition.ACTIVE:
             return self._probed(order, before, test)
+        self.refusals.forget([_quota_of(order.subject)])
         gives_back = test.finding in (Finding.WORKS, Finding.NOT_OFFERED)
         if gives_back:
             self._released[order.subject] = test.at
@@ -167,6 +186,8 @@ class KeyHealth:
                 self.standings[subject] = Standing(since=now, last=before.last)
                 self._released[subject] = now
                 changed = True
+        mine = {key_quota(key, ANY), account_quota(held.account, ANY)}
+        self.refusals.forget([n for n in self.refusals.cases if n in mine or n.startswith(f"key:{key}:")])
         return changed
 
     @property
@@ -180,17 +201,15 @@ class KeyHealth:
         return found
 
     def _probed(self, order: Order, before: Standing, test: Probed) -> bool:
-        if test.finding is Finding.REFUSED and order.test is Probe.MODELS:
-            self.standings[order.subject] = Standing(
-                Condition.DISABLED,
-                _WORDS[Condition.DISABLED].format(order.key),
-                test.at,
-                0,
-                test.at + self._pause(0),
-                test,
-            )
+        """A test of what is in use. A page of balances that refuses the key itself tells nothing of money."""
+        told_of_money = order.test is Probe.MODELS or test.status == 200
+        if test.finding is Finding.REFUSED and told_of_money:
+            self.standings[order.subject] = replace(before, tests=0, last=test)
+            found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
+            self._close(order.subject, found, test.at)
             return True
         self.standings[order.subject] = replace(before, last=test)
+        self.refusals.told(_quota_of(order.subject), works=test.finding is Finding.WORKS)
         return False
 
     def _proved(self, key: str, account: str) -> bool:
@@ -217,6 +236,16 @@ class KeyHealth:
             if kind == "account" and key is not None:
                 yield Order(subject, Probe.BALANCE, key)
 
+    def _due_doubted(self, now: float) -> Iterable[Order]:
+        """What has refused a request: is it dead?"""
+        for case in self.refusals.doubted(now):
+            call = case.call
+            account = call.outcome is Outcome.NO_BALANCE
+            subject = f"account:{call.account}" if account else f"key:{call.key}"
+            standing = self.standings.get(subject, Standing())
+            if call.key in self.keys and standing.condition is Condition.ACTIVE:
+                yield Order(subject, Probe.BALANCE if account else Probe.MODELS, call.key)
+
     def _due_idle(self, now: float) -> Iterable[Order]:
         """One key of each upstream, the one that was called last, when none was called for a while."""
         if not self.rules.idle:
@@ -231,6 +260,11 @@ class KeyHealth:
             last = max(keys, key=lambda key: self._called[key])
             if now - self._called[last] >= self.rules.idle:
                 yield Order(f"key:{last}", Probe.MODELS, last)
+
+
+def _quota_of(subject: str) -> str:
+    kind, _, name = subject.partition(":")
+    return key_quota(name, ANY) if kind == "key" else account_quota(name, ANY)
 
 
 def worse(standings: Mapping[str, Standing], key: str, account: str) -> Standing:

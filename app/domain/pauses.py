@@ -73,3 +73,9 @@ class Closures:
 
     pauses: Pauses = Pauses()
     keys: Mapping[str, Shut] = field(default_factory=dict)  # paused or disabled, by name
+    refusing: Mapping[str, Mapping[str, Shut]] = field(
+        default_factory=dict
+    )  # by client: quotas that refuse it
+    resting: Mapping[str, tuple[float, str]] = field(
+        default_factory=dict
+    )  # the same for all: seconds, and why

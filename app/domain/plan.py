@@ -8,7 +8,8 @@
    that will have them first. A head whose tiers are all closed to it is passed over instead.
 4. Until nothing can be released, or all heads looked at are used up.
 
-What an operator has paused is not looked at, and a key that is paused or disabled has no free slot.
+What an operator has paused is not looked at, and a key that is paused or disabled has no free slot. Routes that refuse
+every request of a client are closed to its tasks.
 """
 
 from __future__ import annotations
@@ -149,6 +150,8 @@ class _Planner:
         self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, Lane]]] = {}
         self.releases: list[Release] = []
         self.openings = Openings(topology, self._gauges_of, self, self._start, self._load, snapshot.wall)
+        self.refusing: dict[str, Mapping[str, Shut]] = {}  # by client: quotas whose routes refuse it
+        self.refused: dict[str, Wait] = {}  # by model: why heads were passed over
         self.paused: dict[str, Shut] = {}  # by model: all that waits for it, unless somebody else's does
         for waiting in snapshot.waiting:
             shut = snapshot.closures.pauses.holds(waiting.model, waiting.client)
@@ -207,22 +210,40 @@ class _Planner:
                 return None
             share, lane = ranked
             line, head = self._next_of(lane)
-            if plain and not head.avoid and self._fits(first, head):
-                return _Candidate(share, lane, line, head, self._home(model, head, first))
-            open_ones = self.openings.of(model, head)
+            if plain and not head.avoid and not self._refusing(lane) and self._fits(first, head):
+                return _Candidate(share, lane, line, head, self._home(lane, head, first))
+            open_ones = self._open_to(lane, head)
             fitting = next((r for r in open_ones if self._fits(r, head)), None)
             if fitting is not None:
-                return _Candidate(share, lane, line, head, self._home(model, head, fitting))
+                return _Candidate(share, lane, line, head, self._home(lane, head, fitting))
             self._leave(lane, line, head, open_ones)
         return None
 
-    def _home(self, model: str, head: Head, chosen: Route) -> Route:
+    def _refusing(self, lane: Lane) -> Mapping[str, Shut]:
+        """Quotas whose routes refuse whatever the lane's client sends."""
+        found = self.refusing.get(lane.client)
+        if found is None:
+            found = self.refusing[lane.client] = self.snapshot.closures.refusing.get(lane.client, {})
+        return found
+
+    def _open_to(self, lane: Lane, head: Head) -> list[Route]:
+        """Open routes that this task may use and that do not refuse its client."""
+        routes, refusing = self.openings.of(lane.model, head), self._refusing(lane)
+        if not refusing:
+            return routes
+        able = [route for route in routes if not refusing.keys() & set(route.quotas)]
+        if routes and not able:
+            name = next(name for name in routes[0].quotas if name in refusing)
+            self.refused[lane.model] = Wait(routes[0].key, NEVER, refusing[name])
+        return able
+
+    def _home(self, lane: Lane, head: Head, chosen: Route) -> Route:
         """A route of the same tier, by the account that saw what the head begins with last, while it has room."""
         account = self.snapshot.homes.get(head.prefix) if head.prefix else None
         if account is None or account == chosen.account:
             return chosen
-        tier = next((one for one in self.topology.models[model] if chosen in one), ())
-        able = (r for r in self.openings.of(model, head) if r.key not in head.avoid and self._fits(r, head))
+        tier = next((one for one in self.topology.models[lane.model] if chosen in one), ())
+        able = (r for r in self._open_to(lane, head) if r.key not in head.avoid and self._fits(r, head))
         return at_home(chosen, account, tier, able)
 
     def _leave(self, lane: Lane, line: Line, head: Head, open_ones: list[Route]) -> None:
@@ -262,7 +283,7 @@ class _Planner:
     def _route_of(self, lane: Lane, route: Route | None) -> Route | None:
         if route is not None:
             return route
-        return next(iter(self.openings.of(lane.model, self._next_of(lane)[1])), None)
+        return next(iter(self._open_to(lane, self._next_of(lane)[1])), None)
 
     def _share(self, route: Route | None, client: str) -> float:
         if route is None:
@@ -372,7 +393,7 @@ class _Planner:
         """What opens last on the route that opens first, for the head that is next."""
         heads = [head for lane in self.lanes[model].values() for _, head in lane.heads()]
         if not heads:
-            return Wait("", NEVER)
+            return self.refused.get(model, Wait("", NEVER))
         head = min(heads, key=lambda h: h.estimate)
         waits = [self._route_wait(route, head.estimate) for route in self.openings.may_serve(model, head)]
         return min(waits, key=lambda w: w.opens_in, default=Wait("route", NEVER))

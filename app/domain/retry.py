@@ -3,10 +3,9 @@
 | outcome | the task |
 |---|---|
 | succeeded | ends |
-| rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails before the deadline |
+| rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
-| unauthorized, forbidden, no balance | again with another key, or when this one is given back |
-| unknown model | again at once with a key not yet tried, else failed |
+| unauthorized, forbidden, no balance, unknown model | again with another key, or later; failed if the request is at fault |
 | invalid request, context too long | once more with the repair that the upstream suggests, else failed |
 | context too long, content refused | then again at once where a tier is named for it, else failed |
 | too large | failed |
@@ -21,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.domain import repair
+from app.domain import refused_request, repair
 from app.domain.attempt import Claimed, Ending, Failure
 from app.domain.classify import Verdict
 from app.domain.eligibility import FALLS, NOTE, upstream_note
@@ -30,9 +29,7 @@ from app.domain.task import Status
 
 _WAITS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _COUNTS = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED})
-_ELSEWHERE = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALANCE})
-# A task that an account's keys cannot serve remembers which of them did not know the model.
-_UNKNOWN = "unknown:"
+_ELSEWHERE = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALANCE, Outcome.UNKNOWN_MODEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +89,6 @@ def _decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
         return _counted(ending, verdict, at)
     if outcome in _ELSEWHERE:
         return _elsewhere(ending, verdict, at)
-    if outcome is Outcome.UNKNOWN_MODEL:
-        return _untried(ending, verdict, at)
     return _repaired(ending, verdict, at)
 
 
@@ -148,16 +143,16 @@ def _asked(verdict: Verdict, chance: float) -> float:
 
 
 def _elsewhere(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
-    """The dispatcher keeps this key from being met again until it is good; other keys may serve at once."""
-    return _again(_avoiding(ending, ending.claimed.permit.key), verdict, at, at.now)
-
-
-def _untried(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
-    key = ending.claimed.permit.key
-    ending = _avoiding(ending, key, f"{_UNKNOWN}{key}")
-    if all(f"{_UNKNOWN}{other}" in ending.avoid for other in at.keys if other != key):
-        return replace(ending, counts=True, failure=failure_of(verdict))
-    return _again(ending, verdict, at, at.now)
+    """Keys that have not refused it may serve it at once; where they are not at fault, the request is."""
+    permit = ending.claimed.permit
+    before = refused_request.remembered(ending.avoid)
+    visit = refused_request.visited(before, permit)
+    visits = [*(one for one in before.values() if one.key != visit.key), visit]
+    if refused_request.is_its_own_fault(verdict.outcome, visits, at.keys):
+        return _fallen(ending, verdict, at)
+    kept = replace(ending, avoid=tuple(refused_request.without(ending.avoid, visit)))
+    wait = refused_request.wait(visit, visits, at.keys)
+    return _again(_avoiding(kept, permit.key, refused_request.note_of(visit)), verdict, at, at.now + wait)
 
 
 def _repaired(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
@@ -189,6 +184,9 @@ _FAILURES = {
     Outcome.INVALID_REQUEST: ("invalid_request_error", "invalid_request"),
     Outcome.CONTENT_REFUSED: ("invalid_request_error", "content_filter"),
     Outcome.CONTEXT_TOO_LONG: ("invalid_request_error", "context_length_exceeded"),
+    Outcome.FORBIDDEN: ("permission_error", "request_forbidden"),
+    Outcome.UNAUTHORIZED: ("invalid_request_error", "request_unauthorized"),
+    Outcome.NO_BALANCE: ("invalid_request_error", "request_unpaid"),
     Outcome.UNKNOWN_MODEL: ("invalid_request_error", "model_not_found"),
     Outcome.RETURNED: ("server_error", "interrupted"),
 }

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from app.domain.affinity import Homes
 from app.domain.fairness import ClientShare, Shares
 from app.domain.governor import CallReport, Closing, Governor
+from app.domain.key_health import NO_PROOFS, Proof
 from app.domain.pauses import Closures
 from app.domain.plan import Plan, Release, Snapshot, Wait, Waiting, plan, settle_shares
 from app.domain.pools import Consumer, share_slots
@@ -68,8 +69,8 @@ class Gate(Protocol):
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
         """Take a snapshot, and beat; when somebody rings, at the latest after `wait` seconds."""
 
-    def release(self, releases: Sequence[Release]) -> list[str]:
-        """Carry out releases; gives back a word for each."""
+    def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof]) -> list[str]:
+        """Carry out releases; gives back a word for each. `proofs`: when keys were last known to be good."""
 
     @property
     def limits(self) -> Mapping[str, Limits]:
@@ -99,6 +100,9 @@ class Watch(Protocol):
     def closures(self) -> Closures:
         """What planning is to leave alone now."""
 
+    def proofs(self) -> Mapping[str, Proof]:
+        """When keys were last known to be good, in gate time."""
+
     def standing(self) -> Mapping[str, Any]:
         """How keys and accounts stand, to be told."""
 
@@ -112,6 +116,10 @@ class NoWatch:
     def closures(self) -> Closures:
         """None."""
         return Closures()
+
+    def proofs(self) -> Mapping[str, Proof]:
+        """None."""
+        return NO_PROOFS
 
     def standing(self) -> Mapping[str, Any]:
         """Nothing."""
@@ -178,6 +186,7 @@ class Dispatcher:
             self.shares.forget_idle()
         closures = self.watch.closures()
         quotas = view.quotas if self.governor is None else self._govern(self.governor, view, closures)
+        quotas = {**quotas, **_resting(closures, quotas, view.now)} if closures.resting else quotas
         snapshot = self._snapshot(view, quotas, closures)
         if not view.waiting:
             self._tell(snapshot, {}, [])
@@ -249,7 +258,7 @@ class Dispatcher:
     def _carry_out(self, releases: Sequence[Release], quotas: Mapping[str, QuotaState]) -> list[Release]:
         if not releases:
             return []
-        words = self.gate.release(releases)
+        words = self.gate.release(releases, self.watch.proofs())
         done = _accepted(releases, words)
         settle_shares(self.shares, done)
         if done:
@@ -302,6 +311,16 @@ def _limited(state: QuotaState, limits: Limits) -> QuotaState:
 
 def _closed(state: QuotaState | None, closing: Closing, now: float) -> QuotaState:
     return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
+
+
+def _resting(closures: Closures, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
+    """Quotas that refuse everybody's requests, as if they were braked."""
+    found = {}
+    for name, (seconds, why) in closures.resting.items():
+        state = quotas.get(name, QuotaState())
+        if state.braked_until < now + seconds:
+            found[name] = replace(state, braked_until=now + seconds, reason=why)
+    return found
 
 
 def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
@@ -17,8 +18,20 @@ from app.db.database import Database
 from app.db.health import forget_health, load_health, save_health
 from app.db.pauses import load_pauses
 from app.domain.governor import CallReport
-from app.domain.key_health import Condition, Finding, KeyHealth, Order, Probe, Probed, Standing
-from app.domain.pauses import Closures, Pauses
+from app.domain.key_health import (
+    NO_PROOFS,
+    Condition,
+    Finding,
+    KeyHealth,
+    Order,
+    Probe,
+    Probed,
+    Proof,
+    Standing,
+)
+from app.domain.outcome import Outcome
+from app.domain.pauses import Closures, Pauses, Shut
+from app.domain.refusals import EVERYBODY, HeardCall
 from app.domain.routing import ANY, account_quota, key_quota
 from app.services.ports import Clock
 
@@ -52,6 +65,8 @@ class KeepWatch:
         self._lock = threading.Lock()
         self._pauses = Pauses()
         self._closures = Closures()
+        self._proofs: Mapping[str, Proof] = NO_PROOFS
+        self._ahead: float | None = None  # seconds of our clock before gate time, a turn's length included
         self._written: Mapping[str, Standing] = {}
 
     # -- what the dispatcher's turn asks
@@ -62,15 +77,31 @@ class KeepWatch:
             return
         now = self._clock.now()
         with self._lock:
-            changed = [
-                self._health.heard(r.key, r.outcome, now, now - (r.at - r.released_at)) for r in reports
-            ]
+            self._ahead = now - max(r.at for r in reports)
+            self._prove(reports)
+            changed = [self._health.heard(_evidence(r, now)) for r in reports]
             if any(changed):
                 self._close()
 
     def closures(self) -> Closures:
         """What planning is to leave alone now."""
+        if self._closures.refusing or self._closures.resting:  # which end by themselves
+            with self._lock:
+                self._close()
         return self._closures
+
+    def proofs(self) -> Mapping[str, Proof]:
+        """When keys were last known to be good, in gate time."""
+        return self._proofs
+
+    def _prove(self, reports: Sequence[CallReport]) -> None:
+        """Under the lock."""
+        proofs = dict(self._proofs)
+        for r in reports:
+            if r.outcome is Outcome.SUCCEEDED:
+                before = proofs.get(r.key, Proof())
+                proofs[r.key] = replace(before, succeeded=max(before.succeeded, r.released_at))
+        self._proofs = proofs
 
     def standing(self) -> Mapping[str, Any]:
         """Keys and accounts that are not to be used, with the reason."""
@@ -127,6 +158,7 @@ class KeepWatch:
         with self._lock:
             changed = self._health.tested(order, test)
             bad = self._is_bad(order.subject)
+            self._note_test(order, test)
             self._close()
         log.info("tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status)
         if changed and not bad:
@@ -136,8 +168,14 @@ class KeepWatch:
     def _is_bad(self, subject: str) -> bool:
         return self._health.standings.get(subject, Standing()).condition is not Condition.ACTIVE
 
+    def _note_test(self, order: Order, test: Probed) -> None:
+        """Under the lock: a key that works by its own test."""
+        if order.test is Probe.MODELS and test.finding is Finding.WORKS and self._ahead is not None:
+            proof = self._proofs.get(order.key, Proof())
+            self._proofs = {**self._proofs, order.key: replace(proof, tested=test.at - self._ahead)}
+
     def _open(self, key: str) -> None:
-        """Take off the brakes that a refused call has put on."""
+        """Take off its brakes: a key that is given back is used at once."""
         held = self._health.keys[key]
         for name in (key_quota(key, ANY), account_quota(held.account, ANY)):
             self._release(name)
@@ -159,4 +197,24 @@ class KeepWatch:
 
     def _close(self) -> None:
         """Under the lock: what is not to be used, anew."""
-        self._closures = Closures(self._pauses, {**self._health.shut, **self._pauses.keys})
+        shut = {**self._health.shut, **self._pauses.keys}
+        closed = self._health.refusals.closed(self._clock.now())
+        resting = {name: (one.seconds, one.words) for name, one in closed.pop(EVERYBODY, {}).items()}
+        refusing = {
+            client: {name: Shut(one.words, by_operator=False) for name, one in of_client.items()}
+            for client, of_client in closed.items()
+        }
+        self._closures = Closures(self._pauses, shut, refusing, resting)
+
+
+def _evidence(report: CallReport, now: float) -> HeardCall:
+    return HeardCall(
+        report.outcome,
+        report.client,
+        report.task,
+        report.key,
+        report.account,
+        report.upstream_model,
+        now - (report.at - report.released_at),
+        now,
+    )

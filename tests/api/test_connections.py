@@ -89,7 +89,11 @@ def watch(api: Api, seconds: float) -> list[float]:
 
 @pytest.mark.parametrize(
     ("count", "sent"),
-    [(SILENT, b""), (HALF, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "), (HALF, b"GET /x HTTP/1.1\r\n" + b"A: b\r\n" * 3_000)],
+    [
+        (SILENT, b""),
+        (HALF, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "),
+        (HALF, b"GET /x HTTP/1.1\r\n" + b"A: b\r\n" * 3_000),
+    ],
     ids=["silent", "half a head", "much of a head"],
 )
 def test_who_sends_no_whole_head_holds_up_nobody_and_no_thread(api: Api, count: int, sent: bytes) -> None:
@@ -117,7 +121,11 @@ def test_who_sends_no_whole_head_holds_up_nobody_and_no_thread(api: Api, count: 
 
 @pytest.mark.parametrize(
     ("sent", "said"),
-    [(b"", b""), (b"GET / HTTP/1.1\r\nA: ", b"HTTP/1.1 408 "), (b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000, b"HTTP/1.1 431 ")],
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nA: ", b"HTTP/1.1 408 "),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000, b"HTTP/1.1 431 "),
+    ],
     ids=["silent", "half", "endless"],
 )
 def test_who_sends_no_whole_head_is_let_go_after_some_seconds(api: Api, sent: bytes, said: bytes) -> None:
@@ -144,7 +152,10 @@ def test_a_kept_alive_connection_with_half_a_head_holds_no_thread_and_is_let_go(
 def test_requests_cut_anywhere_and_one_behind_the_other_are_answered_in_order(api: Api, size: int) -> None:
     body = b"hello" * 2_000
     one = b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n" + body
-    sent = b"".join([one % number for number in range(1, 4)] + [b"GET /end HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n"])
+    sent = b"".join(
+        [one % number for number in range(1, 4)]
+        + [b"GET /end HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n"]
+    )
     with api.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for at in range(0, 400, size):

@@ -83,7 +83,10 @@ LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":'
 WRONG = [b"1", b"{}", b"[]", b'""', b'"ab"', b"null", b"0.5", b'{"a":1}']
 CASES = [
     *((reader, (elements, wrong, b'{"messages":[')) for reader in ("task", "chat") for wrong in WRONG),
-    *(("batch", (elements, wrong, b'{"requests":[')) for wrong in [*WRONG, b'{"prompt":1}', b'{"nonsense":12345}']),
+    *(
+        ("batch", (elements, wrong, b'{"requests":['))
+        for wrong in [*WRONG, b'{"prompt":1}', b'{"nonsense":12345}']
+    ),
     *(("file line", (elements, wrong, LINE + b'{"messages":[', b"]}}")) for wrong in WRONG),
     *(("warming", (elements, wrong, b'{"budget":"1","requests":[')) for wrong in WRONG),
     *((reader, (names, b'{"metadata":{', b"1", b"}}")) for reader in ("task", "chat", "batch")),
@@ -177,12 +180,20 @@ def test_objects_and_conversations_have_a_most_of_their_own() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=12,
 )
-LINES = st.lists(st.just({"prompt": "x"}) | st.dictionaries(st.sampled_from(["prompt", "model"]), JSON) | JSON)
-OPTIONS = st.dictionaries(st.sampled_from(["model", "priority", "metadata", "batch_size", "zz", "a\"]}"]), JSON)
+LINES = st.lists(
+    st.just({"prompt": "x"}) | st.dictionaries(st.sampled_from(["prompt", "model"]), JSON) | JSON
+)
+OPTIONS = st.dictionaries(
+    st.sampled_from(["model", "priority", "metadata", "batch_size", "zz", 'a"]}']), JSON
+)
 
 
 def outcome(read: Any) -> Any:

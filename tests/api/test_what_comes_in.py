@@ -25,7 +25,9 @@ def test_a_packed_body_is_taken(alice: Client) -> None:
 
 
 def test_every_member_of_a_packed_body_is_taken(alice: Client) -> None:
-    packed = b"".join(gzip.compress(orjson.dumps({"prompt": name}) + b"\n") for name in ("one", "two", "three"))
+    packed = b"".join(
+        gzip.compress(orjson.dumps({"prompt": name}) + b"\n") for name in ("one", "two", "three")
+    )
     answer = alice.post("/v1/batch", packed, content_type="application/x-ndjson", content_encoding="gzip")
     assert (answer.status_code, answer.json["request_counts"]["total"]) == (202, 3)  # type: ignore[index]
 
@@ -33,7 +35,9 @@ def test_every_member_of_a_packed_body_is_taken(alice: Client) -> None:
 @pytest.mark.parametrize("behind", [b"garbage", b"\0", gzip.compress(b"{}")[:-1]])
 def test_what_follows_a_packed_body_is_refused(alice: Client, behind: bytes) -> None:
     line = gzip.compress(b'{"prompt":"one"}\n')
-    answer = alice.post("/v1/batch", line + behind, content_type="application/x-ndjson", content_encoding="gzip")
+    answer = alice.post(
+        "/v1/batch", line + behind, content_type="application/x-ndjson", content_encoding="gzip"
+    )
     assert answer.status_code == 400
     assert alice.get("/v1/tasks").json["data"] == []  # type: ignore[index]
 

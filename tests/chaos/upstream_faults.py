@@ -11,7 +11,7 @@ from tests.chaos.world import ChaosWorld, pause
 from tests.stack import wait_until
 
 SECONDS = 4.0
-# What is about one key rests that key for a minute (brake.REFUSED_SECONDS): it strikes the smallest.
+# What is about one key rests that key for a minute (refusals.LONGEST_REST): it strikes the smallest.
 OF_A_KEY = frozenset({"401", "402", "403", "404", "429-insufficient-quota"})
 # What fails a task at once strikes some.
 OF_A_TASK = frozenset({"400", "422", "content-filter", "huge"})

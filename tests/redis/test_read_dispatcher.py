@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -69,7 +69,10 @@ class Office:
         return ReadDispatcher(self.database, gauge, told, topology, KEYS, SystemClock()).read()
 
     def hear(self, outcome: Outcome) -> None:
-        self.watch.heard([CallReport(outcome, "k1", "u", "a1", "m", 10.0, 10.5, 10.5, 0.5, 10.0)])
+        """To three requests of two clients: enough to close what it is about."""
+        report = CallReport(outcome, "k1", "u", "a1", "m", 10.0, 10.5, 10.5, 0.5)
+        tasks = (("a", "1"), ("a", "2"), ("b", "3"))
+        self.watch.heard([replace(report, client=client, task=task) for client, task in tasks])
 
 
 @pytest.fixture

@@ -29,4 +29,5 @@ end
 permit.w = worker
 redis.call('ZREM', UNREDEEMED, id)
 redis.call('HSET', PERMITS, id, cjson.encode(permit))
-return {'ok', permit.n, permit.k, permit.u, permit.a, permit.m, permit.e, seconds(permit.t), permit.q}
+return {'ok', permit.n, permit.k, permit.u, permit.a, permit.m, permit.e, seconds(permit.t), permit.q,
+  seconds(permit.pr or 0), seconds(permit.te or 0)}

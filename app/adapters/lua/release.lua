@@ -1,5 +1,6 @@
 -- Carries out what was planned: each message from its backlog list to its key's list, with a permit, if every limit
--- still allows it. ARGV: term, routes as JSON [{key, list, upstream, account, model, quotas}], then for each release:
+-- still allows it. ARGV: term, routes as JSON [{key, list, upstream, account, model, quotas, proved, tested}] (the last
+-- two: gate time of the last success with the key, and of its last test), then for each release:
 -- queue, step, task id, index of the route from 0, estimate, messages of its list that stay in front of it.
 -- Gives back one word for each release: 'ok', 'moved' (no longer at the head) or the quota that refuses; then the
 -- instant of all of them.
@@ -39,7 +40,7 @@ for i = 3, #ARGV, 6 do
       if behind == 0 then redis.call('RPOP', list) else redis.call('LREM', list, -1, message) end
       redis.call('HSET', PERMITS, id, cjson.encode({n = string.format('%d', number), k = route.key, u = route.upstream,
         a = route.account, m = route.model, q = route.quotas, e = estimate, t = now, l = list,
-        r = route.list, p = redis.call('HGET', PLACE, id)}))
+        r = route.list, pr = route.proved, te = route.tested, p = redis.call('HGET', PLACE, id)}))
       redis.call('HDEL', PLACE, id)
       redis.call('ZADD', UNREDEEMED, seconds(now), id)
       redis.call('HINCRBY', FLIGHT, route.key, 1)
