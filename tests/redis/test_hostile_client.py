@@ -1,4 +1,4 @@
-"""A client whose requests are refused, beside one whose are not: real Redis, the leader's judgement, workers' decisions."""
+"""A client whose requests are refused, beside one whose are not: real Redis, a leader, workers' decisions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Upstream:
 
 
 class Service:
-    """A gate, its leader's watch, and workers that answer at once. Tasks that wait for their time come back when told."""
+    """A gate, its leader's watch, and workers that answer at once. Tasks that wait come back as time passes."""
 
     def __init__(self, redis_url: str, folder: Path, keys: tuple[str, ...], answer: Answer, finding: Finding):
         url = f"sqlite:///{folder}/hostile.db"

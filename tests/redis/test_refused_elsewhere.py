@@ -1,4 +1,4 @@
-"""A task that a limit refused is served by whatever else is open, at once; alone with its key it waits for the brake."""
+"""A task that a limit refused goes to whatever else is open; alone with its key it waits for the brake."""
 
 from __future__ import annotations
 

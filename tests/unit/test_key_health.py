@@ -42,7 +42,8 @@ def call(
 def refuse(found: KeyHealth, key: str, outcome: Outcome, at: float, sent_at: float) -> bool:
     """Refused to three requests of two clients, with no success between them."""
     calls = [call(key, outcome, at, sent_at, client, f"{client}{at}") for client in ("a", "b", "a2")]
-    return all([found.heard(one) for one in calls])
+    changed = [found.heard(one) for one in calls]
+    return all(changed)
 
 
 def disabled() -> KeyHealth:
