@@ -71,15 +71,28 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def url_of(port: int, password: str = "") -> str:
+    """Where the server on this port answers."""
+    return f"redis://{f':{password}@' if password else ''}127.0.0.1:{port}/0"
+
+
 class EmbeddedRedis:
     """A running server with its data in one folder. `EmbeddedRedis.start(...)` makes one."""
 
     def __init__(
-        self, data_dir: Path, port: int | None, appendonly: bool, options: Mapping[str, str] | None
+        self,
+        data_dir: Path,
+        port: int | None,
+        appendonly: bool,
+        options: Mapping[str, str] | None,
+        password: str = "",
     ) -> None:
+        self._password = password
         self.data_dir = data_dir
         self.port = port or free_port()
         self._options = {**DEFAULTS, "appendonly": "yes" if appendonly else "no", **(options or {})}
+        if password:
+            self._options["requirepass"] = password
         self._port_is_ours_to_choose = port is None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,14 +104,17 @@ class EmbeddedRedis:
         appendonly: bool = True,
         options: Mapping[str, str] | None = None,
         takeover: bool = False,
+        password: str = "",
     ) -> "EmbeddedRedis":
         """Start a server and return when it answers.
 
         `options` are further redis.conf directives, such as {"maxmemory": "1gb"}. A server left behind in
-        this folder by a killed supervisor is an error, or stopped first with `takeover`.
+        this folder by a killed supervisor is an error, or stopped first with `takeover`. `password`: of letters,
+        digits, - and _; it reaches the server by its standard input. Without one, every user of this machine may do
+        anything there.
         Raises EmbeddedRedisError.
         """
-        server = cls(data_dir, port, appendonly, options)
+        server = cls(data_dir, port, appendonly, options, password)
         data_dir.mkdir(parents=True, exist_ok=True)
         if takeover:
             _stop_left_behind(data_dir)
@@ -107,7 +123,8 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        """With the password."""
+        return url_of(self.port, self._password)
 
     @property
     def pid(self) -> int:
@@ -186,7 +203,7 @@ class EmbeddedRedis:
     def _answers(self) -> bool:
         """Wait until the server answers. False when it ended instead."""
         deadline = time.monotonic() + START_SECONDS
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=5) as client:
             while time.monotonic() < deadline and self.alive():
                 try:
                     if client.info("server")["process_id"] == self.pid:

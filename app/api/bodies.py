@@ -171,14 +171,11 @@ CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
 CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 
 
-def _few_names(cls: type[BaseModel], value: Any) -> Any:
+def few_names(value: Any) -> Any:
+    """Refuse an object of too many fields, for models that are told of unknown ones one by one."""
     if isinstance(value, dict) and len(value) > MOST_NAMES:
         refuse(f"must hold at most {MOST_NAMES} fields")
     return value
-
-
-# For models that are told of unknown names one by one.
-few_names = model_validator(mode="before")(_few_names)
 
 
 class Body(BaseModel):
@@ -188,7 +185,10 @@ class Body(BaseModel):
         extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, frozen=True
     )
 
-    few_names = few_names
+    @model_validator(mode="before")
+    @classmethod
+    def _few_names(cls, value: Any) -> Any:
+        return few_names(value)
 
 
 _WINDOW = (

@@ -20,7 +20,9 @@ class Members:
     """Unpacks piece by piece. Linear in what comes in and goes out."""
 
     def __init__(self) -> None:
-        self._begin()
+        self._at_a_time = _FIRST
+        self._fresh = True
+        self._zlib = zlib.decompressobj(wbits=31)
         self._ended = 0
 
     @property

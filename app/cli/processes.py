@@ -43,9 +43,11 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     if processes > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="penstock-metrics-"))
     from app.api.serve import Serving, serve
+    from app.cli.limits import raise_open_files
     from app.settings import load_settings
     from app.wsgi import create_renewing
 
+    raise_open_files()  # a connection each
     settings = load_settings(None, os.environ)
     serving = Serving(host, port, processes, settings.api.threads, settings.api.patience)
     serve(create_renewing, serving)

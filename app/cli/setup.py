@@ -8,10 +8,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from app.cli import ports, presets
 from app.cli.failure import Exit, Failure
 from app.cli.profile import Profile, load, write_private
+from app.cli.redis import PASSWORD_VARIABLE
 from app.cli.simulated import read, simulate
 from app.cli.stack import Stack
 from app.cli.toml_text import to_toml
@@ -76,6 +78,7 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Setup:
         "PENSTOCK_DASHBOARD_URL": environ.get("PENSTOCK_DASHBOARD_URL") or stack.url,
         "DATABASE_URL": settings.database_url or profile.database_url,
         "REDIS_URL": settings.redis_url or profile.redis_url,
+        PASSWORD_VARIABLE: urlsplit(profile.redis_url).password or "",
         "PROMETHEUS_MULTIPROC_DIR": str((wish.data / "run" / "metrics").absolute()),
         "PYTHONPATH": _python_path(environ),
     }
@@ -164,6 +167,8 @@ def _profile(
 
     What the environment gave is not written down: it is in the environment of those who may use it.
     """
+    from app.adapters.embedded_redis import url_of
+
     before = load(data)
     made = None
     if settings.admin_key is None and not before.api_key:
@@ -175,11 +180,16 @@ def _profile(
         flower_url=stack.flower_url,
         flower_auth="" if environ.get("PENSTOCK_FLOWER_AUTH") else before.flower_auth or _login(),
         database_url="" if settings.database_url else f"sqlite:///{data / database}",
-        redis_url="" if settings.redis_url else f"redis://127.0.0.1:{stack.redis_port}/0",
+        redis_url="" if stack.redis_port is None else url_of(stack.redis_port, _redis_password(before)),
         simulator_url=f"http://127.0.0.1:{stack.simulator_port}" if simulated else "",
         configuration=str(settings.path.absolute()) if settings.path else "",
     )
     return profile, made
+
+
+def _redis_password(before: Profile) -> str:
+    """The one that the profile holds, as long as there is one."""
+    return urlsplit(before.redis_url).password or secrets.token_urlsafe(24)
 
 
 def _login() -> str:

@@ -4,6 +4,7 @@ AES-256-GCM, a nonce of its own for each value.
 
 What is stored is `enc1:<the key's name>:<base64 of nonce and ciphertext>`; plain values are read as they are, so that
 a key may be introduced, and replaced by another, while old rows stand. The keys are the process', set once at start.
+Plain values that begin like a sealed one, as any upstream's words may, are stored behind a mark of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Dialect, LargeBinary, Text
@@ -21,7 +25,15 @@ from app.domain.errors import PenstockError
 
 _MARK = "enc1:"
 _BYTES_MARK = b"\x00penstock-enc1:"  # before bytes; no text, and so no JSON line, begins so
+_PLAIN, _BYTES_PLAIN = (
+    "enc0:",
+    b"\x00penstock-enc0:",
+)  # before plain values that begin like these or those above
 _NONCE = 12  # bytes
+UNREADABLE = "(encrypted by a key that is not configured here)"  # a message, in lists
+_LEAST = _NONCE + 16  # bytes: with the tag of GCM, around nothing
+_SEALED = re.compile(r"enc1:([0-9a-f]{8}):([A-Za-z0-9+/]+={0,2})")
+_SEALED_BYTES = re.compile(rb"\x00penstock-enc1:([0-9a-f]{8}):.{28}", re.DOTALL)
 
 
 class Unsealable(PenstockError):
@@ -83,16 +95,50 @@ def use_vault(vault: Vault | None) -> None:
     _vault = vault
 
 
+_unreadable: ContextVar[list[Unsealable] | None] = ContextVar("unreadable", default=None)
+
+
+@contextmanager
+def leniently() -> Iterator[list[Unsealable]]:
+    """For lists: what cannot be opened here is left out of its row and added to what this gives."""
+    found: list[Unsealable] = []
+    token = _unreadable.set(found)
+    try:
+        yield found
+    finally:
+        _unreadable.reset(token)
+
+
 def seal(text: str) -> str:
     """Content as it is stored."""
-    return text if _vault is None else _vault.seal(text)
+    if _vault is not None:
+        return _vault.seal(text)
+    return _PLAIN + text if text.startswith((_MARK, _PLAIN + "enc")) else text
 
 
 def unseal(stored: str) -> str:
     """Content as it was given. Raises Unsealable."""
-    if not stored.startswith(_MARK):
-        return stored
-    return _opener(stored.split(":", 2)[1]).unseal(stored)
+    if stored.startswith(_PLAIN + "enc"):
+        return stored.removeprefix(_PLAIN)
+    found = _SEALED.fullmatch(stored) if stored.startswith(_MARK) else None
+    if found is None or len(found[2]) * 3 // 4 - found[2].count("=") < _LEAST:
+        return stored  # somebody else's words
+    return _opener(found[1]).unseal(stored)
+
+
+def seal_bytes(data: bytes) -> bytes:
+    """Content as it is stored."""
+    if _vault is not None:
+        return _vault.seal_bytes(data)
+    return _BYTES_PLAIN + data if data.startswith((_BYTES_MARK, _BYTES_PLAIN + b"\x00")) else data
+
+
+def unseal_bytes(stored: bytes) -> bytes:
+    """Content as it was given. Raises Unsealable."""
+    if stored.startswith(_BYTES_PLAIN + b"\x00"):
+        return stored.removeprefix(_BYTES_PLAIN)
+    found = _SEALED_BYTES.match(stored)
+    return stored if found is None else _opener(found[1].decode()).unseal_bytes(stored)
 
 
 def _opener(name: str) -> Vault:
@@ -110,13 +156,24 @@ class Sealed(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
+    def __init__(self, unreadable: str | None = None) -> None:
+        """`unreadable` stands in lists for what cannot be opened."""
+        super().__init__()
+        self.unreadable = unreadable
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """On the way in."""
         return None if value is None else seal(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """On the way out."""
-        return None if value is None else unseal(value)
+        try:
+            return None if value is None else unseal(value)
+        except Unsealable as error:
+            if (found := _unreadable.get()) is None:
+                raise
+            found.append(error)
+            return self.unreadable
 
 
 class SealedBytes(TypeDecorator[bytes]):
@@ -127,11 +184,8 @@ class SealedBytes(TypeDecorator[bytes]):
 
     def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002
         """On the way in."""
-        return value if value is None or _vault is None else _vault.seal_bytes(value)
+        return None if value is None else seal_bytes(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002
         """On the way out."""
-        if value is None or not bytes(value).startswith(_BYTES_MARK):
-            return value
-        name = bytes(value[:64]).removeprefix(_BYTES_MARK).partition(b":")[0].decode(errors="replace")
-        return _opener(name).unseal_bytes(bytes(value))
+        return None if value is None else unseal_bytes(bytes(value))

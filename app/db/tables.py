@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from app.db.sealing import Sealed
+from app.db.sealing import UNREADABLE, Sealed
 
 metadata = MetaData(
     naming_convention={
@@ -191,7 +191,7 @@ task = Table(
     Column("upstream_model", Text),
     Column("error_code", Text),
     Column("error_type", Text),
-    Column("error_message", Sealed),
+    Column("error_message", Sealed(UNREADABLE)),
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("cached_tokens", Integer),
@@ -265,7 +265,7 @@ attempt = Table(
     Column("outcome", Text, nullable=False),
     Column("counted", Boolean, nullable=False),
     Column("status_code", Integer),
-    Column("error_message", Sealed),
+    Column("error_message", Sealed(UNREADABLE)),
     Column("upstream_request_id", Text),
     Column("ready_at", Double),  # from when on it could have run
     Column("released_at", Double),

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from app.db import batches
 from app.db.batches import BatchRow
 from app.db.database import Database
+from app.db.sealing import leniently
 from app.domain.batch import BatchStatus
 from app.domain.errors import Invalid
 from app.domain.identity import is_id
@@ -29,7 +30,8 @@ class ListBatches:
             after_seq = None if after is None else _cursor(conn, client_id, after)
             found: list[BatchRow] = []
             while len(found) <= limit:
-                rows = batches.list_batches(conn, client_id, after_seq, limit + 1)
+                with leniently():
+                    rows = batches.list_batches(conn, client_id, after_seq, limit + 1)
                 found += [row for row in rows if not _is_coming_in(row)]
                 if len(rows) <= limit:
                     break

@@ -20,7 +20,7 @@ from app.db.dead_letters import DeadLetter, list_dead
 from app.db.health import load_health
 from app.db.overview import FailedRow, LatestRow, Running
 from app.db.pauses import load_pauses
-from app.db.sealing import Unsealable
+from app.db.sealing import leniently
 from app.domain.alerts import Alert
 from app.domain.board import QuotaLine, WaitingLine, later_by_client, quota_lines, waiting_lines
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
@@ -52,7 +52,7 @@ class Own:
     refused: Mapping[str, Standing] = field(
         default_factory=dict
     )  # keys and accounts not to be used; administrators'
-    sealed: str = ""  # why lists could not be read: the key that their content was encrypted by is missing
+    sealed: str = ""  # why some content could not be read: the key that it was encrypted by is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,16 +239,15 @@ def _own(conn: Connection, client_id: str | None) -> Own:
         pauses={name: at for name, at in load_pauses(conn).items() if _concerns(name, client_id)},
         refused={} if client_id is not None else _refused(conn),
     )
-    try:
-        return replace(
+    with leniently() as unreadable:
+        known = replace(
             known,
             batches=list_batches(conn, client_id, limit=30),
             failures=overview.recent_failures(conn, client_id, 100),
             latest=overview.latest_tasks(conn, client_id, 10),
             dead=list_dead(conn, client_id, limit=10),
         )
-    except Unsealable as error:
-        return replace(known, sealed=str(error))
+    return replace(known, sealed=str(unreadable[0])) if unreadable else known
 
 
 def _concerns(subject: str, client_id: str | None) -> bool:

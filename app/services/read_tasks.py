@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from app.db import callbacks, tasks
 from app.db.callbacks import Delivery
 from app.db.database import Database
+from app.db.sealing import leniently
 from app.db.tasks import AttemptRow, TaskRow
 from app.domain.errors import Invalid, NotFound
 from app.domain.identity import is_id
@@ -51,7 +52,8 @@ class ReadTasks:
 
         def read(conn: Connection) -> list[TaskRow]:
             after_seq = None if after is None else _cursor(conn, client_id, after)
-            return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1, reason)
+            with leniently():
+                return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1, reason)
 
         rows = self._database.read(read)
         return Page(rows[:limit], has_more=len(rows) > limit)

@@ -100,8 +100,7 @@ def test_who_sends_no_whole_head_holds_up_nobody_and_no_thread(api: Api, count: 
     workers, before, held = api.workers(), api.threads(), []
 
     def attack() -> None:
-        for _ in range(count):
-            held.append(api.connect(sent))
+        held.extend(api.connect(sent) for _ in range(count))
 
     attacker = threading.Thread(target=attack)
     attacker.start()

@@ -7,6 +7,8 @@ from io import BytesIO
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text
 
 from app.adapters.meters import Meters
@@ -148,7 +150,10 @@ def test_a_missing_key_is_named_and_the_rest_is_still_shown(
     name = sealing.seal("x").split(":")[1]
     sealing.use_vault(configured)
     world.parts.clock.ahead += 60.0  # what was read before is old
-    for path in (f"/v1/tasks/{task_id}", f"/v1/batch/{batch['id']}", "/v1/tasks"):
+    listed = alice.get("/v1/tasks").json["data"]  # type: ignore[index]
+    assert {task["metadata"] and task["metadata"].get("about") for task in listed} == {None}
+    assert task_id in [task["id"] for task in listed]
+    for path in (f"/v1/tasks/{task_id}", f"/v1/batch/{batch['id']}"):
         answer = alice.get(path)
         assert (answer.status_code, answer.json["error"]["code"]) == (500, "content_key_missing")
         for words in (f"the key {name}", "[storage]"):
@@ -162,3 +167,65 @@ def test_a_missing_key_is_named_and_the_rest_is_still_shown(
     page = http.get(f"/tasks/{task_id}")
     assert page.status_code == 500
     assert f"the key {name}" in page.text
+
+
+FOREIGN = [
+    "enc1:deadbeef:AAAA",
+    "enc1:",
+    "enc1::",
+    "enc1:deadbeef:" + "A" * 60,
+    "enc0:enc1:deadbeef:AAAA",
+    "enc0:",
+    "enc0:enc",
+    "enc1:deadbeef:" + "A" * 60 + "\n",
+]
+
+
+@pytest.mark.parametrize("with_key", [False, True], ids=["no key", "a key"])
+@pytest.mark.parametrize("words", FOREIGN)
+def test_words_that_look_sealed_break_no_list(
+    world: World, alice: Client, words: str, with_key: bool
+) -> None:
+    if not with_key:
+        sealing.use_vault(None)
+    failed = alice.submit(words, metadata={"about": words})
+    world.end(
+        failed,
+        outcome=Outcome.INVALID_REQUEST,
+        status=Status.FAILED,
+        result=None,
+        usage=None,
+        cost=None,
+        error_message=words,
+        failure=Failure("invalid_request_error", "invalid_request", words),
+    )
+    assert alice.task(failed)["error"]["message"] == words
+    (listed,) = [task for task in alice.get("/v1/tasks").json["data"] if task["id"] == failed]  # type: ignore[index]
+    assert (listed["error"]["message"], listed["metadata"]) == (words, {"about": words})
+    body = b"\0penstock-" + words.encode()
+    assert alice.get(f"/v1/files/{upload(alice, body)}/content").data == body
+
+
+@pytest.mark.parametrize("words", ["enc1:deadbeef:AAAA", "enc1:deadbeef", "enc1:", "enc0:hello"])
+def test_foreign_words_that_an_older_version_stored_as_they_were_are_read(words: str) -> None:
+    for vault in (None, sealing.Vault([b"a key"])):
+        sealing.use_vault(vault)
+        assert sealing.unseal(words) == words
+        assert (
+            sealing.unseal_bytes(b"\0penstock-" + words.encode()[:20]) == b"\0penstock-" + words.encode()[:20]
+        )
+
+
+@given(st.sampled_from(["", "enc0:", "enc1:", "enc0:enc1:"]), st.text(), st.booleans())
+def test_all_that_is_stored_is_read_as_it_was_given(mark: str, text: str, with_key: bool) -> None:
+    sealing.use_vault(sealing.Vault([b"a key"]) if with_key else None)
+    data = b"\0penstock-" + (mark + text).encode(errors="replace")
+    stored, stored_bytes = (
+        sealing.seal(mark + text.encode(errors="replace").decode()),
+        sealing.seal_bytes(data),
+    )
+    later = sealing.Vault([b"another", b"a key"])
+    for vault in [later] if with_key else [None, later]:
+        sealing.use_vault(vault)
+        assert sealing.unseal(stored) == mark + text.encode(errors="replace").decode()
+        assert sealing.unseal_bytes(stored_bytes) == data

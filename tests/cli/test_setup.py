@@ -1,5 +1,6 @@
 """What `penstock up` decides before it starts anything."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from app.cli import presets
 from app.cli.failure import Failure
-from app.cli.profile import save
+from app.cli.profile import Profile, save
 from app.cli.setup import Setup, Wish, find_configuration, prepare
+from app.cli.stack import components
 from app.cli.welcome import after, curl_lines
 from app.settings import ConfigError, load_settings
 
@@ -81,7 +83,8 @@ def test_what_components_read_is_a_good_configuration_without_a_real_address(wis
     setup = prepare(replace(wish, simulate=True), {})
     settings = load_settings(setup.configuration, setup.environment)
     assert str(setup.stack.simulator_port) in settings.upstreams[0].base_url
-    assert settings.redis_url == f"redis://127.0.0.1:{setup.stack.redis_port}/0"
+    password = setup.environment["PENSTOCK_REDIS_PASSWORD"]
+    assert settings.redis_url == f"redis://:{password}@127.0.0.1:{setup.stack.redis_port}/0"
     assert settings.database_url == f"sqlite:///{wish.data}/simulated.db"
 
 
@@ -100,6 +103,22 @@ def test_given_servers_are_used_and_none_is_started(wish: Wish) -> None:
     assert setup.environment["DATABASE_URL"] == "postgresql+psycopg://there/penstock"
 
 
+def test_the_redis_of_our_own_asks_for_a_password_that_is_made_once(wish: Wish) -> None:
+    first = prepare(replace(wish, simulate=True), {})
+    password = first.environment["PENSTOCK_REDIS_PASSWORD"]
+    assert re.fullmatch(r"[\w-]{32}", password)
+    assert first.environment["REDIS_URL"] == f"redis://:{password}@127.0.0.1:{first.stack.redis_port}/0"
+    assert password not in text(first)
+    assert password not in str(components(first.stack, lambda _: lambda: True, lambda: True))
+    save(wish.data, first.profile)
+    assert prepare(replace(wish, simulate=True), {}).environment["PENSTOCK_REDIS_PASSWORD"] == password
+
+
+def test_a_folder_of_a_version_without_a_redis_password_gets_one(wish: Wish) -> None:
+    save(wish.data, Profile(redis_url="redis://127.0.0.1:4444/0"))
+    assert len(prepare(replace(wish, simulate=True), {}).environment["PENSTOCK_REDIS_PASSWORD"]) == 32
+
+
 def test_an_administrators_key_is_made_shown_once_and_then_kept(wish: Wish) -> None:
     first = prepare(replace(wish, simulate=True), {})
     assert first.new_admin_key
@@ -108,6 +127,12 @@ def test_an_administrators_key_is_made_shown_once_and_then_kept(wish: Wish) -> N
     second = prepare(replace(wish, simulate=True), {})
     assert second.environment["PENSTOCK_ADMIN_KEY"] == first.new_admin_key
     assert first.new_admin_key not in text(second)
+
+
+def test_a_given_redis_is_used_as_it_is_given(wish: Wish) -> None:
+    found = prepare(replace(wish, simulate=True), {"REDIS_URL": "redis://:theirs@127.0.0.1:4444/0"})
+    assert found.environment["REDIS_URL"] == "redis://:theirs@127.0.0.1:4444/0"
+    assert (found.profile.redis_url, found.environment["PENSTOCK_REDIS_PASSWORD"]) == ("", "")
 
 
 def test_an_administrators_key_of_the_environment_is_neither_written_nor_shown(wish: Wish) -> None:

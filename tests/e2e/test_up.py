@@ -5,8 +5,11 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
+import redis
 
 from app.cli.listener import Listener
 from tests.cli.running import penstock, survivors, wait_until
@@ -85,6 +88,22 @@ def test_what_is_kept_is_for_its_owner_only_and_no_log_holds_the_key(up: Up) -> 
     logs = "".join(log.read_text(errors="replace") for log in (data / "logs").iterdir())
     assert key not in logs
     assert up.profile.flower_auth.split(":")[1] not in logs
+
+
+def test_the_redis_of_our_own_is_for_its_owner_only(up: Up) -> None:
+    address = urlsplit(up.profile.redis_url)
+    assert address.password
+    for password in (None, "wrong"):
+        with (
+            redis.Redis(port=address.port or 0, password=password) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.ping()
+    command_lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in command_lines if address.password in line]
+    logs = (up.folder / ".penstock").rglob("*.log")
+    assert not [log for log in logs if address.password in log.read_text(errors="replace")]
+    assert address.password not in up.said
 
 
 def test_without_a_key_it_stops_and_says_what_to_do(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -106,3 +107,33 @@ def test_a_stopped_server_is_gone(started) -> None:
     server.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
+
+
+def test_with_a_password_nobody_gets_in_without_it_and_it_stands_nowhere(started, tmp_path: Path) -> None:
+    password = "a-password_of-48"
+    server = started(password=password)
+    for url in (f"redis://127.0.0.1:{server.port}/0", f"redis://:wrong@127.0.0.1:{server.port}/0"):
+        with redis.Redis.from_url(url) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+    with redis.Redis.from_url(server.url) as client:
+        client.set("kept", "yes")
+    assert password not in " ".join(psutil.Process(server.pid).cmdline())
+    assert password not in str(psutil.Process(server.pid).environ())
+    server.stop()
+    for file in (tmp_path / "data").rglob("*"):
+        assert not file.is_file() or password.encode() not in file.read_bytes()
+
+
+def test_data_of_a_server_without_a_password_is_there_once_it_has_one(started) -> None:
+    before = started()
+    with redis.Redis.from_url(before.url) as client:
+        client.set("kept", "yes")
+    before.kill()
+    with redis.Redis.from_url(started(password="secret").url) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_server_with_a_password_that_was_left_behind_is_stopped(started) -> None:
+    left_behind = started(password="one")
+    assert started(takeover=True, password="two").alive()
+    assert not left_behind.alive()
