@@ -5,7 +5,7 @@
 | succeeded | ends |
 | rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
-| unauthorized, forbidden, no balance, unknown model | again with another key, or later; failed if the request is at fault |
+| unauthorized, forbidden, no balance, unknown model | again with another key, or later; failed if it is at fault |
 | invalid request, context too long | once more with the repair that the upstream suggests, else failed |
 | context too long, content refused | then again at once where a tier is named for it, else failed |
 | too large | failed |
