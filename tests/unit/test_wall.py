@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.blame import Figure
 from app.domain.brake import Rests
 from app.domain.governor import CallReport, Governor
-from app.domain.learner import RULES
 from app.domain.outcome import Outcome
 from app.domain.plan import Release
 from app.domain.quota import Quota, QuotaState
@@ -200,9 +198,7 @@ def test_first_and_longest_pause_are_configured() -> None:
 
 
 def test_without_learning_pauses_grow_all_the_same() -> None:
-    learning: dict[Figure, object] | None = None
-    assert RULES
-    judge = Governor(Topology({"m": ((ROUTE,),)}, {}), breaker=None, learning=learning)
+    judge = Governor(Topology({"m": ((ROUTE,),)}, {}), breaker=None, learning=None)
     for at in (0.0, 10.0, 20.0):
         report = CallReport(Outcome.RATE_LIMITED, "k", "u", "a", "m", at, at + 1, 1.0, 1.0, (ACCOUNT,))
         closings = judge.settled([report])
