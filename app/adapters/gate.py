@@ -374,6 +374,8 @@ def _report(text: str) -> CallReport:
         said.get("asked"),
         said.get("id", ""),
         _model_and_client(route["list"])[1] if route.get("list") else "",
+        said.get("status"),
+        said.get("words", ""),
     )
 
 

@@ -100,8 +100,8 @@ def _permit(task_id: str, fields: Sequence[bytes]) -> Permit:
         tuple(name.decode() for name in quotas),  # type: ignore[attr-defined]
         int(estimate),
         float(released_at),
-        float(proved_at),
-        float(tested_at),
+        proved_at=float(proved_at),
+        tested_at=float(tested_at),
     )
 
 
@@ -115,6 +115,8 @@ def _encoded(s: Settlement) -> bytes:
         "braked": [b.quota for b in s.brakes],
         "named": s.named,
         "asked": s.asked,
+        "status": s.status,
+        "words": s.words,
         "used": [s.usage.prompt_tokens, s.usage.completion_tokens] if s.usage else None,
     }
     return orjson.dumps(

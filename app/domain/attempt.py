@@ -167,6 +167,8 @@ class Settlement:
     named: str | None = None  # the limit that a refusal names: calls, pace or tokens
     usage: Usage | None = None  # as the upstream counted it
     asked: float | None = None  # seconds that a refusal asks us to wait
+    status: int | None = None  # what it answered
+    words: str = ""  # the upstream's own, where they may speak of a key or an account
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,6 @@ _HINTS = ("x-ratelimit-", "ratelimit")
 _MOST_HINTS, _LONGEST_HINT = 24, 200
 _MOST_TOKENS = 2**31 - 1
 _MOST_WORDS = 65536  # bytes read of an error that is not JSON
-# About our credentials: what the upstream says of them is not the client's to read.
-_OURS = {
-    Outcome.UNAUTHORIZED: "The upstream does not accept the key it was called with.",
-    Outcome.NO_BALANCE: "The account at the upstream has no balance.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +169,7 @@ def _of_error(outcome: Outcome, error: UpstreamError, known: Verdict, model: str
     return replace(
         known,
         outcome=outcome,
-        message=_OURS.get(outcome) or error.message or f"The upstream answered {known.status_code}.",
+        message=error.message or f"The upstream answered {known.status_code}.",
         code=error.code or error.type,
         scope=scope_of(error, model),
         named=named_limit(error) if outcome is Outcome.RATE_LIMITED else None,

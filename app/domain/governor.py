@@ -52,6 +52,8 @@ class CallReport:
     asked: float | None = None  # seconds that a refusal asks us to wait
     task: str = ""
     client: str = ""
+    status: int | None = None
+    words: str = ""  # the upstream's own, where they may speak of a key or an account
 
     @property
     def route(self) -> Route:

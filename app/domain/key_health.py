@@ -1,11 +1,13 @@
 """The health of keys and accounts: what calls and tests teach, and what is to be tested when. Pure.
 
-    active --(401 to several requests, or to the key's test)--> disabled --(GET /models succeeds)--> active
-    active --(402, insufficient_quota; the same)--> no_balance --(/user/balance has money again)--> active
+    active --(401 again with no success between, or to the key's test)--> disabled
+    active --(402, insufficient_quota; the same)--> no_balance
+    disabled, no_balance --(a call succeeds, or a test after one that refused)--> active
 
 One refused request closes nothing (see refusals.py): its key is tested at once.
-A test that tells nothing (no such address there, no answer) leaves it as it was. Where an upstream has no balance to
-look at, or no models to list, the key is given back when its next test is due: one more call then tells.
+What calls have closed is closed to the clients that were refused; others may try it, one call at a time, and what
+succeeds opens it to all. Refused to several clients it is closed to all. A test proves something only after one that
+refused: many upstreams list their models to anybody. Else one call, of whoever waits, tells when the test is due.
 Endpoints that nobody has called for a while are probed, so that a fault is seen before a task meets it.
 """
 
@@ -74,7 +76,7 @@ class Standing:
     reason: str = ""
     since: float = 0.0
     tests: int = 0  # since it was disabled
-    next_test_at: float | None = None
+    next_test_at: float | None = None  # None of what is closed: the next call tells
     last: Probed | None = None
 
 
@@ -108,9 +110,10 @@ NO_PROOFS: Mapping[str, Proof] = {}
 
 _BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
 _WORDS = {
-    Condition.DISABLED: "key {} is disabled: the upstream knows it no more (401); it is tested again by itself",
-    Condition.NO_BALANCE: "account {} has no balance left (402); its balance is watched",
+    Condition.DISABLED: "key {} is disabled: {}; it is tested again by itself",
+    Condition.NO_BALANCE: "account {} has no balance left: {}; it is tested again by itself",
 }
+_REFUSED = "the upstream refuses it"  # for clients: an upstream's own words may quote another's request
 
 
 @dataclass(slots=True)
@@ -123,6 +126,7 @@ class KeyHealth:
     refusals: Refusals = field(default_factory=Refusals)
     _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
     _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
+    _accused: dict[str, set[str]] = field(default_factory=dict)  # closed to these clients alone, by subject
 
     def heard(self, call: HeardCall) -> bool:
         """A call came back. Returns whether it changed anything: not if sent before the key was given back."""
@@ -135,22 +139,40 @@ class KeyHealth:
         cases = len(self.refusals.cases)
         reach = self.refusals.heard(call)
         if call.outcome is Outcome.SUCCEEDED:
-            return self._proved(call.key, call.account) or len(self.refusals.cases) < cases
-        if reach is Reach.EVERYBODY or (reach is Reach.CLIENT and self.refusals.stands_alone(call)):
-            self._close(subject, _BAD.get(call.outcome), call.at)
+            return self._proved(call) or len(self.refusals.cases) < cases
+        if call.outcome in _BAD:
+            self._refused(subject, call, reach)
         return call.outcome in REFUSALS
 
     def _subject(self, call: HeardCall) -> str:
         return f"account:{call.account}" if call.outcome is Outcome.NO_BALANCE else f"key:{call.key}"
 
-    def _close(self, subject: str, condition: Condition | None, at: float) -> None:
-        """To everybody, unless it is closed, or only a route is refused."""
+    def _refused(self, subject: str, call: HeardCall, reach: Reach) -> None:
+        """By a call: to those who were refused, or to everybody."""
         before = self.standings.get(subject, Standing())
-        if condition is None or before.condition is not Condition.ACTIVE:
-            return
-        words = _WORDS[condition].format(subject.partition(":")[2])
-        pause = self._pause(before.tests)
-        self.standings[subject] = Standing(condition, words, at, before.tests, at + pause, before.last)
+        if before.condition is Condition.ACTIVE:
+            if reach is not Reach.EVERYBODY and not self.refusals.seems_dead(call):
+                return
+            self._close(subject, _BAD[call.outcome], call.at, _answered(call))
+            self._accused[subject] = set(self.refusals.cases[call.subject].tasks)
+        elif before.next_test_at is None:  # the one call that was to tell
+            tests = before.tests + 1
+            due = call.at + self._pause(tests)
+            self.standings[subject] = replace(
+                before,
+                tests=tests,
+                next_test_at=due,
+                reason=_reason(subject, before.condition, _answered(call)),
+            )
+        if reach is Reach.EVERYBODY:
+            self._accused.pop(subject, None)
+        elif subject in self._accused:
+            self._accused[subject].add(call.client)
+
+    def _close(self, subject: str, condition: Condition, at: float, why: str) -> None:
+        last = self.standings.get(subject, Standing()).last
+        words = _reason(subject, condition, why)
+        self.standings[subject] = Standing(condition, words, at, 0, at + self._pause(0), last)
 
     def due(self, now: float) -> list[Order]:
         """Tests to be made now."""
@@ -163,18 +185,20 @@ class KeyHealth:
         if before.condition is Condition.ACTIVE:
             return self._probed(order, before, test)
         self.refusals.forget([_quota_of(order.subject)])
-        gives_back = test.finding in (Finding.WORKS, Finding.NOT_OFFERED)
-        if gives_back:
-            self._released[order.subject] = test.at
-            # Where nothing was told, the pause goes on growing should the next call be refused too.
-            tests = before.tests + 1 if test.finding is Finding.NOT_OFFERED else 0
-            self.standings[order.subject] = Standing(since=test.at, tests=tests, last=test)
-            return True
-        tests = before.tests + 1
-        self.standings[order.subject] = replace(
-            before, tests=tests, next_test_at=test.at + self._pause(tests), last=test
-        )
-        return False
+        if test.finding in (Finding.REFUSED, Finding.NO_ANSWER):
+            tests = before.tests + 1
+            due = test.at + self._pause(tests)
+            self.standings[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
+            if test.finding is Finding.REFUSED:
+                self._accused.pop(order.subject, None)
+            return False
+        refused = before.last is not None and before.last.finding is Finding.REFUSED
+        if refused and test.finding is Finding.WORKS:
+            self._open(order.subject, test.at, test)
+        else:
+            self._accused[order.subject] = set()
+            self.standings[order.subject] = replace(before, next_test_at=None, last=test)
+        return True
 
     def give_back(self, key: str, now: float) -> bool:
         """Somebody says that a key is good: it is used again, and a call will tell."""
@@ -183,22 +207,54 @@ class KeyHealth:
         for subject in (f"key:{key}", f"account:{held.account}"):
             before = self.standings.get(subject, Standing())
             if before.condition is not Condition.ACTIVE:
-                self.standings[subject] = Standing(since=now, last=before.last)
-                self._released[subject] = now
+                self._open(subject, now, before.last)
                 changed = True
         mine = {key_quota(key, ANY), account_quota(held.account, ANY)}
         self.refusals.forget([n for n in self.refusals.cases if n in mine or n.startswith(f"key:{key}:")])
         return changed
 
+    def _open(self, subject: str, at: float, last: Probed | None) -> None:
+        """To everybody; what was sent before says nothing of it."""
+        self.standings[subject] = Standing(since=at, last=last)
+        self._released[subject] = at
+        self._accused.pop(subject, None)
+
     @property
     def shut(self) -> dict[str, Shut]:
-        """Keys that are not to be used, by name."""
+        """Keys that are not to be used by anybody, by name."""
+        bad = {subject: shut for subject, shut in self._bad.items() if not self._may_be_tried(subject)}
         found = {}
         for key, held in self.keys.items():
-            bad = worse(self.standings, key, held.account)
-            if bad.condition is not Condition.ACTIVE:
-                found[key] = Shut(bad.reason, by_operator=False)
+            shut = bad.get(f"key:{key}") or bad.get(f"account:{held.account}")
+            if shut is not None:
+                found[key] = shut
         return found
+
+    @property
+    def barred(self) -> dict[str, dict[str, Shut]]:
+        """What is closed to some: by client and quota."""
+        found: dict[str, dict[str, Shut]] = {}
+        for subject, shut in self._bad.items():
+            for client in self._accused.get(subject, ()):
+                found.setdefault(client, {})[_quota_of(subject)] = shut
+        return found
+
+    @property
+    def probed(self) -> dict[str, str]:
+        """Quotas of what is closed and may be tried, one call at a time: why, by quota."""
+        bad = self._bad.items()
+        return {_quota_of(subject): shut.words for subject, shut in bad if self._may_be_tried(subject)}
+
+    def _may_be_tried(self, subject: str) -> bool:
+        return subject in self._accused or self.standings[subject].next_test_at is None
+
+    @property
+    def _bad(self) -> dict[str, Shut]:
+        return {
+            subject: Shut(_reason(subject, one.condition, _REFUSED), by_operator=False)
+            for subject, one in self.standings.items()
+            if one.condition is not Condition.ACTIVE
+        }
 
     def _probed(self, order: Order, before: Standing, test: Probed) -> bool:
         """A test of what is in use. A page of balances that refuses the key itself tells nothing of money."""
@@ -206,19 +262,18 @@ class KeyHealth:
         if test.finding is Finding.REFUSED and told_of_money:
             self.standings[order.subject] = replace(before, tests=0, last=test)
             found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
-            self._close(order.subject, found, test.at)
+            self._close(order.subject, found, test.at, test.words or _REFUSED)
             return True
         self.standings[order.subject] = replace(before, last=test)
-        self.refusals.told(_quota_of(order.subject), works=test.finding is Finding.WORKS)
         return False
 
-    def _proved(self, key: str, account: str) -> bool:
-        """A success: should it be refused again one day, the first test comes soon."""
+    def _proved(self, call: HeardCall) -> bool:
+        """A success of what was sent since it was closed."""
         changed = False
-        for subject in (f"key:{key}", f"account:{account}"):
-            standing = self.standings.get(subject)
-            if standing is not None and standing.condition is Condition.ACTIVE and standing.tests:
-                self.standings[subject] = replace(standing, tests=0)
+        for subject in (f"key:{call.key}", f"account:{call.account}"):
+            standing = self.standings.get(subject, Standing())
+            if standing.condition is not Condition.ACTIVE and call.sent_at >= standing.since:
+                self._open(subject, call.sent_at, standing.last)
                 changed = True
         return changed
 
@@ -227,7 +282,8 @@ class KeyHealth:
 
     def _due_again(self, now: float) -> Iterable[Order]:
         for subject, standing in self.standings.items():
-            if standing.condition is Condition.ACTIVE or now < (standing.next_test_at or 0.0):
+            due = standing.next_test_at
+            if standing.condition is Condition.ACTIVE or due is None or now < due:
                 continue
             kind, _, name = subject.partition(":")
             if kind == "key" and name in self.keys:
@@ -260,6 +316,15 @@ class KeyHealth:
             last = max(keys, key=lambda key: self._called[key])
             if now - self._called[last] >= self.rules.idle:
                 yield Order(f"key:{last}", Probe.MODELS, last)
+
+
+def _answered(call: HeardCall) -> str:
+    status = "the upstream refuses it" if call.status is None else f"the upstream answered {call.status}"
+    return f"{status}: {call.words}" if call.words else status
+
+
+def _reason(subject: str, condition: Condition, why: str) -> str:
+    return _WORDS[condition].format(subject.partition(":")[2], why)
 
 
 def _quota_of(subject: str) -> str:

@@ -79,3 +79,4 @@ class Closures:
     resting: Mapping[str, tuple[float, str]] = field(
         default_factory=dict
     )  # the same for all: seconds, and why
+    probed: Mapping[str, str] = field(default_factory=dict)  # quotas that take one call at a time, and why

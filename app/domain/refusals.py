@@ -9,6 +9,8 @@ be about the one request that met it. So a closure takes several requests, with 
 | FEW requests or more, of one client | that client |
 | FEW requests or more, of several clients | everybody |
 
+A key or account that is refused again after its first refusal came back, or to FEW requests, with nothing of another
+client served there lately, is taken for dead (see key_health.py): others may still try it, one call at a time.
 Routes answer most of what they are sent while a few requests are refused for their content, so a route is closed only
 once nothing has succeeded there for QUIET seconds. Whatever succeeds opens it again, and forgets the rest.
 """
@@ -26,6 +28,7 @@ FEW = 3  # different requests
 QUIET = 10.0  # seconds
 WINDOW = 600.0  # seconds after which a refusal is no evidence any more
 REST, LONGEST_REST = 10.0, 60.0  # seconds that a closure lasts: the first, doubled up to the longest
+LATELY = 60.0  # seconds for which a client's success speaks for a key that refuses another
 TEST_EVERY = 30.0  # seconds between tests of one key, however many requests it refuses
 EVERYBODY = ""
 
@@ -34,6 +37,7 @@ _ACCOUNT = frozenset({Outcome.NO_BALANCE})
 _ROUTE = frozenset({Outcome.FORBIDDEN, Outcome.UNKNOWN_MODEL})
 REFUSALS = _KEY | _ACCOUNT | _ROUTE
 _MOST_CLIENTS = 16  # kept of each case
+_LONGEST_WORDS = 300  # characters kept of an upstream's
 
 
 class Reach(Enum):
@@ -56,6 +60,8 @@ class HeardCall:
     upstream_model: str
     sent_at: float
     at: float
+    status: int | None = None
+    words: str = ""  # the upstream's
 
     @property
     def subjects(self) -> tuple[str, str, str]:
@@ -93,11 +99,12 @@ class Case:
     until: float = 0.0  # closed
     rest: float = REST
     tested_at: float | None = None
-    untold: bool = False  # the test told nothing: the upstream has no such page, or did not answer
+    again: bool = False  # refused once more, after the first refusal came back
 
     def add(self, call: HeardCall) -> None:
         """One more refused request."""
         self.last_at = call.at
+        self.again = self.again or call.sent_at > self.call.at
         if call.client in self.tasks or len(self.tasks) < _MOST_CLIENTS:
             of_client = self.tasks.setdefault(call.client, set())
             if len(of_client) < FEW:
@@ -155,23 +162,12 @@ class Refusals:
                 case.tested_at = now
                 yield case
 
-    def told(self, subject: str, *, works: bool) -> None:
-        """A test of a key or account came back that refused nothing. One that works ends the case."""
-        case = self.cases.get(subject)
-        if case is not None and works:
-            case.tasks, case.until = {}, 0.0
-        elif case is not None:
-            case.untold = True
-
-    def stands_alone(self, call: HeardCall) -> bool:
-        """Whether one client's word may close a key or account to everybody.
-
-        No test tells anything of it, and nothing of another client succeeded there within an hour.
-        """
+    def seems_dead(self, call: HeardCall) -> bool:
+        """Whether a refused call leaves its key or account for dead, whatever its own test says."""
         case = self.cases.get(call.subject)
         others = self._clients.get(call.subject, {})
-        recently = (at for client, at in others.items() if client != call.client)
-        return case is not None and case.untold and all(call.at - at > 3600.0 for at in recently)
+        lately = any(call.at - at <= LATELY for client, at in others.items() if client != call.client)
+        return case is not None and not lately and (case.again or reach(case.tasks) is not Reach.NOBODY)
 
     def forget(self, subjects: Collection[str]) -> None:
         """Somebody says that they are good."""
@@ -191,6 +187,13 @@ class Refusals:
 
     def _quiet(self, call: HeardCall) -> bool:
         return call.at - self.succeeded.get(call.subject, 0.0) >= QUIET
+
+
+def about_a_key(outcome: Outcome, words: str) -> str:
+    """An upstream's words where they speak of a key or an account, as they may be passed on; else none."""
+    if outcome not in _KEY | _ACCOUNT:
+        return ""
+    return words[:_LONGEST_WORDS].encode(errors="replace").decode()
 
 
 def _barred(case: Case) -> list[str]:

@@ -187,6 +187,7 @@ class Dispatcher:
         closures = self.watch.closures()
         quotas = view.quotas if self.governor is None else self._govern(self.governor, view, closures)
         quotas = {**quotas, **_resting(closures, quotas, view.now)} if closures.resting else quotas
+        quotas = {**quotas, **_probed(closures, quotas)} if closures.probed else quotas
         snapshot = self._snapshot(view, quotas, closures)
         if not view.waiting:
             self._tell(snapshot, {}, [])
@@ -320,6 +321,17 @@ def _resting(closures: Closures, quotas: Mapping[str, QuotaState], now: float) -
         state = quotas.get(name, QuotaState())
         if state.braked_until < now + seconds:
             found[name] = replace(state, braked_until=now + seconds, reason=why)
+    return found
+
+
+def _probed(closures: Closures, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+    """Quotas whose key or account is taken for dead: one call at a time may prove that it is not."""
+    found = {}
+    for name, why in closures.probed.items():
+        state = quotas.get(name, QuotaState())
+        found[name] = replace(
+            state, cap=1 if state.cap is None else min(1, state.cap), judged="probe", reason=why
+        )
     return found
 
 

@@ -85,7 +85,7 @@ class KeepWatch:
 
     def closures(self) -> Closures:
         """What planning is to leave alone now."""
-        if self._closures.refusing or self._closures.resting:  # which end by themselves
+        if self._closures.refusing or self._closures.resting or self._closures.probed:  # end by themselves
             with self._lock:
                 self._close()
         return self._closures
@@ -204,7 +204,9 @@ class KeepWatch:
             client: {name: Shut(one.words, by_operator=False) for name, one in of_client.items()}
             for client, of_client in closed.items()
         }
-        self._closures = Closures(self._pauses, shut, refusing, resting)
+        for client, barred in self._health.barred.items():
+            refusing.setdefault(client, {}).update(barred)
+        self._closures = Closures(self._pauses, shut, refusing, resting, self._health.probed)
 
 
 def _evidence(report: CallReport, now: float) -> HeardCall:
@@ -217,4 +219,6 @@ def _evidence(report: CallReport, now: float) -> HeardCall:
         report.upstream_model,
         now - (report.at - report.released_at),
         now,
+        report.status,
+        report.words,
     )

@@ -20,6 +20,7 @@ from app.domain.classify import Verdict, classify
 from app.domain.errors import DatabaseUnreachable
 from app.domain.json_text import Parse
 from app.domain.outcome import Outcome
+from app.domain.refusals import about_a_key
 from app.domain.reply import Fault, Reply, Trouble
 from app.domain.retry import RetryPolicy, Situation, decide
 from app.domain.task import Status
@@ -305,6 +306,8 @@ class RunTask:
             named=verdict.named,
             asked=verdict.retry_after_seconds,
             usage=verdict.usage,
+            status=verdict.status_code,
+            words=about_a_key(verdict.outcome, verdict.message),
         )
         self.settling.add(settlement)
 

@@ -16,6 +16,7 @@ from app.domain.brake import brakes
 from app.domain.classify import Verdict
 from app.domain.key_health import Finding, HealthRules, Held, KeyHealth, Probe, Probed
 from app.domain.outcome import Outcome
+from app.domain.refusals import about_a_key
 from app.domain.retry import RetryPolicy, Situation, decide
 from app.domain.routing import Route, Topology
 from app.domain.task import Status
@@ -89,7 +90,12 @@ class Service:
         claimed = a_claimed(permit, client_id=message.client, avoid=message.avoid)
         end = decide(claimed, verdict, Situation(RetryPolicy(), self.world.topology.keys, CLAIMED_AT, 0.0))
         braked = brakes(permit, verdict, 0.0)
-        self.world.permits.settle([Settlement(permit.task_id, permit.release, outcome, brakes=braked)])
+        words = about_a_key(outcome, verdict.message)
+        status = verdict.status_code
+        settlement = Settlement(
+            permit.task_id, permit.release, outcome, brakes=braked, status=status, words=words
+        )
+        self.world.permits.settle([settlement])
         if end.status is not Status.QUEUED:
             self.ended[message.task_id] = end
             return
@@ -191,6 +197,61 @@ def test_a_single_key_that_is_dead_lets_its_tasks_wait_and_serves_them_when_it_i
         service.run()
         service.pass_time(60)
     assert service.statuses(tasks) == {Status.SUCCEEDED: 10}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
+@pytest.mark.parametrize("finding", [Finding.NOT_OFFERED, Finding.WORKS])
+def test_one_task_alone_with_a_dead_key_shows_it_in_the_upstreams_words_and_calls_ever_more_seldom(
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding
+) -> None:
+    """Also where the upstream lists its models to anybody."""
+    service = Service(redis_url, tmp_path, ("k1",), lambda _c, _k: outcome, finding)
+    service.publish("a", 1)
+    for _ in range(4):
+        service.run()
+        service.pass_time()
+    (bad,) = service.watch.standing().values()
+    assert bad["condition"] == ("disabled" if outcome is Outcome.UNAUTHORIZED else "no_balance")
+    assert f"the upstream answered {STATUS[outcome]}: its words" in bad["reason"]
+    calls = []
+    for _ in range(600):
+        service.pass_time()
+        service.run()
+        calls.append(sum(service.calls.values()))
+    assert calls[0] == 2
+    assert calls[59] <= 3
+    assert calls[-1] <= 7
+    assert service.ended == {}
+    service.answer = lambda _c, _k: Outcome.SUCCEEDED
+    for _ in range(40):
+        service.pass_time(60)
+        service.run()
+    assert service.statuses(list(service.ended)) == {Status.SUCCEEDED: 1}
+    assert service.watch.standing() == {}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
+@pytest.mark.parametrize("finding", [Finding.NOT_OFFERED, Finding.WORKS])
+def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key_to_all(
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding
+) -> None:
+    service = Service(redis_url, tmp_path, ("k1",), hostile_beside_honest(outcome), finding)
+    service.publish("hostile", 10)
+    for _ in range(4):
+        service.run()
+        service.pass_time()
+    assert service.watch.standing()
+    honest = service.publish("honest", 5)
+    turn = service.world.dispatcher.turn()
+    assert turn.released == 1  # a witness, until it has come back
+    assert service.world.dispatcher.turn().released == 0
+    for task_id in honest:
+        permit = service.world.permits.redeem(task_id, "w1")
+        if isinstance(permit, Permit):
+            service.call(service.waiting.pop(task_id), permit)
+    service.run()
+    assert service.statuses(honest) == {Status.SUCCEEDED: 5}
+    assert service.watch.standing() == {}
 
 
 def test_a_lone_403_of_the_only_key_fails_once_its_test_has_succeeded(redis_url: str, tmp_path: Path) -> None:

@@ -83,7 +83,91 @@ def test_where_no_test_tells_anything_one_clients_requests_must_do() -> None:
         found.heard(call("k1", Outcome.UNAUTHORIZED, 1000.0 + number, 999.0 + number, task=str(number)))
         for order in found.due(1000.0 + number):
             assert not found.tested(order, Probed(Finding.NOT_OFFERED, 1000.0 + number, 0.1, 404))
-    assert set(found.shut) == {"k1"}
+    assert found.standings["key:k1"].condition is Condition.DISABLED
+    assert {client: set(closed) for client, closed in found.barred.items()} == {"a": {"key:k1:*"}}
+    assert set(found.probed) == {"key:k1:*"}
+    assert found.shut == {}
+
+
+def spoken(status: int, words: str, at: float, client: str = "a", task: str = "t") -> HeardCall:
+    outcome = Outcome.NO_BALANCE if "balance" in words else Outcome.UNAUTHORIZED
+    return HeardCall(outcome, client, task, "k1", "acme", "m", at - 0.1, at, status, words)
+
+
+@pytest.mark.parametrize("finding", [Finding.WORKS, Finding.NOT_OFFERED, Finding.NO_ANSWER])
+@pytest.mark.parametrize(
+    ("status", "words", "subject", "condition"),
+    [
+        (401, "User not found.", "key:k1", Condition.DISABLED),
+        (400, "API key expired. Please renew the API key.", "key:k1", Condition.DISABLED),
+        (403, "Sorry, your account balance is insufficient", "account:acme", Condition.NO_BALANCE),
+    ],
+)
+def test_two_visits_of_one_task_show_a_dead_key_in_the_upstreams_words(
+    status: int, words: str, subject: str, condition: Condition, finding: Finding
+) -> None:
+    found = health()
+    found.heard(spoken(status, words, 1000.0))
+    for order in found.due(1000.1):
+        found.tested(order, Probed(finding, 1000.2, 0.1, 200))
+    assert subject not in found.standings or found.standings[subject].condition is Condition.ACTIVE
+    found.heard(spoken(status, words, 1001.2))
+    standing = found.standings[subject]
+    assert standing.condition is condition
+    assert f"the upstream answered {status}: {words}" in standing.reason
+    assert set(found.barred) == {"a"}
+    assert words not in next(iter(found.barred["a"].values())).words  # other clients read it too
+
+
+def test_a_success_between_two_refusals_leaves_the_key_in_use() -> None:
+    found = health()
+    for at in (1000.0, 1002.0, 1004.0):
+        found.heard(spoken(401, "User not found.", at))
+        found.heard(call("k1", Outcome.SUCCEEDED, at + 1, at + 0.5, "a", "other"))
+    assert found.standings == {}
+
+
+def test_another_clients_success_opens_it_to_all_and_its_refusal_closes_it_to_that_client() -> None:
+    found = health()
+    for at in (1000.0, 1001.2):
+        found.heard(spoken(401, "Authentication Fails", at, "hostile"))
+    assert set(found.barred) == {"hostile"}
+    found.heard(spoken(401, "Authentication Fails", 1003.0, "b"))
+    assert set(found.barred) == {"hostile", "b"}
+    assert found.heard(call("k1", Outcome.SUCCEEDED, 1005.0, 1004.0, "honest"))
+    assert (found.barred, found.probed, found.shut) == ({}, {}, {})
+    assert found.standings["key:k1"].condition is Condition.ACTIVE
+
+
+def test_a_test_that_worked_while_calls_were_refused_proves_nothing_one_call_at_a_time_does() -> None:
+    found, at, gaps = health(), 1001.2, []
+    for sent in (1000.0, at):
+        found.heard(spoken(401, "User not found.", sent))
+    for _ in range(4):
+        closed_at = at
+        while not (orders := [o for o in found.due(at) if o.subject == "key:k1"]):
+            assert "a" in found.barred
+            at += 1
+        found.tested(orders[0], answer(Finding.WORKS, at))
+        assert found.standings["key:k1"].condition is Condition.DISABLED
+        assert (found.barred, found.shut, set(found.probed)) == ({}, {}, {"key:k1:*"})
+        found.heard(spoken(401, "User not found.", at))
+        assert set(found.barred) == {"a"}
+        gaps.append(round(at - closed_at))
+    assert gaps == [30, 60, 100, 100]
+    found.tested(found.due(at + 101)[0], answer(Finding.WORKS, at + 101))
+    found.heard(call("k1", Outcome.SUCCEEDED, at + 103, at + 102))
+    assert found.standings["key:k1"].condition is Condition.ACTIVE
+
+
+def test_what_waits_for_its_one_call_does_so_for_the_next_leader_too() -> None:
+    found = health()
+    for at in (1000.0, 1001.2):
+        found.heard(spoken(401, "User not found.", at))
+    found.tested(found.due(1040.0)[0], answer(Finding.WORKS, 1040.0))
+    heir = health()
+    heir.standings = {name: from_facts(to_facts(one)) for name, one in found.standings.items()}
+    assert (heir.shut, set(heir.probed)) == ({}, {"key:k1:*"})
 
 
 def test_a_401_disables_the_key_alone_and_a_402_every_key_of_the_account() -> None:
@@ -129,6 +213,7 @@ def test_an_upstream_that_does_not_answer_settles_nothing() -> None:
 
 def test_what_was_sent_before_the_key_came_back_says_nothing_of_now() -> None:
     found = disabled()
+    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.REFUSED, 1040.0))
     found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.WORKS, 1050.0))
     assert not refuse(found, "k1", Outcome.UNAUTHORIZED, 1051.0, 1049.0)
     assert found.shut == {}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.key_health import Condition, Finding, HealthRules, Held, KeyHealth, Probed
+from app.domain.key_health import Finding, HealthRules, Held, KeyHealth, Probed
 from app.domain.outcome import Outcome
 from app.domain.refusals import (
     EVERYBODY,
@@ -142,6 +142,7 @@ def test_no_sequence_of_one_clients_refused_requests_closes_anything_to_one_whos
             health.tested(order, Probed(finding, at, 0.1, 200 if finding is Finding.WORKS else 404))
         closed = health.refusals.closed(at)
         assert health.shut == {}
+        assert "honest" not in health.barred
         assert EVERYBODY not in closed
         assert "honest" not in closed
 
@@ -171,4 +172,5 @@ def test_a_flood_of_refused_requests_is_no_flood_of_tests(outcomes: list[str], p
             tests += 1
             health.tested(order, Probed(Finding.WORKS, at, 0.1, 200))
     assert tests <= 3 * (1 + (at - NOW) / 30)
-    assert all(one.condition is Condition.ACTIVE for one in health.standings.values())
+    assert health.shut == {}  # closed at most to the one that sends them
+    assert set(health.barred) <= {"hostile"}
