@@ -62,6 +62,7 @@ RULES: tuple[Rule, ...] = (
 # By rule: the reading of each subject ("" where there is one alone); None where nobody knows.
 Readings = Mapping[str, Mapping[str, float] | None]
 Place = tuple[str, str]  # rule and subject
+NO_REASONS: Mapping[Place, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +231,13 @@ def _shown(value: float, unit: str) -> str:
     return f"{value:.1f} {unit}" if unit == "s" else f"{value:,.0f}{unit}"
 
 
-def compose(digest: Digest, rules: Mapping[str, Rule], runbook: str) -> tuple[str, str]:
-    """Title and text of one message; `runbook` is what the entries' names are added to."""
+def compose(
+    digest: Digest, rules: Mapping[str, Rule], runbook: str, reasons: Mapping[Place, str] = NO_REASONS
+) -> tuple[str, str]:
+    """Title and text of one message; `runbook` is what the entries' names are added to.
+
+    `reasons` says more of an alert than its rule does.
+    """
     alerts = [*digest.fired, *digest.resolved]
     words = f"{len(digest.fired)} firing" if digest.fired else "resolved"
     if digest.fired and digest.resolved:
@@ -239,7 +245,7 @@ def compose(digest: Digest, rules: Mapping[str, Rule], runbook: str) -> tuple[st
     lines = []
     for alert in alerts:
         rule = rules.get(alert.rule)
-        said = sentence(alert, rule) if rule else ""
+        said = reasons.get(alert.place) or (sentence(alert, rule) if rule else "")
         name = f"{alert.rule} ({alert.subject})" if alert.subject else alert.rule
         if alert.state is State.RESOLVED:
             lines.append(f"RESOLVED {name}")

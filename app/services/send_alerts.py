@@ -14,7 +14,8 @@ import structlog
 from app.background_loop import END, BackgroundLoop
 from app.db.alerts import Channel, note_channels
 from app.db.database import Database
-from app.domain.alerts import Digest, Rule, Severity, compose
+from app.db.health import load_health
+from app.domain.alerts import Digest, Place, Rule, Severity, compose
 from app.domain.errors import DatabaseUnreachable
 from app.services.ports import Clock
 
@@ -63,11 +64,21 @@ class SendAlerts:
         """Send soon; `done` is called in the sender's thread when every channel was tried."""
 
         def job() -> None:
-            title, text = compose(digest, self.rules, self.runbook)
+            title, text = compose(digest, self.rules, self.runbook, self._reasons())
             self.deliver(digest.severity, title, text, resolved=not digest.fired)
             done()
 
         self._put(job)
+
+    def _reasons(self) -> dict[Place, str]:
+        """Why keys and accounts are not used; none while the database is away: the alert goes out all the same."""
+        try:
+            standings = self.database.read(load_health)
+        except DatabaseUnreachable:
+            return {}
+        rules = {"key": "key_disabled", "account": "balance_low"}
+        named = ((subject.partition(":"), one.reason) for subject, one in standings.items() if one.reason)
+        return {(rules[kind], name): reason for (kind, _, name), reason in named if kind in rules}
 
     def beat(self) -> None:
         """Call the heartbeat URL soon, if there is one."""

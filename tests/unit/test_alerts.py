@@ -217,6 +217,12 @@ def test_a_message_says_what_is_the_case_and_where_it_is_explained() -> None:
     assert "FIRING key_disabled (main): the upstream refuses the key main" in text
     assert "https://x/runbook#key_disabled" in text
     assert "RESOLVED success_low" in text
+    reasons = {("key_disabled", "main"): "key main is disabled: the upstream answered 401: User not found."}
+    _, text = compose(Digest(Severity.CRITICAL, (firing,), ()), BY_NAME, "https://x/runbook", reasons)
+    assert (
+        "FIRING key_disabled (main): key main is disabled: the upstream answered 401: User not found.\n"
+        in text
+    )
 
 
 looks = st.lists(st.tuples(st.sampled_from([None, 0.0, 0.05, 0.06, 1.0]), st.booleans()), max_size=60)
