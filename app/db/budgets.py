@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, case, delete, func, literal_column, select, t
 
 from app.db.access_tables import budget_use
 from app.db.letting_go import let_go
-from app.db.locks import lock_batches
+from app.db.locks import Batches, lock_batches
 from app.db.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
 from app.db.upsert import insert_or
 from app.domain.budget import Spent, periods
@@ -94,19 +94,30 @@ def clients_waiting(conn: Connection) -> list[str]:
     return list(conn.execute(select(task.c.client_id).where(text(OVER_BUDGET)).distinct()).scalars())
 
 
-def waiting_for_budget(conn: Connection, client_id: str, limit: int) -> list[Waiting]:
-    """A client's oldest such tasks. Batches that are still coming in are left out."""
+def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list[Waiting], Batches]:
+    """A client's oldest tasks that wait for its budget, held until this transaction ends, and their batches.
+
+    In the order of `locks`: what is found without a lock is looked at again once its batch is held. Batches that are
+    still coming in are left out.
+    """
     coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
-    found = select(task.c.seq, task.c.batch_id, task.c.reserved_tokens, task.c.reserved_picos)
-    found = found.where(task.c.client_id == client_id, text(OVER_BUDGET))
+    found = select(task.c.seq, task.c.batch_id).where(task.c.client_id == client_id, text(OVER_BUDGET))
     found = found.where(task.c.batch_id.is_(None) | task.c.batch_id.not_in(coming_in))
-    rows = conn.execute(found.order_by(task.c.seq).limit(limit).with_for_update(of=task))
-    return [Waiting(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows]
+    oldest = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
+    batches = lock_batches(conn, (row.batch_id for row in oldest))
+    columns = (task.c.seq, task.c.batch_id, task.c.reserved_tokens, task.c.reserved_picos)
+    still = select(*columns).where(task.c.seq.in_([row.seq for row in oldest]), text(OVER_BUDGET))
+    rows = conn.execute(still.order_by(task.c.seq).with_for_update(of=task))
+    wishes = [Waiting(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows]
+    return wishes, batches
 
 
-def release(conn: Connection, chosen: Sequence[Waiting], now: float) -> None:
-    """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet."""
-    sized = _sized(conn, {item.batch_id for item in chosen if item.batch_id is not None})
+def release(conn: Connection, chosen: Sequence[Waiting], batches: Batches, now: float) -> None:
+    """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet.
+
+    All of them and their batches were locked by `lock_for_release`.
+    """
+    sized = _sized(batches, {item.batch_id for item in chosen})
     hold = case(
         (task.c.batch_id.in_(sorted(sized)), Hold.BATCH.value),
         (task.c.available_at > now, Hold.UNTIL.value),
@@ -124,9 +135,8 @@ def forget_periods(conn: Connection, before: str) -> int:
     return conn.execute(delete(budget_use).where(budget_use.c.period < before)).rowcount
 
 
-def _sized(conn: Connection, ids: set[str]) -> Mapping[str, int]:
-    locked = lock_batches(conn, ids)
-    return {name: row.batch_size for name, row in locked.items() if row.batch_size is not None}
+def _sized(batches: Batches, ids: Collection[str | None]) -> Mapping[str, int]:
+    return {name: row.batch_size for name, row in batches.items() if name in ids and row.batch_size is not None}
 
 
 def _in_flight(conn: Connection, batch_id: str) -> int:

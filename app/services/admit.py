@@ -186,12 +186,12 @@ class Admission:
         """Let tasks go on that waited for a budget, as many as fit; gives back how many."""
         limits = self._limits.of(client_id)
         ceiling = ceilings(limits, now)
+        waiting, batches = budgets.lock_for_release(conn, client_id, most)
         spent = budgets.lock_spent(conn, client_id, ceiling) if ceiling else {}
-        waiting = budgets.waiting_for_budget(conn, client_id, most)
         chosen = waiting[: fitting(ceiling, spent, [item.wish for item in waiting])]
         if chosen:
             budgets.add_spent(conn, client_id, now, total(item.wish for item in chosen))
-            budgets.release(conn, chosen, now)
+            budgets.release(conn, chosen, batches, now)
         return len(chosen)
 
     def _check_policy(self, row: NewTask) -> None:
