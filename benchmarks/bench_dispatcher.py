@@ -90,7 +90,8 @@ class Bench:
         ]
         permits.settle(ended)
         if ended:
-            backlog.leader.refeeding.refeed([one.task_id for one in ended])
+            backlog.leader.refeeding.remember([one.task_id for one in ended])
+            backlog.leader.refeeding.flush()
             self._feed(len(ended))
 
     def _feed(self, count: int) -> None:

@@ -1,8 +1,9 @@
 """The dispatcher process: several may run, one leads.
 
-Five loops: release (this thread), feed, heal, look at pauses, test keys. Each waits for its doorbell or its next due
-instant. A loop that meets
-a lost Redis or database waits and goes on; the term in every script keeps a leader that was overtaken from doing harm.
+The release loop (this thread) waits for Redis alone: a database that does not answer costs nobody the lead. Beside it
+run loops that feed, heal, look at pauses and shares, test keys, and write down what is to be fed again. Each waits for
+its doorbell or its next due instant. A loop that meets a lost Redis or database waits and goes on; the term in every
+script keeps a leader that was overtaken from doing harm.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ HEAL_EVERY = 1.0
 TAKE_BACK_EVERY = 0.25
 LOOK_EVERY = 0.4  # a pause is obeyed within a second
 TEST_EVERY = 1.0
+SHARES_EVERY = 5.0
+REFEED_EVERY = 0.25
 
 
 class Life:
@@ -162,7 +165,7 @@ def _release(leader: Leader, stop: threading.Event) -> None:
     while not stop.is_set():
         turn = leader.dispatcher.turn(wait)
         leader.parts.meters.turned(turn.seconds)
-        leader.refeeding.refeed(turn.refeed)
+        leader.refeeding.remember(turn.refeed)
         wait = turn.next_in
 
 
@@ -207,6 +210,8 @@ def _loops(leader: Leader, leading: threading.Event) -> list[BackgroundLoop]:
         loop("healer", round_, TAKE_BACK_EVERY),
         loop("watcher", leader.watch.look, LOOK_EVERY),
         loop("tester", leader.watch.test, TEST_EVERY),
+        loop("shares", leader.shares.look, SHARES_EVERY),
+        loop("refeeder", leader.refeeding.flush, REFEED_EVERY),
     ]
 
 
@@ -225,6 +230,7 @@ def _report(step: str, error: Exception) -> None:
 def _resign(leader: Leader) -> None:
     try:
         if leader.gate.term:
+            leader.refeeding.flush()
             leader.learned.keep()
     except DatabaseUnreachable:
         log.warning("what was learned in the last seconds is lost")

@@ -13,10 +13,7 @@ from app.adapters.why_board import WhyBoard
 from app.api.file_lines import parse_line
 from app.api.house import rules_of
 from app.bootstrap import Penstock
-from app.db import clients
 from app.domain.errors import DatabaseUnreachable
-from app.domain.fairness import ClientShare
-from app.domain.task import Priority
 from app.services.abandon_calls import AbandonCalls
 from app.services.clean_files import CleanFiles
 from app.services.clean_up import CleanUp
@@ -33,6 +30,7 @@ from app.services.keep_learned import KeepLearned
 from app.services.keep_retention import KeepRetention
 from app.services.keep_watch import KeepWatch
 from app.services.keep_windows import KeepWindows
+from app.services.know_shares import KnowShares
 from app.services.lay_rules import make_governor, make_health
 from app.services.lead import Candidate
 from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
@@ -50,7 +48,6 @@ class Leader:
 
     parts: Penstock
     stale: float = STALE
-    _clients: tuple[float, Mapping[str, ClientShare]] = (-1e9, {})
 
     def __post_init__(self) -> None:
         parts = self.parts
@@ -68,12 +65,13 @@ class Leader:
             self.clock,
             self.gate.release_brake,
         )
+        self.shares = KnowShares(self.database)
         self.why = TellWhy(WhyBoard(parts.scripts))
         self.tracing = TraceReleases(self.database, parts.tracer)
         self.dispatcher = Dispatcher(
             self.gate,
             parts.topology,
-            self._client_shares,
+            self.shares.known,
             governor=self.governor,
             wall=self.clock.now,
             why=self.why,
@@ -149,16 +147,8 @@ class Leader:
         return 0.0 if more else pause
 
     def configure(self) -> None:
-        """Write told figures, and what a predecessor has learned, to the gate; take up pauses and keys' health."""
+        """Write told figures, and what a predecessor has learned, to the gate; take up pauses, health and shares."""
+        self.shares.look()
         self.learned.recall()
         self.watch.recall()
         self.gate.configure(self.governor.limits(0.0, {}))
-
-    def _client_shares(self) -> Mapping[str, ClientShare]:
-        at, known = self._clients
-        if self.clock.monotonic() - at < 5.0:
-            return known
-        rows = self.database.read(clients.list_clients)
-        shares = {r.id: ClientShare(r.weight, Priority(r.granted_priority).step) for r in rows}
-        self._clients = (self.clock.monotonic(), shares)
-        return shares

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,14 +21,17 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_GONE = "gone"
+_GONE, _ASIDE = "gone", "dead"
+_FOLDED = "folded"  # names what is in the new sums
+_SUMMED = ("counter", "histogram")
 
 
 def clean_folder(folder: Path) -> None:
     """Make the folder, with nothing in it: a new run begins to count at 0."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
-        file.unlink(missing_ok=True)
+    for pattern in ("*.db", f"*.{_ASIDE}", "*.new", f"{_FOLDED}*"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 class FolderCollector:
@@ -45,13 +49,22 @@ class FolderCollector:
 
 
 def fold_dead(folder: Path) -> int:
-    """Add up what dead processes have left; gives back how many files went. The folder's lock is held."""
+    """Add up what dead processes have left; returns how many files went. The folder's lock is held.
+
+    Whoever is killed in here loses nothing and counts nothing twice: their files are set aside first, the sums are
+    written beside the old ones, and `_finish` exchanges both once a list says that the sums are whole.
+    """
+    _finish(folder)
     dead = [file for file in folder.glob("*_*.db") if _is_dead(file)]
-    for kind in ("counter", "histogram"):
-        if files := [file for file in dead if file.name.startswith(f"{kind}_")]:
-            _add_up(folder, kind, files)
     for file in dead:
-        file.unlink(missing_ok=True)
+        _set_aside(file)
+    aside = list(folder.glob(f"*.{_ASIDE}"))
+    for kind in _SUMMED:
+        if files := [file for file in aside if file.name.startswith(f"{kind}_")]:
+            _add_up(folder, kind, files)
+    if aside:
+        _write_list(folder, aside)
+        _finish(folder)
     return len(dead)
 
 
@@ -60,9 +73,17 @@ def _is_dead(file: Path) -> bool:
     return number.isdigit() and not psutil.pid_exists(int(number))
 
 
+def _set_aside(file: Path) -> None:
+    """Under a name that no process will write to, were its number given out again. Gauges die with their process."""
+    if file.name.startswith(tuple(f"{kind}_" for kind in _SUMMED)):
+        file.rename(file.with_suffix(f".{time.time_ns()}.{_ASIDE}"))
+    else:
+        file.unlink(missing_ok=True)
+
+
 def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
-    """Into a new file that takes the place of the old one at once: whoever is killed here loses nothing."""
-    gone, new = folder / f"{kind}_{_GONE}.db", folder / f"{kind}_{_GONE}.new"
+    """Into a new file beside the old one."""
+    gone, new = _sums(folder, kind)
     new.unlink(missing_ok=True)
     sums: dict[str, float] = {}
     for file in [*files, *([gone] if gone.exists() else [])]:
@@ -72,7 +93,31 @@ def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
     for key, value in sums.items():
         written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
     written.close()  # type: ignore[no-untyped-call]
-    new.replace(gone)
+
+
+def _sums(folder: Path, kind: str) -> tuple[Path, Path]:
+    return folder / f"{kind}_{_GONE}.db", folder / f"{kind}_{_GONE}.new"
+
+
+def _write_list(folder: Path, files: list[Path]) -> None:
+    """From here on these files are in the new sums."""
+    draft = folder / f"{_FOLDED}.draft"
+    draft.write_text("\n".join(file.name for file in files))
+    draft.replace(folder / _FOLDED)
+
+
+def _finish(folder: Path) -> None:
+    """Put new sums that are whole in the place of the old ones. May be repeated from any point."""
+    folded = folder / _FOLDED
+    if not folded.exists():
+        return
+    for kind in _SUMMED:
+        gone, new = _sums(folder, kind)
+        if new.exists():
+            new.replace(gone)
+    for name in folded.read_text().split("\n"):
+        (folder / name).unlink(missing_ok=True)
+    folded.unlink()
 
 
 @contextmanager

@@ -136,7 +136,9 @@ def forget_periods(conn: Connection, before: str) -> int:
 
 
 def _sized(batches: Batches, ids: Collection[str | None]) -> Mapping[str, int]:
-    return {name: row.batch_size for name, row in batches.items() if name in ids and row.batch_size is not None}
+    return {
+        name: row.batch_size for name, row in batches.items() if name in ids and row.batch_size is not None
+    }
 
 
 def _in_flight(conn: Connection, batch_id: str) -> int:

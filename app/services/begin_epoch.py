@@ -44,21 +44,36 @@ def begin_epoch(
     epoch: str,
     upstreams: Mapping[str, str],
     configure: Callable[[], None],
-    pause: Callable[[float], object],
-) -> None:
-    """Carry out the four steps. `upstreams` gives each key's; raises what Redis and the database raise."""
+    pause: Callable[[float], bool],
+) -> bool:
+    """Carry out the four steps. Returns whether the epoch is open.
+
+    `upstreams` gives each key's. `pause` waits and returns whether to stop: the epoch then stays shut, and the next
+    leader begins another. Raises what Redis and the database raise.
+    """
     epochs.begin_epoch(epoch, topology.keys)
     configure()
-    until = clock.monotonic() + SENT_WITHIN
-    if database.read(workers.beats):  # without workers nothing can be on its way
-        while clock.monotonic() < until:
-            epochs.beat()
-            pause(_STEP)
+    # Without workers nothing can be on its way.
+    if database.read(workers.beats) and not _wait(epochs, clock, pause):
+        return False
     while database.write(lambda c: feeding.unfeed_some(c, _CHUNK)):
         epochs.beat()
+        if pause(0.0):
+            return False
     rows = database.read(healing.running_rows)
     calls = [_running_call(row, upstreams) for row in rows]
     epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.unfed_queues))
+    return True
+
+
+def _wait(epochs: Epochs, clock: Clock, pause: Callable[[float], bool]) -> bool:
+    """Until nothing redeemed before can still be sent. Returns False when told to stop first."""
+    until = clock.monotonic() + SENT_WITHIN
+    while clock.monotonic() < until:
+        epochs.beat()
+        if pause(_STEP):
+            return False
+    return True
 
 
 def _running_call(row: healing.RunningRow, upstreams: Mapping[str, str]) -> RunningCall:

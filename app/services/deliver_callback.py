@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -80,8 +81,10 @@ class CallbackDelivery:
         Raises DatabaseUnreachable while nothing is sent; the row is rung again.
         """
         host = self._deliver(callback_id)
-        while host is not None and (following := self._guard.take_next(host)) is not None:
-            self._deliver(following)
+        if host is not None:
+            with self._line_kept(host):
+                while (following := self._guard.take_next(host)) is not None:
+                    self._deliver(following)
 
     def stop(self) -> None:
         """Let nobody wait in line any more: what is not claimed is left to other processes."""
@@ -93,12 +96,22 @@ class CallbackDelivery:
         if url is None:
             return None
         host = host_of(url)
-        decision = self._guard.enter(host, callback_id)
-        if isinstance(decision, Paused):
-            self._put_off(callback_id, host, decision.seconds)
-        elif isinstance(decision, Go):
-            self._try(callback_id, host)
+        with self._line_kept(host):
+            decision = self._guard.enter(host, callback_id)
+            if isinstance(decision, Paused):
+                self._put_off(callback_id, host, decision.seconds)
+            elif isinstance(decision, Go):
+                self._try(callback_id, host)
         return host
+
+    @contextmanager
+    def _line_kept(self, host: str) -> Iterator[None]:
+        """Who fails here takes nobody along: without another to do so, the line is left to the feeder."""
+        try:
+            yield
+        except BaseException:
+            self._guard.abandon(host)
+            raise
 
     def _put_off(self, callback_id: str, host: str, seconds: float) -> None:
         until = self._clock.now() + seconds * (1 + _SPREAD * self._chance())

@@ -63,6 +63,14 @@ class HostGuard:
             self._in_line -= 1
             return first
 
+    def abandon(self, name: str) -> None:
+        """Forget a host's line, unless something in the air will take it along: its rows are rung again."""
+        with self._lock:
+            seat = self._seats.get(name)
+            if seat is not None and seat.host.flying == 0:
+                self._in_line -= len(seat.line)
+                seat.line.clear()
+
     def close(self) -> None:
         """Forget the lines and let nobody stand in one: this process ends, the rows are rung again elsewhere."""
         with self._lock:

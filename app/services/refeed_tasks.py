@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from app.db import feeding
@@ -10,20 +11,32 @@ from app.services.ports import Reservoir
 
 
 class RefeedTasks:
-    """What Redis told of once, kept until the database knows. For one thread."""
+    """What Redis said once, kept until the database knows. Locked; may be used by many threads.
+
+    The dispatcher's turn only remembers: a database that does not answer must not cost a leader its lead.
+    """
 
     def __init__(self, database: Database, reservoir: Reservoir) -> None:
         self._database = database
         self._reservoir = reservoir
+        self._lock = threading.Lock()
         self._gone: set[str] = set()
 
-    def refeed(self, task_ids: Iterable[str]) -> None:
-        """Feed these again, and those before them that could not be written down.
+    def remember(self, task_ids: Iterable[str]) -> None:
+        """Have these fed again by the next `flush`. Waits for nothing."""
+        if ids := set(task_ids):
+            with self._lock:
+                self._gone |= ids
 
-        Raises DatabaseUnreachable; call it again then, if only with none.
-        """
-        self._gone.update(task_ids)
-        if self._gone:
-            self._database.write(lambda conn: feeding.unfeed(conn, sorted(self._gone)))
-            self._gone.clear()
-            self._reservoir.ring()
+    def flush(self) -> None:
+        """Feed again what is remembered. Raises DatabaseUnreachable: it stays remembered then."""
+        with self._lock:
+            gone, self._gone = self._gone, set()
+        if not gone:
+            return
+        try:
+            self._database.write(lambda conn: feeding.unfeed(conn, sorted(gone)))
+        except BaseException:
+            self.remember(gone)
+            raise
+        self._reservoir.ring()

@@ -10,7 +10,8 @@ from app.adapters.callback_http import CallbackHttp
 from app.adapters.clock import SystemClock
 from app.domain.callback import Answer, Health, Parcel
 from app.domain.callback_host import Crowded, Go, HostLimits, Paused
-from app.domain.callback_target import TargetRules
+from app.domain.callback_target import TargetRules, host_of
+from app.domain.errors import DatabaseUnreachable
 from app.domain.network import parse_networks
 from app.services.guard_hosts import MOST_IN_LINE, HostGuard
 from tests.callbacks.receivers import RawReceiver, answering, silent
@@ -177,3 +178,33 @@ def test_ever_new_hosts_do_not_fill_the_memory() -> None:
 
 def test_the_real_clock_fits_the_port() -> None:
     assert isinstance(HostGuard(SystemClock()).enter("h", "evt_1"), Go)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_line_is_not_left_alone_when_the_database_goes_away(
+    told: World, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The only one in the air cannot be claimed, or the next that it takes along; the feeder rings the rest again."""
+    guard = HostGuard(told.clock, HostLimits(at_once=1))
+    told.delivery = told.another_process(guard=guard)
+    first, *others = ids = _add(told, GOOD, 4, "good")
+    write, claims = told.database.write, list[str]()
+
+    def stand_in_line_or_fail(fn: Callable[[object], object]) -> object:
+        if not claims:
+            claims.append("begun")
+            for id_ in others:
+                told.delivery.deliver(id_)
+        claims.append("write")
+        if len(claims) - 1 >= (1 if failing == 1 else 3):
+            raise DatabaseUnreachable("gone")
+        return write(fn)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(told.database, "write", stand_in_line_or_fail)
+        with pytest.raises(DatabaseUnreachable):
+            told.delivery.deliver(first)
+    assert guard.take_next(host_of(GOOD)) is None
+    told.clock.move(31)
+    told.run()
+    assert sorted(told.receivers.ids()) == sorted(ids)

@@ -97,11 +97,13 @@ class World:
             row = {"id": name, "callback_secret": SECRET, "created_at": START}
             self.database.write(lambda conn, row=row: conn.execute(insert(client).values(row)))
 
-    def another_process(self, courier: object | None = None) -> CallbackDelivery:
+    def another_process(
+        self, courier: object | None = None, guard: HostGuard | None = None
+    ) -> CallbackDelivery:
         return CallbackDelivery(
             self.database,
             courier or self.receivers,  # type: ignore[arg-type]
-            HostGuard(self.clock, self.limits),
+            guard or HostGuard(self.clock, self.limits),
             self.clock,
             worker="w1",
             chance=lambda: self.chance,

@@ -181,11 +181,12 @@ def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
 
     with monkeypatch.context() as patched:
         patched.setattr(database, "write", away)
-        refeeding.refeed(())
+        refeeding.flush()
         for name in ("task_1", "task_2"):
+            refeeding.remember((name,))
             with pytest.raises(DatabaseUnreachable):
-                refeeding.refeed((name,))
-    refeeding.refeed(())
-    refeeding.refeed(())
+                refeeding.flush()
+    refeeding.flush()
+    refeeding.flush()
     assert _fed(database, "task_1", "task_2") == [None, None]
     assert rings == [True]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import create_engine, insert, select, update
 
+from app.adapters.gate import EpochBroken
 from app.db import claims, workers
 from app.db.database import Database
 from app.db.engines import parse_url
@@ -359,11 +360,12 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
     world.reservoir.term = "term-2"
     naps: list[float] = []
 
-    def nap(seconds: float) -> None:
+    def nap(seconds: float) -> bool:
         naps.append(seconds)
         world.clock.at += seconds
+        return False
 
-    begin_epoch(
+    assert begin_epoch(
         world.gate,
         world.database,
         world.topology,
@@ -381,3 +383,36 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
     assert int(world.scripts.client.hget("penstock:quota:account:a1:m", "flight") or 0) == 1
     world.permits.settle([Settlement(ids[0], permit.release, Outcome.SUCCEEDED)])
     assert int(world.scripts.client.hget("penstock:quota:account:a1:m", "flight") or 0) == 0
+
+
+@pytest.mark.parametrize("after", [0, 3, 15])
+def test_an_epoch_that_is_begun_while_stopping_stays_shut_and_does_not_spin(
+    world: HealingWorld, after: int
+) -> None:
+    """A pause returns at once then: in the wait for what was sent, or between two parts of the backlog."""
+    world.insert(2)
+    world.feeder.tick()
+    world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        stopping = len(pauses) > after
+        world.clock.at += 0.0001 if stopping else seconds
+        return stopping
+
+    opened = begin_epoch(
+        world.gate,
+        world.database,
+        world.topology,
+        world.clock,
+        epoch="e2",
+        upstreams={"k1": "u"},
+        configure=world.configure,
+        pause=pause,
+    )
+    assert not opened
+    assert len(pauses) == after + 1
+    assert world.scripts.client.hget("penstock:gate", "run_id") is None
+    with pytest.raises(EpochBroken):
+        world.dispatcher.turn()

@@ -83,6 +83,27 @@ def test_what_nobody_redeemed_goes_back_to_its_place(world: GateWorld) -> None:
     assert standing(world) == [soon.task_id, late.task_id, later.task_id]
 
 
+def test_hundreds_that_nobody_redeemed_go_back_in_one_pass_over_their_list(world: GateWorld) -> None:
+    world.slots = MOST
+    world.report()
+    world.fill(level=MOST, sent=MOST)
+    published = [one.task_id for n in range(MOST) for one in world.publish(1, due=1000.0 + n)]
+    released = 0
+    while released < MOST:
+        released += world.dispatcher.turn().released
+    later = world.publish(1, due=5000.0)[0].task_id
+    before = pushes(world)
+    assert world.gate.take_back(0.0) == MOST
+    assert pushes(world) - before <= 2 * MOST
+    assert standing(world) == [*published, later]
+
+
+def pushes(world: GateWorld) -> int:
+    """How many commands have pushed to lists since Redis began, those of scripts included."""
+    told = world.scripts.client.info("commandstats")
+    return sum(told.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("rpush", "lpush"))
+
+
 def test_a_backlog_larger_than_the_window_is_served_nearest_deadline_first_throughout(
     world: GateWorld, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from app.bootstrap import Penstock, build
 from app.db.migrate import upgrade
+from app.domain.errors import DatabaseUnreachable
 from app.settings import load_settings
 from tests.stack import PATIENCE, Key, configuration, key_environment, wait_until
 from workers import dispatcher
@@ -61,6 +62,11 @@ class Running:
     def leads(self, leader: Leader) -> None:
         wait_until(lambda: leader.dispatcher.turns > 0, within=30, what=f"the leader takes turns: {names()}")
 
+    @property
+    def name(self) -> str:
+        """Of the thread that takes turns."""
+        return self._thread.name
+
     def end(self) -> None:
         self.life.end()
         self._thread.join(PATIENCE)
@@ -78,13 +84,23 @@ def settled(wanted: Callable[[], bool]) -> None:
 def test_several_reloads_leave_no_thread_behind(parts: Penstock) -> None:
     running = Running(parts)
     running.start()
-    settled(lambda: {"feeder", "healer", "watcher", "tester", "alerts", "intakes"} <= set(names()))
+    settled(
+        lambda: (
+            {"feeder", "healer", "watcher", "tester", "shares", "refeeder", "alerts", "intakes"}
+            <= set(names())
+        )
+    )
     one_leader = names()
     for _ in range(RELOADS):
         running.reload()
     settled(lambda: names() == one_leader)
     running.end()
-    settled(lambda: not {"feeder", "healer", "watcher", "tester", "alerts", "intakes"} & set(names()))
+    settled(
+        lambda: (
+            not {"feeder", "healer", "watcher", "tester", "shares", "refeeder", "alerts", "intakes"}
+            & set(names())
+        )
+    )
 
 
 def test_a_loop_that_was_busy_for_longer_than_is_waited_ends_when_it_can(
@@ -122,6 +138,32 @@ def test_the_leader_survives_a_turn_that_meets_what_nobody_expected(parts: Penst
     object.__setattr__(running.leader, "dispatcher", Poisoned(running.leader.dispatcher, poisoned))
     running.start()
     assert failed.is_set()
+    running.end()
+
+
+def test_turns_wait_for_no_database(parts: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen database would hold the leader's beat, and it is led by another within two seconds."""
+    running = Running(parts)
+    running.start()
+    client = parts.scripts.client
+    thawed = threading.Event()
+    asked: list[str] = []
+
+    def frozen(_fn: object) -> object:
+        asked.append(threading.current_thread().name)
+        thawed.wait(PATIENCE)
+        raise DatabaseUnreachable("frozen")
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(parts.database, name, frozen)
+    client.sadd("penstock:refeed", "task_gone")
+    wait_until(lambda: not client.scard("penstock:refeed"), within=30, what="a turn takes what is to be fed")
+    turns, term = running.leader.dispatcher.turns, client.hget("penstock:gate", "term")
+    wait_until(lambda: running.leader.dispatcher.turns > turns + 5, within=30, what="turns go on")
+    assert client.hget("penstock:gate", "term") == term
+    assert running.name not in asked
+    monkeypatch.undo()
+    thawed.set()
     running.end()
 
 

@@ -6,7 +6,7 @@ if not same_epoch() then return {'epoch'} end
 if not leads(term) then return {'term'} end
 local now = gate_time()
 local taken = 0
-local lists, touched = {}, {}
+local lists, touched, ordered = {}, {}, {}
 
 -- A key list's messages by task id; read once, or 500 permits over a list of 1,000 would hold Redis for seconds.
 local function messages_of(list)
@@ -27,7 +27,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
       redis.call('LREM', list, 0, found)
       local due = due_of(permit.p)
       if due and due > 0 then
-        place_by_due(permit.l, ordered_part(permit.l), {{due, found, 0}})
+        local newcomers = ordered[permit.l] or {}
+        ordered[permit.l] = newcomers
+        newcomers[#newcomers + 1] = {due, found, #newcomers}
         redis.call('HSET', PLACE, id, permit.p)
       else
         redis.call('RPUSH', permit.l, found)
@@ -42,6 +44,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
     redis.call('ZREM', UNREDEEMED, id)
   end
 end
+-- All of a list's at once: each for itself would walk the list and push what stands before it again.
+for list, newcomers in pairs(ordered) do place_by_due(list, ordered_part(list), newcomers) end
 for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', GHOSTS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
   local g = decoded(ghost)
   redis.call('ZREM', GHOSTS, ghost)
