@@ -90,6 +90,10 @@ class CallbackDelivery:
         """Let nobody wait in line any more: what is not claimed is left to other processes."""
         self._guard.close()
 
+    def close(self) -> None:
+        """Close the connections that are kept between callbacks. Nothing is delivered afterwards."""
+        self._courier.close()
+
     def _deliver(self, callback_id: str) -> str | None:
         """Steps 1 to 5; gives back the host, None when the callback is not due."""
         url = self._database.read(lambda conn: due_url(conn, callback_id, self._clock.now()))

@@ -152,6 +152,9 @@ class Courier(Protocol):
     def send(self, parcel: Parcel) -> Answer:
         """Send it and give back what came of it. Never raises for what a receiver does."""
 
+    def close(self) -> None:
+        """Close what is kept open between callbacks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:

@@ -52,6 +52,9 @@ class Receivers:
         answer = self.answers.get(parcel.url, Answer(200))
         return answer(parcel) if callable(answer) else answer
 
+    def close(self) -> None:
+        """Keeps nothing open."""
+
     def ids(self) -> list[str]:
         return [parcel.headers["webhook-id"] for parcel in self.sent]
 
