@@ -18,6 +18,7 @@ from app.adapters.streams import RedisStreamWriter
 from app.adapters.upstream import Upstreams
 from app.adapters.upstream_generations import UpstreamGenerations
 from app.bootstrap import Penstock
+from app.db import feeding
 from app.db.claims import claim
 from app.db.database import Database, GroupCommit
 from app.domain.attempt import Claim, Claimed, Ending, Recorded
@@ -127,6 +128,7 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
         streams=RedisStreamWriter(parts.scripts),
         keeping=make_keeping(parts),
         announce=parts.reservoir.announce,
+        put_off=lambda task, until, code: database.write(lambda c: feeding.put_off(c, task, until, code)),
         meter=parts.meters,
         tracer=parts.tracer,
     )

@@ -58,7 +58,12 @@ class ToldReasons:
         """Where it stands, and what the leader said last; what is not known stays None."""
         now = self._clock.now()
         held = held_in_words(
-            task.hold, task.available_at, now, attempts=task.attempts, batch_paused=task.batch_paused
+            task.hold,
+            task.available_at,
+            now,
+            attempts=task.attempts,
+            batch_paused=task.batch_paused,
+            code=task.code,
         )
         if held is not None:
             start = task.available_at if task.hold in (Hold.UNTIL, Hold.OFF_PEAK) else None

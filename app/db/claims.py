@@ -160,4 +160,5 @@ def _values(claims: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
         "claimed_at": at,
         "started_at": func.coalesce(task.c.started_at, at),
         "attempts": task.c.attempts + 1,
+        "error_code": None,  # why it was put off
     }

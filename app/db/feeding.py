@@ -94,6 +94,18 @@ def unfeed(conn: Connection, ids: Sequence[str]) -> None:
         conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
 
 
+def put_off(conn: Connection, task_id: str, until: float, why: str) -> bool:
+    """Let a queued row wait until then (Unix seconds), with a code that says why; whether it did.
+
+    The next claim takes the code away.
+    """
+    free = (task.c.id == task_id, is_now(Status.QUEUED), task.c.hold == Hold.NONE)
+    later = update(task).where(*free).values(
+        hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why
+    )
+    return conn.execute(later).rowcount == 1
+
+
 def unfeed_some(conn: Connection, limit: int) -> int:
     """Give up to `limit` fed rows back to the feeder, as after Redis was lost; gives back how many. Until 0."""
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))

@@ -39,6 +39,11 @@ _SEALED_BYTES = re.compile(rb"\x00penstock-enc1:([0-9a-f]{8}):.{28}", re.DOTALL)
 class Unsealable(PenstockError):
     """A value was encrypted by a key that is not configured here, or was changed. Its words hold no secret."""
 
+    def __init__(self, words: str, key_id: str) -> None:
+        """`key_id` names the key that is wanted: eight hexadecimal digits, as stored beside each value."""
+        super().__init__(words)
+        self.key_id = key_id
+
 
 class Vault:
     """Keys: the first one seals, all open."""
@@ -78,12 +83,13 @@ class Vault:
         if key is None:
             raise Unsealable(
                 f"content was encrypted by the key {name}, which is not configured here (only "
-                f"{', '.join(sorted(self._keys))}): put the reference of its secret into [storage] previous_keys"
+                f"{', '.join(sorted(self._keys))}): put the reference of its secret into [storage] previous_keys",
+                name,
             )
         try:
             return bytes(key.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode()))
         except Exception as error:
-            raise Unsealable("encrypted content was changed, or cut off") from error
+            raise Unsealable("encrypted content was changed, or cut off", name) from error
 
 
 _vault: Vault | None = None
@@ -145,7 +151,8 @@ def _opener(name: str) -> Vault:
     if _vault is None:
         raise Unsealable(
             f"content was encrypted by the key {name}, and no key is configured in this process: put the reference "
-            "of its secret into [storage] encryption_key"
+            "of its secret into [storage] encryption_key",
+            name,
         )
     return _vault
 

@@ -50,8 +50,8 @@ def task_view(
 
 
 def error_view(row: Row) -> dict[str, Any] | None:
-    """Why it failed, in the envelope's words; None when it did not."""
-    if row["error_code"] is None and row["error_message"] is None:
+    """Why it failed, in the envelope's words; None when it did not. A code alone says why a queued task waits."""
+    if row["error_type"] is None and row["error_message"] is None:
         return None
     return {
         "message": row["error_message"],

@@ -115,14 +115,23 @@ def named(quota: str) -> str:
 
 
 def held_in_words(
-    hold: int, available_at: float, now: float, *, attempts: int = 0, batch_paused: bool = False
+    hold: int,
+    available_at: float,
+    now: float,
+    *,
+    attempts: int = 0,
+    batch_paused: bool = False,
+    code: str | None = None,
 ) -> str | None:
     """What a row that may not be fed waits for; None when it is not held.
 
     `attempts` is how many calls were made for it; a row that waits for its place in a paused batch waits for both.
+    `code` says why it was put off, see `key_missing`.
     """
     if hold == Hold.PAUSED or (hold == Hold.BATCH and batch_paused):
         return "its batch to be resumed: it is paused"
+    if hold == Hold.UNTIL and (key := (code or "").removeprefix(_KEY_MISSING)) != (code or ""):
+        return f"the content key {key}: put the reference of its secret into [storage] previous_keys"
     if hold == Hold.UNTIL and available_at > now:
         what = f"its next try, after {attempts} so far" if attempts else "its time"
         return f"{what}: it may run from {to_rfc3339(available_at)}"
@@ -131,6 +140,12 @@ def held_in_words(
     return _HELD.get(hold)
 
 
+def key_missing(key_id: str) -> str:
+    """The code of a task whose content was encrypted by a key that its worker does not have."""
+    return f"{_KEY_MISSING}{key_id}"
+
+
+_KEY_MISSING = "content_key_missing:"
 _HELD: Mapping[int, str] = {
     Hold.BATCH: "a place within its batch's batch_size",
     Hold.FOLLOWING: "the answer to an identical task that came before it",

@@ -275,12 +275,14 @@ class Queued:
     due: float = NOT_DUE
     attempts: int = 0  # calls made for it so far
     batch_paused: bool = False
+    code: str | None = None  # why it was put off
 
     @classmethod
     def of(cls, row: TaskRow) -> Queued:
         """Out of a row as it was read."""
         return cls(
             task_id=row.id,
+            code=row.error_code,
             sequence=row.seq,
             model=row.model,
             client_id=row.client_id,

@@ -24,6 +24,7 @@ from app.domain.refusals import about_a_key
 from app.domain.reply import Fault, Reply, Trouble
 from app.domain.retry import RetryPolicy, Situation, decide
 from app.domain.task import Status
+from app.domain.why import key_missing
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.keep_answers import KeepAnswers
 from app.services.pass_on_stream import PassOnStream
@@ -32,6 +33,7 @@ from app.services.settle_permits import SettlePermits
 
 log = structlog.get_logger("penstock.worker")
 
+KEY_MISSING_SECONDS = 60.0  # until a task that could not be read is tried again, by whoever has the key then
 SEND_WITHIN = 2.0  # seconds from asking for the permit
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between tries to record
 _TOO_LATE = Fault(Trouble.NOT_SENT, "Its turn to be sent did not come in time.")
@@ -142,6 +144,9 @@ class RunTask:
     announce: Callable[[Sequence[str]], object] = field(
         default=lambda _tasks: None
     )  # tell who waits for them
+    put_off: Callable[[str, float, str], object] = field(
+        default=lambda _task, _until, _code: None
+    )  # a task waits until then, with a code that says why
 
     def run(self, task_id: str, trace: str = "") -> Ran:
         """Run a released task. `trace`: the traceparent of what submitted it, if it came with one.
@@ -220,9 +225,20 @@ class RunTask:
         except DatabaseUnreachable:
             self.state.database_answers = False
             log.warning("the database does not answer; the permit goes back")
+        except Unsealable as error:
+            self._put_off(permit.task_id, error)
         except Exception as error:  # noqa: BLE001  # whatever it was, the permit must go back
             log.error("a claim failed", **_where(error))
         return None
+
+    def _put_off(self, task_id: str, error: Unsealable) -> None:
+        """A task that cannot be read waits, or it would be released and given back without end."""
+        log.error("content_key_missing", key=error.key_id, reason=str(error))
+        until = self.clock.now() + KEY_MISSING_SECONDS
+        try:
+            self.put_off(task_id, until, key_missing(error.key_id))
+        except DatabaseUnreachable:
+            log.warning("the database does not answer; the permit goes back")
 
     def _call(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> _Called:
         permit = claimed.permit

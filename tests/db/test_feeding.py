@@ -1,5 +1,6 @@
 """Rows on their way into backlog queues."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +14,19 @@ from app.db.feeding import (
     mark_fed,
     next_due,
     promote_due,
+    put_off,
     take_unfed,
     unfed_queues,
     unfeed,
     unfeed_some,
 )
+from app.db.sealing import Unsealable, Vault, use_vault
 from app.db.tables import task
 from app.domain.attempt import Message
 from app.domain.errors import DatabaseUnreachable
 from app.domain.task import Hold
+from app.domain.task_view import error_view
+from app.domain.why import held_in_words, key_missing
 from app.services.refeed_tasks import RefeedTasks
 from tests.db.rows import NOW, add, again, new_task, record, row_of, take
 
@@ -190,3 +195,36 @@ def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
     refeeding.flush()
     assert _fed(database, "task_1", "task_2") == [None, None]
     assert rings == [True]
+
+
+@pytest.fixture
+def keys() -> Iterator[Callable[[bytes], None]]:
+    """Encrypt by another key from here on."""
+    yield lambda secret: use_vault(Vault([secret]))
+    use_vault(None)
+
+
+def test_a_task_that_cannot_be_read_waits_says_for_which_key_and_runs_once_it_is_there(
+    database: Database, keys: Callable[[bytes], None]
+) -> None:
+    keys(b"an old key")
+    add(database, new_task("1", fed_at=NOW))
+    keys(b"another key")
+    with pytest.raises(Unsealable) as caught:
+        take(database, "task_1")
+    code = key_missing(caught.value.key_id)
+    assert database.write(lambda conn: put_off(conn, "task_1", NOW + 60, code))
+    assert not database.write(lambda conn: put_off(conn, "task_1", NOW + 90, code))
+    database.write(lambda conn: unfeed(conn, ["task_1"]))
+    assert database.write(lambda conn: promote_due(conn, NOW + 59, 10)) == 0
+    assert database.read(unfed_queues) == []
+    keys(b"an old key")
+    row = row_of(database, "task_1")
+    words = held_in_words(row.hold, row.available_at, NOW, code=row.error_code)
+    assert words is not None
+    assert caught.value.key_id in words
+    assert error_view(row._asdict()) is None
+    assert database.write(lambda conn: promote_due(conn, NOW + 60, 10)) == 1
+    assert _taken(database) == ["task_1"]
+    assert list(take(database, "task_1")) == ["task_1"]
+    assert row_of(database, "task_1").error_code is None

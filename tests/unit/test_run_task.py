@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from app.db.sealing import Unsealable
 from app.domain.attempt import Claim, Claimed, Ending, Permit, Recorded, Refused, Settlement
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.domain.outcome import Outcome
@@ -15,7 +16,7 @@ from app.domain.retry import RetryPolicy
 from app.domain.task import Status
 from app.services.hold_calls import HeldCalls, WorkerState
 from app.services.ports import WorkerReport
-from app.services.run_task import ModelPolicy, Policies, RunTask
+from app.services.run_task import KEY_MISSING_SECONDS, ModelPolicy, Policies, RunTask
 from app.services.settle_permits import SettlePermits
 from tests.attempts import NOW, a_claimed, a_completion, a_permit, a_reply
 from tests.stack import wait_until
@@ -384,3 +385,29 @@ def test_the_request_names_the_policy_else_its_model_does(asked: str | None, mod
     claimed = a_claimed(retry=asked, model=model)
     assert policies.retry_of(claimed).attempts == policy
     assert policies.keys_of(claimed) == ({"k1", "k2"} if model != "gone" else {"k1"})
+
+
+def test_a_task_whose_content_key_is_missing_is_put_off_before_its_permit_goes_back(world: World) -> None:
+    """Else it would be released and given back without end."""
+    world.rows.claim_error = Unsealable("content was encrypted by the key ab12cd34", "ab12cd34")
+    put_off: list[tuple[object, ...]] = []
+
+    def remember(*how: object) -> None:
+        assert world.gate.settled == []
+        put_off.append(how)
+
+    world.runner.put_off = remember
+    assert world.runner.run("task_1").reason == "not claimed"
+    assert world.settlement().outcome is Outcome.RETURNED
+    assert put_off == [("task_1", world.clock.now() + KEY_MISSING_SECONDS, "content_key_missing:ab12cd34")]
+
+
+def test_the_permit_goes_back_also_when_a_task_cannot_be_put_off(world: World) -> None:
+    world.rows.claim_error = Unsealable("no key", "ab12cd34")
+
+    def away(*_how: object) -> None:
+        raise DatabaseUnreachable("gone")
+
+    world.runner.put_off = away
+    world.runner.run("task_1")
+    assert world.settlement().outcome is Outcome.RETURNED
