@@ -12,13 +12,13 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 import structlog
 
 from app.adapters.gate import EpochBroken, NotLeading
-from app.background_loop import BackgroundLoop
+from app.background_loop import END, BackgroundLoop
 from app.bootstrap import Penstock, from_environment
 from app.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.services.begin_epoch import begin_epoch
@@ -28,7 +28,7 @@ from workers.leader import Leader
 log = structlog.get_logger("penstock.dispatcher")
 
 POLL = 0.25  # seconds between a candidate's looks at the leader's beat
-JOIN = 5.0  # seconds for each loop of a leader that makes room; whoever takes longer ends when it can
+JOIN = 5.0  # seconds for all loops of a leader that makes room; whoever takes longer ends when it can
 LONGEST = 2.0  # seconds between a loop's tries while something cannot be reached
 AGAIN = 0.5  # seconds after something could not be reached
 HEAL_EVERY = 1.0
@@ -124,10 +124,22 @@ def run(leader: Leader, stop: threading.Event) -> None:
     for loop in loops:
         loop.stop()
     _resign(leader)
-    watch.close()
-    leader.close()
+
+    def close() -> object:
+        watch.close()
+        leader.close()
+        return END
+
+    closing = BackgroundLoop("closing", close)
+    closing.start()
+    _join([*loops, closing])
+
+
+def _join(loops: Sequence[BackgroundLoop]) -> None:
+    """Wait for all of them together: a successor stands still meanwhile."""
+    until = time.monotonic() + JOIN
     for loop in loops:
-        loop.join(JOIN)
+        loop.join(max(0.0, until - time.monotonic()))
 
 
 def _failed(leader: Leader, stop: threading.Event, error: Exception) -> None:

@@ -33,7 +33,7 @@ from app.services.keep_windows import KeepWindows
 from app.services.know_shares import KnowShares
 from app.services.lay_rules import make_governor, make_health
 from app.services.lead import Candidate
-from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
+from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
 from app.services.refeed_tasks import RefeedTasks
 from app.services.run_intakes import RunIntakes
 from app.services.take_in_file import TakeInFile
@@ -100,6 +100,7 @@ class Leader:
             LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters, silence).tick,
             Expiry(self.database, self.reservoir, self.clock).tick,
             FedRows(self.database, self.gate, self.clock).tick,
+            RetriesAhead(self.database, self.reservoir, self.clock).tick,
             EndedPermits(self.database, self.gate, parts.permits).tick,
             CallbackFeeder(self.database, parts.callback_bell, self.clock).tick,
             CleanUp(self.database, self.clock).tick,

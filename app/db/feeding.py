@@ -20,16 +20,18 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
+    func,
     null,
     select,
     text,
+    tuple_,
     update,
 )
 
 from app.db.locks import first, in_order, is_now
 from app.db.recordset import ROWS, encode, recordset
 from app.db.sweeps import sweep
-from app.db.tables import FED, TIMED, UNFED, task
+from app.db.tables import FED, TIMED, UNFED, attempt, task
 from app.db.windows import begin_windows
 from app.domain.attempt import Message
 from app.domain.task import NOT_DUE, Hold, Status, Step
@@ -100,9 +102,7 @@ def put_off(conn: Connection, task_id: str, until: float, why: str) -> bool:
     The next claim takes the code away.
     """
     free = (task.c.id == task_id, is_now(Status.QUEUED), task.c.hold == Hold.NONE)
-    later = update(task).where(*free).values(
-        hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why
-    )
+    later = update(task).where(*free).values(hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why)
     return conn.execute(later).rowcount == 1
 
 
@@ -115,6 +115,24 @@ def date_back(conn: Connection, now: float, ahead: float, limit: int) -> int:
     """Let up to `limit` rows that look fed more than `ahead` seconds from now count as fed now: a clock was ahead."""
     given = {"now": now, "latest": now + ahead, "most": limit}
     return _count(conn.execute(_DATE_BACK, given))
+
+
+def bring_back(
+    conn: Connection, now: float, ahead: float, after: tuple[float, int], limit: int
+) -> tuple[float, int] | None:
+    """Look at up to `limit` rows that wait for a time behind `after`, an (available_at, seq); returns the last's.
+
+    Those whose last call ended more than `ahead` seconds from now were put off by a clock that was ahead: they wait
+    from now for as long as was decided then. None: there are no more rows.
+    """
+    page = conn.execute(_LATER, {"at": after[0], "seq": after[1], "most": limit}).all()
+    tried = [row.id for row in page if row.attempts]
+    ended = {row.task_id: row.at for row in conn.execute(_ENDED, {"ids": tried})} if tried else {}
+    for row in page:
+        if row.available_at >= ended.get(row.id, now) > now + ahead:
+            wait = row.available_at - ended[row.id]
+            conn.execute(_BRING_BACK, {"number": row.seq, "was": row.available_at, "soon": now + wait})
+    return (page[-1].available_at, page[-1].seq) if len(page) == limit else None
 
 
 def promote_due(conn: Connection, now: float, limit: int) -> int:
@@ -216,6 +234,22 @@ _DATE_BACK = (
     .where(task.c.seq == _AHEAD_ROWS.c.seq)
     .values(fed_at=bindparam("now", type_=Double()))
     .returning(task.c.seq)
+)
+_LATER = (
+    select(task.c.seq, task.c.id, task.c.available_at, task.c.attempts)
+    .where(text(TIMED), tuple_(task.c.available_at, task.c.seq) > tuple_(bindparam("at"), bindparam("seq")))
+    .order_by(task.c.available_at, task.c.seq)
+    .limit(bindparam("most"))
+)
+_ENDED = (
+    select(attempt.c.task_id, func.max(attempt.c.finished_at).label("at"))
+    .where(attempt.c.task_id.in_(bindparam("ids", expanding=True)))
+    .group_by(attempt.c.task_id)
+)
+_BRING_BACK = (
+    update(task)
+    .where(task.c.seq == bindparam("number"), text(TIMED), task.c.available_at == bindparam("was"))
+    .values(available_at=bindparam("soon", type_=Double()))
 )
 _DUE_ROWS = first(f"{TIMED} AND available_at <= :now", task.c.available_at)
 # Who leads identical tasks, or has been called before, simply goes on.

@@ -1,7 +1,8 @@
 """Rows that a transaction is about to change, read as they stand and held until it ends.
 
 Every transaction locks in the same order, which is what keeps several processes free of deadlock: batches by id,
-then tasks by seq, then what a client has used of its budgets. Only who holds a batch's row ends its tasks or moves them out of hold 2.
+then tasks by seq, then what a client has used of its budgets. Only who holds a batch's row ends its tasks or
+moves them out of hold 2.
 SQLite has one writer at a time: there the same statements merely read.
 
 Rows wanted by id are looked up by id, whatever the planner believes: a backlog that came in a moment ago is in no

@@ -80,6 +80,28 @@ class FedRows:
         self._again_at = at if dated == PAGE else at + PASS_EVERY
 
 
+class RetriesAhead:
+    """Tasks that wait for their next try since a clock that was ahead: they wait from now. Owned by the healer."""
+
+    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._after: tuple[float, int] | None = None
+        self._again_at = 0.0  # monotonic
+
+    def tick(self) -> None:
+        """Look at one page of what waits; when all is seen, again in a minute. Raises DatabaseUnreachable."""
+        if self._after is None and self._clock.monotonic() < self._again_at:
+            return
+        now = self._clock.now()
+        after = self._after or (now + SETTLED, 0)
+        self._after = self._database.write(lambda c: feeding.bring_back(c, now, SETTLED, after, PAGE))
+        if self._after is None:
+            self._again_at = self._clock.monotonic() + PASS_EVERY
+            self._reservoir.ring()
+
+
 class Expiry:
     """Tasks past their deadline end as `expired`."""
 

@@ -27,6 +27,8 @@ from app.domain.errors import DatabaseUnreachable
 from app.domain.task import Hold
 from app.domain.task_view import error_view
 from app.domain.why import held_in_words, key_missing
+from app.services import reconcile
+from app.services.reconcile import RetriesAhead
 from app.services.refeed_tasks import RefeedTasks
 from tests.db.rows import NOW, add, again, new_task, record, row_of, take
 
@@ -228,3 +230,37 @@ def test_a_task_that_cannot_be_read_waits_says_for_which_key_and_runs_once_it_is
     assert _taken(database) == ["task_1"]
     assert list(take(database, "task_1")) == ["task_1"]
     assert row_of(database, "task_1").error_code is None
+
+
+def test_a_retry_that_a_clock_put_off_an_hour_ahead_waits_from_now(database: Database) -> None:
+    """What its client wants later, and what waits for seconds yet, stays as it is."""
+    hour = 3600.0
+    add(database, new_task("ahead"), new_task("soon"))
+    later = new_task("later", available_at=NOW + hour, hold=Hold.UNTIL)
+    add(database, later)
+    claimed = take(database, "task_ahead", "task_soon")
+    record(database, again(claimed["task_ahead"], at=NOW + hour))
+    record(database, again(claimed["task_soon"], at=NOW + 1))
+    clock = SimpleNamespace(now=lambda: NOW + 5, monotonic=lambda: 100.0)
+    rings: list[bool] = []
+    reservoir: Any = SimpleNamespace(ring=lambda: rings.append(True))
+    retries = RetriesAhead(database, reservoir, clock)  # type: ignore[arg-type]
+    retries.tick()
+    due = {name: row_of(database, f"task_{name}").available_at for name in ("ahead", "soon", "later")}
+    assert due == {"ahead": NOW + 15, "soon": NOW + 11, "later": NOW + hour}
+    assert rings == [True]
+    retries.tick()
+    assert rings == [True]
+
+
+def test_retries_ahead_are_found_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "PAGE", 2)
+    names = [f"task_{number}" for number in range(5)]
+    add(database, *(new_task(str(number)) for number in range(5)))
+    for claimed in take(database, *names).values():
+        record(database, again(claimed, at=NOW + 3600))
+    clock = SimpleNamespace(now=lambda: NOW, monotonic=lambda: 100.0)
+    retries = RetriesAhead(database, SimpleNamespace(ring=lambda: None), clock)  # type: ignore[arg-type]
+    for _ in range(4):
+        retries.tick()
+    assert {row_of(database, name).available_at for name in names} == {NOW + 10}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from app.background_loop import BackgroundLoop
 from app.bootstrap import Penstock, build
 from app.db.migrate import upgrade
 from app.domain.errors import DatabaseUnreachable
@@ -165,6 +168,27 @@ def test_turns_wait_for_no_database(parts: Penstock, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     thawed.set()
     running.end()
+
+
+def test_a_successor_waits_once_for_all_that_is_busy_not_for_each(
+    parts: Penstock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that does not answer holds every loop, and those of the alerts and intakes too."""
+    now, joined = [1000.0], dict[str, float]()
+
+    class Busy(BackgroundLoop):
+        def join(self, seconds: float | None = 5.0) -> bool:
+            joined[self.name] = seconds or 0.0
+            now[0] += seconds or 0.0
+            return False
+
+    monkeypatch.setattr(dispatcher, "BackgroundLoop", Busy)
+    monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    stop = threading.Event()
+    stop.set()
+    dispatcher.run(Leader(parts), stop)
+    assert {"feeder", "healer", "watcher", "tester", "shares", "refeeder", "closing"} <= set(joined)
+    assert sum(joined.values()) == dispatcher.JOIN
 
 
 class Poisoned:
