@@ -149,7 +149,9 @@ def test_turns_wait_for_no_database(parts: Penstock, monkeypatch: pytest.MonkeyP
     running = Running(parts)
     running.start()
     client = parts.scripts.client
-    wait_until(lambda: client.hget("penstock:gate", "run_id") is not None, within=30, what="the epoch is open")
+    wait_until(
+        lambda: client.hget("penstock:gate", "run_id") is not None, within=30, what="the epoch is open"
+    )
     thawed = threading.Event()
     asked: list[str] = []
 
