@@ -9,7 +9,7 @@ COPY deploy/requirements.lock deploy/requirements.lock
 RUN pip install --require-hashes --requirement deploy/requirements.lock
 COPY . .
 RUN pip install --editable . --no-deps --no-build-isolation \
-    && python -m compileall -q app workers migrations
+    && python -m compileall -q app simulator workers migrations
 
 FROM python:3.13-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /srv/penstock --shell /usr/sbin/nologin penstock

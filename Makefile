@@ -7,12 +7,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Options for pytest: make test PYTEST="tests/unit -x"
 PYTEST ?=
+# The tests of one room: make test ROOM=pacing
+ROOM ?=
 # Test processes side by side: many tests wait more than they work. Each starts a Redis and a PostgreSQL of its own,
 # when a test asks for them.
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test explore lint format lock audit bench bench-list chaos pictures clean
+.PHONY: help demo run test explore house lint format lock audit bench bench-list chaos pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,18 +25,21 @@ demo: .venv/.ready ## the whole service with a simulated upstream: 200 prompts, 
 run: .venv/.ready ## start the service and stay (a real upstream when a key is configured, else simulated)
 	@$(BIN)/penstock up --simulate-without-key
 
-test: lint ## lint, then every test
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+test: $(if $(ROOM),.venv/.ready,lint) ## lint, then every test; ROOM=pacing runs the tests of one room alone
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(ROOM),tests/$(ROOM)) $(PYTEST)
 
 explore: .venv/.ready ## the property tests with examples of their own, and many more of them
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --hypothesis-profile explore tests/unit tests/db $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --hypothesis-profile explore -m "not api and not chaos and not cli and not dashboard and not e2e and not openai_client" $(PYTEST)
 
 lint: .venv/.ready ## ruff, mypy, import contracts, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet -ll --recursive app workers migrations deploy
+	$(BIN)/bandit --quiet -ll --recursive app simulator workers migrations deploy
+
+house: .venv/.ready ## how large the code is: modules, lines, longest functions, files on the main path
+	@$(BIN)/python .ci/house.py --path
 
 audit: .venv/.ready ## known vulnerabilities of what requirements.lock names (asks pypi.org's advisories)
 	@$(BIN)/uv tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip
@@ -73,7 +78,7 @@ chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (ab
 	@CHAOS_TASKS=$(TASKS) CHAOS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
 pictures: .venv/.ready ## take the pictures of docs/img again (needs chromium)
-	@$(BIN)/python -m tests.web.pictures
+	@$(BIN)/python -m tests.dashboard.pictures
 
 clean: ## remove .venv and every cache; data folders stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def create_app() -> PenstockApi:
     """Build the application from PENSTOCK_CONFIG and the environment."""
     from app.api.application import create_app as create
-    from app.bootstrap import from_environment
+    from app.composition.container import from_environment
 
     return create(from_environment())
 
@@ -22,7 +22,7 @@ def create_renewing() -> Renewing:
     """The same, exchanged for another when the configuration is reloaded. Made after the fork: it has a thread."""
     from app.api.application import create_app as create
     from app.api.renewing import Renewing
-    from app.bootstrap import from_environment
+    from app.composition.container import from_environment
 
     parts = from_environment()
     renewing = Renewing(lambda settings: create(parts.renewed(settings)), parts.settings)

@@ -13,17 +13,17 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
-from app.adapters.redis_scripts import Scripts, connect
-from app.adapters.reservoir import WINDOW, WINDOW_OF_ALL
-from app.bootstrap import build
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.domain.attempt import Message
-from app.domain.queue import backlog_queue
-from app.domain.task import Hold
-from app.services.begin_epoch import begin_epoch
-from app.services.ports import WorkerReport
+from app.composition.container import build
+from app.dispatching.begin_epoch import begin_epoch
+from app.pacing.ports import WorkerReport
+from app.pacing.store.reservoir import WINDOW, WINDOW_OF_ALL
+from app.platform.database import Database
+from app.platform.domain.queue import backlog_queue
+from app.platform.migrate import upgrade
+from app.platform.redis_scripts import Scripts, connect
 from app.settings import load_settings
+from app.tasks.domain.attempt import Message
+from app.tasks.domain.task import Hold
 from tests.servers import RedisServer
 from tests.stack import Key, configuration, key_environment
 from workers.leader import Leader

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.servers import RedisServer
 from tests.stack import Key, Stack, configuration, key_environment
 

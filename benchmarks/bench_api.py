@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import orjson
 import urllib3
 
-from app.adapters.embedded_redis import free_port
+from app.platform.embedded_redis import free_port
 from benchmarks.frame import FOLDER, in_turn, options, percentile, ratios, recorded, spread
 from benchmarks.ground import ground
 from benchmarks.load import request_bytes, run

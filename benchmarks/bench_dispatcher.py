@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from app.domain.attempt import Refused, Settlement
-from app.domain.outcome import Outcome
+from app.tasks.domain.attempt import Refused, Settlement
+from app.tasks.domain.outcome import Outcome
 from benchmarks.backlog import ESTIMATE, Backlog, Shape, close_all
 from benchmarks.frame import Record, options, ratios, recorded, spread
 from benchmarks.ground import Ground, cpu_seconds, ground

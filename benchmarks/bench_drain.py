@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
 from benchmarks.frame import options, recorded
 from benchmarks.ground import Ground, ground
 from benchmarks.rivals import celery_peer, router
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.stack import Caller, Key, Stack, configuration, key_environment
 
 RATES = {"k1": 10.0, "k2": 10.0, "k3": 5.0, "k4": 25.0}  # requests per second

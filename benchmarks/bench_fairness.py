@@ -10,12 +10,12 @@ import sys
 import time
 from datetime import datetime
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
 from benchmarks.frame import options, percentile, recorded
 from benchmarks.ground import ground
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.stack import Caller, Key, Stack, configuration, key_environment
 
 RATE, CAP, CALL_SECONDS = 20.0, 10, 0.4

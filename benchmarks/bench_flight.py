@@ -10,11 +10,11 @@ import time
 
 import psutil
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
 from benchmarks.frame import options, recorded
 from benchmarks.ground import ground
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until
 
 

@@ -16,12 +16,12 @@ from time import perf_counter
 
 from sqlalchemy import Connection, Engine, create_engine, insert
 
-from app.db.bulk import reserve
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.db.submissions import NewTask, insert_tasks
-from app.db.tables import task, task_content
-from app.domain.task import Status, new_id
+from app.platform.bulk import reserve
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from app.tasks.domain.task import Status, new_id
+from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.tables import task, task_content
 from tests.servers import PostgresServer
 
 NOW = 1_800_000_000.0

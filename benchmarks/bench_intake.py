@@ -15,7 +15,7 @@ from time import perf_counter, sleep
 
 import orjson
 
-from app.db.database import Database
+from app.platform.database import Database
 from benchmarks.bench_inserts import REQUEST, drafts, plainly
 from benchmarks.frame import Record, options, ratios, recorded, spread
 from benchmarks.ground import Ground, ground

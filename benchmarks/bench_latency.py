@@ -14,12 +14,12 @@ from statistics import median
 import orjson
 import urllib3
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
 from benchmarks.frame import options, percentile, recorded
 from benchmarks.ground import ground
 from benchmarks.rivals import MODEL, proxy
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
 from tests.stack import Caller, Key, Stack, configuration, key_environment
 
 UPSTREAM_SECONDS = 0.02

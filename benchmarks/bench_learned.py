@@ -13,12 +13,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
 from benchmarks.frame import options, recorded
 from benchmarks.ground import ground, service
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.stack import Key, wait_until
 
 FROM = 10.0  # seconds from the first call

@@ -16,18 +16,18 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app.adapters.celery_app import make_celery
-from app.adapters.clock import SystemClock
-from app.adapters.messages import Envelopes
-from app.adapters.reservoir import WINDOW, RedisReservoir
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.db.submissions import insert_tasks
-from app.domain.quota import Quota
-from app.services.feed_backlog import CHUNK, Feeder
+from app.dispatching.feed_backlog import CHUNK, Feeder
+from app.execution.celery_app import make_celery
+from app.execution.messages import Envelopes
+from app.pacing.store.reservoir import WINDOW, RedisReservoir
+from app.platform.clock import SystemClock
+from app.platform.database import Database
+from app.platform.migrate import upgrade
 from app.settings import Settings
+from app.settings.domain.quota import Quota
+from app.tasks.store.submissions import insert_tasks
 from benchmarks.bench_inserts import drafts
-from tests.redis.gate_world import GateWorld, one_key
+from tests.pacing.gate_world import GateWorld, one_key
 from tests.servers import PostgresServer, RedisServer
 
 SIZES = (100_000, 250_000, 500_000, 1_000_000)  # beyond the window, or there were nothing to feed anew

@@ -18,11 +18,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
 from benchmarks.bench_drain import LATENCY, RATES, keys, simulator_config
 from benchmarks.frame import options, recorded
 from benchmarks.ground import ground, service
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
 
 MOST_RATIO, NOISE = 1.1, 0.25  # the aim, and the greatest share that it is for
 _RETRY = "[retry.default]\nattempts = 25\nbase = 0.5\ncap = 2\n"  # for noise, not for outages

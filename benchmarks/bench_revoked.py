@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
 from benchmarks.frame import options, recorded
 from benchmarks.ground import ground, service, succeeded
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.stack import Key, wait_until
 
 ACCOUNTS = ("k1", "k2", "k3")

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.server import raise_file_limit
+from simulator.client import SimulatorProcess
+from simulator.server import raise_file_limit
 
 BODY = b'{"model":"deepseek-flash","messages":[{"role":"user","content":"Tell me about the sea."}]}'
 REQUEST = (

@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
 from benchmarks.frame import options, recorded
 from benchmarks.ground import ground, service, succeeded
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.latency import Latency
 from tests.stack import Key
 
 CAP, LATENCY = 40, 1.0  # calls at once, seconds

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
 from benchmarks.frame import Record, in_turn, options, ratios, recorded, spread
 from benchmarks.ground import Ground, cpu_seconds, ground, pids_of
 from benchmarks.rivals import celery_peer
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.stack import Caller, Key, Stack, configuration, key_environment
 
 WORKERS = 2

@@ -13,8 +13,8 @@ from typing import ClassVar
 import psutil
 from redis import Redis
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Key, Stack, configuration, key_environment
 

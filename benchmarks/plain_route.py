@@ -12,7 +12,7 @@ from flask import Flask, Response, request
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine
 
 from app.api.serve import Serving, serve
-from app.domain.task import new_id
+from app.tasks.domain.task import new_id
 
 metadata = MetaData()
 tasks = Table(

@@ -16,7 +16,7 @@ from typing import Any
 
 import urllib3
 
-from app.adapters.embedded_redis import free_port
+from app.platform.embedded_redis import free_port
 from benchmarks.frame import FOLDER
 
 ENVIRONMENT = FOLDER / ".peers-venv"

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: by the connection that app.db.migrate hands over, else by DATABASE_URL."""
+"""How Alembic reaches the database: by the connection that app.platform.migrate hands over, else by DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
-from app.db.migrate import connected
-from app.db.tables import metadata
+from app.composition.schema import metadata
+from app.platform.migrate import connected
 
 
 def run(connection: Connection) -> None:

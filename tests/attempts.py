@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 
-from app.domain.attempt import Claimed, Permit
-from app.domain.reply import Reply
+from app.tasks.domain.attempt import Claimed, Permit
+from app.upstreams.domain.reply import Reply
 
 NOW = 1_790_000_000.0
 

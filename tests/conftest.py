@@ -8,6 +8,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from tests.databases import database, migrated_file, migrated_server, migrated_url  # noqa: F401 - fixtures
 from tests.servers import PostgresServer, RedisServer
 
 # A busy machine is no failure, and the same commit gives the same verdict: the same examples every time.
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test is marked by its folder: tests/redis/... is `redis`, so that `-m "not chaos"` works."""
+    """A test is marked by its folder: tests/pacing/... is `pacing`, so that `-m "not chaos"` works."""
     for item in items:
         folders = item.path.relative_to(HERE).parts[:-1] if item.path.is_relative_to(HERE) else ()
         if folders:

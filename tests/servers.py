@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from app.adapters.embedded_redis import EmbeddedRedis
+from app.platform.embedded_redis import EmbeddedRedis
 from tests.ports import kept_port
 
 Run = Callable[..., subprocess.Popen[bytes]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.bootstrap import from_environment
+from app.composition.container import from_environment
 
 parts = from_environment()
 celery = parts.celery

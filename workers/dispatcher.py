@@ -17,12 +17,12 @@ from queue import SimpleQueue
 
 import structlog
 
-from app.adapters.gate import EpochBroken, NotLeading
-from app.background_loop import END, BackgroundLoop
-from app.bootstrap import Penstock, from_environment
-from app.domain.errors import DatabaseUnreachable, RedisUnreachable
-from app.services.begin_epoch import begin_epoch
-from app.services.reconcile import heal
+from app.composition.container import Penstock, from_environment
+from app.dispatching.begin_epoch import begin_epoch
+from app.dispatching.reconcile import heal
+from app.pacing.store.gate import EpochBroken, NotLeading
+from app.platform.background_loop import END, BackgroundLoop
+from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from workers.leader import Leader
 
 log = structlog.get_logger("penstock.dispatcher")

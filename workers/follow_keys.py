@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from app.bootstrap import Penstock
-from app.domain.queue import KEY, key_queue
-from app.services.choose_keys import keys_in
+from app.composition.container import Penstock
+from app.platform.domain.queue import KEY, key_queue
 from app.settings import ConfigError, Settings
+from app.settings.choose_keys import keys_in
 from workers.process import WorkerProcess
 
 

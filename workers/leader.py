@@ -6,40 +6,40 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.adapters.gate import RedisGate
-from app.adapters.permits import STALE
-from app.adapters.upstream_tests import UpstreamTests
-from app.adapters.why_board import WhyBoard
-from app.api.file_lines import parse_line
 from app.api.house import rules_of
-from app.bootstrap import Penstock
-from app.domain.errors import DatabaseUnreachable
-from app.services.abandon_calls import AbandonCalls
-from app.services.clean_files import CleanFiles
-from app.services.clean_up import CleanUp
-from app.services.dispatch import Dispatcher
-from app.services.expire_unreachable import ExpireUnreachable
-from app.services.feed_backlog import Feeder
-from app.services.feed_callbacks import CallbackFeeder
-from app.services.give_degraded import GiveDegraded
-from app.services.hold_connections import HoldConnections
-from app.services.join_identical import JoinIdentical
-from app.services.keep_access import KeepAudit, KeepBudgets
-from app.services.keep_costs import KeepCosts
-from app.services.keep_learned import KeepLearned
-from app.services.keep_retention import KeepRetention
-from app.services.keep_watch import KeepWatch
-from app.services.keep_windows import KeepWindows
-from app.services.know_shares import KnowShares
-from app.services.lay_rules import make_governor, make_health
-from app.services.lead import Candidate
-from app.services.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
-from app.services.refeed_tasks import RefeedTasks
-from app.services.run_intakes import RunIntakes
-from app.services.take_in_file import TakeInFile
-from app.services.tell_why import TellWhy
-from app.services.trace_releases import TraceReleases
+from app.caching.join_identical import JoinIdentical
+from app.callbacks.feed_callbacks import CallbackFeeder
+from app.composition.container import Penstock
+from app.dispatching.abandon_calls import AbandonCalls
+from app.dispatching.clean_files import CleanFiles
+from app.dispatching.clean_up import CleanUp
+from app.dispatching.dispatch import Dispatcher
+from app.dispatching.expire_unreachable import ExpireUnreachable
+from app.dispatching.feed_backlog import Feeder
+from app.dispatching.give_degraded import GiveDegraded
+from app.dispatching.keep_access import KeepAudit, KeepBudgets
+from app.dispatching.keep_costs import KeepCosts
+from app.dispatching.keep_learned import KeepLearned
+from app.dispatching.keep_retention import KeepRetention
+from app.dispatching.keep_watch import KeepWatch
+from app.dispatching.keep_windows import KeepWindows
+from app.dispatching.lead import Candidate
+from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
+from app.dispatching.refeed_tasks import RefeedTasks
+from app.dispatching.tell_why import TellWhy
+from app.dispatching.trace_releases import TraceReleases
+from app.pacing.know_shares import KnowShares
+from app.pacing.lay_rules import make_governor, make_health
+from app.pacing.store.gate import RedisGate
+from app.pacing.store.permits import STALE
+from app.platform.domain.errors import DatabaseUnreachable
+from app.reporting.store.why_board import WhyBoard
 from app.settings.windows import windows_of
+from app.submission.file_lines import parse_line
+from app.submission.hold_connections import HoldConnections
+from app.submission.run_intakes import RunIntakes
+from app.submission.take_in_file import TakeInFile
+from app.upstreams.upstream_tests import UpstreamTests
 
 
 @dataclass

@@ -15,11 +15,11 @@ from celery import bootsteps, concurrency
 from celery.concurrency.thread import TaskPool
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from app.adapters.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
-from app.domain.queue import KEY
-from app.services.choose_keys import started_regions
-from app.services.revoke_task import RevokeTasks
+from app.execution.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
+from app.execution.revoke_task import RevokeTasks
+from app.platform.domain.queue import KEY
 from app.settings import ConfigError
+from app.settings.choose_keys import started_regions
 from workers.celery import celery, parts
 from workers.follow_keys import FollowKeys
 from workers.gather_events import GatherEvents

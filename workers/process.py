@@ -12,29 +12,29 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.adapters.held_secrets import HeldSecrets
-from app.adapters.redis_scripts import Scripts, connect
-from app.adapters.streams import RedisStreamWriter
-from app.adapters.upstream import Upstreams
-from app.adapters.upstream_generations import UpstreamGenerations
-from app.bootstrap import Penstock
-from app.db import feeding
-from app.db.claims import claim
-from app.db.database import Database, GroupCommit
-from app.domain.attempt import Claim, Claimed, Ending, Recorded
-from app.domain.outcome import Outcome
-from app.domain.queue import KEY, key_queue
-from app.domain.retry import RetryPolicy
-from app.services.beat_worker import BeatWorker, Incarnation
-from app.services.drain_worker import GRACE_SECONDS, DrainWorker
-from app.services.hold_calls import HeldCalls, WorkerState
-from app.services.keep_answers import KeepAnswers
-from app.services.lay_rules import rests
-from app.services.record_endings import record_endings
-from app.services.report_slots import ReportSlots
-from app.services.run_task import ModelPolicy, Policies, RunTask
-from app.services.settle_permits import SettlePermits
+from app.composition.container import Penstock
+from app.execution.beat_worker import BeatWorker, Incarnation
+from app.execution.domain.retry import RetryPolicy
+from app.execution.drain_worker import GRACE_SECONDS, DrainWorker
+from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.keep_answers import KeepAnswers
+from app.execution.record_endings import record_endings
+from app.execution.report_slots import ReportSlots
+from app.execution.run_task import ModelPolicy, Policies, RunTask
+from app.execution.settle_permits import SettlePermits
+from app.execution.store.claims import claim
+from app.pacing.lay_rules import rests
+from app.platform.database import Database, GroupCommit
+from app.platform.domain.queue import KEY, key_queue
+from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
+from app.tasks.domain.attempt import Claim, Claimed, Ending, Recorded
+from app.tasks.domain.outcome import Outcome
+from app.tasks.store import feeding
+from app.upstreams.call_upstream import Upstreams
+from app.upstreams.held_secrets import HeldSecrets
+from app.upstreams.store.streams import RedisStreamWriter
+from app.upstreams.upstream_generations import UpstreamGenerations
 
 log = structlog.get_logger("penstock.worker")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Retry
 
-from app.adapters.celery_app import RUN_TASK
+from app.execution.celery_app import RUN_TASK
 from workers.celery import celery
 from workers.lifecycle import process
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.api.bodies import Body, Duration, Instant, Object, PriorityName
 from app.api.shapes import Shape, Time
+from app.submission.bodies import Body, Duration, Instant, Object, PriorityName
 
 Texts = Annotated[list[str], Field(fail_fast=True)]
 Team = Annotated[str, Field(min_length=1, max_length=40)]

@@ -10,21 +10,21 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
+from app.access import manage_policies, read_audit
+from app.access.audit_rendering import as_json
+from app.access.store.audit import Kept, Wanted
+from app.access.store.policies import StoredPolicy
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.answers import answer, raw
-from app.api.audit_rendering import as_json
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.house import House
 from app.api.operations import JSONL, Answer, Operation
 from app.api.queries import Query, read_query
-from app.api.validation import parse, parse_json
-from app.db.audit import Kept, Wanted
-from app.db.policies import StoredPolicy
-from app.domain.errors import Invalid
-from app.domain.instant import parse_instant, to_rfc3339
-from app.services import manage_policies, read_audit
+from app.platform.domain.errors import Invalid
+from app.platform.domain.instant import parse_instant, to_rfc3339
+from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body
 

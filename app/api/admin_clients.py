@@ -8,6 +8,12 @@ from typing import Any
 
 from flask.typing import ResponseReturnValue
 
+from app.access import manage_clients, manage_keys, manage_policies
+from app.access.client_rendering import client_json, key_json
+from app.access.client_settings import check_limits
+from app.access.domain.access import SECRET_BYTES, Caller
+from app.access.domain.scopes import within
+from app.access.store.clients import ClientRow
 from app.api.access_shapes import (
     ApiKeyList,
     Client,
@@ -24,17 +30,11 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.client_rendering import client_json, key_json
 from app.api.house import House
 from app.api.operations import Answer, Operation
-from app.api.validation import parse, parse_json
-from app.db.clients import ClientRow
-from app.domain.access import SECRET_BYTES, Caller
-from app.domain.errors import Forbidden, NotFound
-from app.domain.scopes import within
-from app.services import manage_clients, manage_keys, manage_policies
-from app.services.client_settings import check_limits
-from app.services.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+from app.callbacks.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+from app.platform.domain.errors import Forbidden, NotFound
+from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body
 _PATH = "/v1/admin/clients"

@@ -19,9 +19,9 @@ from app.api.operator_shapes import (
     UpstreamKey,
     UpstreamKeyList,
 )
-from app.api.validation import parse, parse_json
-from app.domain.errors import Invalid, NotFound
-from app.domain.pauses import EVERYTHING, Kind, subject_of
+from app.platform.domain.errors import Invalid, NotFound
+from app.submission.validation import parse, parse_json
+from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
 
 _MOST = 4 * 1024  # bytes of a body
 _GROUP = "Administration"

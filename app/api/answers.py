@@ -9,7 +9,7 @@ import orjson
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from app.domain.json_text import one_line
+from app.platform.domain.json_text import one_line
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

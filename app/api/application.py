@@ -10,7 +10,6 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
-from app.adapters.service_figures import ServiceFigures
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
@@ -42,14 +41,16 @@ from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
 from app.api.warming import WarmViews
-from app.services.keep_alerts import KeepAlerts
-from app.services.ports import NoExplanation, NoTracer
-from app.services.read_standing import ReadStanding
-from app.services.tell_places import ceiling_of, longest_of
-from app.services.warm_cache import WarmCache
+from app.dashboard.dashboard import install_dashboard
+from app.dashboard.live import Live
+from app.pacing.ports import NoExplanation
+from app.platform.ports import NoTracer
+from app.reporting.keep_alerts import KeepAlerts
+from app.reporting.read_standing import ReadStanding
+from app.reporting.service_figures import ServiceFigures
 from app.settings.price_lists import peak_calendar
-from app.web.dashboard import install_dashboard
-from app.web.live import Live
+from app.submission.tell_places import ceiling_of, longest_of
+from app.submission.warm_cache import WarmCache
 
 
 class PenstockApi(Flask):

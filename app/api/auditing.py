@@ -9,11 +9,11 @@ import orjson
 from flask import Flask, Request, Response, g
 from flask.globals import app_ctx, request_ctx
 
+from app.access.domain.access import Caller
+from app.access.domain.audit import Entry
+from app.access.record_audit import RecordAudit
 from app.api.gatekeeper import Addresses
-from app.domain.access import Caller
-from app.domain.audit import Entry
-from app.services.ports import Clock
-from app.services.record_audit import RecordAudit
+from app.platform.ports import Clock
 
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})

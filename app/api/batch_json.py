@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from app.api.bodies import MOST_NAMES, BatchBody, BatchLine
-from app.api.validation import parse, parse_json
-from app.domain.errors import Invalid
-from app.domain.json_parts import Malformed, end_of_value, skip_space
-from app.services.submit_batch import MOST_TASKS
+from app.platform.domain.errors import Invalid
+from app.platform.domain.json_parts import Malformed, end_of_value, skip_space
+from app.submission.bodies import MOST_NAMES, BatchBody, BatchLine
+from app.submission.submit_batch import MOST_TASKS
+from app.submission.validation import parse, parse_json
 
 
 def read_batch(raw: bytes) -> BatchBody:

@@ -12,7 +12,7 @@ from app.api.openai_house import OpenAiHouse
 from app.api.operations import Answer, Operation, View
 from app.api.rendering import Rendering
 from app.api.shapes import Batch
-from app.db.batches import BatchRow
+from app.tasks.store.batches import BatchRow
 
 
 class SteeringViews:

@@ -13,7 +13,6 @@ from flask.typing import ResponseReturnValue
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.batch_json import read_batch
-from app.api.bodies import BatchBody, BatchLine
 from app.api.body import is_packed, pieces, read_body
 from app.api.callers import Callers, Repeats
 from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run, refuse_options_in_query
@@ -22,13 +21,14 @@ from app.api.operations import JSONL, Answer, Operation, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.shapes import AcceptedBatch, Batch, ResultLine
-from app.api.validation import parse, parse_json
-from app.domain.errors import Invalid
-from app.domain.json_lines import lines
-from app.domain.request import BatchRequest, TaskRequest
-from app.services.estimate_batch import EstimateBatch
-from app.services.submit_batch import SubmittedBatch
+from app.platform.domain.errors import Invalid
+from app.platform.domain.json_lines import lines
 from app.settings import ApiSettings
+from app.submission.bodies import BatchBody, BatchLine
+from app.submission.domain.request import BatchRequest, TaskRequest
+from app.submission.estimate_batch import EstimateBatch
+from app.submission.submit_batch import SubmittedBatch
+from app.submission.validation import parse, parse_json
 
 _LINES = frozenset(
     {"application/x-ndjson", "application/jsonl", "application/ndjson", "application/x-jsonlines"}

@@ -12,7 +12,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from app.api.gzip_members import BadGzip, Members
 from app.api.paced_reading import TooSlow
 from app.api.peer import watch_peer
-from app.domain.errors import Invalid
+from app.platform.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes
 _LOOK_EVERY = 16  # pieces unpacked between two looks whether the client is there

@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask.globals import request_ctx
 from structlog.contextvars import bind_contextvars
 
+from app.access.authenticate import Authenticate
+from app.access.domain.access import Caller
 from app.api.gatekeeper import Gatekeeper
-from app.domain.access import Caller
-from app.domain.repeat import HEADER, Fingerprint, Repeat, parse_key
-from app.services.authenticate import Authenticate
+from app.submission.domain.repeat import HEADER, Fingerprint, Repeat, parse_key
 
 
 class Callers:

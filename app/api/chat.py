@@ -15,7 +15,6 @@ from app.api.answers import answer
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
-from app.api.chat_bodies import ChatBody
 from app.api.errors import SHOULD_RETRY, envelope, error_response
 from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import ChatCompletion
@@ -23,15 +22,16 @@ from app.api.operations import Answer, Operation
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.api.shapes import Task
-from app.api.validation import parse, parse_json
-from app.domain import prefer
-from app.domain.chat_stream import for_client
-from app.domain.client_patience import read_patience
-from app.domain.errors import Invalid, NotFound
-from app.domain.event_stream import COMMENT, DONE, event
-from app.services.answer_chat import Outcome, Waited
-from app.services.begin_chat import ChatCall
-from app.services.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
+from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.event_stream import COMMENT, DONE, event
+from app.submission.answer_chat import Outcome, Waited
+from app.submission.begin_chat import ChatCall
+from app.submission.chat_bodies import ChatBody
+from app.submission.domain import prefer
+from app.submission.domain.client_patience import read_patience
+from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
+from app.submission.validation import parse, parse_json
+from app.upstreams.domain.chat_stream import for_client
 
 PATH = "/v1/chat/completions"
 _ABOUT = (

@@ -9,6 +9,7 @@ from flask import request
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
+from app.access.domain.access import SECRET_BYTES
 from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
 from app.api.answers import answer
 from app.api.body import read_body
@@ -16,14 +17,13 @@ from app.api.callers import Callers
 from app.api.house import House
 from app.api.operations import Answer, Operation
 from app.api.queries import Query, read_query
-from app.api.validation import parse, parse_json
-from app.db.dead_letters import DeadLetter
-from app.domain.access import SECRET_BYTES
-from app.domain.errors import Invalid, NotFound
-from app.domain.instant import to_rfc3339
-from app.services.ports import NoBell
-from app.services.replay_callbacks import DeadLetters
-from app.services.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+from app.callbacks.ports import NoBell
+from app.callbacks.replay_callbacks import DeadLetters
+from app.callbacks.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+from app.callbacks.store.dead_letters import DeadLetter
+from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.instant import to_rfc3339
+from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body
 

@@ -11,8 +11,8 @@ import structlog
 from flask import Flask, Response, g, has_request_context
 from werkzeug.exceptions import HTTPException
 
-from app.db.sealing import Unsealable
-from app.domain.errors import OverLimit, Rejected, Unreachable
+from app.platform.domain.errors import OverLimit, Rejected, Unreachable
+from app.platform.sealing import Unsealable
 
 log = structlog.get_logger(__name__)
 

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from flask import request
 from pydantic import Field
 
-from app.api.bodies import BatchOptions
 from app.api.queries import Query, read_query
 from app.api.shapes import Cost, Shape, Time
-from app.api.validation import parse
-from app.domain.errors import Invalid
-from app.domain.instant import to_rfc3339
-from app.domain.money import micros
-from app.services.estimate_batch import Estimate
+from app.platform.domain.errors import Invalid
+from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.money import micros
+from app.submission.bodies import BatchOptions
+from app.submission.estimate_batch import Estimate
+from app.submission.validation import parse
 
 
 class DryRunQuery(Query):

@@ -14,9 +14,9 @@ from app.api.openai_house import OpenAiHouse
 from app.api.operations import Answer, Operation
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
-from app.db.batches import BatchRow
-from app.domain.event_stream import COMMENT, named_event
-from app.domain.money import micros
+from app.platform.domain.event_stream import COMMENT, named_event
+from app.platform.domain.money import micros
+from app.tasks.store.batches import BatchRow
 
 SSE = "text/event-stream"
 _ABOUT = (

@@ -17,10 +17,10 @@ from app.api.openai_shapes import DeletedFile, File, FileList
 from app.api.operations import BYTES, Answer, Operation
 from app.api.queries import Query, read_query
 from app.api.uploads import boundary, read_form
-from app.db.files import FileRow
-from app.domain.errors import Invalid
-from app.services.store_file import PURPOSES, Upload, Wishes
+from app.platform.domain.errors import Invalid
 from app.settings import ApiSettings
+from app.submission.store_file import PURPOSES, Upload, Wishes
+from app.tasks.store.files import FileRow
 
 _FORM_ROOM = 1024 * 1024  # bytes of a form beside its file
 _SHORTEST, _LONGEST = 3600, 30 * 86400  # seconds for which a file may be kept

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flask import Flask, g, request
 
-from app.services.ports import Tracer
+from app.platform.ports import Tracer
 
 
 def install_following(app: Flask, tracer: Tracer) -> None:

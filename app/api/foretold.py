@@ -11,9 +11,9 @@ from app.api.answers import answer
 from app.api.callers import Callers
 from app.api.operations import Answer, Operation
 from app.api.shapes import Shape
-from app.db.database import Database
-from app.db.lines import foretold
-from app.domain.estimates import quality
+from app.pacing.domain.estimates import quality
+from app.pacing.store.lines import foretold
+from app.platform.database import Database
 
 OVER = 1_000  # tasks: the newest that succeeded
 

@@ -9,15 +9,16 @@ import structlog
 from flask import Flask, Request, Response
 from flask.globals import app_ctx, request_ctx
 
-from app.domain.access import Caller
-from app.domain.errors import Forbidden, OverLimit
-from app.domain.network import parse_networks
-from app.domain.policy import Decision, Facts
-from app.domain.proxies import client_address, zones_of
-from app.domain.scopes import scope_of
-from app.services.calling import Calling, current
-from app.services.manage_policies import PolicyBook
-from app.services.ports import Clock, Rate, RequestRates
+from app.access.calling import Calling, current
+from app.access.domain.access import Caller
+from app.access.domain.policy import Decision, Facts
+from app.access.domain.proxies import client_address, zones_of
+from app.access.domain.scopes import scope_of
+from app.access.manage_policies import PolicyBook
+from app.access.ports import Rate, RequestRates
+from app.platform.domain.errors import Forbidden, OverLimit
+from app.platform.domain.network import parse_networks
+from app.platform.ports import Clock
 from app.settings.access_models import AccessSettings
 
 log = structlog.get_logger("penstock.access")

@@ -9,7 +9,7 @@ from app.api.answers import answer
 from app.api.metrics import Metrics
 from app.api.operations import TEXT, Answer, Operation
 from app.api.shapes import Health
-from app.db.database import Database
+from app.platform.database import Database
 
 
 class HealthViews:

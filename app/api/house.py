@@ -6,48 +6,44 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.adapters.meters import Meters
-from app.adapters.upstream_tests import UpstreamTests
+from app.access.authenticate import Authenticate
+from app.access.manage_policies import PolicyBook
+from app.access.ports import RequestRates
+from app.access.record_audit import RecordAudit
 from app.api.gatekeeper import Gatekeeper
-from app.db.database import Database
-from app.domain.callback_target import TargetRules, parse_ports
-from app.domain.network import parse_networks
-from app.services.admit import Admission
-from app.services.authenticate import Authenticate
-from app.services.cache_rules import cache_rules, model_versions
-from app.services.cancel_batch import CancelBatch
-from app.services.cancel_task import CancelTask
-from app.services.check_request import Rules
-from app.services.delete_task import DeleteTask
-from app.services.judge_conditions import conditions_of
-from app.services.lay_routes import lay_routes
-from app.services.lay_rules import held_keys
-from app.services.manage_policies import PolicyBook
-from app.services.ports import (
-    AnswerCache,
-    Changes,
-    Clock,
-    Explain,
-    NoExplanation,
-    RequestRates,
-    Reservoir,
-    StreamReader,
-)
-from app.services.read_batches import ReadBatches
-from app.services.read_dispatcher import ReadDispatcher
-from app.services.read_tasks import ReadTasks
-from app.services.record_audit import RecordAudit
-from app.services.retry_task import RetryTask
-from app.services.retry_tasks import RetryTasks
-from app.services.steer_dispatcher import SteerDispatcher
-from app.services.submit_batch import SubmitBatch
-from app.services.submit_task import SubmitTask
-from app.services.tell_places import admission_of
-from app.services.use_cache import UseCache
-from app.services.wait_for_task import Waiters, WaitForTask
-from app.services.watch_endings import WatchEndings
+from app.caching.ports import AnswerCache
+from app.caching.use_cache import UseCache
+from app.dispatching.steer_dispatcher import SteerDispatcher
+from app.pacing.lay_rules import held_keys
+from app.pacing.ports import Explain, NoExplanation
+from app.platform.database import Database
+from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import TargetRules, parse_ports
+from app.platform.ports import Clock
+from app.reporting.meters import Meters
+from app.reporting.read_dispatcher import ReadDispatcher
 from app.settings import Settings
+from app.settings.lay_routes import lay_routes
 from app.settings.windows import windows_of
+from app.submission.admit import Admission
+from app.submission.cache_rules import cache_rules, model_versions
+from app.submission.check_request import Rules
+from app.submission.judge_conditions import conditions_of
+from app.submission.retry_task import RetryTask
+from app.submission.retry_tasks import RetryTasks
+from app.submission.submit_batch import SubmitBatch
+from app.submission.submit_task import SubmitTask
+from app.submission.tell_places import admission_of
+from app.tasks.cancel_batch import CancelBatch
+from app.tasks.cancel_task import CancelTask
+from app.tasks.delete_task import DeleteTask
+from app.tasks.ports import Changes, Reservoir
+from app.tasks.read_batches import ReadBatches
+from app.tasks.read_tasks import ReadTasks
+from app.tasks.wait_for_task import Waiters, WaitForTask
+from app.tasks.watch_endings import WatchEndings
+from app.upstreams.ports import StreamReader
+from app.upstreams.upstream_tests import UpstreamTests
 
 
 class Parts(Protocol):

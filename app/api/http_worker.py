@@ -21,7 +21,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.api.errors import envelope
 from app.api.paced_reading import TooSlow, paced_parser
-from app.domain.task import new_id
+from app.tasks.domain.task import new_id
 
 _STATUSES = (
     (TooSlow, 408, "Request Timeout"),

@@ -19,10 +19,10 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 
-from app.adapters.meter_files import FolderCollector, folder_in_use
-from app.adapters.meters import BY_CLIENT, Meters
-from app.domain.errors import DatabaseUnreachable
-from app.services.authenticate import Authenticate
+from app.access.authenticate import Authenticate
+from app.platform.domain.errors import DatabaseUnreachable
+from app.reporting.meter_files import FolderCollector, folder_in_use
+from app.reporting.meters import BY_CLIENT, Meters
 
 
 class Collector(Protocol):

@@ -10,7 +10,7 @@ from app.api.answers import answer
 from app.api.callers import Callers
 from app.api.openai_shapes import Model, ModelList
 from app.api.operations import Answer, Operation
-from app.domain.errors import NotFound
+from app.platform.domain.errors import NotFound
 from app.settings import Settings
 
 

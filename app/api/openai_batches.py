@@ -12,7 +12,6 @@ from pydantic import AfterValidator, Field
 
 from app.api.answers import answer, raw
 from app.api.auditing import note
-from app.api.bodies import Body, CallbackUrl, Metadata, refuse
 from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.files import kept_seconds
@@ -20,14 +19,15 @@ from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
 from app.api.operations import Answer, Operation
 from app.api.queries import Query, read_query
-from app.api.validation import parse, parse_json
-from app.db.batches import BatchRow
-from app.domain.client_patience import read_patience
-from app.domain.duration import parse_duration
-from app.domain.errors import Conflict, Invalid
-from app.domain.openai_batch import openai_batch_view
-from app.domain.request import LONGEST_EXPIRY, BatchRequest
-from app.services.create_file_batch import FileBatchRequest
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.errors import Conflict, Invalid
+from app.submission.bodies import Body, CallbackUrl, Metadata, refuse
+from app.submission.create_file_batch import FileBatchRequest
+from app.submission.domain.client_patience import read_patience
+from app.submission.domain.openai_batch import openai_batch_view
+from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest
+from app.submission.validation import parse, parse_json
+from app.tasks.store.batches import BatchRow
 
 _MOST = 64 * 1024  # bytes of a body
 _ABOUT = (

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.api.file_lines import parse_line
 from app.api.house import House, Parts, rules_of
-from app.services.answer_chat import AnswerChat
-from app.services.begin_chat import BeginChat
-from app.services.cancel_batch import CancelBatch
-from app.services.create_file_batch import CreateFileBatch
-from app.services.estimate_batch import EstimateBatch
-from app.services.follow_object import FollowObject
-from app.services.hold_connections import HoldConnections
-from app.services.lay_routes import lay_routes
-from app.services.list_batches import ListBatches
-from app.services.ports import NoStreamReader
-from app.services.read_batch_usage import ReadBatchUsage
-from app.services.read_batches import ReadBatches
-from app.services.read_files import ReadFiles
-from app.services.read_tasks import ReadTasks
-from app.services.run_intakes import RunIntakes
-from app.services.steer_batch import SteerBatch
-from app.services.store_file import StoreFile
-from app.services.stream_chat import StreamChat
-from app.services.take_in_file import TakeInFile
-from app.services.tell_places import ceiling_of
+from app.settings.lay_routes import lay_routes
+from app.submission.answer_chat import AnswerChat
+from app.submission.begin_chat import BeginChat
+from app.submission.create_file_batch import CreateFileBatch
+from app.submission.estimate_batch import EstimateBatch
+from app.submission.file_lines import parse_line
+from app.submission.hold_connections import HoldConnections
+from app.submission.run_intakes import RunIntakes
+from app.submission.steer_batch import SteerBatch
+from app.submission.store_file import StoreFile
+from app.submission.stream_chat import StreamChat
+from app.submission.take_in_file import TakeInFile
+from app.submission.tell_places import ceiling_of
+from app.tasks.cancel_batch import CancelBatch
+from app.tasks.follow_object import FollowObject
+from app.tasks.list_batches import ListBatches
+from app.tasks.read_batch_usage import ReadBatchUsage
+from app.tasks.read_batches import ReadBatches
+from app.tasks.read_files import ReadFiles
+from app.tasks.read_tasks import ReadTasks
+from app.upstreams.ports import NoStreamReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.api.operations import FORM, JSON, Answer, Operation
 from app.api.shapes import ErrorEnvelope
-from app.domain.repeat import HEADER, LONGEST
+from app.submission.domain.repeat import HEADER, LONGEST
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {

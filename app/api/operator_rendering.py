@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from app.domain.dispatcher_sight import (
+from app.platform.domain.instant import to_rfc3339
+from app.reporting.domain.dispatcher_sight import (
     DispatcherSight,
     KeyStanding,
     LeaderSight,
     QuotaStanding,
     WorkerStanding,
 )
-from app.domain.instant import to_rfc3339
-from app.domain.key_health import Probed
+from app.upstreams.domain.key_health import Probed
 
 
 def dispatcher(sight: DispatcherSight) -> dict[str, Any]:

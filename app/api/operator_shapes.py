@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.api.bodies import Body
 from app.api.shapes import Shape, Time
+from app.submission.bodies import Body
 
 
 class Limits(Shape):

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from flask import request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.api.bodies import BatchOptions, few_names, refuse
-from app.api.validation import parse
-from app.domain.duration import parse_duration
-from app.domain.errors import Invalid
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.errors import Invalid
+from app.submission.bodies import BatchOptions, few_names, refuse
+from app.submission.validation import parse
 
 Q = TypeVar("Q", bound=BaseModel)
 

@@ -7,16 +7,16 @@ from typing import Any
 import orjson
 
 from app.api.answers import raw
-from app.db.batches import BatchRow, ResultRow
-from app.db.callbacks import Delivery
-from app.db.submissions import NewTask
-from app.db.tasks import AttemptRow, TaskRow
-from app.domain.batch_view import batch_view
-from app.domain.instant import to_rfc3339
-from app.domain.task import Status
-from app.domain.task_view import cost_view, error_view, task_view, usage_view
-from app.services.ports import Explain, Queued
-from app.services.read_tasks import Page
+from app.pacing.ports import Explain, Queued
+from app.platform.domain.instant import to_rfc3339
+from app.tasks.domain.batch_view import batch_view
+from app.tasks.domain.task import Status
+from app.tasks.domain.task_view import cost_view, error_view, task_view, usage_view
+from app.tasks.read_tasks import Page
+from app.tasks.store.batches import BatchRow, ResultRow
+from app.tasks.store.deliveries import Delivery
+from app.tasks.store.submissions import NewTask
+from app.tasks.store.tasks import AttemptRow, TaskRow
 
 _UNKNOWN_YET = (
     "started_at",

@@ -8,8 +8,8 @@ from flask import Flask, Response
 from flask.globals import app_ctx, request_ctx
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from app.domain.task import new_id
-from app.services.ports import Clock
+from app.platform.ports import Clock
+from app.tasks.domain.task import new_id
 
 HEADER = "x-request-id"
 _GIVEN = "HTTP_X_REQUEST_ID"  # as WSGI calls it

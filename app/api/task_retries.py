@@ -7,15 +7,15 @@ from pydantic import Field
 
 from app.api.answers import answer
 from app.api.auditing import note
-from app.api.bodies import Body, Instant, Name
 from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.house import House
 from app.api.operations import Answer, Operation
 from app.api.rendering import Rendering
 from app.api.shapes import RetriedTasks, Task
-from app.api.validation import parse, parse_json
-from app.domain.errors import Invalid
+from app.platform.domain.errors import Invalid
+from app.submission.bodies import Body, Instant, Name
+from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body
 

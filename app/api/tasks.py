@@ -7,7 +7,6 @@ from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
 from app.api.auditing import note
-from app.api.bodies import TaskBody
 from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
 from app.api.house import House
@@ -16,7 +15,8 @@ from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
 from app.api.shapes import AttemptList, Deleted, DeliveryList, Task, TaskList
-from app.api.validation import parse, parse_json
+from app.submission.bodies import TaskBody
+from app.submission.validation import parse, parse_json
 
 _SOON = "2"  # seconds after which asking again may pay
 

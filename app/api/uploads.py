@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from app.domain.errors import Invalid
+from app.platform.domain.errors import Invalid
 
 _LONGEST_FIELD = 4096  # bytes
 _MOST_PARTS = 20

@@ -9,18 +9,18 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
+from app.access.domain.access import Caller
 from app.api.answers import answer
 from app.api.callers import Callers
 from app.api.operations import Answer, Operation
 from app.api.queries import Query, read_query
 from app.api.shapes import Shape
-from app.db.database import Database
-from app.db.usage import Wanted
-from app.domain.access import Caller
-from app.domain.errors import Forbidden, Invalid
-from app.domain.usage_view import BY, as_csv, usage_row
-from app.services.ports import Clock
-from app.services.read_usage import ReadUsage
+from app.billing.domain.usage_view import BY, as_csv, usage_row
+from app.billing.store.usage import Wanted
+from app.platform.database import Database
+from app.platform.domain.errors import Forbidden, Invalid
+from app.platform.ports import Clock
+from app.reporting.read_usage import ReadUsage
 
 _DAYS = 30
 _DAY = 86400.0

@@ -9,16 +9,16 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field, model_validator
 
 from app.api.answers import answer
-from app.api.bodies import Body, Instant, TaskBody, refuse
 from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.operations import Answer, Operation
 from app.api.shapes import Shape
-from app.api.validation import parse, parse_json
-from app.domain.calendar import Calendar
-from app.domain.money import PICOS_PER_UNIT, amount
-from app.services.ports import Clock
-from app.services.warm_cache import WarmCache
+from app.billing.domain.calendar import Calendar
+from app.platform.domain.money import PICOS_PER_UNIT, amount
+from app.platform.ports import Clock
+from app.submission.bodies import Body, Instant, TaskBody, refuse
+from app.submission.validation import parse, parse_json
+from app.submission.warm_cache import WarmCache
 
 _MOST = 1_000
 

@@ -13,11 +13,12 @@ import orjson
 from app.cli.failure import Exit, Failure
 from app.cli.opened import configuration, database_url, on_database, opened
 from app.cli.tables import new_table, print_tables
-from app.domain.alerts import RULES, Alert, Severity, State, sentence
-from app.domain.instant import to_rfc3339
+from app.platform.domain.instant import to_rfc3339
+from app.reporting.domain.alerts import Alert, State, sentence
+from app.settings.domain.alert_rules import RULES, Severity
 
 if TYPE_CHECKING:
-    from app.db.alerts import Channel
+    from app.reporting.store.alerts import Channel
 
 
 @click.group("alerts", short_help="what fires now, and whether its channels work")
@@ -42,7 +43,7 @@ def list_(everything: bool, as_json: bool) -> None:
     \b
     penstock alerts list --all
     """
-    from app.db.alerts import load_alerts, load_channels
+    from app.reporting.store.alerts import load_alerts, load_channels
 
     with opened() as database:
         alerts, channels = database.read(lambda conn: (load_alerts(conn), load_channels(conn)))
@@ -74,7 +75,7 @@ def test(severity: str | None, config: Path | None) -> None:
     penstock alerts test
     penstock alerts test --severity disaster
     """
-    from app.bootstrap import build
+    from app.composition.container import build
     from app.settings import load_settings
 
     settings = load_settings(configuration(config), {**os.environ, "DATABASE_URL": database_url()})

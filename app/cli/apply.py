@@ -27,8 +27,8 @@ def command(file: Path, yes: bool, dry_run: bool) -> None:
     \b
     penstock apply clients.toml
     """
-    from app.adapters.clock import SystemClock
-    from app.services.apply_clients import carry_out, plan, read_wishes
+    from app.access.apply_clients import carry_out, plan, read_wishes
+    from app.platform.clock import SystemClock
 
     with opened() as database:
         changes = plan(database, read_wishes(_parsed(file)))

@@ -29,7 +29,7 @@ def verify() -> None:
     \b
     penstock audit verify
     """
-    from app.services.read_audit import verify as check
+    from app.access.read_audit import verify as check
 
     with opened() as database:
         found = check(database)
@@ -60,9 +60,9 @@ def export(since: str | None, until: str | None, limit: int | None, **asked: Any
     \b
     penstock audit export --client team-a --since 2026-11-01T00:00:00Z
     """
-    from app.api.audit_rendering import as_json
-    from app.db.audit import Wanted
-    from app.services.read_audit import entries
+    from app.access.audit_rendering import as_json
+    from app.access.read_audit import entries
+    from app.access.store.audit import Wanted
 
     wanted = Wanted(since=_instant("--since", since), until=_instant("--until", until), **asked)
     with opened() as database:
@@ -71,7 +71,7 @@ def export(since: str | None, until: str | None, limit: int | None, **asked: Any
 
 
 def _instant(option: str, text: str | None) -> float | None:
-    from app.domain.instant import parse_instant
+    from app.platform.domain.instant import parse_instant
 
     try:
         return None if text is None else parse_instant(text)

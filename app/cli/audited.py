@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from app.db.database import Database
+    from app.platform.database import Database
 
 
 def audited(database: Database, action: str, subject: str) -> None:
     """Write down what was done to what, and by which user of this machine."""
-    from app.db.audit import write_audit
-    from app.domain.audit import Entry
+    from app.access.domain.audit import Entry
+    from app.access.store.audit import write_audit
 
     entry = Entry(at=time.time(), action=action, user=_user(), address="cli", task_id=subject)
     database.write(lambda conn: write_audit(conn, [entry]))

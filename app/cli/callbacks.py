@@ -13,12 +13,12 @@ from app.cli.failure import Failure
 from app.cli.opened import on_database, opened
 from app.cli.since import parse_since
 from app.cli.tables import new_table, print_tables
-from app.domain.duration import parse_duration
-from app.domain.instant import to_rfc3339
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.instant import to_rfc3339
 
 if TYPE_CHECKING:
-    from app.db.database import Database
-    from app.services.replay_callbacks import DeadLetters
+    from app.callbacks.replay_callbacks import DeadLetters
+    from app.platform.database import Database
 
 
 @click.group("callbacks", short_help="dead letters and their replay, secrets, headers")
@@ -101,9 +101,9 @@ def rotate_secret(client: str, overlap: str) -> None:
     \b
     penstock callbacks rotate-secret team-a --overlap 2d
     """
-    from app.adapters.clock import SystemClock
-    from app.domain.access import SECRET_BYTES
-    from app.services.rotate_callback_secret import rotate_callback_secret
+    from app.access.domain.access import SECRET_BYTES
+    from app.callbacks.rotate_callback_secret import rotate_callback_secret
+    from app.platform.clock import SystemClock
 
     seconds = _duration(overlap)
     with opened() as database:
@@ -123,7 +123,7 @@ def headers_(client: str, headers: tuple[str, ...]) -> None:
     \b
     penstock callbacks headers team-a -H 'X-Gateway-Token: abc'
     """
-    from app.services.set_callback_headers import set_callback_headers
+    from app.callbacks.set_callback_headers import set_callback_headers
 
     pairs = dict(_header(header) for header in headers)
     with opened() as database:
@@ -148,8 +148,8 @@ def _duration(text: str) -> float:
 
 def _letters(database: Database) -> DeadLetters:
     """The leader rings what is replayed, within a second."""
-    from app.adapters.clock import SystemClock
-    from app.services.ports import NoBell
-    from app.services.replay_callbacks import DeadLetters
+    from app.callbacks.ports import NoBell
+    from app.callbacks.replay_callbacks import DeadLetters
+    from app.platform.clock import SystemClock
 
     return DeadLetters(database, NoBell(), SystemClock())

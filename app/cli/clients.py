@@ -9,11 +9,11 @@ from typing import Any
 import click
 import orjson
 
+from app.access.manage_clients import add_client, change_client, get_client, list_clients
 from app.cli.audited import audited
 from app.cli.keys_of_clients import group as keys
 from app.cli.opened import on_database, opened
 from app.cli.tables import new_table, print_tables
-from app.services.manage_clients import add_client, change_client, get_client, list_clients
 
 PRIORITIES = ("high", "normal", "low")
 
@@ -68,9 +68,9 @@ def add(
     \b
     penstock clients add team-a --weight 2 --priority high --limit rpm=600
     """
-    from app.adapters.clock import SystemClock
-    from app.api.client_rendering import client_json
-    from app.services.client_settings import check_limits
+    from app.access.client_rendering import client_json
+    from app.access.client_settings import check_limits
+    from app.platform.clock import SystemClock
 
     checked = check_limits(_limits({}, limits))
     with opened() as database:
@@ -125,8 +125,8 @@ def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
     penstock clients set team-a --limit money_per_day=12.50 --limit currency=USD --limit over_budget=wait
     penstock clients set team-a --limit rpm=
     """
-    from app.api.client_rendering import client_json
-    from app.services.client_settings import check_limits
+    from app.access.client_rendering import client_json
+    from app.access.client_settings import check_limits
 
     wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}
@@ -150,7 +150,7 @@ def show(name: str) -> None:
     \b
     penstock clients show team-a
     """
-    from app.api.client_rendering import client_json
+    from app.access.client_rendering import client_json
 
     with opened() as database:
         click.echo(orjson.dumps(client_json(get_client(database, name)), option=orjson.OPT_INDENT_2).decode())
@@ -165,7 +165,7 @@ def list_(as_json: bool) -> None:
     \b
     penstock clients list
     """
-    from app.api.client_rendering import client_json
+    from app.access.client_rendering import client_json
 
     with opened() as database:
         rows = list_clients(database)

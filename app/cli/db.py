@@ -28,7 +28,7 @@ def upgrade() -> None:
     penstock db upgrade
     """
     url = database_url()
-    from app.db.migrate import upgrade as migrate
+    from app.platform.migrate import upgrade as migrate
 
     migrate(url)
     click.echo("The database is up to date.")
@@ -43,7 +43,7 @@ def status() -> None:
     penstock db status
     """
     url = database_url()
-    from app.db.migrate import head_is_current
+    from app.platform.migrate import head_is_current
 
     if not head_is_current(url):
         raise Failure("the database is not up to date", "Run: penstock db upgrade")

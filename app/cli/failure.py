@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from app.domain.errors import PenstockError, Unreachable
+from app.platform.domain.errors import PenstockError, Unreachable
 
 
 class Exit(IntEnum):

@@ -31,8 +31,8 @@ def command(address: str, port: int, url_prefix: str, data: Path | None) -> None
     penstock flower --url-prefix /flower        behind a proxy
     """
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # it counts for itself, at its own /metrics
-    from app.bootstrap import from_environment
     from app.cli.flower_server import FlowerChoices, serve
+    from app.composition.container import from_environment
 
     dashboard = os.environ.get("PENSTOCK_DASHBOARD_URL", "").rstrip("/")
     choices = FlowerChoices(address, port, credentials(os.environ, data), url_prefix.strip("/"), dashboard)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 import orjson
 
+from app.access.domain.scopes import SCOPES
 from app.cli.audited import audited
 from app.cli.opened import on_database, opened
-from app.domain.duration import parse_duration
-from app.domain.scopes import SCOPES
+from app.platform.domain.duration import parse_duration
 
 
 @click.group("keys", short_help="a client's API keys: list, add, rotate, revoke")
@@ -30,8 +30,8 @@ def list_(client: str) -> None:
     \b
     penstock clients keys list team-a | jq 'select(.revoked_at == null)'
     """
-    from app.api.client_rendering import key_json
-    from app.services.manage_keys import list_keys
+    from app.access.client_rendering import key_json
+    from app.access.manage_keys import list_keys
 
     with opened() as database:
         for key in list_keys(database, client):
@@ -58,8 +58,8 @@ def add(
     \b
     penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
     """
-    from app.adapters.clock import SystemClock
-    from app.services.manage_keys import KeyWish, create_key
+    from app.access.manage_keys import KeyWish, create_key
+    from app.platform.clock import SystemClock
 
     clock = SystemClock()
     ends = None if expires is None else clock.now() + _duration("--expires", expires)
@@ -80,8 +80,8 @@ def rotate(client: str, key_id: str, overlap: str) -> None:
     \b
     penstock clients keys rotate team-a ak_06f3... --overlap 24h
     """
-    from app.adapters.clock import SystemClock
-    from app.services.manage_keys import rotate_key
+    from app.access.manage_keys import rotate_key
+    from app.platform.clock import SystemClock
 
     with opened() as database:
         made = rotate_key(database, SystemClock(), client, key_id, _duration("--overlap", overlap))
@@ -99,8 +99,8 @@ def revoke(client: str, key_id: str) -> None:
     \b
     penstock clients keys revoke team-a ak_06f3...
     """
-    from app.adapters.clock import SystemClock
-    from app.services.manage_keys import revoke_key
+    from app.access.manage_keys import revoke_key
+    from app.platform.clock import SystemClock
 
     with opened() as database:
         revoke_key(database, SystemClock(), client, key_id)

@@ -14,7 +14,7 @@ from app.cli.failure import Exit, Failure
 from app.cli.profile import data_folder, load
 
 if TYPE_CHECKING:
-    from app.db.database import Database
+    from app.platform.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DATA = f"{__name__}.data"
@@ -57,7 +57,7 @@ def database_url() -> str:
 @contextmanager
 def opened() -> Iterator[Database]:
     """The database, closed at the end."""
-    from app.db.database import Database
+    from app.platform.database import Database
 
     database = Database(database_url())
     try:

@@ -32,7 +32,7 @@ def list_() -> None:
     \b
     penstock policy list
     """
-    from app.services.manage_policies import list_policies
+    from app.access.manage_policies import list_policies
 
     with opened() as database:
         for stored in list_policies(database):
@@ -50,8 +50,8 @@ def add(file: Path) -> None:
     \b
     penstock policy add rule.json
     """
-    from app.adapters.clock import SystemClock
-    from app.services.manage_policies import put_policy
+    from app.access.manage_policies import put_policy
+    from app.platform.clock import SystemClock
     from app.settings import load_settings
 
     settings = load_settings(configuration(), os.environ)
@@ -71,7 +71,7 @@ def remove(policy_id: str) -> None:
     \b
     penstock policy remove office-hours
     """
-    from app.services.manage_policies import remove_policy
+    from app.access.manage_policies import remove_policy
 
     with opened() as database:
         remove_policy(database, policy_id)
@@ -113,9 +113,9 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
     """
     import time
 
-    from app.domain.instant import parse_instant
-    from app.domain.policy import Facts, evaluate
-    from app.services.manage_policies import check_policy, list_policies
+    from app.access.domain.policy import Facts, evaluate
+    from app.access.manage_policies import check_policy, list_policies
+    from app.platform.domain.instant import parse_instant
     from app.settings import load_settings
 
     try:

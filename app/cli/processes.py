@@ -106,9 +106,9 @@ def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency:
     penstock worker --name edge --region eu
     penstock worker --name edge -Q key.edge-1,key.edge-2
     """
-    from app.bootstrap import from_environment
-    from app.domain.queue import key_queue
-    from app.services.choose_keys import STARTED_FOR, keys_of_regions
+    from app.composition.container import from_environment
+    from app.platform.domain.queue import key_queue
+    from app.settings.choose_keys import STARTED_FOR, keys_of_regions
 
     settings = from_environment().settings
     if queues and regions:
@@ -129,7 +129,7 @@ def callback_worker(name: str, concurrency: int) -> None:
     \b
     penstock callback-worker
     """
-    from app.domain.queue import CALLBACKS
+    from app.platform.domain.queue import CALLBACKS
 
     _celery_worker(name, concurrency, "-Q", CALLBACKS)
 

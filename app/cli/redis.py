@@ -34,7 +34,7 @@ def command(data: Path | None, port: int | None, memory: str) -> None:
     """
     import os
 
-    from app.adapters.embedded_redis import EmbeddedRedis, EmbeddedRedisError, url_of
+    from app.platform.embedded_redis import EmbeddedRedis, EmbeddedRedisError, url_of
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,10 +14,10 @@ from app.cli.failure import Failure
 from app.cli.setup import Setup, Wish, reconfigure
 from app.cli.supervisor.hangup import Hangup
 from app.cli.supervisor.loop import Supervisor
-from app.db.configuration import ask_reload
-from app.db.database import Database
-from app.domain.errors import PenstockError
+from app.platform.database import Database
+from app.platform.domain.errors import PenstockError
 from app.settings import Settings
+from app.settings.store.configuration import ask_reload
 
 # Sections that a running process cannot change: it starts again for them.
 AT_START = ("api", "worker", "storage", "metrics")

@@ -47,7 +47,7 @@ SECTIONS = {
         "callback-worker": Lazy("app.cli.processes:callback_worker", "what delivers callbacks"),
         "flower": Lazy("app.cli.flower:command", "the view into queues, workers and tasks"),
         "simulate-upstream": Lazy(
-            "app.simulator.command:command", "a DeepSeek-like upstream with limits and faults"
+            "simulator.command:command", "a DeepSeek-like upstream with limits and faults"
         ),
         "redis": Lazy("app.cli.redis:command", "the Redis of our own that `up` uses without REDIS_URL"),
         "db": Lazy("app.cli.db:group", "bring the database up to date, or see whether it is"),

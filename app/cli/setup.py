@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.access.domain.access import KEY_BYTES, make_key
 from app.cli import ports, presets
 from app.cli.failure import Exit, Failure
 from app.cli.profile import Profile, load, write_private
@@ -17,7 +18,6 @@ from app.cli.redis import PASSWORD_VARIABLE
 from app.cli.simulated import read, simulate
 from app.cli.stack import Stack
 from app.cli.toml_text import to_toml
-from app.domain.access import KEY_BYTES, make_key
 from app.settings import Settings, key_secrets, load_settings, outfits
 
 NO_KEY = """\
@@ -167,7 +167,7 @@ def _profile(
 
     What the environment gave is not written down: it is in the environment of those who may use it.
     """
-    from app.adapters.embedded_redis import url_of
+    from app.platform.embedded_redis import url_of
 
     before = load(data)
     made = None

@@ -14,14 +14,8 @@ import orjson
 from app.cli.failure import Exit, Failure
 from app.cli.opened import configuration, database_url, on_database
 from app.cli.tables import new_table, print_tables
-from app.domain.attempt import Usage
-from app.domain.money import amount
-from app.domain.quota import Quota
-from app.domain.rehearsal import Habit, Load, Rehearsed
-from app.domain.routing import Route, Topology, account_quota
-from app.domain.why import named
-from app.services.lay_routes import lay_routes
-from app.services.rehearse_load import (
+from app.diagnosis.domain.rehearsal import Habit, Load, Rehearsed
+from app.diagnosis.rehearse_load import (
     Answer,
     Live,
     Question,
@@ -31,8 +25,14 @@ from app.services.rehearse_load import (
     rehearse_load,
     usage_of,
 )
+from app.pacing.domain.why import named
+from app.platform.domain.money import amount
 from app.settings import Settings, load_settings, price_book
-from app.simulator.latency import parse_latency
+from app.settings.domain.quota import Quota
+from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.lay_routes import lay_routes
+from app.tasks.domain.attempt import Usage
+from simulator.latency import parse_latency
 
 _CLIENT = "rehearsal"
 
@@ -142,7 +142,7 @@ def _made_up(count: int, asked: dict[str, Any]) -> Topology:
 
 
 def _live(settings: Settings) -> Live:
-    from app.db.database import Database
+    from app.platform.database import Database
 
     database = Database(settings.database_url or database_url())
     try:

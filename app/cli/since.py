@@ -6,8 +6,8 @@ import time
 
 import click
 
-from app.domain.duration import parse_duration
-from app.domain.instant import parse_instant
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.instant import parse_instant
 
 
 def parse_since(text: str) -> float:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.domain.duration import parse_duration
-from app.domain.finding import milliseconds
-from app.domain.money import amount
-from app.services.profile_tasks import Looked, Report
+from app.diagnosis.domain.finding import milliseconds
+from app.diagnosis.profile_tasks import Looked, Report
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.money import amount
 
 _BAR = 24  # characters
 
@@ -56,10 +56,10 @@ def command(since: str, config: Path | None, data: Path | None, as_json: bool) -
 
 def read(config: Path | None, data: Path | None, environ: Mapping[str, str], seconds: float) -> Report:
     """The report on the database in use. Raises Failure, DatabaseUnreachable."""
-    from app.bootstrap import build
     from app.cli.doctor.found import find
     from app.cli.failure import Exit, Failure
-    from app.services.profile_tasks import ProfileTasks
+    from app.composition.container import build
+    from app.diagnosis.profile_tasks import ProfileTasks
 
     found = find(config, data, environ)
     if not found.settings.database_url:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from app.adapters.clock import SystemClock
-from app.adapters.upstream_tests import UpstreamTests
-from app.domain.key_health import Finding, Probe
+from app.platform.clock import SystemClock
 from app.settings import Settings
+from app.upstreams.domain.key_health import Finding, Probe
+from app.upstreams.upstream_tests import UpstreamTests
 
 _SAID = {
     Finding.WORKS: "works",

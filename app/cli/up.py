@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from app.adapters.meter_files import FOLDER, clean_folder
 from app.cli import probe, welcome
 from app.cli.failure import Failure
 from app.cli.limits import raise_open_files
@@ -20,6 +19,7 @@ from app.cli.supervisor import lifeline
 from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers, sole
 from app.cli.supervisor.loop import Supervisor
 from app.cli.supervisor.teller import Terminal
+from app.reporting.meter_files import FOLDER, clean_folder
 from app.settings import load_settings
 
 

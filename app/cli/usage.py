@@ -7,9 +7,9 @@ from typing import Any
 import click
 import orjson
 
+from app.billing.domain.usage_view import BY, as_csv
 from app.cli.remote import Remote, with_remote
 from app.cli.tables import new_table, print_tables
-from app.domain.usage_view import BY, as_csv
 
 _SHOWN = ("tasks", "calls", "cache_hits", "coalesced", "prompt_tokens", "cached_tokens", "completion_tokens")
 _SAVED = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_peak")

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
-from app.domain.alerts import RULES
+from app.settings.domain.alert_rules import RULES
 from app.settings.faults import fault
 from app.settings.values import FromList, Seconds, Section
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import field_validator, model_validator
 
-from app.domain.calendar import Calendar
+from app.billing.domain.calendar import Calendar
 from app.settings.faults import fault
 from app.settings.values import FromList, Section
 

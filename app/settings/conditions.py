@@ -13,8 +13,8 @@ from typing import Any
 
 from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
-from app.domain.eligibility import FOREVER, Span
 from app.settings.faults import fault
+from app.tasks.domain.eligibility import FOREVER, Span
 
 WAIT = "queue_wait"
 # What an expression may speak of, with a value of its kind.

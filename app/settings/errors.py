@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.domain.errors import PenstockError
+from app.platform.domain.errors import PenstockError
 
 # A place in the file as pydantic gives it: ("key", 1, "weight") is `weight` in the second [[key]].
 Place = tuple[str | int, ...]

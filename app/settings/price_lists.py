@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.domain.calendar import Calendar
-from app.domain.pricing import IsPeak, Price, PriceBook, Rates
+from app.billing.domain.calendar import Calendar
+from app.billing.domain.pricing import IsPeak, Price, PriceBook, Rates
 from app.settings.calendars import calendars
 from app.settings.cost_models import DatedPriceSettings, RateSettings
 from app.settings.models import Settings, UpstreamSettings

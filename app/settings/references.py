@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Collection, Iterator
 
-from app.domain.routing import ANY
 from app.settings.calendars import calendars
+from app.settings.domain.routing import ANY
 from app.settings.errors import Place, Problem
 from app.settings.models import Settings
 from app.settings.price_lists import built_in

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.meters import Meters
-from app.db.database import Database
-from app.db.migrate import upgrade
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from app.reporting.meters import Meters
 from tests.api.gatekeeping import later
 from tests.api.world import ADMIN_KEY, DAY, NOON, Client, Parts, World
 from tests.servers import PostgresServer

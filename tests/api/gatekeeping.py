@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from app.db.access_tables import budget_use
-from app.db.tables import task
-from app.services.keep_access import KeepBudgets
-from app.services.tell_places import admission_of
+from app.access.store.access_tables import budget_use
+from app.dispatching.keep_access import KeepBudgets
+from app.submission.tell_places import admission_of
+from app.tasks.store.tables import task
 from tests.api.world import Client, World
 
 _numbers = count(1)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.db.clients import add_api_key, get_client, revoke_api_key
-from app.db.tables import api_key
-from app.domain.access import make_key
-from app.domain.errors import Conflict, Invalid, NotFound, Unauthenticated
-from app.services.authenticate import KEPT_SECONDS, Authenticate
-from app.services.manage_clients import add_client, add_key, list_clients
+from app.access.authenticate import KEPT_SECONDS, Authenticate
+from app.access.domain.access import make_key
+from app.access.manage_clients import add_client, add_key, list_clients
+from app.access.store.clients import add_api_key, get_client, revoke_api_key
+from app.platform.domain.errors import Conflict, Invalid, NotFound, Unauthenticated
+from app.tasks.store.tables import api_key
 from tests.api.world import ADMIN_KEY, Client, World
 
 CALLS = [

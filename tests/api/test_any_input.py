@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.bodies import BatchLine
+from app.submission.bodies import BatchLine
 from tests.api.world import ADMIN_KEY, MODEL, World
 
 JSON = st.recursive(

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from app.db.feeding import promote_due, take_unfed, unfed_queues
-from app.db.tasks import get_task
-from app.domain.task import Status
+from app.tasks.domain.task import Status
+from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.tasks import get_task
 from tests.api.world import Client, World
 
 

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from app.api.house import rules_of
-from app.db.feeding import unfed_queues
-from app.db.intakes import discard_intake, stale_intakes
-from app.db.submissions import NewBatch, insert_batch, insert_tasks
-from app.db.tables import task
-from app.domain.request import BatchRequest, TaskRequest
-from app.domain.task import Hold, new_id
-from app.services.check_request import Place, draft_task
-from app.services.clean_up import CleanUp
+from app.dispatching.clean_up import CleanUp
+from app.submission.check_request import Place, draft_task
+from app.submission.domain.request import BatchRequest, TaskRequest
+from app.tasks.domain.task import Hold, new_id
+from app.tasks.store.feeding import unfed_queues
+from app.tasks.store.intakes import discard_intake, stale_intakes
+from app.tasks.store.submissions import NewBatch, insert_batch, insert_tasks
+from app.tasks.store.tables import task
 from tests.api.test_tasks import row_of
 from tests.api.world import ADMIN_KEY, COMPLETION, MODEL, Client, World
 from tests.stack import wait_until

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.bodies import BatchBody, BatchLine, TaskBody
-from app.api.chat_bodies import ChatBody
-from app.api.validation import parse, parse_json
-from app.domain.errors import Invalid
-from app.domain.json_lines import lines
-from app.domain.task import Priority
+from app.platform.domain.errors import Invalid
+from app.platform.domain.json_lines import lines
+from app.submission.bodies import BatchBody, BatchLine, TaskBody
+from app.submission.chat_bodies import ChatBody
+from app.submission.validation import parse, parse_json
+from app.tasks.domain.task import Priority
 
 HELLO = {"prompt": "hello"}
 SAID = [{"role": "user", "content": "hello"}]

@@ -6,8 +6,8 @@ from itertools import count
 import pytest
 from sqlalchemy import select
 
-from app.db.tables import task
-from app.domain.request import BatchRequest, TaskRequest
+from app.submission.domain.request import BatchRequest, TaskRequest
+from app.tasks.store.tables import task
 from tests.api.gatekeeping import failed, keep_budgets, later, made, spent
 from tests.api.world import Client, World
 from tests.stack import wait_until

@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.db.callbacks import DeliveryRecord, claim_callback, record_delivery
-from app.db.tables import callback
-from app.domain.callback import CallbackState
+from app.callbacks.store.callbacks import DeliveryRecord, claim_callback, record_delivery
+from app.tasks.domain.callback_state import CallbackState
+from app.tasks.store.tables import callback
 from tests.api.world import Client, World
 
 HOOK = "https://example.com/hook"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from app.db.tables import task
-from app.services.give_degraded import GiveDegraded
+from app.dispatching.give_degraded import GiveDegraded
+from app.tasks.store.tables import task
 from tests.api.world import MODEL, Client, World
 
 

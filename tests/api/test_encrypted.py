@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from app.adapters.meters import Meters
-from app.db import cache_entries, sealing
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.db.tables import metadata
-from app.domain.attempt import Failure
-from app.domain.outcome import Outcome
-from app.domain.task import Status
+from app.caching.store import cache_entries
+from app.composition.schema import metadata
+from app.platform import sealing
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from app.reporting.meters import Meters
+from app.tasks.domain.attempt import Failure
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import Status
 from tests.api.world import MODEL, Client, Parts, World
 from tests.servers import PostgresServer
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.adapters.logs import without_values
 from app.api.application import create_app
-from app.domain.errors import DatabaseUnreachable
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.logs import without_values
 from tests.api.world import Client, Parts, World
 
 

@@ -1,9 +1,9 @@
 """Failed tasks: listed by reason, and run again, one or all of a kind. A stranger never touches them."""
 
-from app.db.tables import task
-from app.domain.attempt import Failure
-from app.domain.outcome import Outcome
-from app.domain.task import Status
+from app.tasks.domain.attempt import Failure
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import Status
+from app.tasks.store.tables import task
 from tests.api.world import Client, World
 
 

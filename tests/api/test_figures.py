@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics_core import Metric
 
-from app.adapters.meter_files import FOLDER, FolderCollector, clean_folder
+from app.reporting.meter_files import FOLDER, FolderCollector, clean_folder
 from tests.api.world import ADMIN_KEY, Client, Parts, World
 from tests.stack import ROOT
 
 COUNT = """
 import sys
-from app.adapters.meters import Meters
+from app.reporting.meters import Meters
 meters = Meters()
 meters.ended({"succeeded": int(sys.argv[1])})
 meters.turned(0.5)

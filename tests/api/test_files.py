@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.db.files import CHUNK_BYTES
-from app.db.openai_tables import file, file_chunk
-from app.services.clean_files import CleanFiles
+from app.dispatching.clean_files import CleanFiles
+from app.tasks.store.files import CHUNK_BYTES
+from app.tasks.store.openai_tables import file, file_chunk
 from tests.api.world import Client, World
 
 FORM = "multipart/form-data; boundary=x"

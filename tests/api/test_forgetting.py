@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.db.tables import task, task_content
-from app.services.keep_retention import KeepRetention
+from app.dispatching.keep_retention import KeepRetention
 from app.settings.access_models import StorageSettings
+from app.tasks.store.tables import task, task_content
 from tests.api.gatekeeping import made
 from tests.api.world import Client, World
 

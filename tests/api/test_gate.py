@@ -7,9 +7,9 @@ import orjson
 import pytest
 from sqlalchemy import select, text
 
-from app.db.access_tables import audit
-from app.services.keep_access import KeepAudit
-from app.services.ports import Rate
+from app.access.ports import Rate
+from app.access.store.access_tables import audit
+from app.dispatching.keep_access import KeepAudit
 from tests.api.gatekeeping import failed, later, made, with_key
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 

@@ -19,15 +19,15 @@ from pydantic_core import SchemaValidator
 
 from app.api import access_shapes, openai_batches, operator_shapes, queries, task_retries, warming
 from app.api.batch_json import read_batch
-from app.api.bodies import MOST_MESSAGES, MOST_NAMES, BatchBody, BatchLine, Body, TaskBody
-from app.api.chat_bodies import ChatBody
-from app.api.file_lines import FileLine, parse_line
 from app.api.queries import Query
 from app.api.uploads import read_form
-from app.api.validation import parse, parse_json
-from app.domain import json_lines
-from app.domain.errors import Invalid
-from app.domain.json_parts import check_values
+from app.platform.domain import json_lines
+from app.platform.domain.errors import Invalid
+from app.platform.domain.json_parts import check_values
+from app.submission.bodies import MOST_MESSAGES, MOST_NAMES, BatchBody, BatchLine, Body, TaskBody
+from app.submission.chat_bodies import ChatBody
+from app.submission.file_lines import FileLine, parse_line
+from app.submission.validation import parse, parse_json
 
 MANY = 2_000_000
 MOST_CPU = 0.5  # seconds

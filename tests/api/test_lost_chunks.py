@@ -9,11 +9,11 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from app.adapters.redis_scripts import Scripts, connect
-from app.adapters.streams import RedisStreamReader, RedisStreamWriter
 from app.api.application import create_app
-from app.db.tables import task
-from app.domain.stream_piece import Piece
+from app.platform.redis_scripts import Scripts, connect
+from app.tasks.store.tables import task
+from app.upstreams.domain.stream_piece import Piece
+from app.upstreams.store.streams import RedisStreamReader, RedisStreamWriter
 from tests.api.world import Client, Parts, World
 from tests.stack import wait_until
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.access.read_audit import entries
+from app.access.store.audit import Wanted
 from app.api.operator_shapes import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
-from app.db.audit import Wanted
-from app.db.pauses import load_pauses
-from app.services.read_audit import entries
+from app.pacing.store.pauses import load_pauses
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 
 ROUTES = [

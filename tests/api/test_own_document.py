@@ -19,9 +19,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.api.application import create_app
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.domain.attempt import Message, Refusal
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from app.tasks.domain.attempt import Message, Refusal
 from tests.api.world import ADMIN_KEY, MODEL, Parts, WatchedReservoir, World
 
 EXAMPLES = 3  # of each operation and mode

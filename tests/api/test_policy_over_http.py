@@ -11,9 +11,9 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.db.tables import batch
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from app.tasks.store.tables import batch
 from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings
 from tests.stack import wait_until
 

@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 import pytest
 
-from app.db.feeding import promote_due, take_unfed, unfed_queues
-from app.db.tasks import get_task
-from app.domain.attempt import Refusal
-from app.domain.instant import parse_instant
-from app.domain.outcome import Outcome
-from app.domain.task import Hold, Status
+from app.platform.domain.instant import parse_instant
+from app.tasks.domain.attempt import Refusal
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.tasks import get_task
 from tests.api.world import COMPLETION, MODEL, Client, World
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.money import Cost
+from app.platform.domain.money import Cost
 from tests.api.world import ADMIN_KEY, Client, World
 
 ALL = "/v1/usage?from=2000-01-01"

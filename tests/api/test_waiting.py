@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.api.application import PenstockApi, create_app
-from app.db.database import Database
-from app.services.wait_for_task import Waiters
+from app.platform.database import Database
+from app.tasks.wait_for_task import Waiters
 from tests.api.world import Client, Parts, WatchedReservoir, World, make_settings
 
 

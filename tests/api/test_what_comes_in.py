@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.root import group
-from app.db import sealing
+from app.platform import sealing
 from tests.api.world import Client
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from app.db.tables import client, task
-from app.domain.errors import Invalid
-from app.domain.request import TaskRequest
-from app.domain.task import Hold
-from app.services.check_request import Rules, draft_task
+from app.platform.domain.errors import Invalid
+from app.submission.check_request import Rules, draft_task
+from app.submission.domain.request import TaskRequest
+from app.tasks.domain.task import Hold
+from app.tasks.store.tables import client, task
 from tests.api.world import MODEL, Client, World
 
 HOURS = 3600.0

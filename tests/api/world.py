@@ -13,19 +13,21 @@ import orjson
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.adapters.clock import SystemClock
-from app.adapters.meters import Meters
+from app.access.manage_clients import add_client
+from app.access.ports import NoRates
 from app.api.application import PenstockApi, create_app
-from app.db.claims import claim
-from app.db.database import Database
-from app.db.endings import end
-from app.domain.attempt import Claim, Claimed, Ending, Failure, Message, Permit, Refusal, Usage
-from app.domain.money import Cost
-from app.domain.outcome import Outcome
-from app.domain.task import Status
-from app.services.manage_clients import add_client
-from app.services.ports import AnswerCache, Explanation, Foreseen, NoAnswers, NoRates, Queued
+from app.caching.ports import AnswerCache, NoAnswers
+from app.execution.store.claims import claim
+from app.execution.store.endings import end
+from app.pacing.ports import Explanation, Foreseen, Queued
+from app.platform.clock import SystemClock
+from app.platform.database import Database
+from app.platform.domain.money import Cost
+from app.reporting.meters import Meters
 from app.settings import Settings
+from app.tasks.domain.attempt import Claim, Claimed, Ending, Failure, Message, Permit, Refusal, Usage
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import Status
 
 MODEL = "deepseek-flash"
 ADMIN_KEY = "an administrator's key, from the environment"

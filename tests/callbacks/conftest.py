@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.db.database import Database
-from app.db.tables import metadata
+from app.composition.schema import metadata
+from app.platform.database import Database
 from tests.callbacks.world import World, create_tables
 from tests.servers import PostgresServer
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from app.adapters.callback_bell import DELIVER_CALLBACK, CallbackBell
-from app.adapters.celery_app import make_celery
-from app.adapters.clock import SystemClock
-from app.adapters.redis_scripts import Scripts, connect
+from app.callbacks.store.callback_bell import DELIVER_CALLBACK, CallbackBell
+from app.execution.celery_app import make_celery
+from app.platform.clock import SystemClock
+from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
 from tests.callbacks.world import MovedClock
 from tests.servers import RedisServer

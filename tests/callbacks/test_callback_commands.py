@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
+from app.callbacks.domain.callback import Answer
 from app.cli.callbacks import group
-from app.db.database import Database
-from app.domain.callback import Answer
+from app.platform.database import Database
 from tests.callbacks.world import SECRET, World, create_tables, verifies
 
 URL = "https://receiver.example/hook"

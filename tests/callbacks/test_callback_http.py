@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.callback_http import MAX_RESPONSE_BYTES, CallbackHttp
-from app.domain.callback import Answer, Parcel
-from app.domain.callback_target import TargetRules
-from app.domain.network import parse_networks
+from app.callbacks.callback_http import MAX_RESPONSE_BYTES, CallbackHttp
+from app.callbacks.domain.callback import Answer, Parcel
+from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import TargetRules
 from tests.callbacks.receivers import (
     RawReceiver,
     answering,

@@ -8,15 +8,15 @@ import pytest
 import redis
 from sqlalchemy import update
 
-from app.adapters.callback_bell import CallbackBell
-from app.adapters.celery_app import make_celery
-from app.adapters.clock import SystemClock
-from app.adapters.redis_scripts import Scripts, connect
+from app.callbacks.feed_callbacks import CallbackFeeder
+from app.callbacks.store.callback_bell import CallbackBell
 from app.cli.listener import Listener, Receipt
-from app.db.database import Database
-from app.db.tables import callback
-from app.services.feed_callbacks import CallbackFeeder
+from app.execution.celery_app import make_celery
+from app.platform.clock import SystemClock
+from app.platform.database import Database
+from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
+from app.tasks.store.tables import callback
 from tests.callbacks.world import SECRET, MovedClock, World
 from tests.stack import Key, Stack, configuration, key_environment, wait_until
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from app.domain.callback import Answer, Parcel
-from app.services.current_delivery import CurrentDelivery
+from app.callbacks.current_delivery import CurrentDelivery
+from app.callbacks.domain.callback import Answer, Parcel
 from tests.callbacks.world import World
 from tests.stack import PATIENCE
 

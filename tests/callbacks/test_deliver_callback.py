@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from app.db import callbacks
-from app.db.callbacks import DeliveryRecord, deliveries_of
-from app.domain.callback import SCHEDULE, Answer, CallbackState, Parcel
-from app.domain.errors import DatabaseUnreachable, NotFound
-from app.services.rotate_callback_secret import rotate_callback_secret
+from app.callbacks.domain.callback import SCHEDULE, Answer, Parcel
+from app.callbacks.rotate_callback_secret import rotate_callback_secret
+from app.callbacks.store import callbacks
+from app.callbacks.store.callbacks import DeliveryRecord
+from app.platform.domain.errors import DatabaseUnreachable, NotFound
+from app.tasks.domain.callback_state import CallbackState
+from app.tasks.store.deliveries import deliveries_of
 from tests.callbacks.world import SECRET, START, STRANGER, World, verifies
 
 URL = "https://receiver.example/hook"

@@ -2,8 +2,8 @@
 
 from sqlalchemy import event, update
 
-from app.db.tables import callback
-from app.services.feed_callbacks import MOST_A_TICK
+from app.callbacks.feed_callbacks import MOST_A_TICK
+from app.tasks.store.tables import callback
 from tests.callbacks.world import World
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from app.adapters.callback_http import CallbackHttp
-from app.adapters.clock import SystemClock
-from app.domain.callback import Answer, Health, Parcel
-from app.domain.callback_host import Crowded, Go, HostLimits, Paused
-from app.domain.callback_target import TargetRules, host_of
-from app.domain.errors import DatabaseUnreachable
-from app.domain.network import parse_networks
-from app.services.guard_hosts import MOST_IN_LINE, HostGuard
+from app.callbacks.callback_http import CallbackHttp
+from app.callbacks.domain.callback import Answer, Health, Parcel
+from app.callbacks.domain.callback_host import Crowded, Go, HostLimits, Paused
+from app.callbacks.guard_hosts import MOST_IN_LINE, HostGuard
+from app.platform.clock import SystemClock
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import TargetRules, host_of
 from tests.callbacks.receivers import RawReceiver, answering, silent
 from tests.callbacks.world import MovedClock, World
 from tests.stack import wait_until

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from sqlalchemy import create_engine, insert, select, update
 from standardwebhooks.webhooks import Webhook
 
-from app.db.database import Database
-from app.db.engines import parse_url
-from app.db.tables import batch, callback, client, delivery, metadata, task, task_content
-from app.domain.callback import Answer, Parcel
-from app.domain.callback_host import HostLimits
-from app.services.deliver_callback import CallbackDelivery
-from app.services.feed_callbacks import CallbackFeeder
-from app.services.guard_hosts import HostGuard
-from app.services.replay_callbacks import DeadLetters
+from app.callbacks.deliver_callback import CallbackDelivery
+from app.callbacks.domain.callback import Answer, Parcel
+from app.callbacks.domain.callback_host import HostLimits
+from app.callbacks.feed_callbacks import CallbackFeeder
+from app.callbacks.guard_hosts import HostGuard
+from app.callbacks.replay_callbacks import DeadLetters
+from app.composition.schema import metadata
+from app.platform.database import Database
+from app.platform.engines import parse_url
+from app.tasks.store.tables import batch, callback, client, delivery, task, task_content
 
 START = 1_800_000_000.0
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.simulator.faults import KINDS
-from app.simulator.faults import Fault as Rule
+from simulator.faults import KINDS
+from simulator.faults import Fault as Rule
 from tests.chaos.fault import Fault
 from tests.chaos.world import ChaosWorld, pause
 from tests.stack import wait_until

@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 
-from app.simulator.client import SimulatorControl
+from simulator.client import SimulatorControl
 
 
 class UpstreamWatch:

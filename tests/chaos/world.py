@@ -17,10 +17,10 @@ import psycopg
 import redis
 import urllib3
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.chaos import fake_time
 from tests.chaos.auditor import Evidence
 from tests.chaos.load import Load

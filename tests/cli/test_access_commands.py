@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from app.access.store.audit import link_audit
 from app.cli.root import group
-from app.db.audit import link_audit
-from app.db.database import Database
-from app.db.migrate import upgrade
-from app.domain.errors import Rejected
+from app.platform.database import Database
+from app.platform.domain.errors import Rejected
+from app.platform.migrate import upgrade
 
 RULE = {
     "effect": "allow",

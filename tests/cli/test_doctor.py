@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.root import group
-from app.db.migrate import upgrade
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
+from app.platform.migrate import upgrade
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.cli.running import environment, penstock
 
 SECRETS = ("sk-doctor-one-1234567890", "hunter2-of-redis", "hunter2-of-postgres", "hunter2-of-alerts")

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
 
 from app.cli.root import group
-from app.db.database import Database
-from app.db.migrate import upgrade
+from app.platform.database import Database
+from app.platform.migrate import upgrade
 from tests.api.test_failed_tasks import fail
 from tests.api.world import ADMIN_KEY, Client, Parts, World
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from app.cli.root import group
 from app.settings import load_settings
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.cli.running import command, environment
 
 

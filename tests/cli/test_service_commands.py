@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from app.cli import presets
-from app.db.migrate import upgrade
+from app.platform.migrate import upgrade
 from tests.cli.running import CHECKOUT, Running, environment, penstock
 from tests.ports import kept_port
 from tests.servers import PostgresServer

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from app.cli.profile import Profile, save
 from app.cli.root import group
-from app.db.database import Database
-from app.db.migrate import upgrade
-from tests.db import rows
+from app.platform.database import Database
+from app.platform.migrate import upgrade
+from tests.tasks import rows
 
 CONFIG = """\
 [[upstream]]

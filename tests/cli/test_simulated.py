@@ -9,7 +9,7 @@ from app.cli import presets
 from app.cli.simulated import Simulation, read, simulate
 from app.cli.toml_text import to_toml
 from app.settings import Settings, key_secrets, load_settings
-from app.simulator.config import build_config
+from simulator.config import build_config
 
 CONFIGURATION = """
 default_model = "fast"

@@ -14,10 +14,10 @@ import pytest
 import redis
 import urllib3
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.latency import Latency
 from tests.callbacks.receivers import RawReceiver, answering
 from tests.ports import kept_port
 from tests.servers import PostgresServer, RedisServer

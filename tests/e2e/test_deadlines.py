@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
 from tests.stack import Key, Stack, key_environment, several_models, wait_until
 
 KEY = Key("k1", rpm=480, concurrency=1)  # one call after the other, so that their order is seen

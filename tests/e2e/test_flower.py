@@ -11,8 +11,8 @@ import pytest
 import redis
 import urllib3
 
-from app.domain.queue import redis_list
-from app.domain.task import Step
+from app.platform.domain.queue import redis_list
+from app.tasks.domain.task import Step
 from tests.cli.running import environment, http, wait_until
 from tests.e2e.up import Up
 

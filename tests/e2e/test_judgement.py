@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.stack import Key, Stack, configuration, key_environment, wait_until
 
 MODEL = "deepseek-flash"

@@ -10,8 +10,8 @@ import orjson
 import pytest
 import redis
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import Account, Latency, SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import Account, Latency, SimulatorConfig
 from tests.stack import PATIENCE, Key, Stack, configuration, key_environment, wait_until
 
 KEYS = [Key("k1", rpm=6000, concurrency=20)]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import Caller, Key, Stack, key_environment, several_models, wait_until
 
@@ -179,7 +179,7 @@ def test_a_killed_leader_is_followed_by_the_other_in_seconds(world: World) -> No
             and first.decode() in (world.stack.folder / f"{name}.log").read_text()
         )
         world.stack.kill(leader)
-        # Two seconds of silence, as tests/unit/test_lead.py has them, and what the machine takes.
+        # Two seconds of silence, as tests/dispatching/test_lead.py has them, and what the machine takes.
         wait_until(lambda: client.hget("penstock:gate", "term") != first, within=20, what="a new leader")
     assert world.finished(batch) == {"total": 400, "completed": 400, "failed": 0}
     assert world.repeated("plain") == before

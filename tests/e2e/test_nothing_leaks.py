@@ -10,9 +10,9 @@ import pytest
 import redis
 import urllib3
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
 from tests.cli.running import http
 from tests.ports import kept_port
 from tests.stack import Caller, Key, Stack, configuration, key_environment, wait_until

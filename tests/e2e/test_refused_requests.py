@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import Latency, SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import Latency, SimulatorConfig
 from tests.stack import Key, Stack, configuration, key_environment
 
 KEYS = [Key(name, rpm=6000, concurrency=20) for name in ("k1", "k2", "k3")]

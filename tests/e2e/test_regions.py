@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.stack import Stack, served_by, wait_until
 
 CONFIG = """\

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import Latency, SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import Latency, SimulatorConfig
 from tests.stack import PATIENCE, Answer, Key, Stack, configuration, key_environment, served_by, wait_until
 
 FIRST, SECOND = Key("k1", rpm=240, concurrency=4), Key("k2", rpm=240, concurrency=4)

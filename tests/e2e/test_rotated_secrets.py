@@ -15,7 +15,7 @@ from tests.cli.running import Running, http, penstock
 from tests.e2e.up import READY
 from tests.ports import kept_port
 from tests.stack import PATIENCE, wait_until
-from tests.worker.wire import Peer, WireServer, answer
+from tests.upstreams.wire import Peer, WireServer, answer
 
 CONFIGURATION = """
 default_model = "m"

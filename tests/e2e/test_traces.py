@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
 from tests.stack import Key, Stack, configuration, key_environment, wait_until
 
 KEYS = (Key("main", rpm=60_000, concurrency=50),)
@@ -153,11 +153,11 @@ def _batch_is_whole(receiver: Receiver, batch_id: str) -> bool:
 
 
 def test_without_an_endpoint_nothing_of_it_is_even_imported() -> None:
-    ours = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "app.adapters.traces")
+    ours = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "app.platform.traces")
     check = (
-        "import sys, app.bootstrap, app.api.application, workers.leader, workers.process\n"
+        "import sys, app.composition.container, app.api.application, workers.leader, workers.process\n"
         "from app.settings import Settings\n"
-        "assert not app.bootstrap.build(Settings()).tracer.enabled\n"
+        "assert not app.composition.container.build(Settings()).tracer.enabled\n"
         f"print([name for name in sys.modules if name.startswith({ours!r})])"
     )
     environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}

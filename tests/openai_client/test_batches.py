@@ -10,9 +10,9 @@ import pytest
 from openai.types import Batch
 from sqlalchemy import update
 
-from app.db import tables
-from app.db.database import Database
-from app.db.tables import task
+from app.platform.database import Database
+from app.tasks.store import tables
+from app.tasks.store.tables import task
 from tests.openai_client.world import FAST, ONE, SECOND, World, ask
 from tests.stack import wait_until
 

@@ -15,9 +15,9 @@ import pytest
 import urllib3
 from sqlalchemy import func, select
 
-from app.db.database import Database
-from app.db.openai_tables import waiting_call
-from app.db.tables import batch, task
+from app.platform.database import Database
+from app.tasks.store.openai_tables import waiting_call
+from app.tasks.store.tables import batch, task
 from tests.openai_client.world import RECORDED, Recorder, ask, configuration
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import PATIENCE, Caller, Stack, key_environment, wait_until

@@ -13,10 +13,10 @@ import openai
 import orjson
 import redis
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.latency import Latency
 from tests.stack import PATIENCE, Caller, Key, Stack, key_environment, several_models, wait_until
 
 FAST, ONE, SECOND = "fast", "one-at-a-time", "org/second"

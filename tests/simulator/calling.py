@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import urllib3
 
-from app.simulator.client import SimulatorControl
+from simulator.client import SimulatorControl
 
 KEY = "sk-simulated"
 PATIENCE = 60.0  # seconds: how slow a machine may be, not what is tested

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.simulator.client import SimulatorControl, SimulatorProcess
-from app.simulator.config import SimulatorConfig, to_plain
+from simulator.client import SimulatorControl, SimulatorProcess
+from simulator.config import SimulatorConfig, to_plain
 
 Upstream = Callable[..., SimulatorControl]
 

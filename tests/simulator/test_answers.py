@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.answers import Envelope, Usage, compose, pieces, stream_events
-from app.simulator.errors import ApiError
-from app.simulator.requests import ChatRequest, Model, read_chat_request
-from app.simulator.tokens import count_tokens
+from simulator.answers import Envelope, Usage, compose, pieces, stream_events
+from simulator.errors import ApiError
+from simulator.requests import ChatRequest, Model, read_chat_request
+from simulator.tokens import count_tokens
 from tests.simulator.calling import chat_body
 
 MODELS = {"deepseek-flash": Model(context_tokens=1000, max_output_tokens=400)}

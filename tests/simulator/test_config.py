@@ -10,8 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from app.simulator.command import apply_options, simulate_upstream
-from app.simulator.config import (
+from simulator.command import apply_options, simulate_upstream
+from simulator.config import (
     Account,
     ConfigError,
     SimulatorConfig,
@@ -20,9 +20,9 @@ from app.simulator.config import (
     load_config,
     to_plain,
 )
-from app.simulator.faults import KINDS, Fault
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.faults import KINDS, Fault
+from simulator.latency import Latency
+from simulator.limits import Limit
 
 TOML = """
 latency = "lognormal:1.0,0.5"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from app.simulator.client import SimulatorProcess
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import Fault
-from app.simulator.limits import Limit
+from simulator.client import SimulatorProcess
+from simulator.config import SimulatorConfig
+from simulator.faults import Fault
+from simulator.limits import Limit
 from tests.simulator.calling import chat_body, get, post, post_many, until
 from tests.simulator.conftest import Upstream
 
@@ -137,7 +137,7 @@ urllib.request.urlopen(request, timeout=120)
 
 def test_a_taken_port_is_an_error_that_names_it(upstream: Upstream) -> None:
     port = upstream().url.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "app.simulator", "--port", port]
+    command = [sys.executable, "-m", "simulator", "--port", port]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr

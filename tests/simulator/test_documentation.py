@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.simulator.command import simulate_upstream
-from app.simulator.config import SimulatorConfig
-from app.simulator.faults import KINDS, Fault
-from app.simulator.limits import Limit
+from simulator.command import simulate_upstream
+from simulator.config import SimulatorConfig
+from simulator.faults import KINDS, Fault
+from simulator.limits import Limit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
 OPTIONS = [parameter.opts[0] for parameter in simulate_upstream.params]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.errors import FAULT_TEXTS
-from app.simulator.faults import KINDS, Fault, FaultBook, Target, matches
+from simulator.errors import FAULT_TEXTS
+from simulator.faults import KINDS, Fault, FaultBook, Target, matches
 
 CALL = Target("sk-alice", "acme", "deepseek-flash", stream=False, prompt="tell me about rivers")
 

@@ -9,9 +9,9 @@ import openai
 import pytest
 import urllib3
 
-from app.simulator.client import SimulatorControl
-from app.simulator.faults import KINDS, Fault
-from app.simulator.latency import Latency
+from simulator.client import SimulatorControl
+from simulator.faults import KINDS, Fault
+from simulator.latency import Latency
 from tests.simulator.calling import KEY, chat_body, exchange, get, hanging, post, until
 from tests.simulator.conftest import Upstream
 

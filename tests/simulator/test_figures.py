@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.balances import Balances
-from app.simulator.latency import Latency, parse_latency
-from app.simulator.prices import CHINESE_HOLIDAYS, DEEPSEEK_PRICES, is_peak, micro_usd
-from app.simulator.prompt_cache import PromptCache, prefix_blocks
-from app.simulator.tokens import count_tenths, count_tokens, cut_to_tokens, has_chinese, split_every
+from simulator.balances import Balances
+from simulator.latency import Latency, parse_latency
+from simulator.prices import CHINESE_HOLIDAYS, DEEPSEEK_PRICES, is_peak, micro_usd
+from simulator.prompt_cache import PromptCache, prefix_blocks
+from simulator.tokens import count_tenths, count_tokens, cut_to_tokens, has_chinese, split_every
 
 texts = st.text(alphabet="abc 中文。éñ🙂", max_size=400)
 

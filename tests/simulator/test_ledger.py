@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.answers import Usage
-from app.simulator.call_log import CallLog
-from app.simulator.ledger import Ending, Ledger
-from app.simulator.limits import Caller
+from simulator.answers import Usage
+from simulator.call_log import CallLog
+from simulator.ledger import Ending, Ledger
+from simulator.limits import Caller
 
 CALLERS = [
     Caller("sk-alice", "acme", "deepseek-flash"),

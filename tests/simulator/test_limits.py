@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.limits import Caller, Gate, Limit, TokenBucket
+from simulator.limits import Caller, Gate, Limit, TokenBucket
 
 ALICE = Caller("sk-alice", "acme", "deepseek-flash")
 ALICE_PRO = Caller("sk-alice", "acme", "deepseek-v4-pro")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.simulator.client import SimulatorControl
-from app.simulator.latency import Latency
-from app.simulator.limits import Limit
+from simulator.client import SimulatorControl
+from simulator.latency import Latency
+from simulator.limits import Limit
 from tests.simulator.calling import KEY, chat_body, hanging, post, post_many, until
 from tests.simulator.conftest import Upstream
 

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.simulator.client import SimulatorControl, SimulatorProcess
-from app.simulator.faults import Fault
-from app.simulator.latency import Latency
-from app.simulator.server import raise_file_limit
+from simulator.client import SimulatorControl, SimulatorProcess
+from simulator.faults import Fault
+from simulator.latency import Latency
+from simulator.server import raise_file_limit
 from tests.simulator.calling import chat_body, head, until
 from tests.simulator.conftest import Upstream
 

@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.simulator.peaks import SlidingPeak
+from simulator.peaks import SlidingPeak
 
 entries = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=60)
 

@@ -10,10 +10,10 @@ from hashlib import sha256
 import openai
 import pytest
 
-from app.simulator.client import SimulatorControl
-from app.simulator.config import Account
-from app.simulator.faults import Fault
-from app.simulator.requests import Model
+from simulator.client import SimulatorControl
+from simulator.config import Account
+from simulator.faults import Fault
+from simulator.requests import Model
 from tests.simulator.calling import KEY, chat_body, connected, exchange, get, head, post, until
 from tests.simulator.conftest import Upstream
 

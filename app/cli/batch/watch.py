@@ -20,7 +20,7 @@ from rich.progress import (
 
 from app.cli.failure import Exit, Failure
 from app.cli.remote import Remote
-from app.domain.event_stream import EventReader
+from app.platform.domain.event_stream import EventReader
 
 ENDS = ("completed", "failed", "expired", "cancelled")
 PARTIAL = 5  # exit code: some requests came to no result

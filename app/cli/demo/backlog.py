@@ -8,9 +8,9 @@ from typing import Self
 
 import urllib3
 
-from app.background_loop import BackgroundLoop
 from app.cli.profile import Profile
-from app.domain.queue import BACKLOG, KEY
+from app.platform.background_loop import BackgroundLoop
+from app.platform.domain.queue import BACKLOG, KEY
 
 EVERY_SECONDS = 0.5
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import urllib3
 from rich.console import Console
 
-from app.adapters.clock import SystemClock
+from app.access.manage_clients import NewClient, add_client
 from app.cli.demo.backlog import Backlog
 from app.cli.demo.display import Display
 from app.cli.demo.figures import Figures, ideal_seconds, limits_of
@@ -18,8 +18,8 @@ from app.cli.demo.work import Submitted, Watch, all_tasks, prompts, spans, submi
 from app.cli.failure import Failure
 from app.cli.listener import Listener
 from app.cli.remote import Remote
-from app.db.database import Database
-from app.services.manage_clients import NewClient, add_client
+from app.platform.clock import SystemClock
+from app.platform.database import Database
 from app.settings import load_settings
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from app.adapters.notifier import AppriseNotifier
-from app.bootstrap import build
-from app.db.alerts import firing, load_channels
-from app.domain.alerts import Alert, Severity
-from app.domain.doctor_alerts import judge_channels, judge_firing
-from app.domain.errors import PenstockError
-from app.domain.finding import Finding
-from app.services.examine import Check
-from app.services.lay_alerts import RUNBOOK, lay_addresses
-from app.services.send_alerts import HEARTBEAT
+from app.composition.container import build
+from app.diagnosis.domain.doctor_alerts import judge_channels, judge_firing
+from app.diagnosis.domain.finding import Finding
+from app.diagnosis.examine import Check
+from app.platform.domain.errors import PenstockError
+from app.reporting.domain.alerts import Alert
+from app.reporting.lay_alerts import RUNBOOK, lay_addresses
+from app.reporting.notifier import AppriseNotifier
+from app.reporting.send_alerts import HEARTBEAT
+from app.reporting.store.alerts import firing, load_channels
 from app.settings import Settings
+from app.settings.domain.alert_rules import Severity
 
 
 def alert_checks(settings: Settings) -> list[Check]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from app.domain.finding import Finding, Level, worst
-from app.services.examine import Check, Examined, examine
+from app.diagnosis.domain.finding import Finding, Level, worst
+from app.diagnosis.examine import Check, Examined, examine
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
 

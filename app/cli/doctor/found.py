@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.cli import presets
 from app.cli.profile import Profile, data_folder, load
-from app.domain.finding import Finding, fail, ok
+from app.diagnosis.domain.finding import Finding, fail, ok
 from app.settings import ConfigError, Settings, load_settings, resolve_secret
 from app.settings.secrets import Outfit, outfits
 

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.adapters import probe_machine, probe_redis
-from app.adapters.probe_http import get
-from app.bootstrap import build
 from app.cli.doctor.alert_checks import alert_checks
 from app.cli.doctor.found import Found
-from app.db import probing
-from app.domain.doctor_machine import judge_cpu, judge_disk, judge_files, judge_memory
-from app.domain.doctor_service import (
+from app.composition.container import build
+from app.diagnosis import probe_machine, probe_redis
+from app.diagnosis.domain.doctor_machine import judge_cpu, judge_disk, judge_files, judge_memory
+from app.diagnosis.domain.doctor_service import (
     judge_cache,
     judge_callback_workers,
     judge_database,
@@ -24,10 +22,12 @@ from app.domain.doctor_service import (
     judge_redis,
     judge_workers,
 )
-from app.domain.errors import PenstockError
-from app.domain.finding import Finding, fail
-from app.domain.queue import CALLBACKS
-from app.services.examine import Check
+from app.diagnosis.domain.finding import Finding, fail
+from app.diagnosis.examine import Check
+from app.diagnosis.probe_http import get
+from app.diagnosis.store import probing
+from app.platform.domain.errors import PenstockError
+from app.platform.domain.queue import CALLBACKS
 from app.settings import Settings
 
 _NO_REDIS = "Set REDIS_URL, or start the service once by: penstock up"

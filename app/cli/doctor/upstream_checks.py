@@ -9,12 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from app.adapters.clock import SystemClock
-from app.adapters.probe_http import get
-from app.adapters.probe_network import connect_often, look_up, shake_hands
-from app.adapters.upstream_connections import tls_rules
-from app.adapters.upstream_pages import UpstreamPages
-from app.domain.doctor_network import (
+from app.diagnosis.domain.doctor_network import (
     Handshake,
     date_skew,
     judge_connects,
@@ -23,7 +18,7 @@ from app.domain.doctor_network import (
     judge_proxy,
     judge_skew,
 )
-from app.domain.doctor_provider import (
+from app.diagnosis.domain.doctor_provider import (
     judge_balance,
     judge_headers,
     judge_key,
@@ -31,10 +26,15 @@ from app.domain.doctor_provider import (
     judge_own_proxy,
     judge_status_page,
 )
-from app.domain.finding import Finding, ok
-from app.services.examine import Check
+from app.diagnosis.domain.finding import Finding, ok
+from app.diagnosis.examine import Check
+from app.diagnosis.probe_http import get
+from app.diagnosis.probe_network import connect_often, look_up, shake_hands
+from app.platform.clock import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import Outfit
+from app.upstreams.upstream_connections import tls_rules
+from app.upstreams.upstream_pages import UpstreamPages
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
 

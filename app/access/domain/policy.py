@@ -1,0 +1,329 @@
+"""Policies by attribute: who may do what with which model, when and from where. Deny overrides allow.
+
+    {"effect": "allow", "principal": ["user:team_a"], "resource": ["api:deepseek-chat"],
+     "condition": {"time": {"between": ["09:00", "18:00"]}, "ip": {"in": ["192.168.1.0/24"]}}}
+
+A statement applies when its principal, resource, action and every condition match; what it leaves out matches all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from app.platform.domain.network import Address, parse_address
+
+Effect = Literal["allow", "deny"]
+PRINCIPALS = ("user", "client", "team", "key")
+RESOURCES = ("api", "model", "upstream", "region")
+_FIELDS = ("id", "effect", "principal", "resource", "action", "condition", "description")
+_MOST = 1_000  # values of one list
+_UNLIMITED = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one call. A call that runs no model has no `model`, and policies' resources leave it be."""
+
+    at: float  # Unix seconds
+    action: str  # a scope, such as tasks:write
+    client: str = ""
+    team: str = ""
+    user: str = ""
+    key: str = ""  # the API key's id
+    address: str | None = None  # None: not known, then no condition on it holds
+    model: str | None = None
+    upstreams: frozenset[str] = frozenset()  # those that may serve the model
+    regions: frozenset[str] = frozenset()  # theirs
+    zones: frozenset[str] = frozenset()  # named networks that hold the address
+    max_tokens: int | None = None  # None: not limited by the request
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Hours of a day; an end before the begin lies on the next day."""
+
+    begin: time
+    end: time
+    zone: str
+
+    def holds(self, at: float) -> bool:
+        """Whether an instant lies within; the end itself does not."""
+        tz = UTC if self.zone == "UTC" else ZoneInfo(self.zone)
+        now = datetime.fromtimestamp(at, tz).time()
+        if self.begin <= self.end:
+            return self.begin <= now < self.end
+        return now >= self.begin or now < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """All must hold; None: not asked."""
+
+    between: Between | None = None
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    not_networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    zones: frozenset[str] | None = None
+    at_most: int | None = None  # max_tokens
+    above: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One statement."""
+
+    id: str
+    effect: Effect
+    principal: tuple[str, ...] = ()  # empty: anybody
+    resource: tuple[str, ...] = ()  # empty: anything
+    action: tuple[str, ...] = ()  # empty: running models
+    condition: Conditions = field(default_factory=Conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """May it be done, and by which statement: its id, or "default"."""
+
+    allowed: bool
+    rule: str
+
+
+def parse_policy(given: Any, name: str = "") -> Policy:
+    """Read a statement; `name` is its id unless it says one. Raises ValueError that begins with the field."""
+    if not isinstance(given, Mapping):
+        raise ValueError("policy: must be an object")
+    for key in given:
+        if key not in _FIELDS:
+            raise ValueError(f"{str(key)[:40]}: is not a field of a policy; there are {', '.join(_FIELDS)}")
+    effect = given.get("effect")
+    if effect not in ("allow", "deny"):
+        raise ValueError("effect: must be allow or deny")
+    return Policy(
+        id=str(given.get("id") or name),
+        effect=effect,
+        principal=_matchers(given, "principal", PRINCIPALS),
+        resource=_matchers(given, "resource", RESOURCES),
+        action=tuple(_texts(given, "action")),
+        condition=_conditions(given.get("condition", {})),
+    )
+
+
+def evaluate(policies: Iterable[Policy], facts: Facts, default: Effect = "allow") -> Decision:
+    """Decide. A deny that applies wins; else an allow that applies; else the default.
+
+    The default is about running models: other calls are a matter of scopes, unless a statement denies them.
+    Where a model is served by several upstreams or regions, one of them denied denies the model, and an allow must
+    name them all: nobody can know beforehand which of them will serve.
+    """
+    allowed = None
+    for policy in policies:
+        if not _applies(policy, facts):
+            continue
+        if policy.effect == "deny":
+            return Decision(False, policy.id)
+        allowed = allowed or policy.id
+    if allowed is not None:
+        return Decision(True, allowed)
+    return Decision(facts.model is None or default == "allow", "default")
+
+
+def _applies(policy: Policy, facts: Facts) -> bool:
+    if not _does(policy, facts) or not _is_one_of(policy, facts):
+        return False
+    return _is_about(policy, facts) and _holds(policy.condition, facts)
+
+
+def _does(policy: Policy, facts: Facts) -> bool:
+    if not policy.action:
+        return facts.model is not None
+    return any(fnmatchcase(facts.action, pattern) for pattern in policy.action)
+
+
+def _is_one_of(policy: Policy, facts: Facts) -> bool:
+    """`user:` also names a client or a team: who asks people by one name need not know what it is here."""
+    names = {
+        "user": (facts.client, facts.team),
+        "client": (facts.client,),
+        "team": (facts.team,),
+        "key": (facts.key,),
+    }
+    found = any(_matches_any(item, names) or _names_user(item, policy, facts) for item in policy.principal)
+    return found or not policy.principal
+
+
+def _names_user(item: str, policy: Policy, facts: Facts) -> bool:
+    """Whether this is who holds the key. Whom a team's administrator has named is `TEAM/NAME`.
+
+    For an allow the bare name is not enough, nor a pattern without `/`; a deny holds by it too.
+    """
+    kind, _, pattern = item.partition(":")
+    _, slash, name = facts.user.partition("/")
+    if kind != "user" or not facts.user:
+        return False
+    if slash and policy.effect == "allow":
+        return pattern == "*" or ("/" in pattern and fnmatchcase(facts.user, pattern))
+    return fnmatchcase(facts.user, pattern) or bool(slash and fnmatchcase(name, pattern))
+
+
+def grants_by_name(policy: Policy, name: str) -> bool:
+    """Whether a policy would allow something to a client because it has this name, among names that it picks out."""
+    named = {"user": (name,), "client": (name,)}
+    picked = [item for item in policy.principal if item != "*" and item.partition(":")[2] != "*"]
+    return policy.effect == "allow" and any(_matches_any(item, named) for item in picked)
+
+
+def _is_about(policy: Policy, facts: Facts) -> bool:
+    if not policy.resource:
+        return True
+    if facts.model is None:
+        return False
+    model = {"api": (facts.model,), "model": (facts.model,)}
+    if any(_matches_any(item, model) for item in policy.resource):
+        return True
+    return _places(policy, "upstream", facts.upstreams) or _places(policy, "region", facts.regions)
+
+
+def _places(policy: Policy, kind: str, actual: Collection[str]) -> bool:
+    """A deny needs one place of the model's among its own, an allow all of them."""
+    patterns = [item.partition(":")[2] for item in policy.resource if item.startswith(f"{kind}:")]
+    hits = [any(fnmatchcase(place, pattern) for pattern in patterns) for place in actual]
+    return any(hits) if policy.effect == "deny" else bool(hits) and all(hits)
+
+
+def _matches_any(item: str, names: Mapping[str, Sequence[str]]) -> bool:
+    if item == "*":
+        return True
+    kind, _, pattern = item.partition(":")
+    return any(name and fnmatchcase(name, pattern) for name in names.get(kind, ()))
+
+
+def _holds(wanted: Conditions, facts: Facts) -> bool:
+    tokens = _UNLIMITED if facts.max_tokens is None else facts.max_tokens
+    return (
+        (wanted.between is None or wanted.between.holds(facts.at))
+        and (wanted.networks is None or _within(facts.address, wanted.networks))
+        and (wanted.not_networks is None or _outside(facts.address, wanted.not_networks))
+        and (wanted.zones is None or bool(wanted.zones & facts.zones))
+        and (wanted.at_most is None or tokens <= wanted.at_most)
+        and (wanted.above is None or tokens > wanted.above)
+    )
+
+
+def _within(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    found = _address(address)
+    return found is not None and any(found in network for network in networks)
+
+
+def _outside(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    found = _address(address)
+    return found is not None and not any(found in network for network in networks)
+
+
+def _address(text: str | None) -> Address | None:
+    try:
+        return None if text is None else parse_address(text)
+    except ValueError:
+        return None
+
+
+def _matchers(given: Mapping[str, Any], name: str, kinds: Sequence[str]) -> tuple[str, ...]:
+    found = _texts(given, name)
+    for item in found:
+        kind, colon, rest = item.partition(":")
+        if item != "*" and (kind not in kinds or not colon or not rest):
+            raise ValueError(
+                f"{name}: {item[:60]!r} must be *, or one of {', '.join(kinds)}, a colon and a name"
+            )
+    return tuple(found)
+
+
+def _texts(given: Mapping[str, Any], name: str) -> list[str]:
+    if name not in given:
+        return []
+    found = given[name]
+    if isinstance(found, str):
+        found = [found]
+    if (
+        not isinstance(found, list)
+        or not 1 <= len(found) <= _MOST
+        or not all(isinstance(i, str) for i in found)
+    ):
+        raise ValueError(f"{name}: must be a list of texts, at least one")
+    return found
+
+
+def _conditions(given: Any) -> Conditions:
+    if not isinstance(given, Mapping):
+        raise ValueError("condition: must be an object")
+    values: dict[str, Any] = {}
+    for name, tests in given.items():
+        reader = _READERS.get(name)
+        if reader is None:
+            raise ValueError(
+                f"condition.{str(name)[:40]}: is not a condition; there are {', '.join(_READERS)}"
+            )
+        if not isinstance(tests, Mapping) or not tests:
+            raise ValueError(f"condition.{name}: must be an object")
+        values |= reader(tests)
+    return Conditions(**values)
+
+
+def _time(tests: Mapping[str, Any]) -> dict[str, Any]:
+    _only("time", tests, "between", "zone")
+    hours = tests.get("between")
+    if not isinstance(hours, list) or len(hours) != 2 or not all(isinstance(hour, str) for hour in hours):
+        raise ValueError('condition.time.between: must be two times, such as ["09:00", "18:00"]')
+    zone = tests.get("zone", "UTC")
+    try:
+        begin, end = (_hour(hour) for hour in hours)
+        if zone != "UTC":
+            ZoneInfo(zone)
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ValueError("condition.time: times are written 09:00, a zone such as Asia/Shanghai") from None
+    return {"between": Between(begin, end, zone)}
+
+
+def _hour(text: str) -> time:
+    return time.max if text == "24:00" else time.fromisoformat(text)
+
+
+def _ip(tests: Mapping[str, Any]) -> dict[str, Any]:
+    _only("ip", tests, "in", "not_in")
+    names = {"in": "networks", "not_in": "not_networks"}
+    return {names[test]: _networks(test, listed) for test, listed in tests.items()}
+
+
+def _networks(test: str, listed: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    if not isinstance(listed, list) or not 1 <= len(listed) <= _MOST:
+        raise ValueError(f"condition.ip.{test}: must be a list of networks")
+    try:
+        return tuple(ip_network(str(item)) for item in listed)
+    except ValueError as error:
+        raise ValueError(f"condition.ip.{test}: {error}") from None
+
+
+def _zone(tests: Mapping[str, Any]) -> dict[str, Any]:
+    _only("zone", tests, "in")
+    return {"zones": frozenset(_texts(tests, "in"))}
+
+
+def _max_tokens(tests: Mapping[str, Any]) -> dict[str, Any]:
+    _only("max_tokens", tests, "at_most", "above")
+    for test, value in tests.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"condition.max_tokens.{test}: must be a whole number")
+    return dict(tests)
+
+
+def _only(name: str, tests: Mapping[str, Any], *known: str) -> None:
+    for test in tests:
+        if test not in known:
+            raise ValueError(f"condition.{name}.{str(test)[:40]}: there is only {', '.join(known)}")
+
+
+_READERS = {"time": _time, "ip": _ip, "zone": _zone, "max_tokens": _max_tokens}

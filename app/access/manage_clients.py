@@ -1,0 +1,165 @@
+"""Let callers in: clients and their API keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.access.client_settings import read_limits, write_limits
+from app.access.domain.access import ADMIN, KEY_BYTES, SECRET_BYTES, is_slug, make_callback_secret, make_key
+from app.access.domain.client_limits import NO_LIMITS, ClientLimits
+from app.access.domain.scopes import ALL
+from app.access.hand_on import hand_on, share_out
+from app.access.store import clients
+from app.access.store.clients import ClientRow
+from app.platform.database import Database
+from app.platform.domain.errors import Conflict, Invalid, NotFound
+from app.platform.ports import Clock
+from app.tasks.domain.task import Priority, new_id
+
+_TEAM = re.compile(r"[A-Za-z0-9_-]{1,40}")
+Chance = Callable[[int], bytes]  # gives so many random bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewClient:
+    """A client at the only moment when its secrets are known."""
+
+    id: str
+    api_key: str  # pk_...
+    callback_secret: str  # whsec_...
+
+
+def add_client(
+    database: Database,
+    clock: Clock,
+    name: str,
+    *,
+    weight: float = 1.0,
+    granted_priority: str = Priority.NORMAL,
+    is_admin: bool = False,
+    team: str | None = None,
+    administers: str | None = None,
+    limits: ClientLimits = NO_LIMITS,
+    scopes: Collection[str] = (ALL,),
+    added_by: str | None = None,
+    chance: Chance = os.urandom,
+) -> NewClient:
+    """Add a client with one API key of these scopes; both secrets are shown this once.
+
+    `added_by`: the administrator of a team whose weight and limits it shares. Raises Invalid for a bad name, weight or
+    priority, Conflict when the name is taken, Forbidden when there is nothing left to share, DatabaseUnreachable.
+    """
+    _check(name, weight, granted_priority)
+    check_team(team, "team")
+    check_team(administers, "administers")
+    key, secret, now = make_key(chance(KEY_BYTES)), make_callback_secret(chance(SECRET_BYTES)), clock.now()
+
+    def add(conn: Connection) -> bool:
+        added = clients.add_client(
+            conn,
+            name,
+            secret,
+            now,
+            weight=weight,
+            granted_priority=granted_priority,
+            is_admin=is_admin,
+            settings=write_limits(limits, added_by),
+            team=team,
+            administers=administers,
+        )
+        if added:
+            reach = " ".join(sorted(scopes))
+            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now, scopes=reach)
+        if added and added_by is not None:
+            hand_on(conn, added_by)
+        return added
+
+    if not database.write(add):
+        raise Conflict(f"there is a client {name!r} already", param="id", code="client_exists")
+    return NewClient(name, key.shown, secret)
+
+
+def add_key(database: Database, clock: Clock, name: str, *, chance: Chance = os.urandom) -> str:
+    """Give a client one more API key, shown this once. Raises NotFound, DatabaseUnreachable."""
+    key, now = make_key(chance(KEY_BYTES)), clock.now()
+
+    def add(conn: Connection) -> bool:
+        known = clients.get_client(conn, name) is not None
+        if known:
+            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now)
+        return known
+
+    if not database.write(add):
+        raise NotFound(f"there is no client {name!r}", param="name", code="client_not_found")
+    return key.shown
+
+
+def get_client(database: Database, name: str) -> ClientRow:
+    """One client, without its secrets. Raises NotFound, DatabaseUnreachable."""
+    row = database.read(lambda conn: clients.get_client(conn, name))
+    if row is None:
+        raise NotFound(f"there is no client {name[:40]!r}", param="client_id", code="client_not_found")
+    return row
+
+
+def change_client(database: Database, name: str, wish: Mapping[str, Any]) -> ClientRow:
+    """Set what `wish` names: weight, granted_priority, team, administers, limits (ClientLimits).
+
+    A client whose weight or limits are set shares its maker's no longer; those that share in its own follow them.
+    Raises Invalid, NotFound, DatabaseUnreachable.
+    """
+    before = get_client(database, name)
+    _check(name, wish.get("weight", before.weight), wish.get("granted_priority", before.granted_priority))
+    for field in ("team", "administers"):
+        check_team(wish.get(field), field)
+    values = {key: value for key, value in wish.items() if key != "limits"}
+    if "limits" in wish or "weight" in wish:
+        values["settings"] = write_limits(wish.get("limits", read_limits(before.settings)))
+
+    def change(conn: Connection) -> None:
+        clients.change_client(conn, name, **values)
+        share_out(conn, name)
+
+    if values:
+        database.write(change)
+    return get_client(database, name)
+
+
+def list_clients(database: Database) -> list[ClientRow]:
+    """All clients by name, without their secrets."""
+    return database.read(clients.list_clients)
+
+
+def ensure_admin(database: Database, clock: Clock, *, chance: Chance = os.urandom) -> None:
+    """Add the administrator's client unless it is there. Its key is never stored: it stands in the environment."""
+    if database.read(lambda conn: clients.get_client(conn, ADMIN)) is not None:
+        return
+    secret, now = make_callback_secret(chance(SECRET_BYTES)), clock.now()
+    database.write(
+        lambda conn: clients.add_client(
+            conn, ADMIN, secret, now, granted_priority=Priority.HIGH, is_admin=True
+        )
+    )
+
+
+def check_team(name: str | None, param: str) -> None:
+    """Refuse a name that no team may have. Raises Invalid."""
+    if name is not None and _TEAM.fullmatch(name) is None:
+        raise Invalid(
+            f"{param}: must be 1 to 40 of a-z, A-Z, 0-9, - and _", param=param, code="invalid_value"
+        )
+
+
+def _check(name: str, weight: float, granted_priority: str) -> None:
+    if not is_slug(name):
+        raise Invalid("id: must be 1 to 40 of a-z, 0-9 and -", param="id", code="invalid_value")
+    if not 0 < weight <= 1000:
+        raise Invalid("weight: must lie above 0 and at most at 1000", param="weight", code="invalid_value")
+    if granted_priority not in set(Priority):
+        raise Invalid("granted_priority: must be high, normal or low", param="granted_priority")

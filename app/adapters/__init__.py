@@ -1,1 +1,0 @@
-"""Every outside thing but the database, one file each."""

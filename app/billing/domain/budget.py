@@ -1,0 +1,95 @@
+"""Budgets by day and month: what is reserved when a task comes in, and what is used when it has ended.
+
+Both are counted together: a budget is spent by what was used plus what is still reserved, so that what waits in a
+queue can never overspend it. All amounts are integers: tokens, and pico-units of money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from app.access.domain.client_limits import ClientLimits, picos
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What was used and what is reserved, of one client within one period."""
+
+    tokens: int = 0
+    picos: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.tokens + other.tokens, self.picos + other.picos)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.tokens - other.tokens, self.picos - other.picos)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What one period allows; None: anything."""
+
+    tokens: int | None
+    picos: int | None
+
+
+def periods(at: float) -> tuple[str, str]:
+    """The UTC day and month of an instant (Unix seconds), as 2026-11-21 and 2026-11."""
+    day = datetime.fromtimestamp(at, UTC).date().isoformat()
+    return day, day[:7]
+
+
+def ceilings(limits: ClientLimits, at: float) -> dict[str, Ceiling]:
+    """What the current day and month allow; periods without a limit are left out."""
+    day, month = periods(at)
+    both = {
+        day: Ceiling(limits.tokens_per_day, _picos(limits.money_per_day)),
+        month: Ceiling(limits.tokens_per_month, _picos(limits.money_per_month)),
+    }
+    return {name: c for name, c in both.items() if c.tokens is not None or c.picos is not None}
+
+
+def exceeded(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], more: Spent) -> str | None:
+    """Which limit would not hold with `more`, in words; None: all hold."""
+    for period, most in ceiling.items():
+        total = spent.get(period, Spent()) + more
+        if most.tokens is not None and total.tokens > most.tokens:
+            return f"tokens of {period}"
+        if most.picos is not None and total.picos > most.picos:
+            return f"money of {period}"
+    return None
+
+
+def used_share(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent]) -> float:
+    """The largest used part of any limit; a limit of 0 is used up."""
+    shares = [0.0]
+    for period, most in ceiling.items():
+        used = spent.get(period, Spent())
+        for amount, limit in ((used.tokens, most.tokens), (used.picos, most.picos)):
+            if limit is not None:
+                shares.append(amount / limit if limit else 1.0)
+    return max(shares)
+
+
+def fitting(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], waiting: Sequence[Spent]) -> int:
+    """How many of those that wait may go, from the first on: none overtakes."""
+    total = Spent()
+    for number, wish in enumerate(waiting):
+        total += wish
+        if exceeded(ceiling, spent, total):
+            return number
+    return len(waiting)
+
+
+def total(wishes: Iterable[Spent]) -> Spent:
+    """Their sum."""
+    found = Spent()
+    for wish in wishes:
+        found += wish
+    return found
+
+
+def _picos(amount: str | None) -> int | None:
+    return None if amount is None else picos(amount)

@@ -1,0 +1,115 @@
+"""What a call costs: dated prices as data, exact integers, currencies kept apart, unknown is unknown.
+
+A rate is an integer number of micro-units (millionths of a currency unit) per million tokens: DeepSeek's 0.003 USD
+for a million cached tokens is 3,000. One token at rate r then costs r pico-units, an integer again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from app.platform.domain.money import Cost
+from app.tasks.domain.attempt import Usage
+
+IsPeak = Callable[[float], bool]  # whether an instant (Unix seconds) lies in peak hours
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Micro-units per million tokens. `hit`, `miss`: of the prompt, found in the upstream's cache or not."""
+
+    hit: int
+    miss: int
+    output: int
+    reasoning: int  # most upstreams charge it as output
+
+    def picos(self, usage: Usage) -> int:
+        """The exact cost of one call in pico-units, every token counted once.
+
+        Cached tokens are a part of the prompt and reasoning tokens a part of the answer; an upstream that counts
+        more of a part than of the whole is taken by the whole.
+        """
+        hits = min(usage.cached_tokens, usage.prompt_tokens)
+        reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
+        prompt = self.hit * hits + self.miss * (usage.prompt_tokens - hits)
+        return prompt + self.reasoning * reasoning + self.output * (usage.completion_tokens - reasoning)
+
+    def without_hits(self) -> Rates:
+        """The same rates, as if nothing were cached."""
+        return Rates(self.miss, self.miss, self.output, self.reasoning)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An upstream model's price from an instant on (Unix seconds) until the next one's.
+
+    `standard` holds outside peak hours, or always when `peak` is None. `calendar` names the peak hours.
+    """
+
+    since: float
+    currency: str
+    standard: Rates
+    peak: Rates | None = None
+    calendar: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBook:
+    """All known prices by (upstream, upstream model), those of one model in the order of `since`."""
+
+    prices: Mapping[tuple[str, str], tuple[Price, ...]] = field(default_factory=dict)
+    calendars: Mapping[str, IsPeak] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, prices: Iterable[tuple[str, str, Price]], calendars: Mapping[str, IsPeak] | None = None
+    ) -> PriceBook:
+        """Put (upstream, upstream model, price) in order; of two with one date the later given holds."""
+        found: dict[tuple[str, str], dict[float, Price]] = {}
+        for upstream, model, price in prices:
+            found.setdefault((upstream, model), {})[price.since] = price
+        ordered = {name: tuple(dated[since] for since in sorted(dated)) for name, dated in found.items()}
+        return cls(ordered, calendars or {})
+
+    def price(self, upstream: str, model: str, at: float) -> Price | None:
+        """The price in force at an instant; None when none is known."""
+        dated = self.prices.get((upstream, model), ())
+        place = bisect_right(dated, at, key=lambda price: price.since)
+        return dated[place - 1] if place else None
+
+    def cost(self, upstream: str, model: str, usage: Usage | None, at: float) -> Cost | None:
+        """The cost of a call sent at `at`; None when its tokens or their price are unknown, which is not 0."""
+        price = self.price(upstream, model, at)
+        if usage is None or price is None:
+            return None
+        rates = self._rates(price, at)
+        if rates is None:
+            return None
+        picos = rates.picos(usage)
+        off_peak = price.peak is not None and rates is not price.peak
+        return Cost(
+            picos,
+            price.currency,
+            prompt_cache_saved=rates.without_hits().picos(usage) - picos,
+            off_peak_saved=price.peak.picos(usage) - picos if price.peak is not None and off_peak else 0,
+        )
+
+    def ceiling(self, upstream: str, model: str, tokens: int, at: float) -> Cost | None:
+        """The most that a call of so many tokens can cost, as far as prices are known now: for budgets."""
+        price = self.price(upstream, model, at)
+        if price is None:
+            return None
+        every = (price.standard, price.peak) if price.peak is not None else (price.standard,)
+        dearest = max(max(rates.hit, rates.miss, rates.output, rates.reasoning) for rates in every)
+        return Cost(dearest * tokens, price.currency)
+
+    def _rates(self, price: Price, at: float) -> Rates | None:
+        """None when there are peak hours that nobody knows."""
+        if price.peak is None:
+            return price.standard
+        is_peak = self.calendars.get(price.calendar)
+        if is_peak is None:
+            return None
+        return price.peak if is_peak(at) else price.standard

@@ -1,0 +1,103 @@
+"""What was used, paid and saved, in entries that can be added up; currencies never are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from app.platform.domain.money import Cost
+from app.tasks.domain.attempt import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What an entry is about. `key`, `account` and `upstream_model` are empty where no call was made."""
+
+    day: str  # of the end, UTC, such as 2026-11-21
+    client_id: str
+    model: str
+    key: str = ""
+    account: str = ""
+    upstream_model: str = ""
+    currency: str = ""  # empty: nothing of it has a known price
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What can be added up. Money in pico-units of the heading's currency."""
+
+    tasks: int = 0  # that succeeded
+    calls: int = 0  # upstream calls made, whatever came of them
+    cache_hits: int = 0  # tasks answered from the cache
+    coalesced: int = 0  # tasks answered by another's call
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompts, by the upstream's own cache
+    reasoning_tokens: int = 0  # of the answers
+    unpriced_calls: int = 0  # that used tokens at a price nobody knows
+    cost: int = 0
+    saved_cache: int = 0
+    saved_coalescing: int = 0
+    saved_prompt_cache: int = 0
+    saved_off_peak: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, name) + getattr(other, name) for name in FIGURES))
+
+
+FIGURES = tuple(item.name for item in fields(Figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Figures under a heading."""
+
+    heading: Heading
+    figures: Figures
+
+
+def day_of(at: float) -> str:
+    """The UTC day of an instant (Unix seconds), as 2026-11-21."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def call_figures(usage: Usage | None, cost: Cost | None, *, succeeded: bool) -> Figures:
+    """What one upstream call adds."""
+    used = usage or Usage(0, 0)
+    return Figures(
+        tasks=int(succeeded),
+        calls=1,
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        cached_tokens=used.cached_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        unpriced_calls=int(usage is not None and cost is None),
+        cost=cost.picos if cost else 0,
+        saved_prompt_cache=cost.prompt_cache_saved if cost else 0,
+        saved_off_peak=cost.off_peak_saved if cost else 0,
+    )
+
+
+def merge(entries: Iterable[Entry]) -> list[Entry]:
+    """Add up what has one heading; in the order of first appearance."""
+    sums: dict[Heading, Figures] = {}
+    for entry in entries:
+        before = sums.get(entry.heading)
+        sums[entry.heading] = entry.figures if before is None else before + entry.figures
+    return [Entry(heading, figures) for heading, figures in sums.items()]
+
+
+def as_columns(entry: Entry) -> dict[str, Any]:
+    """An entry as one flat row."""
+    return {
+        **{item.name: getattr(entry.heading, item.name) for item in fields(Heading)},
+        **{name: getattr(entry.figures, name) for name in FIGURES},
+    }
+
+
+def from_columns(row: Mapping[str, Any]) -> Entry:
+    """The entry of such a row."""
+    heading = Heading(**{item.name: row[item.name] for item in fields(Heading)})
+    return Entry(heading, Figures(**{name: int(row[name]) for name in FIGURES}))

@@ -1,0 +1,174 @@
+"""What clients have used and reserved of their budgets: a row for each client and period, locked while asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, case, delete, func, literal_column, select, text, update
+
+from app.access.store.access_tables import budget_use
+from app.billing.domain.budget import Spent, periods
+from app.platform.domain.money import NO_SUM
+from app.platform.upsert import insert_or
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.letting_go import let_go
+from app.tasks.store.locks import Batches, lock_batches
+from app.tasks.store.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that waits for room in its client's budget."""
+
+    seq: int
+    batch_id: str | None
+    wish: Spent
+
+
+def read_spent(conn: Connection, client_id: str, names: Sequence[str]) -> dict[str, Spent]:
+    """What a client has used and reserved in these periods."""
+    mine = budget_use.c.period.in_(names) & (budget_use.c.client_id == client_id)
+    rows = conn.execute(select(budget_use.c.period, budget_use.c.tokens, budget_use.c.picos).where(mine))
+    return {row.period: Spent(row.tokens, row.picos) for row in rows}
+
+
+def lock_spent(conn: Connection, client_id: str, names: Iterable[str]) -> dict[str, Spent]:
+    """The same, for nobody else to change until this transaction ends."""
+    ordered = sorted(names)
+    rows = [{"client_id": client_id, "period": name} for name in ordered]
+    conn.execute(insert_or(conn, budget_use).on_conflict_do_nothing(), rows)
+    mine = budget_use.c.period.in_(ordered) & (budget_use.c.client_id == client_id)
+    found = conn.execute(select(budget_use).where(mine).order_by(budget_use.c.period).with_for_update())
+    return {row.period: Spent(row.tokens, row.picos) for row in found}
+
+
+def add_spent(conn: Connection, client_id: str, at: float, more: Spent) -> None:
+    """Add to the day and the month of an instant, in one order for everybody."""
+    for name in sorted(periods(at)):
+        insert = insert_or(conn, budget_use).values(
+            client_id=client_id, period=name, tokens=more.tokens, picos=more.picos
+        )
+        added = {
+            "tokens": budget_use.c.tokens + insert.excluded.tokens,
+            "picos": budget_use.c.picos + insert.excluded.picos,
+        }
+        conn.execute(insert.on_conflict_do_update(index_elements=["client_id", "period"], set_=added))
+
+
+def count_waiting(conn: Connection, client_id: str, most: int) -> int:
+    """How many of a client's tasks are queued, counted no further than `most` + 1."""
+    mine = (task.c.client_id == client_id) & (task.c.status == Status.QUEUED)
+    some = select(literal_column("1")).select_from(task).where(mine).limit(most + 1).subquery()
+    return int(conn.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def settle_ended(conn: Connection, limit: int) -> int:
+    """Replace what ended tasks had reserved by what they used; gives back how many. Until fewer than `limit`.
+
+    A use that nobody knows (an unknown price) counts as what was reserved: budgets fail closed.
+    """
+    coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
+    found = select(*_RESERVED).where(text(SETTLING))
+    found = found.where(task.c.batch_id.is_(None) | task.c.batch_id.not_in(coming_in))
+    rows = conn.execute(found.order_by(task.c.seq).limit(limit).with_for_update(of=task)).all()
+    if not rows:
+        return 0
+    sums: dict[tuple[str, str], Spent] = defaultdict(Spent)
+    for row in rows:
+        for name in periods(row.reserved_at):
+            sums[row.client_id, name] += _used(row) - Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+    for (client_id, name), more in sorted(sums.items()):
+        mine = (budget_use.c.client_id == client_id) & (budget_use.c.period == name)
+        added = {"tokens": budget_use.c.tokens + more.tokens, "picos": budget_use.c.picos + more.picos}
+        conn.execute(update(budget_use).where(mine).values(added))
+    settled = task.c.seq.in_([row.seq for row in rows])
+    conn.execute(update(task).where(settled).values(reserved_at=None))
+    return len(rows)
+
+
+def clients_waiting(conn: Connection) -> list[str]:
+    """Clients of which tasks wait for room in a budget."""
+    return list(conn.execute(select(task.c.client_id).where(text(OVER_BUDGET)).distinct()).scalars())
+
+
+def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list[Waiting], Batches]:
+    """A client's oldest tasks that wait for its budget, held until this transaction ends, and their batches.
+
+    In the order of `locks`: what is found without a lock is looked at again once its batch is held. Batches that are
+    still coming in are left out.
+    """
+    coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
+    found = select(task.c.seq, task.c.batch_id).where(task.c.client_id == client_id, text(OVER_BUDGET))
+    found = found.where(task.c.batch_id.is_(None) | task.c.batch_id.not_in(coming_in))
+    oldest = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
+    batches = lock_batches(conn, (row.batch_id for row in oldest))
+    columns = (task.c.seq, task.c.batch_id, task.c.reserved_tokens, task.c.reserved_picos)
+    still = select(*columns).where(task.c.seq.in_([row.seq for row in oldest]), text(OVER_BUDGET))
+    rows = conn.execute(still.order_by(task.c.seq).with_for_update(of=task))
+    wishes = [Waiting(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows]
+    return wishes, batches
+
+
+def release(conn: Connection, chosen: Sequence[Waiting], batches: Batches, now: float) -> None:
+    """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet.
+
+    All of them and their batches were locked by `lock_for_release`.
+    """
+    sized = _sized(batches, {item.batch_id for item in chosen})
+    hold = case(
+        (task.c.batch_id.in_(sorted(sized)), Hold.BATCH.value),
+        (task.c.available_at > now, Hold.UNTIL.value),
+        (task.c.cache_key.is_not(None), Hold.JOINING.value),
+        else_=Hold.NONE.value,
+    )
+    these = task.c.seq.in_([item.seq for item in chosen])
+    conn.execute(update(task).where(these, text(OVER_BUDGET)).values(hold=hold, reserved_at=now))
+    for batch_id, size in sorted(sized.items()):
+        let_go(conn, batch_id, max(0, size - _in_flight(conn, batch_id)), now)
+
+
+def forget_periods(conn: Connection, before: str) -> int:
+    """Delete periods that end before the month `before`, such as 2026-09."""
+    return conn.execute(delete(budget_use).where(budget_use.c.period < before)).rowcount
+
+
+def _sized(batches: Batches, ids: Collection[str | None]) -> Mapping[str, int]:
+    return {
+        name: row.batch_size for name, row in batches.items() if name in ids and row.batch_size is not None
+    }
+
+
+def _in_flight(conn: Connection, batch_id: str) -> int:
+    held = (Hold.BATCH.value, Hold.BUDGET.value)
+    waits = (task.c.status == Status.QUEUED) & task.c.hold.not_in(held)
+    mine = (task.c.batch_id == batch_id) & (waits | (task.c.status == Status.RUNNING))
+    return int(conn.execute(select(func.count()).select_from(task).where(mine)).scalar_one())
+
+
+def _used(row: Any) -> Spent:
+    reserved = Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+    counted = row.prompt_tokens is not None and row.completion_tokens is not None
+    tokens = row.prompt_tokens + row.completion_tokens if counted else 0
+    if row.cached or row.coalesced:
+        return Spent(0, 0)  # no call was made for it
+    if row.currency == NO_SUM or (counted and row.cost_picos is None):
+        return Spent(tokens, reserved.picos)
+    return Spent(tokens, row.cost_picos or 0)
+
+
+_RESERVED = (
+    task.c.seq,
+    task.c.client_id,
+    task.c.reserved_tokens,
+    task.c.reserved_picos,
+    task.c.reserved_at,
+    task.c.prompt_tokens,
+    task.c.completion_tokens,
+    task.c.cost_picos,
+    task.c.currency,
+    task.c.cached,
+    task.c.coalesced,
+)

@@ -1,0 +1,89 @@
+"""The ledger of usage: entries written where tasks end, gathered by day, added up when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, Subquery, delete, func, select, union_all
+
+from app.billing.domain.usage import FIGURES, Entry, as_columns, from_columns, merge
+from app.billing.store.cost_tables import HEADING, usage_day, usage_entry
+from app.platform.bulk import insert_rows
+from app.platform.upsert import insert_or
+
+USAGE = (*HEADING, *FIGURES)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which usage is asked for. Days are UTC, both ends included."""
+
+    first_day: str
+    last_day: str
+    client_id: str | None = None  # None: everybody's
+    by: Sequence[str] = ()  # of HEADING; currencies are kept apart in any case
+
+
+def write_usage(conn: Connection, entries: Iterable[Entry]) -> None:
+    """Add entries, those with one heading as one row. Touches no row that is there."""
+    rows = usage_rows(entries)
+    if rows:
+        insert_rows(conn, usage_entry, USAGE, (tuple(row[name] for name in USAGE) for row in rows))
+
+
+def usage_rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Entries as rows of the columns USAGE, those with one heading as one."""
+    return [as_columns(entry) for entry in merge(entries)]
+
+
+def fold_usage(conn: Connection, limit: int) -> int:
+    """Gather up to `limit` entries into their days; gives back how many they were. Until fewer than `limit`.
+
+    In one transaction, so that a report sees each entry either here or there. For one caller at a time.
+    """
+    oldest = select(usage_entry.c.seq).order_by(usage_entry.c.seq).limit(limit)
+    chosen = conn.execute(oldest.with_for_update()).scalars().all()
+    if not chosen:
+        return 0
+    gone = delete(usage_entry).where(usage_entry.c.seq.in_(chosen)).returning(*_of(usage_entry))
+    entries = [from_columns(row._asdict()) for row in conn.execute(gone)]
+    _add_to_days(conn, merge(entries))
+    return len(entries)
+
+
+def report(conn: Connection, wanted: Wanted) -> list[dict[str, Any]]:
+    """Figures by what is asked for, as flat rows in its order. One statement, hence of one instant."""
+    both = union_all(_within(usage_entry, wanted), _within(usage_day, wanted)).subquery()
+    by = [name for name in HEADING if name in wanted.by or name == "currency"]
+    found = conn.execute(_sums(both, by).order_by(*(both.c[name] for name in by)))
+    return [{name: _plain(value) for name, value in row._mapping.items()} for row in found]
+
+
+def _within(table: Any, wanted: Wanted) -> Select[Any]:
+    found = select(*_of(table)).where(table.c.day >= wanted.first_day, table.c.day <= wanted.last_day)
+    return found if wanted.client_id is None else found.where(table.c.client_id == wanted.client_id)
+
+
+def _sums(source: Subquery, by: Sequence[str]) -> Select[Any]:
+    groups = [source.c[name] for name in by]
+    return select(*groups, *(func.sum(source.c[name]).label(name) for name in FIGURES)).group_by(*groups)
+
+
+def _plain(value: Any) -> Any:
+    """PostgreSQL adds up big integers as decimals."""
+    return value if isinstance(value, str) else int(value)
+
+
+def _add_to_days(conn: Connection, entries: Sequence[Entry]) -> None:
+    if not entries:
+        return
+    rows = sorted(map(as_columns, entries), key=lambda row: [row[name] for name in HEADING])
+    insert = insert_or(conn, usage_day)
+    more = {name: usage_day.c[name] + insert.excluded[name] for name in FIGURES}
+    conn.execute(insert.on_conflict_do_update(index_elements=list(HEADING), set_=more), rows)
+
+
+def _of(table: Any) -> list[Any]:
+    return [table.c[name] for name in USAGE]

@@ -1,0 +1,191 @@
+"""Sends callbacks: one POST each, to judged addresses only, within a total time, following no redirect."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import create_urllib3_context
+
+from app.callbacks.domain.callback import Answer, Parcel
+from app.platform.domain.url_rules import BadTarget, Target, TargetRules, parse_target
+from app.platform.guarded_socket import (
+    AddressRefused,
+    Deadline,
+    Resolver,
+    TimedSocket,
+    TimedTLSSocket,
+    open_socket,
+    system_resolver,
+)
+from app.platform.idle_connections import IdleConnections
+
+MAX_RESPONSE_BYTES = 64 * 1024
+REST_SECONDS = 2.0  # for the body, which is read only so that the connection can be used again
+USER_AGENT = "Penstock/1 (+callbacks; standard-webhooks)"
+_KEPT_HEADERS = ("retry-after", "date")
+_STALE = (ConnectionError, http.client.RemoteDisconnected)  # what befalls one that was closed while idle
+
+Opener = Callable[[str, int], TimedSocket]
+log = structlog.get_logger(__name__)
+
+
+class _Plain(HTTPConnection):
+    """urllib3's, on a socket of ours; Host stays the name."""
+
+    opener: Opener
+
+    def _new_conn(self) -> socket.socket:
+        return self.opener(self._dns_host, self.port)
+
+
+class _Secure(HTTPSConnection):
+    """The same over TLS: the certificate is verified for the name, whatever address it led to."""
+
+    opener: Opener
+
+    def _new_conn(self) -> socket.socket:
+        return self.opener(self._dns_host, self.port)
+
+
+class CallbackHttp:
+    """A courier for callbacks. May be used by many threads."""
+
+    def __init__(
+        self,
+        rules: TargetRules,
+        *,
+        timeout_seconds: float = 15.0,
+        ca_file: str | None = None,
+        resolver: Resolver = system_resolver,
+    ) -> None:
+        """`ca_file` is a PEM file of authorities to trust beside the machine's own."""
+        self._rules = rules
+        self._timeout_seconds = timeout_seconds
+        self._resolver = resolver
+        self._tls = _tls_context(ca_file)
+        self._idle: IdleConnections[Target, HTTPConnection] = IdleConnections()
+
+    def send(self, parcel: Parcel) -> Answer:
+        """Post it and give back the status, or why there is none; nothing a receiver does raises."""
+        try:
+            target = parse_target(parcel.url, self._rules)
+        except BadTarget as error:
+            return Answer(error=str(error), hopeless=True, sent=False)
+        deadline = Deadline(self._timeout_seconds)
+        try:
+            return self._exchange(target, parcel, deadline)
+        except AddressRefused as error:
+            log.warning("callback address refused", host=target.host, addresses=error.addresses)
+            return Answer(error=str(error), sent=False)
+        except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
+            return Answer(error=self._explain(error))
+
+    def close(self) -> None:
+        """Close what is kept open between callbacks."""
+        self._idle.close()
+
+    def _exchange(self, target: Target, parcel: Parcel, deadline: Deadline) -> Answer:
+        """Send over a connection that is still open, else, or if that one proves dead, over a new one."""
+        kept = self._idle.take(_origin(target))
+        if kept is not None:
+            try:
+                return self._post(kept, target, parcel, deadline)
+            except _STALE:
+                pass
+        return self._post(self._connection(target, deadline), target, parcel, deadline)
+
+    def _post(self, connection: HTTPConnection, target: Target, parcel: Parcel, deadline: Deadline) -> Answer:
+        try:
+            if connection.sock is None:
+                connection.connect()
+            sock = cast("TimedSocket", connection.sock)
+            sock.deadline = deadline
+            headers = {"Host": target.authority, **_agent(parcel), **parcel.headers}
+            connection.request("POST", target.path, body=parcel.body, headers=headers, preload_content=False)
+            response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        sock.deadline = Deadline(REST_SECONDS)
+        self._finish(connection, response, target)
+        kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        return Answer(status_code=response.status, headers=kept)
+
+    def _finish(self, connection: HTTPConnection, response: BaseHTTPResponse, target: Target) -> None:
+        """Read the rest and keep the connection; the status has said all that matters, so failures do not."""
+        if _read_to_its_end(response) and connection.sock is not None:
+            self._idle.keep(_origin(target), connection)
+        else:
+            response.close()
+            connection.close()
+
+    def _connection(self, target: Target, deadline: Deadline) -> HTTPConnection:
+        def opener(host: str, port: int) -> TimedSocket:
+            return open_socket(host, port, self._rules, deadline, self._resolver)
+
+        connection: _Plain | _Secure
+        if target.scheme == "https":
+            connection = _Secure(target.host, target.port, ssl_context=self._tls)
+        else:
+            connection = _Plain(target.host, target.port)
+        connection.opener = opener
+        return connection
+
+    def _explain(self, error: Exception) -> str:
+        """Say what went wrong in words fit for the client: no address, no byte of what was received."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"TLS: the certificate is not valid: {error.verify_message}"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS: {error.reason or 'the handshake failed'}"
+        if isinstance(error, socket.gaierror):
+            return "the host name could not be resolved"
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout_seconds:g} s"
+        if isinstance(error, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(error, (ConnectionError, http.client.RemoteDisconnected)):
+            return "the connection was closed without an answer"
+        if isinstance(error, OSError):
+            return f"connection failed: {error.strerror or 'unreachable'}"
+        return "the answer was not proper HTTP"
+
+
+def _agent(parcel: Parcel) -> dict[str, str]:
+    """Who we are, unless the client has us say something else."""
+    named = any(name.lower() == "user-agent" for name in parcel.headers)
+    return {} if named else {"User-Agent": USER_AGENT}
+
+
+def _origin(target: Target) -> Target:
+    return Target(target.scheme, target.host, target.port, "/")
+
+
+def _read_to_its_end(response: BaseHTTPResponse) -> bool:
+    """Whether the body ended within MAX_RESPONSE_BYTES, in time and properly."""
+    left = MAX_RESPONSE_BYTES
+    try:
+        while left > 0:
+            chunk = response.read(min(left, 16384), decode_content=False)
+            if not chunk:
+                return True
+            left -= len(chunk)
+    except (OSError, http.client.HTTPException, HTTPError, ValueError):
+        return False
+    return False
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    context = create_urllib3_context(ssl_minimum_version=ssl.TLSVersion.TLSv1_2)
+    context.load_default_certs()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    context.sslsocket_class = TimedTLSSocket
+    return context

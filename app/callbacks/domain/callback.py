@@ -1,0 +1,138 @@
+"""What becomes of a callback: when it is tried, and what an answer to it means.
+
+Follows Standard Webhooks 1.0.0: 2xx is success, everything else is not; redirects are not followed; 410
+stops; 429, 502 and 504 ask us to slow down; `Retry-After` is honoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.platform.domain.retry_after import retry_after_seconds
+from app.tasks.domain.callback_state import CallbackState
+
+# Seconds to wait before each try of a round, from the end of the try before: the example schedule of Standard
+# Webhooks, about three days and four hours in all. The first is sent as soon as the event is recorded.
+SCHEDULE: tuple[float, ...] = (
+    0,
+    5,
+    5 * 60,
+    30 * 60,
+    2 * 3600,
+    5 * 3600,
+    10 * 3600,
+    14 * 3600,
+    20 * 3600,
+    24 * 3600,
+)
+
+
+JITTER = 0.1  # each wait is drawn from this fraction around the schedule's
+
+
+LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0  # what a receiver may ask for
+
+
+SLOW_SECONDS = 60.0  # the least wait after 429, 502, 504 that do not say how long
+
+
+SLOW_CODES = frozenset({429, 502, 504})
+
+
+LONGEST_PAUSE_SECONDS = 300.0  # the host's other callbacks wait no longer than this for one answer
+
+
+GONE = 410
+
+
+class Health(StrEnum):
+    """What an answer says about the host as a whole."""
+
+    GOOD = "good"  # it answered, whatever it said
+    BAD = "bad"  # no answer in time, no connection, no proper TLS, or 5xx
+    UNKNOWN = "unknown"  # nothing was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One try, ready to be sent by POST: signed, with the client's own headers."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of sending: a status, or a reason why there is none. Nothing of the body is kept."""
+
+    status_code: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # `retry-after` and `date`, where they came
+    error: str | None = None  # fit for the client's eyes
+    hopeless: bool = False  # no later try can be better: the URL itself is refused
+    sent: bool = True  # False: nothing left this machine
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to record after a try, and how long the host's other callbacks should wait."""
+
+    state: CallbackState  # DELIVERED, PENDING (again at `next_at`) or FAILED
+    health: Health
+    next_at: float | None = None
+    error: str | None = None
+    pause_seconds: float = 0.0
+
+
+def judge(answer: Answer, *, tries: int, now: float, chance: float) -> Verdict:
+    """Decide what an answer means after `tries` tries of this round, this one included.
+
+    `chance` in [0, 1) spreads the next try.
+    """
+    code = answer.status_code
+    if code is not None and 200 <= code < 300:
+        return Verdict(CallbackState.DELIVERED, Health.GOOD)
+    health, error = _health(answer), _error(answer)
+    if answer.hopeless or code == GONE:
+        return Verdict(CallbackState.FAILED, health, error=error)
+    asked = retry_after_seconds(answer.headers, now, LONGEST_RETRY_AFTER_SECONDS)
+    pause = _pause(code, asked)
+    if tries >= len(SCHEDULE):
+        error = f"{error}; given up after {tries} tries"
+        return Verdict(CallbackState.FAILED, health, error=error, pause_seconds=pause)
+    wait = wait_seconds(tries, chance)
+    if code in SLOW_CODES or asked is not None:
+        least = SLOW_SECONDS if asked is None else asked
+        wait = max(wait, least * (1 + JITTER * chance))
+    return Verdict(CallbackState.PENDING, health, next_at=now + wait, error=error, pause_seconds=pause)
+
+
+def wait_seconds(tries: int, chance: float) -> float:
+    """The wait after `tries` tries of a round (1 to 9): the schedule's, within JITTER of it."""
+    return SCHEDULE[tries] * (1 - JITTER + 2 * JITTER * chance)
+
+
+def _pause(code: int | None, asked: float | None) -> float:
+    """How long a host that asks us to slow down is left alone by its other callbacks too."""
+    if code not in SLOW_CODES:
+        return 0.0
+    return min(SLOW_SECONDS if asked is None else asked, LONGEST_PAUSE_SECONDS)
+
+
+def _health(answer: Answer) -> Health:
+    if not answer.sent and answer.hopeless:
+        return Health.UNKNOWN
+    return Health.BAD if answer.status_code is None or answer.status_code >= 500 else Health.GOOD
+
+
+def _error(answer: Answer) -> str:
+    code = answer.status_code
+    if code is None:
+        return answer.error or "no answer"
+    if code == GONE:
+        return "410: the receiver wants no more"
+    if 300 <= code < 400:
+        return f"{code}: redirects are not followed"
+    return f"{code}: the receiver did not accept it"

@@ -1,0 +1,235 @@
+"""The life of a callback row, each move one compare-and-set.
+
+pending -> delivering (`claim_callback`) -> delivered | pending | failed (`record_delivery`)
+delivering -> pending (`revive`, when its worker is gone)
+
+The pair of id and try is a claim's token: each claim makes a try of its own, so nobody can record another's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    TextClause,
+    Update,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from app.tasks.domain.callback_state import CallbackState
+from app.tasks.store.tables import DELIVERING, PENDING, callback, client, delivery
+
+CLOCKS_DIFFER_SECONDS = 1.0  # a row may be claimed this much before its instant, by another machine's clock
+
+
+_LOST = "the worker stopped before the answer was recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedCallback:
+    """A callback in our hands for one try."""
+
+    id: str  # evt_..., the `webhook-id`
+    client_id: str
+    task_id: str | None
+    batch_id: str | None
+    type: str
+    url: str
+    tries: int  # of all rounds, this one included: the delivery's number
+    tries_before: int  # those before its last replay
+    created_at: float
+    claimed_at: float
+    secret: str
+    previous_secret: str | None  # signs as well until `previous_until`
+    previous_until: float | None
+    headers: dict[str, Any]  # the client's own
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """What one try came to, and what becomes of its callback."""
+
+    callback_id: str
+    number: int  # the claim's `tries`
+    host: str  # "host:port"
+    state: CallbackState  # DELIVERED, PENDING or FAILED
+    started_at: float
+    finished_at: float
+    status_code: int | None = None
+    error: str | None = None
+    next_at: float | None = None  # when PENDING
+
+
+def due_url(conn: Connection, callback_id: str, now: float) -> str | None:
+    """Where a callback goes that may be claimed now; None when somebody was first or it is not due."""
+    values = {"which": callback_id, "latest": now + CLOCKS_DIFFER_SECONDS}
+    url: str | None = conn.execute(_DUE_URL, values).scalar()
+    return url
+
+
+def claim_callback(conn: Connection, callback_id: str, claimed_by: str, now: float) -> ClaimedCallback | None:
+    """pending -> delivering, one try more. None when somebody was first or it is not due."""
+    values = {"which": callback_id, "latest": now + CLOCKS_DIFFER_SECONDS, "by": claimed_by, "at": now}
+    row = conn.execute(_CLAIM, values).first()
+    if row is None:
+        return None
+    owner = conn.execute(_OWNER, {"which": row.client_id}).one()
+    headers = orjson.loads(owner.callback_headers) if owner.callback_headers else {}
+    return ClaimedCallback(
+        **row._asdict(),
+        claimed_at=now,
+        secret=owner.callback_secret,
+        previous_secret=owner.callback_secret_previous,
+        previous_until=owner.callback_secret_until,
+        headers=headers if isinstance(headers, dict) else {},
+    )
+
+
+def record_delivery(conn: Connection, record: DeliveryRecord) -> bool:
+    """delivering -> delivered, pending or failed, with a line in the log. False: the claim is no longer ours.
+
+    A success is accepted late, after `revive` thought the worker gone, unless somebody has claimed since.
+    """
+    ended = record.state is not CallbackState.PENDING
+    values = {
+        "which": record.callback_id,
+        "try": record.number,
+        "to": record.state.value,
+        "at_host": record.host,
+        "error": record.error,
+        "again_at": record.next_at,
+        "ended_at": record.finished_at if ended else None,
+    }
+    delivered = record.state is CallbackState.DELIVERED
+    if conn.execute(_DELIVERED if delivered else _NOT_DELIVERED, values).rowcount == 0:
+        return False
+    _log(conn, record)
+    return True
+
+
+# Made once: to make a statement costs more than to run it.
+_MAY_BE_CLAIMED = (
+    callback.c.id == bindparam("which"),
+    text(PENDING),
+    callback.c.next_at <= bindparam("latest"),
+)
+
+
+_DUE_URL = select(callback.c.url).where(*_MAY_BE_CLAIMED)
+
+
+_CLAIM = (
+    update(callback)
+    .where(*_MAY_BE_CLAIMED)
+    .values(
+        status=CallbackState.DELIVERING.value,
+        tries=callback.c.tries + 1,
+        claimed_by=bindparam("by"),
+        claimed_at=bindparam("at"),
+    )
+    .returning(
+        callback.c.id,
+        callback.c.client_id,
+        callback.c.task_id,
+        callback.c.batch_id,
+        callback.c.type,
+        callback.c.url,
+        callback.c.tries,
+        callback.c.tries_before,
+        callback.c.created_at,
+    )
+)
+
+
+_OWNER = select(
+    client.c.callback_secret,
+    client.c.callback_secret_previous,
+    client.c.callback_secret_until,
+    client.c.callback_headers,
+).where(client.c.id == bindparam("which"))
+
+
+def _recording(*held: TextClause | ColumnElement[bool]) -> Update:
+    again_at: ColumnElement[float] = bindparam("again_at", type_=Double())
+    return (
+        update(callback)
+        .where(callback.c.id == bindparam("which"), callback.c.tries == bindparam("try"), *held)
+        .values(
+            status=bindparam("to"),
+            host=bindparam("at_host"),
+            claimed_by=None,
+            claimed_at=None,
+            last_error=bindparam("error"),
+            next_at=func.coalesce(again_at, callback.c.next_at),
+            ring_at=func.coalesce(again_at, callback.c.ring_at),
+            finished_at=bindparam("ended_at"),
+        )
+    )
+
+
+_NOT_DELIVERED = _recording(text(DELIVERING))
+
+
+_DELIVERED = _recording(or_(text(DELIVERING), text(PENDING)))
+
+
+def _log(conn: Connection, record: DeliveryRecord) -> None:
+    values = {
+        "callback_id": record.callback_id,
+        "number": record.number,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "status_code": record.status_code,
+        "error": record.error,
+    }
+    conn.execute(_LOG, values)
+
+
+_LOG = insert(delivery).inline()  # its number is of no use here
+
+
+def any_abandoned(conn: Connection, before: float, now: float) -> bool:
+    """Whether `revive` would find something."""
+    return conn.execute(select(callback.c.seq).where(*_abandoned(before, now)).limit(1)).first() is not None
+
+
+def revive(conn: Connection, before: float, now: float, limit: int = 500) -> list[str]:
+    """delivering -> pending, due now, for claims older than `before`; gives back the ids.
+
+    Claims from the future are as old: a clock that was set back must not hold them. Their tries stand in the
+    log as lost: whether they were delivered, nobody knows, so they are sent again under the same id.
+    """
+    found = select(callback.c.id, callback.c.tries, callback.c.claimed_at).where(*_abandoned(before, now))
+    lost = conn.execute(found.order_by(callback.c.claimed_at).limit(limit)).all()
+    revived = []
+    for row in lost:
+        statement = (
+            update(callback)
+            .where(callback.c.id == row.id, callback.c.tries == row.tries, text(DELIVERING))
+            .values(status="pending", next_at=now, ring_at=now, last_error=_LOST, claimed_by=None)
+        )
+        if conn.execute(statement).rowcount:
+            _log_lost(conn, row.id, row.tries, row.claimed_at, now)
+            revived.append(row.id)
+    return revived
+
+
+def _abandoned(before: float, now: float) -> tuple[TextClause | ColumnElement[bool], ...]:
+    ahead = callback.c.claimed_at > now + (now - before)
+    return text(DELIVERING), or_(callback.c.claimed_at < before, ahead)
+
+
+def _log_lost(conn: Connection, callback_id: str, number: int, started_at: float, now: float) -> None:
+    pending = CallbackState.PENDING
+    _log(conn, DeliveryRecord(callback_id, number, "", pending, started_at, now, error=_LOST))

@@ -1,0 +1,96 @@
+"""Callbacks that were given up, and how they come back: failed -> pending, a new round of tries.
+
+A replay keeps the id, so that a receiver that did take it in the end sees that it knows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, TextClause, Update, select, text, update
+
+from app.tasks.store.tables import DEAD_LETTER, callback
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A callback that is not tried any more."""
+
+    seq: int
+    id: str
+    client_id: str
+    task_id: str | None
+    batch_id: str | None
+    type: str
+    url: str
+    tries: int
+    reason: str | None
+    created_at: float
+    failed_at: float
+
+
+_COLUMNS = (
+    callback.c.seq,
+    callback.c.id,
+    callback.c.client_id,
+    callback.c.task_id,
+    callback.c.batch_id,
+    callback.c.type,
+    callback.c.url,
+    callback.c.tries,
+    callback.c.last_error,
+    callback.c.created_at,
+    callback.c.finished_at,
+)
+
+
+def list_dead(
+    conn: Connection, client_id: str | None, *, before_seq: int | None = None, limit: int = 100
+) -> list[DeadLetter]:
+    """Dead letters of a client (None: of all), newest first, those before `before_seq`."""
+    statement = select(*_COLUMNS).where(*_dead_of(client_id))
+    if before_seq is not None:
+        statement = statement.where(callback.c.seq < before_seq)
+    rows = conn.execute(statement.order_by(callback.c.seq.desc()).limit(limit))
+    return [DeadLetter(*row) for row in rows]
+
+
+def place_of(conn: Connection, client_id: str | None, callback_id: str) -> int | None:
+    """The `seq` of a callback, dead or revived meanwhile."""
+    found = select(callback.c.seq).where(callback.c.id == callback_id)
+    if client_id is not None:
+        found = found.where(callback.c.client_id == client_id)
+    return conn.execute(found).scalar()
+
+
+def replay(conn: Connection, client_id: str | None, callback_id: str, now: float) -> bool:
+    """Begin a new round for one dead letter. False: this client has no dead letter of that id."""
+    return bool(
+        conn.execute(_revived(now).where(*_dead_of(client_id), callback.c.id == callback_id)).rowcount
+    )
+
+
+def replay_since(conn: Connection, client_id: str | None, since: float, now: float, limit: int) -> int:
+    """Begin a new round for up to `limit` dead letters given up since an instant; gives back how many."""
+    given_up = (*_dead_of(client_id), callback.c.finished_at >= since)
+    first = select(callback.c.seq).where(*given_up).order_by(callback.c.seq).limit(limit)
+    chosen = first.with_for_update(skip_locked=True).cte("chosen")
+    revived = _revived(now).where(callback.c.seq == chosen.c.seq).returning(callback.c.seq)
+    return len(conn.execute(revived).all())
+
+
+def _revived(now: float) -> Update:
+    return update(callback).values(
+        status="pending",
+        tries_before=callback.c.tries,
+        next_at=now,
+        ring_at=now,
+        finished_at=None,
+        claimed_by=None,
+        claimed_at=None,
+    )
+
+
+def _dead_of(client_id: str | None) -> tuple[TextClause | ColumnElement[bool], ...]:
+    dead = text(DEAD_LETTER)
+    return (dead,) if client_id is None else (dead, callback.c.client_id == client_id)

@@ -1,0 +1,114 @@
+"""Figures and instants as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from app.platform.domain.money import NO_SUM, PICOS_PER_UNIT
+
+_REASONS = {
+    "expired": "deadline passed",
+    "worker_lost": "worker lost three times",
+    "upstream_unavailable": "upstream unavailable",
+    "upstream_timeout": "upstream timed out",
+    "upstream_malformed": "malformed answer",
+    "invalid_request": "request refused",
+    "content_filter": "content refused",
+    "context_length_exceeded": "context too long",
+    "response_too_large": "answer too large",
+    "model_not_found": "model unknown upstream",
+}
+
+
+def number(value: float | None) -> str:
+    """1234567 as 1,234,567; None is not known."""
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}"
+
+
+def pace(value: float) -> str:
+    """A rate: 0, 0.3, 12.5, 140."""
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in at most two units: 40 ms, 3.2 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 0.9995:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for name, size, below, part in (("min", 60, "s", 1), ("h", 3600, "min", 60), ("d", 86400, "h", 3600)):
+        if whole < size * (60 if name == "min" else 24) or name == "d":
+            rest = whole % size // part
+            return f"{whole // size} {name} {rest} {below}" if rest else f"{whole // size} {name}"
+    raise AssertionError
+
+
+def about(seconds: float) -> str:
+    """A length of time that is only roughly known, in one unit: 40 s, 57 min, 3 h, 2 d."""
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(1, seconds):.0f} s"
+
+
+def instant(at: float | None) -> str:
+    """An instant in UTC: 2026-11-21 06:01:02."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock_time(at: float | None) -> str:
+    """Its time of day in UTC, to the millisecond."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def stamp(at: float | None) -> str:
+    """For <time datetime=...>."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def reason(code: str) -> str:
+    """An error's code in words."""
+    return _REASONS.get(code, code.replace("_", " "))
+
+
+def money(picos: int, currency: str) -> str:
+    """An amount for people, rounded half up to six decimals at most."""
+    if not currency or currency == NO_SUM:
+        return "unknown"
+    whole = picos / PICOS_PER_UNIT
+    digits = 2 if abs(whole) >= 100 else 4 if abs(whole) >= 1 else 6
+    return f"{whole:,.{digits}f} {currency}"
+
+
+def short(object_id: str) -> str:
+    """An id in a table: its kind and its last eight characters."""
+    kind, _, rest = object_id.partition("_")
+    return f"{kind}_…{rest[-8:]}" if len(rest) > 10 else object_id
+
+
+def percent(share: float) -> str:
+    """0.034 as 3.4; for widths."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".")
+
+
+FILTERS: dict[str, Any] = {
+    "number": number,
+    "pace": pace,
+    "duration": duration,
+    "about": about,
+    "instant": instant,
+    "clock_time": clock_time,
+    "stamp": stamp,
+    "reason": reason,
+    "money": money,
+    "short": short,
+    "percent": percent,
+}

@@ -1,0 +1,88 @@
+"""Look at everything side by side; one thing that hangs or breaks never keeps the rest from being told."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.diagnosis.domain.finding import Finding, fail
+from app.settings import ConfigError
+
+WITHIN = 45.0  # seconds for all; every probe has shorter limits of its own
+AT_ONCE = 8
+
+Look = Callable[[], Sequence[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at, under the heading it is shown."""
+
+    section: str
+    name: str
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A check and what it found."""
+
+    check: Check
+    findings: tuple[Finding, ...]
+
+
+def examine(
+    checks: Sequence[Check], *, came: Callable[[Check], object] = lambda _check: None, within: float = WITHIN
+) -> list[Examined]:
+    """Make all checks, eight at once, and give back what they found, in the order given.
+
+    `came` is told of each that has come back, in the caller's thread. What has not come back after `within`
+    seconds is a finding too; its thread is left alone and does not hold the process.
+    """
+    wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, tuple[Finding, ...]]] = queue.SimpleQueue()
+    for number in range(len(checks)):
+        wanted.put(number)
+    for _ in range(min(AT_ONCE, len(checks))):
+        threading.Thread(target=_work, args=(checks, wanted, done), daemon=True).start()
+    found: dict[int, tuple[Finding, ...]] = {}
+    until = time.monotonic() + within
+    while len(found) < len(checks):
+        try:
+            number, findings = done.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        found[number] = findings
+        came(checks[number])
+    return [Examined(check, found.get(n) or _silent(check, within)) for n, check in enumerate(checks)]
+
+
+def _work(
+    checks: Sequence[Check],
+    wanted: queue.SimpleQueue[int],
+    done: queue.SimpleQueue[tuple[int, tuple[Finding, ...]]],
+) -> None:
+    while True:
+        try:
+            number = wanted.get_nowait()
+        except queue.Empty:
+            return
+        done.put((number, _looked(checks[number])))
+
+
+def _looked(check: Check) -> tuple[Finding, ...]:
+    try:
+        return tuple(check.look())
+    except ConfigError as error:
+        return (fail(check.name, error.message, error.mend),)
+    except Exception as error:  # noqa: BLE001  # a check that breaks is a finding; its words may hold a secret
+        said = f"could not be looked at ({type(error).__name__})"
+        return (fail(check.name, said, "Mend what fails above first; if nothing does, report this."),)
+
+
+def _silent(check: Check, within: float) -> tuple[Finding, ...]:
+    said = f"did not come back within {within:g} s"
+    return (fail(check.name, said, "Something on the way neither answers nor refuses: look at firewalls."),)

@@ -1,0 +1,123 @@
+"""Measuring the way to a host: its name, TCP connections, one TLS handshake."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from app.diagnosis.domain.doctor_network import Connects, Handshake, Lookup
+
+LOOKUPS = 3
+CONNECTS = 50
+_AT_ONCE = 5  # connections at a time: more would look like an attack to a firewall
+_TIMEOUT = 3.0  # seconds for each
+HOSTS = Path("/etc/hosts")
+
+
+def look_up(host: str, port: int, *, hosts: Path = HOSTS) -> Lookup:
+    """Resolve a name a few times, and knock at each address once."""
+    if _is_address(host):
+        return Lookup(host, addresses=(host,))
+    seconds, found = [], list[str]()
+    try:
+        for _ in range(LOOKUPS):
+            began = time.monotonic()
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            seconds.append(time.monotonic() - began)
+            found += [str(answer[4][0]) for answer in answers]
+    except (OSError, UnicodeError) as error:
+        return Lookup(host, error=getattr(error, "strerror", None) or type(error).__name__)
+    addresses = tuple(dict.fromkeys(found))
+    dead = tuple(address for address in addresses if isinstance(_connect(address, port), str))
+    return Lookup(host, tuple(seconds), addresses, dead, _pinned(host, hosts))
+
+
+def connect_often(addresses: Sequence[str], port: int, *, count: int = CONNECTS) -> Connects:
+    """Open `count` connections, five at a time, each to the first address that answers."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        came = list(pool.map(lambda _: _first_of(addresses, port), range(count)))
+    errors = Counter(result for result in came if isinstance(result, str))
+    seconds = tuple(result for result in came if isinstance(result, float))
+    return Connects(count, seconds, errors.most_common(1)[0][0] if errors else "")
+
+
+def shake_hands(host: str, port: int, context: ssl.SSLContext) -> Handshake:
+    """One TLS handshake under the context's own rules; nothing is sent."""
+    try:
+        with socket.create_connection((host, port), timeout=_TIMEOUT) as plain:
+            began = time.monotonic()
+            with context.wrap_socket(plain, server_hostname=host) as secured:
+                seconds = time.monotonic() - began
+                return _told(secured, seconds)
+    except ssl.SSLCertVerificationError as error:
+        return Handshake(error=error.verify_message, untrusted=True)
+    except ssl.SSLError as error:
+        return Handshake(error=(error.reason or "handshake failed").replace("_", " ").lower())
+    except OSError as error:
+        return Handshake(error=_why(error))
+
+
+def _told(secured: ssl.SSLSocket, seconds: float) -> Handshake:
+    raw: Any = secured.getpeercert(binary_form=True)
+    certificate = x509.load_der_x509_certificate(raw)
+    names = certificate.issuer.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)
+    names += certificate.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return Handshake(
+        seconds,
+        secured.version() or "",
+        " ".join(str(name.value) for name in names)[:80],
+        certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def _first_of(addresses: Sequence[str], port: int) -> float | str:
+    came: float | str = "no address"
+    for address in addresses:
+        came = _connect(address, port)
+        if isinstance(came, float):
+            break
+    return came
+
+
+def _connect(address: str, port: int) -> float | str:
+    """Seconds until it stood, or why it did not."""
+    began = time.monotonic()
+    try:
+        with socket.create_connection((address, port), timeout=_TIMEOUT):
+            return time.monotonic() - began
+    except OSError as error:
+        return _why(error)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_TIMEOUT:g} s"
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _pinned(host: str, hosts: Path) -> bool:
+    """Whether the hosts file names it; `localhost` stands there by right."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        lines = hosts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(host in line.partition("#")[0].split()[1:] for line in lines)

@@ -1,0 +1,354 @@
+"""Release what quotas, workers and fairness allow, now.
+
+1. Look at the gate (one round trip, which is also the leader's beat).
+2. Decide (pure).
+3. Carry out (one round trip); charge the shares with what was carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from app.dispatching.tell_why import TellWhy
+from app.pacing.domain.affinity import Homes
+from app.pacing.domain.fairness import ClientShare, Shares
+from app.pacing.domain.governor import CallReport, Closing, Governor
+from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, Waiting, plan, settle_shares
+from app.pacing.domain.pools import Consumer, share_slots
+from app.pacing.domain.releases_lately import LastMinute
+from app.settings.domain.quota import Limits, QuotaState
+from app.settings.domain.routing import Topology
+from app.tasks.domain.pauses import Closures
+from app.upstreams.domain.key_health import NO_PROOFS, Proof
+
+REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believed
+BEAT = 0.25  # seconds between looks when nothing happens
+SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
+_HEADS = 1024  # heads looked at in one snapshot, all lists together
+_FEWEST, _FEW, _MOST = 2, 8, 128  # heads of one list: at the least, usually, at the most
+_FEW_HEADS = 64  # of all lists together, when little is released
+_RELEASES = 500  # in one script call: Redis is held for some milliseconds at most
+
+
+class WorkerView(Protocol):
+    """A worker's last report."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def slots(self) -> int: ...
+
+
+class View(Protocol):
+    """What one look at the gate showed."""
+
+    @property
+    def now(self) -> float: ...
+    @property
+    def waiting(self) -> tuple[Waiting, ...]: ...
+    @property
+    def quotas(self) -> Mapping[str, QuotaState]: ...
+    @property
+    def flights(self) -> Mapping[str, int]: ...
+    @property
+    def workers(self) -> Sequence[WorkerView]: ...
+    @property
+    def refeed(self) -> tuple[str, ...]: ...
+    @property
+    def reports(self) -> tuple[CallReport, ...]: ...
+
+
+class Gate(Protocol):
+    """Where messages and permits are."""
+
+    def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
+        """Take a snapshot, and beat; when somebody rings, at the latest after `wait` seconds."""
+
+    def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof]) -> list[str]:
+        """Carry out releases; gives back a word for each. `proofs`: when keys were last known to be good."""
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:
+        """The limits in force, by quota."""
+
+    @property
+    def term(self) -> str:
+        """Under which we lead."""
+
+    @property
+    def released_at(self) -> float:
+        """Gate time of the last release."""
+
+    def configure(self, limits: Mapping[str, Limits]) -> None:
+        """Write the limits of quotas."""
+
+    def brake(self, quota: str, seconds: float, why: str) -> None:
+        """Release nothing on a quota for a while."""
+
+
+class Watch(Protocol):
+    """Who knows what an operator has paused, and which keys are not to be used. Its calls never wait."""
+
+    def heard(self, reports: Sequence[CallReport]) -> None:
+        """What settled calls came to."""
+
+    def closures(self) -> Closures:
+        """What planning is to leave alone now."""
+
+    def proofs(self) -> Mapping[str, Proof]:
+        """When keys were last known to be good, in gate time."""
+
+    def standing(self) -> Mapping[str, Any]:
+        """How keys and accounts stand, to be told."""
+
+
+class NoWatch:
+    """Nothing is paused, and every key is good."""
+
+    def heard(self, reports: Sequence[CallReport]) -> None:
+        """Hears nothing."""
+
+    def closures(self) -> Closures:
+        """None."""
+        return Closures()
+
+    def proofs(self) -> Mapping[str, Proof]:
+        """None."""
+        return NO_PROOFS
+
+    def standing(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn did, and when the next is due."""
+
+    released: int
+    next_in: float
+    refeed: tuple[str, ...]
+    waits: Mapping[str, Wait]
+    seconds: float = 0.0  # that it took, from what was seen to what was carried out
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """The leader's judgement and hand."""
+
+    gate: Gate
+    topology: Topology
+    clients: Callable[[], Mapping[str, ClientShare]]
+    shares: Shares = field(default_factory=Shares)
+    turns: int = 0
+    lists: int = 1  # seen at the last look: decides how many heads of each are looked at
+    governor: Governor | None = None  # None: told figures alone
+    wall: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    why: TellWhy | None = None
+    homes: Homes = field(default_factory=Homes)
+    watch: Watch = field(default_factory=NoWatch)
+    last_minute: LastMinute = field(default_factory=LastMinute)
+    trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
+    _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
+    _quota_ids: tuple[str, ...] = ()
+    _depth: int = _FEW  # heads of each list to look at: about twice what the last turns used
+
+    def __post_init__(self) -> None:
+        self._quota_ids = self.topology.quota_ids
+
+    def turn(self, wait: float = 0.0) -> Turn:
+        """Look, when somebody rings, at the latest after `wait` seconds; decide, carry out.
+
+        Raises what the gate raises.
+        """
+        self.turns += 1
+        most = max(4, min(_MOST, _HEADS // max(1, self.lists)))
+        heads = min(most, self._depth)
+        view = self.gate.look(heads, self.topology, self._quota_ids, wait)
+        began = self.monotonic()
+        turn = self._act(view, saw_all_it_may=heads >= most)
+        turn.seconds = self.monotonic() - began
+        return turn
+
+    def _act(self, view: View, *, saw_all_it_may: bool) -> Turn:
+        """Decide on what was seen, and carry it out."""
+        self.lists = len(view.waiting)
+        if self._led[0] != self.gate.term:
+            self._led = (self.gate.term, view.now)
+        self.watch.heard(view.reports)
+        if self.turns % 1000 == 0:
+            self.shares.forget_idle()
+        closures = self.watch.closures()
+        quotas = view.quotas if self.governor is None else self._govern(self.governor, view, closures)
+        quotas = {**quotas, **_resting(closures, quotas, view.now)} if closures.resting else quotas
+        quotas = {**quotas, **_probed(closures, quotas)} if closures.probed else quotas
+        snapshot = self._snapshot(view, quotas, closures)
+        if not view.waiting:
+            self._tell(snapshot, {}, [])
+            return Turn(0, BEAT, view.refeed, {})
+        decided = plan(snapshot, self.topology, self.shares)
+        self._depth = _next_depth(self._depth, decided, self.lists)
+        done = self._carry_out(decided.releases[:_RELEASES], quotas)
+        released = len(done)
+        self._tell(snapshot, decided.waits, done)
+        deeper = decided.more and not saw_all_it_may
+        return Turn(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
+
+    def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
+        if self.why is not None:
+            self.why.turned(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
+
+    def _standing(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        """What the leader tells of itself: its term, what it has learned, what it leaves alone."""
+        governor, now = self.governor, snapshot.now
+        term, since = self._led
+        return {
+            "term": term,
+            "since": since,
+            "turns": self.turns,
+            "last_minute": self.last_minute.counts(now),
+            "learned": {} if governor is None else {n: _figures(of) for n, of in governor.learned().items()},
+            "breakers": {} if governor is None else governor.open_breakers(now),
+            "pauses": sorted(snapshot.closures.pauses.subjects),
+            "health": self.watch.standing(),
+        }
+
+    def _govern(self, governor: Governor, view: View, closures: Closures) -> Mapping[str, QuotaState]:
+        """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""
+        quotas = dict(view.quotas)
+        for closing in governor.settled(view.reports):
+            self.gate.brake(closing.quota, closing.seconds, closing.why)
+            quotas[closing.quota] = _closed(quotas.get(closing.quota), closing, view.now)
+        holds = closures.pauses.holds
+        wanted = {one.model for one in view.waiting if holds(one.model, one.client) is None}
+        governor.look(view.now, quotas, wanted)
+        wished = governor.limits(view.now, quotas)
+        changed = {
+            name: limits for name, limits in wished.items() if _differs(self.gate.limits.get(name), limits)
+        }
+        if changed:
+            self.gate.configure(changed)
+            quotas.update({name: _limited(quotas[name], changed[name]) for name in changed if name in quotas})
+        quotas.update(governor.judged(view.now, quotas))
+        return quotas
+
+    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Closures) -> Snapshot:
+        live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
+        pools, slots = share_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
+        waiting = view.waiting if self.governor is None else self.governor.tokens.reserved(view.waiting)
+        return Snapshot(
+            view.now,
+            waiting,
+            quotas,
+            pools,
+            slots,
+            self.clients(),
+            flights=view.flights,
+            speeds=self.governor.speeds if self.governor is not None else {},
+            wall=self.wall(),
+            homes=self.homes,
+            closures=closures,
+        )
+
+    def _carry_out(self, releases: Sequence[Release], quotas: Mapping[str, QuotaState]) -> list[Release]:
+        if not releases:
+            return []
+        words = self.gate.release(releases, self.watch.proofs())
+        done = _accepted(releases, words)
+        settle_shares(self.shares, done)
+        if done:
+            self.trace(done, self.gate.released_at)
+        for release in done:
+            self.last_minute.released(release.route.quotas, self.gate.released_at)
+            if release.prefix:
+                self.homes.saw(release.prefix, release.route.account)
+        if self.governor is not None:
+            self.governor.released(done, quotas, self.gate.released_at)
+        return done
+
+
+def _figures(limits: Limits) -> dict[str, float | None]:
+    """Limits as people count them: a minute."""
+    requests, tokens = limits.requests, limits.tokens
+    return {
+        "rpm": None if requests is None else round(requests.rate * 60, 1),
+        "tpm": None if tokens is None else round(tokens.rate * 60),
+        "concurrency": limits.cap,
+    }
+
+
+def _differs(before: Limits | None, after: Limits) -> bool:
+    """Whether a change is worth a round trip: any of a cap, more than half a percent of a rate."""
+    if before is after:
+        return False
+    if before is None or before.cap != after.cap:
+        return True
+    pairs = ((before.requests, after.requests), (before.tokens, after.tokens))
+    return any(
+        (one is None) != (other is None)
+        or (one is not None and other is not None and abs(one.rate - other.rate) > 0.005 * one.rate)
+        for one, other in pairs
+    )
+
+
+def _limited(state: QuotaState, limits: Limits) -> QuotaState:
+    """A quota under other limits, as the gate has it: levels are kept, a new bucket starts empty."""
+    requests, tokens = limits.requests, limits.tokens
+    return replace(
+        state,
+        requests=requests,
+        level=min(state.level, requests.size) if requests and state.requests else 0.0,
+        tokens=tokens,
+        token_level=min(state.token_level, tokens.size) if tokens and state.tokens else 0.0,
+        cap=limits.cap,
+    )
+
+
+def _closed(state: QuotaState | None, closing: Closing, now: float) -> QuotaState:
+    return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
+
+
+def _resting(closures: Closures, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
+    """Quotas that refuse everybody's requests, as if they were braked."""
+    found = {}
+    for name, (seconds, why) in closures.resting.items():
+        state = quotas.get(name, QuotaState())
+        if state.braked_until < now + seconds:
+            found[name] = replace(state, braked_until=now + seconds, reason=why)
+    return found
+
+
+def _probed(closures: Closures, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+    """Quotas whose key or account is taken for dead: one call at a time may prove that it is not."""
+    found = {}
+    for name, why in closures.probed.items():
+        state = quotas.get(name, QuotaState())
+        found[name] = replace(
+            state, cap=1 if state.cap is None else min(1, state.cap), judged="probe", reason=why
+        )
+    return found
+
+
+def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release]:
+    return [release for release, word in zip(releases, words, strict=True) if word == "ok"]
+
+
+def _next_depth(depth: int, decided: Plan, lists: int) -> int:
+    """Heads cost Redis and us whether they are released or not: look at more only where they run out."""
+    if decided.more:
+        return min(_MOST, 4 * depth)
+    fewest = max(_FEWEST, min(_FEW, _FEW_HEADS // max(1, lists)))
+    return min(_MOST, max(fewest, 2 * decided.used, depth * 3 // 4))
+
+
+def _next_in(decided: Plan, released: int, deeper: bool) -> float:
+    """At once if heads ran out or not all was carried out in one call, else when something opens."""
+    if deeper or (released and (decided.more or len(decided.releases) > _RELEASES)):
+        return 0.0
+    return min(BEAT, max(SHORTEST, decided.wake_in))

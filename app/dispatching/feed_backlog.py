@@ -1,0 +1,129 @@
+"""Feed backlog queues from the database: its only way in for whatever could not run when it was submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from app.dispatching.store import healing
+from app.platform.database import Database
+from app.platform.ports import Clock
+from app.tasks.domain.attempt import Message
+from app.tasks.ports import Reservoir
+from app.tasks.store import feeding
+
+CHUNK = 1000  # rows of one queue a tick, and about those of one transaction: a few script calls
+DUE_AT_ONCE = 2000
+IDLE = 0.5  # seconds between looks at the database when nobody rings
+
+
+class Window(Protocol):
+    """How full the backlog queues are."""
+
+    def rooms(self, queues: Sequence[str], window: int, most: int) -> Mapping[str, int]:
+        """How many more messages each queue would take in a round of `most` of each."""
+
+    def ordered_room(self, queue: str) -> Mapping[int, int]:
+        """How many more that go by their deadline, by step."""
+
+    def overflows(self) -> Mapping[str, str]:
+        """Queues to which others may not publish, with how often they were refused."""
+
+    def clear_overflow(self, queue: str, seen: str) -> None:
+        """Let others publish again, unless somebody was refused since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one queue may be given in a round; `ordered`: of what goes by its deadline, by step (None: it has none)."""
+
+    queue: str
+    most: int
+    ordered: Mapping[int, int] | None
+
+
+class Feeder:
+    """Moves rows that may run now into their queues, as far as the window reaches."""
+
+    def __init__(
+        self, database: Database, reservoir: Reservoir, window: Window, clock: Clock, *, size: int = 50_000
+    ) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._window = window
+        self._clock = clock
+        self._size = size
+
+    def tick(self) -> float:
+        """Do one bounded round. Gives back seconds until the next is due without a ring; 0 when there is more.
+
+        1. What has become due may be fed. 2. Feed each queue that has rows and room, several in one transaction.
+        3. Where nothing waits in the database any more, others may publish directly again.
+        """
+        now = self._clock.now()
+        self._database.write(lambda c: feeding.promote_due(c, now, DUE_AT_ONCE))
+        overflows = self._window.overflows()
+        queues = self._database.read(feeding.unfed_queues)
+        more, parts = False, self._parts(queues)
+        while parts:
+            taken = self._take(parts)
+            more |= self._publish(parts[: len(taken)], taken)
+            parts = parts[len(taken) :]
+        for queue in overflows.keys() - set(queues):
+            self._window.clear_overflow(queue, overflows[queue])
+        if more:
+            return 0.0
+        due = self._database.read(feeding.next_due)
+        return IDLE if due is None else min(IDLE, max(0.0, due - self._clock.now()))
+
+    def _parts(self, queues: Sequence[str]) -> list[_Part]:
+        """What each queue may be given now; those without room are left out."""
+        rooms = self._window.rooms(queues, self._size, CHUNK) if queues else {}
+        roomy = [queue for queue in queues if rooms[queue] > 0]
+        if not roomy:
+            return []
+        ordered = self._database.read(lambda c: {q for q in roomy if feeding.any_ordered(c, q)})
+        return [
+            _Part(queue, rooms[queue], self._window.ordered_room(queue) if queue in ordered else None)
+            for queue in roomy
+        ]
+
+    def _take(self, parts: Sequence[_Part]) -> list[list[Message]]:
+        """Take the rows of the first queues, until they are a transaction's worth; gives back those of each."""
+        at = self._clock.now()
+
+        def take(connection: Connection) -> list[list[Message]]:
+            taken: list[list[Message]] = []
+            for part in parts:
+                taken.append(feeding.take_unfed(connection, part.queue, part.most, part.ordered))
+                if sum(map(len, taken)) >= CHUNK:
+                    break
+            feeding.mark_fed(connection, [m.task_id for messages in taken for m in messages], at)
+            return taken
+
+        return self._database.write(take)
+
+    def _publish(self, parts: Sequence[_Part], taken: Sequence[Sequence[Message]]) -> bool:
+        """Publish what was taken. Gives back whether some queue had more than was taken."""
+        messages = [message for of_queue in taken for message in of_queue]
+        # Plain retries go to the front, so the last of them is put there first.
+        front = [m for m in messages if m.front]
+        refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
+        if refused:
+            self._database.write(lambda c: feeding.unfeed(c, list(refused)))
+        self._forget_gone([m.task_id for m in messages if m.task_id not in refused])
+        full = {m.queue for m in messages if m.task_id in refused}
+        return any(
+            len(of_queue) == part.most and part.queue not in full
+            for part, of_queue in zip(parts, taken, strict=True)
+        )
+
+    def _forget_gone(self, task_ids: list[str]) -> None:
+        """What was cancelled while it was published has a place that nobody else would delete."""
+        found = self._database.read(lambda c: healing.releases_of(c, task_ids)) if task_ids else {}
+        gone = [i for i in task_ids if i not in found or found[i][0].ended]
+        if gone:
+            self._reservoir.forget(gone)

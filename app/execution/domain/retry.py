@@ -1,0 +1,204 @@
+"""What becomes of a task after one call: a pure decision.
+
+| outcome | the task |
+|---|---|
+| succeeded | ends |
+| rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
+| unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
+| unauthorized, forbidden, no balance, unknown model | again with another key, or later; failed if it is at fault |
+| invalid request, context too long | once more with the repair that the upstream suggests, else failed |
+| context too long, content refused | then again at once where a tier is named for it, else failed |
+| too large | failed |
+| returned | again at once, as if nothing had been |
+
+An answer that was streamed, and of which a part has been seen, is never begun anew: the task fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from app.execution.domain import refused_request
+from app.tasks.domain.attempt import Claimed, Ending, Failure
+from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import Status
+from app.upstreams.domain import repair
+from app.upstreams.domain.classify import Verdict
+
+_WAITS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
+_COUNTS = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED})
+_ELSEWHERE = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALANCE, Outcome.UNKNOWN_MODEL})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` counted ones in all; waits start at `base` seconds and double up to `cap`.
+
+    `jitter` "full" draws between 0 and the wait; a fraction such as 0.1 draws within that part of it to
+    either side, never above `cap`.
+    """
+
+    attempts: int = 5
+    base: float = 1.0
+    cap: float = 32.0
+    jitter: Literal["full"] | float = "full"
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many counted failures (from 1). `chance` lies in [0, 1)."""
+        wait = min(self.cap, self.base * 2.0 ** min(failures - 1, 64))
+        if self.jitter == "full":
+            return wait * chance
+        return min(self.cap, wait * (1 + self.jitter * (2 * chance - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a decision depends on beside the task and its verdict.
+
+    `keys` are those that may serve the model at all; `chance` lies in [0, 1); `now` is Unix seconds.
+    """
+
+    policy: RetryPolicy
+    keys: Collection[str]
+    now: float
+    chance: float
+    shown: bool = False  # some of the answer has reached the client: it cannot begin anew
+    falls: Collection[str] = ()  # what tiers of the model are named for, see eligibility.py
+
+
+def decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
+    """Say how this attempt ends and what becomes of the row."""
+    ending = _decide(claimed, verdict, at)
+    if at.shown and ending.status is Status.QUEUED:
+        return replace(ending, status=Status.FAILED, available_at=None, failure=failure_of(verdict))
+    return ending
+
+
+def _decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
+    ending = _common(claimed, verdict, at.now)
+    outcome = verdict.outcome
+    if outcome is Outcome.SUCCEEDED:
+        return replace(ending, status=Status.SUCCEEDED, counts=True, result=verdict.result)
+    if outcome is Outcome.RETURNED:
+        return replace(ending, status=Status.QUEUED, available_at=at.now)
+    if outcome in _WAITS:
+        return _refused(ending, verdict, at)
+    if outcome in _COUNTS:
+        return _counted(ending, verdict, at)
+    if outcome in _ELSEWHERE:
+        return _elsewhere(ending, verdict, at)
+    return _repaired(ending, verdict, at)
+
+
+def _common(claimed: Claimed, verdict: Verdict, now: float) -> Ending:
+    return Ending(
+        claimed=claimed,
+        outcome=verdict.outcome,
+        status=Status.FAILED,
+        finished_at=now,
+        called=verdict.called,
+        avoid=claimed.avoid,
+        usage=verdict.usage if verdict.called else None,
+        simulated=verdict.simulated,
+        status_code=verdict.status_code,
+        error_message=verdict.message or None,
+        upstream_request_id=verdict.upstream_request_id,
+        sent_at=verdict.sent_at,
+        first_byte_at=verdict.first_byte_at,
+    )
+
+
+def _again(ending: Ending, verdict: Verdict, at: Situation, available_at: float) -> Ending:
+    """Back to the queue; past its deadline a task has expired instead."""
+    if at.now >= ending.claimed.expires_at:
+        return replace(ending, status=Status.EXPIRED, failure=_expired(verdict))
+    return replace(ending, status=Status.QUEUED, available_at=available_at)
+
+
+def _refused(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    """The brake holds the quota, not the task: what else may serve it does so now.
+
+    A limit is one key's or account's; a lack of capacity is the whole upstream's.
+    """
+    permit = ending.claimed.permit
+    notes = (upstream_note(permit.upstream),) if verdict.outcome is Outcome.OVERLOADED else ()
+    return _again(_avoiding(ending, permit.key, *notes), verdict, at, at.now)
+
+
+def _counted(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    failures = ending.claimed.counted + 1
+    ending = replace(ending, counts=True)
+    if failures >= at.policy.attempts:
+        return replace(ending, failure=failure_of(verdict))
+    wait = max(at.policy.delay(failures, at.chance), _asked(verdict, at.chance))
+    permit = ending.claimed.permit
+    return _again(_avoiding(ending, permit.key, upstream_note(permit.upstream)), verdict, at, at.now + wait)
+
+
+def _asked(verdict: Verdict, chance: float) -> float:
+    """What the upstream asked for, and up to a tenth more, so that not all come back at once."""
+    return (verdict.retry_after_seconds or 0.0) * (1 + chance / 10)
+
+
+def _elsewhere(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    """Keys that have not refused it may serve it at once; where they are not at fault, the request is."""
+    permit = ending.claimed.permit
+    before = refused_request.remembered(ending.avoid)
+    visit = refused_request.visited(before, permit)
+    visits = [*(one for one in before.values() if one.key != visit.key), visit]
+    if refused_request.is_its_own_fault(verdict.outcome, visits, at.keys):
+        return _fallen(ending, verdict, at)
+    kept = replace(ending, avoid=tuple(refused_request.without(ending.avoid, visit)))
+    wait = refused_request.wait(visit, visits, at.keys)
+    return _again(_avoiding(kept, permit.key, refused_request.note_of(visit)), verdict, at, at.now + wait)
+
+
+def _repaired(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    found = verdict.repair
+    repaired_before = bool(repair.remembered(ending.avoid))
+    if found is None or repaired_before or f'"{found.parameter}"' not in ending.claimed.request:
+        return _fallen(ending, verdict, at)
+    return _again(_avoiding(ending, str(found)), verdict, at, at.now)
+
+
+def _fallen(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+    """To a tier named for what the call came to, once."""
+    for name, outcome in FALLS.items():
+        note = f"{NOTE}{name}"
+        if outcome is verdict.outcome and name in at.falls and note not in ending.avoid:
+            return _again(_avoiding(ending, note), verdict, at, at.now)
+    return replace(ending, counts=True, failure=failure_of(verdict))
+
+
+def _avoiding(ending: Ending, *notes: str) -> Ending:
+    return replace(ending, avoid=tuple(dict.fromkeys((*ending.avoid, *notes))))
+
+
+_FAILURES = {
+    Outcome.UNAVAILABLE: ("upstream_error", "upstream_unavailable"),
+    Outcome.TIMED_OUT: ("upstream_error", "upstream_timeout"),
+    Outcome.MALFORMED: ("upstream_error", "upstream_malformed"),
+    Outcome.RESPONSE_TOO_LARGE: ("upstream_error", "response_too_large"),
+    Outcome.INVALID_REQUEST: ("invalid_request_error", "invalid_request"),
+    Outcome.CONTENT_REFUSED: ("invalid_request_error", "content_filter"),
+    Outcome.CONTEXT_TOO_LONG: ("invalid_request_error", "context_length_exceeded"),
+    Outcome.FORBIDDEN: ("permission_error", "request_forbidden"),
+    Outcome.UNAUTHORIZED: ("invalid_request_error", "request_unauthorized"),
+    Outcome.NO_BALANCE: ("invalid_request_error", "request_unpaid"),
+    Outcome.UNKNOWN_MODEL: ("invalid_request_error", "model_not_found"),
+    Outcome.RETURNED: ("server_error", "interrupted"),
+}
+
+
+def failure_of(verdict: Verdict) -> Failure:
+    """The error that the client is shown: our code, the upstream's message."""
+    kind, code = _FAILURES.get(verdict.outcome, ("upstream_error", str(verdict.outcome)))
+    return Failure(kind, code, verdict.message or f"The upstream call came to {verdict.outcome}.")
+
+
+def _expired(verdict: Verdict) -> Failure:
+    last = f"The task's deadline has passed. Its last call: {verdict.message or verdict.outcome}"
+    return Failure("expired_error", "expired", last)

@@ -1,0 +1,139 @@
+"""Attempt rows: one for each upstream call, written when it ends or when its worker is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Delete, Row, Select, Text, delete, literal_column, select
+
+from app.platform.bulk import insert_rows
+from app.platform.recordset import ROWS, clean, encode, recordset
+from app.platform.sealing import seal
+from app.tasks.domain.attempt import Claimed, Ending
+from app.tasks.domain.outcome import Outcome
+from app.tasks.store.tables import attempt
+
+ATTEMPT = (
+    "task_id",
+    "client_id",
+    "release",
+    "worker",
+    "key",
+    "account",
+    "upstream_model",
+    "outcome",
+    "counted",
+    "started_at",
+    "finished_at",
+    "ready_at",
+    "released_at",
+    "sent_at",
+    "first_byte_at",
+    "recorded_at",
+    "status_code",
+    "error_message",
+    "upstream_request_id",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_picos",
+    "currency",
+)
+_UNKNOWN = (None,) * (len(ATTEMPT) - 11)
+
+
+def write_attempts(conn: Connection, endings: Sequence[Ending], at: float) -> None:
+    """Write down calls that came to an end."""
+    if endings:
+        insert_rows(conn, attempt, ATTEMPT, (attempt_row(ending, at) for ending in endings))
+
+
+def write_lost(conn: Connection, rows: Sequence[Row[Any]], at: float) -> None:
+    """Write down calls of which nothing is known: the running rows of a lost worker, as they were locked."""
+    if rows:
+        insert_rows(conn, attempt, ATTEMPT, (_lost(row, at) for row in rows))
+
+
+def erase_lost(conn: Connection, claims: Iterable[Claimed]) -> None:
+    """Take back `lost` for calls that came to an end after all."""
+    if parameters := list(map(_release, claims)):
+        conn.execute(_erase(conn.dialect.name), {ROWS: encode(parameters)})
+
+
+def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]]:
+    """Which of these calls (task id, release) have been written down as ended, by their own worker."""
+    if parameters := list(map(_release, claims)):
+        rows = conn.execute(_select(conn.dialect.name), {ROWS: encode(parameters)})
+        return {(row.task_id, row.release) for row in rows}
+    return set()
+
+
+def attempt_row(ending: Ending, at: float) -> tuple[Any, ...]:
+    """A call that came to an end and is written down `at`, in the order of ATTEMPT."""
+    claimed, permit, usage = ending.claimed, ending.claimed.permit, ending.usage
+    return (
+        permit.task_id,
+        claimed.client_id,
+        permit.release,
+        claimed.worker,
+        permit.key,
+        permit.account,
+        permit.upstream_model,
+        ending.outcome.value,
+        ending.counts,
+        claimed.started_at,
+        ending.finished_at,
+        claimed.ready_at,
+        permit.released_at,
+        ending.sent_at,
+        ending.first_byte_at,
+        at,
+        ending.status_code,
+        seal(clean(ending.error_message)) if ending.error_message is not None else None,
+        clean(ending.upstream_request_id) if ending.upstream_request_id is not None else None,
+        usage and usage.prompt_tokens,
+        usage and usage.completion_tokens,
+        usage and usage.cached_tokens,
+        usage and usage.reasoning_tokens,
+        ending.cost and ending.cost.picos,
+        ending.cost and ending.cost.currency,
+    )
+
+
+def _lost(row: Row[Any], at: float) -> tuple[Any, ...]:
+    who = (row.id, row.client_id, row.release, row.worker, row.key, row.account, row.upstream_model)
+    return (*who, Outcome.LOST.value, False, row.claimed_at, at, *_UNKNOWN)
+
+
+def _release(claimed: Claimed) -> dict[str, Any]:
+    permit = claimed.permit
+    return {"task_id": permit.task_id, "release": permit.release, "worker": claimed.worker}
+
+
+@cache
+def _select(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, task_id=Text(), release=BigInteger(), worker=Text())
+    same = (
+        (attempt.c.task_id == wanted.c.task_id)
+        & (attempt.c.release == wanted.c.release)
+        & (attempt.c.worker == wanted.c.worker)
+    )
+    found = select(attempt.c.seq, attempt.c.task_id, attempt.c.release).join(wanted, same)
+    return found.where(attempt.c.outcome != literal_column(f"'{Outcome.LOST}'"))
+
+
+@cache
+def _erase(dialect: str) -> Delete:
+    wanted = recordset(dialect, task_id=Text(), release=BigInteger(), worker=Text())
+    same = (
+        (attempt.c.task_id == wanted.c.task_id)
+        & (attempt.c.release == wanted.c.release)
+        & (attempt.c.worker == wanted.c.worker)
+    )
+    lost = select(attempt.c.seq).join(wanted, same)
+    return delete(attempt).where(
+        attempt.c.seq.in_(lost), attempt.c.outcome == literal_column(f"'{Outcome.LOST}'")
+    )

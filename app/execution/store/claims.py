@@ -1,0 +1,164 @@
+"""queued -> running: a worker makes rows its own, under the permits that it redeemed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Double,
+    FromClause,
+    Row,
+    Select,
+    Text,
+    Update,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.types import TypeEngine
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.attempt import Claim, Claimed
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.locks import are_few, is_now
+from app.tasks.store.tables import task, task_content
+
+_FACTS: Sequence[ColumnElement[Any]] = (
+    task.c.id,
+    task.c.client_id,
+    task.c.batch_id,
+    task.c.model,
+    task.c.attempts,
+    task.c.counted,
+    task.c.lost,
+    task.c.avoid,
+    task.c.retry,
+    task.c.created_at,
+    task.c.available_at,
+    task.c.expires_at,
+    task.c.callback_url,
+    task.c.metadata,
+    task.c.cache_key,
+    task.c.cache_seconds,
+    task.c.stream,
+    task_content.c.request,
+)
+
+_CLAIM: Mapping[str, TypeEngine[Any]] = {
+    **{name: Text() for name in ("worker", "key", "account", "upstream_model")},
+    "release": BigInteger(),
+    "at": Double(),
+}
+
+
+def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
+    """Claim rows; those that were cancelled, expired, held back or claimed by others are left out.
+
+    Of two claims for one row the first holds. The attempt counts from here on, until an ending says that nothing
+    was sent.
+    """
+    wishes: dict[str, Claim] = {}
+    for wish in claims:
+        wishes.setdefault(wish.permit.task_id, wish)
+    wanted = {ROWS: encode(map(_columns, wishes.values()))}
+    if conn.dialect.name == "postgresql":
+        rows = conn.execute(_claim(), wanted).all()
+    else:  # SQLite cannot give back what it joined with; nobody else writes between the two
+        rows = conn.execute(_select("sqlite"), wanted).all()
+        conn.execute(_update(), {ROWS: encode(_columns(wishes[row.id]) for row in rows)})
+    return {row.id: _claimed(wishes[row.id], row) for row in rows}
+
+
+def _columns(wish: Claim) -> dict[str, Any]:
+    permit = wish.permit
+    return {
+        "id": permit.task_id,
+        "worker": wish.worker,
+        "release": permit.release,
+        "key": permit.key,
+        "account": permit.account,
+        "upstream_model": permit.upstream_model,
+        "at": wish.at,
+    }
+
+
+def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
+    return Claimed(
+        permit=wish.permit,
+        worker=wish.worker,
+        client_id=row.client_id,
+        batch_id=row.batch_id,
+        model=row.model,
+        request=row.request,
+        attempts=row.attempts,
+        counted=row.counted,
+        lost=row.lost,
+        avoid=tuple(orjson.loads(row.avoid)) if row.avoid else (),
+        retry=row.retry,
+        created_at=row.created_at,
+        started_at=wish.at,
+        expires_at=row.expires_at,
+        callback_url=row.callback_url,
+        metadata=row.metadata,
+        cache_key=row.cache_key,
+        cache_seconds=row.cache_seconds,
+        stream=row.stream,
+        ready_at=row.available_at,
+    )
+
+
+def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
+    """What is asked for, and when a row can be had."""
+    wanted = recordset(dialect, id=Text(), **_CLAIM)
+    free = [
+        task.c.id == wanted.c.id,
+        is_now(Status.QUEUED),
+        task.c.hold == Hold.NONE,
+        task.c.expires_at > wanted.c.at,
+    ]
+    return wanted, free
+
+
+@cache
+def _select(dialect: str) -> Select[Any]:
+    """The rows as they stand, locked in order, with what is to be sent and whose they become."""
+    wanted, free = _wanted(dialect)
+    claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
+    found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
+    found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free, are_few(wanted))
+    return found.order_by(task.c.seq).with_for_update(of=task)
+
+
+@cache
+def _claim() -> Update:
+    """Both in one on PostgreSQL, which gives back the rows as they stood."""
+    found = _select("postgresql").cte("found")
+    claims = {name: found.c[f"claim_{name}"] for name in _CLAIM}
+    facts = (found.c[column.name] for column in _FACTS)
+    return update(task).where(task.c.seq == found.c.seq).values(_values(claims)).returning(*facts)
+
+
+@cache
+def _update() -> Update:
+    """The second half on SQLite."""
+    wanted, free = _wanted("sqlite")
+    return update(task).where(*free).values(_values({name: wanted.c[name] for name in _CLAIM}))
+
+
+def _values(claims: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
+    whose = dict(claims)
+    at = whose.pop("at")
+    return {
+        **whose,
+        "status": Status.RUNNING,
+        "claimed_at": at,
+        "started_at": func.coalesce(task.c.started_at, at),
+        "attempts": task.c.attempts + 1,
+        "error_code": None,  # why it was put off
+    }

@@ -1,0 +1,204 @@
+"""A breaker per upstream and model: stops calls to what is dead, and lets a few through to see whether it still is.
+
+    closed --(evidence, see evidence.py)--> open --(5 s; 2 s while work waits)--> half open
+    half open --(a success)--> closed, at half pace at first        half open --(a failure)--> open, for longer
+
+An operator may configure a share of failures, or a number of them in a row, to open by instead. Refusals (429) are
+the quota's business and never count. "Released" instants decide what a call can tell: one released before the breaker
+opened says nothing of now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.pacing.domain.evidence import Evidence
+from app.tasks.domain.outcome import Outcome
+
+FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED, Outcome.OVERLOADED})
+# What an upstream answers while it works, whatever it makes of the request.
+WORKING = frozenset(
+    {Outcome.SUCCEEDED, Outcome.INVALID_REQUEST, Outcome.CONTENT_REFUSED, Outcome.CONTEXT_TOO_LONG}
+)
+
+
+_SAME = 0.001  # seconds: instants that were written with fewer digits
+
+
+class State(StrEnum):
+    """Where a breaker stands."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """When it opens, for how long, and how it comes back. Seconds. By evidence, where neither figure is configured."""
+
+    share: float | None = None
+    calls: int = 20  # at least, for the share to count
+    within: float = 10.0
+    in_a_row: int | None = None
+    open_for: float = 5.0
+    open_for_waiting: float = 2.0  # while work waits
+    longest: float = 60.0  # repeated openings double the time, up to this
+    longest_waiting: float = 4.0
+    probes: int = 1  # calls let through at once while half open
+    probe_patience: float = 30.0  # after which a probe without an answer no longer holds up the next
+    half_pace_for: float = 4.0  # after closing
+
+
+@dataclass(slots=True)
+class Breaker:
+    """One upstream and model. Instants are gate time."""
+
+    rules: BreakerRules = BreakerRules()
+    state: State = State.CLOSED
+    changed_at: float = 0.0
+    openings: int = 0  # since it was last closed for good
+    reason: str = ""
+    _recent: deque[tuple[float, bool]] = field(default_factory=deque)  # (at, whether it failed)
+    _failed: int = 0
+    _evidence: Evidence = field(default_factory=Evidence)
+    _row: int = 0
+    _row_since: float = 0.0  # release of the row's first failure
+    _probes: list[float] = field(default_factory=list)  # releases of probes without an answer yet
+    _closed_at: float | None = None  # when it closed after having been open
+
+    def settled(self, outcome: Outcome, released_at: float, now: float) -> None:
+        """A call came back."""
+        failed = outcome in FAILURES
+        if not failed and outcome not in WORKING:
+            self._answered(released_at)
+            self._evidence.forget(released_at)
+            return
+        if self.state is not State.CLOSED:
+            self._probed(outcome, released_at, now)
+            return
+        if released_at < self.changed_at:
+            return  # sent before it last closed
+        self._count(failed, now)
+        self._count_row(failed, released_at)
+        self._evidence.settled(released_at, failed=failed)
+        if reason := self._reason(failed=failed):
+            self._open(now, f"{reason}, the last: {outcome}")
+
+    def look(self, now: float, *, waiting: bool, flight: int | None = None) -> None:
+        """Once a turn: an open breaker becomes half open when its time is over, sooner if work waits.
+
+        `flight`: permits that are out, where that is known: other calls are not waited for any more.
+
+        Gate time may have gone back, when Redis was restored from an older file: what lies ahead counts from now on.
+        """
+        self.changed_at = min(self.changed_at, now)
+        if flight is not None:
+            self._evidence.keep_undecided(flight)
+        if self._closed_at is not None:
+            self._closed_at = min(self._closed_at, now)
+        if self.state is State.OPEN and now >= self.opens_until(waiting=waiting):
+            self.state, self.changed_at = State.HALF_OPEN, now
+            self._probes.clear()
+        self._probes = [at for at in self._probes if -_SAME <= now - at < self.rules.probe_patience]
+        if (
+            self._closed_at is not None
+            and now - self._closed_at > self.rules.within + self.rules.half_pace_for
+        ):
+            self._closed_at, self.openings = None, 0
+
+    def released(self, at: float, calls: int) -> None:
+        """Calls were let through."""
+        self._evidence.released(at, calls)
+        if self.state is State.HALF_OPEN:
+            self._probes += [at] * calls
+
+    def opens_until(self, *, waiting: bool) -> float:
+        """When an open breaker lets a call through; the past when it is not open."""
+        if self.state is not State.OPEN:
+            return 0.0
+        rules, doubled = self.rules, 2.0 ** min(30, self.openings - 1)
+        if waiting:
+            return self.changed_at + min(rules.longest_waiting, rules.open_for_waiting * doubled)
+        return self.changed_at + min(rules.longest, rules.open_for * doubled)
+
+    def room(self) -> int | None:
+        """How many more calls may be let through now; None for any number."""
+        if self.state is State.CLOSED:
+            return None
+        return 0 if self.state is State.OPEN else max(0, self.rules.probes - len(self._probes))
+
+    def pace(self, now: float) -> float:
+        """The part of its quotas that may be used: a half when it has just closed, rising to all of it.
+
+        Never less, whatever `now` is: a rate below nothing would empty a bucket for months.
+        """
+        if self.state is not State.CLOSED or self._closed_at is None:
+            return 1.0
+        return min(1.0, 0.5 + 0.5 * max(0.0, now - self._closed_at) / self.rules.half_pace_for)
+
+    # -- closed
+
+    def _reason(self, *, failed: bool) -> str:
+        """Why it opens now; "" where it does not."""
+        rules, calls = self.rules, len(self._recent)
+        if rules.in_a_row is not None and self._row >= rules.in_a_row:
+            return f"{self._row} failures in a row"
+        if rules.share is not None and calls >= rules.calls and self._failed >= rules.share * calls:
+            return f"{self._failed} of {calls} calls failed within {rules.within:.0f} s"
+        if failed and rules.in_a_row is None and rules.share is None:
+            failures = self._evidence.failures(calls / rules.within)
+            return f"{failures} failures and hardly a success" if failures else ""
+        return ""
+
+    def _count(self, failed: bool, now: float) -> None:
+        self._recent.append((now, failed))
+        self._failed += failed
+        while self._recent[0][0] < now - self.rules.within:
+            self._failed -= self._recent.popleft()[1]
+
+    def _count_row(self, failed: bool, released_at: float) -> None:
+        """A success breaks the row only if it was released after the row's first failure."""
+        if failed:
+            if self._row == 0:
+                self._row_since = released_at
+            self._row += 1
+        elif released_at >= self._row_since:
+            self._row = 0
+
+    # -- open and half open
+
+    def _probed(self, outcome: Outcome, released_at: float, now: float) -> None:
+        if self.state is State.OPEN or released_at < self.changed_at - _SAME:
+            return
+        self._answered(released_at)
+        if outcome in FAILURES:
+            self._open(now, f"still failing: {outcome}")
+        else:
+            self.state, self.changed_at, self._closed_at, self.reason = State.CLOSED, now, now, ""
+
+    def _answered(self, released_at: float) -> None:
+        answered = next((at for at in self._probes if abs(at - released_at) <= _SAME), None)
+        if answered is not None:
+            self._probes.remove(answered)
+
+    def _open(self, now: float, reason: str) -> None:
+        self.state, self.changed_at, self.reason = State.OPEN, now, reason
+        self.openings += 1
+        self._closed_at = None
+        self._recent.clear()
+        self._evidence = Evidence()
+        self._failed = self._row = 0
+
+
+def breaker_id(upstream: str, model: str) -> str:
+    """Name the breaker of an upstream and one of its models."""
+    return f"upstream:{upstream}:{model}"
+
+
+def states_of(breakers: Mapping[str, Breaker]) -> dict[str, State]:
+    """Where each stands."""
+    return {name: breaker.state for name, breaker in breakers.items()}

@@ -1,0 +1,68 @@
+"""Lines: what one queue holds at one priority that may run, fed to Redis or not, in the order of serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, func, select, text
+
+from app.pacing.domain.estimates import Foretold
+from app.pacing.domain.line import Line
+from app.tasks.domain.attempt import Failure
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.finishing import finish
+from app.tasks.store.locks import lock_batches, lock_tasks
+from app.tasks.store.tables import IN_LINE, LINE_OF, task
+
+_IN_ORDER = (
+    select(task.c.due, task.c.seq)
+    .where(text(f"{LINE_OF} = :queue"), task.c.step == bindparam("step"), text(IN_LINE))
+    .order_by(task.c.due, task.c.seq)
+    .limit(bindparam("most"))
+)
+_NEWEST = select(func.coalesce(func.max(task.c.seq), 0))
+_STARTED = (
+    select(task.c.created_at, task.c.estimated_start_at, task.c.started_at)
+    .where(
+        task.c.client_id == bindparam("client"),
+        task.c.status == Status.SUCCEEDED.value,
+    )
+    .order_by(task.c.seq.desc())
+    .limit(bindparam("most"))
+)
+
+
+def read_line(conn: Connection, queue: str, step: int, limit: int) -> Line:
+    """The first `limit` of a line: as much of one index, whatever the backlog."""
+    rows = conn.execute(_IN_ORDER, {"queue": queue, "step": step, "most": limit + 1}).all()
+    marks = [(row.due, row.seq) for row in rows[:limit]]
+    return Line(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
+
+
+def foretold(conn: Connection, client_id: str, limit: int) -> list[Foretold]:
+    """A client's newest `limit` successes, those that an upstream was called for, with the start once estimated."""
+    rows = conn.execute(_STARTED, {"client": client_id, "most": limit}).all()
+    return [Foretold(*row) for row in rows if row.started_at is not None]
+
+
+_DEADLINES = (
+    select(task.c.expires_at, task.c.seq)
+    .where(text(f"{LINE_OF} = :queue"), task.c.step == bindparam("step"), text(IN_LINE))
+    .order_by(task.c.due, task.c.seq)
+    .limit(bindparam("most"))
+)
+
+
+def deadlines(conn: Connection, queue: str, step: int, limit: int) -> list[tuple[float, int]]:
+    """The deadlines of a line's first tasks, in the order of serving, each with its seq."""
+    rows = conn.execute(_DEADLINES, {"queue": queue, "step": step, "most": limit})
+    return [(row.expires_at, row.seq) for row in rows]
+
+
+def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: Failure) -> list[str]:
+    """End these tasks as expired, as far as they still may wait in line; gives back their ids."""
+    found = conn.execute(select(task.c.id, task.c.batch_id).where(task.c.seq.in_(numbers))).all()
+    batches = lock_batches(conn, (row.batch_id for row in found))
+    rows = lock_tasks(conn, (row.id for row in found)).values()
+    waiting = [row for row in rows if row.status == Status.QUEUED and row.hold == Hold.NONE]
+    return finish(conn, batches, waiting, Status.EXPIRED, now, why)

@@ -1,0 +1,183 @@
+"""The database: transactions that read or write, on SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.pool import QueuePool
+
+from app.platform.engines import USUAL, Limits, parse_url, postgresql_engine, sqlite_readers, sqlite_writer
+from app.platform.failures import connection_lost, in_the_way, may_be_repeated, translated
+from app.platform.group_commit import GroupCommit
+from app.platform.single_writer import SingleWriter
+from app.platform.tally import Told, tallied
+
+__all__ = ["Database", "GroupCommit", "Limits"]
+
+T = TypeVar("T")
+
+
+class _Writer(Protocol):
+    def write(self, fn: Callable[[Connection], T]) -> T: ...
+    def close(self) -> None: ...
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database. Connections are made on first use; many threads may share it.
+
+    Functions given to `read` and `write` may run twice: they act on the database alone.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 20, limits: Limits = USUAL, ended: Told | None = None
+    ) -> None:
+        """`pool_size` bounds the connections of this process; `ended` hears how many tasks came to which end.
+
+        Raises ValueError for a URL of another kind.
+        """
+        self._ended = ended
+        parsed = parse_url(url)
+        self.dialect = parsed.get_backend_name()
+        self._writer: _Writer
+        self._single: _Writer
+        if self.dialect == "sqlite":
+            self._readers = self._glances = sqlite_readers(parsed, pool_size, limits)
+            self._writer = self._single = SingleWriter(sqlite_writer(parsed, limits))
+        else:
+            half = max(1, pool_size // 2)
+            engine = postgresql_engine(parsed, max(1, pool_size - half), limits)
+            self._readers = engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            self._glances = postgresql_engine(parsed, half, limits, keeps_plans=True)
+            self._writer = _PooledWriter(engine)
+            self._single = _PooledWriter(self._glances, commits=False)
+
+    def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` on one snapshot of the database. Raises DatabaseUnreachable."""
+        return _twice(self._readers, fn)
+
+    def glance(self, fn: Callable[[Connection], T]) -> T:
+        """The same for a single statement that looks rows up by key, and whose snapshot is its own.
+
+        PostgreSQL is asked once, not thrice, and keeps its plan.
+        """
+        return _twice(self._glances, fn)
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` in one transaction and commit it.
+
+        Raises DatabaseUnreachable: nothing was changed or, when cut off during the commit, perhaps all of it.
+        """
+        return self._write(self._writer, fn)
+
+    def write_single(self, fn: Callable[[Connection], T]) -> T:
+        """The same for one statement that looks rows up by key, and is its own transaction.
+
+        PostgreSQL is asked once, not thrice, and keeps its plan.
+        """
+        return self._write(self._single, fn)
+
+    def _write(self, writer: _Writer, fn: Callable[[Connection], T]) -> T:
+        if self._ended is None:
+            return writer.write(fn)
+        tally: Counter[str] = Counter()
+        result = writer.write(tallied(fn, tally))
+        if tally:
+            self._ended(tally)
+        return result
+
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is inside a write beside which no other may begin: SQLite has one writer."""
+        return isinstance(self._writer, SingleWriter) and self._writer.writing
+
+    def connections(self) -> tuple[int, int]:
+        """How many of the pools' connections are in use, and how many there may be."""
+        pools = {engine.pool for engine in (self._readers, self._glances)}
+        kept = [pool for pool in pools if isinstance(pool, QueuePool)]
+        return sum(pool.checkedout() for pool in kept), sum(pool.size() for pool in kept)
+
+    def ping(self) -> None:
+        """Return when the database answers. Raises DatabaseUnreachable."""
+        question = "PRAGMA schema_version" if self.dialect == "sqlite" else "SELECT 1"
+        self.read(lambda connection: connection.execute(text(question)).scalar_one())
+
+    def close(self) -> None:
+        """Finish the writes that wait and close every connection."""
+        self._writer.close()
+        self._single.close()
+        self._readers.dispose()
+
+
+def _twice(engine: Engine, fn: Callable[[Connection], T]) -> T:
+    """Run `fn`; once more if the connection was dead."""
+    with translated():
+        try:
+            return _once(engine, fn)
+        except Exception as error:
+            if not may_be_repeated(error):
+                raise
+        return _once(engine, fn)
+
+
+def _once(engine: Engine, fn: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return fn(connection)
+
+
+_PAUSES = (0.02, 0.1, 0.5)  # seconds at most before trying again
+
+
+class _PooledWriter:
+    """Writes on PostgreSQL: each in a pooled connection, at READ COMMITTED."""
+
+    def __init__(self, engine: Engine, *, commits: bool = True) -> None:
+        """`commits`: False where each statement is its own transaction."""
+        self._engine = engine
+        self._commits = commits
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` and commit; once more if the connection was dead, a few times if others were in the way.
+
+        Who was undone may meet the same other again, as a lock goes to whoever is awake first: hence the pauses.
+        """
+        with translated():
+            for pause in _PAUSES:
+                attempt = _Attempt(self._engine, self._commits)
+                try:
+                    return attempt.run(fn)
+                except Exception as error:
+                    in_doubt = attempt.committing and connection_lost(error)
+                    if in_doubt or not may_be_repeated(error):
+                        raise
+                    if not in_the_way(error):
+                        break
+                time.sleep(pause * random.random())
+            return _Attempt(self._engine, self._commits).run(fn)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+class _Attempt:
+    """One try at a transaction, which knows how far it came."""
+
+    def __init__(self, engine: Engine, commits: bool) -> None:
+        self._engine = engine
+        self._commits = commits
+        self.committing = False
+
+    def run(self, fn: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            self.committing = not self._commits
+            result = fn(connection)
+            if self._commits:
+                self.committing = True
+                connection.commit()
+            return result

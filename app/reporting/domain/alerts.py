@@ -1,0 +1,225 @@
+"""Alerts: what is watched, when it has lasted long enough to tell, and what is told when. Pure; Unix seconds.
+
+    (nothing) --above its limit--> pending --for so long--> firing --below again--> resolved --told, a week--> (nothing)
+
+A reading that is not known changes nothing: an outage of a source neither fires nor resolves what it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from app.settings.domain.alert_rules import Rule, Severity
+
+KEPT_SECONDS = 7 * 86_400.0  # for which resolved ones are remembered
+
+
+class State(StrEnum):
+    """Where an alert stands."""
+
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+# By rule: the reading of each subject ("" where there is one alone); None where nobody knows.
+Readings = Mapping[str, Mapping[str, float] | None]
+
+
+Place = tuple[str, str]  # rule and subject
+
+
+NO_REASONS: Mapping[Place, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One rule's state for one subject.
+
+    `told`: whether its channels know that it fires. `unsure`: a message about it was begun, and whether it arrived
+    is not noted (yet); should its sender be gone, what is the case is told once more.
+    """
+
+    rule: str
+    subject: str
+    severity: Severity
+    state: State
+    since: float  # of this state
+    value: float
+    told: bool = False
+    unsure: bool = False
+
+    @property
+    def may_be_known(self) -> bool:
+        """Whether its channels may have heard that it fires, and not that it ended."""
+        return self.told or self.unsure
+
+    @property
+    def place(self) -> Place:
+        """What it is known by."""
+        return self.rule, self.subject
+
+
+def step(
+    alerts: Mapping[Place, Alert], rules: Iterable[Rule], readings: Readings, now: float
+) -> dict[Place, Alert]:
+    """The alerts as they stand after these readings. Those of rules that are not watched any more resolve."""
+    watched = {rule.name: rule for rule in rules}
+    found = dict(alerts)
+    for rule in watched.values():
+        values = readings.get(rule.name)
+        if values is None:
+            continue
+        known = {subject for name, subject in alerts if name == rule.name}
+        for subject in sorted(known | set(values)):
+            place, value = (rule.name, subject), values.get(subject, 0.0)
+            _put(found, place, _next(alerts.get(place), rule, subject, value, now))
+    for place, alert in alerts.items():
+        if place[0] not in watched:
+            _put(found, place, _calm(alert, now))
+    return found
+
+
+def _put(found: dict[Place, Alert], place: Place, alert: Alert | None) -> None:
+    if alert is None:
+        found.pop(place, None)
+    else:
+        found[place] = alert
+
+
+def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: float) -> Alert | None:
+    if value <= rule.above:
+        return None if alert is None else _calm(alert, now)
+    if alert is None or alert.state is State.RESOLVED:
+        # Where its end was never told, it has never ended.
+        told, unsure = (alert.told, alert.unsure) if alert else (False, False)
+        alert = Alert(rule.name, subject, rule.severity, State.PENDING, now, value, told, unsure)
+    if alert.state is State.PENDING and now - alert.since >= rule.seconds:
+        return replace(alert, state=State.FIRING, since=now, value=value)
+    return replace(alert, value=value)
+
+
+def _calm(alert: Alert, now: float) -> Alert | None:
+    """What becomes of an alert whose reading is in order."""
+    if alert.state is State.PENDING:
+        return replace(alert, state=State.RESOLVED, since=now) if alert.may_be_known else None
+    if alert.state is State.FIRING:
+        return replace(alert, state=State.RESOLVED, since=now)
+    return None if not alert.may_be_known and now - alert.since > KEPT_SECONDS else alert
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """Hours of a day at which nothing of these severities is told; they may reach over midnight."""
+
+    begin: int  # minutes of the day
+    end: int
+    severities: frozenset[Severity] = frozenset({Severity.WARNING})
+    days: frozenset[int] = frozenset(range(7))  # on which it begins; Monday is 0
+    zone: str = "UTC"
+
+    def holds(self, severity: Severity, now: float) -> bool:
+        """Whether it is in force."""
+        if severity not in self.severities:
+            return False
+        local = datetime.fromtimestamp(now, ZoneInfo(self.zone))
+        minute, today = local.hour * 60 + local.minute, local.weekday()
+        if self.begin < self.end:
+            return self.begin <= minute < self.end and today in self.days
+        begun_today = minute >= self.begin and today in self.days
+        return begun_today or (minute < self.end and (today - 1) % 7 in self.days)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What is told together to the channels of one severity."""
+
+    severity: Severity
+    fired: tuple[Alert, ...]
+    resolved: tuple[Alert, ...]
+
+
+def news(
+    alerts: Iterable[Alert], now: float, mutes: Sequence[Mute] = (), group_seconds: float = 0.0
+) -> list[Digest]:
+    """What is to be told now, the worst first.
+
+    News of one severity wait `group_seconds` for others to go with; a disaster waits for nobody. What fired and
+    ended while it was muted is never told.
+    """
+    digests = []
+    listed = sorted(alerts, key=lambda alert: alert.place)
+    for severity in reversed(Severity):
+        mine = [alert for alert in listed if alert.severity is severity and is_news(alert)]
+        muted = any(mute.holds(severity, now) for mute in mutes)
+        wait = 0.0 if severity is Severity.DISASTER else group_seconds
+        if not mine or muted or now - min(alert.since for alert in mine) < wait:
+            continue
+        fired = tuple(alert for alert in mine if alert.state is State.FIRING)
+        digests.append(Digest(severity, fired, tuple(a for a in mine if a.state is State.RESOLVED)))
+    return digests
+
+
+def is_news(alert: Alert) -> bool:
+    """Whether its channels know less than we do."""
+    if alert.state is State.FIRING:
+        return not alert.told or alert.unsure
+    return alert.state is State.RESOLVED and alert.may_be_known
+
+
+def all_is_well(alerts: Iterable[Alert]) -> bool:
+    """Whether nothing fires."""
+    return not any(alert.state is State.FIRING for alert in alerts)
+
+
+def begun(alert: Alert, digest: Digest) -> Alert:
+    """The alert when a digest is about to go out."""
+    places = {one.place for one in (*digest.fired, *digest.resolved)}
+    return replace(alert, unsure=True) if alert.place in places else alert
+
+
+def told(alert: Alert, digest: Digest) -> Alert:
+    """The alert once a digest has gone out. What has changed since is news again."""
+    if alert.place in {one.place for one in digest.fired}:
+        return replace(alert, told=True, unsure=False)
+    if alert.place in {one.place for one in digest.resolved}:
+        return replace(alert, told=False, unsure=False)
+    return alert
+
+
+def sentence(alert: Alert, rule: Rule) -> str:
+    """What is the case, for people."""
+    return rule.words.format(value=_shown(alert.value, rule.unit), subject=alert.subject)
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{value * 100:.1f} %"
+    return f"{value:.1f} {unit}" if unit == "s" else f"{value:,.0f}{unit}"
+
+
+def compose(
+    digest: Digest, rules: Mapping[str, Rule], runbook: str, reasons: Mapping[Place, str] = NO_REASONS
+) -> tuple[str, str]:
+    """Title and text of one message; `runbook` is what the entries' names are added to.
+
+    `reasons` says more of an alert than its rule does.
+    """
+    alerts = [*digest.fired, *digest.resolved]
+    words = f"{len(digest.fired)} firing" if digest.fired else "resolved"
+    if digest.fired and digest.resolved:
+        words += f", {len(digest.resolved)} resolved"
+    lines = []
+    for alert in alerts:
+        rule = rules.get(alert.rule)
+        said = reasons.get(alert.place) or (sentence(alert, rule) if rule else "")
+        name = f"{alert.rule} ({alert.subject})" if alert.subject else alert.rule
+        if alert.state is State.RESOLVED:
+            lines.append(f"RESOLVED {name}")
+        else:
+            lines.append(f"FIRING {name}: {said}\n  {runbook}#{alert.rule}")
+    return f"Penstock {digest.severity}: {words}", "\n".join(lines)

@@ -1,0 +1,249 @@
+"""What a process counts, for Prometheus. Every name, unit and label stands in FIGURES or in service_figures.py.
+
+Labels are configured names, outcomes and routes: never a caller's text, a prompt or a secret. Figures by client have
+names of their own, so that they can be left out for whoever may not see them; clients beyond a number count as
+`other`.
+
+Several processes of one machine share a folder (PROMETHEUS_MULTIPROC_DIR, see meter_files.py): prometheus_client
+decides for it when it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.values import ValueClass
+
+from app.platform.background_loop import BackgroundLoop
+from app.platform.domain.folded import Folded
+from app.platform.domain.money import PICOS_PER_UNIT
+from app.tasks.domain.attempt import Ending
+from app.tasks.domain.outcome import Outcome
+
+BY_CLIENT = "penstock_client_"  # how the names of all figures by client begin
+SAMPLE_SECONDS = 5.0  # between looks at what cannot be counted, in a shared folder
+_QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 30)
+_CALL = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+_LONG = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
+_HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_TICK = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_REFUSED = (Outcome.RATE_LIMITED, Outcome.OVERLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: what it is called, what it counts, by what."""
+
+    kind: type[Counter | Histogram | Gauge]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+FIGURES: Sequence[Figure] = (
+    Figure(Counter, "penstock_tasks_submitted", "Tasks taken in.", ("way", "model")),
+    Figure(Counter, "penstock_client_tasks_submitted", "Tasks taken in.", ("client",)),
+    Figure(Counter, "penstock_tasks_finished", "Tasks that came to their end.", ("status",)),
+    Figure(Counter, "penstock_attempts", "Upstream calls by what they came to.", ("outcome", "model", "key")),
+    Figure(Counter, "penstock_refusals", "429 and 503 met.", ("outcome", "key")),
+    Figure(Counter, "penstock_tokens", "Tokens as upstreams counted them.", ("kind", "model")),
+    Figure(Counter, "penstock_client_tokens", "Tokens as upstreams counted them.", ("kind", "client")),
+    Figure(Counter, "penstock_cost", "What calls cost, in units of the currency.", ("currency", "model")),
+    Figure(Counter, "penstock_client_cost", "What calls cost, in units.", ("currency", "client")),
+    Figure(Counter, "penstock_cache_lookups", "Tasks that asked the cache.", ("result",)),
+    Figure(Counter, "penstock_callbacks", "Tries to deliver callbacks.", ("result",)),
+    Figure(Counter, "penstock_http_requests", "Requests answered.", ("method", "route", "status")),
+    Figure(
+        Histogram,
+        "penstock_http_request_seconds",
+        "From the request's head to the response's head.",
+        ("route",),
+        _HTTP,
+    ),
+    Figure(
+        Histogram,
+        "penstock_task_waiting_seconds",
+        "From a task's submission to its first call.",
+        ("model",),
+        _LONG,
+    ),
+    Figure(Histogram, "penstock_task_seconds", "From a task's submission to its end.", ("model",), _LONG),
+    Figure(
+        Histogram,
+        "penstock_overhead_seconds",
+        "From a task's release to the record of its call, less the call itself.",
+        (),
+        _QUICK,
+    ),
+    Figure(
+        Histogram,
+        "penstock_upstream_first_byte_seconds",
+        "From a call's claim to its first byte.",
+        ("key",),
+        _CALL,
+    ),
+    Figure(Histogram, "penstock_upstream_seconds", "Upstream calls, all in all.", ("key",), _CALL),
+    Figure(Histogram, "penstock_callback_seconds", "Tries to deliver a callback.", (), _QUICK),
+    Figure(
+        Histogram,
+        "penstock_dispatcher_tick_seconds",
+        "The dispatcher's turns, from a look to its releases.",
+        (),
+        _TICK,
+    ),
+    Figure(Counter, "penstock_set_aside", "Entries in Redis that could not be read.", ("kind",)),
+    Figure(Counter, "penstock_loop_failures", "Errors of loops that go on.", ("loop",)),
+    Figure(Gauge, "penstock_waiters", "Long polls that wait now."),
+    Figure(Gauge, "penstock_database_connections", "Connections of the pool in use."),
+    Figure(Gauge, "penstock_database_connections_limit", "Connections that the pool may have."),
+)
+
+
+def cpu_busy() -> float:
+    """Busy part of this machine's CPUs since it was last asked in this process."""
+    return float(psutil.cpu_percent(None)) / 100
+
+
+class Meters:
+    """One process's figures, in a registry of its own. Fits the port Meter."""
+
+    def __init__(self, clients: int = 50) -> None:
+        """`clients`: how many of them are told apart."""
+        self.registry = CollectorRegistry()
+        self._client = Folded(clients)
+        self._figures: dict[str, Any] = {figure.name: self._make(figure) for figure in FIGURES}
+        self._known: dict[tuple[str, ...], Any] = {}
+        self._watched: list[tuple[Any, Callable[[], float]]] = []
+        self._sampler = BackgroundLoop("meters", self._sample, every=SAMPLE_SECONDS)
+
+    # -- what happened
+
+    def submitted(self, way: str, client_id: str, model: str, count: int = 1) -> None:
+        """Tasks were taken in."""
+        self._of("penstock_tasks_submitted", way, model).inc(count)
+        self._of("penstock_client_tasks_submitted", self._client(client_id)).inc(count)
+
+    def looked_up(self, *, found: bool) -> None:
+        """A task asked the cache for its answer."""
+        self._of("penstock_cache_lookups", "hit" if found else "miss").inc()
+
+    def ended(self, counts: Mapping[str, int]) -> None:
+        """Tasks came to their ends."""
+        for status, count in counts.items():
+            self._of("penstock_tasks_finished", status).inc(count)
+
+    def lost(self, model: str, key: str) -> None:
+        """A call vanished with its worker."""
+        self._of("penstock_attempts", Outcome.LOST.value, model, key).inc()
+
+    def called(self, ending: Ending, overhead_seconds: float) -> None:
+        """A call was recorded."""
+        claimed, permit, outcome = ending.claimed, ending.claimed.permit, ending.outcome
+        self._of("penstock_attempts", outcome.value, permit.upstream_model, permit.key).inc()
+        if outcome in _REFUSED:
+            self._of("penstock_refusals", outcome.value, permit.key).inc()
+        self._of("penstock_overhead_seconds").observe(overhead_seconds)
+        seconds = ending.finished_at - claimed.started_at
+        self._of("penstock_upstream_seconds", permit.key).observe(seconds)
+        if ending.first_byte_at is not None:
+            first = ending.first_byte_at - claimed.started_at
+            self._of("penstock_upstream_first_byte_seconds", permit.key).observe(first)
+        if claimed.attempts == 0:
+            waited = claimed.started_at - claimed.created_at
+            self._of("penstock_task_waiting_seconds", claimed.model).observe(waited)
+        if ending.status.ended:
+            total = ending.finished_at - claimed.created_at
+            self._of("penstock_task_seconds", claimed.model).observe(total)
+        self._spent(ending)
+
+    def delivered(self, result: str, seconds: float) -> None:
+        """A callback was tried."""
+        self._of("penstock_callbacks", result).inc()
+        self._of("penstock_callback_seconds").observe(seconds)
+
+    def turned(self, seconds: float) -> None:
+        """The dispatcher took a turn."""
+        self._of("penstock_dispatcher_tick_seconds").observe(seconds)
+
+    def set_aside(self, kind: str, count: int = 1) -> None:
+        """Something in Redis could not be read."""
+        self._of("penstock_set_aside", kind).inc(count)
+
+    def loop_failed(self, loop: str) -> None:
+        """What runs beside everything else met an error, and goes on."""
+        self._of("penstock_loop_failures", loop).inc()
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self._of("penstock_http_requests", method, route, str(status)).inc()
+        self._of("penstock_http_request_seconds", route).observe(seconds)
+
+    def _spent(self, ending: Ending) -> None:
+        usage, cost = ending.usage, ending.cost
+        model, client = ending.claimed.model, self._client(ending.claimed.client_id)
+        if usage is not None:
+            for kind, count in (
+                ("prompt", usage.prompt_tokens),
+                ("completion", usage.completion_tokens),
+                ("prompt_cached", usage.cached_tokens),
+                ("reasoning", usage.reasoning_tokens),
+            ):
+                if count:
+                    self._of("penstock_tokens", kind, model).inc(count)
+                    self._of("penstock_client_tokens", kind, client).inc(count)
+        if cost is not None and cost.picos:
+            self._of("penstock_cost", cost.currency, model).inc(cost.picos / PICOS_PER_UNIT)
+            self._of("penstock_client_cost", cost.currency, client).inc(cost.picos / PICOS_PER_UNIT)
+
+    # -- what is looked at
+
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when somebody asks; in a shared folder every five seconds."""
+        gauge = self._figures[name]
+        if not self.shared:
+            gauge.set_function(read)
+            return
+        self._watched.append((gauge, read))
+        self._sampler.start()
+
+    def serve(self, address: str) -> None:
+        """Show this process's own figures at HOST:PORT. Raises OSError when that is taken."""
+        host, _, port = address.rpartition(":")
+        start_http_server(int(port), host.strip("[]"), self.registry)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._sampler.stop()
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether the figures of several processes lie in one folder."""
+        return bool(ValueClass._multiprocess)
+
+    def _sample(self) -> None:
+        for gauge, read in list(self._watched):
+            gauge.set(read())
+
+    # -- the parts
+
+    def _of(self, *place: str) -> Any:
+        """A figure with its labels; found once, as looking them up costs more than counting."""
+        known = self._known.get(place)
+        if known is None:
+            figure = self._figures[place[0]]
+            known = self._known[place] = figure.labels(*place[1:]) if len(place) > 1 else figure
+        return known
+
+    def _make(self, figure: Figure) -> Any:
+        more: dict[str, Any] = {"registry": self.registry}
+        if figure.kind is Histogram:
+            more["buckets"] = figure.buckets
+        if figure.kind is Gauge:
+            more["multiprocess_mode"] = "livesum"
+        return figure.kind(figure.name, figure.help, figure.labels, **more)

@@ -1,0 +1,143 @@
+"""Send what alerts have to tell, in a thread of its own: nothing waits for a channel, and none is tried for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Protocol
+
+import structlog
+
+from app.platform.background_loop import END, BackgroundLoop
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.ports import Clock
+from app.reporting.domain.alerts import Digest, Place, compose
+from app.reporting.store.alerts import Channel, note_channels
+from app.settings.domain.alert_rules import Rule, Severity
+from app.upstreams.store.health import load_health
+
+log = structlog.get_logger("penstock.alerts")
+
+WAITS = (2.0, 10.0)  # seconds between the tries of one message
+HEARTBEAT = "heartbeat"
+
+
+class Notifier(Protocol):
+    """Reaches people. Never raises; gives back why it did not arrive, without the address, which is a secret."""
+
+    def notify(self, url: str, title: str, text: str, severity: Severity, *, resolved: bool) -> str | None:
+        """Send to one channel."""
+
+    def visit(self, url: str) -> str | None:
+        """Call a heartbeat URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where to: finds the secret addresses when they are needed. A word instead of one that cannot be had."""
+
+    channels: Callable[[Severity], Sequence[tuple[str | None, str]]]  # address, or why there is none
+    heartbeat: Callable[[], tuple[str | None, str]] = lambda: (None, "")
+
+
+@dataclass(slots=True)
+class SendAlerts:
+    """The use case. One message after the other."""
+
+    notifier: Notifier
+    addresses: Addresses
+    rules: Mapping[str, Rule]
+    runbook: str
+    database: Database
+    clock: Clock
+    _queue: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
+    _closed: threading.Event = field(default_factory=threading.Event)
+    _loop: BackgroundLoop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._loop = BackgroundLoop("send-alerts", self._next)
+
+    def send(self, digest: Digest, done: Callable[[], object]) -> None:
+        """Send soon; `done` is called in the sender's thread when every channel was tried."""
+
+        def job() -> None:
+            title, text = compose(digest, self.rules, self.runbook, self._reasons())
+            self.deliver(digest.severity, title, text, resolved=not digest.fired)
+            done()
+
+        self._put(job)
+
+    def _reasons(self) -> dict[Place, str]:
+        """Why keys and accounts are not used; none while the database is away: the alert goes out all the same."""
+        try:
+            standings = self.database.read(load_health)
+        except DatabaseUnreachable:
+            return {}
+        rules = {"key": "key_disabled", "account": "balance_low"}
+        named = ((subject.partition(":"), one.reason) for subject, one in standings.items() if one.reason)
+        return {(rules[kind], name): reason for (kind, _, name), reason in named if kind in rules}
+
+    def beat(self) -> None:
+        """Call the heartbeat URL soon, if there is one."""
+        self._put(self.beat_now)
+
+    def deliver(self, severity: Severity, title: str, text: str, *, resolved: bool = False) -> list[Channel]:
+        """Send now, to all channels of a severity; gives back how each fared."""
+        fared = []
+        for number, (url, problem) in enumerate(self.addresses.channels(severity), 1):
+            error: str | None = problem
+            if url is not None:
+                error = self._try(
+                    partial(self.notifier.notify, url, title, text, severity, resolved=resolved)
+                )
+            fared.append(self._fared(f"{severity} {number}", error))
+        self._note(fared)
+        return fared
+
+    def close(self) -> None:
+        """Try nothing again, and end the thread."""
+        self._closed.set()
+        self._queue.put(None)
+        self._loop.join()
+
+    def beat_now(self) -> list[Channel]:
+        """Call the heartbeat URL now; gives back how it fared, nothing where there is none."""
+        url, problem = self.addresses.heartbeat()
+        if url is None and not problem:
+            return []
+        fared = [self._fared(HEARTBEAT, self.notifier.visit(url) if url is not None else problem)]
+        self._note(fared)
+        return fared
+
+    def _try(self, once: Callable[[], str | None]) -> str | None:
+        error = once()
+        for wait in WAITS:
+            if error is None or self._closed.wait(wait):
+                break
+            error = once()
+        return error
+
+    def _fared(self, name: str, error: str | None) -> Channel:
+        if error is not None:
+            log.error("an alert channel does not work", channel=name, reason=error)
+        return Channel(name, self.clock.now(), error)
+
+    def _note(self, fared: Sequence[Channel]) -> None:
+        try:
+            self.database.write(lambda conn: note_channels(conn, fared))
+        except DatabaseUnreachable:
+            return  # it was logged
+
+    def _put(self, job: Callable[[], object]) -> None:
+        self._loop.start()
+        self._queue.put(job)
+
+    def _next(self) -> object:
+        job = self._queue.get()
+        if job is None:
+            return END
+        return job()

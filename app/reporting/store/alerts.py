@@ -1,0 +1,124 @@
+"""Alerts as rows: one process watches and writes them, everybody may read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from app.platform.upsert import insert_or
+from app.reporting.domain.alerts import Alert, Place, State
+from app.reporting.store.alert_tables import alert, alert_channel, alert_watch, vital
+from app.settings.domain.alert_rules import Severity
+
+_ONE = 1
+FRESH_SECONDS = 45.0  # for which a process's vitals are believed
+_FORGET_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """How one channel fared at its last try."""
+
+    name: str
+    tried_at: float
+    error: str | None
+
+
+def watcher(conn: Connection) -> tuple[str, int]:
+    """Who watches, and the beat; ("", 0) at the very first."""
+    row = conn.execute(select(alert_watch.c.watcher, alert_watch.c.beat)).first()
+    return (row.watcher, row.beat) if row else ("", 0)
+
+
+def watch(conn: Connection, me: str, seen: tuple[str, int]) -> bool:
+    """Take the watch, or go on with it, if it stands as it was seen."""
+    if seen == ("", 0):
+        values = {"id": _ONE, "watcher": me, "beat": 1}
+        row = insert_or(conn, alert_watch).values(values).on_conflict_do_nothing()
+        if conn.execute(row.returning(alert_watch.c.id)).first() is not None:
+            return True
+    same = (alert_watch.c.watcher == seen[0]) & (alert_watch.c.beat == seen[1])
+    changed = update(alert_watch).where(same).values(watcher=me, beat=alert_watch.c.beat + 1)
+    return conn.execute(changed).rowcount == 1
+
+
+def leave_watch(conn: Connection, me: str) -> None:
+    """Let somebody else take it at once."""
+    conn.execute(delete(alert_watch).where(alert_watch.c.watcher == me))
+
+
+def load_alerts(conn: Connection) -> dict[Place, Alert]:
+    """All of them."""
+    found = {}
+    for row in conn.execute(select(alert)):
+        severity, state = Severity(row.severity), State(row.state)
+        one = Alert(row.rule, row.subject, severity, state, row.since, row.value, row.told, row.unsure)
+        found[one.place] = one
+    return found
+
+
+def firing(conn: Connection) -> list[Alert]:
+    """Those that fire, the worst first."""
+    order = list(reversed(Severity))
+    found = [one for one in load_alerts(conn).values() if one.state is State.FIRING]
+    return sorted(found, key=lambda one: (order.index(one.severity), one.place))
+
+
+def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[Place, Alert]) -> None:
+    """Write what has changed."""
+    for place in before.keys() - after.keys():
+        conn.execute(delete(alert).where(alert.c.rule == place[0], alert.c.subject == place[1]))
+    for place, one in after.items():
+        if before.get(place) == one:
+            continue
+        values = {
+            "severity": one.severity.value,
+            "state": one.state.value,
+            "since": one.since,
+            "value": one.value,
+            "told": one.told,
+            "unsure": one.unsure,
+        }
+        if place in before:
+            mine = (alert.c.rule == one.rule) & (alert.c.subject == one.subject)
+            conn.execute(update(alert).where(mine).values(values))
+        else:
+            conn.execute(insert(alert).values(rule=one.rule, subject=one.subject, **values))
+
+
+def note_channels(conn: Connection, channels: Iterable[Channel]) -> None:
+    """Write down how channels fared."""
+    for one in channels:
+        values = {"name": one.name, "tried_at": one.tried_at, "error": one.error}
+        row = insert_or(conn, alert_channel).values(values)
+        changed = {"tried_at": one.tried_at, "error": one.error}
+        conn.execute(row.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+def load_channels(conn: Connection) -> list[Channel]:
+    """How all channels fared, by name."""
+    return [Channel(*row) for row in conn.execute(select(alert_channel).order_by(alert_channel.c.name))]
+
+
+def note_vitals(conn: Connection, process: str, host: str, cpu: float, requests: float, at: float) -> None:
+    """Write down how a process and its machine fare."""
+    values = {"host": host, "cpu": cpu, "requests": requests, "at": at}
+    row = insert_or(conn, vital).values(process=process, **values)
+    conn.execute(row.on_conflict_do_update(index_elements=["process"], set_=values))
+
+
+def load_vitals(conn: Connection, now: float) -> tuple[dict[str, float], float]:
+    """Busy part of each machine's CPUs, and requests a second of all processes, as told lately."""
+    cpu: dict[str, float] = {}
+    requests = 0.0
+    for row in conn.execute(select(vital).where(vital.c.at >= now - FRESH_SECONDS)):
+        cpu[row.host] = max(cpu.get(row.host, 0.0), row.cpu)
+        requests += row.requests
+    return cpu, requests
+
+
+def forget_vitals(conn: Connection, now: float) -> None:
+    """Drop those of processes that are gone."""
+    conn.execute(delete(vital).where(vital.c.at < now - _FORGET_SECONDS))

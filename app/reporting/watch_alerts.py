@@ -1,0 +1,164 @@
+"""Watch over the service: the leader does, and an API process while no leader beats; never two at once.
+
+Who watches is a row that is taken by compare-and-set and beats. A watcher whose beat stands still for three looks, on
+the clock of whoever looks, is succeeded. Alerts are rows too, so that a successor neither tells them anew nor forgets
+their ends. Before a message goes out it is noted that it may: where its sender is killed, what is the case is told
+once more, so that a message may come twice and never too seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+from sqlalchemy import Connection
+
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.ports import Clock
+from app.reporting.domain.alerts import (
+    Alert,
+    Digest,
+    Mute,
+    Place,
+    Readings,
+    all_is_well,
+    begun,
+    news,
+    step,
+    told,
+)
+from app.reporting.send_alerts import SendAlerts
+from app.reporting.store import alerts as rows
+from app.settings.domain.alert_rules import Rule
+
+log = structlog.get_logger("penstock.alerts")
+
+LOOKS = 3  # that a watcher may miss
+SHORTEST_SILENCE = 2.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """How it is done."""
+
+    rules: Sequence[Rule]
+    mutes: Sequence[Mute] = ()
+    every: float = 5.0  # seconds between looks
+    group_seconds: float = 10.0
+    heartbeat_seconds: float = 60.0
+
+
+class Watch:
+    """The right to watch."""
+
+    def __init__(self, me: str, clock: Clock) -> None:
+        self._me = me
+        self._clock = clock
+        self._seen: tuple[str, int] | None = None
+        self._since = 0.0
+
+    def hold(self, conn: Connection, silence: float) -> bool:
+        """Whether this process watches from here on until `silence` seconds have passed."""
+        standing = rows.watcher(conn)
+        if standing != self._seen:
+            self._seen, self._since = standing, self._clock.monotonic()
+        mine = standing[0] in ("", self._me)
+        if not mine and self._clock.monotonic() - self._since < silence:
+            return False
+        return rows.watch(conn, self._me, standing)
+
+
+@dataclass(slots=True)
+class WatchAlerts:
+    """The use case; `tick` is called every `watching.every` seconds by whoever may watch."""
+
+    me: str
+    database: Database
+    measure: Callable[[], Readings]
+    sending: SendAlerts
+    watching: Watching
+    clock: Clock
+    watches: bool = False
+    _watch: Watch = field(init=False)
+    _sending_now: set[Place] = field(default_factory=set)
+    _beat_due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._watch = Watch(self.me, self.clock)
+
+    def tick(self) -> bool:
+        """Look once; gives back whether this process watches. Raises DatabaseUnreachable.
+
+        1. Hold the watch, or leave it. 2. Measure. 3. Let alerts take their steps, and write them.
+        4. Hand out what is news. 5. Say that all is well, when it is.
+        """
+        silence = max(SHORTEST_SILENCE, LOOKS * self.watching.every)
+        self.watches = self.database.write(lambda conn: self._watch.hold(conn, silence))
+        if not self.watches:
+            return False
+        readings, now = self.measure(), self.clock.now()
+        alerts = self.database.write(lambda conn: self._step(conn, readings, now))
+        for digest in news(self._untold(alerts), now, self.watching.mutes, self.watching.group_seconds):
+            self._hand_out(digest)
+        self._say_that_all_is_well(alerts)
+        return True
+
+    def leave(self) -> None:
+        """Let somebody else watch at once. Never raises."""
+        try:
+            if self.watches:
+                self.database.write(lambda conn: rows.leave_watch(conn, self.me))
+        except DatabaseUnreachable:
+            log.warning("the watch could not be left: another process takes it in some seconds")
+        self.watches = False
+
+    def _step(self, conn: Connection, readings: Readings, now: float) -> Mapping[Place, Alert]:
+        before = rows.load_alerts(conn)
+        after = step(before, self.watching.rules, readings, now)
+        rows.save_alerts(conn, before, after)
+        rows.forget_vitals(conn, now)
+        return after
+
+    def _untold(self, alerts: Mapping[Place, Alert]) -> list[Alert]:
+        return [alert for place, alert in alerts.items() if place not in self._sending_now]
+
+    def _hand_out(self, digest: Digest) -> None:
+        places = {alert.place for alert in (*digest.fired, *digest.resolved)}
+        self.database.write(lambda conn: _mark(conn, digest, begun))
+        self._sending_now |= places
+        for alert in (*digest.fired, *digest.resolved):
+            log.warning("alert", rule=alert.rule, subject=alert.subject, state=alert.state.value)
+
+        def sent() -> None:
+            try:
+                self.database.write(lambda conn: _mark(conn, digest, told))
+            except DatabaseUnreachable:
+                log.warning("a message may be sent again: it could not be noted")
+            self._sending_now -= places
+
+        self.sending.send(digest, sent)
+
+    def _say_that_all_is_well(self, alerts: Mapping[Place, Alert]) -> None:
+        if all_is_well(alerts.values()) and self.clock.monotonic() >= self._beat_due:
+            self._beat_due = self.clock.monotonic() + self.watching.heartbeat_seconds
+            self.sending.beat()
+
+
+def _mark(conn: Connection, digest: Digest, stage: Callable[[Alert, Digest], Alert]) -> None:
+    before = rows.load_alerts(conn)
+    rows.save_alerts(conn, before, {place: stage(alert, digest) for place, alert in before.items()})
+
+
+def rules_in_force(
+    rules: Sequence[Rule], changes: Mapping[str, tuple[float | None, float | None, bool]]
+) -> list[Rule]:
+    """The rules with what is configured otherwise: limit, seconds, whether they are watched."""
+    found = []
+    for rule in rules:
+        above, seconds, enabled = changes.get(rule.name, (None, None, True))
+        if enabled:
+            above = rule.above if above is None else above
+            found.append(replace(rule, above=above, seconds=rule.seconds if seconds is None else seconds))
+    return found

@@ -1,0 +1,42 @@
+"""The rules of alerts: what is watched, above which limit, for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad it is; each has channels of its own."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+    DISASTER = "disaster"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing that is watched: a reading `above` its limit for so many seconds."""
+
+    name: str
+    severity: Severity
+    above: float
+    seconds: float
+    words: str  # what is told; {value} in its unit, {subject}
+    unit: str = "%"  # of the reading: a share as %, s, /s; "" shows none
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("error_rate", Severity.WARNING, 0.05, 120, "{value} of upstream calls fail"),
+    Rule("error_rate_high", Severity.CRITICAL, 0.15, 60, "{value} of upstream calls fail"),
+    Rule("no_success", Severity.DISASTER, 0.5, 30, "work waits, and no call succeeds", ""),
+    Rule("overhead", Severity.WARNING, 1.5, 60, "p99 is {value} over the upstream's own time", "s"),
+    Rule("success_low", Severity.CRITICAL, 0.05, 60, "{value} of answered calls came to no result"),
+    Rule("overloaded", Severity.WARNING, 0.05, 60, "{value} of upstream calls are answered by 503"),
+    Rule("cpu", Severity.WARNING, 0.85, 180, "the CPUs of {subject} are {value} busy"),
+    Rule("requests", Severity.WARNING, 1000.0, 10, "{value} requests come in", "/s"),
+    Rule("oldest_wait", Severity.WARNING, 0.5, 60, "a task has waited for {value} of its deadline"),
+    Rule("key_disabled", Severity.CRITICAL, 0.5, 0, "the upstream refuses the key {subject}", ""),
+    Rule("balance_low", Severity.CRITICAL, 0.5, 0, "the account {subject} has no balance left", ""),
+    Rule("budget", Severity.WARNING, 0.8, 0, "the client {subject} has used {value} of a budget"),
+)

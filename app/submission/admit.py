@@ -1,0 +1,288 @@
+"""May this task come in? Policies first, then how much of the client's waits, then its budget.
+
+Policies are decided when a task is drafted; what is counted is counted in the transaction that stores it, so that two
+submissions at once cannot both take the last of a budget.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+import structlog
+from sqlalchemy import Connection
+
+from app.access.calling import current
+from app.access.client_settings import read_limits
+from app.access.domain.client_limits import NO_LIMITS, ClientLimits
+from app.access.domain.policy import Facts
+from app.access.manage_policies import PolicyBook
+from app.access.store import clients
+from app.access.store.clients import ClientRow
+from app.billing.domain.budget import Spent, ceilings, exceeded, fitting, total
+from app.billing.store import budgets
+from app.pacing.domain.tokens import DEFAULT_ANSWER, LARGEST, OPEN_ANSWER, answer_limit, choices
+from app.platform.database import Database
+from app.platform.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
+from app.platform.ports import Clock
+from app.submission.domain.request import Order
+from app.tasks.domain.task import Hold
+from app.tasks.store.submissions import NewTask
+
+log = structlog.get_logger("penstock.access")
+
+KEPT_SECONDS = 5.0  # until changed limits are in force in every process
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a model may be served."""
+
+    upstreams: frozenset[str] = frozenset()
+    regions: frozenset[str] = frozenset()
+
+
+Ceiling = Callable[[str, int, float], tuple[int, str] | None]
+"""The most that so many tokens of a model can cost at an instant: pico-units and currency. None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    limits: ClientLimits = NO_LIMITS
+    team: str = ""
+
+
+_NEVER: tuple[float, dict[str, _Known]] = (-1e9, {})
+
+
+def _known(row: ClientRow) -> _Known:
+    return _Known(read_limits(row.settings), row.team or "")
+
+
+class LimitsBook:
+    """Clients' limits and teams, read again every few seconds."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known = _NEVER
+        self._lock = threading.Lock()
+
+    def of(self, client_id: str) -> ClientLimits:
+        """A client's. Raises DatabaseUnreachable: budgets fail closed."""
+        return self._find(client_id).limits
+
+    def team_of(self, client_id: str) -> str:
+        """A client's. Raises DatabaseUnreachable."""
+        return self._find(client_id).team
+
+    def forget(self) -> None:
+        """Read them again before the next answer: this process has changed a client."""
+        with self._lock:  # whoever reads now may have begun before the change
+            self._known = _NEVER
+
+    def _find(self, client_id: str) -> _Known:
+        """A client that is not among those read last may be new: it is looked up once more."""
+        known = self._all()
+        if client_id not in known:
+            row = self._database.read(lambda conn: clients.get_client(conn, client_id))
+            if row is None:
+                return _Known()
+            known[client_id] = _known(row)
+        return known[client_id]
+
+    def _all(self) -> dict[str, _Known]:
+        (until, known), now = self._known, self._clock.monotonic()
+        if not now < until <= now + KEPT_SECONDS:
+            with self._lock:
+                known = {row.id: _known(row) for row in self._database.read(clients.list_clients)}
+                self._known = (self._clock.monotonic() + KEPT_SECONDS, known)
+        return known
+
+
+class Admission:
+    """The decision; one for each process."""
+
+    def __init__(
+        self,
+        policies: PolicyBook,
+        limits: LimitsBook,
+        clock: Clock,
+        places: Mapping[str, Places],
+        ceiling: Ceiling,
+        longest: Mapping[str, int] | None = None,
+    ) -> None:
+        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        self._longest = longest or {}
+        self._policies = policies
+        self._limits = limits
+        self._clock = clock
+        self._places = places
+        self._ceiling = ceiling
+
+    def draft(self, row: NewTask, store: bool | None = None, order: Order | None = "arrival") -> NewTask:
+        """Decide by policy, and say what the task would use of its client's budget.
+
+        `store`: whether its content is kept, `order`: how it stands in its line; None: as its client wishes. A client
+        that rather waits than is refused has the rows of its batches wait from the start.
+
+        Raises Forbidden, OverBudget, DatabaseUnreachable.
+        """
+        if self._policies.decisive:
+            self._check_policy(row)
+        limits = self._limits.of(row.client_id)
+        stored = limits.store if store is None else store
+        if stored != row.stored:
+            row = replace(row, stored=stored)
+        if order is None and limits.order == "deadline":
+            row = replace(row, due=row.expires_at)
+        if not limits.has_budget:
+            return row
+        tokens = self._most_tokens(row)
+        picos = self._picos(row, limits, tokens) if limits.has_money else 0
+        row = replace(row, reserved_tokens=tokens, reserved_picos=picos)
+        if row.batch_id is not None and limits.over_budget == "wait":
+            return replace(row, hold=Hold.BUDGET)
+        return replace(row, reserved_at=row.created_at)
+
+    def forget(self) -> None:
+        """This process has changed a client: what it may use holds from its next request on."""
+        self._limits.forget()
+
+    def counts(self, client_id: str) -> bool:
+        """Whether something is counted for this client when its tasks are stored. Raises DatabaseUnreachable."""
+        limits = self._limits.of(client_id)
+        return limits.most_waiting is not None or limits.has_budget
+
+    def take(self, conn: Connection, rows: Sequence[NewTask]) -> dict[str, NewTask | Rejected]:
+        """Count single tasks in, within their transaction; what is not mentioned may come in as it is."""
+        found: dict[str, NewTask | Rejected] = {}
+        for client_id in sorted({row.client_id for row in rows}):
+            mine = [row for row in rows if row.client_id == client_id]
+            limits = self._limits.of(client_id)
+            if limits.most_waiting is not None:
+                found |= _over_waiting(conn, client_id, limits.most_waiting, mine)
+            left = [row for row in mine if row.id not in found]
+            if limits.has_budget and left:
+                found |= _reserve(conn, client_id, limits, left)
+        return found
+
+    def take_batch(self, conn: Connection, client_id: str, wish: Spent, at: float) -> None:
+        """Count a whole batch in: its rows are stored already. Raises OverBudget, OverLimit."""
+        limits = self._limits.of(client_id)
+        most = limits.most_waiting
+        if most is not None and _count_waiting(conn, client_id, most) > most:
+            raise _too_many(most)
+        if not limits.has_budget or limits.over_budget == "wait":
+            return
+        ceiling = ceilings(limits, at)
+        spent = budgets.lock_spent(conn, client_id, ceiling)
+        if over := exceeded(ceiling, spent, wish):
+            raise _over(over)
+        budgets.add_spent(conn, client_id, at, wish)
+
+    def release(self, conn: Connection, client_id: str, now: float, most: int) -> int:
+        """Let tasks go on that waited for a budget, as many as fit; gives back how many."""
+        limits = self._limits.of(client_id)
+        ceiling = ceilings(limits, now)
+        waiting, batches = budgets.lock_for_release(conn, client_id, most)
+        spent = budgets.lock_spent(conn, client_id, ceiling) if ceiling else {}
+        chosen = waiting[: fitting(ceiling, spent, [item.wish for item in waiting])]
+        if chosen:
+            budgets.add_spent(conn, client_id, now, total(item.wish for item in chosen))
+            budgets.release(conn, chosen, batches, now)
+        return len(chosen)
+
+    def _check_policy(self, row: NewTask) -> None:
+        calling = current.get()
+        caller = calling.caller if calling and calling.caller.client_id == row.client_id else None
+        places = self._places.get(row.model, Places())
+        facts = Facts(
+            at=self._clock.now(),
+            action="tasks:write",
+            client=row.client_id,
+            team=caller.team if caller else self._limits.team_of(row.client_id),
+            user=caller.user if caller else "",
+            key=caller.key_id if caller else "",
+            address=calling.address if calling else None,
+            zones=calling.zones if calling else frozenset(),
+            model=row.model,
+            upstreams=places.upstreams,
+            regions=places.regions,
+            max_tokens=_max_tokens(row.request),
+        )
+        decision = self._policies.decide(facts)
+        if not decision.allowed:
+            log.warning("refused by policy", rule=decision.rule, client=row.client_id, model=row.model)
+            raise Forbidden(
+                f"this key may not run {row.model!r} so, now, from here",
+                param="model",
+                code="denied_by_policy",
+            )
+
+    def _most_tokens(self, row: NewTask) -> int:
+        """Its estimate, with as long answers as its model gives where the request leaves their length open."""
+        body = orjson.loads(row.request)
+        if answer_limit(body):
+            return row.estimate
+        longest = self._longest.get(row.model, OPEN_ANSWER)
+        return min(LARGEST, max(1, row.estimate + choices(body) * (longest - DEFAULT_ANSWER)))
+
+    def _picos(self, row: NewTask, limits: ClientLimits, tokens: int) -> int:
+        most = self._ceiling(row.model, tokens, row.created_at)
+        if most is None or most[1] != limits.currency:
+            raise OverBudget(
+                f"the price of {row.model!r} in {limits.currency} is not known, and there is a budget of money",
+                param="model",
+                code="price_unknown",
+            )
+        return most[0]
+
+
+def _count_waiting(conn: Connection, client_id: str, most: int) -> int:
+    """Counted one transaction after the other, as two at once would not see each other's tasks."""
+    clients.lock_client(conn, client_id)
+    return budgets.count_waiting(conn, client_id, most)
+
+
+def _over_waiting(
+    conn: Connection, client_id: str, most: int, rows: Sequence[NewTask]
+) -> dict[str, NewTask | Rejected]:
+    room = max(0, most - _count_waiting(conn, client_id, most))
+    return {row.id: _too_many(most) for row in rows[room:]}
+
+
+def _reserve(
+    conn: Connection, client_id: str, limits: ClientLimits, rows: Sequence[NewTask]
+) -> dict[str, NewTask | Rejected]:
+    """Reserve for one row after the other; those that do not fit are refused, or wait."""
+    at = rows[0].created_at
+    ceiling, sum_, found = ceilings(limits, at), Spent(), dict[str, NewTask | Rejected]()
+    spent = budgets.lock_spent(conn, client_id, ceiling)
+    for row in rows:
+        wish = Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+        over = exceeded(ceiling, spent, sum_ + wish)
+        if over is None:
+            sum_ += wish
+            found[row.id] = replace(row, reserved_at=at)
+        elif limits.over_budget == "wait":
+            found[row.id] = replace(row, reserved_at=None, hold=Hold.BUDGET, fed_at=None)
+        else:
+            found[row.id] = _over(over)
+    if sum_ != Spent():
+        budgets.add_spent(conn, client_id, at, sum_)
+    return found
+
+
+def _over(what: str) -> OverBudget:
+    return OverBudget(f"over budget: the {what} do not suffice", code="over_budget")
+
+
+def _too_many(most: int) -> OverLimit:
+    return OverLimit(f"more than {most} tasks would wait; let some end first", code="too_many_waiting")
+
+
+def _max_tokens(request: str) -> int | None:
+    return answer_limit(orjson.loads(request)) or None

@@ -1,0 +1,364 @@
+"""What callers send, as pydantic models: checked strictly, described in /openapi.json.
+
+Every field is explained here once; the description is what the documentation shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from app.caching.domain.caching import CacheWish, Mode, Scope
+from app.pacing.domain.tokens import CHOICES, LARGEST, LENGTHS
+from app.platform.domain.duration import parse_duration
+from app.platform.domain.instant import parse_instant
+from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
+from app.tasks.domain.task import Priority
+
+MOST_NAMES = 200  # of one object: OpenAI's chat completion has about 40
+MOST_MESSAGES = 10_000  # of one conversation
+
+# What belongs around the upstream's body, never into it.
+_OURS = (
+    "prompt",
+    "messages",
+    "model",
+    "callback_url",
+    "expires_in",
+    "run_at",
+    "window",
+    "order",
+    "allow_degraded",
+    "custom_id",
+)
+
+
+def refuse(message: str, *, field: str = "", code: str = "invalid_value") -> NoReturn:
+    """Refuse a value from within a validator; `field` is added to the path of the value being validated."""
+    raise PydanticCustomError(code, "{message}", {"message": message, "field": field})
+
+
+def _at_most(most: int) -> BeforeValidator:
+    """Refuse a list or an object of more than `most` before any of it is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > most:
+            refuse(f"must hold at most {most}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _duration(value: Any) -> Any:
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        refuse('must be a number of seconds, or such as "10m" or "24h"', code="invalid_type")
+    return parse_duration(value)
+
+
+def _expiry(seconds: float) -> float:
+    if not 1 <= seconds <= LONGEST_EXPIRY:
+        refuse("must lie between 1 second and 30 days")
+    return seconds
+
+
+def _instant(value: Any) -> Any:
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        refuse("must be Unix seconds, or such as 2026-11-21T06:00:00Z", code="invalid_type")
+    return parse_instant(value)
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        refuse("must not hold control characters")
+    return value
+
+
+def _metadata(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not 1 <= len(name) <= 64:
+            refuse("names must have 1 to 64 characters")
+        if len(text) > 512:
+            refuse("values may have at most 512 characters", field=f".{name}")
+    return value
+
+
+def _parameters(value: dict[str, Any]) -> dict[str, Any]:
+    for name in _OURS:
+        if name in value:
+            refuse(f'stands beside "parameters", not in it: move {name} out', field=f".{name}")
+    if value.get("stream", False) is not False:
+        refuse("a task's answer is stored, it cannot be streamed: leave stream out", field=".stream")
+    return with_whole_limits(value, within=".")
+
+
+def with_whole_limits(parameters: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """The parameters with whole numbers for the length and the number of answers: estimates go by them.
+
+    4096.0 is 4096. What sets no limit (null; a length of 0 or -1) is left out, as upstreams read it differently.
+    """
+    found = dict(parameters)
+    for name in (*LENGTHS, *CHOICES):
+        value = found.get(name)
+        if value is None or (name in LENGTHS and type(value) in (int, float) and value in (0, -1)):
+            found.pop(name, None)
+            continue
+        if type(value) not in (int, float) or not 1 <= value <= LARGEST or value != int(value):
+            refuse("must be a positive integer", field=f"{within}{name}")
+        found[name] = int(value)
+    return found
+
+
+def check_time(body: Any) -> None:
+    """Refuse two wishes for when to run."""
+    if body.run_at is not None and body.window is not None:
+        refuse("run_at and window exclude each other", field="window")
+
+
+def _messages(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for number, message in enumerate(value):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not role:
+            refuse("must be text, such as user", field=f"[{number}].role", code="invalid_type")
+        if content is not None and not isinstance(content, str | list):
+            refuse("must be text, a list of parts, or null", field=f"[{number}].content", code="invalid_type")
+    return value
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        refuse("must not be empty")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    AfterValidator(_expiry),
+    WithJsonSchema({"oneOf": [{"type": "number"}, {"type": "string"}], "examples": [600, "10m", "24h"]}),
+]
+Instant = Annotated[
+    float,
+    BeforeValidator(_instant),
+    WithJsonSchema({"oneOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
+]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Object = Annotated[dict[str, Any], Field(fail_fast=True)]
+Messages = Annotated[
+    list[Object],
+    Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES),
+    AfterValidator(_messages),
+    _at_most(MOST_MESSAGES),
+]
+Parameters = Annotated[Object, AfterValidator(_parameters), _at_most(MOST_NAMES)]
+Metadata = Annotated[
+    dict[str, str], Field(fail_fast=True, max_length=16), AfterValidator(_metadata), _at_most(16)
+]
+Window = Literal["off_peak"]
+OrderName = Literal["arrival", "deadline"]
+PriorityName = Literal["high", "normal", "low"]
+CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
+CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+
+
+def few_names(value: Any) -> Any:
+    """Refuse an object of too many fields, for models that are told of unknown ones one by one."""
+    if isinstance(value, dict) and len(value) > MOST_NAMES:
+        refuse(f"must hold at most {MOST_NAMES} fields")
+    return value
+
+
+class Body(BaseModel):
+    """Nothing unknown, nothing of another type, and no input repeated in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, frozen=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_names(cls, value: Any) -> Any:
+        return few_names(value)
+
+
+_WINDOW = (
+    "off_peak: only in the hours in which its upstream is cheap and quiet, or as early as its deadline asks for; "
+    "`expires_in` counts from now. Left out: at any hour."
+)
+
+_ORDER = (
+    "deadline: before all that go by arrival among your own of its model and priority, nearest deadline first. "
+    "Left out: as your client is set, arrival unless changed."
+)
+
+_DEGRADED = (
+    "true: once it has waited as long as the operator set for its model, the configured text may answer it, marked "
+    "`degraded`. Such a task shares no upstream call with identical ones."
+)
+
+
+class CacheBody(Body):
+    """How a request uses the cache."""
+
+    mode: Literal["read", "write", "off", "refresh"] | None = Field(
+        None,
+        description="read: take an answer that is there. write (the default): and keep a new one. refresh: pass over "
+        "what is there and keep the new answer. off: neither.",
+    )
+    ttl: Duration | None = Field(None, description="How long its answer is kept; as the operator set it.")
+    scope: Literal["client", "shared"] | None = Field(
+        None,
+        description="client (the default): yours alone. shared: with all who ask so, where that is open.",
+    )
+
+    def wish(self) -> CacheWish:
+        """The plain value that the services take."""
+        return CacheWish(
+            self.ttl, Mode(self.mode) if self.mode else None, Scope(self.scope) if self.scope else None
+        )
+
+
+class TaskBody(Body):
+    """One prompt to run: exactly one of `prompt` and `messages`."""
+
+    model: Name | None = Field(None, description="A configured model; left out: the default model.")
+    prompt: Annotated[str, AfterValidator(_prompt)] | None = Field(
+        None, description="The text of a single user message."
+    )
+    messages: Messages | None = Field(None, description="The conversation, as the upstream takes it.")
+    parameters: Parameters = Field(
+        default_factory=dict,
+        description="Everything else for the upstream's body: temperature, max_tokens, tools ... `stream` is refused.",
+    )
+    priority: PriorityName | None = Field(None, description="normal, unless said otherwise.")
+    callback_url: CallbackUrl | None = Field(None, description="Told when the task has ended.")
+    expires_in: Duration | None = Field(
+        None, description="How long it may wait, from when it may run; 24 h, at most 30 days."
+    )
+    run_at: Instant | None = Field(None, description="Not before this instant; at most 30 days ahead.")
+    window: Window | None = Field(None, description=_WINDOW)
+    order: OrderName | None = Field(None, description=_ORDER)
+    metadata: Metadata | None = Field(
+        None, description="Yours to keep with it: 16 names of 64, values of 512 characters."
+    )
+    retry: Name | None = Field(None, description="A configured retry policy; left out: the model's.")
+    allow_degraded: bool | None = Field(None, description=_DEGRADED)
+    cache: CacheBody | None = Field(
+        None, description="How it uses the cache; left out: at temperature 0 alone, fully."
+    )
+    store: bool | None = Field(
+        None,
+        description="false: prompt and result are erased once the callback was delivered, or an hour after the end.",
+    )
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        check_time(self)
+        return self
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.prompt is None and self.messages is None:
+            refuse("one of prompt and messages is needed", field="prompt", code="missing_field")
+        if self.prompt is not None and self.messages is not None:
+            refuse("prompt and messages exclude each other", field="prompt")
+        return self
+
+    def request(self, custom_id: str | None = None) -> TaskRequest:
+        """The plain value that the services take."""
+        messages = self.messages or [{"role": "user", "content": self.prompt}]
+        return TaskRequest(
+            messages=messages,
+            model=self.model,
+            parameters=self._passed_on(),
+            priority=Priority(self.priority) if self.priority else None,
+            callback_url=self.callback_url,
+            expires_in=self.expires_in,
+            run_at=self.run_at,
+            off_peak=self.window is not None,
+            order=self.order,
+            allow_degraded=self.allow_degraded,
+            metadata=self.metadata,
+            custom_id=custom_id,
+            retry=self.retry,
+            cache=self.cache.wish() if self.cache else None,
+            stream=self._streams(),
+            store=self.store,
+        )
+
+    def _passed_on(self) -> dict[str, Any]:
+        """The rest of the upstream's body."""
+        return {name: value for name, value in self.parameters.items() if name != "stream"}
+
+    def _streams(self) -> bool:
+        """Whether the answer is passed on as it comes."""
+        return False
+
+
+class BatchLine(TaskBody):
+    """One request of a batch, or one line of an NDJSON body."""
+
+    custom_id: CustomId | None = Field(None, description="Your name for it, unique in the batch.")
+
+    def line_request(self) -> TaskRequest:
+        """The plain value that the services take."""
+        return self.request(self.custom_id)
+
+
+class BatchOptions(Body):
+    """What holds for a whole batch; with an NDJSON body these stand in the query string."""
+
+    model: Name | None = Field(None, description="The model of requests that name none.")
+    priority: PriorityName | None = Field(None, description="The priority of requests that name none.")
+    batch_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="How many of its tasks may be in flight at once."
+    )
+    callback_url: CallbackUrl | None = Field(None, description="Told once, when the batch has ended.")
+    expires_in: Duration = Field(
+        DEFAULT_EXPIRY, description="No task of it outlives this; 24 h, at most 30 days."
+    )
+    run_at: Instant | None = Field(None, description="Not before this instant; for requests that name none.")
+    window: Window | None = Field(None, description=_WINDOW)
+    order: OrderName | None = Field(None, description=_ORDER)
+    allow_degraded: bool = Field(False, description=_DEGRADED)
+    metadata: Metadata | None = Field(None, description="Yours to keep with the batch.")
+    retry: Name | None = Field(None, description="The retry policy of requests that name none.")
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        check_time(self)
+        return self
+
+    def options(self) -> BatchRequest:
+        """The plain value that the services take."""
+        return BatchRequest(
+            model=self.model,
+            priority=Priority(self.priority) if self.priority else None,
+            batch_size=self.batch_size,
+            callback_url=self.callback_url,
+            expires_in=self.expires_in,
+            run_at=self.run_at,
+            off_peak=self.window is not None,
+            order=self.order,
+            allow_degraded=self.allow_degraded,
+            metadata=self.metadata,
+            retry=self.retry,
+        )
+
+
+class BatchBody(BatchOptions):
+    """Many prompts to run together."""
+
+    requests: Annotated[list[BatchLine], Field(fail_fast=True, min_length=1)] = Field(
+        description="In the order of the results."
+    )

@@ -1,0 +1,230 @@
+"""From what a caller asks for to the row that will be stored, or to the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from app.billing.domain.windows import Windows, latest_start
+from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
+from app.pacing.domain.affinity import prefix_of
+from app.pacing.domain.tokens import LARGEST, asked_for, estimate
+from app.platform.domain.errors import Invalid
+from app.platform.domain.queue import backlog_queue
+from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
+from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
+from app.submission.judge_conditions import judge_conditions
+from app.tasks.domain.task import NOT_DUE, Hold, Priority, new_id
+from app.tasks.store.submissions import NewTask
+
+_queue = lru_cache(1024)(backlog_queue)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says about submissions."""
+
+    models: frozenset[str]
+    default_model: str | None = None
+    policies: frozenset[str] = frozenset({"default"})  # names of retry policies
+    targets: TargetRules = field(default_factory=TargetRules)
+    cache: CacheRules = field(default_factory=lambda: CacheRules(enabled=False))
+    versions: Mapping[str, str] = field(default_factory=dict)  # of models: what stands behind their names
+    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
+    regions: Mapping[str, str] = field(default_factory=dict)  # of clients
+    degraded: Mapping[str, float] = field(
+        default_factory=dict
+    )  # seconds after which a text may answer, by model
+    windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A task's place in a batch."""
+
+    batch_id: str
+    index: int  # from 0
+    options: BatchRequest
+    expires_at: float  # of the batch; no task of it lives longer
+
+
+def draft_task(
+    request: TaskRequest, client_id: str, rules: Rules, now: float, place: Place | None = None
+) -> NewTask:
+    """Check a request and write its row down, without storing it.
+
+    `now` is Unix seconds. Raises Invalid that names the field; fields of a batch's request are named
+    `requests[3].model`.
+    """
+    within = f"requests[{place.index}]." if place else ""
+    options = place.options if place else BatchRequest()
+    model = check_model(request.model or options.model, rules, within)
+    check_policy(request.retry, rules, within)
+    check_callback(request.callback_url, rules, within)
+    run_at, expires_at = _times(request, now, place, within)
+    off_peak = (request.off_peak or options.off_peak) and run_at <= now
+    available_at = _off_peak_from(model, now, expires_at, rules, within) if off_peak else run_at
+    hold = _hold(place, available_at > now, off_peak=off_peak)
+    step = (request.priority or options.priority or Priority.NORMAL).step
+    body = {"messages": request.messages, **request.parameters}
+    use = _cache_use(request, body, client_id, model, rules, within)
+    return NewTask(
+        id=new_id("task", now),
+        client_id=client_id,
+        model=model,
+        queue=_queue(model, client_id),
+        step=step,
+        estimate=min(estimate(request.messages, request.parameters), LARGEST),
+        asked=min(asked_for(request.parameters), LARGEST),
+        created_at=now,
+        available_at=available_at,
+        expires_at=expires_at,
+        due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
+        hold=hold,
+        fed_at=now if hold is Hold.NONE else None,  # it goes into its queue as soon as it is stored
+        off_peak=off_peak,
+        degrade_at=_degrade_at(request, model, available_at, rules, options),
+        batch_id=place.batch_id if place else None,
+        batch_index=place.index if place else None,
+        custom_id=request.custom_id,
+        stream=request.stream,
+        prefix=prefix_of(client_id, model, request.messages),
+        facts=judge_conditions(
+            rules.conditions.get(model, ()),
+            request,
+            client=client_id,
+            region=rules.regions.get(client_id, ""),
+            step=step,
+            since=available_at,
+        ),
+        retry=request.retry or options.retry,
+        callback_url=request.callback_url,
+        metadata=as_json(request.metadata, f"{within}metadata"),
+        cache_key=use.key,
+        cache_look=use.look,
+        cache_seconds=use.keep_seconds,
+        request=as_json(body, f"{within}parameters") or "{}",
+    )
+
+
+def _cache_use(
+    request: TaskRequest, body: Mapping[str, Any], client_id: str, model: str, rules: Rules, within: str
+) -> CacheUse:
+    """A stream passes by as it comes: it neither takes an answer that is there nor leaves one."""
+    if request.stream or request.store is False:
+        return NO_CACHE
+    version = rules.versions.get(model, "")
+    try:
+        return use_of(
+            request.cache, rules.cache, client_id=client_id, model=model, version=version, body=body
+        )
+    except Invalid as error:
+        raise Invalid(f"{within}{error.message}", param=f"{within}{error.param}", code=error.code) from None
+    except RecursionError:
+        return NO_CACHE  # what is nested too deeply is refused in other words
+
+
+def _off_peak_from(model: str, now: float, expires_at: float, rules: Rules, within: str) -> float:
+    """When off-peak hours begin; a minute before the deadline, where that is earlier."""
+    windows = rules.windows.get(model)
+    if windows is None:
+        raise Invalid(
+            f"{within}window: no busy hours are known for {model!r}; its upstream needs a calendar (busy = [...])",
+            param=f"{within}window",
+            code="no_calendar",
+        )
+    return max(now, min(windows.quiet_from(now), latest_start(expires_at, 0, 1.0)))
+
+
+def _degrade_at(
+    request: TaskRequest, model: str, available_at: float, rules: Rules, options: BatchRequest
+) -> float | None:
+    """From when on the model's configured text may answer; None: never."""
+    allowed = options.allow_degraded if request.allow_degraded is None else request.allow_degraded
+    after = rules.degraded.get(model)
+    return available_at + after if allowed and after is not None else None
+
+
+def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
+    """A batch's rows are let go when all of it is there."""
+    if place is not None:
+        return Hold.BATCH
+    if later and off_peak:
+        return Hold.OFF_PEAK
+    return Hold.UNTIL if later else Hold.NONE
+
+
+def check_model(name: str | None, rules: Rules, within: str = "") -> str:
+    """The model to run, the default one where none is named."""
+    chosen = name or rules.default_model
+    if chosen is None:
+        raise Invalid(
+            f"{within}model: is needed, since no default_model is configured",
+            param=f"{within}model",
+            code="missing_field",
+        )
+    if chosen not in rules.models:
+        known = ", ".join(sorted(rules.models)[:20]) or "none"
+        raise Invalid(
+            f"{within}model: {chosen!r} is not configured here; there are: {known}",
+            param=f"{within}model",
+            code="model_not_found",
+        )
+    return chosen
+
+
+def check_policy(name: str | None, rules: Rules, within: str = "") -> None:
+    """Refuse a retry policy that is not configured."""
+    if name is not None and name not in rules.policies:
+        known = ", ".join(sorted(rules.policies))
+        raise Invalid(
+            f"{within}retry: no policy {name!r} is configured; there are: {known}",
+            param=f"{within}retry",
+            code="unknown_retry_policy",
+        )
+
+
+def check_callback(url: str | None, rules: Rules, within: str = "") -> None:
+    """Refuse a URL that no callback could ever go to. Names are judged again when the socket opens."""
+    if url is None:
+        return
+    try:
+        parse_target(url, rules.targets)
+    except BadTarget as error:
+        param = f"{within}callback_url"
+        raise Invalid(f"{param}: {error}", param=param, code="invalid_callback_url") from None
+
+
+def as_json(value: Mapping[str, object] | None, param: str) -> str | None:
+    """Write a parsed value back as JSON text; refuses what is nested too deeply for it."""
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value).decode()
+    except (orjson.JSONEncodeError, RecursionError):
+        raise Invalid(
+            f"{param}: cannot be stored; it may be nested too deeply", param=param, code="invalid_value"
+        ) from None
+
+
+def _times(request: TaskRequest, now: float, place: Place | None, within: str) -> tuple[float, float]:
+    """When the task may run, and when it is too late: its time counts from when it may run."""
+    inherited = place.options.run_at if place is not None else None
+    available_at = max(now, request.run_at or inherited or 0.0)
+    if available_at > now + LONGEST_EXPIRY:
+        raise Invalid(
+            f"{within}run_at: lies more than 30 days ahead", param=f"{within}run_at", code="invalid_value"
+        )
+    expires_at = available_at + (request.expires_in or DEFAULT_EXPIRY)
+    if place is None:
+        return available_at, expires_at
+    if available_at >= place.expires_at:
+        raise Invalid(
+            f"{within}run_at: lies after the batch expires", param=f"{within}run_at", code="invalid_value"
+        )
+    own = expires_at if request.expires_in else place.expires_at
+    return available_at, min(own, place.expires_at)

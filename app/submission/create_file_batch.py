@@ -1,0 +1,109 @@
+"""Make a batch over a file: stored at once in state `validating`, taken in behind the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from app.access.calling import current, to_text
+from app.platform.database import Database
+from app.platform.domain.errors import Invalid
+from app.platform.domain.identity import is_id
+from app.platform.ports import Clock
+from app.submission.check_request import Rules, as_json, check_callback
+from app.submission.domain.request import BatchRequest
+from app.submission.run_intakes import RunIntakes
+from app.submission.store import file_batches
+from app.submission.store_file import BATCH
+from app.tasks.domain.task import new_id
+from app.tasks.render_lines import ENDPOINT
+from app.tasks.store import files
+from app.tasks.store.batches import BatchRow, get_batch
+from app.tasks.store.submissions import NewBatch, insert_batch
+
+_REPEATS_SECONDS = 600.0  # for which a repeat finds the batch that its earlier try made
+
+
+@dataclass(frozen=True, slots=True)
+class FileBatchRequest:
+    """A batch over a file. `fingerprint` names API key and body; `repeated`: an earlier try may have made it."""
+
+    input_file_id: str
+    completion_window: str  # as it was written
+    options: BatchRequest
+    output_expires_seconds: float | None = None
+    fingerprint: str = ""
+    repeated: bool = False
+
+
+class CreateFileBatch:
+    """The use case."""
+
+    def __init__(self, database: Database, intakes: RunIntakes, rules: Rules, clock: Clock) -> None:
+        self._database = database
+        self._intakes = intakes
+        self._rules = rules
+        self._clock = clock
+
+    def create(self, client_id: str, wanted: FileBatchRequest) -> BatchRow:
+        """Make it, or find what an earlier try of the same request has made.
+
+        Raises Invalid for a file that is not there or not for batches, DatabaseUnreachable.
+        """
+        check_callback(wanted.options.callback_url, self._rules)
+        now, taker = self._clock.now(), self._intakes.taker()
+        new = self._new(client_id, wanted, now, taker)
+
+        def make(conn: Connection) -> str:
+            if wanted.repeated and (made := file_batches.created_by(conn, client_id, _key(wanted), now)):
+                return made
+            _check_file(conn, client_id, wanted.input_file_id, now)
+            insert_batch(conn, new)
+            until = now + _REPEATS_SECONDS
+            file_batches.note_creation(conn, client_id, _key(wanted), new.id, until)
+            return new.id
+
+        batch_id = self._database.write(make)
+        if batch_id == new.id:
+            self._intakes.submit(batch_id)
+        row = self._database.read(lambda conn: get_batch(conn, client_id, batch_id))
+        if row is None:
+            raise Invalid("the batch is gone", code="batch_not_found", status=404)
+        return row
+
+    def _new(self, client_id: str, wanted: FileBatchRequest, now: float, taker: str) -> NewBatch:
+        options = wanted.options
+        return NewBatch(
+            id=new_id("batch", now),
+            client_id=client_id,
+            created_at=now,
+            expires_at=now + options.expires_in,
+            batch_size=options.batch_size,
+            callback_url=options.callback_url,
+            metadata=as_json(options.metadata, "metadata"),
+            endpoint=ENDPOINT,
+            input_file_id=wanted.input_file_id,
+            completion_window=wanted.completion_window,
+            output_expires_seconds=wanted.output_expires_seconds,
+            taker=taker,
+            asker=to_text(current.get()),
+        )
+
+
+def _key(wanted: FileBatchRequest) -> str:
+    return f"repeat:{wanted.fingerprint}"
+
+
+def _check_file(conn: Connection, client_id: str, file_id: str, now: float) -> None:
+    found = files.get_file(conn, client_id, file_id, now) if is_id("file", file_id) else None
+    if found is None:
+        raise Invalid(
+            f"input_file_id: no file {file_id[:80]!r}", param="input_file_id", code="file_not_found"
+        )
+    if found.purpose != BATCH:
+        raise Invalid(
+            f"input_file_id: this file is for {found.purpose}, not for batches",
+            param="input_file_id",
+            code="invalid_file_purpose",
+        )

@@ -1,0 +1,57 @@
+"""What a caller asks for: one prompt, and the wishes around it. Well-formed, not yet checked against settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from app.caching.domain.caching import CacheWish
+from app.platform.domain.duration import DAY
+from app.tasks.domain.task import Priority
+
+Order = Literal["arrival", "deadline"]
+
+DEFAULT_EXPIRY = DAY  # seconds
+LONGEST_EXPIRY = 30 * DAY  # seconds; also how far ahead `run_at` may lie
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """One prompt to run."""
+
+    messages: Sequence[Mapping[str, Any]]
+    model: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # the rest of the upstream body
+    priority: Priority | None = None
+    callback_url: str | None = None
+    expires_in: float | None = None  # seconds from when it may run
+    run_at: float | None = None  # Unix seconds
+    allow_degraded: bool | None = None  # whether a configured text may answer it; None: as its batch says
+    order: Order | None = None  # how it stands in its client's line; None: as the client wishes
+    off_peak: bool = False  # only in its upstream's off-peak hours, or when its deadline asks for it
+    metadata: Mapping[str, str] | None = None
+    custom_id: str | None = None
+    retry: str | None = None  # name of a retry policy
+    cache: CacheWish | None = None
+    stream: bool = False  # somebody waits for its answer as it comes
+    store: bool | None = (
+        None  # False: prompt and result are erased once delivered; None: as the client wishes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """What holds for all requests of a batch, unless one of them says otherwise."""
+
+    model: str | None = None
+    priority: Priority | None = None
+    batch_size: int | None = None  # how many of its tasks may be in flight at once
+    callback_url: str | None = None  # told once, when the batch has ended
+    expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
+    metadata: Mapping[str, str] | None = None
+    retry: str | None = None
+    allow_degraded: bool = False
+    order: Order | None = None
+    run_at: float | None = None  # Unix seconds
+    off_peak: bool = False

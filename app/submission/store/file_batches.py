@@ -1,0 +1,164 @@
+"""Batches over a file: taken in by one process at a time, from `validating` to `in_progress` or `failed`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, select, text, update
+
+from app.platform.bulk import insert_rows, reserve
+from app.platform.upsert import insert_or
+from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import Status
+from app.tasks.store.locks import lock_batches
+from app.tasks.store.openai_tables import holder
+from app.tasks.store.outbox import News, write_callbacks
+from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLine:
+    """A line that will never run: a failed task from the start."""
+
+    id: str
+    client_id: str
+    batch_id: str
+    batch_index: int
+    custom_id: str
+    model: str
+    queue: str
+    request: str
+    at: float
+    expires_at: float
+    code: str
+    type: str
+    message: str
+
+
+_COLUMNS = (
+    "seq",
+    "id",
+    "client_id",
+    "batch_id",
+    "batch_index",
+    "custom_id",
+    "model",
+    "queue",
+    "step",
+    "status",
+    "estimate",
+    "created_at",
+    "available_at",
+    "expires_at",
+    "finished_at",
+    "error_code",
+    "error_type",
+    "error_message",
+)
+
+
+def hold_intake(conn: Connection, batch_id: str, taker: str) -> Row[tuple[object, ...]] | None:
+    """The locked row of a batch that this process takes in; None when it is another's, or was cancelled."""
+    row = lock_batches(conn, [batch_id]).get(batch_id)
+    if row is None or row.status != BatchStatus.VALIDATING or row.taker != taker:
+        return None
+    return row
+
+
+def orphaned(conn: Connection, limit: int) -> list[str]:
+    """Batches over files whose taker is on record no more."""
+    alive = select(holder.c.id)
+    found = select(batch.c.id).where(text(INTAKE), batch.c.input_file_id.is_not(None))
+    found = found.where(batch.c.taker.is_(None) | batch.c.taker.not_in(alive))
+    return list(conn.execute(found.order_by(batch.c.created_at).limit(limit)).scalars())
+
+
+def adopt(conn: Connection, batch_id: str, taker: str) -> bool:
+    """Become the taker of an orphan. False: another process was quicker."""
+    row = lock_batches(conn, [batch_id]).get(batch_id)
+    alive = set(conn.execute(select(holder.c.id)).scalars())
+    if row is None or row.status != BatchStatus.VALIDATING or row.taker in alive:
+        return False
+    conn.execute(update(batch).where(batch.c.id == batch_id).values(taker=taker))
+    return True
+
+
+def asker_of(conn: Connection, batch_id: str) -> str | None:
+    """Who made a batch that is being taken in, as `NewBatch.asker` had it."""
+    return conn.execute(select(batch.c.asker).where(batch.c.id == batch_id)).scalar()
+
+
+def drop_lines(conn: Connection, batch_id: str, limit: int) -> bool:
+    """Delete up to `limit` lines of a batch that is being taken in; whether there may be more. Its row is locked."""
+    some = select(task.c.seq).where(task.c.batch_id == batch_id).order_by(task.c.batch_index).limit(limit)
+    numbers = list(conn.execute(some).scalars())
+    if numbers:
+        conn.execute(delete(task_content).where(task_content.c.seq.in_(numbers)))
+        conn.execute(delete(task).where(task.c.seq.in_(numbers)))
+    return len(numbers) == limit
+
+
+def insert_refused(conn: Connection, rows: Sequence[RefusedLine]) -> None:
+    """Store lines that failed before they could run, in order."""
+    if not rows:
+        return
+    numbered = list(zip(reserve(conn, task, len(rows)), rows, strict=True))
+    values = (
+        (
+            seq,
+            row.id,
+            row.client_id,
+            row.batch_id,
+            row.batch_index,
+            row.custom_id,
+            row.model,
+            row.queue,
+            3,
+            Status.FAILED.value,
+            0,
+            row.at,
+            row.at,
+            row.expires_at,
+            row.at,
+            row.code,
+            row.type,
+            row.message,
+        )
+        for seq, row in numbered
+    )
+    insert_rows(conn, task, _COLUMNS, values)
+    contents = [{"seq": seq, "request": row.request} for seq, row in numbered]
+    conn.execute(task_content.insert(), contents)
+
+
+def tell_intake(conn: Connection, batch_id: str, *, refused: int, models: Collection[str]) -> None:
+    """Note what came in beside what will run. The batch's row is locked."""
+    one = next(iter(models)) if len(models) == 1 else None
+    conn.execute(
+        update(batch).where(batch.c.id == batch_id).values(failed=refused, model=one, taker=None, asker=None)
+    )
+
+
+def fail_intake(conn: Connection, row: Row[tuple[object, ...]], errors: str, now: float) -> None:
+    """End a batch whose file was refused. `errors` is JSON text; its row is locked, its lines are gone."""
+    failed = {"status": BatchStatus.FAILED, "failed_at": now, "errors": errors, "taker": None, "asker": None}
+    conn.execute(update(batch).where(batch.c.id == row.id, text(INTAKE)).values(failed))
+    if row.callback_url is not None:
+        write_callbacks(conn, [News(row.client_id, "batch.failed", row.callback_url, now, batch_id=row.id)])
+
+
+def note_creation(conn: Connection, client_id: str, key: str, batch_id: str, expires_at: float) -> None:
+    """Remember which batch a request has made last, for its repeats."""
+    fresh = {"fingerprint": key, "object_id": batch_id, "expires_at": expires_at}
+    statement = insert_or(conn, idempotency).values(client_id=client_id, key=key, **fresh)
+    conn.execute(statement.on_conflict_do_update(index_elements=["client_id", "key"], set_=fresh))
+
+
+def created_by(conn: Connection, client_id: str, key: str, now: float) -> str | None:
+    """The batch that an earlier try of this request has made."""
+    mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
+    found: str | None = conn.execute(
+        select(idempotency.c.object_id).where(mine, idempotency.c.expires_at > now)
+    ).scalar()
+    return found

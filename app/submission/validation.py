@@ -1,0 +1,159 @@
+"""From what was sent to a checked model, or to the one refusal that helps most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.platform.domain.errors import Invalid
+from app.platform.domain.json_parts import MOST_VALUES, check_values
+
+M = TypeVar("M", bound=BaseModel)
+
+# Names of an OpenAI-compatible body which people write beside `parameters` instead of into it.
+UPSTREAM_NAMES = frozenset(
+    {
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "user_id",
+    }
+)
+_LONGEST_NAME = 200  # characters of a name that are repeated, and compared with known ones
+_TYPES = {
+    "string_type": "must be text",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+
+_BOUNDS = {
+    "too_short": "must hold at least {min_length}",
+    "too_long": "must hold at most {max_length}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "literal_error": "must be {expected}",
+    "int_parsing": "must be an integer",
+}
+
+
+def parse_json(raw: bytes, where: str = "", most_values: int = MOST_VALUES) -> Any:
+    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the message of the refusal.
+
+    Raises Invalid, also (413) above `most_values` values, before any of them is made.
+    """
+    check_values(raw, most_values)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise Invalid(f"{where}not valid JSON: {error.msg} at {place}", code="invalid_json") from None
+
+
+def parse(model: type[M], value: Any, *, within: str = "", where: str = "") -> M:
+    """Check a parsed value; `within` is the path that names it, such as `requests[3]`.
+
+    Raises Invalid that names the first wrong field.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False, include_input=False), model, within, where) from None
+
+
+def _refusal(details: list[ErrorDetails], model: type[BaseModel], within: str, where: str) -> Invalid:
+    detail = min(details, key=_helpfulness)
+    context = detail.get("ctx", {})
+    param = _path(within, detail["loc"], str(context.get("field", "")))
+    message, code = _explain(detail, model)
+    return Invalid(f"{where}{param or 'the body'}: {message}", param=param or None, code=code)
+
+
+def _helpfulness(detail: ErrorDetails) -> int:
+    """An unknown name explains more than what is missing because of it."""
+    return 0 if detail["type"] == "extra_forbidden" else 1
+
+
+def _path(within: str, loc: Iterable[int | str], field: str) -> str:
+    path = within
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            name = part[:_LONGEST_NAME]
+            path += f".{name}" if path else name
+    separator = "." if path and field and field[0] not in ".[" else ""
+    return f"{path}{separator}{field}" if path else field.lstrip(".")
+
+
+def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return _unknown(
+            str(detail["loc"][-1])[:_LONGEST_NAME], _model_at(model, detail["loc"][:-1])
+        ), "unknown_field"
+    if kind == "missing":
+        return "is needed", "missing_field"
+    if kind in _TYPES:
+        return _TYPES[kind], "invalid_type"
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**detail.get("ctx", {})), "invalid_value"
+    if kind == "value_error":
+        return str(detail.get("ctx", {}).get("error", detail["msg"])), "invalid_value"
+    if kind in ("invalid_type", "invalid_value", "missing_field"):
+        return detail["msg"], kind
+    return detail["msg"][:1].lower() + detail["msg"][1:], "invalid_value"
+
+
+def _unknown(name: str, model: type[BaseModel]) -> str:
+    fields = list(model.model_fields)
+    if name in UPSTREAM_NAMES and "parameters" in fields:
+        return f'is not a field here; put it into "parameters": {{"{name}": ...}}'
+    close = get_close_matches(name, fields, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
+    return f"is not a field here; {hint}"
+
+
+def _model_at(model: type[BaseModel], loc: Iterable[int | str]) -> type[BaseModel]:
+    """The model that a path leads to: only lists of models lie on the way."""
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _inner(model.model_fields[part].annotation) or model
+    return model
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, BaseModel):
+            return argument
+    return None

@@ -1,0 +1,110 @@
+"""Ask likely prompts before they are asked: at low priority, later or off-peak if wished, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from app.caching.domain.caching import CacheWish, Mode
+from app.pacing.domain.tokens import LARGEST, OPEN_ANSWER, estimate
+from app.platform.database import Database
+from app.platform.domain.errors import Invalid
+from app.platform.ports import Clock
+from app.submission.admit import Ceiling
+from app.submission.check_request import Rules, check_model
+from app.submission.domain.request import TaskRequest
+from app.submission.store.repeats import Asked, most_asked
+from app.submission.submit_task import SubmitTask
+from app.tasks.domain.task import Priority
+
+SINCE_SECONDS = 7 * 86400.0  # how far back the most asked prompts are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What was submitted. `picos`: the most that it can cost, in pico-units of `currency`."""
+
+    task_ids: Sequence[str]
+    left_out: int  # for want of budget
+    picos: int
+    currency: str | None
+
+
+class WarmCache:
+    """The use case."""
+
+    def __init__(
+        self,
+        database: Database,
+        submit: SubmitTask,
+        rules: Rules,
+        ceiling: Ceiling,
+        clock: Clock,
+        longest: Mapping[str, int] | None = None,
+    ) -> None:
+        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        self._longest = longest or {}
+        self._database = database
+        self._submit = submit
+        self._rules = rules
+        self._ceiling = ceiling
+        self._clock = clock
+
+    def most_asked(self, client_id: str, limit: int) -> list[TaskRequest]:
+        """A client's most frequent prompts of the last week. Raises DatabaseUnreachable."""
+        since = self._clock.now() - SINCE_SECONDS
+        return [
+            _request(asked)
+            for asked in self._database.read(lambda conn: most_asked(conn, client_id, since, limit))
+        ]
+
+    def warm(
+        self, client_id: str, requests: Sequence[TaskRequest], run_at: float | None, budget_picos: int
+    ) -> Warmed:
+        """Submit requests in their order, as long as all of them together can cost no more than the budget.
+
+        What is kept already costs nothing and is not asked again. Raises Invalid (an unknown price among them,
+        as no budget holds there), what submissions raise.
+        """
+        priced = [(request, self._most(request)) for request in requests]
+        currencies = {currency for _, (_, currency) in priced}
+        if len(currencies) > 1:
+            raise Invalid(
+                "the models are priced in several currencies; warm one of them at a time", param="model"
+            )
+        spent, ids = 0, []
+        for request, (picos, _) in priced:
+            if spent + picos > budget_picos:
+                break
+            spent += picos
+            ids.append(self._submit.submit(client_id, _quietly(request, run_at)).task_id)
+        return Warmed(ids, len(requests) - len(ids), spent, next(iter(currencies), None))
+
+    def _most(self, request: TaskRequest) -> tuple[int, str]:
+        model = check_model(request.model, self._rules)
+        longest = self._longest.get(model, OPEN_ANSWER)
+        tokens = min(LARGEST, estimate(request.messages, request.parameters, longest))
+        most = self._ceiling(model, tokens, self._clock.now())
+        if most is None:
+            raise Invalid(
+                f"the price of {model!r} is not known, so that no budget would hold",
+                param="model",
+                code="price_unknown",
+            )
+        return most
+
+
+def _quietly(request: TaskRequest, run_at: float | None) -> TaskRequest:
+    cache = CacheWish(ttl=request.cache.ttl if request.cache else None, mode=Mode.WRITE)
+    return replace(request, priority=Priority.LOW, run_at=run_at, callback_url=None, cache=cache)
+
+
+def _request(asked: Asked) -> TaskRequest:
+    body: Mapping[str, object] = orjson.loads(asked.request)
+    parameters = {name: value for name, value in body.items() if name != "messages"}
+    messages = body.get("messages")
+    return TaskRequest(
+        messages=messages if isinstance(messages, list) else [], model=asked.model, parameters=parameters
+    )

@@ -1,0 +1,185 @@
+"""The stages of an attempt, each a type of its own, so that none can be skipped.
+
+Message -> Permit (redeemed) -> Claimed (the row is ours) -> Ending (recorded) -> Settlement (the gate knows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.platform.domain.money import Cost
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.task import NOT_DUE, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What travels through Celery for a task: ids and routing facts, never the prompt."""
+
+    task_id: str
+    sequence: int
+    model: str
+    client: str
+    queue: str  # backlog.<model>.<client>
+    step: int
+    estimate: int  # tokens, prompt and answer together
+    avoid: tuple[str, ...] = ()  # keys not to meet again while others can serve
+    front: bool = False  # a retry returns to the front
+    facts: str = ""  # which conditions of tiers it meets, see eligibility.py
+    prefix: str = ""  # what its prompt begins with, see affinity.py
+    due: float = NOT_DUE  # where it stands in its list: see line.py
+    asked: int = 0  # tokens its answer may have; 0: open
+    trace: str = ""  # traceparent of what submitted it; empty: nobody traces
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to make one upstream call now, as redeemed by a worker."""
+
+    task_id: str
+    release: int
+    key: str
+    upstream: str
+    account: str
+    upstream_model: str
+    quotas: tuple[str, ...]
+    estimate: int
+    released_at: float  # gate time, Unix seconds
+    # On the worker's monotonic clock, when its send was counted on its quotas; None: it is counted when it comes.
+    counted_at: float | None = field(default=None, compare=False)
+    proved_at: float = 0.0  # the same: when the last call that succeeded with this key was released
+    tested_at: float = 0.0  # the same: when the key's own test last succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a permit could not be redeemed: `missing`, `stale`, `braked`, `epoch` or `unreachable`."""
+
+    task_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's wish to run a queued row under a permit."""
+
+    permit: Permit
+    worker: str  # the incarnation
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A row that is ours until we end or release it."""
+
+    permit: Permit
+    worker: str
+    client_id: str
+    batch_id: str | None
+    model: str
+    request: str  # JSON: the body for the upstream, without `model`
+    attempts: int  # calls made before this one
+    counted: int  # those that counted
+    lost: int
+    avoid: tuple[str, ...]
+    retry: str | None  # name of the policy asked for
+    created_at: float
+    started_at: float  # of this attempt
+    expires_at: float
+    callback_url: str | None
+    metadata: str | None
+    cache_key: str | None = None
+    cache_seconds: float | None = None  # how long its answer is to be kept
+    stream: bool = False  # the answer is passed on as it comes
+    ready_at: float | None = None  # from when on it could have run
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the upstream counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task ended without a result, in the terms of the error envelope."""
+
+    type: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What one attempt came to, and what becomes of its row.
+
+    `status` QUEUED sends the row back: at `available_at`, to the front of its queue. `counts` says whether the
+    attempt uses up one of the policy's tries; `called` whether anything was sent upstream at all.
+    """
+
+    claimed: Claimed
+    outcome: Outcome
+    status: Status
+    finished_at: float
+    called: bool = True
+    counts: bool = False
+    available_at: float | None = None
+    avoid: tuple[str, ...] = ()
+    result: str | None = None  # JSON, when succeeded
+    failure: Failure | None = None
+    usage: Usage | None = None
+    cost: Cost | None = None  # None: nothing was used, or at an unknown price
+    simulated: bool = False
+    status_code: int | None = None
+    error_message: str | None = None  # the attempt's, also when the task will be tried again
+    upstream_request_id: str | None = None
+    sent_at: float | None = None
+    first_byte_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """An order to release nothing on a quota for a while."""
+
+    quota: str
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a permit: slots and unused tokens go back, the outcome goes to the dispatcher."""
+
+    task_id: str
+    release: int
+    outcome: Outcome
+    tokens: int | None = None  # used in truth; None keeps the reservation
+    brakes: tuple[Brake, ...] = ()
+    ended: bool = False  # the task reached an end: waiters are told
+    called: bool = True  # False: nothing was sent, the whole reservation goes back
+    seconds: float = 0.0  # how long the call took
+    hints: dict[str, str] = field(default_factory=dict)  # what the upstream's headers revealed
+    named: str | None = None  # the limit that a refusal names: calls, pace or tokens
+    usage: Usage | None = None  # as the upstream counted it
+    asked: float | None = None  # seconds that a refusal asks us to wait
+    status: int | None = None  # what it answered
+    words: str = ""  # the upstream's own, where they may speak of a key or an account
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of an Ending: whether the row was still ours, and the callbacks that now wait."""
+
+    task_id: str
+    held: bool
+    status: Status | None = None  # as recorded: a requested cancel turns a retry into `cancelled`
+    callbacks: tuple[str, ...] = ()
+    followers: tuple[str, ...] = ()  # identical tasks that ended with it, by its answer
+
+
+Refusal = Literal["full", "memory", "behind", "held", "epoch", "unreachable"]

@@ -1,0 +1,143 @@
+"""Look at files: uploaded ones chunk by chunk, a batch's page by page of its rows; memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from app.platform.database import Database
+from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.identity import is_id
+from app.platform.ports import Clock
+from app.tasks.render_lines import error_line, input_line, output_line
+from app.tasks.store import batch_lines, batches, files
+from app.tasks.store.batch_lines import FAILURES, SUCCESSES
+from app.tasks.store.files import FileRow
+from app.tasks.store.output_files import OUTPUT
+
+INPUT = "input"  # the kind of a file that stands for the requests of a batch without one
+_PAGE = 100  # rows
+
+
+class _Indexed(Protocol):
+    @property
+    def batch_index(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Indexed)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    """Some of a list."""
+
+    rows: list[FileRow]
+    has_more: bool
+
+
+class ReadFiles:
+    """The use cases of looking. All raise DatabaseUnreachable."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def file(self, client_id: str, file_id: str) -> FileRow:
+        """One file with its size. Raises NotFound."""
+        return self._measured(self._find(client_id, file_id))
+
+    def page(
+        self, client_id: str, *, purpose: str | None, after: str | None, ascending: bool, limit: int
+    ) -> FilePage:
+        """Files, beginning after the one with the id `after`. Raises Invalid for a bad cursor."""
+        after_seq = None if after is None else self._cursor(client_id, after)
+        now = self._clock.now()
+        rows = self._database.read(
+            lambda conn: files.list_files(
+                conn,
+                client_id,
+                now,
+                purpose=purpose,
+                after_seq=after_seq,
+                ascending=ascending,
+                limit=limit + 1,
+            )
+        )
+        return FilePage([self._measured(row) for row in rows[:limit]], has_more=len(rows) > limit)
+
+    def content(self, client_id: str, file_id: str) -> tuple[FileRow, Iterator[bytes]]:
+        """A file and its bytes, read as they are taken. Raises NotFound."""
+        row = self._find(client_id, file_id)
+        return row, self.chunks(row)
+
+    def chunks(self, row: FileRow) -> Iterator[bytes]:
+        """The bytes of a file; fewer than it has when it is deleted meanwhile."""
+        return self._stored(row.seq) if row.batch_id is None else self._rendered(row.batch_id, row.kind)
+
+    def _find(self, client_id: str, file_id: str) -> FileRow:
+        now = self._clock.now()
+        row = None
+        if is_id("file", file_id):
+            row = self._database.read(lambda conn: files.get_file(conn, client_id, file_id, now))
+            row = row or self._requests(client_id, file_id)
+        if row is None:
+            raise NotFound(f"no file {file_id[:80]!r}", param="file_id", code="file_not_found")
+        return row
+
+    def _requests(self, client_id: str, file_id: str) -> FileRow | None:
+        """The requests of a batch without an input file, under the name that stands for them."""
+        batch_id = file_id.replace("file_", "batch_", 1)
+        row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
+        if row is None or row.input_file_id is not None:
+            return None
+        name = f"{batch_id}_input.jsonl"
+        return FileRow(0, file_id, client_id, "batch", name, None, batch_id, INPUT, row.created_at, None)
+
+    def _cursor(self, client_id: str, after: str) -> int:
+        now = self._clock.now()
+        row = self._database.read(lambda conn: files.get_file(conn, client_id, after, now))
+        if row is None:
+            raise Invalid("after: not the id of a file of yours", param="after", code="invalid_cursor")
+        return row.seq
+
+    def _measured(self, row: FileRow) -> FileRow:
+        """With its size: that of a rendered file is found by rendering it once."""
+        if row.bytes is not None:
+            return row
+        size = sum(map(len, self.chunks(row)))
+        if row.kind != INPUT:
+            self._database.write(lambda conn: files.set_size(conn, row.seq, size))
+        return replace(row, bytes=size)
+
+    def _stored(self, seq: int) -> Iterator[bytes]:
+        number = 0
+        while (data := self._chunk(seq, number)) is not None:
+            yield data
+            number += 1
+
+    def _chunk(self, seq: int, number: int) -> bytes | None:
+        return self._database.read(lambda conn: files.read_chunk(conn, seq, number))
+
+    def _rendered(self, batch_id: str, kind: str | None) -> Iterator[bytes]:
+        if kind == INPUT:
+            asked = self._pages(lambda conn, after: batch_lines.input_lines(conn, batch_id, after, _PAGE))
+            return (input_line(row) for row in asked)
+        statuses, render = (SUCCESSES, output_line) if kind == OUTPUT else (FAILURES, error_line)
+        ended = self._pages(
+            lambda conn, after: batch_lines.ended_lines(conn, batch_id, statuses, after, _PAGE)
+        )
+        return (render(row) for row in ended)
+
+    def _pages(self, read: Callable[[Connection, int], Sequence[R]]) -> Iterator[R]:
+        after = -1
+        while rows := self._page_after(read, after):
+            yield from rows
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1].batch_index
+
+    def _page_after(self, read: Callable[[Connection, int], Sequence[R]], after: int) -> Sequence[R]:
+        return self._database.read(lambda conn: read(conn, after))

@@ -1,0 +1,92 @@
+"""Look at tasks, each client at its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from app.platform.database import Database
+from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.identity import is_id
+from app.platform.sealing import leniently
+from app.tasks.store import tasks
+from app.tasks.store.deliveries import Delivery, deliveries_of
+from app.tasks.store.tasks import AttemptRow, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a list."""
+
+    rows: list[TaskRow]
+    has_more: bool
+
+
+class ReadTasks:
+    """The use cases of looking. All raise DatabaseUnreachable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def task(self, client_id: str, task_id: str) -> TaskRow:
+        """One task. Raises NotFound."""
+        return self._database.glance(lambda conn: _mine(conn, client_id, task_id))
+
+    def page(
+        self,
+        client_id: str,
+        *,
+        status: str | None,
+        batch_id: str | None,
+        after: str | None,
+        limit: int,
+        reason: str | None = None,
+    ) -> Page:
+        """Tasks, newest first, beginning after the one with the id `after`; `reason` is an error code.
+
+        Raises Invalid for a bad cursor.
+        """
+        if batch_id is not None and not is_id("batch", batch_id):
+            raise Invalid("batch_id: not the id of a batch", param="batch_id", code="invalid_value")
+
+        def read(conn: Connection) -> list[TaskRow]:
+            after_seq = None if after is None else _cursor(conn, client_id, after)
+            with leniently():
+                return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1, reason)
+
+        rows = self._database.read(read)
+        return Page(rows[:limit], has_more=len(rows) > limit)
+
+    def attempts(self, client_id: str, task_id: str) -> list[AttemptRow]:
+        """The upstream calls for a task, in order. Raises NotFound."""
+
+        def read(conn: Connection) -> list[AttemptRow]:
+            _mine(conn, client_id, task_id)
+            return tasks.attempts_of(conn, task_id)
+
+        return self._database.read(read)
+
+    def deliveries(self, client_id: str, task_id: str) -> list[Delivery]:
+        """The tries at telling a task's callbacks, in order. Raises NotFound."""
+
+        def read(conn: Connection) -> list[Delivery]:
+            _mine(conn, client_id, task_id)
+            return deliveries_of(conn, task_id)
+
+        return self._database.read(read)
+
+
+def _mine(conn: Connection, client_id: str, task_id: str) -> TaskRow:
+    """The row, if it is this client's: others' tasks and unknown ones look alike."""
+    row = tasks.get_task(conn, client_id, task_id) if is_id("task", task_id) else None
+    if row is None:
+        raise NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")
+    return row
+
+
+def _cursor(conn: Connection, client_id: str, after: str) -> int:
+    row = tasks.get_task(conn, client_id, after) if is_id("task", after) else None
+    if row is None:
+        raise Invalid("after: not the id of a task of yours", param="after", code="invalid_cursor")
+    return row.seq

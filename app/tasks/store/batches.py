@@ -1,0 +1,132 @@
+"""Batches as they are read, and their results in the order of their input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import ENDS, Status
+from app.tasks.store.tables import batch, callback, task, task_content
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch, by its columns' names; instants are Unix seconds, `metadata`, `errors` and `usage` JSON text."""
+
+    seq: int
+    id: str
+    client_id: str
+    status: BatchStatus
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    batch_size: int | None
+    callback_url: str | None
+    metadata: str | None
+    endpoint: str | None
+    input_file_id: str | None
+    completion_window: str | None
+    model: str | None
+    errors: str | None
+    output_file_id: str | None
+    error_file_id: str | None
+    usage: str | None
+    created_at: float
+    in_progress_at: float | None
+    expires_at: float | None
+    finalizing_at: float | None
+    completed_at: float | None
+    failed_at: float | None
+    expired_at: float | None
+    cancelling_at: float | None
+    cancelled_at: float | None
+    paused_at: float | None
+    callback_status: str | None  # of its own callback, once there is one
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """What one line of a batch came to."""
+
+    batch_index: int
+    task_id: str
+    custom_id: str | None
+    status: Status
+    model: str
+    result: str | None  # JSON text
+    error_code: str | None
+    error_type: str | None
+    error_message: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    cost_picos: int | None
+    currency: str | None
+    simulated: bool
+    started_at: float | None
+    finished_at: float | None
+
+
+def get_batch(conn: Connection, client_id: str | None, batch_id: str) -> BatchRow | None:
+    """One batch; None when this client has no such batch. `client_id` None: whoever owns it."""
+    found = select(*_columns()).where(batch.c.id == batch_id)
+    if client_id is not None:
+        found = found.where(batch.c.client_id == client_id)
+    row = conn.execute(found).first()
+    return None if row is None else _batch(row)
+
+
+def list_batches(
+    conn: Connection, client_id: str | None, after_seq: int | None = None, limit: int = 20
+) -> list[BatchRow]:
+    """A client's batches (None: all), newest first, beginning beyond `after_seq` (older ones)."""
+    found = select(*_columns()).order_by(batch.c.seq.desc())
+    if client_id is not None:
+        found = found.where(batch.c.client_id == client_id)
+    if after_seq is not None:
+        found = found.where(batch.c.seq < after_seq)
+    return [_batch(row) for row in conn.execute(found.limit(limit))]
+
+
+def results(conn: Connection, batch_id: str, after_index: int, limit: int) -> list[ResultRow]:
+    """Lines beyond `after_index` (-1: from the first) that have ended, in the order of the input."""
+    others = {"task_id": task.c.id.label("task_id"), "result": task_content.c.result}
+    names = [field.name for field in fields(ResultRow)]
+    chosen: list[Any] = [others[name] if name in others else task.c[name] for name in names]
+    ends: Iterable[Status] = sorted(ENDS)
+    found = (
+        select(*chosen)
+        .join(task_content, task_content.c.seq == task.c.seq)
+        .where(task.c.batch_id == batch_id, task.c.batch_index > after_index, task.c.status.in_(ends))
+        .where(task.c.replaced_by.is_(None))
+        .order_by(task.c.batch_index)
+        .limit(limit)
+    )
+    return [_result(row) for row in conn.execute(found)]
+
+
+def task_ids(conn: Connection, batch_id: str, limit: int) -> list[str]:
+    """The ids of a batch's first tasks, in the order of the input."""
+    these = (task.c.batch_id == batch_id) & task.c.replaced_by.is_(None)
+    found = select(task.c.id).where(these).order_by(task.c.batch_index).limit(limit)
+    return list(conn.execute(found).scalars())
+
+
+def _columns() -> list[Any]:
+    told = select(callback.c.status).where(callback.c.batch_id == batch.c.id, callback.c.task_id.is_(None))
+    last = told.order_by(callback.c.seq.desc()).limit(1).scalar_subquery().label("callback_status")
+    return [*(batch.c[field.name] for field in fields(BatchRow)[:-1]), last]
+
+
+def _batch(row: Row[Any]) -> BatchRow:
+    return BatchRow(**{**row._asdict(), "status": BatchStatus(row.status)})
+
+
+def _result(row: Row[Any]) -> ResultRow:
+    return ResultRow(**{**row._asdict(), "status": Status(row.status)})

@@ -1,0 +1,262 @@
+"""Rows on their way into backlog queues. A row is `fed` while `fed_at` is set: its message is in Redis, or should be.
+
+Whatever the backlog's size, each of these reads the head of one partial index: `ORDER BY ... LIMIT`, since for a
+minimum PostgreSQL may read the whole index while it believes that index to be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Double,
+    Row,
+    Text,
+    Update,
+    bindparam,
+    case,
+    func,
+    null,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.attempt import Message
+from app.tasks.domain.task import NOT_DUE, Hold, Status, Step
+from app.tasks.store.locks import first, in_order, is_now
+from app.tasks.store.sweeps import sweep
+from app.tasks.store.tables import FED, TIMED, UNFED, attempt, task
+from app.tasks.store.windows import begin_windows
+
+_QUEUES = text(
+    f"""
+    WITH RECURSIVE found (queue) AS (
+        SELECT (SELECT task.queue FROM task WHERE {UNFED} ORDER BY task.queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT task.queue FROM task WHERE {UNFED} AND task.queue > found.queue
+                ORDER BY task.queue LIMIT 1)
+        FROM found WHERE found.queue IS NOT NULL
+    )
+    SELECT queue FROM found WHERE queue IS NOT NULL
+    """  # noqa: S608  # constants  # nosec B608
+)
+
+
+def unfed_queues(conn: Connection) -> list[str]:
+    """Queues of which rows wait in the database, by name: one step in the index for each."""
+    return list(conn.execute(_QUEUES).scalars())
+
+
+def any_ordered(conn: Connection, queue: str) -> bool:
+    """Whether a queue has rows to feed that go by their deadline."""
+    return any(due is not None and due < NOT_DUE for due in conn.execute(_FIRST_DUE, {"queue": queue}).one())
+
+
+def take_unfed(
+    conn: Connection, queue: str, limit: int, rooms: Mapping[int, int] | None = None
+) -> list[Message]:
+    """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing.
+
+    `rooms`: how many rows that go by their deadline each step may take now; None: there are none.
+    """
+    messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
+    if rooms is None:
+        return messages + _taken(conn, _head(front=False), queue, limit - len(messages))
+    for step in Step:
+        room = min(rooms.get(step, 0), limit - len(messages))
+        messages += _taken(conn, _of_step(ordered=True), queue, room, step)
+        messages += _taken(conn, _of_step(ordered=False), queue, limit - len(messages), step)
+    return messages
+
+
+def _taken(conn: Connection, statement: Any, queue: str, most: int, step: int | None = None) -> list[Message]:
+    if most <= 0:
+        return []
+    given = {"queue": queue, "most": most} | ({} if step is None else {"step": int(step)})
+    return [_message(row) for row in conn.execute(statement, given)]
+
+
+def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
+    """Say that these rows are fed; those that are queued no longer, or held again, stay as they are."""
+    if ids:
+        conn.execute(_mark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids), "at": at})
+
+
+def unfeed(conn: Connection, ids: Sequence[str]) -> None:
+    """Give rows back to the feeder: their messages never reached Redis, or were lost. Only queued ones."""
+    if ids:
+        conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
+
+
+def put_off(conn: Connection, task_id: str, until: float, why: str) -> bool:
+    """Let a queued row wait until then (Unix seconds), with a code that says why; whether it did.
+
+    The next claim takes the code away.
+    """
+    free = (task.c.id == task_id, is_now(Status.QUEUED), task.c.hold == Hold.NONE)
+    later = update(task).where(*free).values(hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why)
+    return conn.execute(later).rowcount == 1
+
+
+def unfeed_some(conn: Connection, limit: int) -> int:
+    """Give up to `limit` fed rows back to the feeder, as after Redis was lost; gives back how many. Until 0."""
+    return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
+
+
+def date_back(conn: Connection, now: float, ahead: float, limit: int) -> int:
+    """Let up to `limit` rows that look fed more than `ahead` seconds from now count as fed now: a clock was ahead."""
+    given = {"now": now, "latest": now + ahead, "most": limit}
+    return _count(conn.execute(_DATE_BACK, given))
+
+
+def bring_back(
+    conn: Connection, now: float, ahead: float, after: tuple[float, int], limit: int
+) -> tuple[float, int] | None:
+    """Look at up to `limit` rows that wait for a time behind `after`, an (available_at, seq); returns the last's.
+
+    Those whose last call ended more than `ahead` seconds from now were put off by a clock that was ahead: they wait
+    from now for as long as was decided then. None: there are no more rows.
+    """
+    page = conn.execute(_LATER, {"at": after[0], "seq": after[1], "most": limit}).all()
+    tried = [row.id for row in page if row.attempts]
+    ended = {row.task_id: row.at for row in conn.execute(_ENDED, {"ids": tried})} if tried else {}
+    for row in page:
+        if row.available_at >= ended.get(row.id, now) > now + ahead:
+            wait = row.available_at - ended[row.id]
+            conn.execute(_BRING_BACK, {"number": row.seq, "was": row.available_at, "soon": now + wait})
+    return (page[-1].available_at, page[-1].seq) if len(page) == limit else None
+
+
+def promote_due(conn: Connection, now: float, limit: int) -> int:
+    """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
+    swept = sweep(conn, now, limit)
+    swept += begin_windows(conn, now, limit)
+    return swept + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
+
+
+def next_due(conn: Connection) -> float | None:
+    """When the next row that waits for its time may go, in Unix seconds; None when there is none."""
+    return conn.execute(_NEXT_DUE).scalar()
+
+
+def _count(changed: CursorResult[Any]) -> int:
+    """How many rows came back: SQLite counts none for an update that begins WITH."""
+    return len(changed.all())
+
+
+@cache
+def _head(*, front: bool) -> Any:
+    columns = (task.c.id, task.c.seq, task.c.model, task.c.client_id, task.c.step, task.c.estimate)
+    return (
+        select(
+            *columns,
+            task.c.queue,
+            task.c.avoid,
+            task.c.front,
+            task.c.facts,
+            task.c.prefix,
+            task.c.due,
+            task.c.asked,
+            task.c.trace,
+        )
+        .where(task.c.queue == bindparam("queue"), text(UNFED), task.c.front.is_(front))
+        .order_by(task.c.step, task.c.due, task.c.seq)
+        .limit(bindparam("most"))
+    )
+
+
+@cache
+def _of_step(*, ordered: bool) -> Any:
+    """One step's rows, those that go by their deadline, or the others."""
+    goes_by_it = task.c.due < NOT_DUE if ordered else task.c.due >= NOT_DUE
+    return _head(front=False).where(task.c.step == bindparam("step"), goes_by_it)
+
+
+def _message(row: Row[Any]) -> Message:
+    return Message(
+        task_id=row.id,
+        sequence=row.seq,
+        model=row.model,
+        client=row.client_id,
+        queue=row.queue,
+        step=row.step,
+        estimate=row.estimate,
+        avoid=tuple(orjson.loads(row.avoid)) if row.avoid else (),
+        front=row.front,
+        facts=row.facts or "",
+        prefix=row.prefix or "",
+        due=row.due,
+        asked=row.asked,
+        trace=row.trace or "",
+    )
+
+
+@cache
+def _mark(dialect: str) -> Update:
+    free = (is_now(Status.QUEUED), task.c.hold == Hold.NONE, task.c.fed_at.is_(None))
+    locked = in_order(recordset(dialect, id=Text()), *free)
+    return update(task).where(task.c.seq == locked.c.seq).values(fed_at=bindparam("at", type_=Double()))
+
+
+@cache
+def _unmark(dialect: str) -> Update:
+    fed = (is_now(Status.QUEUED), task.c.fed_at.is_not(None))
+    locked = in_order(recordset(dialect, id=Text()), *fed)
+    return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
+
+
+# The first of each step, in the order of the index: what goes by its deadline stands before what does not.
+_FIRST_DUE = select(
+    *(
+        select(task.c.due)
+        .where(task.c.queue == bindparam("queue"), text(UNFED))
+        .where(task.c.front.is_(False), task.c.step == int(step))
+        .order_by(task.c.step, task.c.due, task.c.seq)
+        .limit(1)
+        .scalar_subquery()
+        for step in Step
+    )
+)
+_NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
+_FED_ROWS = first(FED, task.c.fed_at, task.c.seq)
+_UNFEED_SOME = update(task).where(task.c.seq == _FED_ROWS.c.seq).values(fed_at=null()).returning(task.c.seq)
+_AHEAD_ROWS = first(f"{FED} AND fed_at > :latest", task.c.fed_at, task.c.seq)
+_DATE_BACK = (
+    update(task)
+    .where(task.c.seq == _AHEAD_ROWS.c.seq)
+    .values(fed_at=bindparam("now", type_=Double()))
+    .returning(task.c.seq)
+)
+_LATER = (
+    select(task.c.seq, task.c.id, task.c.available_at, task.c.attempts)
+    .where(text(TIMED), tuple_(task.c.available_at, task.c.seq) > tuple_(bindparam("at"), bindparam("seq")))
+    .order_by(task.c.available_at, task.c.seq)
+    .limit(bindparam("most"))
+)
+_ENDED = (
+    select(attempt.c.task_id, func.max(attempt.c.finished_at).label("at"))
+    .where(attempt.c.task_id.in_(bindparam("ids", expanding=True)))
+    .group_by(attempt.c.task_id)
+)
+_BRING_BACK = (
+    update(task)
+    .where(task.c.seq == bindparam("number"), text(TIMED), task.c.available_at == bindparam("was"))
+    .values(available_at=bindparam("soon", type_=Double()))
+)
+_DUE_ROWS = first(f"{TIMED} AND available_at <= :now", task.c.available_at)
+# Who leads identical tasks, or has been called before, simply goes on.
+_JOINS = task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0)
+_PROMOTE = (
+    update(task)
+    .where(task.c.seq == _DUE_ROWS.c.seq)
+    .values(hold=case((_JOINS, Hold.JOINING.value), else_=Hold.NONE.value))
+    .returning(task.c.seq)
+)

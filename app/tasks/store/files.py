@@ -1,0 +1,154 @@
+"""Files: uploaded ones in chunks of 1 MiB, a batch's output as nothing but a name for its rows.
+
+An upload is hidden until it is whole. What is deleted, or past its time, is hidden at once; its chunks follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, text, update
+
+from app.tasks.store.openai_tables import PERISHABLE, UNSETTLED, file, file_chunk
+
+CHUNK_BYTES = 1024 * 1024
+UPLOADING, PROCESSED, DELETED = "uploading", "processed", "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to insert. `bytes` None: it is rendered from its batch's rows."""
+
+    id: str
+    client_id: str
+    purpose: str
+    filename: str
+    created_at: float
+    expires_at: float | None = None
+    status: str = UPLOADING
+    batch_id: str | None = None
+    kind: str | None = None  # output, errors
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file, by its columns' names; instants are Unix seconds."""
+
+    seq: int
+    id: str
+    client_id: str
+    purpose: str
+    filename: str
+    bytes: int | None
+    batch_id: str | None
+    kind: str | None
+    created_at: float
+    expires_at: float | None
+
+
+def insert_file(conn: Connection, new: NewFile) -> int:
+    """Insert a file; gives back its sequence number."""
+    seq: int = conn.execute(insert(file).values(asdict(new)).returning(file.c.seq)).scalar_one()
+    return seq
+
+
+def add_chunk(conn: Connection, file_seq: int, number: int, data: bytes) -> None:
+    """Store the next chunk of an upload."""
+    conn.execute(insert(file_chunk).values(file_seq=file_seq, number=number, data=data))
+
+
+def finish_upload(conn: Connection, file_seq: int, size: int, purpose: str, expires_at: float | None) -> None:
+    """Let an upload be seen: it is whole."""
+    mine = (file.c.seq == file_seq) & (file.c.status == UPLOADING)
+    whole = {"status": PROCESSED, "bytes": size, "purpose": purpose, "expires_at": expires_at}
+    conn.execute(update(file).where(mine).values(whole))
+
+
+def get_file(conn: Connection, client_id: str | None, file_id: str, now: float) -> FileRow | None:
+    """One file that can be seen; None when this client (None: anybody) has no such file."""
+    found = select(*_columns()).where(file.c.id == file_id, *_seen(now))
+    if client_id is not None:
+        found = found.where(file.c.client_id == client_id)
+    row = conn.execute(found).first()
+    return None if row is None else _file(row)
+
+
+def list_files(
+    conn: Connection,
+    client_id: str,
+    now: float,
+    *,
+    purpose: str | None = None,
+    after_seq: int | None = None,
+    ascending: bool = False,
+    limit: int = 20,
+) -> list[FileRow]:
+    """A client's files, newest first unless `ascending`, beginning beyond `after_seq`."""
+    found = select(*_columns()).where(file.c.client_id == client_id, *_seen(now))
+    if purpose is not None:
+        found = found.where(file.c.purpose == purpose)
+    if after_seq is not None:
+        found = found.where(file.c.seq > after_seq if ascending else file.c.seq < after_seq)
+    found = found.order_by(file.c.seq if ascending else file.c.seq.desc()).limit(limit)
+    return [_file(row) for row in conn.execute(found)]
+
+
+def read_chunk(conn: Connection, file_seq: int, number: int) -> bytes | None:
+    """One chunk of an uploaded file; None beyond its end, or when the file is gone."""
+    mine = (file_chunk.c.file_seq == file_seq) & (file_chunk.c.number == number)
+    found: bytes | None = conn.execute(select(file_chunk.c.data).where(mine)).scalar()
+    return found
+
+
+def set_size(conn: Connection, file_seq: int, size: int) -> None:
+    """Remember how long a rendered file is."""
+    conn.execute(update(file).where(file.c.seq == file_seq, file.c.bytes.is_(None)).values(bytes=size))
+
+
+def delete_file(conn: Connection, client_id: str, file_id: str, now: float) -> int | None:
+    """Hide a file from now on; gives back its sequence number, None when the client has no such file."""
+    mine = (file.c.id == file_id) & (file.c.client_id == client_id)
+    gone = update(file).where(mine, *_seen(now)).values(status=DELETED).returning(file.c.seq)
+    seq: int | None = conn.execute(gone).scalar()
+    return seq
+
+
+def drop_some(conn: Connection, file_seq: int, limit: int) -> bool:
+    """Delete up to `limit` chunks of a file that is hidden, and it with the last of them; whether there are more."""
+    first = select(file_chunk.c.number).where(file_chunk.c.file_seq == file_seq)
+    numbers = list(conn.execute(first.order_by(file_chunk.c.number).limit(limit)).scalars())
+    if numbers:
+        these = (file_chunk.c.file_seq == file_seq) & (file_chunk.c.number <= numbers[-1])
+        conn.execute(delete(file_chunk).where(these))
+    if len(numbers) == limit:
+        return True
+    conn.execute(delete(file).where(file.c.seq == file_seq, file.c.status != PROCESSED))
+    return False
+
+
+def hide_expired(conn: Connection, now: float, limit: int) -> None:
+    """Hide files whose time is up, so that their chunks follow."""
+    due = select(file.c.seq).where(text(PERISHABLE), file.c.expires_at <= now, file.c.status == PROCESSED)
+    due = due.order_by(file.c.expires_at).limit(limit)
+    conn.execute(update(file).where(file.c.seq.in_(due)).values(status=DELETED))
+
+
+def unsettled(conn: Connection, before: float, limit: int) -> Sequence[int]:
+    """Files to be dropped: deleted ones, and uploads begun before that instant, whose process has died."""
+    dead = (file.c.status == DELETED) | (file.c.created_at < before)
+    found = select(file.c.seq).where(text(UNSETTLED), dead).order_by(file.c.seq).limit(limit)
+    return list(conn.execute(found).scalars())
+
+
+def _seen(now: float) -> tuple[ColumnElement[bool], ...]:
+    return (file.c.status == PROCESSED, or_(file.c.expires_at.is_(None), file.c.expires_at > now))
+
+
+def _columns() -> list[Any]:
+    return [file.c[field.name] for field in fields(FileRow)]
+
+
+def _file(row: Row[Any]) -> FileRow:
+    return FileRow(**row._asdict())

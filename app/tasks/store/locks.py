@@ -1,0 +1,121 @@
+"""Rows that a transaction is about to change, read as they stand and held until it ends.
+
+Every transaction locks in the same order, which is what keeps several processes free of deadlock: batches by id,
+then tasks by seq, then what a client has used of its budgets. Only who holds a batch's row ends its tasks or
+moves them out of hold 2.
+SQLite has one writer at a time: there the same statements merely read.
+
+Rows wanted by id are looked up by id, whatever the planner believes: a backlog that came in a moment ago is in no
+statistics yet, and an index that is thought to be empty would be read from end to end. So the state of such rows is
+compared by `is_now` and their owner by `is_of`, which no index fits, and updates join the numbers of locked rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Connection, FromClause, Row, Select, Text, bindparam, select, text
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.task import Status
+from app.tasks.store.tables import batch, task
+
+Batches = dict[str, Row[Any]]
+
+_FACTS: Sequence[ColumnElement[Any]] = (
+    task.c.seq,
+    task.c.id,
+    task.c.client_id,
+    task.c.batch_id,
+    task.c.model,
+    task.c.step,
+    task.c.expires_at,
+    task.c.cache_key,
+    task.c.cache_look,
+    task.c.cache_seconds,
+    task.c.leads,
+    task.c.status,
+    task.c.hold,
+    task.c.attempts,
+    task.c.lost,
+    task.c.cancel_requested,
+    task.c.callback_url,
+    task.c.estimate,
+    task.c.worker,
+    task.c.release,
+    task.c.claimed_at,
+    task.c.key,
+    task.c.account,
+    task.c.upstream_model,
+)
+
+
+def lock_batches(conn: Connection, ids: Iterable[str | None]) -> Batches:
+    """Hold these batches (None among the ids is passed over); unknown ones are left out."""
+    wanted = [{"id": name} for name in sorted({name for name in ids if name is not None})]
+    if not wanted:
+        return {}
+    return {row.id: row for row in conn.execute(_batches(conn.dialect.name), {ROWS: encode(wanted)})}
+
+
+def lock_tasks(conn: Connection, ids: Iterable[str]) -> dict[str, Row[Any]]:
+    """Hold these tasks; unknown ids are left out."""
+    wanted = encode({"id": name} for name in ids)
+    return {row.id: row for row in conn.execute(_tasks(conn.dialect.name), {ROWS: wanted})}
+
+
+def lock_waiting(conn: Connection, batch_id: str, limit: int) -> Sequence[Row[Any]]:
+    """Hold up to `limit` queued tasks of a batch, in order: its lines were numbered as they came in."""
+    waiting = select(*_FACTS).where(task.c.batch_id == batch_id, is_now(Status.QUEUED))
+    return conn.execute(waiting.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
+
+
+def is_now(status: Status) -> ColumnElement[bool]:
+    """Whether a row that was found by its id is in this state."""
+    return task.c.status.concat("") == status
+
+
+def is_of(client_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a row that was found by its id is this client's."""
+    return task.c.client_id.concat("") == client_id
+
+
+def are_few(wanted: FromClause) -> ColumnElement[bool]:
+    """Holds for every row of a recordset with an `id`, and lets PostgreSQL count on one row instead of a hundred.
+
+    A plan that is kept since the tables were small would else read a whole index once, rather than look a hundred rows
+    up, and go on so when the tables have grown.
+    """
+    return wanted.c.id.concat("") == wanted.c.id
+
+
+def in_order(wanted: FromClause, *conditions: ColumnElement[bool]) -> CTE:
+    """The seq of the tasks wanted by id that meet all conditions, locked in order, to join an UPDATE with."""
+    found = select(task.c.seq).join(wanted, wanted.c.id == task.c.id).where(*conditions)
+    return found.order_by(task.c.seq).with_for_update(of=task).cte("locked")
+
+
+def first(condition: str, *order: ColumnElement[Any]) -> CTE:
+    """The seq of the first `:most` rows of a partial index, to join an UPDATE with.
+
+    What another transaction is changing at this moment is passed over, not awaited.
+    """
+    chosen = select(task.c.seq).where(text(condition)).order_by(*order).limit(bindparam("most"))
+    return chosen.with_for_update(of=task, skip_locked=True).cte("chosen")
+
+
+@cache
+def _batches(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, id=Text())
+    return (
+        select(batch).join(wanted, wanted.c.id == batch.c.id).order_by(batch.c.id).with_for_update(of=batch)
+    )
+
+
+@cache
+def _tasks(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, id=Text())
+    found = select(*_FACTS).join(wanted, wanted.c.id == task.c.id)
+    return found.order_by(task.c.seq).with_for_update(of=task)

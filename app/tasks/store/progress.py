@@ -1,0 +1,177 @@
+"""What follows when tasks end, whoever ended them: their batches advance, and callbacks are written.
+
+1. Count each batch's ends and advance it, one UPDATE each.
+2. Give the places that became free to the next tasks of batches with a `batch_size`.
+3. Write callback rows for the tasks that have a URL, and for the batches that ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Double, Integer, Row, Text, Update, case, update
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.platform.tally import note_ended
+from app.tasks.domain.batch import BatchStatus, Progress, advance
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.letting_go import let_go
+from app.tasks.store.locks import Batches
+from app.tasks.store.outbox import News, write_callbacks
+from app.tasks.store.output_files import EndedBatch, add_output_files
+from app.tasks.store.tables import batch
+
+Callbacks = dict[str, tuple[str, ...]]  # task id: the callbacks that its end caused, its batch's among them
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task that this transaction has ended. `hold` is what it had when it ended."""
+
+    task_id: str
+    client_id: str
+    batch_id: str | None
+    hold: int
+    callback_url: str | None
+    status: Status
+    at: float
+
+    @classmethod
+    def of(cls, row: Row[Any], status: Status, at: float) -> Ended:
+        """Take the facts from the row that was locked before it ended."""
+        return cls(row.id, row.client_id, row.batch_id, row.hold, row.callback_url, status, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One batch before and after this transaction's ends."""
+
+    row: Row[Any]
+    ends: Sequence[Ended]
+    before: Progress
+    after: Progress
+    at: float
+
+    @property
+    def finished(self) -> bool:
+        return self.after.status.ended and not self.before.status.ended
+
+    @property
+    def freed(self) -> int:
+        """Places within `batch_size` that became free."""
+        return sum(end.hold != Hold.BATCH for end in self.ends)
+
+
+def record_progress(conn: Connection, batches: Batches, ended: Sequence[Ended]) -> Callbacks:
+    """Carry out what follows from these ends. `batches` holds the locked rows of all their batches."""
+    note_ended(end.status.value for end in ended)
+    moves = [_move(batches[name], ends) for name, ends in sorted(_by_batch(ended).items())]
+    _write(conn, moves)
+    for move in moves:
+        goes_on = move.after.status is BatchStatus.IN_PROGRESS and move.row.paused_at is None
+        if move.row.batch_size is not None and move.freed and goes_on:
+            let_go(conn, move.row.id, move.freed, move.at)
+    return _tell(conn, ended, [move for move in moves if move.finished])
+
+
+def close_if_done(conn: Connection, row: Row[Any], at: float) -> None:
+    """End a batch whose tasks have all ended already. Its row is locked."""
+    before = progress_of(row)
+    move = _Move(row, (), before, advance(before, completed=0, failed=0, cancelled=0, at=at), at)
+    _write(conn, [move])
+    _tell(conn, (), [move] if move.finished else [])
+
+
+def progress_of(row: Row[Any]) -> Progress:
+    """Read a batch row's counters and state."""
+    counts = (row.total, row.completed, row.failed, row.cancelled)
+    return Progress(BatchStatus(row.status), *counts, expires_at=row.expires_at)
+
+
+def _by_batch(ended: Iterable[Ended]) -> dict[str, list[Ended]]:
+    batches: dict[str, list[Ended]] = {}
+    for end in ended:
+        if end.batch_id is not None:
+            batches.setdefault(end.batch_id, []).append(end)
+    return batches
+
+
+def _move(row: Row[Any], ends: Sequence[Ended]) -> _Move:
+    counts = Counter(end.status for end in ends)
+    before, at = progress_of(row), max(end.at for end in ends)
+    after = advance(
+        before,
+        completed=counts[Status.SUCCEEDED],
+        failed=counts[Status.FAILED] + counts[Status.EXPIRED],
+        cancelled=counts[Status.CANCELLED],
+        at=at,
+    )
+    return _Move(row, ends, before, after, at)
+
+
+def _write(conn: Connection, moves: Sequence[_Move]) -> None:
+    rows = [
+        {
+            "id": move.row.id,
+            "was": move.before.status,
+            "status": move.after.status,
+            "completed": move.after.completed,
+            "failed": move.after.failed,
+            "cancelled": move.after.cancelled,
+            "at": move.at,
+        }
+        for move in moves
+    ]
+    if rows:
+        conn.execute(_batch_update(conn.dialect.name), {ROWS: encode(rows)})
+    add_output_files(conn, [EndedBatch(move.row, move.after, move.at) for move in moves if move.finished])
+
+
+@cache
+def _batch_update(dialect: str) -> Update:
+    counters = {name: Integer() for name in ("completed", "failed", "cancelled")}
+    to = recordset(dialect, id=Text(), was=Text(), status=Text(), at=Double(), **counters)
+
+    def when(column: str, *statuses: BatchStatus) -> Any:
+        return case((to.c.status.in_(statuses), to.c.at), else_=batch.c[column])
+
+    return (
+        update(batch)
+        .where(batch.c.id == to.c.id, batch.c.status == to.c.was)
+        .values(
+            {
+                "status": to.c.status,
+                **{name: to.c[name] for name in counters},
+                "finalizing_at": when("finalizing_at", BatchStatus.COMPLETED, BatchStatus.EXPIRED),
+                "completed_at": when("completed_at", BatchStatus.COMPLETED),
+                "expired_at": when("expired_at", BatchStatus.EXPIRED),
+                "cancelled_at": when("cancelled_at", BatchStatus.CANCELLED),
+            }
+        )
+    )
+
+
+def _tell(conn: Connection, ended: Sequence[Ended], finished: Sequence[_Move]) -> Callbacks:
+    """Write the callback rows. A batch's own is laid to the last of its tasks here."""
+    told = [end for end in ended if end.callback_url is not None]
+    closed = [move for move in finished if move.row.callback_url is not None]
+    ids = write_callbacks(conn, [*map(_task_news, told), *map(_batch_news, closed)])
+    causes = [end.task_id for end in told] + [move.ends[-1].task_id if move.ends else "" for move in closed]
+    callbacks: Callbacks = {}
+    for cause, event in zip(causes, ids, strict=True):
+        callbacks[cause] = (*callbacks.get(cause, ()), event)
+    return callbacks
+
+
+def _task_news(end: Ended) -> News:
+    url = end.callback_url or ""
+    return News(end.client_id, f"task.{end.status}", url, end.at, task_id=end.task_id, batch_id=end.batch_id)
+
+
+def _batch_news(move: _Move) -> News:
+    row = move.row
+    return News(row.client_id, f"batch.{move.after.status}", row.callback_url, move.at, batch_id=row.id)

@@ -1,0 +1,184 @@
+"""What comes in: task rows and their contents, batches, idempotency keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import repeat
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, text, tuple_, update
+
+from app.platform.bulk import insert_rows, reserve
+from app.platform.domain.errors import Conflict
+from app.platform.sealing import seal
+from app.platform.upsert import insert_or
+from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import NOT_DUE, Hold, Status
+from app.tasks.store.letting_go import begin_batch, set_sweeping
+from app.tasks.store.locks import lock_batches
+from app.tasks.store.progress import close_if_done
+from app.tasks.store.singles import FEW, insert_few
+from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch to insert. How many tasks it has is told by `finish_intake`."""
+
+    id: str
+    client_id: str
+    created_at: float
+    expires_at: float
+    batch_size: int | None = None  # how many of its tasks may be in flight at once
+    callback_url: str | None = None
+    metadata: str | None = None
+    endpoint: str | None = None
+    input_file_id: str | None = None
+    completion_window: str | None = None
+    output_expires_seconds: float | None = None  # how long its output files are kept from its end on
+    taker: str | None = None  # the process that takes its file in
+    asker: str | None = None  # JSON: who made it, and from where
+
+
+@dataclass(slots=True)
+class NewTask:
+    """A task to insert. `metadata` and `request` are JSON text; instants are Unix seconds.
+
+    Treat it as a value. It is not frozen because that doubles the time to make one, and a request may bring 50,000.
+    """
+
+    id: str
+    client_id: str
+    model: str
+    queue: str
+    step: int
+    estimate: int  # tokens, prompt and answer together
+    created_at: float
+    available_at: float
+    expires_at: float
+    request: str  # the body for the upstream, without `model`
+    hold: int = Hold.NONE
+    fed_at: float | None = None
+    batch_id: str | None = None
+    batch_index: int | None = None
+    custom_id: str | None = None
+    stream: bool = False
+    facts: str | None = None  # which conditions of its model's tiers it meets
+    prefix: str | None = None  # a short name of the system prompt that it begins with
+    retry: str | None = None
+    callback_url: str | None = None
+    metadata: str | None = None
+    cache_key: str | None = None
+    cache_look: bool = False  # takes an answer that is there
+    cache_seconds: float | None = None  # how long its own answer is kept; None: it is not
+    leads: bool = False  # identical tasks may wait for it
+    stored: bool = True  # False: prompt and result are erased once delivered
+    reserved_tokens: int | None = None  # what it may use of its client's budget; None: there is none
+    reserved_picos: int | None = None
+    reserved_at: float | None = None  # None: not reserved
+    asked: int = 0  # tokens its answer may have; 0: the request leaves it open
+    due: float = NOT_DUE  # its deadline, if it stands in line by it
+    off_peak: bool = False  # to be run off-peak alone
+    degrade_at: float | None = None  # from when on a configured text may answer it; None: never
+    estimated_start_at: float | None = None  # as it looks now; None: nobody knows
+    trace: str | None = None  # traceparent of what submits it; None: nobody traces
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may share one upstream call with identical tasks."""
+        wishes = self.cache_look and self.cache_seconds is not None
+        return self.cache_key is not None and wishes and self.degrade_at is None
+
+
+_COLUMNS = {field.name: field.default for field in fields(NewTask) if field.name != "request"}
+_SEALED = {"metadata": lambda row: None if row.metadata is None else seal(row.metadata)}
+
+
+def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
+    """Insert queued tasks and their contents; gives back their sequence numbers in order.
+
+    Single tasks and whole batches alike. Raises sqlalchemy.exc.IntegrityError when an id exists already.
+    """
+    if not rows:
+        return []
+    columns, requests = _told(rows), [seal(row.request) for row in rows]
+    if len(rows) <= FEW and conn.dialect.name == "postgresql":
+        return insert_few(conn, Status.QUEUED.value, columns, requests)
+    numbers = reserve(conn, task, len(rows))
+    queued = repeat(Status.QUEUED.value, len(rows))
+    insert_rows(conn, task, ("seq", "status", *columns), zip(numbers, queued, *columns.values(), strict=True))
+    insert_rows(conn, task_content, ("seq", "request"), zip(numbers, requests, strict=True))
+    return list(numbers)
+
+
+def _told(rows: Sequence[NewTask]) -> dict[str, list[Any]]:
+    """Values column by column, so that no line of ours runs once for each row.
+
+    A column that holds nothing but its default, which is the database's too, is left out: half of them usually.
+    """
+    columns = {name: list(map(_SEALED.get(name) or attrgetter(name), rows)) for name in _COLUMNS}
+    return {name: told for name, told in columns.items() if told.count(_COLUMNS[name]) < len(told)}
+
+
+def insert_batch(conn: Connection, new: NewBatch) -> None:
+    """Insert a batch in state `validating`: its rows may follow, held with Hold.BATCH, in several transactions."""
+    conn.execute(insert(batch).values(status=BatchStatus.VALIDATING, **asdict(new)))
+
+
+def finish_intake(conn: Connection, batch_id: str, total: int, now: float) -> None:
+    """Let a batch begin: `total` rows have come in, and the first of them may run.
+
+    A batch that was cancelled meanwhile is cancelled to its end. Raises Conflict for one that was taken back.
+    """
+    before = lock_batches(conn, [batch_id]).get(batch_id)
+    if before is None:
+        raise Conflict("the batch took too long to come in, and was taken back", code="intake_timeout")
+    conn.execute(update(batch).where(batch.c.id == batch_id).values(total=total))
+    if before.status != BatchStatus.VALIDATING:
+        set_sweeping(conn, batch_id, True)
+        return
+    begun = {"status": BatchStatus.IN_PROGRESS, "in_progress_at": now}
+    conn.execute(update(batch).where(batch.c.id == batch_id, text(INTAKE)).values(begun))
+    begin_batch(conn, batch_id, now)
+    close_if_done(conn, lock_batches(conn, [batch_id])[batch_id], now)
+
+
+def remember_key(
+    conn: Connection,
+    client_id: str,
+    key: str,
+    fingerprint: str,
+    object_id: str,
+    now: float,
+    expires_at: float,
+) -> tuple[str, str]:
+    """Claim an idempotency key for an object; gives back the (fingerprint, object_id) that stands.
+
+    That is the caller's own pair when the key was free or had expired. Two transactions with one key wait for
+    each other, so only one of them is told so.
+    """
+    fresh = {"fingerprint": fingerprint, "object_id": object_id, "expires_at": expires_at}
+    statement = insert_or(conn, idempotency).values(client_id=client_id, key=key, **fresh)
+    conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=["client_id", "key"], set_=fresh, where=idempotency.c.expires_at <= now
+        )
+    )
+    mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
+    stands = conn.execute(select(idempotency.c.fingerprint, idempotency.c.object_id).where(mine)).one()
+    return stands.fingerprint, stands.object_id
+
+
+def forget_key(conn: Connection, client_id: str, key: str, object_id: str) -> None:
+    """Free a key that this transaction has claimed for an object that came to nothing."""
+    mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
+    conn.execute(delete(idempotency).where(mine, idempotency.c.object_id == object_id))
+
+
+def forget_keys(conn: Connection, now: float, limit: int) -> int:
+    """Delete up to `limit` idempotency keys that have expired; gives back how many."""
+    pair = (idempotency.c.client_id, idempotency.c.key)
+    old = select(*pair).where(idempotency.c.expires_at <= now).order_by(idempotency.c.expires_at).limit(limit)
+    return conn.execute(delete(idempotency).where(tuple_(*pair).in_(old))).rowcount

@@ -1,0 +1,381 @@
+"""All tables. Instants are Unix seconds (double precision), money integer micro-units, bodies JSON text.
+
+Partial indexes serve one statement each; the statement is named beside them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TextClause,
+    text,
+)
+
+from app.platform.sealing import UNREADABLE, Sealed
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+# SQLite numbers rows only in a column of type INTEGER.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+# The conditions of the partial indexes. Statements repeat them literally (`text(UNFED)`): with bound values
+# neither database could know that the index fits.
+UNFED = "status = 'queued' AND fed_at IS NULL AND hold = 0"
+TIMED = "status = 'queued' AND hold = 1"
+FED = "status = 'queued' AND fed_at IS NOT NULL"
+QUEUED = "status = 'queued'"
+RUNNING = "status = 'running'"
+HELD_BY_BATCH = "status = 'queued' AND hold = 2"
+JOINING = "status = 'queued' AND hold = 4"
+LEADING = "leads"
+FOLLOWING = "status = 'queued' AND hold = 5"
+ABANDONED = "leads AND (hold = 3 OR status IN ('succeeded', 'failed', 'cancelled', 'expired'))"
+OVER_BUDGET = "status = 'queued' AND hold = 6"
+SETTLING = "reserved_at IS NOT NULL AND status IN ('succeeded', 'failed', 'cancelled', 'expired')"
+UNSTORED = "NOT stored AND erased_at IS NULL AND status IN ('succeeded', 'failed', 'cancelled', 'expired')"
+DELETED = "deleted_at IS NOT NULL"
+IN_BATCH = "batch_id IS NOT NULL"
+INTAKE = "status = 'validating'"
+SWEEPING = "sweeping"
+IN_LINE = "status = 'queued' AND hold = 0"
+LINE_OF = "substr(queue, 1)"  # the queue, in words that keep other statements from choosing the wider index
+OFF_PEAK = "status = 'queued' AND hold = 7"
+IN_WINDOW = "status = 'queued' AND off_peak AND hold IN (0, 4)"
+DEGRADABLE = "status = 'queued' AND hold IN (0, 1) AND degrade_at IS NOT NULL"
+PENDING = "status = 'pending'"
+DELIVERING = "status = 'delivering'"
+DEAD_LETTER = "status = 'failed'"
+
+
+def partial(name: str, *columns: str | TextClause, where: str) -> Index:
+    """An index of the rows that meet a condition."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
+client = Table(
+    "client",
+    metadata,
+    Column("id", Text, primary_key=True),  # the slug
+    Column("weight", Double, nullable=False, server_default=text("1")),
+    Column("granted_priority", Text, nullable=False, server_default=text("'normal'")),
+    Column("callback_secret", Text, nullable=False),  # whsec_..., what its callbacks are signed with
+    Column("callback_secret_previous", Text),  # signs beside the current one, while a secret is rotated
+    Column("callback_secret_until", Double),  # the overlap's end: from here on the previous one signs no more
+    Column("callback_headers", Text),  # JSON object: headers of its own on every callback
+    Column("is_admin", Boolean, nullable=False, server_default=text("false")),
+    Column("team", Text),  # whose members it counts among
+    Column("administers", Text),  # the team whose clients it may manage, with a key that has admin scopes
+    Column("settings", Text),  # JSON object: limits
+    Column("created_at", Double, nullable=False),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True),  # ak_...
+    Column("client_id", Text, ForeignKey("client.id"), nullable=False),
+    Column("hash", Text, nullable=False, unique=True),  # SHA-256, hexadecimal
+    Column("hint", Text, nullable=False),  # the last four characters
+    Column("scopes", Text, nullable=False, server_default=text("'*'")),  # separated by spaces
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("name", Text),  # for people
+    Column("user_name", Text),  # who holds it; policies and the audit log know him by this
+    Index(None, "client_id"),
+)
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("client_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("total", Integer, nullable=False, server_default=text("0")),
+    Column("completed", Integer, nullable=False, server_default=text("0")),  # succeeded
+    Column("failed", Integer, nullable=False, server_default=text("0")),  # failed, expired
+    Column("cancelled", Integer, nullable=False, server_default=text("0")),
+    Column("batch_size", Integer),  # how many of its tasks may be in flight at once
+    Column("callback_url", Text),
+    Column("metadata", Sealed),
+    Column("endpoint", Text),
+    Column("input_file_id", Text),
+    Column("completion_window", Text),
+    Column("errors", Text),  # JSON array, when validation failed
+    Column("model", Text),  # of all its tasks; null: several, or nobody asked
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("output_expires_seconds", Double),  # how long these two are kept from its end on; null: for ever
+    Column("usage", Text),  # JSON: tokens of all its tasks, reckoned once it has ended
+    Column("taker", Text),  # the process that takes its file in
+    Column("asker", Text),  # JSON: who made it and from where, for policies; null once its file is taken in
+    Column("created_at", Double, nullable=False),
+    Column("in_progress_at", Double),
+    Column("expires_at", Double),
+    Column("finalizing_at", Double),
+    Column("completed_at", Double),
+    Column("failed_at", Double),
+    Column("expired_at", Double),
+    Column("cancelling_at", Double),
+    Column("cancelled_at", Double),
+    Column("paused_at", Double),
+    Column(
+        "sweeping", Boolean, nullable=False, server_default=text("false")
+    ),  # its rows follow its state yet
+    Index(None, "client_id", "seq"),
+    partial("ix_batch_intake", "created_at", where=INTAKE),  # intakes that never finished
+    partial("ix_batch_sweeping", "id", where=SWEEPING),  # feed_backlog: what is too much for one transaction
+)
+
+task = Table(
+    "task",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("client_id", Text, nullable=False),
+    Column("batch_id", Text),
+    Column("batch_index", Integer),  # its line, from 0
+    Column("custom_id", Text),
+    Column("replaced_by", Text),  # the task that runs this line of a batch again
+    Column("stream", Boolean, nullable=False, server_default=text("false")),  # passed on as it comes
+    Column("model", Text, nullable=False),
+    Column("queue", Text, nullable=False),  # backlog.<model>.<client>
+    Column("step", Integer, nullable=False),  # 0, 3, 6: the priority's step
+    Column("status", Text, nullable=False),
+    Column("hold", Integer, nullable=False, server_default=text("0")),
+    Column("estimate", Integer, nullable=False),  # tokens: prompt and answer together
+    Column("created_at", Double, nullable=False),
+    Column("available_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("fed_at", Double),
+    Column("started_at", Double),  # of the first attempt
+    Column("finished_at", Double),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # upstream calls made
+    Column("counted", Integer, nullable=False, server_default=text("0")),  # those that count
+    Column("lost", Integer, nullable=False, server_default=text("0")),
+    Column("front", Boolean, nullable=False, server_default=text("false")),  # a retry: goes first
+    Column("avoid", Text),  # JSON array of keys that this task should not meet again, while others can serve
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("facts", Text),  # which conditions of its model's tiers it meets, and after what wait
+    Column("prefix", Text),  # a short name of the system prompt that it begins with
+    Column("retry", Text),  # name of a retry policy, when the request asked for one
+    Column("cache_key", Text),  # <scope>:<hash>, when it uses the cache
+    Column(
+        "cache_look", Boolean, nullable=False, server_default=text("false")
+    ),  # takes an answer that is there
+    Column("cache_seconds", Double),  # how long its own answer is kept; null: it is not
+    Column("leads", Boolean, nullable=False, server_default=text("false")),  # identical tasks may wait for it
+    # who runs it now, from the claim until the end
+    Column("worker", Text),
+    Column("release", BigInteger),
+    Column("claimed_at", Double),  # start of this attempt
+    Column("key", Text),
+    Column("account", Text),
+    Column("upstream_model", Text),
+    Column("error_code", Text),
+    Column("error_type", Text),
+    Column("error_message", Sealed(UNREADABLE)),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("reasoning_tokens", Integer),
+    Column("cost_picos", BigInteger),  # of all its calls
+    Column("currency", Text),  # money.NO_SUM: its calls' costs cannot be added up
+    Column("cached", Boolean, nullable=False, server_default=text("false")),  # answered from the cache
+    Column("coalesced", Boolean, nullable=False, server_default=text("false")),  # by an identical task's call
+    Column("simulated", Boolean, nullable=False, server_default=text("false")),
+    Column("callback_url", Text),
+    Column("metadata", Sealed),
+    Column("reserved_tokens", BigInteger),  # what it may use of its client's budget; null: there is none
+    Column("reserved_picos", BigInteger),
+    Column("reserved_at", Double),  # since when that is reserved, until its use is settled; null: it is not
+    Column("stored", Boolean, nullable=False, server_default=text("true")),  # else erased once delivered
+    Column("erased_at", Double),  # prompt and result are gone
+    Column("deleted_at", Double),  # nobody sees it any more, and soon it is gone
+    Column(
+        "due", Double, nullable=False, server_default=text("1000000000000")
+    ),  # its deadline, if it goes by it
+    Column("off_peak", Boolean, nullable=False, server_default=text("false")),  # to be run off-peak alone
+    Column("degrade_at", Double),  # from when on a configured text may answer it; null: never
+    Column("degraded", Boolean, nullable=False, server_default=text("false")),  # answered by that text
+    Column("estimated_start_at", Double),  # as it looked at submission; null: nobody knew
+    Column("asked", Integer, nullable=False, server_default=text("0")),  # tokens its answer may have; 0: open
+    Column("trace", Text),  # traceparent of the request that submitted it, where traces are kept
+    partial("ix_task_unfed", "queue", "front", "step", "due", "seq", where=UNFED),  # feed_backlog
+    partial("ix_task_line", text(LINE_OF), "step", "due", "seq", "expires_at", where=IN_LINE),  # read_line
+    partial("ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK),  # keep_windows: the latest safe start
+    partial("ix_task_window", "available_at", where=OFF_PEAK),  # keep_windows: what has become due
+    partial("ix_task_in_window", "model", "seq", where=IN_WINDOW),  # keep_windows: when peak hours begin
+    partial("ix_task_degradable", "degrade_at", where=DEGRADABLE),  # degrade
+    partial("ix_task_timed", "available_at", where=TIMED),  # feed_backlog: what has become due
+    partial("ix_task_fed", "fed_at", "seq", where=FED),  # reconcile
+    partial("ix_task_expiry", "expires_at", where=QUEUED),  # expire
+    partial("ix_task_running", "worker", where=RUNNING),  # beats and lost workers
+    partial("ix_task_held", "batch_id", "seq", where=HELD_BY_BATCH),  # the next of a batch
+    partial("ix_task_joining", "seq", where=JOINING),  # joining: to be answered, or joined with others
+    partial("ix_task_leading", "cache_key", where=LEADING),  # whoever asks for the same finds its leader
+    partial("ix_task_following", "cache_key", where=FOLLOWING),  # and the leader its followers
+    partial("ix_task_abandoned", "seq", where=ABANDONED),  # leaders that will bring no answer any more
+    partial("ix_task_batch", "batch_id", "batch_index", where=IN_BATCH),  # results in input order
+    partial("ix_task_over_budget", "client_id", "seq", where=OVER_BUDGET),  # keep_budgets
+    partial("ix_task_settling", "seq", where=SETTLING),  # keep_budgets
+    partial("ix_task_unstored", "finished_at", where=UNSTORED),  # keep_retention
+    partial("ix_task_deleted", "seq", where=DELETED),  # keep_retention
+    Index(None, "client_id", "status", "seq"),  # listing, with a status or status by status
+    # Rows die young and often here: the indexes' heads stay short only when they are swept often.
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_analyze_scale_factor": 0.05},
+)
+
+task_content = Table(
+    "task_content",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=False),  # the task's
+    Column("request", Sealed, nullable=False),  # JSON: the body for the upstream, without `model`
+    Column("result", Sealed),  # JSON: the upstream's answer
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("task_id", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("release", BigInteger, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("upstream_model", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("counted", Boolean, nullable=False),
+    Column("status_code", Integer),
+    Column("error_message", Sealed(UNREADABLE)),
+    Column("upstream_request_id", Text),
+    Column("ready_at", Double),  # from when on it could have run
+    Column("released_at", Double),
+    Column("started_at", Double, nullable=False),
+    Column("sent_at", Double),  # the connection stood, the request began
+    Column("first_byte_at", Double),
+    Column("finished_at", Double, nullable=False),
+    Column("recorded_at", Double),  # written, its commit aside
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("reasoning_tokens", Integer),
+    Column("cost_picos", BigInteger),
+    Column("currency", Text),
+    Index(None, "task_id", "seq"),
+)
+
+callback = Table(
+    "callback",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),  # evt_..., also the `webhook-id`
+    Column("client_id", Text, nullable=False),
+    Column("task_id", Text),
+    Column("batch_id", Text),
+    Column("type", Text, nullable=False),  # task.succeeded, batch.completed ...
+    Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False, server_default=text("''")),  # host:port, once claimed
+    Column("status", Text, nullable=False),  # pending, delivering, delivered, failed
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("tries_before", Integer, nullable=False, server_default=text("0")),  # those before its last replay
+    Column("next_at", Double, nullable=False),  # not to be tried earlier
+    Column("ring_at", Double, nullable=False, server_default=text("0")),  # when the feeder next publishes it
+    Column("claimed_by", Text),
+    Column("claimed_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("last_error", Text),
+    partial("ix_callback_due", "host", "ring_at", where=PENDING),  # feed_callbacks, host by host
+    partial("ix_callback_delivering", "claimed_at", where=DELIVERING),
+    partial("ix_callback_failed", "client_id", "seq", where=DEAD_LETTER),
+    Index(None, "task_id"),
+    Index(None, "batch_id"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("callback_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),  # from 1
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double, nullable=False),
+    Column("status_code", Integer),
+    Column("error", Text),
+    Index(None, "callback_id", "number"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),  # SHA-256 of method, path and payload
+    Column("object_id", Text, nullable=False),  # task_... or batch_...
+    Column("expires_at", Double, nullable=False),
+    Index(None, "expires_at"),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", Text, primary_key=True),  # the incarnation
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("beat", BigInteger, nullable=False, server_default=text("0")),  # counts up
+    Column("started_at", Double, nullable=False),
+    Column("beat_at", Double, nullable=False),  # for people to read
+    Column("calls", BigInteger, nullable=False, server_default=text("0")),  # made upstream
+    Column("connections", BigInteger, nullable=False, server_default=text("0")),  # opened for them
+    Column("ended_at", Double),
+)
+
+learned = Table(
+    "learned",
+    metadata,
+    Column("quota", Text, primary_key=True),
+    Column("figures", Text, nullable=False),  # JSON
+    Column("updated_at", Double, nullable=False),
+)
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("subject", Text, primary_key=True),  # everything, model:..., client:..., key:...
+    Column("since", Double, nullable=False),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("subject", Text, primary_key=True),  # key:..., account:...
+    Column("facts", Text, nullable=False),  # JSON
+    Column("updated_at", Double, nullable=False),
+)
+
+configuration = Table(
+    "configuration",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("generation", BigInteger, nullable=False),  # counts reloads
+    Column("asked_at", Double, nullable=False),
+)

@@ -1,0 +1,213 @@
+"""Tasks as they are read. Nothing here changes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, text, union_all
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
+from app.tasks.domain.task import ENDS, Hold, Status
+from app.tasks.store.locks import is_of
+from app.tasks.store.tables import INTAKE, attempt, batch, callback, task, task_content
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task, by its columns' names; instants are Unix seconds, `metadata` and `result` JSON text."""
+
+    seq: int
+    id: str
+    client_id: str
+    batch_id: str | None
+    batch_index: int | None
+    custom_id: str | None
+    model: str
+    queue: str
+    step: int
+    status: Status
+    hold: Hold
+    estimate: int
+    created_at: float
+    available_at: float
+    expires_at: float
+    fed_at: float | None
+    started_at: float | None  # of the first attempt
+    finished_at: float | None
+    attempts: int
+    counted: int
+    lost: int
+    cancel_requested: bool
+    retry: str | None
+    key: str | None
+    upstream_model: str | None
+    error_code: str | None
+    error_type: str | None
+    error_message: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    cost_picos: int | None
+    currency: str | None
+    cached: bool
+    coalesced: bool
+    simulated: bool
+    callback_url: str | None
+    metadata: str | None
+    due: float  # where it stands in line
+    off_peak: bool
+    degraded: bool
+    estimated_start_at: float | None  # as it looked at submission
+    batch_paused_at: float | None  # since when its batch is paused
+    result: str | None  # None in lists
+    callback_status: str | None  # of its own callback, once there is one
+
+
+_STATUS, _HOLD = (list(TaskRow.__slots__).index(name) for name in ("status", "hold"))
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One upstream call."""
+
+    task_id: str
+    release: int
+    key: str
+    account: str
+    upstream_model: str
+    outcome: str
+    counted: bool
+    status_code: int | None
+    error_message: str | None
+    upstream_request_id: str | None
+    released_at: float | None
+    started_at: float
+    first_byte_at: float | None
+    finished_at: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    cost_picos: int | None
+    currency: str | None
+
+
+def get_task(conn: Connection, client_id: str | None, task_id: str) -> TaskRow | None:
+    """One task with its result; None when this client has no such task. `client_id` None: whoever owns it."""
+    whose = {} if client_id is None else {"client": client_id}
+    row = conn.execute(_one(owned=bool(whose)), {"id": task_id, **whose}).first()
+    return None if row is None else _task(row)
+
+
+def list_tasks(
+    conn: Connection,
+    client_id: str,
+    status: str | None = None,
+    batch_id: str | None = None,
+    after_seq: int | None = None,
+    limit: int = 100,
+    reason: str | None = None,
+) -> list[TaskRow]:
+    """A client's tasks without results, newest first, beginning beyond `after_seq` (older ones).
+
+    Tasks of a batch whose input is still coming in are not there yet. `reason`: those with this error code alone.
+    """
+    if batch_id is not None:
+        numbers = _because(_of_batch(client_id, status, batch_id, after_seq), reason).limit(limit)
+    else:
+        states = [status] if status is not None else list(Status)
+        parts = [_because(_in_state(client_id, state, after_seq), reason).limit(limit) for state in states]
+        numbers = _newest(parts, limit)
+    found = (
+        select(*_columns(null()))
+        .where(task.c.seq.in_(numbers), task.c.deleted_at.is_(null()))
+        .order_by(task.c.seq.desc())
+    )
+    return [_task(row) for row in conn.execute(found)]
+
+
+def attempts_of(conn: Connection, task_id: str) -> list[AttemptRow]:
+    """The upstream calls for a task, oldest first."""
+    columns = [attempt.c[field.name] for field in fields(AttemptRow)]
+    found = select(*columns).where(attempt.c.task_id == task_id).order_by(attempt.c.seq)
+    return [AttemptRow(*row) for row in conn.execute(found)]
+
+
+def ended_among(conn: Connection, ids: Iterable[str]) -> dict[str, str]:
+    """Which of these tasks and batches have ended, and how."""
+    wanted = {ROWS: encode({"id": name} for name in ids)}
+    rows = [row for statement in _ended(conn.dialect.name) for row in conn.execute(statement, wanted)]
+    return {row.id: row.status for row in rows}
+
+
+def _columns(result: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+    paused = select(batch.c.paused_at).where(batch.c.id == task.c.batch_id).scalar_subquery()
+    told = select(callback.c.status).where(callback.c.task_id == task.c.id).order_by(callback.c.seq.desc())
+    last = (
+        paused.label("batch_paused_at"),
+        result.label("result"),
+        told.limit(1).scalar_subquery().label("callback_status"),
+    )
+    return [*(task.c[field.name] for field in fields(TaskRow)[: -len(last)]), *last]
+
+
+def _task(row: Row[Any]) -> TaskRow:
+    values = list(row)  # by position: the columns were chosen in the order of the fields
+    values[_STATUS], values[_HOLD] = Status(values[_STATUS]), Hold(values[_HOLD])
+    return TaskRow(*values)
+
+
+def _in_state(client_id: str, status: str, after_seq: int | None) -> Select[Any]:
+    """One range of ix_task_client_id_status_seq."""
+    found = select(task.c.seq).where(task.c.client_id == client_id, task.c.status == status)
+    if after_seq is not None:
+        found = found.where(task.c.seq < after_seq)
+    if status == Status.QUEUED:
+        coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
+        found = found.where(task.c.batch_id.is_(None) | task.c.batch_id.not_in(coming_in))
+    return found.order_by(task.c.seq.desc())
+
+
+def _because(found: Select[Any], reason: str | None) -> Select[Any]:
+    return found if reason is None else found.where(task.c.error_code == reason)
+
+
+def _newest(parts: list[Select[Any]], limit: int) -> Select[Any]:
+    """The newest of several ranges, each read only as far as needed."""
+    ranges = union_all(*(select(part.subquery().c.seq) for part in parts)).subquery()
+    return select(ranges.c.seq).order_by(ranges.c.seq.desc()).limit(limit)
+
+
+def _of_batch(client_id: str, status: str | None, batch_id: str, after_seq: int | None) -> Select[Any]:
+    """A range of ix_task_batch: a batch's lines are numbered in the order of their seq."""
+    coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
+    mine = (task.c.batch_id == batch_id) & (task.c.client_id == client_id) & task.c.batch_id.not_in(coming_in)
+    found = select(task.c.seq).where(mine).order_by(task.c.batch_index.desc())
+    if after_seq is not None:
+        other = task.alias("other")
+        line = select(other.c.batch_index).where(other.c.seq == after_seq).scalar_subquery()
+        found = found.where(task.c.batch_index < line)
+    return found if status is None else found.where(task.c.status == status)
+
+
+@cache
+def _one(*, owned: bool) -> Select[Any]:
+    found = select(*_columns(task_content.c.result)).join(task_content, task_content.c.seq == task.c.seq)
+    found = found.where(task.c.id == bindparam("id"))
+    return found.where(is_of(bindparam("client")), task.c.deleted_at.is_(null())) if owned else found
+
+
+@cache
+def _ended(dialect: str) -> tuple[Select[Any], Select[Any]]:
+    wanted = recordset(dialect, id=Text())
+    tasks = select(task.c.id, task.c.status).join(wanted, wanted.c.id == task.c.id)
+    batches = select(batch.c.id, batch.c.status).join(wanted, wanted.c.id == batch.c.id)
+    task_ends: list[Status] = sorted(ENDS)
+    batch_ends: list[BatchStatus] = sorted(BATCH_ENDS)
+    ended = task.c.status.concat("").in_(task_ends)  # fits no index, as in `locks`: rows are looked up by id
+    return tasks.where(ended), batches.where(batch.c.status.in_(batch_ends))

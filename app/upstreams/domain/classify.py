@@ -1,0 +1,210 @@
+"""From what came back to a verdict: the outcome of one upstream call and everything that it told us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.platform.domain.json_text import Parse, read_json
+from app.platform.domain.retry_after import retry_after_seconds
+from app.tasks.domain.attempt import Usage
+from app.tasks.domain.outcome import Outcome
+from app.upstreams.domain import repair
+from app.upstreams.domain.blame import Figure
+from app.upstreams.domain.error_meaning import outcome_in_200, outcome_of
+from app.upstreams.domain.named_limit import named_limit
+from app.upstreams.domain.repair import Repair
+from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.upstreams.domain.upstream_error import Scope, UpstreamError, is_error, read_error, scope_of
+
+_REPAIRABLE = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTEXT_TOO_LONG})
+_REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
+_HINTS = ("x-ratelimit-", "ratelimit")
+_MOST_HINTS, _LONGEST_HINT = 24, 200
+_MOST_TOKENS = 2**31 - 1
+_MOST_WORDS = 65536  # bytes read of an error that is not JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of one call, and what it told us.
+
+    `message` is the upstream's own where it said something, in one line; it may quote the client's request
+    and is for the client only. `result` is the answer as JSON text. `called`: whether anything was sent.
+    """
+
+    outcome: Outcome
+    message: str = ""
+    code: str = ""
+    status_code: int | None = None
+    retry_after_seconds: float | None = None
+    scope: Scope = Scope.MODEL
+    usage: Usage | None = None
+    result: str | None = field(default=None, repr=False)
+    simulated: bool = False
+    repair: Repair | None = None
+    upstream_request_id: str | None = None
+    sent_at: float | None = None
+    first_byte_at: float | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
+    called: bool = True
+    sent: bool = True  # False also when no connection could be made
+    named: Figure | None = None  # the limit that a refusal names in its words
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the call used: counted, 0 when it was refused, None when nobody knows."""
+        if self.usage is not None:
+            return self.usage.prompt_tokens + self.usage.completion_tokens
+        refused = self.status_code is not None and 400 <= self.status_code < 500
+        return 0 if refused or self.outcome is Outcome.OVERLOADED or not self.sent else None
+
+
+def classify(back: Reply | Fault, *, model: str, now: float, parse: Parse) -> Verdict:
+    """Say what a call came to. `model` is the upstream's name of it, `now` Unix seconds."""
+    if isinstance(back, Fault):
+        return _of_fault(back, model, now)
+    known = _known(back, now)
+    if 200 <= back.status < 300:
+        return _of_success(back, known, model, parse)
+    error = _error_of(back.body, parse)
+    return _of_error(outcome_of(back.status, error), error, known, model)
+
+
+def _known(back: Reply | Fault, now: float) -> Verdict:
+    """What the head of an answer tells, whatever its body says. Its outcome is yet to be set."""
+    headers = back.headers
+    return Verdict(
+        outcome=Outcome.MALFORMED,
+        status_code=back.status,
+        retry_after_seconds=retry_after_seconds(headers, now),
+        upstream_request_id=next((headers[name][:200] for name in _REQUEST_IDS if headers.get(name)), None),
+        sent_at=back.sent_at,
+        first_byte_at=back.first_byte_at,
+        hints=_hints(headers),
+    )
+
+
+def _hints(headers: Mapping[str, str]) -> dict[str, str]:
+    found = [(name, value) for name, value in headers.items() if name.startswith(_HINTS)]
+    if found and "date" in headers:  # what their instants count from
+        found.insert(0, ("date", headers["date"]))
+    return {name: value[:_LONGEST_HINT] for name, value in found[:_MOST_HINTS]}
+
+
+_OF_TROUBLE = {
+    Trouble.NOT_SENT: Outcome.RETURNED,
+    Trouble.ABORTED: Outcome.RETURNED,
+    Trouble.UNCONNECTED: Outcome.UNAVAILABLE,
+    Trouble.BROKEN: Outcome.UNAVAILABLE,
+    Trouble.CUT: Outcome.MALFORMED,
+    Trouble.TIMED_OUT: Outcome.TIMED_OUT,
+    Trouble.TOO_LARGE: Outcome.RESPONSE_TOO_LARGE,
+}
+
+
+def _of_fault(fault: Fault, model: str, now: float) -> Verdict:
+    known = _known(fault, now)
+    if fault.status is not None and fault.status >= 300 and fault.trouble is not Trouble.ABORTED:
+        error = UpstreamError()  # the status came; only its body is missing
+        return _of_error(outcome_of(fault.status, error), error, known, model)
+    called = fault.trouble is not Trouble.NOT_SENT
+    outcome = _OF_TROUBLE[fault.trouble]
+    return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
+
+
+def _of_success(reply: Reply, known: Verdict, model: str, parse: Parse) -> Verdict:
+    if not reply.body.strip():
+        return replace(known, message="The upstream answered 200 with an empty body.")
+    try:
+        document, text = read_json(reply.body, parse)
+    except ValueError:
+        document, text = None, ""
+    if not isinstance(document, Mapping):
+        return _of_no_object(_error_of(reply.body, parse), known, model)
+    known = replace(known, simulated=document.get("simulated") is True, usage=_usage(document.get("usage")))
+    choice = _first_choice(document)
+    if document.get("error") or (choice is None and is_error(document)):
+        error = read_error(document)
+        return _of_error(outcome_in_200(error), error, known, model)
+    if choice is None:
+        return replace(known, message="The upstream answered 200 without any choice.")
+    return _of_choice(choice, replace(known, result=text))
+
+
+def _of_no_object(error: UpstreamError, known: Verdict, model: str) -> Verdict:
+    """A list or plain words in a 200 are an error where they say which; all else is only malformed."""
+    outcome = outcome_in_200(error)
+    if outcome is Outcome.UNAVAILABLE:
+        return replace(known, message="The upstream answered 200 with something that is not a JSON object.")
+    return _of_error(outcome, error, known, model)
+
+
+def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    choices = document.get("choices")
+    if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
+        return None
+    return choices[0] if isinstance(choices[0].get("message"), Mapping) else None
+
+
+def _of_choice(choice: Mapping[str, Any], known: Verdict) -> Verdict:
+    """A proper body may still say that the answer was broken off for want of capacity, or withheld."""
+    reason = choice.get("finish_reason")
+    if reason == "insufficient_system_resource":
+        return replace(
+            known, outcome=Outcome.OVERLOADED, result=None, message="The upstream ran out of capacity."
+        )
+    if reason == "error":
+        return replace(
+            known, outcome=Outcome.UNAVAILABLE, result=None, message="The upstream broke the answer off."
+        )
+    if reason == "content_filter" and not choice["message"].get("content"):
+        refused = replace(known, outcome=Outcome.CONTENT_REFUSED, result=None)
+        return replace(refused, message="The upstream withheld the answer: content filter.")
+    return replace(known, outcome=Outcome.SUCCEEDED)
+
+
+def _of_error(outcome: Outcome, error: UpstreamError, known: Verdict, model: str) -> Verdict:
+    return replace(
+        known,
+        outcome=outcome,
+        message=error.message or f"The upstream answered {known.status_code}.",
+        code=error.code or error.type,
+        scope=scope_of(error, model),
+        named=named_limit(error) if outcome is Outcome.RATE_LIMITED else None,
+        repair=repair.suggest(error.message) if outcome in _REPAIRABLE else None,
+    )
+
+
+def _error_of(body: bytes, parse: Parse) -> UpstreamError:
+    """The error in a body: JSON, else plain words or a page."""
+    try:
+        return read_error(read_json(body, parse)[0])
+    except ValueError:
+        return read_error(body[:_MOST_WORDS].decode("utf-8-sig", "replace"))
+
+
+def _usage(value: Any) -> Usage | None:
+    """Token counts in OpenAI's words or DeepSeek's; None when the two totals are not both there."""
+    if not isinstance(value, Mapping):
+        return None
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    if prompt is None or completion is None:
+        return None
+    cached = _count(_inside(value, "prompt_tokens_details", "cached_tokens"))
+    if cached is None:
+        cached = _count(value.get("prompt_cache_hit_tokens"))
+    reasoning = _count(_inside(value, "completion_tokens_details", "reasoning_tokens"))
+    return Usage(prompt, completion, min(cached or 0, prompt), reasoning or 0)
+
+
+def _inside(value: Mapping[str, Any], outer: str, inner: str) -> Any:
+    details = value.get(outer)
+    return details.get(inner) if isinstance(details, Mapping) else None
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_TOKENS:
+        return None
+    return value

@@ -1,0 +1,383 @@
+"""The health of keys and accounts: what calls and tests teach, and what is to be tested when. Pure.
+
+    active --(401 again with no success between, or to the key's test)--> disabled
+    active --(402, insufficient_quota; the same)--> no_balance
+    disabled, no_balance --(a call succeeds, or a test after one that refused)--> active
+
+One refused request closes nothing (see refusals.py): its key is tested at once.
+What calls have closed is closed to the clients that were refused; others may try it, one call at a time, and what
+succeeds opens it to all. Refused to several clients it is closed to all. A test proves something only after one that
+refused: many upstreams list their models to anybody. Else one call, of whoever waits, tells when the test is due.
+Endpoints that nobody has called for a while are probed, so that a fault is seen before a task meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from app.settings.domain.routing import ANY, account_quota, key_quota
+from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.pauses import Shut
+from app.upstreams.domain.refusals import REFUSALS, HeardCall, Reach, Refusals
+
+
+class Condition(StrEnum):
+    """Whether a key, or an account, may be used."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    NO_BALANCE = "no_balance"
+
+
+class Probe(StrEnum):
+    """What is asked of an upstream."""
+
+    MODELS = "models"  # GET /models
+    BALANCE = "balance"  # GET /user/balance
+
+
+class Finding(StrEnum):
+    """What a test came to."""
+
+    WORKS = "works"  # the key is known; there is money
+    REFUSED = "refused"  # it is not; there is none
+    NOT_OFFERED = "not_offered"  # the upstream has no such page
+    NO_ANSWER = "no_answer"  # or none that tells anything
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRules:
+    """Seconds."""
+
+    retest: float = 30.0  # from a refusal to the first test; doubled for each further one ...
+    longest: float = 900.0  # ... up to this
+    idle: float = 300.0  # without a call, after which an endpoint is probed; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A test that came back."""
+
+    finding: Finding
+    at: float
+    seconds: float
+    status: int | None = None
+    words: str = ""  # ours, never the upstream's
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key or an account stands. Instants are Unix seconds."""
+
+    condition: Condition = Condition.ACTIVE
+    reason: str = ""
+    since: float = 0.0
+    tests: int = 0  # since it was disabled
+    next_test_at: float | None = None  # None of what is closed: the next call tells
+    last: Probed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A test to be made, of a key or (with one of its keys) of an account."""
+
+    subject: str  # key:main, account:acme
+    test: Probe
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key and what it belongs to."""
+
+    name: str
+    upstream: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """When a key was last known to be good, in gate time: by a call that succeeded, by a test of its own."""
+
+    succeeded: float = 0.0
+    tested: float = 0.0
+
+
+NO_PROOFS: Mapping[str, Proof] = {}
+
+_BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
+_WORDS = {
+    Condition.DISABLED: "key {} is disabled: {}; it is tested again by itself",
+    Condition.NO_BALANCE: "account {} has no balance left: {}; it is tested again by itself",
+}
+_REFUSED = "the upstream refuses it"  # for clients: an upstream's own words may quote another's request
+
+
+@dataclass(slots=True)
+class KeyHealth:
+    """All keys and accounts. Kept by the leader; time arrives as arguments (Unix seconds)."""
+
+    keys: Mapping[str, Held]
+    rules: HealthRules = field(default_factory=HealthRules)
+    standings: dict[str, Standing] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
+    _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
+    _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
+    _accused: dict[str, set[str]] = field(default_factory=dict)  # closed to these clients alone, by subject
+
+    def heard(self, call: HeardCall) -> bool:
+        """A call came back. Returns whether it changed anything: not if sent before the key was given back."""
+        if call.key not in self.keys:
+            return False
+        self._called[call.key] = call.at
+        subject = self._subject(call)
+        if call.sent_at < self._released.get(subject, 0.0):
+            return False
+        cases = len(self.refusals.cases)
+        reach = self.refusals.heard(call)
+        if call.outcome is Outcome.SUCCEEDED:
+            return self._proved(call) or len(self.refusals.cases) < cases
+        if call.outcome in _BAD:
+            self._refused(subject, call, reach)
+        return call.outcome in REFUSALS
+
+    def _subject(self, call: HeardCall) -> str:
+        return f"account:{call.account}" if call.outcome is Outcome.NO_BALANCE else f"key:{call.key}"
+
+    def _refused(self, subject: str, call: HeardCall, reach: Reach) -> None:
+        """By a call: to those who were refused, or to everybody."""
+        before = self.standings.get(subject, Standing())
+        if before.condition is Condition.ACTIVE:
+            if reach is not Reach.EVERYBODY and not self.refusals.seems_dead(call):
+                return
+            self._close(subject, _BAD[call.outcome], call.at, _answered(call))
+            self._accused[subject] = set(self.refusals.cases[call.subject].tasks)
+        elif before.next_test_at is None:  # the one call that was to tell
+            tests = before.tests + 1
+            due = call.at + self._pause(tests)
+            self.standings[subject] = replace(
+                before,
+                tests=tests,
+                next_test_at=due,
+                reason=_reason(subject, before.condition, _answered(call)),
+            )
+        if reach is Reach.EVERYBODY:
+            self._accused.pop(subject, None)
+        elif subject in self._accused:
+            self._accused[subject].add(call.client)
+
+    def _close(self, subject: str, condition: Condition, at: float, why: str) -> None:
+        last = self.standings.get(subject, Standing()).last
+        words = _reason(subject, condition, why)
+        self.standings[subject] = Standing(condition, words, at, 0, at + self._pause(0), last)
+
+    def due(self, now: float) -> list[Order]:
+        """Tests to be made now."""
+        return [*self._due_again(now), *self._due_doubted(now), *self._due_idle(now)]
+
+    def tested(self, order: Order, test: Probed) -> bool:
+        """A test came back. Gives back whether a condition changed."""
+        self._called[order.key] = test.at
+        before = self.standings.get(order.subject, Standing())
+        if before.condition is Condition.ACTIVE:
+            return self._probed(order, before, test)
+        self.refusals.forget([_quota_of(order.subject)])
+        if test.finding in (Finding.REFUSED, Finding.NO_ANSWER):
+            tests = before.tests + 1
+            due = test.at + self._pause(tests)
+            self.standings[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
+            if test.finding is Finding.REFUSED:
+                self._accused.pop(order.subject, None)
+            return False
+        refused = before.last is not None and before.last.finding is Finding.REFUSED
+        if refused and test.finding is Finding.WORKS:
+            self._open(order.subject, test.at, test)
+        else:
+            self._accused[order.subject] = set()
+            self.standings[order.subject] = replace(before, next_test_at=None, last=test)
+        return True
+
+    def give_back(self, key: str, now: float) -> bool:
+        """Somebody says that a key is good: it is used again, and a call will tell."""
+        held = self.keys[key]
+        changed = False
+        for subject in (f"key:{key}", f"account:{held.account}"):
+            before = self.standings.get(subject, Standing())
+            if before.condition is not Condition.ACTIVE:
+                self._open(subject, now, before.last)
+                changed = True
+        mine = {key_quota(key, ANY), account_quota(held.account, ANY)}
+        self.refusals.forget([n for n in self.refusals.cases if n in mine or n.startswith(f"key:{key}:")])
+        return changed
+
+    def _open(self, subject: str, at: float, last: Probed | None) -> None:
+        """To everybody; what was sent before says nothing of it."""
+        self.standings[subject] = Standing(since=at, last=last)
+        self._released[subject] = at
+        self._accused.pop(subject, None)
+
+    @property
+    def shut(self) -> dict[str, Shut]:
+        """Keys that are not to be used by anybody, by name."""
+        bad = {subject: shut for subject, shut in self._bad.items() if not self._may_be_tried(subject)}
+        found = {}
+        for key, held in self.keys.items():
+            shut = bad.get(f"key:{key}") or bad.get(f"account:{held.account}")
+            if shut is not None:
+                found[key] = shut
+        return found
+
+    @property
+    def barred(self) -> dict[str, dict[str, Shut]]:
+        """What is closed to some: by client and quota."""
+        found: dict[str, dict[str, Shut]] = {}
+        for subject, shut in self._bad.items():
+            for client in self._accused.get(subject, ()):
+                found.setdefault(client, {})[_quota_of(subject)] = shut
+        return found
+
+    @property
+    def probed(self) -> dict[str, str]:
+        """Quotas of what is closed and may be tried, one call at a time: why, by quota."""
+        bad = self._bad.items()
+        return {_quota_of(subject): shut.words for subject, shut in bad if self._may_be_tried(subject)}
+
+    def _may_be_tried(self, subject: str) -> bool:
+        return subject in self._accused or self.standings[subject].next_test_at is None
+
+    @property
+    def _bad(self) -> dict[str, Shut]:
+        return {
+            subject: Shut(_reason(subject, one.condition, _REFUSED), by_operator=False)
+            for subject, one in self.standings.items()
+            if one.condition is not Condition.ACTIVE
+        }
+
+    def _probed(self, order: Order, before: Standing, test: Probed) -> bool:
+        """A test of what is in use. A page of balances that refuses the key itself tells nothing of money."""
+        told_of_money = order.test is Probe.MODELS or test.status == 200
+        if test.finding is Finding.REFUSED and told_of_money:
+            self.standings[order.subject] = replace(before, tests=0, last=test)
+            found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
+            self._close(order.subject, found, test.at, test.words or _REFUSED)
+            return True
+        self.standings[order.subject] = replace(before, last=test)
+        return False
+
+    def _proved(self, call: HeardCall) -> bool:
+        """A success of what was sent since it was closed."""
+        changed = False
+        for subject in (f"key:{call.key}", f"account:{call.account}"):
+            standing = self.standings.get(subject, Standing())
+            if standing.condition is not Condition.ACTIVE and call.sent_at >= standing.since:
+                self._open(subject, call.sent_at, standing.last)
+                changed = True
+        return changed
+
+    def _pause(self, tests: int) -> float:
+        return float(min(self.rules.longest, self.rules.retest * 2.0 ** min(tests, 30)))
+
+    def _due_again(self, now: float) -> Iterable[Order]:
+        for subject, standing in self.standings.items():
+            due = standing.next_test_at
+            if standing.condition is Condition.ACTIVE or due is None or now < due:
+                continue
+            kind, _, name = subject.partition(":")
+            if kind == "key" and name in self.keys:
+                yield Order(subject, Probe.MODELS, name)
+            key = next((k for k, held in self.keys.items() if held.account == name), None)
+            if kind == "account" and key is not None:
+                yield Order(subject, Probe.BALANCE, key)
+
+    def _due_doubted(self, now: float) -> Iterable[Order]:
+        """What has refused a request: is it dead?"""
+        for case in self.refusals.doubted(now):
+            call = case.call
+            account = call.outcome is Outcome.NO_BALANCE
+            subject = f"account:{call.account}" if account else f"key:{call.key}"
+            standing = self.standings.get(subject, Standing())
+            if call.key in self.keys and standing.condition is Condition.ACTIVE:
+                yield Order(subject, Probe.BALANCE if account else Probe.MODELS, call.key)
+
+    def _due_idle(self, now: float) -> Iterable[Order]:
+        """One key of each upstream, the one that was called last, when none was called for a while."""
+        if not self.rules.idle:
+            return
+        upstreams: dict[str, list[str]] = {}
+        shut = self.shut
+        for key, held in self.keys.items():
+            self._called.setdefault(key, now)  # at the start nothing is known, and nothing is hurried
+            if key not in shut:
+                upstreams.setdefault(held.upstream, []).append(key)
+        for keys in upstreams.values():
+            last = max(keys, key=lambda key: self._called[key])
+            if now - self._called[last] >= self.rules.idle:
+                yield Order(f"key:{last}", Probe.MODELS, last)
+
+
+def _answered(call: HeardCall) -> str:
+    status = "the upstream refuses it" if call.status is None else f"the upstream answered {call.status}"
+    return f"{status}: {call.words}" if call.words else status
+
+
+def _reason(subject: str, condition: Condition, why: str) -> str:
+    return _WORDS[condition].format(subject.partition(":")[2], why)
+
+
+def _quota_of(subject: str) -> str:
+    kind, _, name = subject.partition(":")
+    return key_quota(name, ANY) if kind == "key" else account_quota(name, ANY)
+
+
+def worse(standings: Mapping[str, Standing], key: str, account: str) -> Standing:
+    """A key's standing, or its account's where only that one is bad."""
+    of_key = standings.get(f"key:{key}", Standing())
+    of_account = standings.get(f"account:{account}", Standing())
+    if of_key.condition is Condition.ACTIVE and of_account.condition is not Condition.ACTIVE:
+        return of_account
+    return of_key
+
+
+def to_facts(standing: Standing) -> dict[str, Any]:
+    """As plain values, to be kept."""
+    last = standing.last
+    return {
+        "condition": standing.condition,
+        "reason": standing.reason,
+        "since": standing.since,
+        "tests": standing.tests,
+        "next_test_at": standing.next_test_at,
+        "last": None
+        if last is None
+        else {
+            "finding": last.finding,
+            "at": last.at,
+            "seconds": last.seconds,
+            "status": last.status,
+            "words": last.words,
+        },
+    }
+
+
+def from_facts(facts: Mapping[str, Any]) -> Standing:
+    """What was kept. Raises KeyError, ValueError, TypeError for what is no standing."""
+    last = facts["last"]
+    return Standing(
+        Condition(facts["condition"]),
+        str(facts["reason"]),
+        float(facts["since"]),
+        int(facts["tests"]),
+        None if facts["next_test_at"] is None else float(facts["next_test_at"]),
+        None
+        if last is None
+        else Probed(
+            Finding(last["finding"]),
+            float(last["at"]),
+            float(last["seconds"]),
+            last["status"],
+            str(last["words"]),
+        ),
+    )

@@ -1,0 +1,133 @@
+"""Secrets of the keys and upstreams that a process calls, as they were last resolved, and resolved again when asked.
+
+They are compared in memory and never written anywhere. One that cannot be resolved again stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from app.platform.ports import Clock
+from app.settings import ConfigError, Outfit, Settings, key_secrets, outfits
+
+log = structlog.get_logger("penstock.secrets")
+T = TypeVar("T")
+
+AGAIN_SECONDS = 5.0  # a refused key's secret is resolved at most so often
+
+Take = Callable[[Mapping[str, SecretStr], Mapping[str, Outfit]], object]
+
+
+class HeldSecrets:
+    """One for a configuration in a worker process. May be used by many threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Collection[str],
+        environ: Mapping[str, str],
+        clock: Clock,
+        before: HeldSecrets | None = None,
+    ) -> None:
+        """Resolves the secrets of `keys` and of their upstreams. Raises ConfigError.
+
+        `before`: what the process held; where a reference stayed and cannot be resolved now, its value stays too.
+        """
+        self._settings, self._environ, self._clock = settings, environ, clock
+        self._upstream_of = {key.name: key.upstream for key in settings.keys if key.name in keys}
+        self._take: Take = lambda _secrets, _outfits: None
+        self._lock = threading.Lock()
+        self._refused: set[str] = set()
+        self._asked_at: dict[str, float] = {}  # by key: when a refusal made it look again, monotonic
+        old_secrets, old_outfits = before._still_meant(settings) if before is not None else ({}, {})
+        self.secrets = {
+            name: found
+            for name in self._upstream_of
+            if (found := self._secret(name, old_secrets.get(name))) is not None
+        }
+        self.outfits = {
+            name: dressed
+            for name in set(self._upstream_of.values())
+            if (dressed := self._outfit(name, old_outfits.get(name))) is not None
+        }
+
+    def tell(self, take: Take) -> None:
+        """Call `take` with what has changed, whenever something has."""
+        self._take = take
+
+    def refused(self, key: str) -> None:
+        """The upstream refused this key: before its next call its secrets are resolved again."""
+        if key in self._upstream_of:
+            self._refused.add(key)
+
+    def before_call(self, key: str) -> None:
+        """Resolve a refused key's secrets again, at most every few seconds. Never raises."""
+        if key not in self._refused:
+            return
+        with self._lock:
+            now = self._clock.monotonic()
+            if key in self._refused and now - self._asked_at.get(key, -math.inf) >= AGAIN_SECONDS:
+                self._asked_at[key] = now
+                self._refused.discard(key)
+                self._resolve([key])
+
+    def refresh(self) -> None:
+        """Resolve all again. Never raises: what cannot be had is logged, and stays as it was."""
+        with self._lock:
+            self._refused.clear()
+            self._resolve(self._upstream_of)
+
+    def _resolve(self, keys: Iterable[str]) -> None:
+        """Under the lock: look again, and tell what has changed."""
+        names = list(keys)
+        secrets = {name: self._secret(name, self.secrets[name]) for name in names}
+        dressed = {
+            name: self._outfit(name, self.outfits[name]) for name in {self._upstream_of[n] for n in names}
+        }
+        new_secrets = {n: s for n, s in secrets.items() if s is not None and s != self.secrets[n]}
+        new_outfits = {n: o for n, o in dressed.items() if o is not None and o != self.outfits[n]}
+        if not new_secrets and not new_outfits:
+            return
+        try:
+            self._take(new_secrets, new_outfits)
+        except ConfigError as error:
+            log.error("rotated secrets cannot be used, the old ones stay in use", reason=str(error))
+            return
+        self.secrets.update(new_secrets)
+        self.outfits.update(new_outfits)
+        log.info("rotated secrets are in use", keys=sorted(new_secrets), upstreams=sorted(new_outfits))
+
+    def _secret(self, key: str, old: SecretStr | None) -> SecretStr | None:
+        return self._or_old(lambda: key_secrets(self._settings, self._environ, {key})[key], old)
+
+    def _outfit(self, upstream: str, old: Outfit | None) -> Outfit | None:
+        return self._or_old(lambda: outfits(self._settings, self._environ, {upstream})[upstream], old)
+
+    @staticmethod
+    def _or_old(resolve: Callable[[], T], old: T | None) -> T | None:
+        """What is found; `old` where that fails, if there is one. Raises ConfigError else."""
+        try:
+            return resolve()
+        except (ConfigError, OSError, ValueError) as error:
+            if old is None:
+                raise
+            reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+            log.error("a secret cannot be resolved again, the old one stays in use", reason=reason)
+            return old
+
+    def _still_meant(self, settings: Settings) -> tuple[dict[str, SecretStr], dict[str, Outfit]]:
+        """What another configuration refers to in the same words."""
+        mine = {key.name: key.secret for key in self._settings.keys}
+        upstreams = {one.name: (one.headers, one.proxy_auth) for one in self._settings.upstreams}
+        secrets = {key.name for key in settings.keys if mine.get(key.name) == key.secret}
+        dressed = {o.name for o in settings.upstreams if upstreams.get(o.name) == (o.headers, o.proxy_auth)}
+        return (
+            {name: value for name, value in self.secrets.items() if name in secrets},
+            {name: value for name, value in self.outfits.items() if name in dressed},
+        )

@@ -1,0 +1,71 @@
+"""Adding up what was used: exactly, by heading, currencies apart."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.billing.domain.usage import (
+    FIGURES,
+    Entry,
+    Figures,
+    Heading,
+    as_columns,
+    call_figures,
+    day_of,
+    from_columns,
+    merge,
+)
+from app.platform.domain.money import Cost
+from app.tasks.domain.attempt import Usage
+
+figures = st.builds(Figures, **{name: st.integers(0, 10**15) for name in FIGURES})
+headings = st.builds(
+    Heading,
+    day=st.sampled_from(["2026-11-20", "2026-11-21"]),
+    client_id=st.sampled_from(["alice", "bob"]),
+    model=st.sampled_from(["a", "b"]),
+    key=st.sampled_from(["", "k1"]),
+    currency=st.sampled_from(["", "USD", "CNY"]),
+)
+entries = st.lists(st.builds(Entry, headings, figures), max_size=20)
+
+
+@given(entries)
+def test_merging_loses_and_adds_nothing(given_entries: list[Entry]) -> None:
+    merged = merge(given_entries)
+    assert len({entry.heading for entry in merged}) == len(merged)
+    for name in FIGURES:
+        before = sum(getattr(entry.figures, name) for entry in given_entries)
+        assert sum(getattr(entry.figures, name) for entry in merged) == before
+
+
+@given(entries)
+def test_money_of_two_currencies_is_never_added(given_entries: list[Entry]) -> None:
+    for currency in ("", "USD", "CNY"):
+        before = sum(e.figures.cost for e in given_entries if e.heading.currency == currency)
+        after = sum(e.figures.cost for e in merge(given_entries) if e.heading.currency == currency)
+        assert before == after
+
+
+@given(entries)
+def test_an_entry_reads_back_as_what_it_was(given_entries: list[Entry]) -> None:
+    assert [from_columns(as_columns(entry)) for entry in given_entries] == given_entries
+
+
+def test_a_call_at_an_unknown_price_is_counted_as_such() -> None:
+    used = call_figures(Usage(10, 5, 2, 1), None, succeeded=True)
+    assert (used.unpriced_calls, used.cost, used.prompt_tokens, used.calls, used.tasks) == (1, 0, 10, 1, 1)
+
+
+def test_a_refused_call_used_nothing_and_is_not_unpriced() -> None:
+    assert call_figures(None, None, succeeded=False) == Figures(calls=1)
+
+
+def test_a_priced_call_carries_its_cost_and_savings() -> None:
+    used = call_figures(Usage(10, 5), Cost(7, "USD", 3, 2), succeeded=False)
+    assert (used.cost, used.saved_prompt_cache, used.saved_off_peak, used.unpriced_calls) == (7, 3, 2, 0)
+
+
+def test_a_day_is_a_day_of_utc() -> None:
+    assert day_of(0.0) == "1970-01-01"
+    assert day_of(1_795_219_199.9) == "2026-11-20"
+    assert day_of(1_795_219_200.0) == "2026-11-21"

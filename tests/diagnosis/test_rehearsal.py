@@ -1,0 +1,174 @@
+"""A load on the virtual clock: what drains it, what holds it up, what one more key or account changes."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.billing.domain.pricing import Price, PriceBook, Rates
+from app.diagnosis.domain.rehearsal import Habit, Load
+from app.diagnosis.rehearse_load import (
+    Answer,
+    Live,
+    Question,
+    limits_of,
+    live_loads,
+    only_keys,
+    rehearse_load,
+    usage_of,
+)
+from app.diagnosis.store.rehearsal_facts import CallRow, WaitingRows
+from app.settings.domain.quota import Quota
+from app.settings.domain.routing import Route, Topology, account_quota
+from app.tasks.domain.attempt import Usage
+
+USAGE = Usage(1000, 500)
+STEADY = Habit(lambda _: 1.0, 1.0)
+BOOK = PriceBook.of([("u", "m", Price(0.0, "USD", Rates(150_000, 150_000, 600_000, 600_000)))])
+
+
+def accounts(count: int, *, keys: int = 1, **figures: float) -> Topology:
+    """So many accounts with limits alike, each with so many keys, in one tier."""
+    routes = tuple(Route(f"k{a}-{n}", "u", f"a{a}", "m") for a in range(count) for n in range(keys))
+    quotas = [Quota(account_quota(f"a{a}", "m"), **figures) for a in range(count)]  # type: ignore[arg-type]
+    return Topology({"m": (routes,)}, {quota.id: quota for quota in quotas})
+
+
+def played(topology: Topology, tasks: int, habit: Habit = STEADY, **more: object) -> Answer:
+    loads = more.pop("loads", None) or [Load("m", "c", tasks, USAGE, 1500.0)]
+    return rehearse_load(Question(topology, loads, habit, BOOK, **more))  # type: ignore[arg-type]
+
+
+def test_a_rate_drains_in_tasks_over_rate() -> None:
+    result = played(accounts(2, rpm=600), 2000).variants[0].result
+    assert result.seconds == pytest.approx(2000 / 20 + 1, rel=0.04)
+    assert (result.done, result.calls, result.refused, result.expired, result.stranded) == (
+        2000,
+        2000,
+        0,
+        0,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    "habit", [STEADY, Habit(lambda c: c.lognormvariate(0.568, 0.5), 2.0)], ids=["1 s", "2 s"]
+)
+def test_calls_at_once_drain_in_tasks_times_seconds_over_cap(habit: Habit) -> None:
+    result = played(accounts(1, concurrency=40), 3000, habit).variants[0].result
+    assert result.seconds == pytest.approx(3000 * habit.mean_seconds / 40, rel=0.06)
+
+
+def test_tokens_drain_at_their_rate_and_what_was_not_used_comes_back() -> None:
+    reserved = [Load("m", "c", 1000, USAGE, 3000.0)]
+    result = played(accounts(1, tpm=900_000), 0, loads=reserved).variants[0].result
+    assert result.seconds == pytest.approx(1000 * 1500 / 15_000, rel=0.06)
+
+
+def test_a_slow_quota_loses_nothing_by_being_looked_at_now_and_then() -> None:
+    result = played(accounts(1, rpm=30), 60).variants[0].result
+    assert result.seconds == pytest.approx(60 * 2 + 1, rel=0.05)
+
+
+def test_one_more_account_changes_what_one_more_key_of_the_same_does_not() -> None:
+    as_it_is, key, account = played(accounts(2, rpm=600), 2000).variants
+    assert key.result.seconds == pytest.approx(as_it_is.result.seconds, rel=0.01)
+    assert account.result.seconds == pytest.approx(as_it_is.result.seconds * 2 / 3, rel=0.03)
+    assert key.name.startswith("one more key of a")
+    assert len(account.result.by_key) == 3
+
+
+def test_one_more_key_counts_where_limits_are_the_keys() -> None:
+    route = Route("k", "u", "a", "m")
+    topology = Topology({"m": ((route,),)}, {"key:k:m": Quota("key:k:m", rpm=600)})
+    as_it_is, key, _ = played(topology, 1000).variants
+    assert key.result.seconds == pytest.approx(as_it_is.result.seconds / 2, rel=0.05)
+
+
+def test_costs_are_exact_and_an_unknown_price_is_unknown() -> None:
+    result = played(accounts(1, rpm=6000), 100).variants[0].result
+    assert result.costs == {"USD": 100 * (150_000 * 1000 + 600_000 * 500)}
+    unknown = rehearse_load(
+        Question(accounts(1, rpm=6000), [Load("m", "c", 9, USAGE, 1.0)], STEADY, PriceBook())
+    )
+    assert (unknown.variants[0].result.costs, unknown.variants[0].result.unpriced) == ({}, 9)
+
+
+def test_refused_calls_are_made_again_and_brake_their_account() -> None:
+    calm = played(accounts(1, concurrency=20), 500).variants[0].result
+    stormy = played(accounts(1, concurrency=20), 500, Habit(lambda _: 1.0, 1.0, 0.1, 2.0)).variants[0].result
+    assert stormy.done == 500
+    assert stormy.calls == 500 + stormy.refused
+    assert 20 <= stormy.refused <= 100
+    assert stormy.seconds > 1.3 * calm.seconds
+
+
+def test_what_cannot_start_before_its_deadline_expires() -> None:
+    late = [Load("m", "c", 1000, USAGE, 1500.0, expires_in=30.0)]
+    result = played(accounts(1, rpm=600), 0, loads=late).variants[0].result
+    assert result.done + result.expired == 1000
+    assert result.done == pytest.approx(300, rel=0.1)
+
+
+def test_what_nothing_can_start_is_told_and_not_waited_for() -> None:
+    result = played(accounts(1, concurrency=5), 10, slots=0).variants[0].result
+    assert (result.stranded, result.done) == (10, 0)
+
+
+def test_what_holds_work_up_is_told_in_seconds() -> None:
+    result = played(accounts(1, rpm=600, concurrency=500), 600).variants[0].result
+    assert max(result.waits, key=lambda name: result.waits[name]) == "account:a0:m"
+
+
+def test_limits_that_nobody_told_are_the_learned_ones_else_assumed_and_named() -> None:
+    topology = Topology({"m": ((Route("k1", "u", "a1", "m"), Route("k2", "u", "a2", "m")),)})
+    facts = {"account:a1:m": {"figures": {"calls": {"level": 60.0, "known": 60.0, "step": 0.25}}}}
+    limits, assumed = limits_of(topology, facts)
+    assert limits["account:a1:m"].cap == 60
+    assert (limits["account:a2:m"].cap, assumed) == (20, ["a2: m"])
+
+
+def test_the_running_service_gives_load_use_and_seconds() -> None:
+    calls = [
+        CallRow("k0-0", "m", "succeeded", 0.5, 100, 50, 10),
+        CallRow("k0-0", "m", "rate_limited", 0.1, None, None, None),
+    ]
+    live = Live([WaitingRows("m", "c", 0, 7, 150.0), WaitingRows("gone", "c", 3, 9, 1.0)], calls)
+    topology = accounts(1, rpm=600)
+    assert usage_of(calls) == Usage(100, 50, 10)
+    loads = live_loads(live, Usage(100, 50), topology)
+    assert [(load.model, load.tasks, load.step) for load in loads] == [("m", 7, 0)]
+    result = played(topology, 0, loads=loads, live=live).variants[0].result
+    assert (result.done, result.calls) == (7, 7 + result.refused)
+
+
+def test_keys_can_be_left_out() -> None:
+    assert only_keys(accounts(3), ["k1-0"]).keys == ("k1-0",)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    rpm=st.none() | st.integers(60, 1200),
+    concurrency=st.none() | st.integers(1, 60),
+    count=st.integers(1, 3),
+    seconds=st.sampled_from([0.1, 1.0, 5.0]),
+    seed=st.integers(0, 99),
+)
+def test_nothing_is_lost_and_no_limit_is_beaten(
+    rpm: int | None, concurrency: int | None, count: int, seconds: float, seed: int
+) -> None:
+    if rpm is None and concurrency is None:
+        concurrency = 10
+    topology = accounts(count, **{k: v for k, v in (("rpm", rpm), ("concurrency", concurrency)) if v})
+    chance = Random(seed)
+    habit = Habit(lambda _: chance.uniform(0.5, 1.5) * seconds, seconds)
+    result = played(topology, 300, habit).variants[0].result
+    assert (result.done, result.stranded, result.expired) == (300, 0, 0)
+    fastest = max(
+        300 * 60 / (rpm * count) - 1 if rpm else 0.0,
+        300 * seconds / (concurrency * count) * 0.85 - seconds if concurrency else 0.0,
+    )
+    assert result.seconds >= fastest

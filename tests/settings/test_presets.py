@@ -1,0 +1,97 @@
+"""What `penstock init` writes loads, whatever was chosen."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from app.cli.failure import Failure
+from app.cli.first_configuration import NO_KEY_NEEDED, configuration_text
+from app.cli.init import Given, choose
+from app.cli.presets.catalog import presets
+from app.settings import Settings, load_settings
+from app.settings.lay_routes import lay_routes
+
+WANTED = {
+    "deepseek", "siliconflow", "modelscope", "bailian", "tencent", "tencent-ti", "volcengine", "huawei", "aws",
+    "openrouter", "huggingface", "node", "vllm", "ollama", "gateway",
+}  # fmt: skip
+
+
+def loaded(tmp_path: Path, *names: str, **given: tuple[str, ...]) -> Settings:
+    file = tmp_path / "penstock.toml"
+    file.write_text(configuration_text(choose(names, Given(**given))), encoding="utf-8")
+    return load_settings(file, {})
+
+
+def test_every_provider_of_the_list_is_there_with_its_day_and_its_page() -> None:
+    assert set(presets()) == WANTED
+    for preset in presets().values():
+        assert date(2025, 1, 1) <= preset.date <= date(2027, 12, 31)
+        assert preset.docs.startswith("https://")
+        assert bool(preset.base_url) != bool(preset.address)
+
+
+@pytest.mark.parametrize("name", sorted(WANTED))
+def test_each_gives_a_configuration_that_loads(tmp_path: Path, name: str) -> None:
+    preset = presets()[name]
+    given = {
+        "base_urls": () if preset.base_url else ("https://node.example/v1",),
+        "models": () if preset.models else ("llama3=llama3:8b",),
+    }
+    settings = loaded(tmp_path, name, **given)
+    (upstream,), (key,) = settings.upstreams, settings.keys
+    assert upstream.base_url == (preset.base_url or "https://node.example/v1")
+    assert upstream.min_tls == ("1.3" if upstream.base_url.startswith("https:") else None)
+    assert key.secret == (f"env:{preset.secret}" if preset.secret else NO_KEY_NEEDED)
+    routes = lay_routes(settings).models
+    served = {model: tiers[0][0].upstream_model for model, tiers in routes.items()}
+    assert served == (dict(preset.models) or {"llama3": "llama3:8b"})
+    assert settings.default_model in served
+    assert {quota.model for quota in settings.quotas} <= set(served.values())
+
+
+def test_a_model_that_two_have_is_served_by_the_first_and_falls_to_the_second(tmp_path: Path) -> None:
+    keys = ("deepseek=env:A", "siliconflow=env:B", "siliconflow=env:C")
+    settings = loaded(tmp_path, "deepseek", "siliconflow", keys=keys)
+    model = next(one for one in settings.models if one.name == "deepseek-v4-pro")
+    assert [[tuple(route) for route in tier] for tier in model.routes()] == [
+        [("deepseek", "deepseek-v4-pro")],
+        [("siliconflow-1", "deepseek-ai/DeepSeek-V4-Pro"), ("siliconflow-2", "deepseek-ai/DeepSeek-V4-Pro")],
+    ]
+    assert settings.default_model == "deepseek-flash"
+    assert {key.secret for key in settings.keys} == {"env:A", "env:B", "env:C"}
+
+
+def test_limits_that_are_told_hold_for_each_account(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "tencent", keys=("env:A", "env:B"))
+    told = {(quota.account, quota.model): (quota.rpm, quota.tpm) for quota in settings.quotas}
+    assert told[("tencent-2", "deepseek-v3.2")] == (15_000, 1_200_000)
+    assert len(told) == 4
+
+
+def test_the_text_says_what_it_is_by_comments(tmp_path: Path) -> None:
+    text = configuration_text(choose(["siliconflow"], Given()))
+    assert "# --- SiliconFlow, as of 2026-11-21. https://docs.siliconflow.cn" in text
+    assert "they are learned" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        (["nope"], Given(), "There are: deepseek"),
+        (["node"], Given(models=("m",)), "--base-url node=https://HOST/v1"),
+        (["vllm"], Given(), "--model vllm=MODEL"),
+        (["deepseek", "aws"], Given(keys=("env:A",)), "--key deepseek=..."),
+        (["deepseek"], Given(keys=("sk-hunter2",)), "env:NAME"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_option_that_gives_it(
+    names: list[str], given: Given, said: str
+) -> None:
+    with pytest.raises(Failure) as caught:
+        choose(names, given)
+    assert said in str(caught.value.mend)
+    assert "hunter2" not in f"{caught.value.message}{caught.value.mend}"

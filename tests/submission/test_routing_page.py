@@ -1,0 +1,97 @@
+"""The set-ups of docs/routing.md: each loads, and routes as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.pacing.domain.fairness import Shares
+from app.pacing.domain.plan import Head, Snapshot, Waiting, plan
+from app.settings import Settings, load_settings
+from app.settings.domain.quota import QuotaState
+from app.settings.domain.routing import Topology
+from app.settings.lay_routes import lay_routes
+from app.submission.check_request import Rules, draft_task
+from app.submission.domain.request import TaskRequest
+from app.submission.judge_conditions import conditions_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
+NAMES = ("official-1", "official-2", "official-3", "third-1", "third-2", "edge")
+NOW = 1_700_000_000.0
+FULL = QuotaState(cap=0)
+
+
+def example(tmp_path: Path, title: str) -> Settings:
+    found = re.search(rf"```toml\n# {title}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert found, title
+    keys = "".join(f'[[key]]\nname = "{name}"\nupstream = "{name}"\nsecret = "env:X"\n' for name in NAMES)
+    ups = "".join(
+        f'[[upstream]]\nname = "{name}"\nbase_url = "https://{name}.example/v1"\n' for name in NAMES
+    )
+    file = tmp_path / "penstock.toml"
+    file.write_text(found[1] + ups + keys, encoding="utf-8")
+    return load_settings(file, {})
+
+
+def routed(
+    settings: Settings,
+    prompt: str = "a question " * 200,
+    *,
+    client: str = "alice",
+    waited: float = 0.0,
+    full: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    **wishes: object,
+) -> str:
+    """The key to which a task goes; '' when it waits. `full` keys take nothing."""
+    rules = Rules(
+        frozenset({"deepseek-flash"}),
+        "deepseek-flash",
+        conditions=conditions_of(settings),
+        regions=settings.regions,
+    )
+    request = TaskRequest([{"role": "user", "content": prompt}], **wishes)  # type: ignore[arg-type]
+    row = draft_task(request, client, rules, NOW)
+    topology: Topology = lay_routes(settings)
+    head = Head("t", 10, notes, row.facts or "")
+    waiting = Waiting(row.queue, "deepseek-flash", client, 3, 1, (head,))
+    quotas = {f"key:{name}:*": FULL for name in full}
+    pools = dict.fromkeys(topology.keys, "p")
+    made = plan(Snapshot(NOW, (waiting,), quotas, pools, {"p": 9}, wall=NOW + waited), topology, Shares())
+    return made.releases[0].route.key if made.releases else ""
+
+
+def test_three_plus_two(tmp_path: Path) -> None:
+    settings = example(tmp_path, "three plus two")
+    assert routed(settings) == "official-1"
+    assert routed(settings, full=("official-1", "official-2", "official-3")) == "third-1"
+
+
+def test_edge_first(tmp_path: Path) -> None:
+    settings = example(tmp_path, "edge first")
+    assert routed(settings, "short") == "edge"
+    assert routed(settings, metadata={"kind": "keywords"}) == "edge"
+    assert routed(settings) == "official-1"
+    assert routed(settings, "short", full=("edge",)) == "official-1"
+
+
+def test_dedicated_plus_burst(tmp_path: Path) -> None:
+    settings = example(tmp_path, "dedicated plus burst")
+    assert routed(settings, waited=90) == "official-1"
+    assert routed(settings, full=("official-1",), waited=30) == ""
+    assert routed(settings, full=("official-1",), waited=61) == "third-1"
+
+
+@pytest.mark.parametrize(("client", "key"), [("acme", "edge"), ("bob", "official-1")])
+def test_by_region(tmp_path: Path, client: str, key: str) -> None:
+    assert routed(example(tmp_path, "region"), client=client) == key
+
+
+def test_falls(tmp_path: Path) -> None:
+    settings = example(tmp_path, "falls")
+    assert routed(settings) == "official-1"
+    assert routed(settings, notes=("tier:context_length",)) == "third-1"
+    assert routed(settings, notes=("tier:content_filter",)) == "third-2"
+    assert routed(settings, full=("official-1",)) == ""

@@ -1,0 +1,62 @@
+"""Calls of an upstream, made by hand."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import SecretStr
+
+from app.platform.clock import SystemClock
+from app.settings import Outfit, Settings, UpstreamSettings
+from app.upstreams.call_upstream import Upstreams
+from app.upstreams.domain.reply import Fault, Reply
+from tests.attempts import a_claimed
+from tests.upstreams.wire import Peer, WireServer
+
+SECRET = "sk-0123456789abcdef"
+
+
+class MovableClock(SystemClock):
+    """The real clock, moved ahead."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+def upstreams(url: str, clock: Any = None, outfit: Outfit | None = None, **limits: Any) -> Upstreams:
+    upstream = UpstreamSettings(name="up", base_url=f"{url}/v1", **limits)
+    secrets = {"k1": SecretStr(SECRET)}
+    settings = Settings(upstreams=(upstream,))
+    outfits = {"up": outfit} if outfit is not None else None
+    return Upstreams(settings, secrets, concurrency=8, clock=clock or SystemClock(), outfits=outfits)
+
+
+def call(made: Upstreams, seconds: float = 60.0, **claimed: Any) -> Reply | Fault:
+    return made.call(a_claimed(**claimed), time.monotonic() + seconds)
+
+
+def faulty(serve: Callable[[Peer], None], **limits: Any) -> Fault:
+    """The fault that a call to such a server comes to."""
+    with WireServer(serve) as server:
+        back = call(upstreams(server.url, **limits))
+    assert isinstance(back, Fault), back
+    return back
+
+
+def chunked(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def broken_off(head: bytes, *, reset: bool) -> Callable[[Peer], None]:
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head)
+        if reset:
+            peer.reset()
+
+    return serve

@@ -1,0 +1,35 @@
+"""Repairs: remembered as a note, applied to the request."""
+
+import pytest
+
+from app.upstreams.domain.repair import Repair, remembered
+
+ALL = [
+    Repair("clamp", "max_tokens", "8192"),
+    Repair("rename", "max_tokens", "max_completion_tokens"),
+    Repair("drop", "seed"),
+]
+
+
+@pytest.mark.parametrize("repair", ALL)
+def test_a_repair_is_remembered_among_what_a_task_avoids(repair: Repair) -> None:
+    assert remembered(("key-1", str(repair), "unknown:key-1")) == (repair,)
+
+
+def test_a_note_can_travel_in_a_list_separated_by_commas() -> None:
+    assert all("," not in str(repair) and "|" not in str(repair) for repair in ALL)
+
+
+@pytest.mark.parametrize(
+    ("repair", "before", "after"),
+    [
+        (ALL[0], {"max_tokens": 9000, "n": 1}, {"max_tokens": 8192, "n": 1}),
+        (ALL[0], {"max_tokens": 10}, {"max_tokens": 10}),
+        (ALL[0], {}, {}),
+        (ALL[1], {"max_tokens": 5}, {"max_completion_tokens": 5}),
+        (ALL[1], {"max_tokens": 5, "max_completion_tokens": 3}, {"max_completion_tokens": 3}),
+        (ALL[2], {"seed": 1, "messages": []}, {"messages": []}),
+    ],
+)
+def test_a_repair_changes_its_parameter_alone(repair: Repair, before: dict, after: dict) -> None:
+    assert repair.apply(before) == after

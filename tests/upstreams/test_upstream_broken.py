@@ -1,0 +1,131 @@
+"""Upstream calls over real sockets: broken answers, slow ones, and large ones."""
+
+import gzip
+import socket
+import time
+
+import orjson
+import pytest
+
+from app.upstreams.domain.reply import Fault, Reply, Trouble
+from tests.upstreams.calls import HEAD, broken_off, call, chunked, faulty, upstreams
+from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize(
+    "head", [answer(OK, length=len(OK) + 50), HEAD + chunked(OK[:9]), HEAD + b"ff\r\nab"]
+)
+def test_a_body_that_ends_early_is_cut(head: bytes, reset: bool) -> None:
+    fault = faulty(broken_off(head, reset=reset))
+    assert (fault.trouble, fault.status) == (Trouble.CUT, 200)
+    assert fault.first_byte_at is not None
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 20", b"nonsense\r\n\r\n"])
+def test_an_answer_that_never_begins_is_broken(head: bytes) -> None:
+    fault = faulty(broken_off(head, reset=False))
+    assert (fault.trouble, fault.status) == (Trouble.BROKEN, None)
+    assert fault.sent
+
+
+def test_a_refused_status_survives_its_broken_body() -> None:
+    head = answer(b"{", "503 Busy", "retry-after: 4", length=99)
+    fault = faulty(broken_off(head, reset=True))
+    assert (fault.status, fault.headers["retry-after"]) == (503, "4")
+
+
+def test_a_closed_port_is_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    fault = call(upstreams(f"http://127.0.0.1:{port}"))
+    assert isinstance(fault, Fault)
+    assert (fault.trouble, fault.sent) == (Trouble.UNCONNECTED, False)
+    assert fault.message == "No connection to the upstream: Connection refused."
+
+
+def test_a_name_that_does_not_resolve_is_no_connection() -> None:
+    fault = call(upstreams("http://nowhere.invalid"))
+    assert isinstance(fault, Fault)
+    assert fault.trouble is Trouble.UNCONNECTED
+
+
+def test_a_connection_that_is_not_accepted_in_time_is_no_connection() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = []
+        for _ in range(8):  # more than the queue of connections holds
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+            waiting.append(sock)
+        fault = call(upstreams(f"http://127.0.0.1:{port}", connect_timeout=0.2))
+        for sock in waiting:
+            sock.close()
+    assert isinstance(fault, Fault)
+    assert (fault.trouble, fault.message) == (
+        Trouble.UNCONNECTED,
+        "No connection to the upstream: it took too long.",
+    )
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"", id="silence"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 500, id="a dripping head"),
+        pytest.param(answer(b"\n" * 500, length=9999), id="dripping blank lines"),
+        pytest.param(HEAD + b"1\r\n\n\r\n" * 200, id="dripping chunks"),
+    ],
+)
+def test_a_byte_now_and_then_does_not_stretch_a_calls_time(head: bytes) -> None:
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head[:100])
+        peer.drip(head[100:] or b" ", 0.05 if head else 30)
+
+    begun = time.monotonic()
+    fault = faulty(serve, timeout=0.5)
+    assert fault.trouble is Trouble.TIMED_OUT
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("claimed_length", [None, 5000])
+def test_a_body_above_the_limit_is_cut_off(claimed_length: int | None) -> None:
+    data = answer(b"x" * 5000) if claimed_length else HEAD + chunked(*[b"x" * 500] * 10, b"")
+    fault = faulty(answering(data), max_body=4096)
+    assert (fault.trouble, fault.status) == (Trouble.TOO_LARGE, 200)
+
+
+def test_a_body_of_33_mib_is_not_read_to_its_end() -> None:
+    sent = [0]
+
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(33 * 16 + 400):
+            peer.send(b"x" * 65536)
+            sent[0] += 65536
+
+    assert faulty(serve).trouble is Trouble.TOO_LARGE
+    assert sent[0] < 55 * 1024 * 1024
+
+
+def test_a_small_body_that_unfolds_beyond_the_limit_is_cut_off() -> None:
+    bomb = gzip.compress(b"\n" * 20_000_000)
+    fault = faulty(answering(answer(bomb, "200 OK", "content-encoding: gzip")), max_body=100_000)
+    assert fault.trouble is Trouble.TOO_LARGE
+
+
+def test_a_large_request_may_take_longer_than_connecting() -> None:
+    def serve(peer: Peer) -> None:
+        peer.stopped.wait(0.4)  # the client's buffers fill up
+        peer.read_request()
+        peer.send(answer())
+
+    with WireServer(serve) as server:
+        made = upstreams(server.url, connect_timeout=0.2)
+        back = call(made, request=orjson.dumps({"messages": "x" * 12_000_000}).decode())
+    assert isinstance(back, Reply)

@@ -1,0 +1,101 @@
+"""Keys tested at a real server: GET /models and GET /user/balance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from app.platform.clock import SystemClock
+from app.settings import Settings
+from app.upstreams.domain.key_health import Finding, Probe, Probed
+from app.upstreams.upstream_tests import UpstreamTests
+from simulator.client import SimulatorProcess
+from simulator.config import Account, SimulatorConfig
+from simulator.faults import Fault
+from tests.upstreams.wire import WireServer, answer, answering
+
+SECRET = "sk-simulated-one"
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(SimulatorConfig(keys={SECRET: "acme"})) as process:
+        yield process
+
+
+@pytest.fixture
+def known(simulator: SimulatorProcess) -> SimulatorProcess:
+    """It knows the key, and has no faults."""
+    simulator.configure(keys={SECRET: "acme"}, accounts={"acme": Account()}, faults=[])
+    return simulator
+
+
+def probed(base_url: str, probe: Probe, **environ: str) -> Probed:
+    settings = Settings.model_validate(
+        {
+            "upstream": [{"name": "up", "base_url": base_url}],
+            "key": [{"name": "k1", "upstream": "up", "secret": "env:K1"}],
+            "health": {"timeout": 30},
+        }
+    )
+    found = UpstreamTests(settings, environ, SystemClock()).test("k1", probe)
+    assert SECRET not in str(dataclasses.asdict(found))
+    return found
+
+
+def test_a_key_that_is_known_works(known: SimulatorProcess) -> None:
+    found = probed(known.base_url, Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (Finding.WORKS, 200)
+    assert 0 < found.seconds < 30
+
+
+def test_a_key_that_was_revoked_is_refused(known: SimulatorProcess) -> None:
+    known.configure(keys={"sk-another-one": "acme"})
+    found = probed(known.base_url, Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (Finding.REFUSED, 401)
+
+
+def test_the_balance_decides_whether_an_account_is_used_again(known: SimulatorProcess) -> None:
+    known.configure(accounts={"acme": Account(Decimal(0))})
+    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is Finding.REFUSED
+    known.configure(accounts={"acme": Account(Decimal(5))})
+    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is Finding.WORKS
+
+
+def test_where_there_is_no_such_page_nothing_is_known(known: SimulatorProcess) -> None:
+    found = probed(f"{known.url}/elsewhere", Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (Finding.NOT_OFFERED, 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "finding"),
+    [
+        (b'[{"error": {"code": 400, "message": "API key expired. Please renew it."}}]', Finding.REFUSED),
+        (b'{"error": {"message": "unknown parameter"}}', Finding.NO_ANSWER),
+    ],
+)
+def test_a_key_that_is_refused_with_400_is_known_by_the_words(body: bytes, finding: Finding) -> None:
+    with WireServer(answering(answer(body, "400 Bad Request"))) as server:
+        found = probed(f"{server.url}/v1", Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (finding, 400)
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "malformed", "truncated", "reset"])
+def test_a_fault_tells_nothing_of_a_balance(known: SimulatorProcess, kind: str) -> None:
+    known.set_faults(Fault(kind, endpoint="balance"))
+    found = probed(known.base_url, Probe.BALANCE, K1=SECRET)
+    assert found.finding in (Finding.NO_ANSWER, Finding.NOT_OFFERED)
+
+
+def test_an_upstream_that_is_not_there_is_no_answer() -> None:
+    found = probed("http://127.0.0.1:1/v1", Probe.MODELS, K1=SECRET)
+    assert (found.finding, found.status) == (Finding.NO_ANSWER, None)
+
+
+def test_a_secret_that_cannot_be_had_is_named_by_its_reference() -> None:
+    found = probed("http://127.0.0.1:1/v1", Probe.MODELS)
+    assert found.finding is Finding.NOT_OFFERED  # a call by a worker that has it will tell
+    assert "K1 is not set in the environment" in found.words
