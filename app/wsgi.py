@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from app.api.application import PenstockApi
 
 if TYPE_CHECKING:
-    from app.api.renewing import Renewing
+    from app.api.reloadable_app import ReloadableApp
 
 
 def create_app() -> PenstockApi:
@@ -18,14 +18,14 @@ def create_app() -> PenstockApi:
     return create(from_environment())
 
 
-def create_renewing() -> Renewing:
+def create_renewing() -> ReloadableApp:
     """The same, exchanged for another when the configuration is reloaded. Made after the fork: it has a thread."""
     from app.api.application import create_app as create
-    from app.api.renewing import Renewing
+    from app.api.reloadable_app import ReloadableApp
     from app.composition.container import from_environment
 
     parts = from_environment()
-    renewing = Renewing(lambda settings: create(parts.renewed(settings)), parts.settings)
+    renewing = ReloadableApp(lambda settings: create(parts.renewed(settings)), parts.settings)
     parts.follow(renewing.renew).start()
     return renewing
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 from sqlalchemy import text
 
 from app.composition.container import build
-from app.dispatching.begin_epoch import begin_epoch
+from app.dispatching.rebuild_after_redis_loss import begin_epoch
 from app.pacing.ports import WorkerReport
-from app.pacing.store.reservoir import WINDOW, WINDOW_OF_ALL
+from app.pacing.store.backlog_publisher import WINDOW, WINDOW_OF_ALL
 from app.platform.database import Database
 from app.platform.domain.queue import backlog_queue
 from app.platform.migrate import upgrade
@@ -26,7 +26,7 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from tests.servers import RedisServer
 from tests.stack import Key, configuration, key_environment
-from workers.leader import Leader
+from workers.leader import LeaderProcess
 
 MODEL = "deepseek-flash"
 STEP, ESTIMATE = 3, 100
@@ -99,7 +99,7 @@ class Backlog:
         upgrade(url)
         self.parts = build(load_settings(path, {**environment, **key_environment(keys)}))
         self.scripts = Scripts(connect(self.redis.url, timeout=60))
-        self.leader = Leader(self.parts)
+        self.leader = LeaderProcess(self.parts)
         self._lead()
 
     def _lead(self) -> None:

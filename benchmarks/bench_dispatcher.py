@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from app.tasks.domain.attempt import Refused, Settlement
+from app.tasks.domain.attempt import RefusedPermit, Settlement
 from app.tasks.domain.outcome import Outcome
 from benchmarks.backlog import ESTIMATE, Backlog, Shape, close_all
 from benchmarks.frame import Record, options, ratios, recorded, spread
@@ -86,7 +86,7 @@ class Bench:
                 seconds=0.1,
             )
             for permit in redeemed
-            if not isinstance(permit, Refused)  # it grew old on a busy machine
+            if not isinstance(permit, RefusedPermit)  # it grew old on a busy machine
         ]
         permits.settle(ended)
         if ended:

@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from app.dispatching.feed_backlog import CHUNK, Feeder
 from app.execution.celery_app import make_celery
 from app.execution.messages import Envelopes
-from app.pacing.store.reservoir import WINDOW, RedisReservoir
+from app.pacing.store.backlog_publisher import WINDOW, RedisBacklogPublisher
 from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.settings import Settings
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.store.submissions import insert_tasks
 from benchmarks.bench_inserts import drafts
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 from tests.servers import PostgresServer, RedisServer
 
 SIZES = (100_000, 250_000, 500_000, 1_000_000)  # beyond the window, or there were nothing to feed anew
@@ -42,10 +42,10 @@ class Backlog:
     def __init__(self, database_url: str, redis_url: str) -> None:
         upgrade(database_url)
         self._database = Database(database_url)
-        self._gate = GateWorld(redis_url, one_key(Quota("account:a:deepseek-flash", rpm=600)))
+        self._gate = GateWorld(redis_url, one_key(ConfiguredQuota("account:a:deepseek-flash", rpm=600)))
         self._gate.lead()
         clock = SystemClock()
-        reservoir = RedisReservoir(
+        reservoir = RedisBacklogPublisher(
             self._gate.scripts, Envelopes(make_celery(Settings(redis_url=redis_url))).encode, clock
         )
         reservoir.term = self._gate.gate.term

@@ -11,7 +11,7 @@ from hashlib import sha256
 from simulator.answers import Answer, compose
 from simulator.config import SimulatorConfig
 from simulator.errors import ApiError, NoBalanceError, OverLimitError, UnauthorizedError
-from simulator.limits import Caller, Refusal, Standing
+from simulator.limits import Refusal, SimulatedCaller, Standing
 from simulator.requests import ChatRequest, read_chat_request
 from simulator.world import World
 
@@ -24,7 +24,7 @@ class Call:
 
     sequence: int
     arrived_at: float
-    caller: Caller
+    caller: SimulatedCaller
     request: ChatRequest
     answer: Answer
     headers: bytes
@@ -59,7 +59,7 @@ def admit(world: World, arrived_at: float, headers: Mapping[str, str], body: byt
         world.ledger.reject(arrived_at, error.reason, key, account, model)
         raise
     answer = compose(request, world.config.answer_tokens)
-    caller = Caller(key, account, model)
+    caller = SimulatedCaller(key, account, model)
     tokens = counted_tokens(world.config, request, answer)
     refusal = world.gate.admit(caller, tokens, arrived_at)
     standing = _ratelimit_headers(world, caller, arrived_at)
@@ -101,7 +101,7 @@ def _refusal_text(refusal: Refusal) -> str:
     return f"Rate limit reached: {what[refusal.reason]} of {owner} for model {limit.model}"
 
 
-def _ratelimit_headers(world: World, caller: Caller, now: float) -> bytes:
+def _ratelimit_headers(world: World, caller: SimulatedCaller, now: float) -> bytes:
     if not world.config.ratelimit_headers:
         return b""
     requests, tokens = world.gate.standing(caller, now)

@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class AnswerUsage:
     """The tokens of one answered call; `hit_tokens` of the prompt came from the prompt cache."""
 
     prompt_tokens: int
@@ -119,7 +119,7 @@ def _resize(content: str, tokens: int) -> str:
     return cut_to_tokens(repeated * (tokens * TENTHS_PER_TOKEN // count_tenths(repeated) + 1), tokens)
 
 
-def completion(envelope: Envelope, answer: Answer, usage: Usage) -> bytes:
+def completion(envelope: Envelope, answer: Answer, usage: AnswerUsage) -> bytes:
     """The body of an answer that is not streamed."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.content}
     if answer.reasoning:
@@ -134,7 +134,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def stream_events(
-    envelope: Envelope, answer: Answer, usage: Usage, include_usage: bool
+    envelope: Envelope, answer: Answer, usage: AnswerUsage, include_usage: bool
 ) -> Iterator[tuple[int, bytes]]:
     """The events of a streamed answer, each with the tokens it carries.
 

@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from simulator.admission import Call, admit
-from simulator.answers import Envelope, Usage, completion, stream_events
+from simulator.answers import AnswerUsage, Envelope, completion, stream_events
 from simulator.errors import BadRequestError, TooLargeError
-from simulator.fault_acts import Reply, fault_error, keep_alive_line, refuse, spoil, spoil_answer
+from simulator.fault_acts import SimulatedReply, fault_error, keep_alive_line, refuse, spoil, spoil_answer
 from simulator.faults import Fault, Target
 from simulator.ledger import Ending
 from simulator.prompt_cache import prefix_blocks
 from simulator.wire import JSON, SSE, ClientGoneError, Wire
-from simulator.world import Clock, World
+from simulator.world import SimulatorClock, World
 
 
 async def serve_chat(
-    world: World, clock: Clock, request: web.BaseRequest, wire: Wire, arrived_at: float, call_id: str
+    world: World, clock: SimulatorClock, request: web.BaseRequest, wire: Wire, arrived_at: float, call_id: str
 ) -> None:
     """Read, admit, answer, record. Raises ApiError for calls that are not admitted.
 
@@ -77,7 +77,7 @@ class _Serving:
         self._id = call_id
         self._accepts_gzip = accepts_gzip
         self._fault = self._choose_fault()
-        self._usage: Usage | None = None
+        self._usage: AnswerUsage | None = None
         self._holds_slot = False
         self.client_gone = False
         self.outcome = self._fault.name if self._fault else ""
@@ -168,7 +168,9 @@ class _Serving:
         if seconds > 0:
             await asyncio.sleep(seconds)
         answer = spoil_answer(fault, call.answer) if fault is not None else call.answer
-        usage = Usage(call.request.prompt_tokens, hits, answer.completion_tokens, answer.reasoning_tokens)
+        usage = AnswerUsage(
+            call.request.prompt_tokens, hits, answer.completion_tokens, answer.reasoning_tokens
+        )
         self._usage = usage
         self.status = 200
         world.cache.remember(prefix)
@@ -181,7 +183,7 @@ class _Serving:
         self.outcome = self.outcome or "ok"
 
     async def _send(self, fault: Fault | None, body: bytes) -> None:
-        if fault is not None and await spoil(fault, self._wire, Reply(body, stream=False)):
+        if fault is not None and await spoil(fault, self._wire, SimulatedReply(body, stream=False)):
             return
         headers = self._call.headers
         if self._accepts_gzip and self._world.config.gzip_answers and not self._wire.opened:
@@ -200,7 +202,7 @@ class _Serving:
             self._break_off(fault)
             return
         body = b"".join(data for _, data in events)
-        if not await spoil(fault, wire, Reply(body, stream=True)):
+        if not await spoil(fault, wire, SimulatedReply(body, stream=True)):
             await _stream(wire, events, rate)
             wire.end()
 

@@ -12,8 +12,8 @@ from simulator.config import (
     DEEPSEEK_LIMITS,
     DEFAULT_ACCOUNT,
     DEFAULT_KEY,
-    ConfigError,
     SimulatorConfig,
+    SimulatorConfigError,
     load_config,
 )
 from simulator.faults import KINDS, Fault
@@ -119,7 +119,7 @@ def simulate_upstream(host: str, port: int, file: Path | None, stop_with_stdin: 
     try:
         config = load_config(file) if file else SimulatorConfig(limits=DEEPSEEK_LIMITS)
         run_simulator(apply_options(config, **options), host, port, stop_with_stdin=stop_with_stdin)
-    except ConfigError as error:
+    except SimulatorConfigError as error:
         raise _ConfigurationRefused(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -17,8 +17,8 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from simulator.faults import Fault
 from simulator.latency import Latency, parse_latency
 from simulator.limits import Limit
-from simulator.prices import CHINESE_HOLIDAYS, DEEPSEEK_PRICES, Price, Pricing
-from simulator.requests import Model
+from simulator.prices import CHINESE_HOLIDAYS, DEEPSEEK_PRICES, Pricing, SimulatedPrice
+from simulator.requests import ServedModel
 
 DEFAULT_KEY = "sk-simulated"
 DEFAULT_ACCOUNT = "demo"
@@ -33,7 +33,7 @@ DEEPSEEK_LIMITS = (
 _AT_ONCE = Latency()
 
 
-class ConfigError(ValueError):
+class SimulatorConfigError(ValueError):
     """A configuration that cannot be used; the message names the field."""
 
 
@@ -87,8 +87,8 @@ class SimulatorConfig:
     accounts: dict[str, Account] = dataclasses.field(default_factory=dict)
     keys: dict[str, str] = dataclasses.field(default_factory=lambda: {DEFAULT_KEY: DEFAULT_ACCOUNT})
     open_account: str | None = None
-    models: dict[str, Model] = dataclasses.field(
-        default_factory=lambda: {"deepseek-flash": Model(), "deepseek-v4-pro": Model()}
+    models: dict[str, ServedModel] = dataclasses.field(
+        default_factory=lambda: {"deepseek-flash": ServedModel(), "deepseek-v4-pro": ServedModel()}
     )
     unknown_model_status: Literal[400, 404] = 400
     limits: tuple[Limit, ...] = ()
@@ -103,7 +103,7 @@ class SimulatorConfig:
     prompt_cache_blocks: int = 100_000
     gzip_answers: bool = False
     max_request_bytes: int = 64 * 1024 * 1024
-    prices: dict[str, Price] = dataclasses.field(default_factory=lambda: dict(DEEPSEEK_PRICES))
+    prices: dict[str, SimulatedPrice] = dataclasses.field(default_factory=lambda: dict(DEEPSEEK_PRICES))
     pricing: Pricing = "calendar"
     holidays: frozenset[date] = frozenset(CHINESE_HOLIDAYS)
     faults: tuple[Fault, ...] = ()
@@ -131,23 +131,23 @@ def _faults_adapter() -> TypeAdapter[tuple[Fault, ...]]:
 
 
 def build_config(data: Mapping[str, Any]) -> SimulatorConfig:
-    """A checked configuration from plain data. Raises ConfigError."""
+    """A checked configuration from plain data. Raises SimulatorConfigError."""
     try:
         return _adapter().validate_python(dict(data))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise SimulatorConfigError(_explain(error)) from None
 
 
 def build_faults(data: object) -> tuple[Fault, ...]:
-    """Checked fault rules from plain data. Raises ConfigError."""
+    """Checked fault rules from plain data. Raises SimulatorConfigError."""
     try:
         return _faults_adapter().validate_python(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise SimulatorConfigError(_explain(error)) from None
 
 
 def change_config(config: SimulatorConfig, change: Mapping[str, Any]) -> SimulatorConfig:
-    """The configuration with the given top-level fields replaced whole. Raises ConfigError."""
+    """The configuration with the given top-level fields replaced whole. Raises SimulatorConfigError."""
     return build_config({**to_plain(config), **change})
 
 
@@ -158,15 +158,15 @@ def to_plain(config: SimulatorConfig) -> dict[str, Any]:
 
 
 def load_config(path: Path) -> SimulatorConfig:
-    """Read a TOML or (by its suffix) JSON file. Raises ConfigError with the file's name."""
+    """Read a TOML or (by its suffix) JSON file. Raises SimulatorConfigError with the file's name."""
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         return build_config(data)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise SimulatorConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # of JSON, of TOML, or ours
-        raise ConfigError(f"{path}: {error}") from None
+        raise SimulatorConfigError(f"{path}: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:

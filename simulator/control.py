@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from simulator.config import ConfigError, build_faults, to_plain
+from simulator.config import SimulatorConfigError, build_faults, to_plain
 from simulator.faults import KINDS
-from simulator.world import Clock, World
+from simulator.world import SimulatorClock, World
 
 CONTROL_PREFIX = "/_sim/"
 CONTROL_BYTES = 16 * 1024 * 1024  # of a control request's body, whatever calls may hold
@@ -21,7 +21,7 @@ class ControlError(Exception):
     """A control request that cannot be carried out (422)."""
 
 
-class Connections:
+class ConnectionCount:
     """TCP connections, counted by the server."""
 
     __slots__ = ("max_open", "now_open", "opened")
@@ -48,7 +48,7 @@ class Connections:
 class Control:
     """What stands under `/stats` and `/_sim/`. It holds the world, since a reset replaces it."""
 
-    def __init__(self, world: World, clock: Clock, connections: Connections) -> None:
+    def __init__(self, world: World, clock: SimulatorClock, connections: ConnectionCount) -> None:
         """`world` is served until the first reset."""
         self.world = world
         self._clock = clock
@@ -148,7 +148,7 @@ async def answer_control(
     try:
         data = orjson.loads(body) if body else None
         return 200, orjson.dumps(act(request, data))
-    except (ConfigError, ControlError, orjson.JSONDecodeError) as error:
+    except (SimulatorConfigError, ControlError, orjson.JSONDecodeError) as error:
         return 422, orjson.dumps({"error": {"message": str(error), "type": "invalid_configuration"}})
 
 

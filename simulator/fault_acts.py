@@ -23,7 +23,7 @@ _PAGE = b"<html><head><title>%d %b</title></head><body><h1>%d %b</h1><hr>simulat
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SimulatedReply:
     """A good body as it would have been sent."""
 
     body: bytes
@@ -47,21 +47,21 @@ class Scene:
 
     fault: Fault
     wire: Wire
-    reply: Reply
+    reply: SimulatedReply
 
 
 async def refuse(fault: Fault, wire: Wire, stream: bool) -> None:
     """Answer with a fault that does no work, after its `seconds` for those with a status."""
     act = _REFUSALS.get(fault.name)
     if act is not None:
-        await act(Scene(fault, wire, Reply(b"", stream)))
+        await act(Scene(fault, wire, SimulatedReply(b"", stream)))
         return
     if fault.seconds:
         await asyncio.sleep(fault.seconds)
     _error_status(fault, wire)
 
 
-async def spoil(fault: Fault, wire: Wire, reply: Reply) -> bool:
+async def spoil(fault: Fault, wire: Wire, reply: SimulatedReply) -> bool:
     """Send a made answer wrong (or late). False when this fault leaves the sending alone."""
     act = _SPOILERS.get(fault.name)
     if act is None:

@@ -11,12 +11,12 @@ from aiohttp import web
 from simulator.admission import identify
 from simulator.answers import balance, model_list
 from simulator.chat import serve_chat
-from simulator.control import Connections, Control, answer_control
+from simulator.control import ConnectionCount, Control, answer_control
 from simulator.errors import ApiError, error_body
-from simulator.fault_acts import Reply, refuse, spoil
+from simulator.fault_acts import SimulatedReply, refuse, spoil
 from simulator.faults import Endpoint, Target
 from simulator.wire import JSON, Answered, ClientGoneError, Wire
-from simulator.world import Clock, World
+from simulator.world import SimulatorClock, World
 
 Handler = Callable[[web.BaseRequest, Wire, float, str], Awaitable[None]]
 
@@ -28,7 +28,7 @@ _BALANCE_PATHS = ("/user/balance", "/v1/user/balance")
 class Handlers:
     """The aiohttp handler of every request."""
 
-    def __init__(self, world: World, clock: Clock, connections: Connections) -> None:
+    def __init__(self, world: World, clock: SimulatorClock, connections: ConnectionCount) -> None:
         """`world` is the one to begin with."""
         self.control = Control(world, clock, connections)
         self._clock = clock
@@ -94,7 +94,9 @@ class Handlers:
         key, account = identify(world.config, request.headers)
         target = Target(key, account, endpoint=endpoint)
         fault = world.faults.strike(target, world.clock_seconds(arrived_at))
-        if fault is None or (fault.kind.works and not await spoil(fault, wire, Reply(body, stream=False))):
+        if fault is None or (
+            fault.kind.works and not await spoil(fault, wire, SimulatedReply(body, stream=False))
+        ):
             wire.whole(200, body)
         elif not fault.kind.works:
             await refuse(fault, wire, stream=False)

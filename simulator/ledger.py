@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from simulator.answers import Usage
-from simulator.limits import Caller
+from simulator.answers import AnswerUsage
+from simulator.limits import SimulatedCaller
 from simulator.peaks import SlidingPeak
 from simulator.prices import micro_usd
 
@@ -100,7 +100,7 @@ class Ending:
     outcome: str
     good: bool
     client_gone: bool
-    usage: Usage | None
+    usage: AnswerUsage | None
     cost_pico_usd: int | None
 
 
@@ -159,18 +159,18 @@ class Ledger:
         self.unread = 0  # calls whose body never arrived whole
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._quotas: dict[tuple[str, str, str], QuotaRecord] = {}
-        self._shares: dict[Caller, tuple[list[Tally], list[QuotaRecord]]] = {}
+        self._shares: dict[SimulatedCaller, tuple[list[Tally], list[QuotaRecord]]] = {}
 
     def reject(self, at: float, reason: str, key: str = "", account: str = "", model: str = "") -> None:
         """A call that could not be served whatever the limits: name what is known of it."""
-        tallies, quotas = self._share(Caller(key, account, model))
+        tallies, quotas = self._share(SimulatedCaller(key, account, model))
         for tally in tallies:
             tally.received += 1
             tally.rejected[reason] += 1
         for quota in quotas:
             quota.receive(at)
 
-    def refuse(self, at: float, caller: Caller, reason: str) -> None:
+    def refuse(self, at: float, caller: SimulatedCaller, reason: str) -> None:
         """A call above a limit."""
         tallies, quotas = self._share(caller)
         for tally in tallies:
@@ -179,7 +179,7 @@ class Ledger:
         for quota in quotas:
             quota.receive(at)
 
-    def admit(self, at: float, caller: Caller, tokens: int) -> None:
+    def admit(self, at: float, caller: SimulatedCaller, tokens: int) -> None:
         """A call that passed the limits with so many tokens."""
         tallies, quotas = self._share(caller)
         for tally in tallies:
@@ -189,7 +189,7 @@ class Ledger:
             quota.receive(at)
             quota.enter(at, tokens)
 
-    def end(self, caller: Caller, ending: Ending) -> None:
+    def end(self, caller: SimulatedCaller, ending: Ending) -> None:
         """An admitted call is over."""
         tallies, quotas = self._share(caller)
         for tally in tallies:
@@ -213,7 +213,7 @@ class Ledger:
             ],
         }
 
-    def _share(self, caller: Caller) -> tuple[list[Tally], list[QuotaRecord]]:
+    def _share(self, caller: SimulatedCaller) -> tuple[list[Tally], list[QuotaRecord]]:
         """Whatever counts a call of this caller."""
         share = self._shares.get(caller)
         if share is None:
@@ -230,12 +230,12 @@ class Ledger:
         return self._quotas.setdefault((kind, name, model), QuotaRecord())
 
 
-def _names(caller: Caller) -> Iterable[tuple[str, str]]:
+def _names(caller: SimulatedCaller) -> Iterable[tuple[str, str]]:
     named = (("key", caller.key), ("account", caller.account), ("model", caller.model))
     return ((kind, name) for kind, name in named if name)
 
 
-def _quota_names(caller: Caller) -> Iterable[tuple[str, str, str]]:
+def _quota_names(caller: SimulatedCaller) -> Iterable[tuple[str, str, str]]:
     owners = [(kind, name) for kind, name in (("key", caller.key), ("account", caller.account)) if name]
     models = ["*", caller.model] if caller.model else ["*"]
     return ((kind, name, model) for kind, name in owners for model in models)

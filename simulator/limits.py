@@ -42,7 +42,7 @@ class Limit:
             raise ValueError("burst_seconds and concurrency must not be negative")
 
 
-class Caller(NamedTuple):
+class SimulatedCaller(NamedTuple):
     """Whose call it is, and for which model."""
 
     key: str
@@ -109,7 +109,7 @@ class TokenBucket:
         return Standing(round(per_minute), max(0, math.floor(level)), (self.capacity - level) / self.rate)
 
 
-class Meter:
+class LimitMeter:
     """The state of one limit for one of those it applies to."""
 
     __slots__ = ("in_flight", "limit", "requests", "tokens")
@@ -148,11 +148,11 @@ class Gate:
         """Buckets start full at `now`, an instant of the clock that later instants come from."""
         self._limits = tuple(dict.fromkeys(limits))
         self._started = now
-        self._meters: dict[tuple[Limit, str, str], Meter] = {}
-        self._matching: dict[Caller, list[Meter]] = {}
-        self._live: Counter[Caller] = Counter()
+        self._meters: dict[tuple[Limit, str, str], LimitMeter] = {}
+        self._matching: dict[SimulatedCaller, list[LimitMeter]] = {}
+        self._live: Counter[SimulatedCaller] = Counter()
 
-    def admit(self, caller: Caller, tokens: int, now: float) -> Refusal | None:
+    def admit(self, caller: SimulatedCaller, tokens: int, now: float) -> Refusal | None:
         """Count a call in and return None, or return why not and change nothing."""
         meters = self._meters_of(caller)
         for meter in meters:
@@ -164,7 +164,7 @@ class Gate:
         self._live[caller] += 1
         return None
 
-    def release(self, caller: Caller) -> None:
+    def release(self, caller: SimulatedCaller) -> None:
         """Count an admitted call out."""
         self._live[caller] -= 1
         for meter in self._meters_of(caller):
@@ -177,14 +177,14 @@ class Gate:
         self._meters = {at: meter for at, meter in self._meters.items() if at[0] in self._limits}
         self._matching.clear()
 
-    def standing(self, caller: Caller, now: float) -> tuple[Standing | None, Standing | None]:
+    def standing(self, caller: SimulatedCaller, now: float) -> tuple[Standing | None, Standing | None]:
         """The tightest request and token buckets that match a call."""
         meters = self._meters_of(caller)
         requests = [m.requests.standing(m.limit.rpm or 0, now) for m in meters if m.requests]
         tokens = [m.tokens.standing(m.limit.tpm or 0, now) for m in meters if m.tokens]
         return _tightest(requests), _tightest(tokens)
 
-    def _meters_of(self, caller: Caller) -> list[Meter]:
+    def _meters_of(self, caller: SimulatedCaller) -> list[LimitMeter]:
         meters = self._matching.get(caller)
         if meters is None:
             places = (_place(limit, caller) for limit in self._limits)
@@ -192,15 +192,15 @@ class Gate:
             self._matching[caller] = meters
         return meters
 
-    def _meter(self, place: tuple[Limit, str, str]) -> Meter:
+    def _meter(self, place: tuple[Limit, str, str]) -> LimitMeter:
         meter = self._meters.get(place)
         if meter is None:
-            meter = self._meters[place] = Meter(place[0], self._started)
+            meter = self._meters[place] = LimitMeter(place[0], self._started)
             meter.in_flight = sum(n for caller, n in self._live.items() if _place(place[0], caller) == place)
         return meter
 
 
-def _place(limit: Limit, caller: Caller) -> tuple[Limit, str, str] | None:
+def _place(limit: Limit, caller: SimulatedCaller) -> tuple[Limit, str, str] | None:
     """Which of a limit's meters a call is counted on: (limit, owner, model); None when on none."""
     owner = ""
     for wanted, actual in ((limit.key, caller.key), (limit.account, caller.account)):

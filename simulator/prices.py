@@ -21,7 +21,7 @@ Pricing = Literal["calendar", "off-peak", "peak"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class SimulatedRates:
     """USD per million tokens: of the prompt found in the cache, of the rest of it, and of the answer."""
 
     hit: Decimal
@@ -35,29 +35,29 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class SimulatedPrice:
     """A model's price and the day it was read."""
 
-    off_peak: Rates
-    peak: Rates
+    off_peak: SimulatedRates
+    peak: SimulatedRates
     as_of: date
 
-    def at(self, pricing: Pricing, wall_at: float, holidays: Collection[date]) -> Rates:
+    def at(self, pricing: Pricing, wall_at: float, holidays: Collection[date]) -> SimulatedRates:
         """The rates for a call that arrived at `wall_at` (Unix seconds)."""
         if pricing == "calendar":
             return self.peak if is_peak(wall_at, holidays) else self.off_peak
         return self.peak if pricing == "peak" else self.off_peak
 
 
-def _rates(hit: str, miss: str, output: str) -> Rates:
-    return Rates(Decimal(hit), Decimal(miss), Decimal(output))
+def _rates(hit: str, miss: str, output: str) -> SimulatedRates:
+    return SimulatedRates(Decimal(hit), Decimal(miss), Decimal(output))
 
 
 DEEPSEEK_PRICES = {
-    "deepseek-flash": Price(
+    "deepseek-flash": SimulatedPrice(
         _rates("0.003", "0.15", "0.60"), _rates("0.006", "0.30", "1.20"), as_of=date(2026, 8, 16)
     ),
-    "deepseek-v4-pro": Price(
+    "deepseek-v4-pro": SimulatedPrice(
         _rates("0.022", "0.66", "1.98"), _rates("0.044", "1.32", "3.96"), as_of=date(2026, 8, 16)
     ),
 }

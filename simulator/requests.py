@@ -22,7 +22,7 @@ _RANGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """What a served model can take: tokens of prompt and answer together, and of the answer."""
 
     context_tokens: int = 131_072
@@ -44,7 +44,9 @@ class ChatRequest:
     json_answer: bool
 
 
-def read_chat_request(body: bytes, models: Mapping[str, Model], unknown_model_status: int) -> ChatRequest:
+def read_chat_request(
+    body: bytes, models: Mapping[str, ServedModel], unknown_model_status: int
+) -> ChatRequest:
     """Parse and check a body. Raises BadRequestError or UnknownModelError, in DeepSeek's words."""
     data = _read_object(body)
     model = _require(data, "model", str, "a string")
@@ -122,7 +124,7 @@ def _check_numbers(data: dict[str, Any]) -> None:
             raise BadRequestError(f"Invalid {field} value, the valid range of {field} is [{low}, {high}]")
 
 
-def _max_tokens(data: dict[str, Any], served: Model) -> int | None:
+def _max_tokens(data: dict[str, Any], served: ServedModel) -> int | None:
     value = data.get("max_tokens", data.get("max_completion_tokens"))
     if value is None:
         return None
@@ -147,7 +149,7 @@ def _option(data: dict[str, Any], field: str) -> object:
     return value.get("type") if isinstance(value, dict) else None
 
 
-def _check_context(request: ChatRequest, served: Model) -> None:
+def _check_context(request: ChatRequest, served: ServedModel) -> None:
     completion = request.max_tokens or 0
     asked = request.prompt_tokens + completion
     if asked > served.context_tokens:

@@ -16,9 +16,9 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from simulator.config import SimulatorConfig
-from simulator.control import CONTROL_BYTES, CONTROL_PREFIX, Connections
+from simulator.control import CONTROL_BYTES, CONTROL_PREFIX, ConnectionCount
 from simulator.handlers import Handlers
-from simulator.world import Clock, World
+from simulator.world import SimulatorClock, World
 
 _BACKLOG = 4096  # thousands of clients may connect in one instant
 _WANTED_FILES = 65_536
@@ -27,7 +27,7 @@ _WANTED_FILES = 65_536
 class CountingServer(web.Server):
     """aiohttp's server, counting connections and reading request bodies up to the configured size."""
 
-    def __init__(self, handlers: Handlers, connections: Connections) -> None:
+    def __init__(self, handlers: Handlers, connections: ConnectionCount) -> None:
         """A call whose client hangs up is cancelled: it then holds no place any more."""
         super().__init__(handlers, request_factory=self._request, handler_cancellation=True, access_log=None)
         self._handlers = handlers
@@ -60,7 +60,7 @@ class CountingServer(web.Server):
 @contextlib.asynccontextmanager
 async def running_simulator(config: SimulatorConfig, host: str, port: int) -> AsyncIterator[str]:
     """Serve inside the running event loop; gives the URL. Port 0 takes a free one."""
-    clock, connections = Clock(), Connections()
+    clock, connections = SimulatorClock(), ConnectionCount()
     handlers = Handlers(World(config, clock.now()), clock, connections)
     runner = web.ServerRunner(CountingServer(handlers, connections), shutdown_timeout=0.1)
     await runner.setup()

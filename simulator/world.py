@@ -17,7 +17,7 @@ from simulator.prompt_cache import PromptCache
 from simulator.slots import Slots
 
 
-class Clock:
+class SimulatorClock:
     """A monotonic clock that tells Unix seconds: set by the wall once, and no step of it is felt."""
 
     __slots__ = ("_offset",)

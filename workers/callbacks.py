@@ -10,7 +10,7 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 
 from app.callbacks.current_delivery import CurrentDelivery
-from app.callbacks.store.callback_bell import DELIVER_CALLBACK
+from app.callbacks.store.callback_notifier import DELIVER_CALLBACK
 from app.platform.domain.queue import CALLBACKS
 from app.settings import Settings
 from workers.celery import celery, parts

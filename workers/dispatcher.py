@@ -17,13 +17,13 @@ from queue import SimpleQueue
 
 import structlog
 
-from app.composition.container import Penstock, from_environment
-from app.dispatching.begin_epoch import begin_epoch
+from app.composition.container import Container, from_environment
+from app.dispatching.rebuild_after_redis_loss import begin_epoch
 from app.dispatching.reconcile import heal
-from app.pacing.store.gate import EpochBroken, NotLeading
+from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
-from workers.leader import Leader
+from workers.leader import LeaderProcess
 
 log = structlog.get_logger("penstock.dispatcher")
 
@@ -39,25 +39,25 @@ SHARES_EVERY = 5.0
 REFEED_EVERY = 0.25
 
 
-class Life:
+class DispatcherSupervisor:
     """From one configuration to the next, until SIGTERM."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.over = threading.Event()  # of the leader at work
-        self._next: SimpleQueue[Leader] = SimpleQueue()
+        self._next: SimpleQueue[LeaderProcess] = SimpleQueue()
 
     def end(self, *_: object) -> None:
         """Stop for good. May be called from a signal handler."""
         self.stop.set()
         self.over.set()
 
-    def hand_over(self, leader: Leader) -> None:
+    def hand_over(self, leader: LeaderProcess) -> None:
         """Go on with another one."""
         self._next.put(leader)
         self.over.set()
 
-    def heir(self, leader: Leader) -> Leader:
+    def heir(self, leader: LeaderProcess) -> LeaderProcess:
         """The newest one; the same where there is none."""
         self.over.clear()
         if self.stop.is_set():
@@ -73,12 +73,12 @@ def main(ready: Callable[[], object]) -> None:
     A reload is a change of leader within the process: what was learned is kept, and what was released to a key that
     is gone returns by itself, as nobody redeems it.
     """
-    life = Life()
+    life = DispatcherSupervisor()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, life.end)
     parts = from_environment()
     parts.show_meters()
-    leader = Leader(parts)
+    leader = LeaderProcess(parts)
     follow = parts.follow(lambda settings: life.hand_over(_leader(parts.renewed(settings))))
     follow.start()
     ready()
@@ -86,20 +86,20 @@ def main(ready: Callable[[], object]) -> None:
     follow.close()
 
 
-def live(life: Life, leader: Leader) -> None:
+def live(life: DispatcherSupervisor, leader: LeaderProcess) -> None:
     """One leader after the other, until the end."""
     while not life.stop.is_set():
         leader = life.heir(leader)
         run(leader, life.over)
 
 
-def _leader(parts: Penstock) -> Leader:
+def _leader(parts: Container) -> LeaderProcess:
     """With whatever may find the configuration wrong. Raises ConfigError."""
     parts.sending_alerts  # noqa: B018
-    return Leader(parts)
+    return LeaderProcess(parts)
 
 
-def run(leader: Leader, stop: threading.Event) -> None:
+def run(leader: LeaderProcess, stop: threading.Event) -> None:
     """Stand for leader, lead, and go on until `stop`; then make room for a successor, and leave no thread behind."""
     leading = threading.Event()
     loops = _loops(leader, leading)
@@ -142,13 +142,13 @@ def _join(loops: Sequence[BackgroundLoop]) -> None:
         loop.join(max(0.0, until - time.monotonic()))
 
 
-def _failed(leader: Leader, stop: threading.Event, error: Exception) -> None:
+def _failed(leader: LeaderProcess, stop: threading.Event, error: Exception) -> None:
     log.error("the leader met an error and goes on", exc_info=error)
     leader.parts.meters.loop_failed("leader")
     stop.wait(AGAIN)
 
 
-def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> None:
+def _lead(leader: LeaderProcess, leading: threading.Event, stop: threading.Event) -> None:
     term = uuid.uuid4().hex
     while not leader.candidate.try_lead(term):
         if stop.wait(POLL):
@@ -172,7 +172,7 @@ def _lead(leader: Leader, leading: threading.Event, stop: threading.Event) -> No
             _failed(leader, stop, error)
 
 
-def _release(leader: Leader, stop: threading.Event) -> None:
+def _release(leader: LeaderProcess, stop: threading.Event) -> None:
     wait = 0.0
     while not stop.is_set():
         turn = leader.dispatcher.turn(wait)
@@ -181,7 +181,7 @@ def _release(leader: Leader, stop: threading.Event) -> None:
         wait = turn.next_in
 
 
-def _begin_epoch(leader: Leader, stop: threading.Event) -> None:
+def _begin_epoch(leader: LeaderProcess, stop: threading.Event) -> None:
     log.warning("Redis holds another epoch: feeding again from the database")
     begin_epoch(
         leader.gate,
@@ -195,7 +195,7 @@ def _begin_epoch(leader: Leader, stop: threading.Event) -> None:
     )
 
 
-def _loops(leader: Leader, leading: threading.Event) -> list[BackgroundLoop]:
+def _loops(leader: LeaderProcess, leading: threading.Event) -> list[BackgroundLoop]:
     """What a leader does beside its turns."""
     heal_due = 0.0
 
@@ -239,7 +239,7 @@ def _report(step: str, error: Exception) -> None:
         log.warning("healing step failed", step=step, error=repr(error))
 
 
-def _resign(leader: Leader) -> None:
+def _resign(leader: LeaderProcess) -> None:
     try:
         if leader.gate.term:
             leader.refeeding.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from app.composition.container import Penstock
+from app.composition.container import Container
 from app.platform.domain.queue import KEY, key_queue
 from app.settings import ConfigError, Settings
 from app.settings.choose_keys import keys_in
@@ -20,7 +20,7 @@ class FollowKeys:
     """One for a worker process that consumes key queues."""
 
     def __init__(
-        self, parts: Penstock, process: WorkerProcess, queues: Collection[str], regions: Collection[str] = ()
+        self, parts: Container, process: WorkerProcess, queues: Collection[str], regions: Collection[str] = ()
     ) -> None:
         """`regions`: those that it was started for."""
         self._parts = parts

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.api.house import rules_of
+from app.api.use_cases import rules_of
 from app.caching.join_identical import JoinIdentical
 from app.callbacks.feed_callbacks import CallbackFeeder
-from app.composition.container import Penstock
+from app.composition.container import Container
 from app.dispatching.abandon_calls import AbandonCalls
 from app.dispatching.clean_files import CleanFiles
 from app.dispatching.clean_up import CleanUp
@@ -17,23 +17,23 @@ from app.dispatching.dispatch import Dispatcher
 from app.dispatching.expire_unreachable import ExpireUnreachable
 from app.dispatching.feed_backlog import Feeder
 from app.dispatching.give_degraded import GiveDegraded
-from app.dispatching.keep_access import KeepAudit, KeepBudgets
-from app.dispatching.keep_costs import KeepCosts
-from app.dispatching.keep_learned import KeepLearned
 from app.dispatching.keep_retention import KeepRetention
-from app.dispatching.keep_watch import KeepWatch
-from app.dispatching.keep_windows import KeepWindows
-from app.dispatching.lead import Candidate
+from app.dispatching.key_supervisor import KeySupervisor
+from app.dispatching.leader_election import LeaderElection
+from app.dispatching.persist_estimates import PersistEstimates
+from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
-from app.dispatching.refeed_tasks import RefeedTasks
-from app.dispatching.tell_why import TellWhy
+from app.dispatching.requeue_tasks import RefeedTasks
+from app.dispatching.roll_up_usage import RollUpUsage
+from app.dispatching.schedule_off_peak import ScheduleOffPeak
+from app.dispatching.settle_budgets import ChainAudit, SettleBudgets
 from app.dispatching.trace_releases import TraceReleases
+from app.pacing.build_controllers import make_governor, make_health
 from app.pacing.know_shares import KnowShares
-from app.pacing.lay_rules import make_governor, make_health
-from app.pacing.store.gate import RedisGate
+from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
-from app.reporting.store.why_board import WhyBoard
+from app.reporting.store.wait_reasons import WaitReasonWriter
 from app.settings.windows import windows_of
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
@@ -43,10 +43,10 @@ from app.upstreams.upstream_tests import UpstreamTests
 
 
 @dataclass
-class Leader:
+class LeaderProcess:
     """What the dispatcher process needs."""
 
-    parts: Penstock
+    parts: Container
     stale: float = STALE
 
     def __post_init__(self) -> None:
@@ -54,11 +54,11 @@ class Leader:
         self.clock = parts.clock
         self.database = parts.database
         self.reservoir = parts.patient_reservoir
-        self.gate = RedisGate(parts.scripts, unreadable=parts.meters.set_aside)
-        self.candidate = Candidate(self.gate, self.clock)
+        self.gate = RedisPacingStore(parts.scripts, unreadable=parts.meters.set_aside)
+        self.candidate = LeaderElection(self.gate, self.clock)
         self.governor = make_governor(parts.topology, parts.settings)
-        self.learned = KeepLearned(self.database, self.governor, self.clock)
-        self.watch = KeepWatch(
+        self.learned = PersistEstimates(self.database, self.governor, self.clock)
+        self.watch = KeySupervisor(
             self.database,
             make_health(parts.settings),
             UpstreamTests(parts.settings, os.environ, self.clock),
@@ -66,7 +66,7 @@ class Leader:
             self.gate.release_brake,
         )
         self.shares = KnowShares(self.database)
-        self.why = TellWhy(WhyBoard(parts.scripts))
+        self.why = PublishWaitReasons(WaitReasonWriter(parts.scripts))
         self.tracing = TraceReleases(self.database, parts.tracer)
         self.dispatcher = Dispatcher(
             self.gate,
@@ -104,12 +104,12 @@ class Leader:
             EndedPermits(self.database, self.gate, parts.permits).tick,
             CallbackFeeder(self.database, parts.callback_bell, self.clock).tick,
             CleanUp(self.database, self.clock).tick,
-            KeepCosts(self.database, self.clock, entries=cache.entries).tick,
+            RollUpUsage(self.database, self.clock, entries=cache.entries).tick,
             AbandonCalls(self.database, self.reservoir, self.clock).tick,
             CleanFiles(self.database, self.clock).tick,
             self.intakes.tick,
-            KeepAudit(self.database, self.clock, parts.settings.access.audit_retention).tick,
-            KeepBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
+            ChainAudit(self.database, self.clock, parts.settings.access.audit_retention).tick,
+            SettleBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
             KeepRetention(self.database, self.clock, parts.settings.storage).tick,
             self.learned.tick,
             GiveDegraded(
@@ -122,7 +122,7 @@ class Leader:
             ExpireUnreachable(
                 self.database, self.reservoir, self.clock, parts.topology, lambda: self.why.lists
             ).tick,
-            KeepWindows(
+            ScheduleOffPeak(
                 self.database, self.reservoir, self.clock, windows_of(parts.settings), self.why.pace_of
             ).tick,
         ]

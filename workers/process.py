@@ -12,23 +12,23 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.composition.container import Penstock
-from app.execution.beat_worker import BeatWorker, Incarnation
+from app.composition.container import Container
+from app.execution.beat_worker import BeatWorker, WorkerInstance
 from app.execution.domain.retry import RetryPolicy
 from app.execution.drain_worker import GRACE_SECONDS, DrainWorker
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.keep_answers import KeepAnswers
 from app.execution.record_endings import record_endings
+from app.execution.release_permits import ReleasePermits
 from app.execution.report_slots import ReportSlots
-from app.execution.run_task import ModelPolicy, Policies, RunTask
-from app.execution.settle_permits import SettlePermits
+from app.execution.run_task import ModelRetryPolicy, Policies, RunTask
 from app.execution.store.claims import claim
-from app.pacing.lay_rules import rests
+from app.pacing.build_controllers import rests
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.queue import KEY, key_queue
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
-from app.tasks.domain.attempt import Claim, Claimed, Ending, Recorded
+from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Recorded
 from app.tasks.domain.outcome import Outcome
 from app.tasks.store import feeding
 from app.upstreams.call_upstream import Upstreams
@@ -50,7 +50,7 @@ class WorkerProcess:
     runner: RunTask
     _upstreams: UpstreamGenerations
     _concurrency: int
-    _settling: SettlePermits
+    _settling: ReleasePermits
     _reporting: ReportSlots
     _beating: BeatWorker
     _draining: DrainWorker
@@ -63,7 +63,7 @@ class WorkerProcess:
         self._beating.start()
         self._reporting.start()
 
-    def renew(self, parts: Penstock, queues: Sequence[str]) -> None:
+    def renew(self, parts: Container, queues: Sequence[str]) -> None:
         """Go on under another configuration; running calls end in the old one. Raises ConfigError."""
         keys = keys_of(parts.settings, queues)
         held = HeldSecrets(parts.settings, keys, os.environ, parts.clock, before=self._upstreams.held)
@@ -93,23 +93,23 @@ class WorkerProcess:
             close()
 
 
-def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> WorkerProcess:
+def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> WorkerProcess:
     """Make everything that a process needs which consumes these key queues with so many threads.
 
     Resolves the secrets of these keys. Raises ConfigError.
     """
     settings, clock, database = parts.settings, parts.clock, parts.database
-    me = Incarnation(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
-    held, state = HeldCalls(), WorkerState()
+    me = WorkerInstance(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
+    held, state = CallsInFlight(), WorkerReadiness()
     keys = keys_of(settings, queues)
     secrets = HeldSecrets(settings, keys, os.environ, clock)
     upstreams = UpstreamGenerations(make_upstreams(parts, secrets, concurrency), secrets)
-    settling = SettlePermits(parts.permits)
+    settling = ReleasePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
         lambda wishes: database.write_single(lambda conn: _claim_in_order(conn, wishes)),
         gather_seconds=_GATHER_SECONDS,
     )
-    endings: GroupCommit[Ending, Recorded] = GroupCommit(
+    endings: GroupCommit[AttemptEnd, Recorded] = GroupCommit(
         lambda ends: _record(database, upstreams, ends), gather_seconds=_GATHER_SECONDS
     )
     runner = RunTask(
@@ -152,14 +152,14 @@ def build_worker(parts: Penstock, queues: Sequence[str], concurrency: int) -> Wo
     )
 
 
-def make_upstreams(parts: Penstock, held: HeldSecrets, concurrency: int) -> Upstreams:
+def make_upstreams(parts: Container, held: HeldSecrets, concurrency: int) -> Upstreams:
     """All upstreams of the keys whose secrets are held. Raises ConfigError."""
     return Upstreams(
         parts.settings, held.secrets, concurrency=concurrency, clock=parts.clock, outfits=held.outfits
     )
 
 
-def _record(database: Database, upstreams: UpstreamGenerations, ends: Sequence[Ending]) -> list[Recorded]:
+def _record(database: Database, upstreams: UpstreamGenerations, ends: Sequence[AttemptEnd]) -> list[Recorded]:
     """Record how calls ended; who was refused as unknown may have had its secret rotated."""
     for ending in ends:
         if ending.outcome is Outcome.UNAUTHORIZED:
@@ -167,7 +167,7 @@ def _record(database: Database, upstreams: UpstreamGenerations, ends: Sequence[E
     return record_endings(database, ends)
 
 
-def make_keeping(parts: Penstock) -> KeepAnswers:
+def make_keeping(parts: Container) -> KeepAnswers:
     """What puts a price on answers, and keeps them."""
     most = parts.settings.cache.most_bytes
     return KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, most)
@@ -188,7 +188,7 @@ def policies(settings: Settings) -> Policies:
     """Retry policies and models, as configured."""
     retries = {name: RetryPolicy(p.attempts, p.base, p.cap, p.jitter) for name, p in settings.retry.items()}
     models = {
-        model.name: ModelPolicy(
+        model.name: ModelRetryPolicy(
             model.retry,
             frozenset(route.key for tier in model.routes() for route in tier),
             frozenset(fall for tier in model.all_tiers for fall in tier.serves),

@@ -9,7 +9,7 @@ from typing import Any
 from app.access import manage_clients
 from app.access.client_settings import check_limits, read_limits
 from app.access.domain.client_limits import as_mapping
-from app.access.manage_clients import NewClient
+from app.access.manage_clients import CreatedClient
 from app.access.store.clients import ClientRow
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
@@ -75,7 +75,7 @@ def plan(database: Database, wishes: Sequence[Mapping[str, Any]]) -> list[Change
     return [change for change in changes if change.is_new or change.after]
 
 
-def carry_out(database: Database, clock: Clock, change: Change) -> NewClient | None:
+def carry_out(database: Database, clock: Clock, change: Change) -> CreatedClient | None:
     """Do it; gives back a new client with its secrets. Raises Invalid, Conflict, DatabaseUnreachable."""
     values = dict(change.after)
     if "limits" in values:

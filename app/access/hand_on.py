@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from app.access.client_settings import read_added_by, read_limits, write_limits
 from app.access.domain.handing_on import MOST_CLIENTS, share, used_up
-from app.access.domain.policy import Policy, grants_by_name
+from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
 from app.access.store.clients import ClientRow
 from app.platform.domain.errors import Forbidden
@@ -47,7 +47,7 @@ def share_out(conn: Connection, maker: str) -> None:
         clients.change_client(conn, row.id, weight=weight, granted_priority=priority, settings=settings)
 
 
-def check_name(policies: Iterable[Policy], name: str) -> None:
+def check_name(policies: Iterable[AccessPolicy], name: str) -> None:
     """Refuse a new client of a team's administrator that a policy would allow more by its name. Raises Forbidden."""
     if any(grants_by_name(policy, name) for policy in policies):
         raise Forbidden(

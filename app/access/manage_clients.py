@@ -27,7 +27,7 @@ Chance = Callable[[int], bytes]  # gives so many random bytes
 
 
 @dataclass(frozen=True, slots=True)
-class NewClient:
+class CreatedClient:
     """A client at the only moment when its secrets are known."""
 
     id: str
@@ -49,7 +49,7 @@ def add_client(
     scopes: Collection[str] = (ALL,),
     added_by: str | None = None,
     chance: Chance = os.urandom,
-) -> NewClient:
+) -> CreatedClient:
     """Add a client with one API key of these scopes; both secrets are shown this once.
 
     `added_by`: the administrator of a team whose weight and limits it shares. Raises Invalid for a bad name, weight or
@@ -82,7 +82,7 @@ def add_client(
 
     if not database.write(add):
         raise Conflict(f"there is a client {name!r} already", param="id", code="client_exists")
-    return NewClient(name, key.shown, secret)
+    return CreatedClient(name, key.shown, secret)
 
 
 def add_key(database: Database, clock: Clock, name: str, *, chance: Chance = os.urandom) -> str:

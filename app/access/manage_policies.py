@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import structlog
 
-from app.access.domain.policy import Decision, Effect, Facts, Policy, evaluate, parse_policy
+from app.access.domain.policy import AccessPolicy, CallFacts, Decision, Effect, evaluate, parse_policy
 from app.access.hand_on import check_name
 from app.access.store import policies
 from app.access.store.policies import StoredPolicy
@@ -24,7 +24,7 @@ KEPT_SECONDS = 5.0  # until a changed policy is in force in every process
 _LARGEST = 64 * 1024  # bytes of one document
 
 
-_NEVER: tuple[float, tuple[Policy, ...]] = (-1e9, ())
+_NEVER: tuple[float, tuple[AccessPolicy, ...]] = (-1e9, ())
 
 
 class PolicyBook:
@@ -45,11 +45,11 @@ class PolicyBook:
         """
         return bool(self._policies()) or self._default != "allow"
 
-    def decide(self, facts: Facts) -> Decision:
+    def decide(self, facts: CallFacts) -> Decision:
         """May it be done? Raises DatabaseUnreachable."""
         return evaluate(self._policies(), facts, self._default)
 
-    def decide_as_last_known(self, facts: Facts) -> Decision:
+    def decide_as_last_known(self, facts: CallFacts) -> Decision:
         """The same, by the policies read last where the database is away: for pages that say that it is.
 
         Raises DatabaseUnreachable when none were ever read.
@@ -61,7 +61,7 @@ class PolicyBook:
                 raise
             return evaluate(self._known[1], facts, self._default)
 
-    def _policies(self) -> tuple[Policy, ...]:
+    def _policies(self) -> tuple[AccessPolicy, ...]:
         (until, known), now = self._known, self._clock.monotonic()
         if now < until <= now + KEPT_SECONDS:
             return known
@@ -72,7 +72,7 @@ class PolicyBook:
         return found
 
 
-def check_policy(document: Any, name: str = "") -> Policy:
+def check_policy(document: Any, name: str = "") -> AccessPolicy:
     """Read a document. Raises Invalid that names the field."""
     try:
         return parse_policy(document, name)
@@ -101,7 +101,7 @@ def put_policy(
     return StoredPolicy(policy_id, text, now)
 
 
-def _check_zones(policy: Policy, known: Collection[str] | None) -> None:
+def _check_zones(policy: AccessPolicy, known: Collection[str] | None) -> None:
     """A zone that there is not holds nobody: a deny that names it would deny nobody, and say nothing."""
     wanted = policy.condition.zones or frozenset()
     missing = sorted(wanted - set(known)) if known is not None else []

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from app.access.domain.audit import Check, Fault, Head
+from app.access.domain.audit import ChainBreak, ChainCheck, ChainHead
 from app.access.store import audit
-from app.access.store.audit import Kept, Wanted
+from app.access.store.audit import AuditFilter, Kept
 from app.platform.database import Database
 
 _PAGE = 1_000
@@ -18,13 +18,13 @@ _PAGE = 1_000
 class Checked:
     """What a walk over the whole chain found."""
 
-    head: Head
+    head: ChainHead
     entries: int  # links that hold
     unlinked: int  # entries that wait for the leader
-    fault: Fault | None
+    fault: ChainBreak | None
 
 
-def entries(database: Database, wanted: Wanted, limit: int | None = None) -> Iterator[Kept]:
+def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -> Iterator[Kept]:
     """Entries in order, read page by page; with `limit` only the last so many."""
     if limit is not None and limit <= _PAGE:
         yield from reversed(database.read(partial(audit.newest_audit, wanted=wanted, limit=limit)))
@@ -40,7 +40,7 @@ def entries(database: Database, wanted: Wanted, limit: int | None = None) -> Ite
 def verify(database: Database) -> Checked:
     """Walk the chain from its beginning to the head that stood when the walk began."""
     head, unlinked = database.read(lambda conn: (audit.read_head(conn), audit.count_unlinked(conn)))
-    check, after = Check(head), head.first - 1
+    check, after = ChainCheck(head), head.first - 1
     while after < head.number:
         page = database.read(partial(audit.read_links, after=after, limit=_PAGE))
         if not page:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.access.domain.audit import Entry
+from app.access.domain.audit import AuditEntry
 from app.access.store.audit import write_audit
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
@@ -26,13 +26,13 @@ class RecordAudit:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[AuditEntry] = deque()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._loop = BackgroundLoop("audit", self.flush, every=EVERY_SECONDS, at_once=False)
         self._dropped = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: AuditEntry) -> None:
         """Take an entry; it is written soon."""
         with self._lock:
             if len(self._entries) >= MOST:
@@ -41,7 +41,7 @@ class RecordAudit:
             self._entries.append(entry)
         self._loop.start()
 
-    def add_now(self, entry: Entry) -> None:
+    def add_now(self, entry: AuditEntry) -> None:
         """Write an entry, and whatever waits before it. While the database is away it waits with the others."""
         self.add(entry)
         self.flush()
@@ -75,7 +75,7 @@ class RecordAudit:
             return False
         return True
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[AuditEntry]) -> None:
         """Write them; one that cannot be is left out, and does not keep the others. Raises PenstockError."""
         try:
             self._database.write(lambda conn: write_audit(conn, entries))

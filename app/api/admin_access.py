@@ -12,16 +12,16 @@ from pydantic import Field
 
 from app.access import manage_policies, read_audit
 from app.access.audit_rendering import as_json
-from app.access.store.audit import Kept, Wanted
+from app.access.store.audit import AuditFilter, Kept
 from app.access.store.policies import StoredPolicy
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.answers import answer, raw
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.house import House
-from app.api.operations import JSONL, Answer, Operation
+from app.api.operations import JSONL, Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.instant import parse_instant, to_rfc3339
 from app.submission.validation import parse, parse_json
@@ -46,7 +46,7 @@ class AuditQuery(Query):
 class AccessViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: House, callers: Callers) -> None:
+    def __init__(self, house: UseCases, callers: Callers) -> None:
         self._house = house
         self._callers = callers
 
@@ -59,7 +59,7 @@ class AccessViews:
                 "/v1/admin/policies",
                 "List policies.",
                 self.list,
-                {200: Answer("All of them.", PolicyList)},
+                {200: ResponseDoc("All of them.", PolicyList)},
                 group,
             ),
             Operation(
@@ -67,7 +67,7 @@ class AccessViews:
                 "/v1/admin/policies",
                 "Keep a policy, in place of the one of its id.",
                 self.put,
-                {201: Answer("In force within five seconds.", Policy)},
+                {201: ResponseDoc("In force within five seconds.", Policy)},
                 group,
                 body=PolicyBody,
                 refusals=(413,),
@@ -77,7 +77,7 @@ class AccessViews:
                 "/v1/admin/policies/{policy_id}",
                 "Take a policy away.",
                 self.remove,
-                {200: Answer("It is gone.", Gone)},
+                {200: ResponseDoc("It is gone.", Gone)},
                 group,
                 refusals=(404,),
             ),
@@ -86,7 +86,7 @@ class AccessViews:
                 "/v1/admin/audit",
                 "Export the audit log.",
                 self.export,
-                {200: Answer("A line for every entry, the oldest first.", AuditEntry, JSONL)},
+                {200: ResponseDoc("A line for every entry, the oldest first.", AuditEntry, JSONL)},
                 group,
                 query=AuditQuery,
             ),
@@ -95,7 +95,7 @@ class AccessViews:
                 "/v1/admin/audit/verify",
                 "Check the audit log's chain.",
                 self.verify,
-                {200: Answer("Whether it holds.", AuditCheck)},
+                {200: ResponseDoc("Whether it holds.", AuditCheck)},
                 group,
             ),
         ]
@@ -152,9 +152,9 @@ def _lines(kept: Iterator[Kept]) -> Iterator[bytes]:
         yield orjson.dumps(as_json(one)) + b"\n"
 
 
-def _wanted(query: AuditQuery) -> Wanted:
+def _wanted(query: AuditQuery) -> AuditFilter:
     values = query.model_dump(exclude={"limit", "since", "until"})
-    return Wanted(since=_instant("since", query.since), until=_instant("until", query.until), **values)
+    return AuditFilter(since=_instant("since", query.since), until=_instant("until", query.until), **values)
 
 
 def _instant(name: str, text: str | None) -> float | None:

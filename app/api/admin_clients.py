@@ -30,8 +30,8 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.house import House
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
+from app.api.use_cases import UseCases
 from app.callbacks.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
 from app.platform.domain.errors import Forbidden, NotFound
 from app.submission.validation import parse, parse_json
@@ -45,21 +45,24 @@ _KEYS = f"{_ONE}/keys"
 class ClientViews:
     """Parse, authenticate, call one service, render. A team's administrator sees its clients and no others."""
 
-    def __init__(self, house: House, callers: Callers) -> None:
+    def __init__(self, house: UseCases, callers: Callers) -> None:
         self._house = house
         self._callers = callers
 
     def operations(self) -> list[Operation]:
         """What is offered."""
-        one, made = {200: Answer("The client.", Client)}, {201: Answer("Shown this once.", NewApiKey)}
+        one, made = (
+            {200: ResponseDoc("The client.", Client)},
+            {201: ResponseDoc("Shown this once.", NewApiKey)},
+        )
         return [
-            _admin("GET", _PATH, "List clients.", self.list, {200: Answer("All of them.", ClientList)}),
+            _admin("GET", _PATH, "List clients.", self.list, {200: ResponseDoc("All of them.", ClientList)}),
             _admin(
                 "POST",
                 _PATH,
                 "Add a client.",
                 self.add,
-                {201: Answer("Its secrets are shown this once.", NewClient)},
+                {201: ResponseDoc("Its secrets are shown this once.", NewClient)},
                 body=ClientBody,
                 refusals=(409, 413),
             ),
@@ -72,7 +75,7 @@ class ClientViews:
                 _KEYS,
                 "List a client's keys.",
                 self.keys,
-                {200: Answer("Them.", ApiKeyList)},
+                {200: ResponseDoc("Them.", ApiKeyList)},
                 refusals=(404,),
             ),
             _admin("POST", _KEYS, "Make an API key.", self.make, made, body=KeyBody, refusals=(404, 413)),
@@ -90,7 +93,7 @@ class ClientViews:
                 f"{_KEYS}/{{key_id}}/revoke",
                 "End a key now; within seconds in every process.",
                 self.revoke,
-                {200: Answer("The client's keys.", ApiKeyList)},
+                {200: ResponseDoc("The client's keys.", ApiKeyList)},
                 refusals=(404,),
             ),
             _admin(
@@ -98,7 +101,7 @@ class ClientViews:
                 f"{_ONE}/callback-secret",
                 "Make another callback secret; both sign for the overlap.",
                 self.rotate_secret,
-                {201: Answer("Shown this once.", Secret)},
+                {201: ResponseDoc("Shown this once.", Secret)},
                 body=RotateBody,
                 refusals=(404, 413),
             ),

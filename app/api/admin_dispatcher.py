@@ -9,8 +9,7 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.house import House
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.operator_shapes import (
     DispatcherShape,
     KeyTest,
@@ -19,6 +18,7 @@ from app.api.operator_shapes import (
     UpstreamKey,
     UpstreamKeyList,
 )
+from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.submission.validation import parse, parse_json
 from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
@@ -30,7 +30,7 @@ _GROUP = "Administration"
 class DispatcherViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: House, callers: Callers) -> None:
+    def __init__(self, house: UseCases, callers: Callers) -> None:
         self._house = house
         self._callers = callers
 
@@ -42,7 +42,7 @@ class DispatcherViews:
                 "/v1/admin/dispatcher",
                 "Show the dispatcher: who holds work up, quotas, keys, the leader, workers.",
                 self.show,
-                {200: Answer("As it stands now.", DispatcherShape)},
+                {200: ResponseDoc("As it stands now.", DispatcherShape)},
                 _GROUP,
             ),
             Operation(
@@ -50,7 +50,7 @@ class DispatcherViews:
                 "/v1/admin/pauses",
                 "List pauses.",
                 self.list_pauses,
-                {200: Answer("All of them.", PauseList)},
+                {200: ResponseDoc("All of them.", PauseList)},
                 _GROUP,
             ),
             Operation(
@@ -58,7 +58,7 @@ class DispatcherViews:
                 "/v1/admin/pauses",
                 "Pause everything, a model, a client or a key.",
                 self.pause,
-                {200: Answer("All pauses; in force within a second. Running calls go on.", PauseList)},
+                {200: ResponseDoc("All pauses; in force within a second. Running calls go on.", PauseList)},
                 _GROUP,
                 body=PauseBody,
                 refusals=(404, 413),
@@ -68,7 +68,7 @@ class DispatcherViews:
                 "/v1/admin/pauses/end",
                 "End a pause.",
                 self.resume,
-                {200: Answer("The pauses that are left.", PauseList)},
+                {200: ResponseDoc("The pauses that are left.", PauseList)},
                 _GROUP,
                 body=PauseBody,
                 refusals=(404, 413),
@@ -83,7 +83,7 @@ class DispatcherViews:
                 "/v1/admin/keys",
                 "List the keys at upstreams: state, reason, limits, use. No secret is shown.",
                 self.list_keys,
-                {200: Answer("All of them.", UpstreamKeyList)},
+                {200: ResponseDoc("All of them.", UpstreamKeyList)},
                 _GROUP,
             ),
             Operation(
@@ -91,7 +91,7 @@ class DispatcherViews:
                 "/v1/admin/keys/{name}/pause",
                 "Start no call by a key.",
                 self.pause_key,
-                {200: Answer("The key; in force within a second.", UpstreamKey)},
+                {200: ResponseDoc("The key; in force within a second.", UpstreamKey)},
                 _GROUP,
                 refusals=(404,),
             ),
@@ -100,7 +100,7 @@ class DispatcherViews:
                 "/v1/admin/keys/{name}/resume",
                 "Use a key again, whether it was paused or refused.",
                 self.resume_key,
-                {200: Answer("The key; in force within a second.", UpstreamKey)},
+                {200: ResponseDoc("The key; in force within a second.", UpstreamKey)},
                 _GROUP,
                 refusals=(404,),
             ),
@@ -109,7 +109,7 @@ class DispatcherViews:
                 "/v1/admin/keys/{name}/test",
                 "Ask the key's upstream for its models.",
                 self.test_key,
-                {200: Answer("What it came to. A key that works is used again.", KeyTest)},
+                {200: ResponseDoc("What it came to. A key that works is used again.", KeyTest)},
                 _GROUP,
                 refusals=(404,),
             ),

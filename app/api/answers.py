@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
-class Whole(Response):
+class PrebuiltResponse(Response):
     """A response that is made in one piece, of headers that may be sent as they are: ASCII, a length among them.
 
     Werkzeug would look for both in every response, and close each when it has been sent.
@@ -32,7 +32,7 @@ class Whole(Response):
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response, of a status that has a body. Stored JSON text goes in as orjson.Fragment, unparsed."""
-    return Whole(orjson.dumps(value), status, headers, content_type="application/json")
+    return PrebuiltResponse(orjson.dumps(value), status, headers, content_type="application/json")
 
 
 def raw(text: str | None) -> orjson.Fragment | None:

@@ -10,6 +10,7 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
+from app.api.access_control import CallerAddresses
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
@@ -25,41 +26,40 @@ from app.api.errors import install_errors
 from app.api.events import EventViews
 from app.api.files import FileViews
 from app.api.following import install_following
-from app.api.foretold import ForetoldViews
-from app.api.gatekeeper import Addresses
 from app.api.health import HealthViews
-from app.api.house import House, Parts, build_house, rules_of
 from app.api.metrics import Metrics
 from app.api.models import ModelViews
 from app.api.openai_batches import OpenAiBatchViews
-from app.api.openai_house import OpenAiHouse, build_openai
+from app.api.openai_use_cases import OpenAiHouse, build_openai
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
 from app.api.request_ids import install_request_ids
+from app.api.start_estimates import ForetoldViews
 from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
+from app.api.use_cases import Dependencies, UseCases, build_use_cases, rules_of
 from app.api.warming import WarmViews
 from app.dashboard.dashboard import install_dashboard
-from app.dashboard.live import Live
+from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
 from app.platform.ports import NoTracer
-from app.reporting.keep_alerts import KeepAlerts
-from app.reporting.read_standing import ReadStanding
+from app.reporting.alert_loop import AlertLoop
+from app.reporting.read_service_status import ReadStanding
 from app.reporting.service_figures import ServiceFigures
 from app.settings.price_lists import peak_calendar
-from app.submission.tell_places import ceiling_of, longest_of
+from app.submission.model_locations import ceiling_of, longest_of
 from app.submission.warm_cache import WarmCache
 
 
 class PenstockApi(Flask):
     """The application, and the end of its life."""
 
-    house: House
+    house: UseCases
     openai: OpenAiHouse
-    live: Live
-    watch: KeepAlerts | None = None
+    live: LivePages
+    watch: AlertLoop | None = None
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Nothing here is a coroutine: each view and hook of each request need not be asked whether it is one."""
@@ -86,12 +86,12 @@ class PenstockApi(Flask):
         self.house.record_audit.close()
 
 
-def create_app(parts: Parts) -> PenstockApi:
+def create_app(parts: Dependencies) -> PenstockApi:
     """Build the application from the parts of the process. Opens nothing yet: connections come with requests."""
     app = PenstockApi(__name__, static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would be no envelope
-    app.house = build_house(parts)
+    app.house = build_use_cases(parts)
     app.openai = build_openai(app.house, parts)
     metrics = _add_metrics(app, parts)
     install_request_ids(app, parts.clock)
@@ -105,7 +105,9 @@ def create_app(parts: Parts) -> PenstockApi:
     return app
 
 
-def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metrics) -> list[Operation]:
+def _operations(
+    house: UseCases, openai: OpenAiHouse, parts: Dependencies, metrics: Metrics
+) -> list[Operation]:
     callers, rendering, limits = (
         Callers(house.authenticate, house.gatekeeper),
         Rendering(house.explain),
@@ -145,7 +147,7 @@ def _operations(house: House, openai: OpenAiHouse, parts: Parts, metrics: Metric
     ]
 
 
-def _add_metrics(app: PenstockApi, parts: Parts) -> Metrics:
+def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
     """Count requests from here on. `getattr`: without a gauge Redis is taken to be away."""
     standing = ReadStanding(parts.database, getattr(parts, "gauge", None), parts.settings, parts.clock)
     clients = parts.settings.metrics.clients
@@ -158,10 +160,10 @@ def _add_metrics(app: PenstockApi, parts: Parts) -> Metrics:
     return metrics
 
 
-def _install_access(app: PenstockApi, parts: Parts) -> None:
+def _install_access(app: PenstockApi, parts: Dependencies) -> None:
     install_compression(app)
     app.house.gatekeeper.install(app)
-    install_auditing(app, app.house.record_audit, Addresses(parts.settings.access), parts.clock)
+    install_auditing(app, app.house.record_audit, CallerAddresses(parts.settings.access), parts.clock)
 
 
 def _add_documents(app: Flask, operations: list[Operation]) -> None:
@@ -178,7 +180,7 @@ def _add_documents(app: Flask, operations: list[Operation]) -> None:
     app.add_url_rule("/docs", "docs", as_page)
 
 
-def _add_dashboard(app: PenstockApi, parts: Parts) -> None:
+def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
     app.live = install_dashboard(
         app,
         settings=parts.settings,

@@ -10,9 +10,9 @@ from flask import Flask, Request, Response, g
 from flask.globals import app_ctx, request_ctx
 
 from app.access.domain.access import Caller
-from app.access.domain.audit import Entry
+from app.access.domain.audit import AuditEntry
 from app.access.record_audit import RecordAudit
-from app.api.gatekeeper import Addresses
+from app.api.access_control import CallerAddresses
 from app.platform.ports import Clock
 
 _NOBODY = Caller("")
@@ -23,7 +23,7 @@ _MOVING = frozenset({f"{PAGES}.static", f"{PAGES}.parts"})
 TASK_HEADER = "x-penstock-task"  # of chat calls: the task that answers them
 
 
-def install_auditing(app: Flask, record: RecordAudit, addresses: Addresses, clock: Clock) -> None:
+def install_auditing(app: Flask, record: RecordAudit, addresses: CallerAddresses, clock: Clock) -> None:
     """Write an entry behind each call. Administrative ones are stored before they are answered."""
 
     @app.before_request
@@ -68,13 +68,13 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return found
 
 
-def _entry(asked: Request, response: Response, addresses: Addresses, clock: Clock) -> Entry:
+def _entry(asked: Request, response: Response, addresses: CallerAddresses, clock: Clock) -> AuditEntry:
     kept = app_ctx.g
     caller: Caller = kept.get("caller") or _NOBODY
     rule = asked.url_rule.rule if asked.url_rule else "unknown"
     now = time.perf_counter()
     parameters = kept.get("audit_parameters")
-    return Entry(
+    return AuditEntry(
         at=kept.get("audit_at") or clock.now(),
         action=f"{asked.method} {rule}",
         client_id=caller.client_id,

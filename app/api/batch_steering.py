@@ -8,8 +8,8 @@ from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
 from app.api.callers import Callers
-from app.api.openai_house import OpenAiHouse
-from app.api.operations import Answer, Operation, View
+from app.api.openai_use_cases import OpenAiHouse
+from app.api.operations import Operation, ResponseDoc, View
 from app.api.rendering import Rendering
 from app.api.shapes import Batch
 from app.tasks.store.batches import BatchRow
@@ -62,7 +62,7 @@ def _operation(word: str, summary: str, view: View, description: str) -> Operati
         path,
         summary,
         view,
-        {200: Answer("The batch.", Batch)},
+        {200: ResponseDoc("The batch.", Batch)},
         group="Batches",
         description=description,
         refusals=(404, 409),

@@ -16,11 +16,11 @@ from app.api.batch_json import read_batch
 from app.api.body import is_packed, pieces, read_body
 from app.api.callers import Callers, Repeats
 from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run, refuse_options_in_query
-from app.api.house import House
-from app.api.operations import JSONL, Answer, Operation, View
+from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.shapes import AcceptedBatch, Batch, ResultLine
+from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_lines import lines
 from app.settings import ApiSettings
@@ -54,7 +54,7 @@ class BatchViews:
 
     def __init__(
         self,
-        house: House,
+        house: UseCases,
         estimates: EstimateBatch,
         callers: Callers,
         rendering: Rendering,
@@ -69,7 +69,7 @@ class BatchViews:
 
     def operations(self) -> list[Operation]:
         """What is offered, each also under /api."""
-        one = {200: Answer("The batch.", Batch)}
+        one = {200: ResponseDoc("The batch.", Batch)}
         return [
             self._operation(
                 "POST",
@@ -77,10 +77,12 @@ class BatchViews:
                 "Submit many prompts.",
                 self.submit,
                 {
-                    200: Answer(
+                    200: ResponseDoc(
                         "Only with `dry_run`: what it would come to. Nothing is stored.", BatchEstimate
                     ),
-                    202: Answer("Stored in whole; it will run. See Location and Retry-After.", AcceptedBatch),
+                    202: ResponseDoc(
+                        "Stored in whole; it will run. See Location and Retry-After.", AcceptedBatch
+                    ),
                 },
                 query=DryRunQuery,
                 description=_LINES_TOO,
@@ -97,7 +99,7 @@ class BatchViews:
                 "/v1/batch/{batch_id}/results",
                 "The results so far, in the order of the requests.",
                 self.results,
-                {200: Answer("A line for every task that has ended.", ResultLine, JSONL)},
+                {200: ResponseDoc("A line for every task that has ended.", ResultLine, JSONL)},
                 description="While the batch runs, tasks that have not ended are left out; `x-batch-status` says "
                 "how the batch stood when the answer began.",
                 refusals=(404,),
@@ -115,7 +117,7 @@ class BatchViews:
 
     @staticmethod
     def _operation(
-        method: str, path: str, summary: str, view: View, answers: Mapping[int, Answer], **more: Any
+        method: str, path: str, summary: str, view: View, answers: Mapping[int, ResponseDoc], **more: Any
     ) -> Operation:
         return Operation(
             method, path, summary, view, answers, group="Batches", aliases=(f"/api{path}",), **more

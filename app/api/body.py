@@ -10,8 +10,8 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.api.gzip_members import BadGzip, Members
-from app.api.paced_reading import TooSlow
 from app.api.peer import watch_peer
+from app.api.slow_clients import SlowClient
 from app.platform.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes
@@ -105,7 +105,7 @@ def _next_piece(asked: Request, most: int, length: int | None, read: int) -> byt
         return piece
     except RequestEntityTooLarge:
         raise _too_large(most) from None
-    except TooSlow:
+    except SlowClient:
         raise Invalid("the body came too slowly", code="request_timeout", status=408) from None
     except (ClientDisconnected, OSError) as error:
         raise _broken_off() from error

@@ -7,14 +7,14 @@ from structlog.contextvars import bind_contextvars
 
 from app.access.authenticate import Authenticate
 from app.access.domain.access import Caller
-from app.api.gatekeeper import Gatekeeper
-from app.submission.domain.repeat import HEADER, Fingerprint, Repeat, parse_key
+from app.api.access_control import AccessControl
+from app.submission.domain.repeat import HEADER, Fingerprint, IdempotencyKey, parse_key
 
 
 class Callers:
     """Reads the caller out of the request that is being served."""
 
-    def __init__(self, authenticate: Authenticate, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, authenticate: Authenticate, gatekeeper: AccessControl) -> None:
         self._authenticate = authenticate
         self._gatekeeper = gatekeeper
 
@@ -39,8 +39,8 @@ class Repeats:
             self._fingerprint.add(piece)
         return piece
 
-    def repeat(self) -> Repeat | None:
+    def repeat(self) -> IdempotencyKey | None:
         """What was read so far, as a repeat; None without a key."""
         if self._key is None or self._fingerprint is None:
             return None
-        return Repeat(self._key, self._fingerprint.text())
+        return IdempotencyKey(self._key, self._fingerprint.text())

@@ -16,15 +16,15 @@ from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
 from app.api.errors import SHOULD_RETRY, envelope, error_response
-from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import ChatCompletion
-from app.api.operations import Answer, Operation
+from app.api.openai_use_cases import OpenAiHouse
+from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.api.shapes import Task
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
-from app.submission.answer_chat import Outcome, Waited
+from app.submission.answer_chat import ChatOutcome, Waited
 from app.submission.begin_chat import ChatCall
 from app.submission.chat_bodies import ChatBody
 from app.submission.domain import prefer
@@ -62,8 +62,8 @@ class ChatViews:
                 "Ask, and wait for the answer.",
                 self.create,
                 {
-                    200: Answer("The upstream's answer.", ChatCompletion),
-                    202: Answer("Only where asked for: the task as it stands.", Task),
+                    200: ResponseDoc("The upstream's answer.", ChatCompletion),
+                    202: ResponseDoc("Only where asked for: the task as it stands.", Task),
                 },
                 group="OpenAI",
                 description=_ABOUT,
@@ -103,7 +103,7 @@ class ChatViews:
             return self._later(outcome)
         return _not_yet(outcome, call)
 
-    def _later(self, outcome: Outcome) -> Response:
+    def _later(self, outcome: ChatOutcome) -> Response:
         task_id = outcome.chat.task_id
         headers = {
             "Location": f"/v1/tasks/{task_id}",
@@ -148,7 +148,7 @@ def _as_openai_has_it(error: Invalid) -> Invalid | NotFound:
     return error
 
 
-def _ended(outcome: Outcome) -> Response:
+def _ended(outcome: ChatOutcome) -> Response:
     row = outcome.row
     if row.result is not None:
         status, body = 200, row.result.encode()
@@ -162,7 +162,7 @@ def _ended(outcome: Outcome) -> Response:
     return Response(_sent(body, outcome), status, headers, content_type="application/json")
 
 
-def _sent(body: bytes, outcome: Outcome) -> Iterator[bytes]:
+def _sent(body: bytes, outcome: ChatOutcome) -> Iterator[bytes]:
     """The body; what comes after it is reached only when the server could write it."""
     answered = False
     try:
@@ -172,7 +172,7 @@ def _sent(body: bytes, outcome: Outcome) -> Iterator[bytes]:
         outcome.chat.finish(answered=answered)
 
 
-def _not_yet(outcome: Outcome, call: ChatCall) -> Response:
+def _not_yet(outcome: ChatOutcome, call: ChatCall) -> Response:
     headers = {TASK_HEADER: outcome.chat.task_id, SHOULD_RETRY: "true", "retry-after-ms": "50"}
     if outcome.why is Waited.CLOSING:
         headers["retry-after-ms"] = "2000"

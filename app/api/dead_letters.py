@@ -14,13 +14,13 @@ from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBo
 from app.api.answers import answer
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.house import House
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
-from app.callbacks.ports import NoBell
+from app.api.use_cases import UseCases
+from app.callbacks.ports import NoCallbackNotifier
 from app.callbacks.replay_callbacks import DeadLetters
 from app.callbacks.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
-from app.callbacks.store.dead_letters import DeadLetter
+from app.callbacks.store.dead_letters import DeadLetterRow
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.instant import to_rfc3339
 from app.submission.validation import parse, parse_json
@@ -38,11 +38,11 @@ class DeadQuery(Query):
 class DeadLetterViews:
     """A client's own under /v1/callbacks, everybody's under /v1/admin/callbacks."""
 
-    def __init__(self, house: House, callers: Callers) -> None:
+    def __init__(self, house: UseCases, callers: Callers) -> None:
         self._house = house
         self._callers = callers
         # The leader rings what is replayed, within a second.
-        self._letters = DeadLetters(house.database, NoBell(), house.clock)
+        self._letters = DeadLetters(house.database, NoCallbackNotifier(), house.clock)
 
     def operations(self) -> list[Operation]:
         """What is offered."""
@@ -51,7 +51,7 @@ class DeadLetterViews:
             "/v1/callbacks/secret",
             "Make another secret for your callbacks; both sign for the overlap.",
             self.rotate,
-            {201: Answer("Shown this once.", Secret)},
+            {201: ResponseDoc("Shown this once.", Secret)},
             "Callbacks",
             body=RotateBody,
             refusals=(404, 413),
@@ -63,14 +63,14 @@ class DeadLetterViews:
         ]
 
     def _under(self, path: str, group: str) -> list[Operation]:
-        replayed = {200: Answer("They are delivered again, with the same `webhook-id`.", Replayed)}
+        replayed = {200: ResponseDoc("They are delivered again, with the same `webhook-id`.", Replayed)}
         return [
             Operation(
                 "GET",
                 path,
                 "List callbacks that were given up.",
                 self.list,
-                {200: Answer("A page, newest first.", DeadLetterList)},
+                {200: ResponseDoc("A page, newest first.", DeadLetterList)},
                 group,
                 query=DeadQuery,
             ),
@@ -142,7 +142,7 @@ class DeadLetterViews:
         return found
 
 
-def _letter(letter: DeadLetter) -> dict[str, Any]:
+def _letter(letter: DeadLetterRow) -> dict[str, Any]:
     return {
         "id": letter.id,
         "object": "callback",

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from app.platform.domain.errors import OverLimit, Rejected, Unreachable
-from app.platform.sealing import Unsealable
+from app.platform.encryption import Unsealable
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,8 @@ from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.callers import Callers
-from app.api.openai_house import OpenAiHouse
-from app.api.operations import Answer, Operation
+from app.api.openai_use_cases import OpenAiHouse
+from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.platform.domain.event_stream import COMMENT, named_event
@@ -40,7 +40,7 @@ class EventViews:
                 "/v1/tasks/{task_id}/events",
                 "Follow a task.",
                 self.task,
-                {200: Answer("Server-sent events.", media=SSE)},
+                {200: ResponseDoc("Server-sent events.", media=SSE)},
                 description=_ABOUT.format("task"),
                 refusals=(404,),
             ),
@@ -49,7 +49,7 @@ class EventViews:
                 "/v1/batch/{batch_id}/events",
                 "Follow a batch.",
                 self.batch,
-                {200: Answer("Server-sent events.", media=SSE)},
+                {200: ResponseDoc("Server-sent events.", media=SSE)},
                 group="Batches",
                 description=_ABOUT.format("batch") + " With `usage` and `cost` so far.",
                 refusals=(404,),

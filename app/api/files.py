@@ -12,14 +12,14 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import pieces
 from app.api.callers import Callers
-from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import DeletedFile, File, FileList
-from app.api.operations import BYTES, Answer, Operation
+from app.api.openai_use_cases import OpenAiHouse
+from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.uploads import boundary, read_form
 from app.platform.domain.errors import Invalid
 from app.settings import ApiSettings
-from app.submission.store_file import PURPOSES, Upload, Wishes
+from app.submission.store_file import PURPOSES, Upload, UploadParams
 from app.tasks.store.files import FileRow
 
 _FORM_ROOM = 1024 * 1024  # bytes of a form beside its file
@@ -58,7 +58,7 @@ class FileViews:
 
     def operations(self) -> list[Operation]:
         """What is offered."""
-        one = {200: Answer("The file.", File)}
+        one = {200: ResponseDoc("The file.", File)}
         return [
             _operation(
                 "POST",
@@ -75,7 +75,7 @@ class FileViews:
                 "/v1/files",
                 "List files.",
                 self.list,
-                {200: Answer("A page.", FileList)},
+                {200: ResponseDoc("A page.", FileList)},
                 query=FilesQuery,
             ),
             _operation("GET", "/v1/files/{file_id}", "Look at a file.", self.show, one, refusals=(404,)),
@@ -84,7 +84,7 @@ class FileViews:
                 "/v1/files/{file_id}/content",
                 "Read a file.",
                 self.content,
-                {200: Answer("Its bytes.", media=BYTES)},
+                {200: ResponseDoc("Its bytes.", media=BYTES)},
                 refusals=(404,),
             ),
             _operation(
@@ -92,7 +92,7 @@ class FileViews:
                 "/v1/files/{file_id}",
                 "Delete a file.",
                 self.delete,
-                {200: Answer("It is gone.", DeletedFile)},
+                {200: ResponseDoc("It is gone.", DeletedFile)},
                 refusals=(404,),
             ),
         ]
@@ -184,13 +184,13 @@ def _name(filename: str) -> str:
     return "".join(filter(str.isprintable, last))[:255] or "file"
 
 
-def _wishes(fields: dict[str, str]) -> Wishes:
+def _wishes(fields: dict[str, str]) -> UploadParams:
     purpose = fields.get("purpose")
     if purpose is None:
         raise Invalid("purpose: is needed", param="purpose", code="missing_field")
     if purpose not in PURPOSES:
         raise Invalid(f"purpose: must be one of {', '.join(PURPOSES)}", param="purpose", code="invalid_value")
-    return Wishes(purpose, _kept(fields))
+    return UploadParams(purpose, _kept(fields))
 
 
 def _kept(fields: dict[str, str]) -> float | None:

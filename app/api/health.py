@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.answers import answer
 from app.api.metrics import Metrics
-from app.api.operations import TEXT, Answer, Operation
+from app.api.operations import TEXT, Operation, ResponseDoc
 from app.api.shapes import Health
 from app.platform.database import Database
 
@@ -21,7 +21,7 @@ class HealthViews:
 
     def operations(self) -> list[Operation]:
         """What is offered."""
-        works = {200: Answer("It works.", Health)}
+        works = {200: ResponseDoc("It works.", Health)}
         return [
             Operation(
                 "GET", "/healthz", "Does this process answer?", self.healthz, works, "Operations", public=True
@@ -41,7 +41,7 @@ class HealthViews:
                 "/metrics",
                 "Figures of this process, for Prometheus.",
                 self.metrics,
-                {200: Answer("Prometheus' text format.", media=TEXT)},
+                {200: ResponseDoc("Prometheus' text format.", media=TEXT)},
                 "Operations",
                 public=True,
             ),

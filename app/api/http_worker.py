@@ -20,11 +20,11 @@ from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.api.errors import envelope
-from app.api.paced_reading import TooSlow, paced_parser
+from app.api.slow_clients import SlowClient, paced_parser
 from app.tasks.domain.task import new_id
 
 _STATUSES = (
-    (TooSlow, 408, "Request Timeout"),
+    (SlowClient, 408, "Request Timeout"),
     (errors.LimitRequestLine, 414, "URI Too Long"),
     (errors.LimitRequestHeaders, 431, "Request Header Fields Too Large"),
     (errors.ExpectationFailed, 417, "Expectation Failed"),
@@ -55,7 +55,7 @@ class _Head:
         return _BLANK_LINE.search(self.received) is not None
 
 
-class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
+class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
     """One thread for each request that is being served; none for who is silent, or has not sent a whole head.
 
     gunicorn gives a new connection a thread for 5 s, and a head one for as long as it takes.
@@ -222,7 +222,7 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
         response = None
         try:
             response, environ = wsgi.create(
-                req, conn.sock, conn.client, conn.server, self.cfg, response_class=_OnePiece
+                req, conn.sock, conn.client, conn.server, self.cfg, response_class=_SingleWriteResponse
             )
             environ["wsgi.multithread"] = True
             if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
@@ -261,7 +261,7 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
             return True
         try:
             return bool(super()._keepalive_after(conn, keepalive))
-        except TooSlow:
+        except SlowClient:
             return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
@@ -272,7 +272,7 @@ class WorkerOfThreads(ThreadWorker):  # type: ignore[misc]
         write_error(client, status, reason or "Internal Server Error")
 
 
-class _OnePiece(Response):  # type: ignore[misc]
+class _SingleWriteResponse(Response):  # type: ignore[misc]
     """Sends a body that is at hand as a whole together with its head: gunicorn would wake the client twice."""
 
     headers_sent: bool
@@ -289,9 +289,9 @@ class _OnePiece(Response):  # type: ignore[misc]
         self.sock.sendall(head.encode("latin-1") + arg)
 
 
-def worker_with(patience: float) -> type[WorkerOfThreads]:
+def worker_with(patience: float) -> type[GunicornThreadWorker]:
     """gunicorn makes its workers itself, from a class."""
-    return type("PatientWorker", (WorkerOfThreads,), {"patience": patience})
+    return type("PatientWorker", (GunicornThreadWorker,), {"patience": patience})
 
 
 def _closed_already(graceful: bool = False) -> None:

@@ -41,8 +41,8 @@ class Metrics:
         collectors = [*_own(meters), service]
         self._counting = itertools.count(1)
         self.requests = 0  # answered so far
-        self._all = _registry(_Shown(collectors, by_client=True))
-        self._open = _registry(_Shown(collectors, by_client=False))
+        self._all = _registry(_CollectorGroup(collectors, by_client=True))
+        self._open = _registry(_CollectorGroup(collectors, by_client=False))
 
     def install(self, app: Flask) -> None:
         """Measure every request."""
@@ -76,7 +76,7 @@ class Metrics:
             return False  # what this process has counted is wanted most while that is away
 
 
-class _Shown:
+class _CollectorGroup:
     """Some collectors as one."""
 
     def __init__(self, collectors: Iterable[Collector], *, by_client: bool) -> None:
@@ -101,7 +101,7 @@ def _own(meters: Meters) -> list[Any]:
     return [meters.registry, process]
 
 
-def _registry(shown: _Shown) -> CollectorRegistry:
+def _registry(shown: _CollectorGroup) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(shown)
     return registry

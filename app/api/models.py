@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from app.api.answers import answer
 from app.api.callers import Callers
 from app.api.openai_shapes import Model, ModelList
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.platform.domain.errors import NotFound
 from app.settings import Settings
 
@@ -29,7 +29,7 @@ class ModelViews:
                 "/v1/models",
                 "List the models.",
                 self.list,
-                {200: Answer("All of them.", ModelList)},
+                {200: ResponseDoc("All of them.", ModelList)},
                 group="OpenAI",
             ),
             Operation(
@@ -37,7 +37,7 @@ class ModelViews:
                 "/v1/models/{model}",
                 "Look at a model.",
                 self.show,
-                {200: Answer("The model.", Model)},
+                {200: ResponseDoc("The model.", Model)},
                 group="OpenAI",
                 refusals=(404,),
                 whole_paths=("model",),

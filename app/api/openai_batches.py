@@ -15,9 +15,9 @@ from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.files import kept_seconds
-from app.api.openai_house import OpenAiHouse
 from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
-from app.api.operations import Answer, Operation
+from app.api.openai_use_cases import OpenAiHouse
+from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.platform.domain.duration import parse_duration
 from app.platform.domain.errors import Conflict, Invalid
@@ -95,7 +95,7 @@ class OpenAiBatchViews:
 
     def operations(self) -> list[Operation]:
         """What is offered."""
-        one, path = {200: Answer("The batch.", OpenAiBatch)}, "/v1/batches/{batch_id}"
+        one, path = {200: ResponseDoc("The batch.", OpenAiBatch)}, "/v1/batches/{batch_id}"
         return [
             _operation("POST", "/v1/batches", "Run a file.", self.create, one, _ABOUT, body=FileBatchBody),
             _operation(
@@ -103,7 +103,7 @@ class OpenAiBatchViews:
                 "/v1/batches",
                 "List batches, newest first.",
                 self.list,
-                {200: Answer("A page.", OpenAiBatchList)},
+                {200: ResponseDoc("A page.", OpenAiBatchList)},
                 query=BatchesQuery,
             ),
             _operation("GET", path, "Look at a batch.", self.show, one, refusals=(404,)),

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from app.api.operations import FORM, JSON, Answer, Operation
+from app.api.operations import FORM, JSON, Operation, ResponseDoc
 from app.api.shapes import ErrorEnvelope
 from app.submission.domain.repeat import HEADER, LONGEST
 
@@ -152,7 +152,7 @@ def _request_body(body: type[BaseModel], operation: Operation, models: Models) -
     return {"required": True, "content": content}
 
 
-def _answer(answer: Answer, models: Models) -> dict[str, Any]:
+def _answer(answer: ResponseDoc, models: Models) -> dict[str, Any]:
     entry: dict[str, Any] = {"description": answer.description}
     if answer.body is not None:
         entry["content"] = {answer.media: {"schema": models[answer.body, "serialization"]}}

@@ -20,7 +20,7 @@ FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseDoc:
     """One way a call may end well."""
 
     description: str
@@ -36,7 +36,7 @@ class Operation:
     path: str
     summary: str
     view: View
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, ResponseDoc]
     group: str = "Tasks"
     description: str = ""
     body: type[BaseModel] | None = None

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from app.platform.domain.instant import to_rfc3339
-from app.reporting.domain.dispatcher_sight import (
-    DispatcherSight,
+from app.reporting.domain.dispatcher_snapshot import (
+    DispatcherSnapshot,
     KeyStanding,
-    LeaderSight,
+    LeaderSnapshot,
     QuotaStanding,
     WorkerStanding,
 )
 from app.upstreams.domain.key_health import Probed
 
 
-def dispatcher(sight: DispatcherSight) -> dict[str, Any]:
+def dispatcher(sight: DispatcherSnapshot) -> dict[str, Any]:
     """All of it."""
     quotas = {quota.id: quota for quota in sight.quotas}
     return {
@@ -74,7 +74,7 @@ def test(tested: Probed) -> dict[str, Any]:
     }
 
 
-def _leader(leader: LeaderSight) -> dict[str, Any]:
+def _leader(leader: LeaderSnapshot) -> dict[str, Any]:
     return {
         "term": leader.term,
         "beats": leader.beats,

@@ -12,9 +12,9 @@ from app.platform.domain.instant import to_rfc3339
 from app.tasks.domain.batch_view import batch_view
 from app.tasks.domain.task import Status
 from app.tasks.domain.task_view import cost_view, error_view, task_view, usage_view
-from app.tasks.read_tasks import Page
+from app.tasks.read_tasks import TaskPage
 from app.tasks.store.batches import BatchRow, ResultRow
-from app.tasks.store.deliveries import Delivery
+from app.tasks.store.deliveries import DeliveryAttempt
 from app.tasks.store.submissions import NewTask
 from app.tasks.store.tasks import AttemptRow, TaskRow
 
@@ -72,7 +72,7 @@ class Rendering:
             values, queue={"position": None, "estimated_start_at": starts_at, "waiting_for": None}
         )
 
-    def tasks(self, page: Page) -> dict[str, Any]:
+    def tasks(self, page: TaskPage) -> dict[str, Any]:
         """A page of tasks."""
         ids = [row.id for row in page.rows]
         return {
@@ -87,7 +87,7 @@ class Rendering:
         """The upstream calls of a task."""
         return {"object": "list", "data": [_attempt(number, row) for number, row in enumerate(rows, 1)]}
 
-    def deliveries(self, rows: list[Delivery]) -> dict[str, Any]:
+    def deliveries(self, rows: list[DeliveryAttempt]) -> dict[str, Any]:
         """The tries at a task's callbacks."""
         return {"object": "list", "data": [_delivery(row) for row in rows]}
 
@@ -141,7 +141,7 @@ def _attempt(number: int, row: AttemptRow) -> dict[str, Any]:
     }
 
 
-def _delivery(row: Delivery) -> dict[str, Any]:
+def _delivery(row: DeliveryAttempt) -> dict[str, Any]:
     return {
         "object": "delivery",
         "callback_id": row.callback_id,

@@ -9,10 +9,10 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.house import House
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
 from app.api.shapes import RetriedTasks, Task
+from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import Body, Instant, Name
 from app.submission.validation import parse, parse_json
@@ -30,7 +30,7 @@ class RetryBody(Body):
 class RetryViews:
     """One by its id, or all of a reason or since an instant."""
 
-    def __init__(self, house: House, callers: Callers, rendering: Rendering) -> None:
+    def __init__(self, house: UseCases, callers: Callers, rendering: Rendering) -> None:
         self._house = house
         self._callers = callers
         self._rendering = rendering
@@ -43,7 +43,7 @@ class RetryViews:
                 "/v1/tasks/{task_id}/retry",
                 "Run a failed task again.",
                 self.retry,
-                {202: Answer("The new task that takes its place. See Location.", Task)},
+                {202: ResponseDoc("The new task that takes its place. See Location.", Task)},
                 description="The failed one stays as it ended. Admitted as any submission is. One that would fail "
                 "again for the same reason (a refused request, say), or was run again before, is 409.",
                 refusals=(404, 409),
@@ -53,7 +53,7 @@ class RetryViews:
                 "/v1/tasks/retry",
                 "Run failed tasks again, by reason or since an instant.",
                 self.retry_some,
-                {202: Answer("What came of it.", RetriedTasks)},
+                {202: ResponseDoc("What came of it.", RetriedTasks)},
                 description="The oldest 1,000 that may be run again, lines of batches aside: those have their "
                 "batch's retry. Stops where a limit or budget refuses. Ask again while `has_more`.",
                 body=RetryBody,

@@ -9,12 +9,12 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import ONE_TASK, read_body
 from app.api.callers import Callers, Repeats
-from app.api.house import House
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
 from app.api.shapes import AttemptList, Deleted, DeliveryList, Task, TaskList
+from app.api.use_cases import UseCases
 from app.submission.bodies import TaskBody
 from app.submission.validation import parse, parse_json
 
@@ -24,7 +24,7 @@ _SOON = "2"  # seconds after which asking again may pay
 class TaskViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: House, callers: Callers, rendering: Rendering, most: int) -> None:
+    def __init__(self, house: UseCases, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
         self._house = house
         self._callers = callers
@@ -33,14 +33,14 @@ class TaskViews:
 
     def operations(self) -> list[Operation]:
         """What is offered."""
-        one = {200: Answer("The task.", Task)}
+        one = {200: ResponseDoc("The task.", Task)}
         return [
             Operation(
                 "POST",
                 "/v1/tasks",
                 "Submit one prompt.",
                 self.submit,
-                {202: Answer("Stored; it will run. See Location and Retry-After.", Task)},
+                {202: ResponseDoc("Stored; it will run. See Location and Retry-After.", Task)},
                 body=TaskBody,
                 refusals=(413,),
                 repeatable=True,
@@ -50,7 +50,7 @@ class TaskViews:
                 "/v1/tasks",
                 "List tasks, newest first.",
                 self.list,
-                {200: Answer("A page.", TaskList)},
+                {200: ResponseDoc("A page.", TaskList)},
                 query=TasksQuery,
             ),
             Operation(
@@ -79,7 +79,7 @@ class TaskViews:
                 "/v1/tasks/{task_id}",
                 "Delete a task, its prompt and its result.",
                 self.delete,
-                {200: Answer("Nobody sees it any more; its rows follow in the background.", Deleted)},
+                {200: ResponseDoc("Nobody sees it any more; its rows follow in the background.", Deleted)},
                 description="A waiting task is cancelled. A running call is let finish; its result is kept nowhere.",
                 refusals=(404,),
             ),
@@ -88,7 +88,7 @@ class TaskViews:
                 "/v1/tasks/{task_id}/attempts",
                 "The upstream calls made for a task.",
                 self.attempts,
-                {200: Answer("All of them, in order.", AttemptList)},
+                {200: ResponseDoc("All of them, in order.", AttemptList)},
                 refusals=(404,),
             ),
             Operation(
@@ -96,7 +96,7 @@ class TaskViews:
                 "/v1/tasks/{task_id}/deliveries",
                 "The tries at telling its callback.",
                 self.deliveries,
-                {200: Answer("All of them, in order.", DeliveryList)},
+                {200: ResponseDoc("All of them, in order.", DeliveryList)},
                 refusals=(404,),
             ),
         ]

@@ -12,11 +12,11 @@ from pydantic import Field
 from app.access.domain.access import Caller
 from app.api.answers import answer
 from app.api.callers import Callers
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.shapes import Shape
 from app.billing.domain.usage_view import BY, as_csv, usage_row
-from app.billing.store.usage import Wanted
+from app.billing.store.usage import UsageFilter
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
@@ -98,7 +98,7 @@ class UsageViews:
                 "/v1/usage",
                 "What was used, paid and saved.",
                 self.show,
-                {200: Answer("The report.", UsageReport)},
+                {200: ResponseDoc("The report.", UsageReport)},
                 group="Usage",
                 description="Sums of exact costs; currencies are kept apart. A client sees its own.",
                 query=UsageQuery,
@@ -116,7 +116,7 @@ class UsageViews:
             return Response(as_csv(rows, by), content_type="text/csv; charset=utf-8")
         return answer({"object": "usage", "by": by, "data": rows, "connections": self._wire(caller)})
 
-    def _wanted(self, query: UsageQuery, caller: Caller, by: list[str]) -> Wanted:
+    def _wanted(self, query: UsageQuery, caller: Caller, by: list[str]) -> UsageFilter:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date()
         last = query.last or today
         first = query.first or min(last, today - timedelta(days=_DAYS))
@@ -125,7 +125,7 @@ class UsageViews:
         client = query.client if caller.is_admin else caller.client_id
         if query.client is not None and query.client != client:
             raise Forbidden("another client's usage is for administrators alone", param="client")
-        return Wanted(first.isoformat(), last.isoformat(), client, tuple(BY[name] for name in by))
+        return UsageFilter(first.isoformat(), last.isoformat(), client, tuple(BY[name] for name in by))
 
     def _wire(self, caller: Caller) -> dict[str, object] | None:
         if not caller.is_admin:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from app.api.answers import answer
 from app.api.body import read_body
 from app.api.callers import Callers
-from app.api.operations import Answer, Operation
+from app.api.operations import Operation, ResponseDoc
 from app.api.shapes import Shape
 from app.billing.domain.calendar import Calendar
 from app.platform.domain.money import PICOS_PER_UNIT, amount
@@ -77,7 +77,7 @@ class WarmViews:
                 "/v1/cache/warm",
                 "Ask likely prompts before they are asked.",
                 self.submit,
-                {202: Answer("Submitted at low priority, within the budget.", Warming)},
+                {202: ResponseDoc("Submitted at low priority, within the budget.", Warming)},
                 group="Usage",
                 body=WarmBody,
                 refusals=(402, 403, 413),

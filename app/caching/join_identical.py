@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from app.caching.domain.answer import Answer
+from app.caching.domain.answer import CachedAnswer
 from app.caching.ports import AnswerCache
-from app.caching.store import abandoned, joining
-from app.caching.store.joining import Settled, Waiting
+from app.caching.store import coalesce_join, orphaned_followers
+from app.caching.store.coalesce_join import JoiningTask, Settled
 from app.caching.tell_joined import tell_joined
 from app.platform.database import Database
 from app.platform.ports import Clock
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 
 _ROWS = 1_000  # looked at in one tick
 _LEADERS = 200  # seen to in one tick
@@ -23,7 +23,7 @@ class JoinIdentical:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
+        reservoir: BacklogPublisher,
         answers: AnswerCache,
         clock: Clock,
         *,
@@ -44,7 +44,7 @@ class JoinIdentical:
         1. See to the followers of leaders that bring no answer. 2. Answer, join or let run what waits for it.
         """
         left, waiting = self._database.read(
-            lambda conn: (abandoned.any_abandoned(conn), joining.waiting_to_join(conn, _ROWS))
+            lambda conn: (orphaned_followers.any_abandoned(conn), coalesce_join.waiting_to_join(conn, _ROWS))
         )
         changed = self._take_over() if left else False
         again = self._join(waiting) if waiting else False
@@ -52,20 +52,20 @@ class JoinIdentical:
 
     def _take_over(self) -> bool:
         now = self._clock.now()
-        settled = self._database.write(lambda conn: abandoned.settle_abandoned(conn, _LEADERS, now))
+        settled = self._database.write(lambda conn: orphaned_followers.settle_abandoned(conn, _LEADERS, now))
         self._tell(settled)
         return bool(settled.ended)
 
-    def _join(self, waiting: Sequence[Waiting]) -> bool:
+    def _join(self, waiting: Sequence[JoiningTask]) -> bool:
         answers, look = self._look(waiting), self._answers.look
         now = self._clock.now()
         settled = self._database.write(
-            lambda conn: joining.settle(conn, waiting, answers, now, coalesce=self._coalesce, look=look)
+            lambda conn: coalesce_join.settle(conn, waiting, answers, now, coalesce=self._coalesce, look=look)
         )
         self._tell(settled)
         return settled.left > 0
 
-    def _look(self, waiting: Sequence[Waiting]) -> Mapping[str, Answer]:
+    def _look(self, waiting: Sequence[JoiningTask]) -> Mapping[str, CachedAnswer]:
         """What is kept for those who look. Asked outside the transaction: it may be another server."""
         return self._answers.look(sorted({one.key for one in waiting if one.looks}))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import TLRUCache
 
-from app.caching.domain.answer import Answer
+from app.caching.domain.answer import CachedAnswer
 from app.caching.ports import AnswerCache
 from app.platform.ports import Clock
 
@@ -19,7 +19,7 @@ _OVERHEAD = 1_000  # bytes of memory that an answer takes beside its text
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    answer: Answer
+    answer: CachedAnswer
     until: float  # on the monotonic clock
 
 
@@ -43,7 +43,7 @@ class LocalAnswers:
             most_bytes, ttu=lambda _key, value, _now: value.until, timer=clock.monotonic, getsizeof=self._size
         )
 
-    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         """The answers that are known here or kept, by key."""
         self._check()
         with self._lock:
@@ -58,7 +58,7 @@ class LocalAnswers:
             found.update(kept)
         return found
 
-    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         """Keep an answer, and remember it."""
         self._check()
         answer = replace(answer, until=self._clock.now() + seconds)
@@ -88,7 +88,7 @@ class LocalAnswers:
                 self._forgotten += 1
             self._stamp = stamp
 
-    def _remember(self, key: str, answer: Answer, seconds: float, forgotten: int) -> None:
+    def _remember(self, key: str, answer: CachedAnswer, seconds: float, forgotten: int) -> None:
         """`forgotten`: as it stood before the answer was read."""
         remembered = _Remembered(answer, self._clock.monotonic() + seconds)
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from app.caching.domain.answer import Answer as KeptAnswer
+from app.caching.domain.answer import CachedAnswer as KeptAnswer
 
 
 class AnswerCache(Protocol):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from app.caching.store.joining import Settled
+from app.caching.store.coalesce_join import Settled
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.tasks.ports import Reservoir
-from app.tasks.store.feeding import unfeed
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store.feeding import mark_unqueued
 
 
-def tell_joined(database: Database, reservoir: Reservoir, settled: Settled) -> None:
+def tell_joined(database: Database, reservoir: BacklogPublisher, settled: Settled) -> None:
     """Void places, send leaders to the front, tell who waits. Never raises: the reconciler puts right what is left.
 
     A leader that has to hurry loses its place first and is given to the feeder then: in the other order its new
@@ -20,7 +20,7 @@ def tell_joined(database: Database, reservoir: Reservoir, settled: Settled) -> N
         reservoir.forget(away)
     if settled.hurried:
         try:
-            database.write(lambda conn: unfeed(conn, settled.hurried))
+            database.write(lambda conn: mark_unqueued(conn, settled.hurried))
         except DatabaseUnreachable:
             return
     if settled.ended:

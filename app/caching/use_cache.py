@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import Answer
+from app.caching.domain.answer import CachedAnswer
 from app.caching.ports import AnswerCache, NoAnswers
-from app.caching.store.joining import Settled, admit, answer_new
+from app.caching.store.coalesce_join import Settled, admit, answer_new
 from app.tasks.domain.task import Hold
 from app.tasks.store.submissions import NewTask
 
@@ -25,24 +25,24 @@ class UseCache:
         """The row as it may be: content that is not to be stored is not kept either, nor shared."""
         return row if row.stored else replace(row, cache_key=None, cache_look=False, cache_seconds=None)
 
-    def find(self, row: NewTask) -> Answer | None:
+    def find(self, row: NewTask) -> CachedAnswer | None:
         """The answer that is there for a task that may run now. Never raises."""
         if row.hold != Hold.NONE or row.cache_key is None or not row.cache_look:
             return None
         return self.answers.look([row.cache_key]).get(row.cache_key)
 
     def join(
-        self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, Answer]
-    ) -> tuple[list[NewTask], Settled, dict[str, Answer]]:
+        self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, CachedAnswer]
+    ) -> tuple[list[NewTask], Settled, dict[str, CachedAnswer]]:
         """The rows as they are to be inserted, in order, and all answers by task: `found`, and what is kept since."""
         running = [row for row in rows if row.id not in found]
-        joined, settled, late = running, Settled(), dict[str, Answer]()
+        joined, settled, late = running, Settled(), dict[str, CachedAnswer]()
         if self.coalesce:
             joined, settled, late = admit(conn, running, self.answers.look)
         standing = {row.id: row for row in joined if row.id not in late}
         return [standing.get(row.id) or _answered(row) for row in rows], settled, {**found, **late}
 
-    def give(self, conn: Connection, found: Mapping[str, Answer], at: float) -> None:
+    def give(self, conn: Connection, found: Mapping[str, CachedAnswer], at: float) -> None:
         """End those that were inserted with an answer, in the same transaction."""
         if found:
             answer_new(conn, found, at)

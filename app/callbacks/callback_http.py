@@ -14,18 +14,18 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import create_urllib3_context
 
-from app.callbacks.domain.callback import Answer, Parcel
-from app.platform.domain.url_rules import BadTarget, Target, TargetRules, parse_target
-from app.platform.guarded_socket import (
+from app.callbacks.domain.callback import DeliveryReply, SignedCallback
+from app.platform.domain.url_rules import BadTarget, TargetRules, UrlTarget, parse_target
+from app.platform.idle_connections import IdleConnections
+from app.platform.ssrf_safe_socket import (
     AddressRefused,
     Deadline,
+    DeadlineSocket,
     Resolver,
-    TimedSocket,
     TimedTLSSocket,
     open_socket,
     system_resolver,
 )
-from app.platform.idle_connections import IdleConnections
 
 MAX_RESPONSE_BYTES = 64 * 1024
 REST_SECONDS = 2.0  # for the body, which is read only so that the connection can be used again
@@ -33,7 +33,7 @@ USER_AGENT = "Penstock/1 (+callbacks; standard-webhooks)"
 _KEPT_HEADERS = ("retry-after", "date")
 _STALE = (ConnectionError, http.client.RemoteDisconnected)  # what befalls one that was closed while idle
 
-Opener = Callable[[str, int], TimedSocket]
+Opener = Callable[[str, int], DeadlineSocket]
 log = structlog.get_logger(__name__)
 
 
@@ -71,28 +71,28 @@ class CallbackHttp:
         self._timeout_seconds = timeout_seconds
         self._resolver = resolver
         self._tls = _tls_context(ca_file)
-        self._idle: IdleConnections[Target, HTTPConnection] = IdleConnections()
+        self._idle: IdleConnections[UrlTarget, HTTPConnection] = IdleConnections()
 
-    def send(self, parcel: Parcel) -> Answer:
+    def send(self, parcel: SignedCallback) -> DeliveryReply:
         """Post it and give back the status, or why there is none; nothing a receiver does raises."""
         try:
             target = parse_target(parcel.url, self._rules)
         except BadTarget as error:
-            return Answer(error=str(error), hopeless=True, sent=False)
+            return DeliveryReply(error=str(error), hopeless=True, sent=False)
         deadline = Deadline(self._timeout_seconds)
         try:
             return self._exchange(target, parcel, deadline)
         except AddressRefused as error:
             log.warning("callback address refused", host=target.host, addresses=error.addresses)
-            return Answer(error=str(error), sent=False)
+            return DeliveryReply(error=str(error), sent=False)
         except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
-            return Answer(error=self._explain(error))
+            return DeliveryReply(error=self._explain(error))
 
     def close(self) -> None:
         """Close what is kept open between callbacks."""
         self._idle.close()
 
-    def _exchange(self, target: Target, parcel: Parcel, deadline: Deadline) -> Answer:
+    def _exchange(self, target: UrlTarget, parcel: SignedCallback, deadline: Deadline) -> DeliveryReply:
         """Send over a connection that is still open, else, or if that one proves dead, over a new one."""
         kept = self._idle.take(_origin(target))
         if kept is not None:
@@ -102,11 +102,13 @@ class CallbackHttp:
                 pass
         return self._post(self._connection(target, deadline), target, parcel, deadline)
 
-    def _post(self, connection: HTTPConnection, target: Target, parcel: Parcel, deadline: Deadline) -> Answer:
+    def _post(
+        self, connection: HTTPConnection, target: UrlTarget, parcel: SignedCallback, deadline: Deadline
+    ) -> DeliveryReply:
         try:
             if connection.sock is None:
                 connection.connect()
-            sock = cast("TimedSocket", connection.sock)
+            sock = cast("DeadlineSocket", connection.sock)
             sock.deadline = deadline
             headers = {"Host": target.authority, **_agent(parcel), **parcel.headers}
             connection.request("POST", target.path, body=parcel.body, headers=headers, preload_content=False)
@@ -117,9 +119,9 @@ class CallbackHttp:
         sock.deadline = Deadline(REST_SECONDS)
         self._finish(connection, response, target)
         kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-        return Answer(status_code=response.status, headers=kept)
+        return DeliveryReply(status_code=response.status, headers=kept)
 
-    def _finish(self, connection: HTTPConnection, response: BaseHTTPResponse, target: Target) -> None:
+    def _finish(self, connection: HTTPConnection, response: BaseHTTPResponse, target: UrlTarget) -> None:
         """Read the rest and keep the connection; the status has said all that matters, so failures do not."""
         if _read_to_its_end(response) and connection.sock is not None:
             self._idle.keep(_origin(target), connection)
@@ -127,8 +129,8 @@ class CallbackHttp:
             response.close()
             connection.close()
 
-    def _connection(self, target: Target, deadline: Deadline) -> HTTPConnection:
-        def opener(host: str, port: int) -> TimedSocket:
+    def _connection(self, target: UrlTarget, deadline: Deadline) -> HTTPConnection:
+        def opener(host: str, port: int) -> DeadlineSocket:
             return open_socket(host, port, self._rules, deadline, self._resolver)
 
         connection: _Plain | _Secure
@@ -158,14 +160,14 @@ class CallbackHttp:
         return "the answer was not proper HTTP"
 
 
-def _agent(parcel: Parcel) -> dict[str, str]:
+def _agent(parcel: SignedCallback) -> dict[str, str]:
     """Who we are, unless the client has us say something else."""
     named = any(name.lower() == "user-agent" for name in parcel.headers)
     return {} if named else {"User-Agent": USER_AGENT}
 
 
-def _origin(target: Target) -> Target:
-    return Target(target.scheme, target.host, target.port, "/")
+def _origin(target: UrlTarget) -> UrlTarget:
+    return UrlTarget(target.scheme, target.host, target.port, "/")
 
 
 def _read_to_its_end(response: BaseHTTPResponse) -> bool:

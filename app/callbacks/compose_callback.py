@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.callbacks.domain.callback import Parcel
+from app.callbacks.domain.callback import SignedCallback
 from app.callbacks.domain.callback_event import MAX_RESULT_BYTES, event, with_result_url
 from app.callbacks.domain.callback_headers import usable_headers
 from app.callbacks.sign_callback import signed_headers, signing_secrets
@@ -20,7 +20,7 @@ from app.tasks.domain.task_view import task_view
 
 def compose_callback(
     database: Database, claimed: ClaimedCallback, public_url: str, now: float
-) -> Parcel | None:
+) -> SignedCallback | None:
     """Make one try's parcel; None when what it would tell of is gone. Raises DatabaseUnreachable."""
     data = _data(database, claimed, public_url)
     if data is None:
@@ -31,7 +31,7 @@ def compose_callback(
         "Content-Type": "application/json",
         **signed_headers(claimed.id, body, signing_secrets(claimed, now), now),
     }
-    return Parcel(claimed.url, headers, body)
+    return SignedCallback(claimed.url, headers, body)
 
 
 def _data(database: Database, claimed: ClaimedCallback, public_url: str) -> dict[str, Any] | None:

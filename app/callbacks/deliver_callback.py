@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import structlog
 
 from app.callbacks.compose_callback import compose_callback
-from app.callbacks.domain.callback import Answer, Health, Verdict, judge
+from app.callbacks.domain.callback import DeliveryReply, DeliveryVerdict, HostHealth, judge
 from app.callbacks.domain.callback_host import Go, Paused
-from app.callbacks.guard_hosts import HostGuard
-from app.callbacks.ports import Courier
+from app.callbacks.host_concurrency import HostConcurrencyLimiter
+from app.callbacks.ports import CallbackSender
 from app.callbacks.store.callbacks import (
     ClaimedCallback,
     DeliveryRecord,
@@ -45,8 +45,8 @@ class CallbackDelivery:
     def __init__(
         self,
         database: Database,
-        courier: Courier,
-        guard: HostGuard,
+        courier: CallbackSender,
+        guard: HostConcurrencyLimiter,
         clock: Clock,
         *,
         worker: str,
@@ -126,7 +126,7 @@ class CallbackDelivery:
 
     def _try(self, callback_id: str, host: str) -> None:
         """Steps 3 to 5, for a host that has taken one more."""
-        verdict: Verdict | None = None
+        verdict: DeliveryVerdict | None = None
         claimed_at = self._clock.monotonic()
         try:
             claimed = self._claim(callback_id)
@@ -136,7 +136,7 @@ class CallbackDelivery:
             answer = self._traced(claimed)
             verdict = self._judge(claimed, answer)
         finally:
-            health = verdict.health if verdict else Health.UNKNOWN
+            health = verdict.health if verdict else HostHealth.UNKNOWN
             self._guard.leave(host, health, verdict.pause_seconds if verdict else 0.0)
         record = _record(claimed, host, started_at, self._clock.now(), answer, verdict)
         self._record(record, until=claimed_at + _RECORD_WITHIN)
@@ -145,7 +145,7 @@ class CallbackDelivery:
         now = self._clock.now()
         return self._database.write(lambda conn: claim_callback(conn, callback_id, self._worker, now))
 
-    def _traced(self, claimed: ClaimedCallback) -> Answer:
+    def _traced(self, claimed: ClaimedCallback) -> DeliveryReply:
         """Send it, as a part of the trace that its task belongs to."""
         ids = {"client_id": claimed.client_id, "task_id": claimed.task_id, "batch_id": claimed.batch_id}
         known = {name: value for name, value in ids.items() if value is not None}
@@ -164,7 +164,7 @@ class CallbackDelivery:
         found = self._database.read(lambda conn: traces_of(conn, [task_id]))
         return found[task_id].trace if task_id in found else None
 
-    def _send(self, claimed: ClaimedCallback) -> Answer:
+    def _send(self, claimed: ClaimedCallback) -> DeliveryReply:
         try:
             parcel = compose_callback(self._database, claimed, self._public_url, self._clock.now())
         except DatabaseUnreachable:
@@ -172,12 +172,14 @@ class CallbackDelivery:
         except Exception:
             # What is wrong with one callback must not keep it in our hands for ever.
             log.exception("callback cannot be put together", callback=claimed.id)
-            return Answer(error="internal error: it could not be put together", sent=False, hopeless=True)
+            return DeliveryReply(
+                error="internal error: it could not be put together", sent=False, hopeless=True
+            )
         if parcel is None:
-            return Answer(error="what it tells of is gone", sent=False, hopeless=True)
+            return DeliveryReply(error="what it tells of is gone", sent=False, hopeless=True)
         return self._courier.send(parcel)
 
-    def _judge(self, claimed: ClaimedCallback, answer: Answer) -> Verdict:
+    def _judge(self, claimed: ClaimedCallback, answer: DeliveryReply) -> DeliveryVerdict:
         tries = claimed.tries - claimed.tries_before
         return judge(answer, tries=tries, now=self._clock.now(), chance=self._chance())
 
@@ -202,8 +204,8 @@ def _record(
     host: str,
     started_at: float,
     finished_at: float,
-    answer: Answer,
-    verdict: Verdict,
+    answer: DeliveryReply,
+    verdict: DeliveryVerdict,
 ) -> DeliveryRecord:
     return DeliveryRecord(
         callback_id=claimed.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.callbacks.deliver_callback import CLAIM_SECONDS
-from app.callbacks.ports import CallbackBell
+from app.callbacks.ports import CallbackNotifier
 from app.callbacks.store.callbacks import any_abandoned, revive
 from app.callbacks.store.due_callbacks import due_hosts, ring_due, unring
 from app.platform.database import Database
@@ -18,7 +18,7 @@ _ROUNDS = 3  # what the first hosts left of a tick's room goes to those that hav
 class CallbackFeeder:
     """Bounded work a tick, whatever waits."""
 
-    def __init__(self, database: Database, bell: CallbackBell, clock: Clock) -> None:
+    def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
         self._database = database
         self._bell = bell
         self._clock = clock

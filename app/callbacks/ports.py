@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.callbacks.domain.callback import Answer, Parcel
+from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 
 
-class CallbackBell(Protocol):
+class CallbackNotifier(Protocol):
     """Tells callback workers what is due."""
 
     def room(self) -> int:
@@ -18,7 +18,7 @@ class CallbackBell(Protocol):
         """Publish a message for each; gives back those it could not. The feeder finds these. Never raises."""
 
 
-class NoBell:
+class NoCallbackNotifier:
     """Rings nobody: the leader's feeder finds what is due within a second."""
 
     def room(self) -> int:
@@ -30,10 +30,10 @@ class NoBell:
         return callback_ids
 
 
-class Courier(Protocol):
+class CallbackSender(Protocol):
     """Carries callbacks to their receivers."""
 
-    def send(self, parcel: Parcel) -> Answer:
+    def send(self, parcel: SignedCallback) -> DeliveryReply:
         """Send it and give back what came of it. Never raises for what a receiver does."""
 
     def close(self) -> None:

@@ -6,9 +6,9 @@ within a second; `bell` makes it at once.
 
 from __future__ import annotations
 
-from app.callbacks.ports import CallbackBell
+from app.callbacks.ports import CallbackNotifier
 from app.callbacks.store import dead_letters
-from app.callbacks.store.dead_letters import DeadLetter
+from app.callbacks.store.dead_letters import DeadLetterRow
 from app.platform.database import Database
 from app.platform.ports import Clock
 
@@ -18,14 +18,14 @@ CHUNK = 1000  # dead letters of one transaction
 class DeadLetters:
     """Dead letters of one client, or of all for an operator (`client_id` None)."""
 
-    def __init__(self, database: Database, bell: CallbackBell, clock: Clock) -> None:
+    def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
         self._database = database
         self._bell = bell
         self._clock = clock
 
     def list_dead(
         self, client_id: str | None, *, before_seq: int | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
+    ) -> list[DeadLetterRow]:
         """Newest first; the next page is what stands before the last one's `seq`."""
         return self._database.read(
             lambda conn: dead_letters.list_dead(conn, client_id, before_seq=before_seq, limit=limit)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.opened import configuration, database_url, on_database, opened
 from app.cli.tables import new_table, print_tables
 from app.platform.domain.instant import to_rfc3339
-from app.reporting.domain.alerts import Alert, State, sentence
+from app.reporting.domain.alerts import Alert, AlertState, sentence
 from app.settings.domain.alert_rules import RULES, Severity
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def list_(everything: bool, as_json: bool) -> None:
 
     with opened() as database:
         alerts, channels = database.read(lambda conn: (load_alerts(conn), load_channels(conn)))
-    found = [a for a in alerts.values() if everything or a.state is not State.RESOLVED]
+    found = [a for a in alerts.values() if everything or a.state is not AlertState.RESOLVED]
     order = list(reversed(Severity))
     found.sort(key=lambda alert: (order.index(alert.severity), alert.place))
     if as_json:
@@ -97,11 +97,11 @@ def test(severity: str | None, config: Path | None) -> None:
 def _tell(fared: Sequence[Channel]) -> None:
     if not fared:
         mend = 'Write [alerts] with critical = ["env:NAME"] into penstock.toml; NAME holds an apprise URL'
-        raise Failure("no channel is configured", mend, Exit.CONFIGURATION)
+        raise CommandFailure("no channel is configured", mend, Exit.CONFIGURATION)
     for channel in fared:
         click.echo(f"{channel.name}: {'it arrived' if channel.error is None else channel.error}")
     if any(channel.error is not None for channel in fared):
-        raise Failure("a channel does not work", "Try its address by: apprise -t test -b test URL")
+        raise CommandFailure("a channel does not work", "Try its address by: apprise -t test -b test URL")
 
 
 def _print(found: Sequence[Alert]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from app.cli.audited import audited
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.opened import on_database, opened
 
 
@@ -52,4 +52,4 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Failure(f"{file}: not TOML: {error}", "Write [[client]] tables") from None
+        raise CommandFailure(f"{file}: not TOML: {error}", "Write [[client]] tables") from None

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.opened import on_database, opened
 
 
@@ -34,7 +34,7 @@ def verify() -> None:
     with opened() as database:
         found = check(database)
     if found.fault is not None:
-        raise Failure(
+        raise CommandFailure(
             f"the chain is broken at entry {found.fault.number}: {found.fault.what}",
             "Compare with an export or a backup: somebody has changed the table",
         )
@@ -62,9 +62,9 @@ def export(since: str | None, until: str | None, limit: int | None, **asked: Any
     """
     from app.access.audit_rendering import as_json
     from app.access.read_audit import entries
-    from app.access.store.audit import Wanted
+    from app.access.store.audit import AuditFilter
 
-    wanted = Wanted(since=_instant("--since", since), until=_instant("--until", until), **asked)
+    wanted = AuditFilter(since=_instant("--since", since), until=_instant("--until", until), **asked)
     with opened() as database:
         for kept in entries(database, wanted, limit):
             click.echo(orjson.dumps(as_json(kept)).decode())

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import orjson
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.remote import Remote, with_remote
 
 
@@ -48,7 +48,7 @@ def warm(
     penstock cache warm --top 20 --at 02:00 --budget 1
     """
     if (file is None) == (top is None):
-        raise Failure("nothing, or two things, to warm", "Name a FILE, or say --top 20.", Exit.USAGE)
+        raise CommandFailure("nothing, or two things, to warm", "Name a FILE, or say --top 20.", Exit.USAGE)
     body: dict[str, Any] = {"budget": budget, "off_peak": off_peak}
     body |= {"requests": list(_requests(file))} if file is not None else {"top": top}
     if at is not None:
@@ -69,7 +69,9 @@ def _requests(file: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise Failure(f"{file}: not UTF-8 ({error.reason})", "Write one prompt a line, in UTF-8.") from None
+        raise CommandFailure(
+            f"{file}: not UTF-8 ({error.reason})", "Write one prompt a line, in UTF-8."
+        ) from None
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
@@ -80,7 +82,9 @@ def _requests(file: Path) -> Iterator[dict[str, Any]]:
         try:
             yield orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise Failure(f"{file}, line {number}: not JSON ({error})", "Write one request a line.") from None
+            raise CommandFailure(
+                f"{file}, line {number}: not JSON ({error})", "Write one request a line."
+            ) from None
 
 
 def _next(text: str, now: datetime) -> datetime:
@@ -88,6 +92,6 @@ def _next(text: str, now: datetime) -> datetime:
     try:
         wanted = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007  # a time of day
     except ValueError:
-        raise Failure(f"--at {text}: not a time of day", "Write it like 02:00.", Exit.USAGE) from None
+        raise CommandFailure(f"--at {text}: not a time of day", "Write it like 02:00.", Exit.USAGE) from None
     today = now.replace(hour=wanted.hour, minute=wanted.minute, second=0, microsecond=0)
     return today if today > now else today + timedelta(days=1)

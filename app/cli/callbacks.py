@@ -9,7 +9,7 @@ import click
 import orjson
 
 from app.cli.audited import audited
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.opened import on_database, opened
 from app.cli.since import parse_since
 from app.cli.tables import new_table, print_tables
@@ -80,7 +80,9 @@ def replay(callback: str | None, since: str | None, client: str | None) -> None:
         letters = _letters(database)
         if callback is not None:
             if not letters.replay(client, callback):
-                raise Failure("there is no dead letter of that id", "List them: penstock callbacks dead")
+                raise CommandFailure(
+                    "there is no dead letter of that id", "List them: penstock callbacks dead"
+                )
             audited(database, "callback.replay", callback)
             click.echo("It is delivered again.")
         else:
@@ -148,8 +150,8 @@ def _duration(text: str) -> float:
 
 def _letters(database: Database) -> DeadLetters:
     """The leader rings what is replayed, within a second."""
-    from app.callbacks.ports import NoBell
+    from app.callbacks.ports import NoCallbackNotifier
     from app.callbacks.replay_callbacks import DeadLetters
     from app.platform.clock import SystemClock
 
-    return DeadLetters(database, NoBell(), SystemClock())
+    return DeadLetters(database, NoCallbackNotifier(), SystemClock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.opened import database_url, on_database
 
 
@@ -46,5 +46,5 @@ def status() -> None:
     from app.platform.migrate import head_is_current
 
     if not head_is_current(url):
-        raise Failure("the database is not up to date", "Run: penstock db upgrade")
+        raise CommandFailure("the database is not up to date", "Run: penstock db upgrade")
     click.echo("The database is up to date.")

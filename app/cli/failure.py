@@ -23,7 +23,7 @@ class Exit(IntEnum):
     UNREACHABLE = 4  # the service, its database or its Redis does not answer
 
 
-class Failure(click.ClickException):
+class CommandFailure(click.ClickException):
     """The end of a command: what is wrong, and what to do about it."""
 
     def __init__(self, message: str, mend: str | None = None, code: Exit = Exit.FAILED) -> None:
@@ -48,10 +48,12 @@ def translate() -> Iterator[None]:
         raise _failure(error) from error
 
 
-def _failure(error: PenstockError) -> Failure:
+def _failure(error: PenstockError) -> CommandFailure:
     from app.settings import ConfigError  # pydantic takes its time: only when something went wrong
 
     if isinstance(error, ConfigError):
         where = error.file if error.line is None else f"{error.file}:{error.line}"
-        return Failure(f"{where}: {error.message}", f"Mend: {error.mend}", Exit.CONFIGURATION)
-    return Failure(str(error), code=Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED)
+        return CommandFailure(f"{where}: {error.message}", f"Mend: {error.mend}", Exit.CONFIGURATION)
+    return CommandFailure(
+        str(error), code=Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED
+    )

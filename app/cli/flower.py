@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from app.cli import profile
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 
 
 @click.command("flower", short_help="the view into queues, workers and tasks")
@@ -45,7 +45,7 @@ def credentials(environ: Mapping[str, str], data: Path | None) -> str:
     if given:
         user, _, password = given.partition(":")
         if not user or not password:
-            raise Failure("PENSTOCK_FLOWER_AUTH is not user:password", code=Exit.CONFIGURATION)
+            raise CommandFailure("PENSTOCK_FLOWER_AUTH is not user:password", code=Exit.CONFIGURATION)
         return given
     folder = profile.data_folder(environ, data)
     known = profile.load(folder)

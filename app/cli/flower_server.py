@@ -23,7 +23,7 @@ from flower.command import apply_env_options, extract_settings, settings
 from flower.options import options
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.flower_links import LinkedTemplates
 
 INSPECT_SECONDS = 3.0  # how long workers may take to answer; a busy one needs more than Flower's 1 s
@@ -59,7 +59,7 @@ def serve(celery: Celery, choices: FlowerChoices) -> None:
     try:
         port = flower.start_http_server()
     except OSError as error:
-        raise Failure(
+        raise CommandFailure(
             f"Flower cannot listen on {choices.address}:{choices.port}: {error.strerror}"
         ) from error
     click.echo(f"Flower answers at http://{options.address}:{port}/{choices.url_prefix}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, configuration_text
 from app.cli.presets.catalog import Preset, presets
 from app.cli.tables import new_table, print_tables
@@ -20,7 +20,7 @@ from app.settings.wire_values import is_reference
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ProviderOptions:
     """What the command line says of each provider, each as VALUE or PROVIDER=VALUE."""
 
     keys: tuple[str, ...] = ()
@@ -79,14 +79,16 @@ def command(
         _print_presets()
         return
     if out.exists() and not force:
-        raise Failure(f"{out} is there already", "Overwrite it with --force, or name another with --out.")
-    chosen = choose(names, Given(keys, base_urls, models)) if names else ask()
+        raise CommandFailure(
+            f"{out} is there already", "Overwrite it with --force, or name another with --out."
+        )
+    chosen = choose(names, ProviderOptions(keys, base_urls, models)) if names else ask()
     settings = write(out, configuration_text(chosen))
     click.echo(f"Written: {out}")
     good = try_keys(settings, os.environ, click.echo) if test else True
     click.echo("Start it with: penstock up" + ("" if out == Path("penstock.toml") else f" --config {out}"))
     if not good:
-        raise Failure("a key does not work", f"Mend it where it is kept, or its line in {out}.")
+        raise CommandFailure("a key does not work", f"Mend it where it is kept, or its line in {out}.")
 
 
 def write(out: Path, text: str) -> Settings:
@@ -98,7 +100,7 @@ def write(out: Path, text: str) -> Settings:
         settings = load_settings(draft, {})
         draft.replace(out)
     except OSError as error:
-        raise Failure(
+        raise CommandFailure(
             f"{out} cannot be written ({error.strerror})", "Name another file with --out."
         ) from None
     finally:
@@ -109,13 +111,13 @@ def write(out: Path, text: str) -> Settings:
 # -- by options
 
 
-def choose(names: Sequence[str], given: Given) -> list[Chosen]:
+def choose(names: Sequence[str], given: ProviderOptions) -> list[Chosen]:
     """What the options say. Raises Failure with what is missing."""
     known = [(name, _preset(name)) for name in dict.fromkeys(names)]
     return [_chosen(name, preset, [one for one, _ in known], given) for name, preset in known]
 
 
-def _chosen(name: str, preset: Preset, names: Sequence[str], given: Given) -> Chosen:
+def _chosen(name: str, preset: Preset, names: Sequence[str], given: ProviderOptions) -> Chosen:
     secrets = _of(name, names, given.keys, "--key") or _usual(preset)
     addresses = _of(name, names, given.base_urls, "--base-url") or [preset.base_url]
     models = [_model(text) for text in _of(name, names, given.models, "--model")] or [*preset.models.items()]
@@ -130,7 +132,7 @@ def _chosen(name: str, preset: Preset, names: Sequence[str], given: Given) -> Ch
 
 def _preset(name: str) -> Preset:
     if name not in presets():
-        raise Failure(f"no preset {name}", f"There are: {', '.join(presets())}.", Exit.USAGE)
+        raise CommandFailure(f"no preset {name}", f"There are: {', '.join(presets())}.", Exit.USAGE)
     return presets()[name]
 
 
@@ -160,7 +162,7 @@ def _model(text: str) -> tuple[str, str]:
 
 def _reference(text: str) -> str:
     if not is_reference(text):
-        raise Failure(
+        raise CommandFailure(
             "a key is given by where it is, never by itself",
             'Write env:NAME, file:PATH or "command:PROGRAM ARGUMENTS".',
             Exit.USAGE,
@@ -168,8 +170,8 @@ def _reference(text: str) -> str:
     return text
 
 
-def _missing(what: str, option: str) -> Failure:
-    return Failure(what, f"Add {option}", Exit.USAGE)
+def _missing(what: str, option: str) -> CommandFailure:
+    return CommandFailure(what, f"Add {option}", Exit.USAGE)
 
 
 # -- by asking
@@ -178,7 +180,9 @@ def _missing(what: str, option: str) -> Failure:
 def ask() -> list[Chosen]:
     """Ask for providers, one after the other. Raises Failure where nobody can answer."""
     if not sys.stdin.isatty():
-        raise Failure("there is nobody to ask", "Name providers: --preset NAME (see --list).", Exit.USAGE)
+        raise CommandFailure(
+            "there is nobody to ask", "Name providers: --preset NAME (see --list).", Exit.USAGE
+        )
     _print_presets()
     chosen: list[Chosen] = []
     while True:

@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.listener import Listener, Receipt
 from app.cli.supervisor import lifeline
 
@@ -56,9 +56,9 @@ def listen(port: int, host: str, secrets: tuple[str, ...], status: int, as_json:
     try:
         listener = Listener(secrets, host=host, port=port, status=status, heard=show)
     except ValueError as error:
-        raise Failure(str(error), code=Exit.USAGE) from error
+        raise CommandFailure(str(error), code=Exit.USAGE) from error
     except OSError as error:
-        raise Failure(
+        raise CommandFailure(
             f"cannot listen on {host}:{port}: {error.strerror}", "Name another by --port."
         ) from error
     with listener:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.profile import data_folder, load
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def database_url() -> str:
     url = load_settings(None, os.environ).database_url or load(folder()).database_url
     if not url:
         mend = "Set DATABASE_URL, name the service's folder by --data, or start it once by: penstock up"
-        raise Failure(f"no database is known in {folder()}", mend, Exit.CONFIGURATION)
+        raise CommandFailure(f"no database is known in {folder()}", mend, Exit.CONFIGURATION)
     return url
 
 

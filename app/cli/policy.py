@@ -10,7 +10,7 @@ import click
 import orjson
 
 from app.cli.audited import audited
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.opened import configuration, on_database, opened
 
 
@@ -113,7 +113,7 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
     """
     import time
 
-    from app.access.domain.policy import Facts, evaluate
+    from app.access.domain.policy import CallFacts, evaluate
     from app.access.manage_policies import check_policy, list_policies
     from app.platform.domain.instant import parse_instant
     from app.settings import load_settings
@@ -130,9 +130,9 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
         with opened() as database:
             policies = [check_policy(orjson.loads(s.document), s.id) for s in list_policies(database)]
     sets: dict[str, Any] = {name: frozenset(asked.pop(name)) for name in ("upstreams", "regions", "zones")}
-    decision = evaluate(policies, Facts(at=when, address=ip, **sets, **asked), default)
+    decision = evaluate(policies, CallFacts(at=when, address=ip, **sets, **asked), default)
     if not decision.allowed:
-        raise Failure(
+        raise CommandFailure(
             f"denied by {decision.rule}", "An allow that applies, or another default, would let it pass"
         )
     click.echo(f"allowed by {decision.rule}")
@@ -142,4 +142,4 @@ def _document(file: Path) -> Any:
     try:
         return orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise Failure(f"{file}: not JSON: {error.msg}", "Write one policy, a JSON object") from None
+        raise CommandFailure(f"{file}: not JSON: {error.msg}", "Write one policy, a JSON object") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 
 TRIES = 50
 
@@ -20,7 +20,7 @@ def is_free(host: str, port: int) -> bool:
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
-            raise Failure(f"cannot listen on {host}: {error.strerror}", code=Exit.USAGE) from error
+            raise CommandFailure(f"cannot listen on {host}: {error.strerror}", code=Exit.USAGE) from error
     return True
 
 
@@ -32,11 +32,13 @@ def choose(host: str, port: int, *, option: str, explicit: bool, taken: tuple[in
     if port == 0:
         return any_free(host)
     if explicit and (port in taken or not is_free(host, port)):
-        raise Failure(f"port {port} is taken", f"End what listens there, or name another by {option}.")
+        raise CommandFailure(f"port {port} is taken", f"End what listens there, or name another by {option}.")
     free = (number for number in range(port, port + TRIES) if number not in taken and is_free(host, number))
     found = next(free, None)
     if found is None:
-        raise Failure(f"ports {port} to {port + TRIES - 1} are all taken", f"Name a free one by {option}.")
+        raise CommandFailure(
+            f"ports {port} to {port + TRIES - 1} are all taken", f"Name a free one by {option}."
+        )
     return found
 
 

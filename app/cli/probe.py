@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 
 SECONDS = 1.0
 # No proxy stands between this machine and itself.
@@ -53,6 +53,6 @@ def require_redis(redis_url: str) -> None:
             client.ping()
     except redis.RedisError as error:
         mend = "Start it, correct REDIS_URL, or unset it: a Redis of our own is started then."
-        raise Failure(
+        raise CommandFailure(
             f"no Redis answers at REDIS_URL ({type(error).__name__})", mend, Exit.UNREACHABLE
         ) from None

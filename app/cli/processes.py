@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.supervisor import lifeline
 
 CALLBACK_THREADS = 100
@@ -34,7 +34,7 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     penstock api --host 0.0.0.0 --behind-proxy
     """
     if not (behind_proxy or is_loopback(host)):
-        raise Failure(
+        raise CommandFailure(
             f"plain HTTP on {host} would show keys and prompts to the network",
             "Put a proxy with TLS before it, and say so: --behind-proxy (or PENSTOCK_BEHIND_PROXY=1)",
             Exit.CONFIGURATION,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.profile import data_folder
 from app.cli.supervisor import lifeline
 
@@ -49,12 +49,12 @@ def command(data: Path | None, port: int | None, memory: str) -> None:
             password=os.environ.get(PASSWORD_VARIABLE, ""),
         )
     except EmbeddedRedisError as error:
-        raise Failure(str(error)) from error
+        raise CommandFailure(str(error)) from error
     lifeline.before_death(server.kill)
     click.echo(f"Redis answers at {url_of(server.port)}")
     lifeline.ready()
     while server.alive() and not stop.wait(POLL_SECONDS):
         pass
     if not stop.is_set():
-        raise Failure(f"Redis (pid {server.pid}) ended by itself", f"Its log: {folder / 'redis.log'}")
+        raise CommandFailure(f"Redis (pid {server.pid}) ended by itself", f"Its log: {folder / 'redis.log'}")
     server.stop()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import urllib3
 
-from app.cli.failure import Failure
-from app.cli.setup import Setup, Wish, reconfigure
+from app.cli.failure import CommandFailure
+from app.cli.setup import Setup, UpParams, reconfigure
 from app.cli.supervisor.hangup import Hangup
 from app.cli.supervisor.loop import Supervisor
 from app.platform.database import Database
@@ -27,7 +27,7 @@ AT_START = ("api", "worker", "storage", "metrics")
 class Reload:
     """Made at the start, while the terminal is there."""
 
-    wish: Wish
+    wish: UpParams
     setup: Setup
     settings: Settings  # in force
     supervisor: Supervisor
@@ -50,7 +50,7 @@ class Reload:
             restart = needs_restart(self.settings, settings)
             if not restart:
                 ask(self.setup.environment["DATABASE_URL"])
-        except (PenstockError, Failure) as error:
+        except (PenstockError, CommandFailure) as error:
             self.say(f"Not reloaded, the configuration in use stays: {error}")
             return
         self.settings = settings
@@ -84,8 +84,8 @@ def _tell_simulator(url: str, file: Path) -> None:
             "POST", f"{url}/_sim/config", body=file.read_bytes(), timeout=10, retries=False
         )
     except urllib3.exceptions.HTTPError as error:
-        raise Failure(f"the simulated upstream does not answer ({type(error).__name__})") from error
+        raise CommandFailure(f"the simulated upstream does not answer ({type(error).__name__})") from error
     if answer.status != 200:
-        raise Failure(
+        raise CommandFailure(
             f"the simulated upstream refuses the new limits: {answer.data.decode(errors='replace')}"
         )

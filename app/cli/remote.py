@@ -13,7 +13,7 @@ import click
 import orjson
 import urllib3
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.profile import data_folder, load
 
 P = ParamSpec("P")
@@ -76,12 +76,12 @@ class Remote:
         except urllib3.exceptions.HTTPError as error:
             raise self._no_answer(error) from error
 
-    def _no_answer(self, error: urllib3.exceptions.HTTPError) -> Failure:
+    def _no_answer(self, error: urllib3.exceptions.HTTPError) -> CommandFailure:
         mend = "Start it by `penstock up`, or name another by --url or PENSTOCK_URL."
-        return Failure(f"no answer from {self.url} ({_kind(error)})", mend, Exit.UNREACHABLE)
+        return CommandFailure(f"no answer from {self.url} ({_kind(error)})", mend, Exit.UNREACHABLE)
 
 
-def _refusal(status: int, body: bytes) -> Failure:
+def _refusal(status: int, body: bytes) -> CommandFailure:
     """The envelope's message; 5xx counts as out of reach."""
     try:
         error = orjson.loads(body)["error"]
@@ -90,7 +90,7 @@ def _refusal(status: int, body: bytes) -> Failure:
     except (ValueError, KeyError, TypeError):
         message = f"the service answered {status}"
     mend = "Give a key by PENSTOCK_API_KEY or --key." if status == 401 else None
-    return Failure(message, mend, Exit.UNREACHABLE if status >= 500 else Exit.FAILED)
+    return CommandFailure(message, mend, Exit.UNREACHABLE if status >= 500 else Exit.FAILED)
 
 
 def _kind(error: urllib3.exceptions.HTTPError) -> str:
@@ -104,9 +104,9 @@ def find(url: str | None, key: str | None, environ: Mapping[str, str], data: Pat
     secret = key or environ.get("PENSTOCK_API_KEY") or profile.api_key or environ.get("PENSTOCK_ADMIN_KEY")
     if not address:
         mend = "Start it by `penstock up` in this folder, or name it by --url or PENSTOCK_URL."
-        raise Failure("no service is known here", mend, Exit.CONFIGURATION)
+        raise CommandFailure("no service is known here", mend, Exit.CONFIGURATION)
     if not secret:
-        raise Failure(
+        raise CommandFailure(
             "no API key is known here", "Give one by --key or PENSTOCK_API_KEY.", Exit.CONFIGURATION
         )
     return Remote(address.rstrip("/"), secret)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from app.access.domain.access import KEY_BYTES, make_key
 from app.cli import ports, presets
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.profile import Profile, load, write_private
 from app.cli.redis import PASSWORD_VARIABLE
 from app.cli.simulated import read, simulate
@@ -27,7 +27,7 @@ Either  export DEEPSEEK_API_KEY=...  (https://platform.deepseek.com/api_keys)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class UpParams:
     """What was asked for on the command line. `*_explicit`: that very port or none."""
 
     data: Path
@@ -55,7 +55,7 @@ class Setup:
     new_admin_key: str | None  # made just now: to be shown once
 
 
-def prepare(wish: Wish, environ: Mapping[str, str]) -> Setup:
+def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
     """Decide everything; nothing is started, files are written in the data folder only.
 
     1. The configuration: checked, with its secrets there, or simulated.
@@ -86,36 +86,38 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigurationSource:
     """Which configuration, and whether its upstreams are simulated."""
 
     file: Path
     simulated: bool
 
 
-def find_configuration(wish: Wish, environ: Mapping[str, str]) -> Source:
+def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> ConfigurationSource:
     """The configuration to run. Raises Failure or ConfigError when there is no usable key."""
     settings = load_settings(wish.config, environ)
     if wish.simulate:
-        return Source(settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True)
+        return ConfigurationSource(
+            settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True
+        )
     if settings.keys and settings.path:
         # An unset one is an error, with the line and the mend. Keys of other regions are their workers' concern.
         opened = settings.open_keys
         key_secrets(settings, environ, opened)
         outfits(settings, environ, {key.upstream for key in settings.keys if key.name in opened})
-        return Source(settings.path, simulated=False)
+        return ConfigurationSource(settings.path, simulated=False)
     if environ.get("DEEPSEEK_API_KEY") and settings.path is None:
-        return Source(presets.DEEPSEEK, simulated=False)
+        return ConfigurationSource(presets.DEEPSEEK, simulated=False)
     if wish.simulate_without_key:
-        return Source(presets.SIMULATED, simulated=True)
-    raise Failure("no upstream key is configured", NO_KEY, Exit.CONFIGURATION)
+        return ConfigurationSource(presets.SIMULATED, simulated=True)
+    raise CommandFailure("no upstream key is configured", NO_KEY, Exit.CONFIGURATION)
 
 
-def reconfigure(wish: Wish, stack: Stack, environ: Mapping[str, str]) -> Settings:
+def reconfigure(wish: UpParams, stack: Stack, environ: Mapping[str, str]) -> Settings:
     """Check what a reload would read and, where it is simulated, derive it again. Raises ConfigError, Failure."""
     source = find_configuration(wish, environ)
     if source.simulated != (stack.simulator_port is not None):
-        raise Failure(
+        raise CommandFailure(
             "a reload cannot change between simulated and real upstreams", "Stop it and start it again."
         )
     settings = load_settings(source.file, environ)
@@ -123,7 +125,7 @@ def reconfigure(wish: Wish, stack: Stack, environ: Mapping[str, str]) -> Setting
     return settings
 
 
-def _stack(wish: Wish, settings: Settings, *, simulated: bool) -> Stack:
+def _stack(wish: UpParams, settings: Settings, *, simulated: bool) -> Stack:
     host = "127.0.0.1"
     port = ports.choose(wish.host, wish.port, option="--port", explicit=wish.port_explicit)
     flower = ports.choose(
@@ -144,7 +146,7 @@ def _stack(wish: Wish, settings: Settings, *, simulated: bool) -> Stack:
     )
 
 
-def configure(source: Source, settings: Settings, stack: Stack, latency: str) -> Path:
+def configure(source: ConfigurationSource, settings: Settings, stack: Stack, latency: str) -> Path:
     """The file that the components read: the operator's own, or what is derived from it to be simulated."""
     if stack.simulator_port is None or stack.simulator_file is None:
         return source.file.absolute()

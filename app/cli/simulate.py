@@ -11,14 +11,14 @@ from typing import Any
 import click
 import orjson
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.opened import configuration, database_url, on_database
 from app.cli.tables import new_table, print_tables
-from app.diagnosis.domain.rehearsal import Habit, Load, Rehearsed
-from app.diagnosis.rehearse_load import (
-    Answer,
-    Live,
+from app.diagnosis.domain.simulation import ClientProfile, Load, Rehearsed
+from app.diagnosis.simulate_load import (
+    LoadForecast,
     Question,
+    RunningService,
     live_loads,
     look_at_live,
     only_keys,
@@ -28,10 +28,10 @@ from app.diagnosis.rehearse_load import (
 from app.pacing.domain.why import named
 from app.platform.domain.money import amount
 from app.settings import Settings, load_settings, price_book
-from app.settings.domain.quota import Quota
+from app.settings.build_topology import build_topology
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Route, Topology, account_quota
-from app.settings.lay_routes import lay_routes
-from app.tasks.domain.attempt import Usage
+from app.tasks.domain.attempt import TokenUsage
 from simulator.latency import parse_latency
 
 _CLIENT = "rehearsal"
@@ -89,7 +89,7 @@ def _question(asked: dict[str, Any]) -> Question:
     settings = load_settings(configuration(asked["config"]), os.environ)
     count = asked["keys"] if (asked["keys"] or "").isdigit() else None
     topology = _made_up(int(count), asked) if count else _configured(settings, asked["keys"])
-    live = _live(settings) if asked["from_live"] else Live()
+    live = _live(settings) if asked["from_live"] else RunningService()
     usage = _usage(asked["tokens"])
     measured = usage_of(live.calls) or usage
     latency = _latency(asked["latency"])
@@ -97,11 +97,11 @@ def _question(asked: dict[str, Any]) -> Question:
     loads += live_loads(live, measured, topology)
     if not loads:
         mend = "Nothing waits; add --load TASKS" if asked["from_live"] else "Add --load TASKS or --from-live"
-        raise Failure("there is no load to play", mend, Exit.USAGE)
+        raise CommandFailure("there is no load to play", mend, Exit.USAGE)
     return Question(
         topology,
         loads,
-        Habit(latency.sample, latency.mean or (latency.low + latency.high) / 2, asked["refused"]),
+        ClientProfile(latency.sample, latency.mean or (latency.low + latency.high) / 2, asked["refused"]),
         price_book(settings),
         settings.learning.pause,
         asked["slots"] or settings.worker.concurrency,
@@ -112,18 +112,18 @@ def _question(asked: dict[str, Any]) -> Question:
 
 def _configured(settings: Settings, names: str | None) -> Topology:
     if not settings.models:
-        raise Failure(
+        raise CommandFailure(
             "no keys and models are configured",
             "Write a penstock.toml (penstock init), or say --keys N --rpm ... --concurrency ...",
             Exit.CONFIGURATION,
         )
-    topology = lay_routes(settings)
+    topology = build_topology(settings)
     if names is None:
         return topology
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in topology.keys:
-            raise Failure(
+            raise CommandFailure(
                 f"no [[key]] {name} serves a model", f"There are: {', '.join(topology.keys)}", Exit.USAGE
             )
     return only_keys(topology, wanted)
@@ -132,16 +132,18 @@ def _configured(settings: Settings, names: str | None) -> Topology:
 def _made_up(count: int, asked: dict[str, Any]) -> Topology:
     """So many keys alike, of accounts of their own."""
     if count < 1 or not (asked["rpm"] or asked["tpm"] or asked["concurrency"]):
-        raise Failure("keys need limits to be rehearsed", "Add --rpm, --tpm or --concurrency.", Exit.USAGE)
+        raise CommandFailure(
+            "keys need limits to be rehearsed", "Add --rpm, --tpm or --concurrency.", Exit.USAGE
+        )
     routes = tuple(Route(f"key-{n}", "upstream", f"key-{n}", "model") for n in range(1, count + 1))
     quotas = {
-        name: Quota(name, asked["rpm"], asked["tpm"], asked["concurrency"])
+        name: ConfiguredQuota(name, asked["rpm"], asked["tpm"], asked["concurrency"])
         for name in (account_quota(route.account, "model") for route in routes)
     }
     return Topology({"model": (routes,)}, quotas)
 
 
-def _live(settings: Settings) -> Live:
+def _live(settings: Settings) -> RunningService:
     from app.platform.database import Database
 
     database = Database(settings.database_url or database_url())
@@ -151,41 +153,41 @@ def _live(settings: Settings) -> Live:
         database.close()
 
 
-def _load(text: str, topology: Topology, settings: Settings, usage: Usage, expires_in: float) -> Load:
+def _load(text: str, topology: Topology, settings: Settings, usage: TokenUsage, expires_in: float) -> Load:
     name, _, number = text.rpartition("=")
     model = name or (settings.default_model if settings.default_model in topology.models else "")
     model = model or next(iter(topology.models))
     if model not in topology.models:
-        raise Failure(f"no model {model}", f"There are: {', '.join(topology.models)}", Exit.USAGE)
+        raise CommandFailure(f"no model {model}", f"There are: {', '.join(topology.models)}", Exit.USAGE)
     if not number.isdigit() or not 0 < int(number) <= 5_000_000:
-        raise Failure(
+        raise CommandFailure(
             f"--load {text} is no number of tasks", "Write --load 50000 or --load MODEL=50000", Exit.USAGE
         )
     estimate = float(usage.prompt_tokens + usage.completion_tokens)
     return Load(model, _CLIENT, int(number), usage, estimate, expires_in=expires_in)
 
 
-def _usage(text: str) -> Usage:
+def _usage(text: str) -> TokenUsage:
     try:
         prompt, completion = (int(part) for part in text.split(","))
     except ValueError:
-        raise Failure(
+        raise CommandFailure(
             f"--tokens {text} is not understood", "Write --tokens PROMPT,ANSWER", Exit.USAGE
         ) from None
-    return Usage(prompt, completion)
+    return TokenUsage(prompt, completion)
 
 
 def _latency(text: str) -> Any:
     try:
         return parse_latency(text)
     except ValueError as error:
-        raise Failure(f"--{error}", None, Exit.USAGE) from None
+        raise CommandFailure(f"--{error}", None, Exit.USAGE) from None
 
 
 # -- what comes of it
 
 
-def _as_json(answer: Answer) -> dict[str, Any]:
+def _as_json(answer: LoadForecast) -> dict[str, Any]:
     return {
         "variants": [
             {
@@ -207,7 +209,7 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _show(answer: Answer, question: Question) -> None:
+def _show(answer: LoadForecast, question: Question) -> None:
     tasks = sum(load.tasks for load in question.loads)
     click.echo(f"{tasks:,} tasks, {len(question.topology.keys)} keys; nothing was called.")
     shown = new_table("", "drained in", "at", "a second", "refused", "left", "cost")
@@ -228,7 +230,7 @@ def _show(answer: Answer, question: Question) -> None:
     _say_why(answer)
 
 
-def _say_why(answer: Answer) -> None:
+def _say_why(answer: LoadForecast) -> None:
     waits = answer.variants[0].result.waits
     if waits:
         worst = max(waits, key=lambda name: waits[name])

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.remote import Remote, with_remote
 from app.cli.since import parse_since
 from app.cli.tables import new_table, print_tables
@@ -145,7 +145,7 @@ def retry(remote: Remote, task_ids: tuple[str, ...], reason: str | None, since: 
             break
     click.echo(f"{count} run again.")
     if done["refused"]:
-        raise Failure(done["refused"]["message"], "Give the same command again when there is room.")
+        raise CommandFailure(done["refused"]["message"], "Give the same command again when there is room.")
 
 
 def _show(task: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.diagnosis.domain.finding import milliseconds
-from app.diagnosis.profile_tasks import Looked, Report
+from app.diagnosis.profile_tasks import Report, SampleSize
 from app.platform.domain.duration import parse_duration
 from app.platform.domain.money import amount
 
@@ -57,14 +57,14 @@ def command(since: str, config: Path | None, data: Path | None, as_json: bool) -
 def read(config: Path | None, data: Path | None, environ: Mapping[str, str], seconds: float) -> Report:
     """The report on the database in use. Raises Failure, DatabaseUnreachable."""
     from app.cli.doctor.found import find
-    from app.cli.failure import Exit, Failure
+    from app.cli.failure import CommandFailure, Exit
     from app.composition.container import build
     from app.diagnosis.profile_tasks import ProfileTasks
 
     found = find(config, data, environ)
     if not found.settings.database_url:
         mend = "Set DATABASE_URL, or start the service once by: penstock up"
-        raise Failure("no database is known here", mend, Exit.CONFIGURATION)
+        raise CommandFailure("no database is known here", mend, Exit.CONFIGURATION)
     parts = build(found.settings)
     now = time.time()
     try:
@@ -150,11 +150,11 @@ def _repeated(report: Report) -> Table:
     return table
 
 
-def _looked(looked: Looked) -> dict[str, Any]:
+def _looked(looked: SampleSize) -> dict[str, Any]:
     return {"rows": looked.rows, "read": looked.read, "sampled": looked.sampled}
 
 
-def _told(looked: Looked, what: str) -> str:
+def _told(looked: SampleSize, what: str) -> str:
     if looked.sampled:
         return f"About {looked.rows:,} {what}, of which {looked.read:,} were looked at,"
     return f"{looked.read:,} {what}"

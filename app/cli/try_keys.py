@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 
 from app.platform.clock import SystemClock
 from app.settings import Settings
-from app.upstreams.domain.key_health import Finding, Probe
+from app.upstreams.domain.key_health import KeyTestResult, Probe
 from app.upstreams.upstream_tests import UpstreamTests
 
 _SAID = {
-    Finding.WORKS: "works",
-    Finding.REFUSED: "is refused",
-    Finding.NOT_OFFERED: "is not tested",
-    Finding.NO_ANSWER: "is not tested",
+    KeyTestResult.WORKS: "works",
+    KeyTestResult.REFUSED: "is refused",
+    KeyTestResult.NOT_OFFERED: "is not tested",
+    KeyTestResult.NO_ANSWER: "is not tested",
 }
 
 
@@ -25,4 +25,4 @@ def try_keys(settings: Settings, environ: Mapping[str, str], say: Callable[[str]
         probed = tests.test(key.name, Probe.MODELS)
         findings.append(probed.finding)
         say(f"Key {key.name} {_SAID[probed.finding]}: {probed.words}")
-    return Finding.REFUSED not in findings
+    return KeyTestResult.REFUSED not in findings

@@ -9,11 +9,11 @@ import click
 from click.core import ParameterSource
 
 from app.cli import probe, welcome
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.limits import raise_open_files
 from app.cli.profile import data_folder, save
 from app.cli.reload import Reload
-from app.cli.setup import Setup, Wish, find_configuration, prepare
+from app.cli.setup import Setup, UpParams, find_configuration, prepare
 from app.cli.stack import components
 from app.cli.supervisor import lifeline
 from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers, sole
@@ -75,7 +75,7 @@ def command(
         name: ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
         for name in ("port", "flower_port")
     }
-    wish = Wish(
+    wish = UpParams(
         data=data_folder(os.environ, data),
         config=config,
         simulate=simulate,
@@ -91,7 +91,7 @@ def command(
     ctx.exit(run(wish, verbose=verbose))
 
 
-def run(wish: Wish, *, verbose: bool) -> int:
+def run(wish: UpParams, *, verbose: bool) -> int:
     """Hold the data folder, start everything, stay. Gives back the exit code. Raises Failure."""
     wish.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are nobody else's business
     try:
@@ -101,7 +101,7 @@ def run(wish: Wish, *, verbose: bool) -> int:
         raise _already(wish, error) from None
 
 
-def _supervise(wish: Wish, record: Run, *, verbose: bool) -> int:
+def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
     left = end_leftovers(record)
     setup = prepare(wish, os.environ)
     if setup.stack.redis_port is None:
@@ -130,7 +130,7 @@ def _supervise(wish: Wish, record: Run, *, verbose: bool) -> int:
     return code
 
 
-def _ready(wish: Wish, setup: Setup, terminal: Terminal) -> None:
+def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
     """Only now is the profile written: a key that was made is kept when it is shown, and not before."""
     save(wish.data, setup.profile)
     for line in welcome.after(setup):
@@ -138,7 +138,7 @@ def _ready(wish: Wish, setup: Setup, terminal: Terminal) -> None:
     lifeline.ready()
 
 
-def _already(wish: Wish, error: AlreadyRunningError) -> Failure:
+def _already(wish: UpParams, error: AlreadyRunningError) -> CommandFailure:
     who = f" (process {error.pid})" if error.pid else ""
     mend = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
-    return Failure(f"Penstock already runs with the data folder {wish.data}{who}", mend)
+    return CommandFailure(f"Penstock already runs with the data folder {wish.data}{who}", mend)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 import orjson
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.remote import Remote, with_remote
 from app.cli.status import keys_table
 from app.cli.tables import print_tables
@@ -85,7 +85,9 @@ def test(remote: Remote, name: str) -> None:
     status = "no answer" if found["status"] is None else f"status {found['status']}"
     line = f"{name}: {found['words']} ({status}, {found['seconds'] * 1000:.0f} ms)"
     if found["finding"] not in ("works", "not_offered"):
-        raise Failure(line, "See what it says of the key, and penstock.toml for where its secret comes from.")
+        raise CommandFailure(
+            line, "See what it says of the key, and penstock.toml for where its secret comes from."
+        )
     click.echo(line)
 
 

@@ -23,41 +23,41 @@ from app.caching.store.redis_answers import RedisAnswers
 from app.callbacks.callback_http import CallbackHttp
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.callbacks.domain.callback_host import HostLimits
-from app.callbacks.guard_hosts import HostGuard
+from app.callbacks.host_concurrency import HostConcurrencyLimiter
 from app.callbacks.replay_callbacks import DeadLetters
-from app.callbacks.store.callback_bell import CallbackBell
+from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.execution.celery_app import make_celery
 from app.execution.messages import Envelopes
 from app.pacing.ports import Explain
 from app.pacing.recent_lines import Lines
+from app.pacing.store.backlog_publisher import RedisBacklogPublisher
 from app.pacing.store.permits import RedisPermits
-from app.pacing.store.reservoir import RedisReservoir
 from app.platform.background_loop import count_failures
 from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.domain.network import parse_networks
 from app.platform.domain.url_rules import TargetRules, parse_ports
+from app.platform.encryption import use_vault
 from app.platform.logs import configure_logs
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.platform.redis_scripts import Scripts, connect
-from app.platform.sealing import use_vault
-from app.reporting.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
-from app.reporting.lay_alerts import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
+from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
+from app.reporting.build_alert_config import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
 from app.reporting.measure_alerts import MeasureAlerts
 from app.reporting.meters import Meters, cpu_busy
 from app.reporting.notifier import AppriseNotifier
 from app.reporting.send_alerts import SendAlerts
-from app.reporting.store.gauge import RedisGauge
-from app.reporting.store.why_board import ToldReasons
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader
+from app.reporting.store.wait_reasons import WaitReasonReader
 from app.reporting.watch_alerts import WatchAlerts
 from app.settings import ConfigError, Settings, load_settings, price_book
+from app.settings.build_topology import build_topology
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
-from app.settings.lay_routes import lay_routes
 from app.submission.admit import Admission
-from app.submission.tell_places import admission_of, vault_of
+from app.submission.model_locations import admission_of, vault_of
 from app.tasks.changes import RedisChanges
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.upstreams.store.streams import RedisStreamReader
 
 log = structlog.get_logger("penstock.secrets")
@@ -86,15 +86,15 @@ _KEPT = (
 
 
 @dataclass
-class Penstock:
+class Container:
     """All parts of one process, each made when first asked for."""
 
     settings: Settings
     clock: Clock = field(default_factory=SystemClock)
 
-    def renewed(self, settings: Settings) -> Penstock:
+    def renewed(self, settings: Settings) -> Container:
         """The parts under another configuration, on the same database and Redis."""
-        newer = Penstock(settings, self.clock)
+        newer = Container(settings, self.clock)
         newer.__dict__.update({name: self.__dict__[name] for name in _KEPT if name in self.__dict__})
         return newer
 
@@ -175,10 +175,12 @@ class Penstock:
         return Scripts(connect(self.redis_url, timeout=TIMEOUT, connections=1100))
 
     @cached_property
-    def reservoir(self) -> Reservoir:
+    def reservoir(self) -> BacklogPublisher:
         """Backlog queues, as the API sees them: fails fast, and tells Flower of what is submitted singly."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
-        return RedisReservoir(scripts, self.envelopes.encode, self.clock, tell=self.envelopes.sent_event)
+        return RedisBacklogPublisher(
+            scripts, self.envelopes.encode, self.clock, tell=self.envelopes.sent_event
+        )
 
     @cached_property
     def rates(self) -> RedisRates:
@@ -225,10 +227,10 @@ class Penstock:
         return RedisStreamReader(connect(self.redis_url, timeout=API_TIMEOUT, connections=10_000))
 
     @cached_property
-    def gauge(self) -> RedisGauge:
+    def gauge(self) -> PacingSnapshotReader:
         """The gate, as people look at it: fails fast."""
         client = connect(self.redis_url, timeout=API_TIMEOUT, connections=4)
-        return RedisGauge(client, self.topology.keys, self.topology.quota_ids)
+        return PacingSnapshotReader(client, self.topology.keys, self.topology.quota_ids)
 
     @property
     def explain(self) -> Explain:
@@ -236,15 +238,15 @@ class Penstock:
         return self.told
 
     @cached_property
-    def told(self) -> ToldReasons:
+    def told(self) -> WaitReasonReader:
         """What the leader tells; fails fast."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4))
-        return ToldReasons(scripts, self.clock, Lines(self.database, self.clock))
+        return WaitReasonReader(scripts, self.clock, Lines(self.database, self.clock))
 
     @cached_property
-    def patient_reservoir(self) -> RedisReservoir:
+    def patient_reservoir(self) -> RedisBacklogPublisher:
         """Backlog queues, as the leader sees them."""
-        return RedisReservoir(self.scripts, self.envelopes.encode, self.clock)
+        return RedisBacklogPublisher(self.scripts, self.envelopes.encode, self.clock)
 
     @cached_property
     def permits(self) -> RedisPermits:
@@ -257,10 +259,10 @@ class Penstock:
         return admission_of(self.settings, self.database, self.clock)
 
     @cached_property
-    def callback_bell(self) -> CallbackBell:
+    def callback_bell(self) -> RedisCallbackNotifier:
         """Rings callback workers; fails fast, as the feeder finds what it could not ring."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
-        return CallbackBell(scripts, self.celery, self.clock)
+        return RedisCallbackNotifier(scripts, self.celery, self.clock)
 
     @cached_property
     def callback_delivery(self) -> CallbackDelivery:
@@ -270,7 +272,7 @@ class Penstock:
         return CallbackDelivery(
             self.database,
             CallbackHttp(rules, timeout_seconds=settings.timeout, ca_file=settings.ca_file or None),
-            HostGuard(self.clock, HostLimits(at_once=settings.per_host)),
+            HostConcurrencyLimiter(self.clock, HostLimits(at_once=settings.per_host)),
             self.clock,
             worker=f"{socket.gethostname()}:{os.getpid()}",
             chance=random.random,
@@ -287,7 +289,7 @@ class Penstock:
 
     def keep_alerts(
         self, *, may: Callable[[], bool] | None = None, requests: Callable[[], int] = lambda: 0
-    ) -> KeepAlerts:
+    ) -> AlertLoop:
         """The thread for alerts. It watches while `may` allows it; left out: while no leader beats."""
         me = f"{socket.gethostname()}:{os.getpid()}:{random.getrandbits(32):08x}"
         alerts = self.settings.alerts
@@ -299,11 +301,11 @@ class Penstock:
             lay_watching(alerts),
             self.clock,
         )
-        return KeepAlerts(self._vitals(me, requests), watch, may or NobodyLeads(self.gauge, self.clock))
+        return AlertLoop(self._vitals(me, requests), watch, may or NobodyLeads(self.gauge, self.clock))
 
-    def keep_vitals(self) -> KeepAlerts:
+    def keep_vitals(self) -> AlertLoop:
         """The same, which never watches."""
-        return KeepAlerts(self._vitals(f"{socket.gethostname()}:{os.getpid()}", lambda: 0))
+        return AlertLoop(self._vitals(f"{socket.gethostname()}:{os.getpid()}", lambda: 0))
 
     def _vitals(self, me: str, requests: Callable[[], int]) -> NoteVitals:
         return NoteVitals(me, socket.gethostname(), self.database, self.clock, cpu_busy, requests)
@@ -324,15 +326,15 @@ class Penstock:
     @cached_property
     def topology(self) -> Topology:
         """Routes and told quotas."""
-        return lay_routes(self.settings)
+        return build_topology(self.settings)
 
 
-def build(settings: Settings, *, clock: Clock | None = None) -> Penstock:
+def build(settings: Settings, *, clock: Clock | None = None) -> Container:
     """Give back the parts for these settings; nothing is opened yet."""
-    return Penstock(settings, clock or SystemClock())
+    return Container(settings, clock or SystemClock())
 
 
-def from_environment(environ: Mapping[str, str] = os.environ) -> Penstock:
+def from_environment(environ: Mapping[str, str] = os.environ) -> Container:
     """Load the settings that PENSTOCK_CONFIG and the environment name, and set up the logs. Raises ConfigError."""
     configure_logs()
     return build(read_settings(environ))

@@ -13,22 +13,22 @@ from werkzeug.exceptions import HTTPException
 
 from app.access.authenticate import Authenticate
 from app.access.keep_session import KeepSession
-from app.callbacks.ports import CallbackBell, NoBell
+from app.callbacks.ports import CallbackNotifier, NoCallbackNotifier
 from app.callbacks.replay_callbacks import DeadLetters
-from app.dashboard.live import Live
-from app.dashboard.pages import Deeds, Pages
-from app.dashboard.session import Admit, Gatekeeper, install_sessions
+from app.dashboard.formatting import FILTERS
+from app.dashboard.live import LivePages
+from app.dashboard.pages import Actions, Views
+from app.dashboard.session import Admit, SessionAuth, install_sessions
 from app.dashboard.shapes import render_parts
-from app.dashboard.words import FILTERS
 from app.pacing.ports import Explain
 from app.platform.database import Database
 from app.platform.domain.errors import Rejected, Unauthenticated, Unreachable
+from app.platform.encryption import Unsealable
 from app.platform.ports import Clock
-from app.platform.sealing import Unsealable
-from app.reporting.read_dispatcher import Gauge, Told
+from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
 from app.reporting.read_overview import ReadOverview
 from app.settings import Settings
-from app.settings.lay_routes import lay_routes
+from app.settings.build_topology import build_topology
 from app.submission.retry_task import RetryTask
 
 MOST_STREAMS = 32
@@ -48,34 +48,34 @@ def install_dashboard(
     authenticate: Authenticate,
     admit: Admit,
     retry: RetryTask,
-    gauge: Gauge | None,
+    gauge: SnapshotReader | None,
     explain: Explain,
-    bell: CallbackBell | None = None,
-    told: Told | None = None,
-) -> Live:
+    bell: CallbackNotifier | None = None,
+    told: LeaderReport | None = None,
+) -> LivePages:
     """Add the pages. Opens nothing; the thread that reads for all starts with the first who follows."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     flower_url = (settings.flower_url or "").rstrip("/")
     runbook = settings.alerts.runbook if settings.alerts.runbook.startswith(("https:", "http:")) else ""
     app.jinja_env.filters.update(FILTERS)
     install_sessions(app, admin_key)
-    live = Live(
-        ReadOverview(database, gauge, lay_routes(settings), clock, told),
+    live = LivePages(
+        ReadOverview(database, gauge, build_topology(settings), clock, told),
         lambda overview: render_parts(app.jinja_env, overview, flower_url, runbook),
         clock,
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),
     )
-    deeds = Deeds(
+    deeds = Actions(
         retry,
-        DeadLetters(database, bell or NoBell(), clock),
+        DeadLetters(database, bell or NoCallbackNotifier(), clock),
     )
-    gatekeeper = Gatekeeper(KeepSession(database, authenticate, clock, admin_key), admit)
-    pages = Pages(gatekeeper, live, database, clock, explain, deeds, flower_url)
+    gatekeeper = SessionAuth(KeepSession(database, authenticate, clock, admin_key), admit)
+    pages = Views(gatekeeper, live, database, clock, explain, deeds, flower_url)
     app.register_blueprint(_blueprint(pages))
     return live
 
 
-def _blueprint(pages: Pages) -> Blueprint:
+def _blueprint(pages: Views) -> Blueprint:
     blueprint = Blueprint(
         "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/assets"
     )

@@ -22,7 +22,7 @@ _MOST_KINDS = 200  # kinds of viewers remembered at once
 
 
 @dataclass(slots=True)
-class _Shown:
+class _SharedPage:
     parts: Parts
     read_at: float  # monotonic
 
@@ -44,7 +44,7 @@ class Stream:
             left()
 
 
-class Live:
+class LivePages:
     """Shares overviews. Holds no database connection between two looks, and reads nothing while nobody looks."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Live:
         self._clock = clock
         self._most = most
         self._followers: Counter[str | None] = Counter()
-        self._shown: dict[str | None, _Shown] = {}
+        self._shown: dict[str | None, _SharedPage] = {}
         self._news = threading.Condition()
         self._loop = BackgroundLoop(
             "dashboard", self._look, every=EVERY_SECONDS, backoff=(EVERY_SECONDS, 8 * EVERY_SECONDS)
@@ -148,6 +148,9 @@ class Live:
         rendered = {viewer: self._render(overview) for viewer, overview in found.items()}
         with self._news:
             known = {v: s for v, s in self._shown.items() if began - s.read_at < _REMEMBERED_SECONDS}
-            self._shown = {**known, **{viewer: _Shown(parts, began) for viewer, parts in rendered.items()}}
+            self._shown = {
+                **known,
+                **{viewer: _SharedPage(parts, began) for viewer, parts in rendered.items()},
+            }
             self._news.notify_all()
         return rendered

@@ -12,8 +12,8 @@ from flask import Response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 
 from app.callbacks.replay_callbacks import DeadLetters
-from app.dashboard.live import Live
-from app.dashboard.session import Gatekeeper, Viewer, check_form, form_token
+from app.dashboard.live import LivePages
+from app.dashboard.session import SessionAuth, Viewer, check_form, form_token
 from app.dashboard.usage import read_usage
 from app.pacing.ports import Explain, Explanation, Queued
 from app.platform.database import Database
@@ -23,8 +23,8 @@ from app.platform.ports import Clock
 from app.reporting.domain.timeline import timeline
 from app.reporting.store import overview
 from app.submission.retry_task import RetryTask
-from app.tasks.domain.again import may_run_again
 from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.retry_eligibility import may_run_again
 from app.tasks.domain.task import Status
 from app.tasks.store import batches, tasks
 from app.tasks.store.deliveries import deliveries_of
@@ -36,24 +36,24 @@ Route = tuple[str, Callable[..., ResponseReturnValue], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Deeds:
+class Actions:
     """What can be done from a page."""
 
     retry: RetryTask
     letters: DeadLetters
 
 
-class Pages:
+class Views:
     """Views. Whatever belongs to another client looks like what does not exist."""
 
     def __init__(
         self,
-        gatekeeper: Gatekeeper,
-        live: Live,
+        gatekeeper: SessionAuth,
+        live: LivePages,
         database: Database,
         clock: Clock,
         explain: Explain,
-        deeds: Deeds,
+        deeds: Actions,
         flower_url: str,
     ) -> None:
         self._gatekeeper = gatekeeper

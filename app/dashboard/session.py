@@ -97,7 +97,7 @@ Admit = Callable[[Caller, str], None]
 """Decides by policy whether a caller may do what needs a scope, and notes who it is. Raises Forbidden."""
 
 
-class Gatekeeper:
+class SessionAuth:
     """Lets in and out."""
 
     def __init__(self, keep: KeepSession, admit: Admit) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment
 
 from app.reporting.domain.alerts import Alert, sentence
-from app.reporting.domain.board import by_reason
+from app.reporting.domain.dashboard_view import by_reason
 from app.reporting.domain.pace import Second, per_second
 from app.reporting.read_overview import Overview
 from app.settings.domain.alert_rules import RULES
-from app.tasks.domain.again import may_run_again
+from app.tasks.domain.retry_eligibility import may_run_again
 from app.tasks.store.batches import BatchRow
 
 PARTS = (

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.billing.domain.usage import day_of
-from app.billing.store.usage import Wanted, report
+from app.billing.store.usage import UsageFilter, report
 
 DAY = 86400.0
 _SUMMED = (
@@ -40,7 +40,7 @@ class UsageLine:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageReport:
+class UsagePage:
     """One stretch of days, in UTC, in three cuts."""
 
     total: UsageLine
@@ -53,11 +53,13 @@ class UsageReport:
         return max((line.tokens for line in self.by_day), default=0)
 
 
-def read_usage(conn: Connection, client_id: str | None, days: int, now: float) -> UsageReport:
+def read_usage(conn: Connection, client_id: str | None, days: int, now: float) -> UsagePage:
     """The last `days` days, today included."""
-    wanted = Wanted(day_of(now - (days - 1) * DAY), day_of(now), client_id, ("day", "client_id", "model"))
+    wanted = UsageFilter(
+        day_of(now - (days - 1) * DAY), day_of(now), client_id, ("day", "client_id", "model")
+    )
     rows = report(conn, wanted)
-    return UsageReport(
+    return UsagePage(
         total=_line((), rows),
         by_day=sorted(_grouped(rows, "day"), key=lambda line: line.heading, reverse=True),
         by_client_and_model=sorted(_grouped(rows, "client_id", "model"), key=lambda line: -line.tokens),

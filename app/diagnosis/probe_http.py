@@ -7,13 +7,13 @@ import time
 import orjson
 import urllib3
 
-from app.upstreams.domain.page import Page
+from app.upstreams.domain.page import FetchedPage
 
 _MOST_BYTES = 1024 * 1024
 _USER_AGENT = "Penstock-doctor/1"
 
 
-def get(url: str, *, seconds: float = 10.0) -> Page:
+def get(url: str, *, seconds: float = 10.0) -> FetchedPage:
     """The answer, its headers in lower case, its body if that is JSON. Never raises for what the other side does.
 
     What the environment says of proxies is not heard.
@@ -26,9 +26,9 @@ def get(url: str, *, seconds: float = 10.0) -> Page:
             body = answer.read(_MOST_BYTES)
             answer.close()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return Page(asked_at=asked_at, seconds=time.monotonic() - began, error=_why(error))
+            return FetchedPage(asked_at=asked_at, seconds=time.monotonic() - began, error=_why(error))
     found = {name.lower(): value for name, value in answer.headers.items()}
-    return Page(answer.status, found, _json(body), time.monotonic() - began, asked_at)
+    return FetchedPage(answer.status, found, _json(body), time.monotonic() - began, asked_at)
 
 
 def _json(body: bytes) -> object:

@@ -11,7 +11,7 @@ from celery import Celery
 
 from app.diagnosis.domain.doctor_service import GateFigures, RedisFigures
 from app.platform.redis_scripts import connect
-from app.reporting.store.gauge import RedisGauge
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 
 TIMEOUT = 2.0  # seconds for one answer
 _TRIPS = 20
@@ -35,7 +35,7 @@ def measure(url: str) -> RedisFigures:
         client.close()
 
 
-def watch_gate(gauge: RedisGauge, seconds: float = _WATCH) -> GateFigures:
+def watch_gate(gauge: PacingSnapshotReader, seconds: float = _WATCH) -> GateFigures:
     """Whether the leader beats while we look. Raises RedisUnreachable."""
     began = time.monotonic()
     first = now = gauge.look()

@@ -10,21 +10,21 @@ from typing import Any
 import orjson
 
 from app.caching.domain.caching import cache_key, client_scope
-from app.diagnosis.domain.profile_advice import SHOWN, Asked, Repeat, advice, repeats
-from app.diagnosis.domain.time_split import Limit, Split, split
+from app.diagnosis.domain.profile_advice import SHOWN, AskedPrompt, RepeatedPrompt, advice, repeats
+from app.diagnosis.domain.time_split import QuotaLimit, Split, split
 from app.diagnosis.store import profiling
 from app.pacing.domain.tokens import answer_limit
 from app.pacing.store.learned import load_learned
 from app.platform.database import Database
 from app.platform.domain.money import NO_SUM
-from app.platform.sealing import Unsealable
+from app.platform.encryption import Unsealable
 from app.settings.domain.routing import Topology
 
 _FIGURES = {"rpm": ("pace", 60.0), "tpm": ("tokens", 60.0), "concurrency": ("calls", 1.0)}  # learned ones
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class SampleSize:
     """How much there was, and how much of it was looked at."""
 
     rows: int
@@ -39,10 +39,10 @@ class Report:
     since: float
     until: float
     split: Split
-    calls: Looked
-    prompts: Looked
+    calls: SampleSize
+    prompts: SampleSize
     advice: Sequence[str]
-    repeats: Sequence[Repeat]
+    repeats: Sequence[RepeatedPrompt]
     sealed: bool  # prompts are encrypted by a key that is not here: they could not be compared
 
 
@@ -69,7 +69,7 @@ class ProfileTasks:
             since,
             until,
             found,
-            Looked(span.rows if span.sampled else len(trips), len(trips), span.sampled),
+            SampleSize(span.rows if span.sampled else len(trips), len(trips), span.sampled),
             prompts,
             advice(found, trips, {limit.id: limit for limit in limits}, self._topology.keys, asked),
             repeats(asked),
@@ -84,49 +84,49 @@ class ProfileTasks:
         seconds = [read(partial(profiling.callback_seconds, block=block, since=since)) for block in blocks]
         return sum(seconds) * (span.rows / span.most if span.sampled else 1.0)
 
-    def _asked(self, since: float) -> tuple[list[Asked], Looked, bool]:
+    def _asked(self, since: float) -> tuple[list[AskedPrompt], SampleSize, bool]:
         read = self._database.read
         span = read(partial(profiling.tasks_since, since=since))
-        asked: list[Asked] = []
+        asked: list[AskedPrompt] = []
         try:
             for block in span.blocks():
                 asked += _read(read(partial(profiling.prompts, block=block, since=since)))
         except Unsealable:
-            return [], Looked(span.rows, 0, span.sampled), True
-        return asked, Looked(span.rows, len(asked), span.sampled), False
+            return [], SampleSize(span.rows, 0, span.sampled), True
+        return asked, SampleSize(span.rows, len(asked), span.sampled), False
 
 
-def limits_of(topology: Topology, learned: Mapping[str, Mapping[str, Any]]) -> list[Limit]:
+def limits_of(topology: Topology, learned: Mapping[str, Mapping[str, Any]]) -> list[QuotaLimit]:
     """Told figures, and learned ones where none are told."""
     ids = dict.fromkeys([*topology.quotas, *learned])
     return [limit for name in ids if (limit := _limit(name, topology, learned.get(name, {}))) is not None]
 
 
-def _limit(name: str, topology: Topology, learned: Mapping[str, Any]) -> Limit | None:
+def _limit(name: str, topology: Topology, learned: Mapping[str, Any]) -> QuotaLimit | None:
     kind, _, rest = name.partition(":")
     owner, _, model = rest.partition(":")
     told = topology.quotas.get(name)
     if kind not in ("account", "key") or not model:  # more than quotas is learned
         return None
     if told is not None and (told.rpm or told.tpm or told.concurrency):
-        return Limit(name, owner, kind == "key", model, told.rpm, told.tpm, told.concurrency)
+        return QuotaLimit(name, owner, kind == "key", model, told.rpm, told.tpm, told.concurrency)
     figures = learned.get("figures", {})
     known = {
         figure: float(figures[theirs]["level"]) * factor
         for figure, (theirs, factor) in _FIGURES.items()
         if theirs in figures
     }
-    return Limit(name, owner, kind == "key", model, told=False, **known) if known else None
+    return QuotaLimit(name, owner, kind == "key", model, told=False, **known) if known else None
 
 
-def _read(rows: Sequence[Any]) -> Iterator[Asked]:
+def _read(rows: Sequence[Any]) -> Iterator[AskedPrompt]:
     for row in rows:
         try:
             request = orjson.loads(row.request)
             key = cache_key(client_scope(row.client_id), row.model, "", request)
         except (orjson.JSONDecodeError, ValueError, AttributeError):  # erased
             continue
-        yield Asked(
+        yield AskedPrompt(
             row.client_id,
             row.model,
             key.rpartition(":")[2],

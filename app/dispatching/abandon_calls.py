@@ -5,13 +5,13 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from app.platform.database import Database
-from app.platform.domain.silence import Silence
-from app.platform.find_dead import find_dead
+from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
+from app.platform.find_dead_processes import find_dead
 from app.platform.ports import Clock
 from app.submission.hold_connections import GRACE_SECONDS
-from app.submission.store import holders, waiting_calls
+from app.submission.store import api_processes, waiting_calls
 from app.tasks.domain.task import Status
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store import cancels
 
 _ORPHANS_EVERY = 5.0
@@ -21,11 +21,11 @@ _AT_ONCE = 200
 class AbandonCalls:
     """A tick looks at the beats, frees what dead processes held, and cancels what nobody came for."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
-        self._silence = Silence()
+        self._silence = HeartbeatMonitor()
         self._orphans_at = 0.0
 
     def tick(self) -> int:
@@ -35,7 +35,7 @@ class AbandonCalls:
 
     def _bury_dead(self) -> None:
         at = self._clock.monotonic()
-        dead = find_dead(self._database, self._silence, holders.beats, holders.touch, at)
+        dead = find_dead(self._database, self._silence, api_processes.beats, api_processes.touch, at)
         if dead or at >= self._orphans_at:
             self._orphans_at = at + _ORPHANS_EVERY
             self._free(dead)
@@ -44,7 +44,7 @@ class AbandonCalls:
         abandon_at = self._clock.now() + GRACE_SECONDS
 
         def free(conn: Connection) -> None:
-            holders.drop(conn, dead)
+            api_processes.drop(conn, dead)
             waiting_calls.free_orphans(conn, abandon_at)
 
         self._database.write(free)

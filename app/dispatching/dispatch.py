@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from app.dispatching.tell_why import TellWhy
-from app.pacing.domain.affinity import Homes
+from app.dispatching.publish_wait_reasons import PublishWaitReasons
+from app.pacing.domain.affinity import PrefixAffinity
 from app.pacing.domain.fairness import ClientShare, Shares
-from app.pacing.domain.governor import CallReport, Closing, Governor
-from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, Waiting, plan, settle_shares
-from app.pacing.domain.pools import Consumer, share_slots
-from app.pacing.domain.releases_lately import LastMinute
-from app.settings.domain.quota import Limits, QuotaState
+from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, WaitingList, plan, settle_shares
+from app.pacing.domain.rate_controller import BrakeOrder, CallReport, RateController
+from app.pacing.domain.throughput import PerMinuteCounter
+from app.pacing.domain.worker_slots import Consumer, allocate_slots
+from app.settings.domain.quota import QuotaLimits, QuotaState
 from app.settings.domain.routing import Topology
-from app.tasks.domain.pauses import Closures
+from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
 
 REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believed
@@ -50,7 +50,7 @@ class View(Protocol):
     @property
     def now(self) -> float: ...
     @property
-    def waiting(self) -> tuple[Waiting, ...]: ...
+    def waiting(self) -> tuple[WaitingList, ...]: ...
     @property
     def quotas(self) -> Mapping[str, QuotaState]: ...
     @property
@@ -63,7 +63,7 @@ class View(Protocol):
     def reports(self) -> tuple[CallReport, ...]: ...
 
 
-class Gate(Protocol):
+class PacingStore(Protocol):
     """Where messages and permits are."""
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
@@ -73,7 +73,7 @@ class Gate(Protocol):
         """Carry out releases; gives back a word for each. `proofs`: when keys were last known to be good."""
 
     @property
-    def limits(self) -> Mapping[str, Limits]:
+    def limits(self) -> Mapping[str, QuotaLimits]:
         """The limits in force, by quota."""
 
     @property
@@ -84,20 +84,20 @@ class Gate(Protocol):
     def released_at(self) -> float:
         """Gate time of the last release."""
 
-    def configure(self, limits: Mapping[str, Limits]) -> None:
+    def configure(self, limits: Mapping[str, QuotaLimits]) -> None:
         """Write the limits of quotas."""
 
     def brake(self, quota: str, seconds: float, why: str) -> None:
         """Release nothing on a quota for a while."""
 
 
-class Watch(Protocol):
+class KeyWatch(Protocol):
     """Who knows what an operator has paused, and which keys are not to be used. Its calls never wait."""
 
     def heard(self, reports: Sequence[CallReport]) -> None:
         """What settled calls came to."""
 
-    def closures(self) -> Closures:
+    def closures(self) -> Suspensions:
         """What planning is to leave alone now."""
 
     def proofs(self) -> Mapping[str, Proof]:
@@ -113,9 +113,9 @@ class NoWatch:
     def heard(self, reports: Sequence[CallReport]) -> None:
         """Hears nothing."""
 
-    def closures(self) -> Closures:
+    def closures(self) -> Suspensions:
         """None."""
-        return Closures()
+        return Suspensions()
 
     def proofs(self) -> Mapping[str, Proof]:
         """None."""
@@ -127,7 +127,7 @@ class NoWatch:
 
 
 @dataclass(slots=True)
-class Turn:
+class TickResult:
     """What one turn did, and when the next is due."""
 
     released: int
@@ -141,19 +141,19 @@ class Turn:
 class Dispatcher:
     """The leader's judgement and hand."""
 
-    gate: Gate
+    gate: PacingStore
     topology: Topology
     clients: Callable[[], Mapping[str, ClientShare]]
     shares: Shares = field(default_factory=Shares)
     turns: int = 0
     lists: int = 1  # seen at the last look: decides how many heads of each are looked at
-    governor: Governor | None = None  # None: told figures alone
+    governor: RateController | None = None  # None: told figures alone
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    why: TellWhy | None = None
-    homes: Homes = field(default_factory=Homes)
-    watch: Watch = field(default_factory=NoWatch)
-    last_minute: LastMinute = field(default_factory=LastMinute)
+    why: PublishWaitReasons | None = None
+    homes: PrefixAffinity = field(default_factory=PrefixAffinity)
+    watch: KeyWatch = field(default_factory=NoWatch)
+    last_minute: PerMinuteCounter = field(default_factory=PerMinuteCounter)
     trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
     _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
     _quota_ids: tuple[str, ...] = ()
@@ -162,7 +162,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
 
-    def turn(self, wait: float = 0.0) -> Turn:
+    def turn(self, wait: float = 0.0) -> TickResult:
         """Look, when somebody rings, at the latest after `wait` seconds; decide, carry out.
 
         Raises what the gate raises.
@@ -176,7 +176,7 @@ class Dispatcher:
         turn.seconds = self.monotonic() - began
         return turn
 
-    def _act(self, view: View, *, saw_all_it_may: bool) -> Turn:
+    def _act(self, view: View, *, saw_all_it_may: bool) -> TickResult:
         """Decide on what was seen, and carry it out."""
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
@@ -191,14 +191,14 @@ class Dispatcher:
         snapshot = self._snapshot(view, quotas, closures)
         if not view.waiting:
             self._tell(snapshot, {}, [])
-            return Turn(0, BEAT, view.refeed, {})
+            return TickResult(0, BEAT, view.refeed, {})
         decided = plan(snapshot, self.topology, self.shares)
         self._depth = _next_depth(self._depth, decided, self.lists)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
         deeper = decided.more and not saw_all_it_may
-        return Turn(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
+        return TickResult(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
@@ -219,7 +219,9 @@ class Dispatcher:
             "health": self.watch.standing(),
         }
 
-    def _govern(self, governor: Governor, view: View, closures: Closures) -> Mapping[str, QuotaState]:
+    def _govern(
+        self, governor: RateController, view: View, closures: Suspensions
+    ) -> Mapping[str, QuotaState]:
         """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""
         quotas = dict(view.quotas)
         for closing in governor.settled(view.reports):
@@ -238,9 +240,9 @@ class Dispatcher:
         quotas.update(governor.judged(view.now, quotas))
         return quotas
 
-    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Closures) -> Snapshot:
+    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Suspensions) -> Snapshot:
         live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
-        pools, slots = share_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
+        pools, slots = allocate_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
         waiting = view.waiting if self.governor is None else self.governor.tokens.reserved(view.waiting)
         return Snapshot(
             view.now,
@@ -273,7 +275,7 @@ class Dispatcher:
         return done
 
 
-def _figures(limits: Limits) -> dict[str, float | None]:
+def _figures(limits: QuotaLimits) -> dict[str, float | None]:
     """Limits as people count them: a minute."""
     requests, tokens = limits.requests, limits.tokens
     return {
@@ -283,7 +285,7 @@ def _figures(limits: Limits) -> dict[str, float | None]:
     }
 
 
-def _differs(before: Limits | None, after: Limits) -> bool:
+def _differs(before: QuotaLimits | None, after: QuotaLimits) -> bool:
     """Whether a change is worth a round trip: any of a cap, more than half a percent of a rate."""
     if before is after:
         return False
@@ -297,7 +299,7 @@ def _differs(before: Limits | None, after: Limits) -> bool:
     )
 
 
-def _limited(state: QuotaState, limits: Limits) -> QuotaState:
+def _limited(state: QuotaState, limits: QuotaLimits) -> QuotaState:
     """A quota under other limits, as the gate has it: levels are kept, a new bucket starts empty."""
     requests, tokens = limits.requests, limits.tokens
     return replace(
@@ -310,11 +312,11 @@ def _limited(state: QuotaState, limits: Limits) -> QuotaState:
     )
 
 
-def _closed(state: QuotaState | None, closing: Closing, now: float) -> QuotaState:
+def _closed(state: QuotaState | None, closing: BrakeOrder, now: float) -> QuotaState:
     return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
 
 
-def _resting(closures: Closures, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
+def _resting(closures: Suspensions, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
     """Quotas that refuse everybody's requests, as if they were braked."""
     found = {}
     for name, (seconds, why) in closures.resting.items():
@@ -324,7 +326,7 @@ def _resting(closures: Closures, quotas: Mapping[str, QuotaState], now: float) -
     return found
 
 
-def _probed(closures: Closures, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+def _probed(closures: Suspensions, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
     """Quotas whose key or account is taken for dead: one call at a time may prove that it is not."""
     found = {}
     for name, why in closures.probed.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from app.pacing.domain.reachable import Ceiling, ceiling_of, unreachable
+from app.pacing.domain.reachable import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines
 from app.platform.database import Database
 from app.platform.domain.queue import parse_backlog_queue
 from app.platform.ports import Clock
 from app.settings.domain.routing import Topology
-from app.tasks.domain.attempt import Failure
-from app.tasks.ports import Reservoir
+from app.tasks.domain.attempt import TaskFailure
+from app.tasks.ports import BacklogPublisher
 
 EVERY = 5.0  # seconds
 SEEN = 5_000  # tasks of a line that are looked at: those behind come forward
@@ -25,7 +25,12 @@ class ExpireUnreachable:
     """One of the leader's chores."""
 
     def __init__(
-        self, database: Database, reservoir: Reservoir, clock: Clock, topology: Topology, waiting: Lists
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        topology: Topology,
+        waiting: Lists,
     ) -> None:
         self._database = database
         self._reservoir = reservoir
@@ -49,7 +54,7 @@ class ExpireUnreachable:
             if (ceiling := self._ceilings.get(parse_backlog_queue(queue)[0])) is not None
         )
 
-    def _look(self, queue: str, step: int, ceiling: Ceiling) -> int:
+    def _look(self, queue: str, step: int, ceiling: ThroughputCeiling) -> int:
         now = self._clock.now()
         line = self._database.read(lambda conn: lines.deadlines(conn, queue, step, SEEN))
         late = unreachable([deadline for deadline, _ in line], now, ceiling)[:_AT_ONCE]
@@ -63,8 +68,8 @@ class ExpireUnreachable:
         return len(ended)
 
 
-def _failure(ceiling: Ceiling) -> Failure:
-    return Failure(
+def _failure(ceiling: ThroughputCeiling) -> TaskFailure:
+    return TaskFailure(
         "timeout_error",
         "deadline_unreachable",
         f"the task could not have begun before its deadline: at most {ceiling.told:.0f} calls a minute may be made, "

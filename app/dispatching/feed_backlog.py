@@ -8,11 +8,11 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from app.dispatching.store import healing
+from app.dispatching.store import reconciling
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.tasks.domain.attempt import Message
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store import feeding
 
 CHUNK = 1000  # rows of one queue a tick, and about those of one transaction: a few script calls
@@ -49,7 +49,13 @@ class Feeder:
     """Moves rows that may run now into their queues, as far as the window reaches."""
 
     def __init__(
-        self, database: Database, reservoir: Reservoir, window: Window, clock: Clock, *, size: int = 50_000
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        window: Window,
+        clock: Clock,
+        *,
+        size: int = 50_000,
     ) -> None:
         self._database = database
         self._reservoir = reservoir
@@ -113,7 +119,7 @@ class Feeder:
         front = [m for m in messages if m.front]
         refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
         if refused:
-            self._database.write(lambda c: feeding.unfeed(c, list(refused)))
+            self._database.write(lambda c: feeding.mark_unqueued(c, list(refused)))
         self._forget_gone([m.task_id for m in messages if m.task_id not in refused])
         full = {m.queue for m in messages if m.task_id in refused}
         return any(
@@ -123,7 +129,7 @@ class Feeder:
 
     def _forget_gone(self, task_ids: list[str]) -> None:
         """What was cancelled while it was published has a place that nobody else would delete."""
-        found = self._database.read(lambda c: healing.releases_of(c, task_ids)) if task_ids else {}
+        found = self._database.read(lambda c: reconciling.releases_of(c, task_ids)) if task_ids else {}
         gone = [i for i in task_ids if i not in found or found[i][0].ended]
         if gone:
             self._reservoir.forget(gone)

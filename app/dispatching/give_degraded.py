@@ -10,7 +10,7 @@ from app.dispatching.domain.degraded import degraded_completion
 from app.dispatching.store.degrading import degrade
 from app.platform.database import Database
 from app.platform.ports import Clock
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 
 _AT_ONCE = 500  # tasks ended in one transaction
 
@@ -21,7 +21,7 @@ class GiveDegraded:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
+        reservoir: BacklogPublisher,
         clock: Clock,
         texts: Mapping[str, str],
         ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,

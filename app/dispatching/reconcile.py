@@ -7,16 +7,16 @@ from typing import Protocol
 
 import structlog
 
-from app.dispatching.store import healing
+from app.dispatching.store import reconciling
 from app.execution.store import workers
 from app.pacing.ports import Permits
 from app.platform.database import Database
-from app.platform.domain.silence import Silence
-from app.platform.find_dead import find_dead
+from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
+from app.platform.find_dead_processes import find_dead
 from app.platform.ports import Clock
 from app.tasks.domain.attempt import Settlement
 from app.tasks.domain.outcome import Outcome
-from app.tasks.ports import Meter, NoMeter, Reservoir
+from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import feeding
 
 log = structlog.get_logger("penstock.dispatcher")
@@ -60,7 +60,7 @@ class FedRows:
         now = self._clock.now()
         if self._after[0] > now:  # the clock went back: what is fed from now on comes before what was checked
             self._after = (0.0, 0)
-        page = self._database.read(lambda c: healing.fed_page(c, self._after, now - SETTLED, PAGE))
+        page = self._database.read(lambda c: reconciling.fed_page(c, self._after, now - SETTLED, PAGE))
         if not page:
             self._begin_again(now)
             return 0
@@ -68,7 +68,7 @@ class FedRows:
         placed = self._truth.placed([row.task_id for row in page])
         astray = [row.task_id for row, there in zip(page, placed, strict=True) if not there]
         if astray:
-            self._database.write(lambda c: feeding.unfeed(c, astray))
+            self._database.write(lambda c: feeding.mark_unqueued(c, astray))
         return len(astray)
 
     def _begin_again(self, now: float) -> None:
@@ -80,14 +80,14 @@ class FedRows:
         if at < self._again_at:
             return
         self._after = (0.0, 0)
-        dated = self._database.write(lambda c: feeding.date_back(c, now, SETTLED, PAGE))
+        dated = self._database.write(lambda c: feeding.clamp_queued_at(c, now, SETTLED, PAGE))
         self._again_at = at if dated == PAGE else at + PASS_EVERY
 
 
 class RetriesAhead:
     """Tasks that wait for their next try since a clock that was ahead: they wait from now. Owned by the healer."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
@@ -109,7 +109,7 @@ class RetriesAhead:
 class Expiry:
     """Tasks past their deadline end as `expired`."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
@@ -117,7 +117,7 @@ class Expiry:
     def tick(self) -> int:
         """Expire one page. Gives back how many."""
         now = self._clock.now()
-        ids = self._database.write(lambda c: healing.expire(c, now, PAGE))
+        ids = self._database.write(lambda c: reconciling.expire(c, now, PAGE))
         if ids:
             self._reservoir.forget(ids)
             self._reservoir.announce(ids)
@@ -131,14 +131,14 @@ class LostWorkers:
         self,
         database: Database,
         truth: Truth,
-        reservoir: Reservoir,
+        reservoir: BacklogPublisher,
         clock: Clock,
         meter: Meter | None = None,
         silence: float = WORKER_SILENCE,
     ) -> None:
         """`silence`: seconds without a beat after which a worker is lost."""
         self._meter = meter or NoMeter()
-        self._silence = Silence(silence)
+        self._silence = HeartbeatMonitor(silence)
         self._database = database
         self._truth = truth
         self._reservoir = reservoir
@@ -163,8 +163,8 @@ class LostWorkers:
         self._reservoir.announce(())
         return lost
 
-    def _lose(self, worker: str) -> list[healing.RunningRow]:
-        return self._database.write(lambda c: healing.lose(c, worker, self._clock.now(), PAGE))
+    def _lose(self, worker: str) -> list[reconciling.RunningRow]:
+        return self._database.write(lambda c: reconciling.lose(c, worker, self._clock.now(), PAGE))
 
 
 class EndedPermits:
@@ -182,7 +182,7 @@ class EndedPermits:
         self._cursor, page = self._truth.permits_page(self._cursor, CLAIMED)
         if not page:
             return 0
-        found = self._database.read(lambda c: healing.releases_of(c, list(page)))
+        found = self._database.read(lambda c: reconciling.releases_of(c, list(page)))
         over = {(task, release) for task, release in page.items() if found.get(task) != ("running", release)}
         ended = over & self._suspects
         self._suspects = (self._suspects - {(task, release) for task, release in page.items()}) | (

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from app.access.store.clients import get_client
-from app.dispatching.keep_watch import Tester
+from app.dispatching.key_supervisor import Tester
 from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
 from app.platform.database import Database
 from app.platform.domain.errors import NotFound
 from app.platform.ports import Clock
 from app.settings.store.configuration import ask_secrets
 from app.tasks.domain.pauses import subject_in_words, subject_of
-from app.upstreams.domain.key_health import Condition, Finding, Held, Probe, Probed, Standing
+from app.upstreams.domain.key_health import Condition, Held, KeyStatus, KeyTestResult, Probe, Probed
 from app.upstreams.store.health import load_health, save_health
 
 
@@ -65,7 +65,7 @@ class SteerDispatcher:
         held = self._held(name)
         self._ask_secrets()
         tested = self._tester.test(name, Probe.MODELS)
-        if tested.finding is Finding.WORKS:
+        if tested.finding is KeyTestResult.WORKS:
             self._give_back(held, ("key",), tested)
         return tested
 
@@ -78,7 +78,7 @@ class SteerDispatcher:
         subjects = {"key": f"key:{held.name}", "account": f"account:{held.account}"}
         kept = self._database.read(load_health)
         bad = {
-            subject: Standing(since=now, last=tested or kept[subject].last)
+            subject: KeyStatus(since=now, last=tested or kept[subject].last)
             for kind, subject in subjects.items()
             if kind in kinds and subject in kept and kept[subject].condition is not Condition.ACTIVE
         }

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Connection
 
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.store import workers
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0  # between looks at whether the database answers
 
 
 @dataclass(frozen=True, slots=True)
-class Incarnation:
+class WorkerInstance:
     """One life of one worker process."""
 
     id: str
@@ -37,10 +37,10 @@ class BeatWorker:
 
     def __init__(
         self,
-        me: Incarnation,
+        me: WorkerInstance,
         database: Database,
-        held: HeldCalls,
-        state: WorkerState,
+        held: CallsInFlight,
+        state: WorkerReadiness,
         clock: Clock,
         wire: Callable[[], tuple[int, int]] | None = None,
         beat_seconds: float = BEAT_SECONDS,

@@ -8,7 +8,7 @@ from celery import Celery
 
 from app.platform.domain.queue import key_queue
 from app.settings import ConfigError, Settings
-from app.tasks.domain.task import Step
+from app.tasks.domain.task import PriorityStep
 
 RUN_TASK = "penstock.run_task"
 
@@ -49,9 +49,9 @@ _FORM: dict[str, Any] = {
     "enable_utc": True,
     "worker_redirect_stdouts": False,
 }
-PRIORITY_STEPS = [int(step) for step in Step]
+PRIORITY_STEPS = [int(step) for step in PriorityStep]
 # What a worker's own BRPOP names: key queues use the first step alone.
-CONSUMED_STEPS = [int(Step.HIGH)]
+CONSUMED_STEPS = [int(PriorityStep.HIGH)]
 TRANSPORT_OPTIONS: dict[str, Any] = {
     # kombu would write every message that a worker takes into a second place in Redis and take it out again, to find
     # it if the worker dies. Here the permit (and a callback's row) does that: the leader puts back within seconds

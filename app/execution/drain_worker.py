@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 
 log = structlog.get_logger("penstock.worker")
 
@@ -18,7 +18,13 @@ class DrainWorker:
     """Waits in a thread of its own for the word to stop, as the main thread will wait for the calls."""
 
     def __init__(
-        self, held: HeldCalls, state: WorkerState, abort: Callable[[], None], *, seconds: float, grace: float
+        self,
+        held: CallsInFlight,
+        state: WorkerReadiness,
+        abort: Callable[[], None],
+        *,
+        seconds: float,
+        grace: float,
     ) -> None:
         """`abort` ends every upstream call in flight."""
         self._held = held

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from app.billing.domain.pricing import PriceBook
-from app.caching.domain.answer import Answer
+from app.caching.domain.answer import CachedAnswer
 from app.caching.domain.caching import may_keep
 from app.caching.ports import AnswerCache, NoAnswers
 from app.platform.domain.json_text import Parse
-from app.tasks.domain.attempt import Ending
+from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.task import Status
-from app.upstreams.domain import repair
+from app.upstreams.domain import parameter_fix
 
 log = structlog.get_logger("penstock.cache")
 
@@ -27,7 +27,7 @@ class KeepAnswers:
     cache: AnswerCache = field(default_factory=NoAnswers)
     most_bytes: int = 1024 * 1024
 
-    def priced(self, ending: Ending) -> Ending:
+    def priced(self, ending: AttemptEnd) -> AttemptEnd:
         """The ending with its cost, at the price in force when the call was sent; None stays unknown."""
         permit = ending.claimed.permit
         if not ending.called:
@@ -36,14 +36,14 @@ class KeepAnswers:
         cost = self.prices.cost(permit.upstream, permit.upstream_model, ending.usage, sent_at)
         return replace(ending, cost=cost)
 
-    def keep(self, ending: Ending) -> None:
+    def keep(self, ending: AttemptEnd) -> None:
         """Keep the answer where its task asks for it and it is a whole one. Never raises."""
         try:
             self._keep(ending)
         except Exception as error:  # noqa: BLE001  # an answer that is not kept is recorded all the same
             log.warning("an answer was not kept", error=type(error).__name__)
 
-    def _keep(self, ending: Ending) -> None:
+    def _keep(self, ending: AttemptEnd) -> None:
         claimed, result = ending.claimed, ending.result
         if ending.status is not Status.SUCCEEDED or result is None:
             return
@@ -53,10 +53,10 @@ class KeepAnswers:
         whole = may_keep(
             self.parse(encoded),
             simulated=ending.simulated,
-            repaired=bool(repair.remembered(claimed.avoid)),
+            repaired=bool(parameter_fix.remembered(claimed.avoid)),
             size=len(encoded),
             most=self.most_bytes,
         )
         if whole:
-            answer = Answer(result, ending.usage, ending.cost)
+            answer = CachedAnswer(result, ending.usage, ending.cost)
             self.cache.keep(claimed.cache_key, answer, claimed.cache_seconds)

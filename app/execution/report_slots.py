@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from app.execution.domain.start_room import LEAST, start_room
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.domain.prefetch_allowance import LEAST, prefetch_allowance
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.pacing.ports import WorkerReport
 from app.platform.background_loop import BackgroundLoop
 from app.platform.domain.errors import Unreachable
@@ -39,8 +39,8 @@ class ReportSlots:
         keys: tuple[str, ...],
         slots: int,
         reports: Reports,
-        held: HeldCalls,
-        state: WorkerState,
+        held: CallsInFlight,
+        state: WorkerReadiness,
         clock: Clock,
     ) -> None:
         """`slots`: the size of the pool."""
@@ -85,7 +85,7 @@ class ReportSlots:
         """Once a second: how fast calls are started."""
         now, started = self._clock.monotonic(), self._held.started
         if now - self._measured_at >= EVERY_SECONDS:
-            self._room = start_room(started - self._measured, now - self._measured_at)
+            self._room = prefetch_allowance(started - self._measured, now - self._measured_at)
             self._measured_at, self._measured = now, started
 
     def tick(self) -> None:

@@ -13,7 +13,7 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
 from app.tasks.domain.task import Status
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store.cancels import cancel_by_id
 
 log = structlog.get_logger("penstock.worker")
@@ -26,7 +26,7 @@ class RevokeTasks:
     """Cancels in a thread of its own: who asks is Celery's main loop, which must not wait."""
 
     def __init__(
-        self, database: Database, reservoir: Reservoir, clock: Clock, cancelled: Callable[[str], None]
+        self, database: Database, reservoir: BacklogPublisher, clock: Clock, cancelled: Callable[[str], None]
     ) -> None:
         """`cancelled` hears of each task that ended by a revoke."""
         self._database = database

@@ -13,35 +13,35 @@ from typing import Literal, Protocol
 
 import structlog
 
-from app.execution.domain.retry import RetryPolicy, Situation, decide
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.domain.retry import RetryContext, RetryPolicy, decide
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.keep_answers import KeepAnswers
 from app.execution.pass_on_stream import PassOnStream
-from app.execution.settle_permits import SettlePermits
-from app.pacing.domain.brake import DEFAULT_RESTS, Rests, brakes
+from app.execution.release_permits import ReleasePermits
+from app.pacing.domain.brake import DEFAULT_RESTS, BrakeDurations, brakes
 from app.pacing.domain.why import key_missing
 from app.pacing.ports import Permits
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.json_text import Parse
+from app.platform.encryption import Unsealable
 from app.platform.ports import Clock, NoTracer, Tracer
-from app.platform.sealing import Unsealable
 from app.tasks.domain.attempt import (
+    AttemptEnd,
     Brake,
     Claim,
     Claimed,
-    Ending,
-    Failure,
     Permit,
     Recorded,
-    Refused,
+    RefusedPermit,
     Settlement,
+    TaskFailure,
 )
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.ports import Meter, NoMeter
-from app.upstreams.domain.classify import Verdict, classify
+from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.refusals import about_a_key
-from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.ports import NoStreams, StreamWriter
 
 log = structlog.get_logger("penstock.worker")
@@ -49,17 +49,19 @@ log = structlog.get_logger("penstock.worker")
 KEY_MISSING_SECONDS = 60.0  # until a task that could not be read is tried again, by whoever has the key then
 SEND_WITHIN = 2.0  # seconds from asking for the permit
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between tries to record
-_TOO_LATE = Fault(Trouble.NOT_SENT, "Its turn to be sent did not come in time.")
+_TOO_LATE = TransportError(TransportErrorKind.NOT_SENT, "Its turn to be sent did not come in time.")
 _MOST_REFUSALS = 3  # of an ending by a database that answers; then it is recorded without its content
 
 
 class Upstream(Protocol):
     """What makes the call."""
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
+    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
         """Call and give back what came of it; nothing is sent after `send_by` on the monotonic clock."""
 
-    def stream(self, claimed: Claimed, send_by: float, pass_on: Callable[[bytes], None]) -> Reply | Fault:
+    def stream(
+        self, claimed: Claimed, send_by: float, pass_on: Callable[[bytes], None]
+    ) -> Reply | TransportError:
         """The same, with each chunk of the answer given to `pass_on` as it comes."""
 
 
@@ -73,12 +75,12 @@ class Claims(Protocol):
 class Endings(Protocol):
     """Endings that are ready at the same time, in one transaction."""
 
-    def submit(self, item: Ending) -> Recorded:
+    def submit(self, item: AttemptEnd) -> Recorded:
         """What came of it. Raises DatabaseUnreachable."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPolicy:
+class ModelRetryPolicy:
     """How tasks of a model are retried, and by which keys it can be served at all."""
 
     retry: str
@@ -91,8 +93,8 @@ class Policies:
     """Retry policies and models by name. `retries` holds "default"."""
 
     retries: Mapping[str, RetryPolicy]
-    models: Mapping[str, ModelPolicy]
-    rests: Rests = DEFAULT_RESTS
+    models: Mapping[str, ModelRetryPolicy]
+    rests: BrakeDurations = DEFAULT_RESTS
 
     def retry_of(self, claimed: Claimed) -> RetryPolicy:
         """The policy that the request names, else its model's; what is not configured any more is the default."""
@@ -112,7 +114,7 @@ class Policies:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunOutcome:
     """What a message came to, in words that may be shown anywhere.
 
     `dropped`: it led to no call, the task is somewhere else. Else as Flower shows it.
@@ -127,7 +129,7 @@ class _Called:
     """A call that is over."""
 
     claimed: Claimed
-    verdict: Verdict
+    verdict: CallVerdict
     brakes: tuple[Brake, ...]
     seconds: float
     shown: bool = False  # some of its answer was passed on
@@ -142,9 +144,9 @@ class RunTask:
     claims: Claims
     upstream: Upstream
     endings: Endings
-    settling: SettlePermits
-    held: HeldCalls
-    state: WorkerState
+    settling: ReleasePermits
+    held: CallsInFlight
+    state: WorkerReadiness
     policies: Policies
     clock: Clock
     parse: Parse
@@ -161,7 +163,7 @@ class RunTask:
         default=lambda _task, _until, _code: None
     )  # a task waits until then, with a code that says why
 
-    def run(self, task_id: str, trace: str = "") -> Ran:
+    def run(self, task_id: str, trace: str = "") -> RunOutcome:
         """Run a released task. `trace`: the traceparent of what submitted it, if it came with one.
 
         1. Redeem its permit; refused, the message is dropped: the leader puts the task back.
@@ -178,21 +180,21 @@ class RunTask:
             span.tell(came_to=ran.kind, reason=ran.reason)
             return ran
 
-    def _redeem(self, task_id: str) -> Ran:
+    def _redeem(self, task_id: str) -> RunOutcome:
         if self.state.draining.is_set():
-            return Ran("dropped", "stopping")
+            return RunOutcome("dropped", "stopping")
         send_by = self.clock.monotonic() + SEND_WITHIN
         permit = self.permits.redeem(task_id, self.worker)
-        if isinstance(permit, Refused):
-            return Ran("dropped", permit.reason)
+        if isinstance(permit, RefusedPermit):
+            return RunOutcome("dropped", permit.reason)
         with self.held.call(task_id, permit.release):
             return self._run(permit, send_by)
 
-    def _run(self, permit: Permit, send_by: float) -> Ran:
+    def _run(self, permit: Permit, send_by: float) -> RunOutcome:
         claimed = self._claim(permit)
         if claimed is None:
-            self._settle(permit, Verdict(Outcome.RETURNED, called=False, sent=False))
-            return Ran("dropped", "not claimed")
+            self._settle(permit, CallVerdict(Outcome.RETURNED, called=False, sent=False))
+            return RunOutcome("dropped", "not claimed")
         whose = {
             "client_id": claimed.client_id,
             **({"batch_id": claimed.batch_id} if claimed.batch_id else {}),
@@ -200,7 +202,7 @@ class RunTask:
         with structlog.contextvars.bound_contextvars(**whose):
             return self._carry_out(claimed, send_by)
 
-    def _carry_out(self, claimed: Claimed, send_by: float) -> Ran:
+    def _carry_out(self, claimed: Claimed, send_by: float) -> RunOutcome:
         permit = claimed.permit
         passing = PassOnStream(self.streams, permit.task_id, permit.release)
         called = self._call(claimed, send_by, passing)
@@ -226,7 +228,7 @@ class RunTask:
         if recorded.followers:
             self.announce(recorded.followers)
 
-    def _count(self, ending: Ending, recorded: Recorded, seconds: float) -> None:
+    def _count(self, ending: AttemptEnd, recorded: Recorded, seconds: float) -> None:
         """Count a call that is recorded, and what was added to it since its release."""
         if ending.called and recorded.held:
             since = self.clock.now() - ending.claimed.permit.released_at
@@ -271,31 +273,31 @@ class RunTask:
         braked = brakes(claimed.permit, verdict, self.chance(), self.policies.rests)
         return _Called(claimed, verdict, braked, seconds, passing.begun)
 
-    def _back(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> Reply | Fault:
+    def _back(self, claimed: Claimed, send_by: float, passing: PassOnStream) -> Reply | TransportError:
         try:
             if claimed.stream:
                 return self.upstream.stream(claimed, send_by, passing.send)
             return self.upstream.call(claimed, send_by)
         except Exception as error:  # noqa: BLE001  # the row is ours and must be ended
             log.error("a call met an error of ours", **_where(error))
-            return Fault(Trouble.BROKEN, "The call could not be made.")
+            return TransportError(TransportErrorKind.BROKEN, "The call could not be made.")
 
-    def _classify(self, claimed: Claimed, back: Reply | Fault) -> Verdict:
+    def _classify(self, claimed: Claimed, back: Reply | TransportError) -> CallVerdict:
         model = claimed.permit.upstream_model
         try:
             return classify(back, model=model, now=self.clock.now(), parse=self.parse)
         except Exception as error:  # noqa: BLE001  # the row is ours and must be ended
             log.error("an answer could not be classified", **_where(error))
-            return Verdict(Outcome.MALFORMED, "The upstream's answer could not be read.")
+            return CallVerdict(Outcome.MALFORMED, "The upstream's answer could not be read.")
 
-    def _decide(self, called: _Called) -> Ending:
+    def _decide(self, called: _Called) -> AttemptEnd:
         claimed = called.claimed
         policy, keys = self.policies.retry_of(claimed), self.policies.keys_of(claimed)
         falls = self.policies.falls_of(claimed)
-        at = Situation(policy, keys, self.clock.now(), self.chance(), called.shown, falls)
+        at = RetryContext(policy, keys, self.clock.now(), self.chance(), called.shown, falls)
         return decide(claimed, called.verdict, at)
 
-    def _record(self, ending: Ending) -> tuple[Ending, Recorded | None]:
+    def _record(self, ending: AttemptEnd) -> tuple[AttemptEnd, Recorded | None]:
         """Keep trying until it is recorded; without a record when the process ends before: the leader heals it."""
         wait, refusals = _FIRST_WAIT, 0
         while True:
@@ -316,7 +318,7 @@ class RunTask:
     def _settle(
         self,
         permit: Permit,
-        verdict: Verdict,
+        verdict: CallVerdict,
         braked: tuple[Brake, ...] = (),
         *,
         seconds: float = 0.0,
@@ -341,23 +343,23 @@ class RunTask:
         self.settling.add(settlement)
 
 
-def _ran(ending: Ending, recorded: Recorded | None) -> Ran:
+def _ran(ending: AttemptEnd, recorded: Recorded | None) -> RunOutcome:
     """What Flower is told: our own words alone, as an upstream's may quote a prompt."""
     if recorded is None or not recorded.held:
-        return Ran("dropped", "not recorded" if recorded is None else "taken over")
+        return RunOutcome("dropped", "not recorded" if recorded is None else "taken over")
     status = recorded.status or ending.status
     if status is Status.SUCCEEDED:
-        return Ran("succeeded", str(ending.outcome))
+        return RunOutcome("succeeded", str(ending.outcome))
     if status is Status.QUEUED:
-        return Ran("again", str(ending.outcome))
+        return RunOutcome("again", str(ending.outcome))
     if status is Status.CANCELLED:
-        return Ran("cancelled", str(ending.outcome))
-    return Ran("failed", ending.failure.code if ending.failure else str(ending.outcome))
+        return RunOutcome("cancelled", str(ending.outcome))
+    return RunOutcome("failed", ending.failure.code if ending.failure else str(ending.outcome))
 
 
-def _without_content(ending: Ending) -> Ending:
+def _without_content(ending: AttemptEnd) -> AttemptEnd:
     """An ending that no content of the answer can keep from being recorded."""
-    failure = Failure("server_error", "not_recordable", "The answer could not be stored.")
+    failure = TaskFailure("server_error", "not_recordable", "The answer could not be stored.")
     plain = replace(ending, result=None, error_message=None, upstream_request_id=None)
     if plain.status is Status.QUEUED:
         return plain

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.pacing.domain.why import starts_in
-from app.tasks.domain.attempt import Permit, Refused, Settlement
+from app.tasks.domain.attempt import Permit, RefusedPermit, Settlement
 from app.tasks.domain.task import NOT_DUE
 from app.tasks.store.tasks import TaskRow
 
@@ -25,7 +25,7 @@ class WorkerReport:
 class Permits(Protocol):
     """The gate, as a worker sees it."""
 
-    def redeem(self, task_id: str, worker: str) -> Permit | Refused:
+    def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
         """Exchange a released task's permit for the right to send within 2 s."""
 
     def may_send(self, permit: Permit, send_by: float) -> bool:
@@ -86,7 +86,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class QueueForecast:
     """What a task that comes now meets in its line."""
 
     ahead: int  # tasks before it
@@ -101,7 +101,7 @@ class Foreseen:
 class Explain(Protocol):
     """Says why a task waits."""
 
-    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:
+    def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
         """What a task that came now would meet; None where nobody knows. Never raises and never takes long."""
 
     def explain(self, task: Queued) -> Explanation:
@@ -111,7 +111,7 @@ class Explain(Protocol):
 class NoExplanation:
     """Knows nothing."""
 
-    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:  # noqa: ARG002
+    def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:  # noqa: ARG002
         """Nothing."""
         return None
 

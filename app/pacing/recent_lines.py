@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from app.pacing.domain.line import Line
+from app.pacing.domain.queue_position import QueuePosition
 from app.pacing.store.lines import read_line
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
@@ -22,10 +22,10 @@ class Lines:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, int], tuple[float, Line | None]] = {}
+        self._known: dict[tuple[str, int], tuple[float, QueuePosition | None]] = {}
         self._came: dict[tuple[str, int], int] = {}
 
-    def of(self, queue: str, step: int) -> Line | None:
+    def of(self, queue: str, step: int) -> QueuePosition | None:
         """A line as it stood lately; None while the database does not answer. Never raises."""
         now, key = self._clock.monotonic(), (queue, step)
         found = self._known.get(key)
@@ -50,7 +50,7 @@ class Lines:
             came = self._came[queue, step] = self._came.get((queue, step), -1) + 1
         return line.ahead_of_new(due) + came
 
-    def _read(self, queue: str, step: int) -> Line | None:
+    def _read(self, queue: str, step: int) -> QueuePosition | None:
         try:
             return self._database.read(lambda conn: read_line(conn, queue, step, _MARKS))
         except DatabaseUnreachable:

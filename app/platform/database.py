@@ -11,13 +11,20 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import QueuePool
 
-from app.platform.engines import USUAL, Limits, parse_url, postgresql_engine, sqlite_readers, sqlite_writer
+from app.platform.completion_counter import Told, tallied
+from app.platform.engines import (
+    USUAL,
+    DatabaseTimeouts,
+    parse_url,
+    postgresql_engine,
+    sqlite_readers,
+    sqlite_writer,
+)
 from app.platform.failures import connection_lost, in_the_way, may_be_repeated, translated
 from app.platform.group_commit import GroupCommit
 from app.platform.single_writer import SingleWriter
-from app.platform.tally import Told, tallied
 
-__all__ = ["Database", "GroupCommit", "Limits"]
+__all__ = ["Database", "DatabaseTimeouts", "GroupCommit"]
 
 T = TypeVar("T")
 
@@ -34,7 +41,7 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 20, limits: Limits = USUAL, ended: Told | None = None
+        self, url: str, *, pool_size: int = 20, limits: DatabaseTimeouts = USUAL, ended: Told | None = None
     ) -> None:
         """`pool_size` bounds the connections of this process; `ended` hears how many tasks came to which end.
 

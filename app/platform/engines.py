@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DatabaseTimeouts:
     """How long the database is waited for, in seconds, before it counts as out of reach."""
 
     connect: int = 4  # until a new connection stands
@@ -27,7 +27,7 @@ class Limits:
     busy: float = 30.0  # for another process's transaction, on SQLite
 
 
-USUAL = Limits()
+USUAL = DatabaseTimeouts()
 _SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
     "jit": "off",  # all statements are short; compiling them would not be
@@ -112,7 +112,7 @@ def _limited(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, An
 
 
 def postgresql_engine(
-    url: URL, pool_size: int, limits: Limits = USUAL, *, keeps_plans: bool = False
+    url: URL, pool_size: int, limits: DatabaseTimeouts = USUAL, *, keeps_plans: bool = False
 ) -> Engine:
     """Make an engine of a PostgreSQL database.
 
@@ -159,7 +159,7 @@ def _refuse_dead(connection: _Connection, _record: Any, _proxy: Any) -> None:
         raise DisconnectionError
 
 
-def _connect_arguments(url: URL, limits: Limits, more: Mapping[str, str]) -> dict[str, Any]:
+def _connect_arguments(url: URL, limits: DatabaseTimeouts, more: Mapping[str, str]) -> dict[str, Any]:
     """Ours, unless the URL says otherwise."""
     times = {"statement_timeout": limits.statement, "lock_timeout": limits.lock}
     settings = {
@@ -173,7 +173,7 @@ def _connect_arguments(url: URL, limits: Limits, more: Mapping[str, str]) -> dic
     return {**ours, "options": " ".join(options).strip()}
 
 
-def sqlite_writer(url: URL, limits: Limits = USUAL) -> Engine:
+def sqlite_writer(url: URL, limits: DatabaseTimeouts = USUAL) -> Engine:
     """Make the engine of the one writing connection, which belongs to one thread."""
     arguments = _file_arguments(limits)
     engine = create_engine(url, poolclass=StaticPool, hide_parameters=True, connect_args=arguments)
@@ -181,7 +181,7 @@ def sqlite_writer(url: URL, limits: Limits = USUAL) -> Engine:
     return engine
 
 
-def sqlite_readers(url: URL, pool_size: int, limits: Limits = USUAL) -> Engine:
+def sqlite_readers(url: URL, pool_size: int, limits: DatabaseTimeouts = USUAL) -> Engine:
     """Make the engine of the reading connections, each with a snapshot of its own."""
     engine = create_engine(
         url,
@@ -196,7 +196,7 @@ def sqlite_readers(url: URL, pool_size: int, limits: Limits = USUAL) -> Engine:
     return engine
 
 
-def _file_arguments(limits: Limits) -> dict[str, Any]:
+def _file_arguments(limits: DatabaseTimeouts) -> dict[str, Any]:
     """Transactions are begun by us alone (`isolation_level` None keeps the driver out of it)."""
     return {"isolation_level": None, "timeout": limits.busy, "check_same_thread": False}
 

@@ -12,11 +12,11 @@ from app.platform.database import Database
 from app.platform.ports import Clock
 from app.reporting.domain.alerts import Readings
 from app.reporting.domain.call_window import SPAN, CallWindow
-from app.reporting.domain.standing import oldest_wait
-from app.reporting.read_standing import bad_subjects, used_budgets
-from app.reporting.store import alarming
+from app.reporting.domain.service_status import oldest_wait
+from app.reporting.read_service_status import bad_subjects, used_budgets
+from app.reporting.store import alert_queries
 from app.reporting.store.alerts import load_vitals
-from app.upstreams.domain.key_health import Condition, Standing
+from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import load_health
 
 _BACK = 5_000  # calls read again by whoever begins to watch
@@ -29,7 +29,7 @@ class _Found:
     waits: bool
     oldest_share: float
     budgets: dict[str, float]
-    health: Mapping[str, Standing]
+    health: Mapping[str, KeyStatus]
     cpu: dict[str, float]
     requests: float
 
@@ -70,12 +70,12 @@ class MeasureAlerts:
     def _find(self, conn: Connection, now: float) -> _Found:
         after = self._after
         if after is None:
-            after = max(0, alarming.last_call(conn) - _BACK)
+            after = max(0, alert_queries.last_call(conn) - _BACK)
         cpu, requests = load_vitals(conn, now)
-        oldest = oldest_wait(alarming.waits(conn, now), now)
+        oldest = oldest_wait(alert_queries.waits(conn, now), now)
         return _Found(
-            alarming.calls_after(conn, after, _MOST),
-            alarming.work_waits(conn),
+            alert_queries.calls_after(conn, after, _MOST),
+            alert_queries.work_waits(conn),
             oldest.share,
             used_budgets(conn, now),
             load_health(conn),

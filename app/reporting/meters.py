@@ -22,7 +22,7 @@ from prometheus_client.values import ValueClass
 from app.platform.background_loop import BackgroundLoop
 from app.platform.domain.folded import Folded
 from app.platform.domain.money import PICOS_PER_UNIT
-from app.tasks.domain.attempt import Ending
+from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.outcome import Outcome
 
 BY_CLIENT = "penstock_client_"  # how the names of all figures by client begin
@@ -142,7 +142,7 @@ class Meters:
         """A call vanished with its worker."""
         self._of("penstock_attempts", Outcome.LOST.value, model, key).inc()
 
-    def called(self, ending: Ending, overhead_seconds: float) -> None:
+    def called(self, ending: AttemptEnd, overhead_seconds: float) -> None:
         """A call was recorded."""
         claimed, permit, outcome = ending.claimed, ending.claimed.permit, ending.outcome
         self._of("penstock_attempts", outcome.value, permit.upstream_model, permit.key).inc()
@@ -184,7 +184,7 @@ class Meters:
         self._of("penstock_http_requests", method, route, str(status)).inc()
         self._of("penstock_http_request_seconds", route).observe(seconds)
 
-    def _spent(self, ending: Ending) -> None:
+    def _spent(self, ending: AttemptEnd) -> None:
         usage, cost = ending.usage, ending.cost
         model, client = ending.claimed.model, self._client(ending.claimed.client_id)
         if usage is not None:

@@ -12,33 +12,33 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.execution.store import workers
-from app.pacing.domain.breaker import State
+from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.why import Binding, Bound
 from app.pacing.store.pauses import load_pauses
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
-from app.platform.read_seldom import Seldom
-from app.reporting.domain.board import WaitingLine, waiting_lines
-from app.reporting.domain.dispatcher_sight import (
-    BreakerSight,
-    DispatcherSight,
-    Figures,
+from app.platform.rate_limited_read import RateLimitedRead
+from app.reporting.domain.bottleneck import ModelBacklog, Service, bottleneck
+from app.reporting.domain.dashboard_view import WaitingLine, waiting_lines
+from app.reporting.domain.dispatcher_snapshot import (
+    BreakerSnapshot,
+    DispatcherSnapshot,
     KeyStanding,
-    LeaderSight,
+    LeaderSnapshot,
+    LimitFigures,
     ModelStanding,
     QuotaStanding,
     WorkerStanding,
     key_state,
     seen_by_workers,
 )
-from app.reporting.domain.holdup import Backlog, Service, holdup
-from app.reporting.domain.sight import GateSight, QuotaSight
+from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
 from app.reporting.store import overview
 from app.settings.domain.quota import WINDOW
 from app.settings.domain.routing import Topology
 from app.tasks.domain.pauses import Pauses
-from app.upstreams.domain.key_health import Held, Standing, worse
+from app.upstreams.domain.key_health import Held, KeyStatus, worse
 from app.upstreams.store.health import load_health
 
 MOST = 1_000_000  # rows counted of one client, and of one queue
@@ -48,14 +48,14 @@ WORKER_SILENT = 35.0  # seconds without a beat in the database
 _SENT = 60.0
 
 
-class Gauge(Protocol):
+class SnapshotReader(Protocol):
     """Looks at the gate."""
 
-    def look(self) -> GateSight:
+    def look(self) -> PacingSnapshot:
         """The gate as it stands. Raises RedisUnreachable."""
 
 
-class Told(Protocol):
+class LeaderReport(Protocol):
     """What the leader told last."""
 
     def said(self) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ class Told(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _DatabaseFacts:
     """What the database says."""
 
     waiting: int = 0
@@ -71,7 +71,7 @@ class _Known:
     fed: Mapping[str, int] = field(default_factory=dict)
     flight: int = 0
     pauses: Mapping[str, float] = field(default_factory=dict)
-    health: Mapping[str, Standing] = field(default_factory=dict)
+    health: Mapping[str, KeyStatus] = field(default_factory=dict)
     workers: Sequence[workers.WorkerRow] = ()
 
 
@@ -81,8 +81,8 @@ class ReadDispatcher:
     def __init__(
         self,
         database: Database,
-        gauge: Gauge | None,
-        told: Told | None,
+        gauge: SnapshotReader | None,
+        told: LeaderReport | None,
         topology: Topology,
         keys: Sequence[Held],
         clock: Clock,
@@ -94,12 +94,12 @@ class ReadDispatcher:
         self._keys = tuple(keys)
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts: Seldom[tuple[int, Mapping[str, int], Mapping[str, int]]] = Seldom(
+        self._counts: RateLimitedRead[tuple[int, Mapping[str, int], Mapping[str, int]]] = RateLimitedRead(
             (0, {}, {}), 1.0, clock
         )
         self._upstreams = _upstreams(topology, keys)
 
-    def read(self) -> DispatcherSight:
+    def read(self) -> DispatcherSnapshot:
         """All of it, as it stands now."""
         with self._lock:
             gate = self._look()
@@ -108,18 +108,18 @@ class ReadDispatcher:
         models = dict(self._told.said().get("models", {})) if self._told and gate else {}
         return self._put_together(gate, known, said, models)
 
-    def _look(self) -> GateSight | None:
+    def _look(self) -> PacingSnapshot | None:
         try:
             return None if self._gauge is None else self._gauge.look()
         except RedisUnreachable:
             return None
 
-    def _know(self, gate: GateSight | None) -> _Known | None:
+    def _know(self, gate: PacingSnapshot | None) -> _DatabaseFacts | None:
         now = self._clock.now()
         try:
             waiting, stored, fed = self._counts.get(lambda: self._count(gate))
             running = self._database.read(lambda conn: overview.running(conn, now - _SENT))
-            return _Known(
+            return _DatabaseFacts(
                 waiting,
                 stored,
                 fed,
@@ -131,7 +131,7 @@ class ReadDispatcher:
         except DatabaseUnreachable:
             return None
 
-    def _count(self, gate: GateSight | None) -> tuple[int, Mapping[str, int], Mapping[str, int]]:
+    def _count(self, gate: PacingSnapshot | None) -> tuple[int, Mapping[str, int], Mapping[str, int]]:
         waiting = self._database.read(lambda conn: overview.waiting_by_client(conn, MOST))
         stored = self._database.read(lambda conn: overview.unfed_by_queue(conn, MOST))
         fed = {} if gate else self._database.read(lambda conn: overview.fed_by_queue(conn, _FED_MOST))
@@ -139,12 +139,12 @@ class ReadDispatcher:
 
     def _put_together(
         self,
-        gate: GateSight | None,
-        known: _Known | None,
+        gate: PacingSnapshot | None,
+        known: _DatabaseFacts | None,
         said: Mapping[str, Any],
         models: Mapping[str, Mapping[str, Any]],
-    ) -> DispatcherSight:
-        now, facts = self._clock.now(), known or _Known()
+    ) -> DispatcherSnapshot:
+        now, facts = self._clock.now(), known or _DatabaseFacts()
         lines = waiting_lines(gate.queues if gate else facts.fed, facts.stored, MOST)
         leader = _leader(gate, said, now)
         trusted = models if leader.beats else {}
@@ -154,7 +154,7 @@ class ReadDispatcher:
         slots = gate.slots if gate else 0
         flight = sum(gate.flights.values()) if gate else facts.flight
         pauses = Pauses.of(facts.pauses)
-        line = holdup(
+        line = bottleneck(
             Service(
                 database=known is not None,
                 redis=gate is not None,
@@ -164,7 +164,7 @@ class ReadDispatcher:
                 flight=flight,
                 waiting=max(facts.waiting, sum(waiting.values())),
                 backlogs=[
-                    Backlog(model, count, self._binding(trusted[model]))
+                    ModelBacklog(model, count, self._binding(trusted[model]))
                     for model, count in waiting.items()
                     if model in trusted
                 ],
@@ -172,7 +172,7 @@ class ReadDispatcher:
                 upstreams=self._upstreams,
             )
         )
-        return DispatcherSight(
+        return DispatcherSnapshot(
             at=now,
             holdup=line,
             database=known is not None,
@@ -211,7 +211,7 @@ class ReadDispatcher:
     def _quota(
         self,
         name: str,
-        gate: GateSight | None,
+        gate: PacingSnapshot | None,
         said: Mapping[str, Any],
         waiting: Mapping[str, int],
         now: float,
@@ -219,7 +219,7 @@ class ReadDispatcher:
         kind, _, rest = name.partition(":")
         owner, _, model = rest.partition(":")
         told = self._topology.quotas.get(name)
-        sight = (gate.quotas.get(name) if gate else None) or QuotaSight(name)
+        sight = (gate.quotas.get(name) if gate else None) or QuotaSnapshot(name)
         routes = [route for route in self._topology.routes if name in route.quotas]
         passing = [
             found
@@ -233,8 +233,8 @@ class ReadDispatcher:
             owner,
             model,
             tuple(dict.fromkeys(route.upstream for route in routes)),
-            Figures(told.rpm, told.tpm, told.concurrency) if told else Figures(),
-            Figures(**said.get("learned", {}).get(name, {})),
+            LimitFigures(told.rpm, told.tpm, told.concurrency) if told else LimitFigures(),
+            LimitFigures(**said.get("learned", {}).get(name, {})),
             _in_force(sight),
             sight.flight,
             int(said.get("last_minute", {}).get(name, 0)),
@@ -242,15 +242,15 @@ class ReadDispatcher:
             now + sight.braked_for if sight.braked else None,
             sight.why if sight.braked else "",
             sight.brakes,
-            BreakerSight(State(breaker[0]), breaker[1], now + breaker[2]) if breaker else None,
+            BreakerSnapshot(BreakerState(breaker[0]), breaker[1], now + breaker[2]) if breaker else None,
         )
 
     def _key(
         self,
         held: Held,
-        gate: GateSight | None,
+        gate: PacingSnapshot | None,
         said: Mapping[str, Any],
-        facts: _Known,
+        facts: _DatabaseFacts,
         quotas: Sequence[QuotaStanding],
         now: float,
     ) -> KeyStanding:
@@ -273,18 +273,18 @@ class ReadDispatcher:
         )
 
 
-def _leader(gate: GateSight | None, said: Mapping[str, Any], now: float) -> LeaderSight:
+def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) -> LeaderSnapshot:
     """Instants are told in gate time; from its age an instant of the wall follows."""
     if gate is None:
-        return LeaderSight()
+        return LeaderSnapshot()
     if not said or said.get("term") != gate.term:
-        return LeaderSight(gate.term)
+        return LeaderSnapshot(gate.term)
     age = max(0.0, gate.now - said["at"])
     since = now - max(0.0, gate.now - said["since"])
-    return LeaderSight(gate.term, age < LEADER_SILENT, since, now - age, int(said["turns"]))
+    return LeaderSnapshot(gate.term, age < LEADER_SILENT, since, now - age, int(said["turns"]))
 
 
-def _crews(gate: GateSight | None, facts: _Known, now: float) -> list[WorkerStanding]:
+def _crews(gate: PacingSnapshot | None, facts: _DatabaseFacts, now: float) -> list[WorkerStanding]:
     rows = {row.id: row for row in facts.workers}
     if gate is None:
         return [
@@ -300,8 +300,8 @@ def _crews(gate: GateSight | None, facts: _Known, now: float) -> list[WorkerStan
     return found
 
 
-def _in_force(sight: QuotaSight) -> Figures:
-    return Figures(
+def _in_force(sight: QuotaSnapshot) -> LimitFigures:
+    return LimitFigures(
         None if sight.rate is None else round(sight.rate * WINDOW, 1),
         None if sight.token_rate is None else round(sight.token_rate * WINDOW),
         sight.cap,

@@ -12,24 +12,30 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.callbacks.store.dead_letters import DeadLetter, list_dead
+from app.callbacks.store.dead_letters import DeadLetterRow, list_dead
 from app.pacing.store.pauses import load_pauses
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
+from app.platform.encryption import leniently
 from app.platform.ports import Clock
-from app.platform.read_seldom import Seldom
-from app.platform.sealing import leniently
+from app.platform.rate_limited_read import RateLimitedRead
 from app.reporting.domain.alerts import Alert
-from app.reporting.domain.board import QuotaLine, WaitingLine, later_by_client, quota_lines, waiting_lines
+from app.reporting.domain.dashboard_view import (
+    QuotaLine,
+    WaitingLine,
+    later_by_client,
+    quota_lines,
+    waiting_lines,
+)
 from app.reporting.domain.pace import SENT_SPAN, Forecast, Pace, Second, Sender, Sent
-from app.reporting.domain.sight import GateSight
-from app.reporting.read_dispatcher import Gauge, Told
+from app.reporting.domain.pacing_snapshot import PacingSnapshot
+from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
 from app.reporting.store import overview
 from app.reporting.store.alerts import firing
-from app.reporting.store.overview import FailedRow, LatestRow, Running
+from app.reporting.store.overview import FailedRow, LatestRow, RunningCalls
 from app.settings.domain.routing import Topology
 from app.tasks.store.batches import BatchRow, list_batches
-from app.upstreams.domain.key_health import Condition, Standing
+from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import load_health
 
 MOST = 1_000_000  # rows counted of one client, and of one queue
@@ -46,10 +52,10 @@ class Own:
     batches: Sequence[BatchRow] = ()
     failures: Sequence[FailedRow] = ()
     latest: Sequence[LatestRow] = ()
-    dead: Sequence[DeadLetter] = ()
+    dead: Sequence[DeadLetterRow] = ()
     alerts: Sequence[Alert] = ()  # that fire; administrators see them
     pauses: Mapping[str, float] = field(default_factory=dict)  # by subject: since when
-    refused: Mapping[str, Standing] = field(
+    refused: Mapping[str, KeyStatus] = field(
         default_factory=dict
     )  # keys and accounts not to be used; administrators'
     sealed: str = ""  # why some content could not be read: the key that it was encrypted by is missing
@@ -68,7 +74,7 @@ class Overview:
     later: Mapping[str, int]
     released: int | None
     flight: int
-    running: Sequence[Running]
+    running: Sequence[RunningCalls]
     seconds: Sequence[Second]
     workers: int
     slots: int
@@ -91,10 +97,10 @@ class ReadOverview:
     def __init__(
         self,
         database: Database,
-        gauge: Gauge | None,
+        gauge: SnapshotReader | None,
         topology: Topology,
         clock: Clock,
-        told: Told | None = None,
+        told: LeaderReport | None = None,
     ) -> None:
         self._database = database
         self._told = told
@@ -106,9 +112,9 @@ class ReadOverview:
         self._forecast = Forecast()
         self._seen: dict[int, None] = {}  # numbers of calls that were counted, the latest of them
         self._last_call = 0
-        self._counts = Seldom(_Counts({}, {}, {}), 3.0, clock)
-        self._running: Seldom[list[Running]] = Seldom([], 2.0, clock)
-        self._owns: dict[str | None, Seldom[Own]] = {}
+        self._counts = RateLimitedRead(_Counts({}, {}, {}), 3.0, clock)
+        self._running: RateLimitedRead[list[RunningCalls]] = RateLimitedRead([], 2.0, clock)
+        self._owns: dict[str | None, RateLimitedRead[Own]] = {}
         self._beat: tuple[int, float] = (-1, 0.0)
         self._database_due = -1.0
 
@@ -136,7 +142,7 @@ class ReadOverview:
             self._pace.forget(self._clock.now())
             return self._overview(None, gate, database=ok)
 
-    def _look(self) -> GateSight | None:
+    def _look(self) -> PacingSnapshot | None:
         if self._gauge is None:
             return None
         try:
@@ -147,7 +153,7 @@ class ReadOverview:
             self._beat = (gate.beat, self._clock.monotonic())
         return gate
 
-    def _read_database(self, gate: GateSight | None, viewers: Sequence[str | None]) -> bool:
+    def _read_database(self, gate: PacingSnapshot | None, viewers: Sequence[str | None]) -> bool:
         """Whether it answered. After a refusal it is left alone for two seconds."""
         if self._clock.monotonic() < self._database_due:
             return False
@@ -157,7 +163,7 @@ class ReadOverview:
             self._running.get(lambda: self._database.read(lambda c: overview.running(c, now - SENT_SPAN)))
             self._counts.get(lambda: self._count(gate))
             for viewer in viewers:
-                kept = self._owns.setdefault(viewer, Seldom(Own(), 2.0, self._clock))
+                kept = self._owns.setdefault(viewer, RateLimitedRead(Own(), 2.0, self._clock))
                 kept.get(lambda viewer=viewer: self._database.read(lambda c: _own(c, viewer)))  # type: ignore[misc]
         except DatabaseUnreachable:
             self._database_due = self._clock.monotonic() + 2.0
@@ -175,7 +181,7 @@ class ReadOverview:
         for seq in list(self._seen)[: max(0, len(self._seen) - 2 * _CALLS)]:
             del self._seen[seq]
 
-    def _count(self, gate: GateSight | None) -> _Counts:
+    def _count(self, gate: PacingSnapshot | None) -> _Counts:
         def read(conn: Connection) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
             fed = {} if gate else overview.fed_by_queue(conn, _FED_MOST)
             return overview.waiting_by_client(conn, MOST), overview.unfed_by_queue(conn, MOST), fed
@@ -185,7 +191,7 @@ class ReadOverview:
         later = later_by_client(waiting, ready, moving=bool(self._running.value))
         return _Counts(stored, later, fed)
 
-    def _overview(self, viewer: str | None, gate: GateSight | None, *, database: bool) -> Overview:
+    def _overview(self, viewer: str | None, gate: PacingSnapshot | None, *, database: bool) -> Overview:
         now, counts = self._clock.now(), self._counts.value
         lines = waiting_lines(gate.queues if gate else counts.fed, counts.stored, MOST)
         running = [group for group in self._running.value if viewer in (None, group.client_id)]
@@ -212,12 +218,12 @@ class ReadOverview:
         )
 
     def _quotas(
-        self, gate: GateSight, sent: Mapping[Sender, Sent], running: Sequence[Running], now: float
+        self, gate: PacingSnapshot, sent: Mapping[Sender, Sent], running: Sequence[RunningCalls], now: float
     ) -> Sequence[QuotaLine]:
         said = self._told.said().get("dispatcher", {}) if self._told else {}
         return quota_lines(self._topology, gate.quotas, sent, running, said, now)
 
-    def _leads(self, gate: GateSight | None) -> bool:
+    def _leads(self, gate: PacingSnapshot | None) -> bool:
         quiet = self._clock.monotonic() - self._beat[1]
         return gate is not None and bool(gate.term) and quiet < _LEADER_SILENT
 
@@ -256,5 +262,5 @@ def _concerns(subject: str, client_id: str | None) -> bool:
     return client_id is None or kind in ("everything", "model") or subject == f"client:{client_id}"
 
 
-def _refused(conn: Connection) -> dict[str, Standing]:
+def _refused(conn: Connection) -> dict[str, KeyStatus]:
     return {name: how for name, how in load_health(conn).items() if how.condition is not Condition.ACTIVE}

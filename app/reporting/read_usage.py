@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.billing.store import usage
-from app.billing.store.usage import Wanted
+from app.billing.store.usage import UsageFilter
 from app.execution.store import workers
 from app.platform.database import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class UpstreamTraffic:
     """Upstream calls of the last day's worker processes, and connections opened for them."""
 
     calls: int
@@ -30,10 +30,10 @@ class ReadUsage:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def report(self, wanted: Wanted) -> list[dict[str, Any]]:
+    def report(self, wanted: UsageFilter) -> list[dict[str, Any]]:
         """Figures by what is asked for. Raises DatabaseUnreachable."""
         return self._database.read(lambda conn: usage.report(conn, wanted))
 
-    def wire(self, since: float) -> Wire:
+    def wire(self, since: float) -> UpstreamTraffic:
         """Calls and connections of workers that have beaten since an instant. Raises DatabaseUnreachable."""
-        return Wire(*self._database.read(lambda conn: workers.wire(conn, since)))
+        return UpstreamTraffic(*self._database.read(lambda conn: workers.wire(conn, since)))

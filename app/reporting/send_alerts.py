@@ -37,7 +37,7 @@ class Notifier(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class ChannelAddresses:
     """Where to: finds the secret addresses when they are needed. A word instead of one that cannot be had."""
 
     channels: Callable[[Severity], Sequence[tuple[str | None, str]]]  # address, or why there is none
@@ -49,7 +49,7 @@ class SendAlerts:
     """The use case. One message after the other."""
 
     notifier: Notifier
-    addresses: Addresses
+    addresses: ChannelAddresses
     rules: Mapping[str, Rule]
     runbook: str
     database: Database

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.platform.domain.folded import folded_counts
-from app.reporting.domain.standing import Standing, breaker_state
+from app.reporting.domain.service_status import ServiceStatus, breaker_state
 from app.reporting.meters import cpu_busy
 
 STATES = ("closed", "open", "half_open")
@@ -41,7 +41,7 @@ SERVICE_FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
 class ServiceFigures:
     """A registry's collector."""
 
-    def __init__(self, read: Callable[[], Standing], clients: int = 50) -> None:
+    def __init__(self, read: Callable[[], ServiceStatus], clients: int = 50) -> None:
         """`clients`: how many of them are told apart."""
         self._read = read
         self._clients = clients
@@ -57,7 +57,7 @@ class ServiceFigures:
                 family.add_metric(place, value)
             yield family
 
-    def _samples(self, seen: Standing) -> dict[str, dict[tuple[str, ...], float]]:
+    def _samples(self, seen: ServiceStatus) -> dict[str, dict[tuple[str, ...], float]]:
         found = {**_service(seen), **_quotas(seen)}
         found["penstock_tasks_waiting"] = {(name,): n for name, n in seen.waiting_by_model.items()}
         clients = folded_counts(dict(seen.waiting_by_client), self._clients)
@@ -69,7 +69,7 @@ class ServiceFigures:
         return {name: samples for name, samples in found.items() if samples}
 
 
-def _service(seen: Standing) -> dict[str, dict[tuple[str, ...], float]]:
+def _service(seen: ServiceStatus) -> dict[str, dict[tuple[str, ...], float]]:
     facts: dict[str, float] = {
         "penstock_redis_up": seen.redis,
         "penstock_database_up": seen.database,
@@ -84,7 +84,7 @@ def _service(seen: Standing) -> dict[str, dict[tuple[str, ...], float]]:
     return {name: {(): float(value)} for name, value in facts.items()}
 
 
-def _quotas(seen: Standing) -> dict[str, dict[tuple[str, ...], float]]:
+def _quotas(seen: ServiceStatus) -> dict[str, dict[tuple[str, ...], float]]:
     sights = {name: sight for name, sight in seen.quotas.items() if not name.startswith("upstream:")}
     braked = {(name,): sight for name, sight in seen.quotas.items() if sight.brakes or sight.braked}
     breakers: dict[tuple[str, ...], float] = {}

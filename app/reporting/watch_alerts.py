@@ -50,7 +50,7 @@ class Watching:
     heartbeat_seconds: float = 60.0
 
 
-class Watch:
+class AlertWatch:
     """The right to watch."""
 
     def __init__(self, me: str, clock: Clock) -> None:
@@ -81,12 +81,12 @@ class WatchAlerts:
     watching: Watching
     clock: Clock
     watches: bool = False
-    _watch: Watch = field(init=False)
+    _watch: AlertWatch = field(init=False)
     _sending_now: set[Place] = field(default_factory=set)
     _beat_due: float = 0.0
 
     def __post_init__(self) -> None:
-        self._watch = Watch(self.me, self.clock)
+        self._watch = AlertWatch(self.me, self.clock)
 
     def tick(self) -> bool:
         """Look once; gives back whether this process watches. Raises DatabaseUnreachable.

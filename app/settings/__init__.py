@@ -18,13 +18,13 @@ from app.settings.models import (
     ModelSettings,
     QuotaSettings,
     RetrySettings,
-    Route,
+    RouteSettings,
     Settings,
     UpstreamSettings,
     WorkerSettings,
 )
 from app.settings.price_lists import price_book
-from app.settings.secrets import Outfit, key_secrets, outfits, resolve_secret
+from app.settings.secrets import UpstreamHeaders, key_secrets, outfits, resolve_secret
 
 __all__ = [
     "ApiSettings",
@@ -36,13 +36,13 @@ __all__ = [
     "KeySettings",
     "LearningSettings",
     "ModelSettings",
-    "Outfit",
     "PaceSettings",
     "PriceSettings",
     "QuotaSettings",
     "RetrySettings",
-    "Route",
+    "RouteSettings",
     "Settings",
+    "UpstreamHeaders",
     "UpstreamSettings",
     "WorkerSettings",
     "key_secrets",

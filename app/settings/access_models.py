@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.settings.values import FromList, Network, Section
 
 DAY = 86_400.0
@@ -41,7 +41,7 @@ class StorageSettings(Section):
     @classmethod
     def _is_a_reference(cls, value: str) -> str:
         if value and value.partition(":")[0] not in ("env", "file", "command"):
-            raise fault(
+            raise config_error(
                 "must say where the key is, not be it", 'write "env:NAME", "file:PATH" or "command:..."'
             )
         return value

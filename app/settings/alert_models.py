@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
+from app.settings.config_errors import config_error
 from app.settings.domain.alert_rules import RULES
-from app.settings.faults import fault
 from app.settings.values import FromList, Seconds, Section
 
 _TIME = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
@@ -18,7 +18,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 def _reference(value: str) -> str:
     if value.partition(":")[0] not in ("env", "file", "command"):
-        raise fault(
+        raise config_error(
             "must say where the address is, not be it", 'write "env:NAME", "file:PATH" or "command:..."'
         )
     return value
@@ -41,14 +41,14 @@ class MuteSettings(Section):
     @classmethod
     def _is_a_time(cls, value: str) -> str:
         if not _TIME.match(value):
-            raise fault("must be a time of day", 'write it like "22:00"')
+            raise config_error("must be a time of day", 'write it like "22:00"')
         return value
 
     @field_validator("timezone")
     @classmethod
     def _is_a_zone(cls, value: str) -> str:
         if value != "UTC" and value not in available_timezones():
-            raise fault("is no time zone that this machine knows", 'write it like "Europe/Berlin"')
+            raise config_error("is no time zone that this machine knows", 'write it like "Europe/Berlin"')
         ZoneInfo(value)
         return value
 
@@ -99,5 +99,5 @@ class AlertSettings(Section):
     def _are_known(cls, value: dict[str, RuleSettings]) -> dict[str, RuleSettings]:
         for name in value:
             if name not in _RULES:
-                raise fault("has no such rule", f"there are: {', '.join(sorted(_RULES))}")
+                raise config_error("has no such rule", f"there are: {', '.join(sorted(_RULES))}")
         return value

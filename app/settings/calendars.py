@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import field_validator, model_validator
 
 from app.billing.domain.calendar import Calendar
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.settings.values import FromList, Section
 
 FOLDER = Path(__file__).parent / "calendars"
@@ -38,7 +38,7 @@ class CalendarSettings(Section):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError):
-            raise fault("must be a time zone", 'write it like "Asia/Shanghai"') from None
+            raise config_error("must be a time zone", 'write it like "Asia/Shanghai"') from None
         return value
 
     def calendar(self) -> Calendar:
@@ -62,7 +62,7 @@ class NamedCalendarSettings(CalendarSettings):
         try:
             self.calendar()
         except ValueError as error:
-            raise fault(f"has hours, weekdays or holidays that are none ({error})", _MEND) from None
+            raise config_error(f"has hours, weekdays or holidays that are none ({error})", _MEND) from None
         return self
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.tasks.domain.eligibility import FOREVER, Span
 
 WAIT = "queue_wait"
@@ -65,7 +65,7 @@ def spans_of(text: str, facts: Mapping[str, Any]) -> tuple[Span, ...]:
 def checked_condition(text: str) -> str:
     """`text` unchanged when it is a condition."""
     if len(text) > LONGEST:
-        raise fault(f"is longer than {LONGEST} characters", "shorten it, or use several tiers")
+        raise config_error(f"is longer than {LONGEST} characters", "shorten it, or use several tiers")
     try:
         tree = ast.parse(text, mode="eval")
         _check(tree)
@@ -73,7 +73,7 @@ def checked_condition(text: str) -> str:
     except (SyntaxError, InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError) as error:
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         mend = f'it may speak of {", ".join(NAMES)}; for instance "prompt_tokens < 500"'
-        raise fault(f"is no condition ({said})", mend) from None
+        raise config_error(f"is no condition ({said})", mend) from None
     return text
 
 

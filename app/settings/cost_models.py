@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.settings.values import Count, Name, Section
 
 MIB = 1024 * 1024
@@ -18,19 +18,19 @@ _LARGEST = Decimal(1_000_000)
 def _as_rate(value: Any) -> Any:
     """0.15 and "0.15" alike, exactly as written; as micro-units per million tokens."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise fault("must be a price", 'write it like "0.15"')
+        raise config_error("must be a price", 'write it like "0.15"')
     text = value if isinstance(value, str) else repr(value)
     if not re.fullmatch(r"\d{1,9}(\.\d{1,12})?", text):
-        raise fault("must be a price per million tokens, not negative", 'write it like "0.15"')
+        raise config_error("must be a price per million tokens, not negative", 'write it like "0.15"')
     micros = Decimal(text) * 1_000_000
     if micros != micros.to_integral_value() or Decimal(text) > _LARGEST:
-        raise fault("must have at most six decimals and lie below a million", 'write it like "0.15"')
+        raise config_error("must have at most six decimals and lie below a million", 'write it like "0.15"')
     return int(micros)
 
 
 def _is_currency(value: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", value):
-        raise fault("must be a currency's three letters", 'write "USD" or "CNY"')
+        raise config_error("must be a currency's three letters", 'write "USD" or "CNY"')
     return value
 
 
@@ -75,7 +75,9 @@ class PriceSettings(DatedPriceSettings):
     @model_validator(mode="after")
     def _peak_hours_are_known(self) -> Self:
         if (self.peak is None) != (not self.calendar):
-            raise fault("needs peak and calendar together", 'write calendar = "deepseek", or take both out')
+            raise config_error(
+                "needs peak and calendar together", 'write calendar = "deepseek", or take both out'
+            )
         return self
 
 
@@ -104,5 +106,5 @@ class CacheSettings(Section):
     @model_validator(mode="after")
     def _longest_is_not_below(self) -> Self:
         if self.longest_ttl < self.ttl:
-            raise fault("has a longest_ttl below its ttl", "raise longest_ttl or lower ttl")
+            raise config_error("has a longest_ttl below its ttl", "raise longest_ttl or lower ttl")
         return self

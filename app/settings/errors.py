@@ -21,7 +21,7 @@ class ConfigError(PenstockError):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One fault, before its line is known."""
 
     place: Place

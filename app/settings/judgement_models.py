@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.settings.values import Count, FromList, Positive, Section
 
 _Pause = Annotated[float, Field(gt=0, le=60)]
@@ -29,7 +29,7 @@ class LearningSettings(Section):
     @model_validator(mode="after")
     def _longest_is_not_below(self) -> Self:
         if self.longest_pause < self.pause:
-            raise fault("has a longest_pause below its pause", "raise longest_pause or lower pause")
+            raise config_error("has a longest_pause below its pause", "raise longest_pause or lower pause")
         return self
 
 
@@ -80,11 +80,11 @@ class BreakerSettings(Section):
     @model_validator(mode="after")
     def _longest_are_not_below(self) -> Self:
         if self.longest < self.open_for or self.longest_waiting < self.open_for_waiting:
-            raise fault(
+            raise config_error(
                 "may stay open for longer than its longest times", "raise longest and longest_waiting"
             )
         if self.open_for_waiting > self.open_for:
-            raise fault(
+            raise config_error(
                 "stays open for longer while work waits", "lower open_for_waiting to open_for or below"
             )
         return self
@@ -114,9 +114,9 @@ class PaceSettings(Section):
     @model_validator(mode="after")
     def _figures_are_in_order(self) -> Self:
         if not self.floor <= self.start <= self.ceiling:
-            raise fault("needs floor <= start <= ceiling", "correct one of the three")
+            raise config_error("needs floor <= start <= ceiling", "correct one of the three")
         if self.slow_times is None and self.fast >= self.slow:
-            raise fault("takes the same calls for fast and slow", "lower fast or raise slow")
+            raise config_error("takes the same calls for fast and slow", "lower fast or raise slow")
         return self
 
 
@@ -135,5 +135,5 @@ class HealthSettings(Section):
     @model_validator(mode="after")
     def _longest_is_not_below(self) -> Self:
         if self.longest < self.retest:
-            raise fault("has a longest below its retest", "raise longest or lower retest")
+            raise config_error("has a longest below its retest", "raise longest or lower retest")
         return self

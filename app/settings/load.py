@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from app.settings.errors import ConfigError, Problem
+from app.settings.errors import ConfigError, ConfigProblem
 from app.settings.models import Settings
 from app.settings.redis_addresses import cache_address, redis_address
 from app.settings.references import problems
@@ -91,12 +91,12 @@ def _without_values(message: str) -> str:
     return message if len(message) < 100 else message[:100]
 
 
-def _refuse(file: Path | None, text: str, found: Iterable[Problem]) -> None:
+def _refuse(file: Path | None, text: str, found: Iterable[ConfigProblem]) -> None:
     if listed := list(found):
         raise _first(file, text, listed)
 
 
-def _first(file: Path | None, text: str, found: list[Problem]) -> ConfigError:
+def _first(file: Path | None, text: str, found: list[ConfigProblem]) -> ConfigError:
     located = [(line_of(text, problem.place), problem) for problem in found]
     line, problem = min(located, key=lambda pair: pair[0] or 0)
     return ConfigError(str(file), line, problem.message, problem.mend)

@@ -13,8 +13,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from app.settings.access_models import AccessSettings, StorageSettings
 from app.settings.alert_models import AlertSettings
 from app.settings.calendars import NamedCalendarSettings
+from app.settings.config_errors import config_error
 from app.settings.cost_models import CacheSettings, PriceSettings
-from app.settings.faults import fault
 from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
 from app.settings.tier_models import HasTiers
 from app.settings.values import Count, FromList, KeyName, Name, Network, Ports, Positive, Seconds, Section
@@ -73,21 +73,27 @@ class UpstreamSettings(Section):
     def _is_an_address(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise fault("must be a full http or https address", 'write it like "https://api.deepseek.com/v1"')
+            raise config_error(
+                "must be a full http or https address", 'write it like "https://api.deepseek.com/v1"'
+            )
         if parts.username is not None or parts.password is not None:
-            raise fault("must not hold a name or password", "put the credential into the secret of a [[key]]")
+            raise config_error(
+                "must not hold a name or password", "put the credential into the secret of a [[key]]"
+            )
         if parts.query or parts.fragment:
-            raise fault("must not hold ? or #", "end it with the path that the provider documents, as /v1")
+            raise config_error(
+                "must not hold ? or #", "end it with the path that the provider documents, as /v1"
+            )
         return value.rstrip("/")
 
     @model_validator(mode="after")
     def _has_what_its_settings_need(self) -> Self:
         if self.bound and not self.region:
-            raise fault("is bound to no region", 'write region = "..." beside bound = true')
+            raise config_error("is bound to no region", 'write region = "..." beside bound = true')
         if self.proxy_auth and not self.proxy:
-            raise fault("has a proxy_auth without a proxy", 'write proxy = "http://HOST:PORT"')
+            raise config_error("has a proxy_auth without a proxy", 'write proxy = "http://HOST:PORT"')
         if self.ca_file and not self.base_url.startswith("https:"):
-            raise fault("has a ca_file, but no https address", "take it out, or correct base_url")
+            raise config_error("has a ca_file, but no https address", "take it out, or correct base_url")
         return self
 
 
@@ -109,7 +115,7 @@ class KeySettings(Section):
     @classmethod
     def _is_a_reference(cls, value: str) -> str:
         if not is_reference(value):
-            raise fault(
+            raise config_error(
                 "must say where the secret is, not be it",
                 'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"',
             )
@@ -137,19 +143,19 @@ class QuotaSettings(Section):
     @model_validator(mode="after")
     def _has_one_owner(self) -> Self:
         if (self.account is None) == (self.key is None):
-            raise fault("needs exactly one of account and key", 'write account = "..." or key = "..."')
+            raise config_error("needs exactly one of account and key", 'write account = "..." or key = "..."')
         return self
 
     @model_validator(mode="after")
     def _burst_leaves_a_rate(self) -> Self:
         if self.burst is not None and self.rpm is not None and self.burst > 1 and self.burst >= self.rpm:
-            raise fault(
+            raise config_error(
                 "has a burst that is not below its rpm", "lower burst: it is part of those 60 seconds"
             )
         return self
 
 
-class Route(NamedTuple):
+class RouteSettings(NamedTuple):
     """One way to run a model: a key, and the model's name at that key's upstream."""
 
     key: str
@@ -168,13 +174,13 @@ class ModelSettings(HasTiers):
     # The most tokens that it answers where a request sets no limit: what budgets reserve for it. Left out: 4,096.
     max_output_tokens: Count | None = None
 
-    def routes(self) -> tuple[tuple[Route, ...], ...]:
+    def routes(self) -> tuple[tuple[RouteSettings, ...], ...]:
         """The tiers, references split at their first colon; a key alone serves the model by its own name."""
         return tuple(tuple(self._route(reference) for reference in tier.keys) for tier in self.all_tiers)
 
-    def _route(self, reference: str) -> Route:
+    def _route(self, reference: str) -> RouteSettings:
         key, _, upstream_model = reference.partition(":")
-        return Route(key, upstream_model or self.name)
+        return RouteSettings(key, upstream_model or self.name)
 
 
 class RetrySettings(Section):
@@ -192,7 +198,7 @@ class RetrySettings(Section):
     @model_validator(mode="after")
     def _cap_is_not_below_base(self) -> Self:
         if self.cap < self.base:
-            raise fault("has a cap below its base", "raise cap or lower base")
+            raise config_error("has a cap below its base", "raise cap or lower base")
         return self
 
 
@@ -233,7 +239,7 @@ class ApiSettings(Section):
     @model_validator(mode="after")
     def _waiters_leave_threads(self) -> Self:
         if self.threads <= self.waiters:
-            raise fault("has no more threads than waiters, each of which holds one", "raise threads")
+            raise config_error("has no more threads than waiters, each of which holds one", "raise threads")
         return self
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from app.settings.errors import Place, Problem
+from app.settings.errors import ConfigProblem, Place
 from app.settings.models import Settings
 
 ENVIRONMENT = {
@@ -35,34 +35,36 @@ _MENDS = {  # by a setting's name, or by the beginning of pydantic's own types
 }
 
 
-def unknown_tables(data: Mapping[str, Any]) -> Iterator[Problem]:
+def unknown_tables(data: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """What stands at the top of the file and means nothing there."""
     known = _names_in_file(Settings) - set(ENVIRONMENT)
     for name in data:
         if name in ENVIRONMENT:
             mend = f"take it out and set {ENVIRONMENT[name]} in the environment"
-            yield Problem((name,), f'"{name}" does not belong into this file', mend)
+            yield ConfigProblem((name,), f'"{name}" does not belong into this file', mend)
         elif name not in known:
             yield _unknown((name,), name, known, "at the top of the file")
 
 
-def refusals(error: ValidationError) -> Iterator[Problem]:
+def refusals(error: ValidationError) -> Iterator[ConfigProblem]:
     """Each finding as a problem. No value of the file is quoted: it might be a secret."""
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] != "default_factory_not_called":  # follows from another finding
             yield _problem(detail)
 
 
-def _problem(detail: ErrorDetails) -> Problem:
+def _problem(detail: ErrorDetails) -> ConfigProblem:
     place: Place = detail["loc"]
     name = str(place[-1]) if place else ""
     if detail["type"] == "extra_forbidden":
         return _unknown(place, name, _names_in_file(_model_at(place[:-1])), f"in {_header(place[:-1])}")
     if detail["type"] == "missing":
-        return Problem(place[:-1], f'{_header(place[:-1])} lacks "{name}"', f'add a line "{name} = ..."')
+        return ConfigProblem(
+            place[:-1], f'{_header(place[:-1])} lacks "{name}"', f'add a line "{name} = ..."'
+        )
     field = _field(place)
     message = detail["msg"].replace("Input should be", "must be")
-    return Problem(place, f"{field or _header(place)}: {message}", _mend(field, detail))
+    return ConfigProblem(place, f"{field or _header(place)}: {message}", _mend(field, detail))
 
 
 def _mend(field: str, detail: ErrorDetails) -> str:
@@ -73,10 +75,10 @@ def _mend(field: str, detail: ErrorDetails) -> str:
     return told or _MENDS.get(field) or _MENDS.get(kind) or "correct this value"
 
 
-def _unknown(place: Place, name: str, known: set[str], where: str) -> Problem:
+def _unknown(place: Place, name: str, known: set[str], where: str) -> ConfigProblem:
     close = difflib.get_close_matches(name, known, n=1)
     mend = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(sorted(known))}"
-    return Problem(place, f'unknown name "{name}" {where}', mend)
+    return ConfigProblem(place, f'unknown name "{name}" {where}', mend)
 
 
 def _names_in_file(model: type[BaseModel] | None) -> set[str]:

@@ -57,7 +57,7 @@ def key_secrets(
 
 
 @dataclass(frozen=True, slots=True)
-class Outfit:
+class UpstreamHeaders:
     """What goes with every call to an upstream, its key's secret aside."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -67,7 +67,7 @@ class Outfit:
 
 def outfits(
     settings: Settings, environ: Mapping[str, str], only: Collection[str] | None = None
-) -> dict[str, Outfit]:
+) -> dict[str, UpstreamHeaders]:
     """The outfit of every upstream, or of those named. Raises ConfigError as `key_secrets` does."""
     return {
         upstream.name: _outfit(settings.path, number, upstream, environ)
@@ -76,7 +76,9 @@ def outfits(
     }
 
 
-def _outfit(path: Path | None, number: int, upstream: UpstreamSettings, environ: Mapping[str, str]) -> Outfit:
+def _outfit(
+    path: Path | None, number: int, upstream: UpstreamSettings, environ: Mapping[str, str]
+) -> UpstreamHeaders:
     def resolved(reference: str, field_name: str) -> str:
         try:
             return resolve_secret(reference, environ)
@@ -88,7 +90,7 @@ def _outfit(path: Path | None, number: int, upstream: UpstreamSettings, environ:
         name: resolved(value, "headers") for name, value in upstream.headers.items() if is_reference(value)
     }
     proxy_auth = resolved(upstream.proxy_auth, "proxy_auth") if upstream.proxy_auth else ""
-    return Outfit({**upstream.headers, **hidden}, tuple(hidden.values()), proxy_auth)
+    return UpstreamHeaders({**upstream.headers, **hidden}, tuple(hidden.values()), proxy_auth)
 
 
 def _from_environment(name: str, reference: str, environ: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from app.settings.conditions import checked_condition
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 from app.settings.values import FromList, Section
 
 Condition = Annotated[str, Field(min_length=1), AfterValidator(checked_condition)]
@@ -55,11 +55,13 @@ class HasTiers(Section):
     @model_validator(mode="after")
     def _has_tiers_in_one_form(self) -> Self:
         if self.tiers is None and not self.tier:
-            raise fault('lacks "tiers"', 'add a line "tiers = ...", or a [[model.tier]] for each')
+            raise config_error('lacks "tiers"', 'add a line "tiers = ...", or a [[model.tier]] for each')
         if self.tiers is not None and self.tier:
-            raise fault('has both "tiers" and [[model.tier]]', "keep one of them")
+            raise config_error('has both "tiers" and [[model.tier]]', "keep one of them")
         if self.tier and all(tier.serves for tier in self.tier):
-            raise fault('has no tier for ordinary tasks, only such with "for"', 'add a tier without "for"')
+            raise config_error(
+                'has no tier for ordinary tasks, only such with "for"', 'add a tier without "for"'
+            )
         return self
 
     @property

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.settings.faults import checked_network, checked_ports, fault
+from app.settings.config_errors import checked_network, checked_ports, config_error
 
 
 def _as_tuple(value: Any) -> Any:
@@ -14,17 +14,19 @@ def _as_tuple(value: Any) -> Any:
 
 def _plain(value: str) -> str:
     if value != value.strip() or not value.isprintable():
-        raise fault("must not begin or end with a space, nor hold control characters", "take them out")
+        raise config_error("must not begin or end with a space, nor hold control characters", "take them out")
     if "|" in value:
-        raise fault('must not hold "|", which separates names in what is stored', "use - or . instead")
+        raise config_error('must not hold "|", which separates names in what is stored', "use - or . instead")
     return value
 
 
 def _no_separator(value: str) -> str:
     if ":" in value:
-        raise fault('must not hold a colon: in a tier one separates "key:model"', "use - or . instead")
+        raise config_error('must not hold a colon: in a tier one separates "key:model"', "use - or . instead")
     if "," in value:
-        raise fault("must not hold a comma: one separates the queues of a worker", "use - or . instead")
+        raise config_error(
+            "must not hold a comma: one separates the queues of a worker", "use - or . instead"
+        )
     return value
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from app.settings.faults import fault
+from app.settings.config_errors import config_error
 
 REFERENCES = ("env", "file", "command")
 # What is ours to say, or the connection's.
@@ -38,7 +38,7 @@ def is_reference(value: str) -> bool:
 
 def _reference(value: str) -> str:
     if value and not is_reference(value):
-        raise fault(
+        raise config_error(
             "must say where the secret is, not be it",
             'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"',
         )
@@ -55,19 +55,19 @@ def _proxy(value: str) -> str:
     except ValueError:
         right = None
     if not right:
-        raise fault("must be an http address with a port", mend)
+        raise config_error("must be an http address with a port", mend)
     if parts.username is not None or parts.password is not None:
-        raise fault("must not hold a name or password", 'put them into proxy_auth = "env:NAME"')
+        raise config_error("must not hold a name or password", 'put them into proxy_auth = "env:NAME"')
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise fault("must not hold a path", mend)
+        raise config_error("must not hold a path", mend)
     return f"http://{parts.netloc}"
 
 
 def _header_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-        raise fault("has a name that no header can have", 'write { X-Title = "..." }')
+        raise config_error("has a name that no header can have", 'write { X-Title = "..." }')
     if value.lower() in _OURS:
-        raise fault(
+        raise config_error(
             f"must not set {value}, which is set by itself",
             "a key's secret is sent as Authorization; a proxy's stands in proxy_auth",
         )
@@ -76,7 +76,7 @@ def _header_name(value: str) -> str:
 
 def _header_value(value: str) -> str:
     if not value or not value.isascii() or not value.isprintable() or value != value.strip():
-        raise fault("has a value that no header can have", "write plain ASCII on one line")
+        raise config_error("has a value that no header can have", "write plain ASCII on one line")
     return value
 
 

@@ -14,11 +14,11 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.access.calling import current
 from app.access.client_settings import read_limits
 from app.access.domain.client_limits import NO_LIMITS, ClientLimits
-from app.access.domain.policy import Facts
+from app.access.domain.policy import CallFacts
 from app.access.manage_policies import PolicyBook
+from app.access.request_context import current
 from app.access.store import clients
 from app.access.store.clients import ClientRow
 from app.billing.domain.budget import Spent, ceilings, exceeded, fitting, total
@@ -49,16 +49,16 @@ Ceiling = Callable[[str, int, float], tuple[int, str] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _AdmissionCache:
     limits: ClientLimits = NO_LIMITS
     team: str = ""
 
 
-_NEVER: tuple[float, dict[str, _Known]] = (-1e9, {})
+_NEVER: tuple[float, dict[str, _AdmissionCache]] = (-1e9, {})
 
 
-def _known(row: ClientRow) -> _Known:
-    return _Known(read_limits(row.settings), row.team or "")
+def _known(row: ClientRow) -> _AdmissionCache:
+    return _AdmissionCache(read_limits(row.settings), row.team or "")
 
 
 class LimitsBook:
@@ -83,17 +83,17 @@ class LimitsBook:
         with self._lock:  # whoever reads now may have begun before the change
             self._known = _NEVER
 
-    def _find(self, client_id: str) -> _Known:
+    def _find(self, client_id: str) -> _AdmissionCache:
         """A client that is not among those read last may be new: it is looked up once more."""
         known = self._all()
         if client_id not in known:
             row = self._database.read(lambda conn: clients.get_client(conn, client_id))
             if row is None:
-                return _Known()
+                return _AdmissionCache()
             known[client_id] = _known(row)
         return known[client_id]
 
-    def _all(self) -> dict[str, _Known]:
+    def _all(self) -> dict[str, _AdmissionCache]:
         (until, known), now = self._known, self._clock.monotonic()
         if not now < until <= now + KEPT_SECONDS:
             with self._lock:
@@ -199,7 +199,7 @@ class Admission:
         calling = current.get()
         caller = calling.caller if calling and calling.caller.client_id == row.client_id else None
         places = self._places.get(row.model, Places())
-        facts = Facts(
+        facts = CallFacts(
             at=self._clock.now(),
             action="tasks:write",
             client=row.client_id,

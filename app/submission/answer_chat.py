@@ -23,7 +23,7 @@ class Waited(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChatOutcome:
     """A call after its wait: its task as it stands. Whoever has it must finish the chat."""
 
     chat: Chat
@@ -40,7 +40,7 @@ class AnswerChat:
         self._waiters = waiters
         self._clock = clock
 
-    def answer(self, call: ChatCall) -> Outcome:
+    def answer(self, call: ChatCall) -> ChatOutcome:
         """Take a call in and wait for the end of its task.
 
         Nothing is sent meanwhile. Raises Invalid, TooManyWaiting, DatabaseUnreachable.
@@ -52,18 +52,18 @@ class AnswerChat:
             chat.finish(answered=False)
             raise
 
-    def _wait(self, chat: Chat, seconds: float) -> Outcome:
+    def _wait(self, chat: Chat, seconds: float) -> ChatOutcome:
         deadline = self._clock.monotonic() + seconds
         row = self._reader.task(chat.call.client_id, chat.task_id)
         while not row.status.ended:
             left = deadline - self._clock.monotonic()
             why = self._over(chat, left)
             if why is not None:
-                return Outcome(chat, row, why)
+                return ChatOutcome(chat, row, why)
             if chat.bell.wait(min(left, LOOK_EVERY)):
                 chat.bell.clear()
                 row = self._reader.task(chat.call.client_id, chat.task_id)
-        return Outcome(chat, row, Waited.ENDED)
+        return ChatOutcome(chat, row, Waited.ENDED)
 
     def _over(self, chat: Chat, left: float) -> Waited | None:
         if chat.call.gone():

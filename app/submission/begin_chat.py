@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from app.platform.domain.errors import OverLimit
 from app.submission.domain.client_patience import Patience
 from app.submission.domain.prefer import Preference
-from app.submission.domain.repeat import Repeat
+from app.submission.domain.repeat import IdempotencyKey
 from app.submission.domain.request import TaskRequest
 from app.submission.hold_connections import HoldConnections
 from app.submission.store.waiting_calls import WaitingCall
@@ -37,7 +37,7 @@ class ChatCall:
     fingerprint: str
     patience: Patience
     preference: Preference = field(default_factory=Preference)
-    repeat: Repeat | None = None  # by an Idempotency-Key
+    repeat: IdempotencyKey | None = None  # by an Idempotency-Key
     gone: Callable[[], bool] = lambda: False
 
     @property

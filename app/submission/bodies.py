@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.caching.domain.caching import CacheWish, Mode, Scope
+from app.caching.domain.caching import CacheScope, CacheWish, Mode
 from app.pacing.domain.tokens import CHOICES, LARGEST, LENGTHS
 from app.platform.domain.duration import parse_duration
 from app.platform.domain.instant import parse_instant
@@ -224,7 +224,7 @@ class CacheBody(Body):
     def wish(self) -> CacheWish:
         """The plain value that the services take."""
         return CacheWish(
-            self.ttl, Mode(self.mode) if self.mode else None, Scope(self.scope) if self.scope else None
+            self.ttl, Mode(self.mode) if self.mode else None, CacheScope(self.scope) if self.scope else None
         )
 
 

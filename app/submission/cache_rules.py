@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from app.caching.domain.caching import CacheRules, model_version
 from app.settings import Settings
-from app.settings.lay_routes import lay_routes
+from app.settings.build_topology import build_topology
 
 
 def cache_rules(settings: Settings) -> CacheRules:
@@ -23,5 +23,5 @@ def model_versions(settings: Settings) -> Mapping[str, str]:
             [[(route.upstream, route.upstream_model) for route in tier] for tier in tiers],
             told.get(name, ""),
         )
-        for name, tiers in lay_routes(settings).models.items()
+        for name, tiers in build_topology(settings).models.items()
     }

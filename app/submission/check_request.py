@@ -25,7 +25,7 @@ _queue = lru_cache(1024)(backlog_queue)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SubmissionRules:
     """What the configuration says about submissions."""
 
     models: frozenset[str]
@@ -53,7 +53,7 @@ class Place:
 
 
 def draft_task(
-    request: TaskRequest, client_id: str, rules: Rules, now: float, place: Place | None = None
+    request: TaskRequest, client_id: str, rules: SubmissionRules, now: float, place: Place | None = None
 ) -> NewTask:
     """Check a request and write its row down, without storing it.
 
@@ -112,7 +112,12 @@ def draft_task(
 
 
 def _cache_use(
-    request: TaskRequest, body: Mapping[str, Any], client_id: str, model: str, rules: Rules, within: str
+    request: TaskRequest,
+    body: Mapping[str, Any],
+    client_id: str,
+    model: str,
+    rules: SubmissionRules,
+    within: str,
 ) -> CacheUse:
     """A stream passes by as it comes: it neither takes an answer that is there nor leaves one."""
     if request.stream or request.store is False:
@@ -128,7 +133,7 @@ def _cache_use(
         return NO_CACHE  # what is nested too deeply is refused in other words
 
 
-def _off_peak_from(model: str, now: float, expires_at: float, rules: Rules, within: str) -> float:
+def _off_peak_from(model: str, now: float, expires_at: float, rules: SubmissionRules, within: str) -> float:
     """When off-peak hours begin; a minute before the deadline, where that is earlier."""
     windows = rules.windows.get(model)
     if windows is None:
@@ -141,7 +146,7 @@ def _off_peak_from(model: str, now: float, expires_at: float, rules: Rules, with
 
 
 def _degrade_at(
-    request: TaskRequest, model: str, available_at: float, rules: Rules, options: BatchRequest
+    request: TaskRequest, model: str, available_at: float, rules: SubmissionRules, options: BatchRequest
 ) -> float | None:
     """From when on the model's configured text may answer; None: never."""
     allowed = options.allow_degraded if request.allow_degraded is None else request.allow_degraded
@@ -158,7 +163,7 @@ def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
     return Hold.UNTIL if later else Hold.NONE
 
 
-def check_model(name: str | None, rules: Rules, within: str = "") -> str:
+def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> str:
     """The model to run, the default one where none is named."""
     chosen = name or rules.default_model
     if chosen is None:
@@ -177,7 +182,7 @@ def check_model(name: str | None, rules: Rules, within: str = "") -> str:
     return chosen
 
 
-def check_policy(name: str | None, rules: Rules, within: str = "") -> None:
+def check_policy(name: str | None, rules: SubmissionRules, within: str = "") -> None:
     """Refuse a retry policy that is not configured."""
     if name is not None and name not in rules.policies:
         known = ", ".join(sorted(rules.policies))
@@ -188,7 +193,7 @@ def check_policy(name: str | None, rules: Rules, within: str = "") -> None:
         )
 
 
-def check_callback(url: str | None, rules: Rules, within: str = "") -> None:
+def check_callback(url: str | None, rules: SubmissionRules, within: str = "") -> None:
     """Refuse a URL that no callback could ever go to. Names are judged again when the socket opens."""
     if url is None:
         return

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from app.access.calling import current, to_text
+from app.access.request_context import current, to_text
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
-from app.submission.check_request import Rules, as_json, check_callback
+from app.submission.check_request import SubmissionRules, as_json, check_callback
 from app.submission.domain.request import BatchRequest
 from app.submission.run_intakes import RunIntakes
 from app.submission.store import file_batches
@@ -40,7 +40,7 @@ class FileBatchRequest:
 class CreateFileBatch:
     """The use case."""
 
-    def __init__(self, database: Database, intakes: RunIntakes, rules: Rules, clock: Clock) -> None:
+    def __init__(self, database: Database, intakes: RunIntakes, rules: SubmissionRules, clock: Clock) -> None:
         self._database = database
         self._intakes = intakes
         self._rules = rules

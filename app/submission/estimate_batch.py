@@ -10,7 +10,7 @@ from app.platform.domain.errors import Invalid
 from app.platform.ports import Clock
 from app.settings.domain.routing import Topology
 from app.submission.admit import Ceiling
-from app.submission.check_request import Place, Rules, draft_task
+from app.submission.check_request import Place, SubmissionRules, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submit_batch import MOST_TASKS
 
@@ -31,7 +31,7 @@ class Estimate:
 class EstimateBatch:
     """The use case."""
 
-    def __init__(self, rules: Rules, topology: Topology, ceiling: Ceiling, clock: Clock) -> None:
+    def __init__(self, rules: SubmissionRules, topology: Topology, ceiling: Ceiling, clock: Clock) -> None:
         self._rules = rules
         self._topology = topology
         self._ceiling = ceiling

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import CustomId
 from app.submission.chat_bodies import ChatBody
-from app.submission.take_in_file import Line
+from app.submission.take_in_file import BatchFileLine
 from app.submission.validation import parse, parse_json
 
 
@@ -24,7 +24,7 @@ class FileLine(BaseModel):
     body: ChatBody
 
 
-def parse_line(raw: bytes) -> Line:
+def parse_line(raw: bytes) -> BatchFileLine:
     """Read one line. Raises Invalid that names the field."""
     try:
         value = parse_json(raw)
@@ -35,4 +35,4 @@ def parse_line(raw: bytes) -> Line:
         raise Invalid(
             "body.stream: a batch's answers are not streamed", param="body.stream", code="invalid_value"
         )
-    return Line(line.custom_id, line.body.request(line.custom_id))
+    return BatchFileLine(line.custom_id, line.body.request(line.custom_id))

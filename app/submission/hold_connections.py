@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.silence import Silence
+from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.ports import Clock
-from app.submission.store import holders, waiting_calls
+from app.submission.store import api_processes, waiting_calls
 from app.submission.store.waiting_calls import WaitingCall
 
 BEAT_SECONDS = 2.0
@@ -70,7 +70,7 @@ class HoldConnections:
         """
         self.start()
         connection, until = uuid.uuid4().hex, self._clock.monotonic() + _FIND_SECONDS
-        silence = Silence()
+        silence = HeartbeatMonitor()
         while True:
             task_id = self._database.write(
                 lambda conn: waiting_calls.attach(conn, client_id, fingerprint, connection, self.id)
@@ -113,7 +113,7 @@ class HoldConnections:
         with self._lock:
             if self._begun or self._loop.stopping:
                 return
-            self._database.write(lambda conn: holders.beat(conn, self.id, self._clock.now()))
+            self._database.write(lambda conn: api_processes.beat(conn, self.id, self._clock.now()))
             self._begun = True
             self._loop.start()
 
@@ -131,9 +131,9 @@ class HoldConnections:
         def say(conn: Connection) -> None:
             waiting_calls.forget(conn, answered)
             if last:
-                holders.drop(conn, [self.id])
+                api_processes.drop(conn, [self.id])
             else:
-                holders.beat(conn, self.id, self._clock.now())
+                api_processes.beat(conn, self.id, self._clock.now())
 
         try:
             self._database.write(say)
@@ -142,7 +142,7 @@ class HoldConnections:
                 self._answered += answered
 
 
-def _dead(others: Mapping[str, int | None], silence: Silence, at: float) -> list[str]:
+def _dead(others: Mapping[str, int | None], silence: HeartbeatMonitor, at: float) -> list[str]:
     """Which of these processes are dead: silent for long, or on record no more."""
     gone = [name for name, beat in others.items() if beat is None]
     return [*gone, *silence.look({name: beat for name, beat in others.items() if beat is not None}, at)]

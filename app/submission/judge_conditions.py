@@ -8,8 +8,8 @@ from app.pacing.domain.tokens import answer_limit, prompt_tokens
 from app.settings import Settings
 from app.settings.conditions import spans_of
 from app.submission.domain.request import TaskRequest
-from app.tasks.domain.eligibility import Facts, condition_id, write_facts
-from app.tasks.domain.task import Step
+from app.tasks.domain.eligibility import TierFacts, condition_id, write_facts
+from app.tasks.domain.task import PriorityStep
 
 
 def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -30,7 +30,7 @@ def judge_conditions(
         "metadata": request.metadata,
         "client": client,
         "region": region,
-        "priority": Step(step).name.lower(),
+        "priority": PriorityStep(step).name.lower(),
     }
     judged = {condition_id(text): spans_of(text, known) for text in texts}
-    return write_facts(Facts(since, {name: spans for name, spans in judged.items() if spans})) or None
+    return write_facts(TierFacts(since, {name: spans for name, spans in judged.items() if spans})) or None

@@ -9,10 +9,10 @@ from app.platform.domain.errors import Conflict, NotFound, Rejected
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.tasks.domain.again import may_run_again
+from app.tasks.domain.retry_eligibility import may_run_again
 from app.tasks.domain.task import new_id
-from app.tasks.ports import Reservoir
-from app.tasks.store import again
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store import rerun
 from app.tasks.store.submissions import NewTask
 
 
@@ -20,7 +20,11 @@ class RetryTask:
     """The use case."""
 
     def __init__(
-        self, database: Database, reservoir: Reservoir, clock: Clock, admission: Admission | None = None
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        admission: Admission | None = None,
     ) -> None:
         self._admission = admission
         self._database = database
@@ -35,7 +39,7 @@ class RetryTask:
         (it has not failed, would fail again, or was retried before), what admission refuses, DatabaseUnreachable.
         """
         found = (
-            self._database.read(lambda conn: again.failed_task(conn, client_id, task_id))
+            self._database.read(lambda conn: rerun.failed_task(conn, client_id, task_id))
             if is_id("task", task_id)
             else None
         )
@@ -45,7 +49,7 @@ class RetryTask:
             raise Conflict("this task cannot be run again", param="task_id", code="not_retryable")
         now = self._clock.now()
         new = new_id("task", now)
-        if not self._database.write(lambda conn: again.run_again(conn, task_id, new, now, self._admit)):
+        if not self._database.write(lambda conn: rerun.run_again(conn, task_id, new, now, self._admit)):
             raise Conflict("this task was run again already", param="task_id", code="not_retryable")
         self._reservoir.ring()
         return new

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound, Rejected
 from app.submission.retry_task import RetryTask
-from app.tasks.domain.again import FINAL
-from app.tasks.store import again
+from app.tasks.domain.retry_eligibility import FINAL
+from app.tasks.store import rerun
 
 MOST = 1000  # of one request: each is a transaction of its own
 
@@ -36,7 +36,7 @@ class RetryTasks:
         Stops where admission refuses. Raises DatabaseUnreachable.
         """
         found = self._database.read(
-            lambda conn: again.failed_tasks(conn, client_id, reason, since, FINAL, limit + 1)
+            lambda conn: rerun.failed_tasks(conn, client_id, reason, since, FINAL, limit + 1)
         )
         made: list[str] = []
         for task_id in found[:limit]:

@@ -12,11 +12,11 @@ from app.platform.domain.errors import Conflict, NotFound
 from app.platform.ports import Clock
 from app.submission.admit import Admission
 from app.tasks.domain.batch import BatchStatus
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
 from app.tasks.store import pausing, retrying
+from app.tasks.store.batch_slots import set_sweeping
 from app.tasks.store.batches import BatchRow, get_batch
-from app.tasks.store.letting_go import set_sweeping
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.submissions import NewTask
 
@@ -30,7 +30,7 @@ class SteerBatch:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
+        reservoir: BacklogPublisher,
         clock: Clock,
         admission: Admission | None = None,
         models: Collection[str] = (),
@@ -74,7 +74,7 @@ class SteerBatch:
             if row.paused_at is None:
                 return
             pausing.end_pause(conn, row, now)
-            moved = pausing.let_on(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
+            moved = pausing.resume(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
             set_sweeping(conn, batch_id, moved == _AT_ONCE)
 
         self._database.write(let_on)

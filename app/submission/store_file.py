@@ -21,7 +21,7 @@ _DROPPED_AT_ONCE = 16  # chunks of one transaction
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class UploadParams:
     """What an upload says of its file."""
 
     purpose: str
@@ -56,7 +56,7 @@ class Upload:
             del self._held[:CHUNK_BYTES]
             self._store(piece)
 
-    def finish(self, wishes: Wishes) -> FileRow:
+    def finish(self, wishes: UploadParams) -> FileRow:
         """Let it be seen. Raises Invalid for an empty file, DatabaseUnreachable."""
         if self.size == 0:
             raise Invalid("file: is empty", param="file", code="empty_file")

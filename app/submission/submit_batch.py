@@ -13,23 +13,23 @@ from app.billing.domain.budget import Spent
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound, PenstockError
-from app.platform.one_behind import OneBehind
+from app.platform.pipelined_writer import PipelinedWriter
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.submission.admit import Admission
 from app.submission.check_request import (
     Place,
-    Rules,
+    SubmissionRules,
     as_json,
     check_callback,
     check_model,
     check_policy,
     draft_task,
 )
-from app.submission.domain.repeat import KEPT_SECONDS, Repeat, check_repeat
+from app.submission.domain.repeat import KEPT_SECONDS, IdempotencyKey, check_repeat
 from app.submission.domain.request import BatchRequest, Order, TaskRequest
-from app.submission.foretell import foretell
+from app.submission.estimate_start import estimate_start
 from app.tasks.domain.task import new_id
-from app.tasks.ports import Meter, NoMeter, Reservoir
+from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.batches import BatchRow, get_batch, task_ids
 from app.tasks.store.intakes import discard_intake
 from app.tasks.store.submissions import (
@@ -63,8 +63,8 @@ class SubmitBatch:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
-        rules: Rules,
+        reservoir: BacklogPublisher,
+        rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None = None,
         explain: Explain | None = None,
@@ -85,7 +85,7 @@ class SubmitBatch:
         client_id: str,
         options: BatchRequest,
         requests: Iterable[TaskRequest],
-        repeat: Callable[[], Repeat | None] = lambda: None,
+        repeat: Callable[[], IdempotencyKey | None] = lambda: None,
     ) -> SubmittedBatch:
         """Accept a batch.
 
@@ -108,7 +108,7 @@ class SubmitBatch:
         client_id: str,
         options: BatchRequest,
         requests: Iterable[TaskRequest],
-        repeat: Callable[[], Repeat | None],
+        repeat: Callable[[], IdempotencyKey | None],
         trace: str | None,
     ) -> SubmittedBatch:
         intake = _Intake(
@@ -191,7 +191,7 @@ class _Intake:
         self._finished = False
         self._total = 0
         self._models: Counter[str] = Counter()
-        self._behind = OneBehind()
+        self._behind = PipelinedWriter()
         self._chunk: list[NewTask] = []
         self._characters = 0
 
@@ -207,7 +207,7 @@ class _Intake:
             if row.reserved_tokens is not None:
                 self._wish += Spent(row.reserved_tokens, row.reserved_picos or 0)
         if self._options.batch_size is None:  # else its own pace decides, which nobody knows yet
-            foretell(row, self._explain, self.created_at)
+            estimate_start(row, self._explain, self.created_at)
         self._chunk.append(row)
         self._characters += len(row.request)
         self._total += 1
@@ -215,7 +215,7 @@ class _Intake:
         if len(self._chunk) >= _CHUNK_ROWS or self._characters >= _CHUNK_CHARACTERS:
             self._store_chunk()
 
-    def finish(self, repeat: Repeat | None) -> SubmittedBatch:
+    def finish(self, repeat: IdempotencyKey | None) -> SubmittedBatch:
         """Let it begin, unless its key stands for another one. Raises Invalid for an empty batch."""
         self._behind.settle()
         if not self._total:
@@ -260,7 +260,7 @@ class _Intake:
             insert_batch(conn, self._batch)
         insert_tasks(conn, rows)
 
-    def _finish(self, conn: Connection, repeat: Repeat | None) -> SubmittedBatch | tuple[str, str]:
+    def _finish(self, conn: Connection, repeat: IdempotencyKey | None) -> SubmittedBatch | tuple[str, str]:
         """What now stands, or the fingerprint and the object that stand under the key."""
         if repeat is not None:
             until = self.created_at + KEPT_SECONDS

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import Answer
-from app.caching.store.joining import Settled
+from app.caching.domain.answer import CachedAnswer
+from app.caching.store.coalesce_join import Settled
 from app.caching.tell_joined import tell_joined
 from app.caching.use_cache import UseCache
 from app.pacing.ports import Explain, NoExplanation
@@ -16,16 +16,16 @@ from app.platform.database import Database, GroupCommit
 from app.platform.domain.errors import DatabaseUnreachable, Rejected
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.submission.admit import Admission
-from app.submission.check_request import Rules, draft_task
-from app.submission.domain.repeat import KEPT_SECONDS, Repeat, check_repeat
+from app.submission.check_request import SubmissionRules, draft_task
+from app.submission.domain.repeat import KEPT_SECONDS, IdempotencyKey, check_repeat
 from app.submission.domain.request import TaskRequest
-from app.submission.foretell import foretell
+from app.submission.estimate_start import estimate_start
 from app.submission.store.waiting_calls import WaitingCall, insert_calls
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
-from app.tasks.ports import Meter, NoMeter, Reservoir
-from app.tasks.store.feeding import unfeed
-from app.tasks.store.singles import FEW
+from app.tasks.ports import BacklogPublisher, Meter, NoMeter
+from app.tasks.store.feeding import mark_unqueued
+from app.tasks.store.small_inserts import FEW
 from app.tasks.store.submissions import NewTask, forget_key, insert_tasks, remember_key
 
 
@@ -41,9 +41,9 @@ class Submitted:
 @dataclass(frozen=True, slots=True)
 class _Wish:
     row: NewTask
-    repeat: Repeat | None
+    repeat: IdempotencyKey | None
     call: WaitingCall | None = None
-    answer: Answer | None = None  # that is there already
+    answer: CachedAnswer | None = None  # that is there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class SubmitTask:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
-        rules: Rules,
+        reservoir: BacklogPublisher,
+        rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None = None,
         cache: UseCache | None = None,
@@ -87,7 +87,7 @@ class SubmitTask:
         self,
         client_id: str,
         request: TaskRequest,
-        repeat: Repeat | None = None,
+        repeat: IdempotencyKey | None = None,
         *,
         task_id: str | None = None,
         call: WaitingCall | None = None,
@@ -116,7 +116,7 @@ class SubmitTask:
         self,
         row: NewTask,
         request: TaskRequest,
-        repeat: Repeat | None,
+        repeat: IdempotencyKey | None,
         call: WaitingCall | None,
         now: float,
     ) -> Submitted:
@@ -125,7 +125,7 @@ class SubmitTask:
         row = self._cache.draft(row)
         answer = self._cache.find(row)
         if answer is None:
-            foretell(row, self._explain, now)
+            estimate_start(row, self._explain, now)
         stored = self._commits.submit(_Wish(row, repeat, call, answer))
         if stored.refusal is not None:
             raise stored.refusal
@@ -205,7 +205,7 @@ class SubmitTask:
     def _leave_to_feeder(self, task_ids: Iterable[str]) -> None:
         """Mark rows as waiting in the database. Should that fail, the reconciler finds them seconds later."""
         try:
-            self._database.write(lambda conn: unfeed(conn, list(task_ids)))
+            self._database.write(lambda conn: mark_unqueued(conn, list(task_ids)))
         except DatabaseUnreachable:
             return
         self._reservoir.ring()
@@ -238,7 +238,7 @@ def _forget_repeats(conn: Connection, wishes: Sequence[_Wish]) -> None:
         forget_key(conn, row.client_id, repeat.key, row.id)
 
 
-def _keyed(wishes: Sequence[_Wish]) -> list[tuple[NewTask, Repeat]]:
+def _keyed(wishes: Sequence[_Wish]) -> list[tuple[NewTask, IdempotencyKey]]:
     return [(wish.row, wish.repeat) for wish in wishes if wish.repeat is not None]
 
 

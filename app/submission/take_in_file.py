@@ -14,22 +14,22 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.access.calling import calling, from_text
+from app.access.request_context import calling, from_text
 from app.billing.domain.budget import Spent
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, Rejected
 from app.platform.domain.json_lines import lines
 from app.platform.domain.queue import backlog_queue
-from app.platform.one_behind import OneBehind
+from app.platform.pipelined_writer import PipelinedWriter
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.submission.check_request import Place, Rules, as_json, draft_task
+from app.submission.check_request import Place, SubmissionRules, as_json, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.store import file_batches
 from app.submission.store.file_batches import RefusedLine
 from app.submission.submit_batch import MOST_TASKS
 from app.tasks.domain.task import new_id
-from app.tasks.ports import Meter, NoMeter, Reservoir
+from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import files
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.files import FileRow
@@ -44,14 +44,14 @@ _CHUNK_CHARACTERS = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BatchFileLine:
     """A line of a batch file, well-formed."""
 
     custom_id: str
     request: TaskRequest
 
 
-ParseLine = Callable[[bytes], Line]  # raises Invalid
+ParseLine = Callable[[bytes], BatchFileLine]  # raises Invalid
 
 
 class _Stopped(Exception):  # not an error: another process has the batch, or it was cancelled
@@ -71,7 +71,7 @@ class _Taken:
     names: set[str] = field(default_factory=set)
     models: Counter[str] = field(default_factory=Counter)
     wish: Spent = field(default_factory=Spent)
-    behind: OneBehind = field(default_factory=OneBehind)
+    behind: PipelinedWriter = field(default_factory=PipelinedWriter)
 
     @property
     def full(self) -> bool:
@@ -84,8 +84,8 @@ class TakeInFile:
     def __init__(
         self,
         database: Database,
-        reservoir: Reservoir,
-        rules: Rules,
+        reservoir: BacklogPublisher,
+        rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None,
         parse: ParseLine,
@@ -178,7 +178,7 @@ class TakeInFile:
             raise _gone()
         return data
 
-    def _add(self, row: BatchRow, taken: _Taken, line: Line, now: float) -> None:
+    def _add(self, row: BatchRow, taken: _Taken, line: BatchFileLine, now: float) -> None:
         if line.custom_id in taken.names:
             raise Invalid(
                 "custom_id: an earlier line has it already", param="custom_id", code="duplicate_custom_id"
@@ -257,7 +257,7 @@ def _hold(conn: Connection, batch_id: str, taker: str) -> None:
         raise _Stopped
 
 
-def _refused(row: BatchRow, line: Line, index: int, now: float, error: Invalid) -> RefusedLine:
+def _refused(row: BatchRow, line: BatchFileLine, index: int, now: float, error: Invalid) -> RefusedLine:
     model = (line.request.model or "")[:200]
     body = as_json({"messages": line.request.messages, **line.request.parameters}, "body") or "{}"
     return RefusedLine(

@@ -13,9 +13,9 @@ from app.platform.database import Database
 from app.platform.domain.errors import Invalid
 from app.platform.ports import Clock
 from app.submission.admit import Ceiling
-from app.submission.check_request import Rules, check_model
+from app.submission.check_request import SubmissionRules, check_model
 from app.submission.domain.request import TaskRequest
-from app.submission.store.repeats import Asked, most_asked
+from app.submission.store.repeats import FrequentRequest, most_asked
 from app.submission.submit_task import SubmitTask
 from app.tasks.domain.task import Priority
 
@@ -39,7 +39,7 @@ class WarmCache:
         self,
         database: Database,
         submit: SubmitTask,
-        rules: Rules,
+        rules: SubmissionRules,
         ceiling: Ceiling,
         clock: Clock,
         longest: Mapping[str, int] | None = None,
@@ -101,7 +101,7 @@ def _quietly(request: TaskRequest, run_at: float | None) -> TaskRequest:
     return replace(request, priority=Priority.LOW, run_at=run_at, callback_url=None, cache=cache)
 
 
-def _request(asked: Asked) -> TaskRequest:
+def _request(asked: FrequentRequest) -> TaskRequest:
     body: Mapping[str, object] = orjson.loads(asked.request)
     parameters = {name: value for name, value in body.items() if name != "messages"}
     messages = body.get("messages")

@@ -7,14 +7,14 @@ from app.platform.domain.errors import Conflict, NotFound
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.tasks.domain.task import Status
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store import cancels
 
 
 class CancelTask:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock

@@ -8,7 +8,7 @@ from app.platform.database import Database
 from app.platform.domain.errors import NotFound
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
-from app.tasks.ports import Reservoir
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store import retention
 from app.tasks.store.cancels import cancel_task
 
@@ -16,7 +16,7 @@ from app.tasks.store.cancels import cancel_task
 class DeleteTask:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: Reservoir, clock: Clock) -> None:
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock

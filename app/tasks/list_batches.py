@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
 from app.platform.domain.identity import is_id
-from app.platform.sealing import leniently
+from app.platform.encryption import leniently
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.store import batches
 from app.tasks.store.batches import BatchRow

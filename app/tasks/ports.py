@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from app.tasks.domain.attempt import Ending, Message, Refusal
+from app.tasks.domain.attempt import AttemptEnd, Message, Refusal
 
 
-class Reservoir(Protocol):
+class BacklogPublisher(Protocol):
     """Backlog queues, as the API and the feeder see them. Never raises for an unreachable Redis: it refuses."""
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
@@ -38,7 +38,7 @@ class Meter(Protocol):
     def looked_up(self, *, found: bool) -> None:
         """A task asked the cache for its answer."""
 
-    def called(self, ending: Ending, overhead_seconds: float) -> None:
+    def called(self, ending: AttemptEnd, overhead_seconds: float) -> None:
         """An upstream call was recorded; `overhead_seconds` passed since its release beside the call itself."""
 
     def lost(self, model: str, key: str) -> None:
@@ -63,7 +63,7 @@ class NoMeter:
     def looked_up(self, *, found: bool) -> None:
         """Nothing."""
 
-    def called(self, ending: Ending, overhead_seconds: float) -> None:
+    def called(self, ending: AttemptEnd, overhead_seconds: float) -> None:
         """Nothing."""
 
     def lost(self, model: str, key: str) -> None:

@@ -9,14 +9,14 @@ from sqlalchemy import Connection
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.identity import is_id
-from app.platform.sealing import leniently
+from app.platform.encryption import leniently
 from app.tasks.store import tasks
-from app.tasks.store.deliveries import Delivery, deliveries_of
+from app.tasks.store.deliveries import DeliveryAttempt, deliveries_of
 from app.tasks.store.tasks import AttemptRow, TaskRow
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class TaskPage:
     """Some of a list."""
 
     rows: list[TaskRow]
@@ -42,7 +42,7 @@ class ReadTasks:
         after: str | None,
         limit: int,
         reason: str | None = None,
-    ) -> Page:
+    ) -> TaskPage:
         """Tasks, newest first, beginning after the one with the id `after`; `reason` is an error code.
 
         Raises Invalid for a bad cursor.
@@ -56,7 +56,7 @@ class ReadTasks:
                 return tasks.list_tasks(conn, client_id, status, batch_id, after_seq, limit + 1, reason)
 
         rows = self._database.read(read)
-        return Page(rows[:limit], has_more=len(rows) > limit)
+        return TaskPage(rows[:limit], has_more=len(rows) > limit)
 
     def attempts(self, client_id: str, task_id: str) -> list[AttemptRow]:
         """The upstream calls for a task, in order. Raises NotFound."""
@@ -67,10 +67,10 @@ class ReadTasks:
 
         return self._database.read(read)
 
-    def deliveries(self, client_id: str, task_id: str) -> list[Delivery]:
+    def deliveries(self, client_id: str, task_id: str) -> list[DeliveryAttempt]:
         """The tries at telling a task's callbacks, in order. Raises NotFound."""
 
-        def read(conn: Connection) -> list[Delivery]:
+        def read(conn: Connection) -> list[DeliveryAttempt]:
             _mine(conn, client_id, task_id)
             return deliveries_of(conn, task_id)
 

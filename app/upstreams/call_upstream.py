@@ -19,14 +19,14 @@ from urllib3.connection import HTTPConnection
 from urllib3.response import BaseHTTPResponse
 
 from app.platform.ports import Clock
-from app.settings import Outfit, Settings, UpstreamSettings
+from app.settings import Settings, UpstreamHeaders, UpstreamSettings
 from app.tasks.domain.attempt import Claimed
-from app.upstreams.domain import repair
-from app.upstreams.domain.leaner import without_defaults
-from app.upstreams.domain.reply import Fault, Reply
-from app.upstreams.upstream_answer import Answer
-from app.upstreams.upstream_call import TROUBLES, Call, CallFailed, not_sent
-from app.upstreams.upstream_connections import Connections, Loan
+from app.upstreams.domain import parameter_fix
+from app.upstreams.domain.default_parameters import strip_default_parameters
+from app.upstreams.domain.reply import Reply, TransportError
+from app.upstreams.upstream_answer import HttpResponse
+from app.upstreams.upstream_call import TROUBLES, IncompleteCall, UpstreamCall, not_sent
+from app.upstreams.upstream_connections import ConnectionPool, PooledConnection
 from app.upstreams.upstream_stream import PassOn, StreamReading
 
 USER_AGENT = "Penstock/1"
@@ -44,7 +44,7 @@ class Endpoint:
     path: str
     timeout_seconds: float
     max_body: int
-    connections: Connections = field(repr=False)
+    connections: ConnectionPool = field(repr=False)
     gzip: bool = False  # whether it accepts requests packed by it
     defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it assumes anyway
     hidden: tuple[str, ...] = field(
@@ -62,7 +62,7 @@ class Upstreams:
         *,
         concurrency: int,
         clock: Clock,
-        outfits: Mapping[str, Outfit] | None = None,
+        outfits: Mapping[str, UpstreamHeaders] | None = None,
     ) -> None:
         """`secrets` by key name, `outfits` by upstream; `concurrency`: calls at once in this process.
 
@@ -71,7 +71,7 @@ class Upstreams:
         self._clock = clock
         self._secrets = secrets
         if outfits is None:
-            outfits = {upstream.name: Outfit(upstream.headers) for upstream in settings.upstreams}
+            outfits = {upstream.name: UpstreamHeaders(upstream.headers) for upstream in settings.upstreams}
         self._endpoints = {
             upstream.name: _endpoint(upstream, outfits[upstream.name], concurrency, clock)
             for upstream in settings.upstreams
@@ -82,11 +82,11 @@ class Upstreams:
         self._past: tuple[str, ...] = ()  # secrets that were replaced: answers to older calls may echo them
         self._opened_before = 0  # connections of endpoints that were replaced
         self._lock = threading.Lock()
-        self._calls: set[Call] = set()
+        self._calls: set[UpstreamCall] = set()
         self._begun = 0
         self._aborted = False
 
-    def take_secrets(self, secrets: Mapping[str, SecretStr], outfits: Mapping[str, Outfit]) -> None:
+    def take_secrets(self, secrets: Mapping[str, SecretStr], outfits: Mapping[str, UpstreamHeaders]) -> None:
         """Make new calls with these, of the keys and upstreams known; calls in flight end with the old ones.
 
         Raises ConfigError where an upstream cannot be called so.
@@ -110,7 +110,7 @@ class Upstreams:
         """Whether calls by this key can be made."""
         return key in self._secrets and upstream in self._endpoints
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
+    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
         """Make the call and give back what came of it; raises nothing that an upstream can cause.
 
         `send_by` is an instant of the monotonic clock after which nothing is sent any more.
@@ -119,12 +119,12 @@ class Upstreams:
         try:
             with self.open(claimed, send_by) as answer:
                 body = answer.read(most)
-        except CallFailed as failed:
+        except IncompleteCall as failed:
             return failed.fault
         body = self._redacted(claimed, body)
         return Reply(answer.status, answer.headers, body, answer.first_byte_at, sent_at=answer.sent_at)
 
-    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | Fault:
+    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
         """Make the call and give its answer's chunks to `pass_on` as they come, in this thread.
 
         Else as `call`: the reply's body is the whole answer, as if it had not been streamed. `shown` of what is
@@ -135,7 +135,7 @@ class Upstreams:
         try:
             with self.open(claimed, send_by) as answer:
                 body = reading.read(answer) if answer.is_stream else answer.read(most)
-        except CallFailed as failed:
+        except IncompleteCall as failed:
             return replace(failed.fault, shown=reading.shown)
         body = self._redacted(claimed, body)
         shown, sent_at = reading.shown, answer.sent_at
@@ -149,19 +149,21 @@ class Upstreams:
         return body
 
     @contextmanager
-    def open(self, claimed: Claimed, send_by: float) -> Iterator[Answer]:
+    def open(self, claimed: Claimed, send_by: float) -> Iterator[HttpResponse]:
         """The answer to a call, from its first byte on.
 
         1. A connection. 2. Is there still time to send? 3. The request. 4. The head of the answer. When the
-        body has been read to its end the connection is kept for another call, else closed. Raises CallFailed.
+        body has been read to its end the connection is kept for another call, else closed. Raises IncompleteCall.
         """
         endpoint = self._endpoints[claimed.permit.upstream]
-        with self._flight(Call(endpoint.timeout_seconds)) as call, _lent(endpoint, call) as loan:
+        with self._flight(UpstreamCall(endpoint.timeout_seconds)) as call, _lent(endpoint, call) as loan:
             if self._clock.monotonic() > send_by:
                 raise not_sent("the permit had grown old")
             call.sending(loan.socket, self._clock.now())
             loan.clean = False
-            answer = Answer(call, self._send(loan.connection, endpoint, claimed, call), self._clock.now())
+            answer = HttpResponse(
+                call, self._send(loan.connection, endpoint, claimed, call), self._clock.now()
+            )
             yield answer
             loan.clean = answer.whole
 
@@ -184,7 +186,7 @@ class Upstreams:
             endpoint.connections.close()
 
     @contextmanager
-    def _flight(self, call: Call) -> Iterator[Call]:
+    def _flight(self, call: UpstreamCall) -> Iterator[UpstreamCall]:
         with self._lock:
             self._begun += 1
             self._calls.add(call)
@@ -197,7 +199,7 @@ class Upstreams:
                 self._calls.discard(call)
 
     def _send(
-        self, connection: HTTPConnection, endpoint: Endpoint, claimed: Claimed, call: Call
+        self, connection: HTTPConnection, endpoint: Endpoint, claimed: Claimed, call: UpstreamCall
     ) -> BaseHTTPResponse:
         headers = {
             "user-agent": USER_AGENT,
@@ -214,18 +216,18 @@ class Upstreams:
             connection.request("POST", endpoint.path, body=body, headers=headers, preload_content=False)
             response = connection.getresponse()
         except TROUBLES as error:
-            raise CallFailed(call.fault(error)) from None
+            raise IncompleteCall(call.fault(error)) from None
         call.reading()
         return response
 
 
 @contextmanager
-def _lent(endpoint: Endpoint, call: Call) -> Iterator[Loan]:
+def _lent(endpoint: Endpoint, call: UpstreamCall) -> Iterator[PooledConnection]:
     """A connection for this call; the call lets go of its socket before the connection can serve another."""
     try:
         loan = endpoint.connections.borrow()
     except TROUBLES as error:
-        raise CallFailed(call.fault(error)) from None
+        raise IncompleteCall(call.fault(error)) from None
     try:
         yield loan
     finally:
@@ -233,8 +235,10 @@ def _lent(endpoint: Endpoint, call: Call) -> Iterator[Loan]:
         endpoint.connections.give_back(loan)
 
 
-def _endpoint(upstream: UpstreamSettings, outfit: Outfit, concurrency: int, clock: Clock) -> Endpoint:
-    connections = Connections(upstream, most_idle=concurrency, clock=clock, outfit=outfit)
+def _endpoint(
+    upstream: UpstreamSettings, outfit: UpstreamHeaders, concurrency: int, clock: Clock
+) -> Endpoint:
+    connections = ConnectionPool(upstream, most_idle=concurrency, clock=clock, outfit=outfit)
     return Endpoint(
         f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
         upstream.timeout,
@@ -252,12 +256,12 @@ def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> byte
     Parameters that say what `defaults` say are left out.
     """
     head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model) + (_STREAMED if claimed.stream else b"")
-    repairs = repair.remembered(claimed.avoid)
+    repairs = parameter_fix.remembered(claimed.avoid)
     text = claimed.request.strip()
     if repairs or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
         request = orjson.loads(text)
         for change in repairs:
             request = change.apply(request)
-        request = without_defaults(request, defaults or {})
+        request = strip_default_parameters(request, defaults or {})
         text = orjson.dumps(request).decode()
     return head + (b"," if text != "{}" else b"") + text[1:].encode()

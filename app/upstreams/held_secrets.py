@@ -14,14 +14,14 @@ import structlog
 from pydantic import SecretStr
 
 from app.platform.ports import Clock
-from app.settings import ConfigError, Outfit, Settings, key_secrets, outfits
+from app.settings import ConfigError, Settings, UpstreamHeaders, key_secrets, outfits
 
 log = structlog.get_logger("penstock.secrets")
 T = TypeVar("T")
 
 AGAIN_SECONDS = 5.0  # a refused key's secret is resolved at most so often
 
-Take = Callable[[Mapping[str, SecretStr], Mapping[str, Outfit]], object]
+Take = Callable[[Mapping[str, SecretStr], Mapping[str, UpstreamHeaders]], object]
 
 
 class HeldSecrets:
@@ -106,7 +106,7 @@ class HeldSecrets:
     def _secret(self, key: str, old: SecretStr | None) -> SecretStr | None:
         return self._or_old(lambda: key_secrets(self._settings, self._environ, {key})[key], old)
 
-    def _outfit(self, upstream: str, old: Outfit | None) -> Outfit | None:
+    def _outfit(self, upstream: str, old: UpstreamHeaders | None) -> UpstreamHeaders | None:
         return self._or_old(lambda: outfits(self._settings, self._environ, {upstream})[upstream], old)
 
     @staticmethod
@@ -121,7 +121,7 @@ class HeldSecrets:
             log.error("a secret cannot be resolved again, the old one stays in use", reason=reason)
             return old
 
-    def _still_meant(self, settings: Settings) -> tuple[dict[str, SecretStr], dict[str, Outfit]]:
+    def _still_meant(self, settings: Settings) -> tuple[dict[str, SecretStr], dict[str, UpstreamHeaders]]:
         """What another configuration refers to in the same words."""
         mine = {key.name: key.secret for key in self._settings.keys}
         upstreams = {one.name: (one.headers, one.proxy_auth) for one in self._settings.upstreams}

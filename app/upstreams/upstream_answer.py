@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from urllib3.response import BaseHTTPResponse
 
-from app.upstreams.domain.reply import Fault, Trouble
-from app.upstreams.upstream_call import TROUBLES, Call, CallFailed
+from app.upstreams.domain.reply import TransportError, TransportErrorKind
+from app.upstreams.upstream_call import TROUBLES, IncompleteCall, UpstreamCall
 
 _CHUNK = 65536
 
 
-class Answer:
+class HttpResponse:
     """An answer that has begun: its status and headers are there, its body comes."""
 
-    def __init__(self, call: Call, response: BaseHTTPResponse, first_byte_at: float) -> None:
+    def __init__(self, call: UpstreamCall, response: BaseHTTPResponse, first_byte_at: float) -> None:
         self.sent_at = call.sent_at
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -26,7 +26,7 @@ class Answer:
         self._response = response
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives, undone of any compression. Raises CallFailed when it is cut off."""
+        """The body as it arrives, undone of any compression. Raises IncompleteCall when it is cut off."""
         try:
             while chunk := self._response.read1(_CHUNK, decode_content=True):
                 yield chunk
@@ -44,19 +44,21 @@ class Answer:
         self._call.deadline.hurry(seconds)
 
     def read(self, most: int) -> bytes:
-        """The whole body. Raises CallFailed beyond `most` bytes."""
+        """The whole body. Raises IncompleteCall beyond `most` bytes."""
         body = bytearray()
         for chunk in self.chunks():
             body += chunk
             if len(body) > most:
                 raise self.failed(
-                    Fault(Trouble.TOO_LARGE, f"The upstream's answer is larger than {most} bytes.")
+                    TransportError(
+                        TransportErrorKind.TOO_LARGE, f"The upstream's answer is larger than {most} bytes."
+                    )
                 )
         return bytes(body)
 
-    def failed(self, fault: Fault) -> CallFailed:
+    def failed(self, fault: TransportError) -> IncompleteCall:
         """The error for a fault of this answer."""
-        return CallFailed(
+        return IncompleteCall(
             replace(
                 fault,
                 status=self.status,

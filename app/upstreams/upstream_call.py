@@ -10,52 +10,52 @@ import threading
 
 from urllib3.exceptions import HTTPError, NameResolutionError
 
-from app.platform.guarded_socket import Deadline, TimedSocket, TimedTLSSocket
-from app.upstreams.domain.reply import Fault, Trouble
+from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSocket
+from app.upstreams.domain.reply import TransportError, TransportErrorKind
 
 # Whatever can go wrong between us and an upstream.
 TROUBLES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 
 
-class CallFailed(Exception):  # not an error of ours: the fault says what happened
+class IncompleteCall(Exception):  # not an error of ours: the fault says what happened
     """A call came to no whole answer."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: TransportError) -> None:
         super().__init__(fault.message)
         self.fault = fault
 
 
-def not_sent(why: str) -> CallFailed:
+def not_sent(why: str) -> IncompleteCall:
     """The call has ended before anything was sent."""
-    return CallFailed(Fault(Trouble.NOT_SENT, f"Nothing was sent: {why}."))
+    return IncompleteCall(TransportError(TransportErrorKind.NOT_SENT, f"Nothing was sent: {why}."))
 
 
-class Call:
+class UpstreamCall:
     """Made before the connection is there; `sending` and `reading` say how far it has come."""
 
     def __init__(self, seconds: float) -> None:
         """The call ends after `seconds`, all in all."""
         self.deadline = Deadline(seconds)
         self._seconds = seconds
-        self._stage = Trouble.UNCONNECTED
+        self._stage = TransportErrorKind.UNCONNECTED
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._aborted = False
         self.sent_at: float | None = None  # Unix seconds
 
-    def sending(self, sock: TimedSocket | TimedTLSSocket, at: float | None = None) -> None:
-        """From here on bytes may reach the upstream, `at` by the clock. Raises CallFailed when aborted before."""
+    def sending(self, sock: DeadlineSocket | TimedTLSSocket, at: float | None = None) -> None:
+        """From here on bytes may reach the upstream, `at` by the clock. Raises IncompleteCall when aborted before."""
         with self._lock:
             if self._aborted:
                 raise not_sent("the worker is stopping")
             self._socket = sock
-            self._stage = Trouble.BROKEN
+            self._stage = TransportErrorKind.BROKEN
             self.sent_at = at
         sock.deadline = self.deadline
 
     def reading(self) -> None:
         """The answer has begun."""
-        self._stage = Trouble.CUT
+        self._stage = TransportErrorKind.CUT
 
     def abort(self) -> None:
         """End the call now; its thread sees the connection end. May be called at any time, by any thread."""
@@ -69,23 +69,23 @@ class Call:
         with self._lock:
             self._socket = None
 
-    def fault(self, error: Exception, status: int | None = None) -> Fault:
+    def fault(self, error: Exception, status: int | None = None) -> TransportError:
         """What an error means at this stage, in words that hold nothing of what was sent or received."""
-        if self._aborted and self._stage is not Trouble.UNCONNECTED:
+        if self._aborted and self._stage is not TransportErrorKind.UNCONNECTED:
             said = "The worker stopped before the answer was complete."
-            return Fault(Trouble.ABORTED, said, status, sent_at=self.sent_at)
-        if self._stage is not Trouble.UNCONNECTED and _is_timeout(error):
+            return TransportError(TransportErrorKind.ABORTED, said, status, sent_at=self.sent_at)
+        if self._stage is not TransportErrorKind.UNCONNECTED and _is_timeout(error):
             said = f"The upstream gave no whole answer within {self._seconds:g} s."
-            return Fault(Trouble.TIMED_OUT, said, status, sent_at=self.sent_at)
+            return TransportError(TransportErrorKind.TIMED_OUT, said, status, sent_at=self.sent_at)
         said = _WORDS[self._stage] + _detail(error)
-        return Fault(self._stage, said, status, sent_at=self.sent_at)
+        return TransportError(self._stage, said, status, sent_at=self.sent_at)
 
 
 _PROXY_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's words
 _WORDS = {
-    Trouble.UNCONNECTED: "No connection to the upstream: ",
-    Trouble.BROKEN: "The connection to the upstream ended without an answer: ",
-    Trouble.CUT: "The upstream's answer was cut off: ",
+    TransportErrorKind.UNCONNECTED: "No connection to the upstream: ",
+    TransportErrorKind.BROKEN: "The connection to the upstream ended without an answer: ",
+    TransportErrorKind.CUT: "The upstream's answer was cut off: ",
 }
 
 

@@ -14,9 +14,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import is_connection_dropped
 from urllib3.util.request import make_headers
 
-from app.platform.guarded_socket import Deadline, TimedSocket, TimedTLSSocket
 from app.platform.ports import Clock
-from app.settings import ConfigError, Outfit, UpstreamSettings
+from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSocket
+from app.settings import ConfigError, UpstreamHeaders, UpstreamSettings
 
 LONGEST_AGE = 600.0  # seconds; a provider that moves to other addresses is followed within that time
 _TLS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -30,7 +30,7 @@ class _Timed(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         plain = super()._new_conn()
         timeout = plain.gettimeout()
-        timed = TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        timed = DeadlineSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         timed.settimeout(timeout)
         if timeout is not None:
             timed.deadline = Deadline(timeout)  # a proxy has to let us through within that time, too
@@ -42,23 +42,28 @@ class _TimedTLS(HTTPSConnection, _Timed):
 
 
 @dataclass(slots=True)
-class Loan:
+class PooledConnection:
     """A connection lent for one call. `clean`: nothing of that call is left on it, it may serve another."""
 
     connection: _Timed
     clean: bool = True
 
     @property
-    def socket(self) -> TimedSocket | TimedTLSSocket:
+    def socket(self) -> DeadlineSocket | TimedTLSSocket:
         """The open socket under it."""
-        return cast("TimedSocket | TimedTLSSocket", self.connection.sock)
+        return cast("DeadlineSocket | TimedTLSSocket", self.connection.sock)
 
 
-class Connections:
+class ConnectionPool:
     """The newest idle connection is used first. Without a limit of its own: who calls, holds a permit."""
 
     def __init__(
-        self, upstream: UpstreamSettings, *, most_idle: int, clock: Clock, outfit: Outfit | None = None
+        self,
+        upstream: UpstreamSettings,
+        *,
+        most_idle: int,
+        clock: Clock,
+        outfit: UpstreamHeaders | None = None,
     ) -> None:
         """Up to `most_idle` are kept open. Raises ConfigError when the `ca_file` holds no certificate."""
         address = urlsplit(upstream.base_url)
@@ -68,7 +73,7 @@ class Connections:
         self._tls = tls_rules(upstream) if address.scheme == "https" else None
         if self._tls is not None:
             self._tls.sslsocket_class = TimedTLSSocket
-        outfit = outfit or Outfit(upstream.headers)
+        outfit = outfit or UpstreamHeaders(upstream.headers)
         self._proxy = urlsplit(upstream.proxy) if upstream.proxy else None
         auth = dict(make_headers(proxy_basic_auth=outfit.proxy_auth)) if outfit.proxy_auth else {}
         self._tunnel_headers = auth
@@ -86,15 +91,15 @@ class Connections:
         self._closed = False
         self.opened = 0  # in its life
 
-    def borrow(self) -> Loan:
+    def borrow(self) -> PooledConnection:
         """An open connection that still looks well, or a new one. Raises what urllib3 raises."""
         while (connection := self._newest()) is not None:
             if self._is_young(connection) and not is_connection_dropped(connection):
-                return Loan(connection)
+                return PooledConnection(connection)
             connection.close()
-        return Loan(self._open())
+        return PooledConnection(self._open())
 
-    def give_back(self, loan: Loan) -> None:
+    def give_back(self, loan: PooledConnection) -> None:
         """Keep the connection for another call if it is clean, else close it."""
         connection = loan.connection
         with self._lock:

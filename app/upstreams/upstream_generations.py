@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.tasks.domain.attempt import Claimed
 from app.upstreams.call_upstream import Upstreams
-from app.upstreams.domain.reply import Fault, Reply
+from app.upstreams.domain.reply import Reply, TransportError
 from app.upstreams.held_secrets import HeldSecrets
 from app.upstreams.upstream_stream import PassOn
 
@@ -28,11 +28,11 @@ class UpstreamGenerations:
         self._all = (newer, *self._all)
         older.close()
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
+    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
         """See Upstreams."""
         return self._of(claimed).call(claimed, send_by)
 
-    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | Fault:
+    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
         """See Upstreams."""
         return self._of(claimed).stream(claimed, send_by, pass_on)
 

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from app.platform.ports import Clock
-from app.settings import Outfit, UpstreamSettings
+from app.settings import UpstreamHeaders, UpstreamSettings
 from app.upstreams.call_upstream import USER_AGENT
 from app.upstreams.domain.key_health import Probe
-from app.upstreams.domain.page import Page
-from app.upstreams.upstream_answer import Answer
-from app.upstreams.upstream_call import TROUBLES, Call, CallFailed
-from app.upstreams.upstream_connections import Connections
+from app.upstreams.domain.page import FetchedPage
+from app.upstreams.upstream_answer import HttpResponse
+from app.upstreams.upstream_call import TROUBLES, IncompleteCall, UpstreamCall
+from app.upstreams.upstream_connections import ConnectionPool
 
 _MOST = 4 * 1024 * 1024  # bytes of a page
 
@@ -23,34 +23,39 @@ class UpstreamPages:
     """One upstream. By its proxy, with its headers and its rules for TLS; each GET on a connection of its own."""
 
     def __init__(
-        self, upstream: UpstreamSettings, *, clock: Clock, seconds: float = 10.0, outfit: Outfit | None = None
+        self,
+        upstream: UpstreamSettings,
+        *,
+        clock: Clock,
+        seconds: float = 10.0,
+        outfit: UpstreamHeaders | None = None,
     ) -> None:
         """`seconds` for one page. Raises ConfigError when the `ca_file` holds no certificate."""
         self._base = urlsplit(upstream.base_url).path
-        self._connections = Connections(upstream, most_idle=0, clock=clock, outfit=outfit)
+        self._connections = ConnectionPool(upstream, most_idle=0, clock=clock, outfit=outfit)
         self._clock = clock
         self._seconds = seconds
 
-    def models(self, secret: str = "") -> Page:
+    def models(self, secret: str = "") -> FetchedPage:
         """What GET /models answers, with a key or without one. Never raises for what the other side does."""
         return self._get(f"{self._base}/models", secret)
 
-    def balance(self, secret: str) -> Page:
+    def balance(self, secret: str) -> FetchedPage:
         """What its balance page answers. Where there is one, it stands before the version or at the root (DeepSeek)."""
         before = self._base.removesuffix("/v1")
         page = self._get(f"{before}/user/balance", secret)
         return self._get("/user/balance", secret) if page.status == 404 and before else page
 
-    def page(self, test: Probe, secret: str) -> Page:
+    def page(self, test: Probe, secret: str) -> FetchedPage:
         """The page that a test of a key asks for."""
         return self.models(secret) if test is Probe.MODELS else self.balance(secret)
 
-    def _get(self, path: str, secret: str) -> Page:
-        call, asked_at, begun = Call(self._seconds), self._clock.now(), time.monotonic()
+    def _get(self, path: str, secret: str) -> FetchedPage:
+        call, asked_at, begun = UpstreamCall(self._seconds), self._clock.now(), time.monotonic()
 
-        def failed(error: Exception) -> Page:
-            fault = error.fault if isinstance(error, CallFailed) else call.fault(error)
-            return Page(asked_at=asked_at, seconds=time.monotonic() - begun, error=fault.message)
+        def failed(error: Exception) -> FetchedPage:
+            fault = error.fault if isinstance(error, IncompleteCall) else call.fault(error)
+            return FetchedPage(asked_at=asked_at, seconds=time.monotonic() - begun, error=fault.message)
 
         try:
             loan = self._connections.borrow()
@@ -64,14 +69,14 @@ class UpstreamPages:
             )
             response = loan.connection.getresponse()
             call.reading()
-            body = Answer(call, response, self._clock.now()).read(_MOST)
-        except (CallFailed, *TROUBLES) as error:
+            body = HttpResponse(call, response, self._clock.now()).read(_MOST)
+        except (IncompleteCall, *TROUBLES) as error:
             return failed(error)
         finally:
             call.done()
             self._connections.give_back(loan)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Page(response.status, headers, _json(body), time.monotonic() - begun, asked_at)
+        return FetchedPage(response.status, headers, _json(body), time.monotonic() - begun, asked_at)
 
     def _headers(self, secret: str) -> dict[str, str]:
         found = {"user-agent": USER_AGENT, **self._connections.headers, "accept": "application/json"}

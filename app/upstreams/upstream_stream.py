@@ -10,9 +10,9 @@ import orjson
 from app.platform.domain.event_stream import DONE, EventReader
 from app.platform.domain.json_text import read_json
 from app.upstreams.domain.chat_stream import Assembly
-from app.upstreams.domain.reply import Fault, Trouble
-from app.upstreams.upstream_answer import Answer
-from app.upstreams.upstream_call import CallFailed
+from app.upstreams.domain.reply import TransportError, TransportErrorKind
+from app.upstreams.upstream_answer import HttpResponse
+from app.upstreams.upstream_call import IncompleteCall
 
 PassOn = Callable[[bytes], None]  # takes a chunk's JSON
 _AFTER_DONE = 1.0  # seconds for an upstream to end its body once it has said that it is done
@@ -31,35 +31,37 @@ class StreamReading:
         self._done = False
         self.shown = False
 
-    def read(self, answer: Answer) -> bytes:
+    def read(self, answer: HttpResponse) -> bytes:
         """The whole answer as JSON, or the error that the upstream sent in its place or amidst it.
 
-        Raises CallFailed when it is cut off, also without a word.
+        Raises IncompleteCall when it is cut off, also without a word.
         """
         try:
             self._read_events(answer)
-        except CallFailed:
+        except IncompleteCall:
             if not (self._done and self._assembly.finished):
                 raise
         if self._error is not None:
             return self._error
         if not self._assembly.finished:
-            raise answer.failed(Fault(Trouble.CUT, "The upstream's stream ended before its answer did."))
+            raise answer.failed(
+                TransportError(TransportErrorKind.CUT, "The upstream's stream ended before its answer did.")
+            )
         return orjson.dumps(self._assembly.completion())
 
-    def _read_events(self, answer: Answer) -> None:
+    def _read_events(self, answer: HttpResponse) -> None:
         size = 0
         for received in answer.chunks():
             size += len(received)
             if size > self._most:
                 words = f"The upstream's answer is larger than {self._most} bytes."
-                raise answer.failed(Fault(Trouble.TOO_LARGE, words))
+                raise answer.failed(TransportError(TransportErrorKind.TOO_LARGE, words))
             for data in self._events.feed(received):
                 self._take(data, answer)
             if self._error is not None:
                 return
 
-    def _take(self, data: bytes, answer: Answer) -> None:
+    def _take(self, data: bytes, answer: HttpResponse) -> None:
         """One event. Nothing counts after an error or the end."""
         if self._done or self._error is not None:
             return
@@ -76,13 +78,15 @@ class StreamReading:
         self._pass_on(text.encode())
 
 
-def _parsed(data: bytes, answer: Answer) -> tuple[Mapping[str, Any], str]:
+def _parsed(data: bytes, answer: HttpResponse) -> tuple[Mapping[str, Any], str]:
     try:
         chunk, text = read_json(data, orjson.loads)
     except ValueError:
         chunk, text = None, ""
     if not isinstance(chunk, Mapping):
         raise answer.failed(
-            Fault(Trouble.CUT, "The upstream's stream holds something that is not a JSON object.")
+            TransportError(
+                TransportErrorKind.CUT, "The upstream's stream holds something that is not a JSON object."
+            )
         )
     return chunk, text

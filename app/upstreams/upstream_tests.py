@@ -9,7 +9,7 @@ from app.platform.ports import Clock
 from app.settings import ConfigError, Settings, outfits, resolve_secret
 from app.tasks.domain.outcome import Outcome
 from app.upstreams.domain.error_meaning import outcome_of
-from app.upstreams.domain.key_health import Finding, Probe, Probed
+from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.domain.upstream_error import read_error
 from app.upstreams.upstream_pages import UpstreamPages
 
@@ -32,7 +32,7 @@ class UpstreamTests:
         """Ask the key's upstream. Never raises for what an upstream, or a secret that is not there, can cause."""
         begun = self._clock.monotonic()
 
-        def found(finding: Finding, status: int | None, words: str) -> Probed:
+        def found(finding: KeyTestResult, status: int | None, words: str) -> Probed:
             return Probed(finding, self._clock.now(), self._clock.monotonic() - begun, status, words)
 
         known = self._keys[key]
@@ -42,27 +42,27 @@ class UpstreamTests:
             upstream = self._upstreams[known.upstream]
             pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, outfit=outfit)
         except ConfigError as error:  # a worker may have it: its next call will tell
-            return found(Finding.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
+            return found(KeyTestResult.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
         page = pages.page(test, secret)
         if page.error:
-            return found(Finding.NO_ANSWER, None, page.error)
+            return found(KeyTestResult.NO_ANSWER, None, page.error)
         return found(*_finding(test, page.status, page.body))
 
 
-def _finding(test: Probe, status: int, body: Any) -> tuple[Finding, int, str]:
+def _finding(test: Probe, status: int, body: Any) -> tuple[KeyTestResult, int, str]:
     if status in _REFUSED or (status == 400 and outcome_of(status, read_error(body)) is Outcome.UNAUTHORIZED):
-        return Finding.REFUSED, status, f"the upstream refuses the key ({status})"
+        return KeyTestResult.REFUSED, status, f"the upstream refuses the key ({status})"
     if status in _NOT_OFFERED:
-        return Finding.NOT_OFFERED, status, f"the upstream has no such page ({status})"
+        return KeyTestResult.NOT_OFFERED, status, f"the upstream has no such page ({status})"
     if status != 200:
-        return Finding.NO_ANSWER, status, f"the upstream answers {status}"
+        return KeyTestResult.NO_ANSWER, status, f"the upstream answers {status}"
     if test is Probe.MODELS:
-        return Finding.WORKS, status, "the key works"
+        return KeyTestResult.WORKS, status, "the key works"
     available = _available(body)
     if available is None:
-        return Finding.NOT_OFFERED, status, "the upstream's balance page says nothing that we know"
+        return KeyTestResult.NOT_OFFERED, status, "the upstream's balance page says nothing that we know"
     words = "there is a balance" if available else "there is no balance"
-    return (Finding.WORKS if available else Finding.REFUSED), status, words
+    return (KeyTestResult.WORKS if available else KeyTestResult.REFUSED), status, words
 
 
 def _available(said: Any) -> bool | None:

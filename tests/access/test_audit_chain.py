@@ -5,20 +5,31 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.audit import Check, Entry, Fault, Head, Linked, as_row, from_row, link
+from app.access.domain.audit import (
+    AuditEntry,
+    ChainBreak,
+    ChainCheck,
+    ChainHead,
+    Linked,
+    as_row,
+    from_row,
+    link,
+)
 
 
-def entries(count: int) -> list[Entry]:
-    return [Entry(at=1_800_000_000.001 + n, action="POST /v1/tasks", client_id=f"c{n}") for n in range(count)]
+def entries(count: int) -> list[AuditEntry]:
+    return [
+        AuditEntry(at=1_800_000_000.001 + n, action="POST /v1/tasks", client_id=f"c{n}") for n in range(count)
+    ]
 
 
-def chain(count: int) -> tuple[Head, list[Linked]]:
-    linked = link(Head(), entries(count))
-    return Head(linked[-1].number, linked[-1].digest), linked
+def chain(count: int) -> tuple[ChainHead, list[Linked]]:
+    linked = link(ChainHead(), entries(count))
+    return ChainHead(linked[-1].number, linked[-1].digest), linked
 
 
-def verify(head: Head, linked: list[Linked]) -> Fault | None:
-    check = Check(head)
+def verify(head: ChainHead, linked: list[Linked]) -> ChainBreak | None:
+    check = ChainCheck(head)
     for one in linked:
         if fault := check.add(one):
             return fault
@@ -28,13 +39,13 @@ def verify(head: Head, linked: list[Linked]) -> Fault | None:
 def test_an_untouched_chain_holds() -> None:
     head, linked = chain(5)
     assert verify(head, linked) is None
-    assert verify(Head(), []) is None
+    assert verify(ChainHead(), []) is None
 
 
 def test_links_are_the_same_however_they_were_grouped() -> None:
     _, linked = chain(4)
-    first = link(Head(), entries(4)[:3])
-    rest = link(Head(first[-1].number, first[-1].digest), entries(4)[3:])
+    first = link(ChainHead(), entries(4)[:3])
+    rest = link(ChainHead(first[-1].number, first[-1].digest), entries(4)[3:])
     assert [*first, *rest] == linked
 
 
@@ -51,7 +62,7 @@ def test_a_changed_entry_shows(index: int) -> None:
     head, linked = chain(5)
     one = linked[index]
     linked[index] = replace(one, entry=replace(one.entry, client_id="somebody-else"))
-    assert verify(head, linked) == Fault(
+    assert verify(head, linked) == ChainBreak(
         index + 1, "the entry was changed, or the one before it was replaced"
     )
 

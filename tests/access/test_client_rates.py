@@ -6,7 +6,7 @@ import redis
 
 from app.access.store.request_rates import RedisRates
 from app.platform.redis_scripts import Scripts, connect
-from tests.pacing.gate_world import HandClock
+from tests.pacing.pacing_world import HandClock
 
 
 def rates(url: str, clock: HandClock | None = None) -> RedisRates:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.policy import Decision, Facts, evaluate, parse_policy
+from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
 from app.access.domain.proxies import client_address, zones_of
 from app.platform.domain.network import parse_networks
 
@@ -24,7 +24,7 @@ def at(hour: int, minute: int = 0) -> float:
     return datetime(2026, 11, 20, hour, minute, tzinfo=UTC).timestamp()
 
 
-ASKED = Facts(
+ASKED = CallFacts(
     at=at(12),
     action="tasks:write",
     team="team_a",
@@ -202,7 +202,7 @@ def test_zones_are_named_networks() -> None:
 def test_a_name_given_by_a_team_gains_nothing_and_loses_what_is_denied(
     effect: str, principal: str, matches: bool
 ) -> None:
-    facts = Facts(at=0.0, action="tasks:write", client="c", team="t1", user="t1/alice", model="m")
+    facts = CallFacts(at=0.0, action="tasks:write", client="c", team="t1", user="t1/alice", model="m")
     policy = parse_policy({"effect": effect, "principal": [principal]}, "p")
     other = "deny" if effect == "allow" else "allow"
     allowed = evaluate([policy], facts, other).allowed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.access import record_audit
-from app.access.domain.audit import Entry
+from app.access.domain.audit import AuditEntry
 from app.access.record_audit import RecordAudit
 from app.access.store.audit import write_audit
 from app.platform.database import Database
@@ -19,7 +19,7 @@ def test_an_entry_that_cannot_be_written_is_left_out_and_the_thread_goes_on(
 ) -> None:
     written: list[str] = []
 
-    def write(conn: Any, entries: list[Entry]) -> None:
+    def write(conn: Any, entries: list[AuditEntry]) -> None:
         if any(entry.action == "poison" for entry in entries):
             raise ValueError("poison")
         write_audit(conn, entries)
@@ -28,9 +28,9 @@ def test_an_entry_that_cannot_be_written_is_left_out_and_the_thread_goes_on(
     monkeypatch.setattr(record_audit, "write_audit", write)
     audit = RecordAudit(database)
     for action in ("first", "poison", "second"):
-        audit.add(Entry(1.0, action))
+        audit.add(AuditEntry(1.0, action))
     wait_until(lambda: "second" in written, within=30)
-    audit.add(Entry(2.0, "third"))
+    audit.add(AuditEntry(2.0, "third"))
     wait_until(lambda: "third" in written, within=30)
     audit.close()
     assert written == ["first", "second", "third"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.access.domain.client_limits import NO_LIMITS, ClientLimits, as_mapping, parse_limits, picos
 from app.access.domain.scopes import SCOPES, allows, parse_scopes, scope_of, within
-from app.billing.domain.budget import Ceiling, Spent, ceilings, exceeded, fitting, periods, total
+from app.billing.domain.budget import BudgetCeiling, Spent, ceilings, exceeded, fitting, periods, total
 
 NOW = 1_795_000_000.0
 
@@ -94,7 +94,7 @@ def test_a_day_and_its_month_are_limited_apart() -> None:
     day, month = periods(NOW)
     limits = ClientLimits(tokens_per_day=100, tokens_per_month=150)
     most = ceilings(limits, NOW)
-    assert most == {day: Ceiling(100, None), month: Ceiling(150, None)}
+    assert most == {day: BudgetCeiling(100, None), month: BudgetCeiling(150, None)}
     assert exceeded(most, {day: Spent(90)}, Spent(10)) is None
     assert exceeded(most, {day: Spent(90)}, Spent(11)) == f"tokens of {day}"
     assert exceeded(most, {day: Spent(0), month: Spent(149)}, Spent(2)) == f"tokens of {month}"
@@ -103,7 +103,7 @@ def test_a_day_and_its_month_are_limited_apart() -> None:
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 300), st.integers(0, 300))
 def test_what_fits_never_overspends_and_could_not_be_more(sizes: list[int], spent: int, most: int) -> None:
     wishes = [Spent(size) for size in sizes]
-    ceiling = {"2026-11": Ceiling(most, None)}
+    ceiling = {"2026-11": BudgetCeiling(most, None)}
     before = {"2026-11": Spent(spent)}
     count = fitting(ceiling, before, wishes)
     if count:

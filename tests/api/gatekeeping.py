@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import select, update
 
 from app.access.store.access_tables import budget_use
-from app.dispatching.keep_access import KeepBudgets
-from app.submission.tell_places import admission_of
+from app.dispatching.settle_budgets import SettleBudgets
+from app.submission.model_locations import admission_of
 from app.tasks.store.tables import task
 from tests.api.world import Client, World
 
@@ -43,7 +43,7 @@ def spent(world: World, client: Client) -> list[tuple[int, int]]:
 
 def keep_budgets(world: World) -> None:
     admission = admission_of(world.parts.settings, world.database, world.parts.clock)
-    KeepBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
+    SettleBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
 
 
 def failed(world: World, name: str) -> str:

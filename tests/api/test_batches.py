@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sqlalchemy import Connection, func, select
 
-from app.api.house import rules_of
+from app.api.use_cases import rules_of
 from app.dispatching.clean_up import CleanUp
 from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest

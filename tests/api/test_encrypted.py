@@ -13,11 +13,11 @@ from sqlalchemy import text
 
 from app.caching.store import cache_entries
 from app.composition.schema import metadata
-from app.platform import sealing
+from app.platform import encryption
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.reporting.meters import Meters
-from app.tasks.domain.attempt import Failure
+from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from tests.api.world import MODEL, Client, Parts, World
@@ -51,9 +51,9 @@ def secret() -> str:
 
 @pytest.fixture(autouse=True)
 def _vault() -> Iterator[None]:
-    sealing.use_vault(sealing.Vault([b"a content key of some length"]))
+    encryption.use_vault(encryption.KeyRing([b"a content key of some length"]))
     yield
-    sealing.use_vault(None)
+    encryption.use_vault(None)
 
 
 def everything(world: World) -> str:
@@ -107,7 +107,7 @@ def test_metadata_answers_and_the_words_of_upstreams_are_sealed(
         usage=None,
         cost=None,
         error_message=f"cannot read {secret}",
-        failure=Failure("invalid_request_error", "invalid_request", f"cannot read {secret}"),
+        failure=TaskFailure("invalid_request_error", "invalid_request", f"cannot read {secret}"),
     )
     world.database.write(lambda conn: cache_entries.keep(conn, [(f"k:{secret[6:]}", answer, 60.0)], 0.0))
     assert alice.task(done)["metadata"] == {"about": secret}
@@ -122,25 +122,27 @@ def test_metadata_answers_and_the_words_of_upstreams_are_sealed(
 def test_what_was_stored_before_there_was_a_key_is_read_as_it_is(
     world: World, alice: Client, secret: str
 ) -> None:
-    sealing.use_vault(None)
+    encryption.use_vault(None)
     plain, file = alice.submit(secret, metadata={"a": secret}), upload(alice, b'{"a": 1}\n')
     assert secret in everything(world)
-    sealing.use_vault(sealing.Vault([b"a key that came later"]))
+    encryption.use_vault(encryption.KeyRing([b"a key that came later"]))
     assert alice.task(plain)["metadata"] == {"a": secret}
     assert alice.get(f"/v1/files/{file}/content").data == b'{"a": 1}\n'
 
 
 def test_bytes_that_were_changed_are_not_given_out(secret: str) -> None:
-    vault = sealing.Vault([b"key"])
+    vault = encryption.KeyRing([b"key"])
     sealed = vault.seal_bytes(secret.encode())
     assert vault.unseal_bytes(sealed) == secret.encode()
-    with pytest.raises(sealing.Unsealable):
+    with pytest.raises(encryption.Unsealable):
         vault.unseal_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("configured", [None, sealing.Vault([b"another key"])], ids=["no key", "another key"])
+@pytest.mark.parametrize(
+    "configured", [None, encryption.KeyRing([b"another key"])], ids=["no key", "another key"]
+)
 def test_a_missing_key_is_named_and_the_rest_is_still_shown(
-    world: World, alice: Client, secret: str, configured: sealing.Vault | None
+    world: World, alice: Client, secret: str, configured: encryption.KeyRing | None
 ) -> None:
     task_id = alice.submit(secret, metadata={"about": secret})
     batch = alice.submit_batch(1, metadata={"about": secret})
@@ -148,8 +150,8 @@ def test_a_missing_key_is_named_and_the_rest_is_still_shown(
     token = re.search(r'name="csrf" value="([^"]+)"', http.get("/login").text)
     assert token is not None
     http.post("/login", data={"csrf": token[1], "key": alice.key})
-    name = sealing.seal("x").split(":")[1]
-    sealing.use_vault(configured)
+    name = encryption.seal("x").split(":")[1]
+    encryption.use_vault(configured)
     world.parts.clock.ahead += 60.0  # what was read before is old
     listed = alice.get("/v1/tasks").json["data"]  # type: ignore[index]
     assert {task["metadata"] and task["metadata"].get("about") for task in listed} == {None}
@@ -188,7 +190,7 @@ def test_words_that_look_sealed_break_no_list(
     world: World, alice: Client, words: str, with_key: bool
 ) -> None:
     if not with_key:
-        sealing.use_vault(None)
+        encryption.use_vault(None)
     failed = alice.submit(words, metadata={"about": words})
     world.end(
         failed,
@@ -198,7 +200,7 @@ def test_words_that_look_sealed_break_no_list(
         usage=None,
         cost=None,
         error_message=words,
-        failure=Failure("invalid_request_error", "invalid_request", words),
+        failure=TaskFailure("invalid_request_error", "invalid_request", words),
     )
     assert alice.task(failed)["error"]["message"] == words
     (listed,) = [task for task in alice.get("/v1/tasks").json["data"] if task["id"] == failed]  # type: ignore[index]
@@ -209,24 +211,25 @@ def test_words_that_look_sealed_break_no_list(
 
 @pytest.mark.parametrize("words", ["enc1:deadbeef:AAAA", "enc1:deadbeef", "enc1:", "enc0:hello"])
 def test_foreign_words_that_an_older_version_stored_as_they_were_are_read(words: str) -> None:
-    for vault in (None, sealing.Vault([b"a key"])):
-        sealing.use_vault(vault)
-        assert sealing.unseal(words) == words
+    for vault in (None, encryption.KeyRing([b"a key"])):
+        encryption.use_vault(vault)
+        assert encryption.unseal(words) == words
         assert (
-            sealing.unseal_bytes(b"\0penstock-" + words.encode()[:20]) == b"\0penstock-" + words.encode()[:20]
+            encryption.unseal_bytes(b"\0penstock-" + words.encode()[:20])
+            == b"\0penstock-" + words.encode()[:20]
         )
 
 
 @given(st.sampled_from(["", "enc0:", "enc1:", "enc0:enc1:"]), st.text(), st.booleans())
 def test_all_that_is_stored_is_read_as_it_was_given(mark: str, text: str, with_key: bool) -> None:
-    sealing.use_vault(sealing.Vault([b"a key"]) if with_key else None)
+    encryption.use_vault(encryption.KeyRing([b"a key"]) if with_key else None)
     data = b"\0penstock-" + (mark + text).encode(errors="replace")
     stored, stored_bytes = (
-        sealing.seal(mark + text.encode(errors="replace").decode()),
-        sealing.seal_bytes(data),
+        encryption.seal(mark + text.encode(errors="replace").decode()),
+        encryption.seal_bytes(data),
     )
-    later = sealing.Vault([b"another", b"a key"])
+    later = encryption.KeyRing([b"another", b"a key"])
     for vault in [later] if with_key else [None, later]:
-        sealing.use_vault(vault)
-        assert sealing.unseal(stored) == mark + text.encode(errors="replace").decode()
-        assert sealing.unseal_bytes(stored_bytes) == data
+        encryption.use_vault(vault)
+        assert encryption.unseal(stored) == mark + text.encode(errors="replace").decode()
+        assert encryption.unseal_bytes(stored_bytes) == data

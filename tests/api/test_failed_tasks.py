@@ -1,6 +1,6 @@
 """Failed tasks: listed by reason, and run again, one or all of a kind. A stranger never touches them."""
 
-from app.tasks.domain.attempt import Failure
+from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
@@ -9,7 +9,7 @@ from tests.api.world import Client, World
 
 def fail(world: World, name: str, code: str = "upstream_unavailable") -> str:
     """End it as an upstream that is away would."""
-    failure = Failure("upstream_error", code, "no luck")
+    failure = TaskFailure("upstream_error", code, "no luck")
     world.end(
         name,
         outcome=Outcome.UNAVAILABLE,

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from app.access.ports import Rate
 from app.access.store.access_tables import audit
-from app.dispatching.keep_access import KeepAudit
+from app.dispatching.settle_budgets import ChainAudit
 from tests.api.gatekeeping import failed, later, made, with_key
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 
@@ -180,7 +180,7 @@ def test_the_chain_shows_what_was_taken_out(world: World, admin: Client, alice: 
     for _ in range(3):
         alice.get("/v1/tasks")
     exported(admin, "limit=1")
-    KeepAudit(world.database, world.parts.clock, 1e9).tick()
+    ChainAudit(world.database, world.parts.clock, 1e9).tick()
     assert admin.get("/v1/admin/audit/verify").json["holds"]
     number = exported(admin, f"client_id={alice.id}")[1]["number"]
     row = world.database.read(lambda c: c.execute(select(audit).where(audit.c.number == number)).one())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.access.read_audit import entries
-from app.access.store.audit import Wanted
+from app.access.store.audit import AuditFilter
 from app.api.operator_shapes import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
 from app.pacing.store.pauses import load_pauses
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
@@ -63,7 +63,7 @@ def test_a_pause_is_kept_shown_audited_and_ended(world: World, admin: Client) ->
     assert world.database.read(load_pauses)[f"model:{MODEL}"] == since
     left = admin.post("/v1/admin/pauses/end", {"model": MODEL})
     assert left.json["data"] == []  # type: ignore[index]
-    kept = entries(world.database, Wanted(action="POST /v1/admin/pauses"), None)
+    kept = entries(world.database, AuditFilter(action="POST /v1/admin/pauses"), None)
     assert f"model:{MODEL}" in {one.entry.task_id for one in kept}
 
 

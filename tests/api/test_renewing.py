@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import Client as Browser
 
 from app.api.application import PenstockApi, create_app
-from app.api.renewing import Renewing
+from app.api.reloadable_app import ReloadableApp
 from app.settings import ConfigError, Settings
 from tests.api.world import ADMIN_KEY, World, make_settings
 from tests.stack import wait_until
@@ -28,31 +28,31 @@ def renewing(world: World) -> Any:
         made.append(create_app(replace(world.parts, settings=settings)))
         return made[-1]
 
-    found = Renewing(make, world.parts.settings)
+    found = ReloadableApp(make, world.parts.settings)
     yield found
     found.close()
 
 
-def models(renewing: Renewing) -> set[str]:
+def models(renewing: ReloadableApp) -> set[str]:
     answer = Browser(renewing).get("/v1/models", headers=HEADERS, buffered=True)
     assert answer.status_code == 200
     return {model["id"] for model in answer.json["data"]}  # type: ignore[index]
 
 
-def test_new_requests_meet_the_new_configuration(renewing: Renewing) -> None:
+def test_new_requests_meet_the_new_configuration(renewing: ReloadableApp) -> None:
     before = models(renewing)
     renewing.renew(make_settings(model=[{"name": "fresh", "tiers": [["k1"]]}], default_model="fresh"))
     assert models(renewing) == {"fresh"} != before
 
 
-def test_what_cannot_be_made_leaves_the_old_one_in_place(renewing: Renewing) -> None:
+def test_what_cannot_be_made_leaves_the_old_one_in_place(renewing: ReloadableApp) -> None:
     before = models(renewing)
     with pytest.raises(ConfigError):
         renewing.renew(make_settings(default_model=None))
     assert models(renewing) == before
 
 
-def test_a_long_poll_ends_in_the_application_in_which_it_began(world: World, renewing: Renewing) -> None:
+def test_a_long_poll_ends_in_the_application_in_which_it_began(world: World, renewing: ReloadableApp) -> None:
     alice = world.client()
     task_id = alice.submit()
     old, seen = renewing.app, []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.platform.domain.money import Cost
+from app.platform.domain.money import CallCost
 from tests.api.world import ADMIN_KEY, Client, World
 
 ALL = "/v1/usage?from=2000-01-01"
@@ -65,8 +65,8 @@ def test_an_administrator_sees_everybody_and_how_connections_were_used(
 
 
 def test_currencies_are_kept_apart_and_an_unknown_price_is_null(world: World, alice: Client) -> None:
-    world.end(alice.submit(), cost=Cost(10**12, "USD"))
-    world.end(alice.submit(), cost=Cost(10**12, "CNY"))
+    world.end(alice.submit(), cost=CallCost(10**12, "USD"))
+    world.end(alice.submit(), cost=CallCost(10**12, "CNY"))
     world.end(alice.submit(), cost=None)
     money = {row["currency"]: (row["cost"], row["cost_micros"], row["unpriced_calls"]) for row in used(alice)}
     assert money == {"USD": ("1.00", 10**6, 0), "CNY": ("1.00", 10**6, 0), None: (None, None, 1)}

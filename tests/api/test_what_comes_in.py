@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.root import group
-from app.platform import sealing
+from app.platform import encryption
 from tests.api.world import Client
 
 
@@ -106,13 +106,13 @@ def test_plain_http_is_served_to_this_machine_alone_unless_a_proxy_is_said_to_st
 
 
 def test_content_is_sealed_and_opened_by_any_key_that_is_known(tmp_path: Path) -> None:
-    old, both = sealing.Vault([b"old"]), sealing.Vault([b"new", b"old"])
+    old, both = encryption.KeyRing([b"old"]), encryption.KeyRing([b"new", b"old"])
     assert both.unseal(old.seal("gänse")) == both.unseal(both.seal("gänse")) == "gänse"
     assert old.seal("x") != old.seal("x")
-    with pytest.raises(sealing.Unsealable):
+    with pytest.raises(encryption.Unsealable):
         old.unseal(both.seal("x"))
     sealed = old.seal("x")
-    with pytest.raises(sealing.Unsealable):
+    with pytest.raises(encryption.Unsealable):
         old.unseal(sealed[:-6] + "AAAA" + sealed[-2:])
 
 
@@ -120,7 +120,7 @@ def test_with_a_key_the_database_holds_no_prompt_and_the_api_the_whole(alice: Cl
     from sqlalchemy import text
 
     database = world.database  # type: ignore[attr-defined]
-    sealing.use_vault(sealing.Vault([b"key"]))
+    encryption.use_vault(encryption.KeyRing([b"key"]))
     try:
         name = alice.submit("a very secret prompt")
         world.end(name)  # type: ignore[attr-defined]
@@ -129,4 +129,4 @@ def test_with_a_key_the_database_holds_no_prompt_and_the_api_the_whole(alice: Cl
         assert [value[:5] for value in stored] == ["enc1:", "enc1:"]
         assert alice.task(name)["result"]["choices"]
     finally:
-        sealing.use_vault(None)
+        encryption.use_vault(None)

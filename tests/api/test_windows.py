@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.platform.domain.errors import Invalid
-from app.submission.check_request import Rules, draft_task
+from app.submission.check_request import SubmissionRules, draft_task
 from app.submission.domain.request import TaskRequest
 from app.tasks.domain.task import Hold
 from app.tasks.store.tables import client, task
@@ -84,5 +84,5 @@ def test_a_task_goes_by_its_deadline_where_it_or_its_client_asks(world: World, a
 def test_without_a_calendar_there_is_nothing_to_wait_for() -> None:
     request = TaskRequest([{"role": "user", "content": "x"}], MODEL, off_peak=True)
     with pytest.raises(Invalid, match="no busy hours are known") as refused:
-        draft_task(request, "alice", Rules(frozenset({MODEL})), 1e9)
+        draft_task(request, "alice", SubmissionRules(frozenset({MODEL})), 1e9)
     assert refused.value.code == "no_calendar"

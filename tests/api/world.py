@@ -19,13 +19,22 @@ from app.api.application import PenstockApi, create_app
 from app.caching.ports import AnswerCache, NoAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
-from app.pacing.ports import Explanation, Foreseen, Queued
+from app.pacing.ports import Explanation, Queued, QueueForecast
 from app.platform.clock import SystemClock
 from app.platform.database import Database
-from app.platform.domain.money import Cost
+from app.platform.domain.money import CallCost
 from app.reporting.meters import Meters
 from app.settings import Settings
-from app.tasks.domain.attempt import Claim, Claimed, Ending, Failure, Message, Permit, Refusal, Usage
+from app.tasks.domain.attempt import (
+    AttemptEnd,
+    Claim,
+    Claimed,
+    Message,
+    Permit,
+    Refusal,
+    TaskFailure,
+    TokenUsage,
+)
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 
@@ -97,8 +106,8 @@ class MovableClock(SystemClock):
 class Oracle:
     """Explains every waiting task alike."""
 
-    def foresee(self, model: str, queue: str, step: int, due: float) -> Foreseen | None:
-        return Foreseen(9, 0.5, 0.0)
+    def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
+        return QueueForecast(9, 0.5, 0.0)
 
     def explain(self, task: Queued) -> Explanation:
         return Explanation(7, 1_800_000_000.0, f"quota of {task.model}")
@@ -237,12 +246,12 @@ class World:
             "status": Status.SUCCEEDED,
             "finished_at": self.parts.clock.now(),
             "result": orjson.dumps(COMPLETION).decode(),
-            "usage": Usage(5, 2, 3, 1),
-            "cost": Cost(12_400_000, "USD"),
+            "usage": TokenUsage(5, 2, 3, 1),
+            "cost": CallCost(12_400_000, "USD"),
             "status_code": 200,
             "counts": True,
         }
-        endings = [Ending(one, **{**given, **changes}) for one in claimed]
+        endings = [AttemptEnd(one, **{**given, **changes}) for one in claimed]
         recorded = self.database.write(lambda conn: end(conn, endings))
         assert all(one.held for one in recorded)
         self.reservoir.announce([one.permit.task_id for one in claimed])
@@ -257,5 +266,5 @@ class World:
             usage=None,
             cost=None,
             status_code=400,
-            failure=Failure("invalid_request_error", "invalid_request", "bad temperature"),
+            failure=TaskFailure("invalid_request_error", "invalid_request", "bad temperature"),
         )

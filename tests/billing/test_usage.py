@@ -5,19 +5,19 @@ from hypothesis import strategies as st
 
 from app.billing.domain.usage import (
     FIGURES,
-    Entry,
-    Figures,
     Heading,
+    UsageEntry,
+    UsageFigures,
     as_columns,
     call_figures,
     day_of,
     from_columns,
     merge,
 )
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 
-figures = st.builds(Figures, **{name: st.integers(0, 10**15) for name in FIGURES})
+figures = st.builds(UsageFigures, **{name: st.integers(0, 10**15) for name in FIGURES})
 headings = st.builds(
     Heading,
     day=st.sampled_from(["2026-11-20", "2026-11-21"]),
@@ -26,11 +26,11 @@ headings = st.builds(
     key=st.sampled_from(["", "k1"]),
     currency=st.sampled_from(["", "USD", "CNY"]),
 )
-entries = st.lists(st.builds(Entry, headings, figures), max_size=20)
+entries = st.lists(st.builds(UsageEntry, headings, figures), max_size=20)
 
 
 @given(entries)
-def test_merging_loses_and_adds_nothing(given_entries: list[Entry]) -> None:
+def test_merging_loses_and_adds_nothing(given_entries: list[UsageEntry]) -> None:
     merged = merge(given_entries)
     assert len({entry.heading for entry in merged}) == len(merged)
     for name in FIGURES:
@@ -39,7 +39,7 @@ def test_merging_loses_and_adds_nothing(given_entries: list[Entry]) -> None:
 
 
 @given(entries)
-def test_money_of_two_currencies_is_never_added(given_entries: list[Entry]) -> None:
+def test_money_of_two_currencies_is_never_added(given_entries: list[UsageEntry]) -> None:
     for currency in ("", "USD", "CNY"):
         before = sum(e.figures.cost for e in given_entries if e.heading.currency == currency)
         after = sum(e.figures.cost for e in merge(given_entries) if e.heading.currency == currency)
@@ -47,21 +47,21 @@ def test_money_of_two_currencies_is_never_added(given_entries: list[Entry]) -> N
 
 
 @given(entries)
-def test_an_entry_reads_back_as_what_it_was(given_entries: list[Entry]) -> None:
+def test_an_entry_reads_back_as_what_it_was(given_entries: list[UsageEntry]) -> None:
     assert [from_columns(as_columns(entry)) for entry in given_entries] == given_entries
 
 
 def test_a_call_at_an_unknown_price_is_counted_as_such() -> None:
-    used = call_figures(Usage(10, 5, 2, 1), None, succeeded=True)
+    used = call_figures(TokenUsage(10, 5, 2, 1), None, succeeded=True)
     assert (used.unpriced_calls, used.cost, used.prompt_tokens, used.calls, used.tasks) == (1, 0, 10, 1, 1)
 
 
 def test_a_refused_call_used_nothing_and_is_not_unpriced() -> None:
-    assert call_figures(None, None, succeeded=False) == Figures(calls=1)
+    assert call_figures(None, None, succeeded=False) == UsageFigures(calls=1)
 
 
 def test_a_priced_call_carries_its_cost_and_savings() -> None:
-    used = call_figures(Usage(10, 5), Cost(7, "USD", 3, 2), succeeded=False)
+    used = call_figures(TokenUsage(10, 5), CallCost(7, "USD", 3, 2), succeeded=False)
     assert (used.cost, used.saved_prompt_cache, used.saved_off_peak, used.unpriced_calls) == (7, 3, 2, 0)
 
 

@@ -7,19 +7,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
-from app.billing.domain.usage import FIGURES, Entry, Figures, Heading
+from app.billing.domain.usage import FIGURES, Heading, UsageEntry, UsageFigures
 from app.billing.store.cost_tables import usage_day, usage_entry
-from app.billing.store.usage import Wanted, fold_usage, report, write_usage
+from app.billing.store.usage import UsageFilter, fold_usage, report, write_usage
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 from app.tasks.store.tables import attempt, task, task_content
 from tests.tasks.rows import add, again, failure, new_task, record, success, take, unsent
 
 # Each example takes many transactions: what fails is shown as it was found.
 QUICK = (Phase.explicit, Phase.reuse, Phase.generate)
-ALL = Wanted("0000", "9999")
-figures = st.builds(Figures, **{name: st.integers(0, 10**12) for name in FIGURES})
+ALL = UsageFilter("0000", "9999")
+figures = st.builds(UsageFigures, **{name: st.integers(0, 10**12) for name in FIGURES})
 headings = st.builds(
     Heading,
     day=st.sampled_from(["2026-11-20", "2026-11-21"]),
@@ -28,12 +28,12 @@ headings = st.builds(
     key=st.sampled_from(["", "k1"]),
     currency=st.sampled_from(["", "USD", "CNY"]),
 )
-entries = st.lists(st.builds(Entry, headings, figures), max_size=12)
+entries = st.lists(st.builds(UsageEntry, headings, figures), max_size=12)
 
 
 def sums(database: Database, **wanted: Any) -> list[dict[str, Any]]:
     given_wish = {"first_day": "0000", "last_day": "9999", **wanted}
-    return database.read(lambda conn: report(conn, Wanted(**given_wish)))
+    return database.read(lambda conn: report(conn, UsageFilter(**given_wish)))
 
 
 def count(database: Database, table: Any) -> int:
@@ -42,7 +42,7 @@ def count(database: Database, table: Any) -> int:
 
 @settings(max_examples=8, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entries, st.integers(1, 5))
-def test_folding_changes_no_report(database: Database, written: list[Entry], piece: int) -> None:
+def test_folding_changes_no_report(database: Database, written: list[UsageEntry], piece: int) -> None:
     for table in (usage_entry, usage_day):
         database.write(lambda conn, table=table: conn.execute(delete(table)))
     database.write(lambda conn: write_usage(conn, written))
@@ -81,7 +81,9 @@ def test_every_call_counts_and_what_was_never_sent_does_not(database: Database) 
     add(database, new_task("1"), new_task("2"))
     record(database, again(take(database, "task_1")["task_1"], available_at=None))
     record(database, unsent(take(database, "task_1", release=2)["task_1"]))
-    record(database, success(take(database, "task_1", release=3)["task_1"], usage=Usage(1, 1), cost=None))
+    record(
+        database, success(take(database, "task_1", release=3)["task_1"], usage=TokenUsage(1, 1), cost=None)
+    )
     record(database, failure(take(database, "task_2")["task_2"]))
     (row,) = sums(database)
     assert (row["currency"], row["calls"], row["tasks"], row["unpriced_calls"], row["cost"]) == (
@@ -104,7 +106,7 @@ def test_an_ending_that_is_recorded_twice_is_paid_once(database: Database) -> No
 def test_currencies_are_reported_apart_and_clients_too(database: Database) -> None:
     add(database, new_task("1"), new_task("2", client_id="bob"), new_task("3"))
     claimed = take(database, "task_1", "task_2", "task_3")
-    record(database, success(claimed["task_1"]), success(claimed["task_2"], cost=Cost(5, "CNY")))
+    record(database, success(claimed["task_1"]), success(claimed["task_2"], cost=CallCost(5, "CNY")))
     record(database, success(claimed["task_3"]))
     assert [(row["currency"], row["cost"]) for row in sums(database)] == [("CNY", 5), ("USD", 24)]
     assert [(row["currency"], row["cost"]) for row in sums(database, client_id="bob")] == [("CNY", 5)]
@@ -150,8 +152,8 @@ def _life(life: str, claimed: Any, picos: int) -> Any:
         return again(claimed, available_at=None)
     if life == "fail":
         return failure(claimed)
-    cost = {"usd": Cost(picos, "USD"), "cny": Cost(picos, "CNY"), "unknown": None}[life]
-    return again(claimed, available_at=None, usage=Usage(3, 4), cost=cost)
+    cost = {"usd": CallCost(picos, "USD"), "cny": CallCost(picos, "CNY"), "unknown": None}[life]
+    return again(claimed, available_at=None, usage=TokenUsage(3, 4), cost=cost)
 
 
 def _sum(database: Database, table: Any, currency: str) -> int:

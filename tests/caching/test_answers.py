@@ -10,32 +10,34 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from app.billing.store.cost_tables import cache_entry
-from app.caching.domain.answer import Answer, read, write
+from app.caching.domain.answer import CachedAnswer, read, write
 from app.caching.local_answers import LocalAnswers
 from app.caching.ports import AnswerCache
 from app.caching.store.cache_entries import bound
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 from tests.caching.clocks import MovableClock
 from tests.servers import RedisServer
 from tests.stack import wait_until
 
-ANSWER = Answer('{"text":"two lines\\n 你好 \\u0000"}', Usage(7, 5, 2, 1), Cost(12, "USD"))
-OTHER = Answer('{"text":"other"}')
+ANSWER = CachedAnswer('{"text":"two lines\\n 你好 \\u0000"}', TokenUsage(7, 5, 2, 1), CallCost(12, "USD"))
+OTHER = CachedAnswer('{"text":"other"}')
 counts = st.integers(0, 2**31 - 1)
 any_answer = st.builds(
-    Answer,
+    CachedAnswer,
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-    st.none() | st.builds(Usage, counts, counts, counts, counts),
-    st.none() | st.builds(Cost, st.integers(0, 10**15), st.sampled_from(["USD", "CNY"])),
+    st.none() | st.builds(TokenUsage, counts, counts, counts, counts),
+    st.none() | st.builds(CallCost, st.integers(0, 10**15), st.sampled_from(["USD", "CNY"])),
 )
 
 
 @given(any_answer, st.text())
-def test_an_entry_reads_back_as_what_it_was_and_only_under_its_own_key(answer: Answer, other: str) -> None:
+def test_an_entry_reads_back_as_what_it_was_and_only_under_its_own_key(
+    answer: CachedAnswer, other: str
+) -> None:
     entry = write("client:alice:abc", answer)
     assert read("client:alice:abc", entry) == answer
     assert other == "client:alice:abc" or read(other, entry) is None
@@ -50,7 +52,7 @@ def test_what_is_no_whole_entry_is_no_answer(entry: str) -> None:
 
 def test_a_simulated_answer_is_never_written_down() -> None:
     with pytest.raises(ValueError, match="simulated"):
-        write("k", Answer("{}", simulated=True))
+        write("k", CachedAnswer("{}", simulated=True))
 
 
 def test_what_is_kept_is_found_under_its_key_and_no_other(answers: AnswerCache) -> None:
@@ -136,14 +138,14 @@ class Counting:
     """A place that counts how often it is asked."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Answer] = {}
+        self.kept: dict[str, CachedAnswer] = {}
         self.asked: list[str] = []
 
-    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         self.asked.extend(keys)
         return {key: self.kept[key] for key in keys if key in self.kept}
 
-    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         self.kept[key] = answer
 
     def stamp(self) -> str:
@@ -184,7 +186,7 @@ def test_what_was_read_before_a_replacement_is_not_remembered_after_it(clock: Mo
     inner.stamp = lambda: next(stamps)  # type: ignore[method-assign]
     read = inner.look
 
-    def read_slowly(keys: Collection[str]) -> Mapping[str, Answer]:
+    def read_slowly(keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         old = read(keys)
         inner.look = read  # type: ignore[method-assign]
         inner.keep("k", OTHER, 60)
@@ -244,10 +246,10 @@ def test_a_process_remembers_no_more_than_it_may(clock: MovableClock) -> None:
     inner = Counting()
     local = LocalAnswers(inner, clock, seconds=300, most_bytes=100_000)
     for number in range(200):
-        local.keep(f"k{number}", Answer("x" * 4_000), 60)
+        local.keep(f"k{number}", CachedAnswer("x" * 4_000), 60)
     inner.kept.clear()
     assert 15 <= len(local.look([f"k{number}" for number in range(200)])) <= 20
-    local.keep("huge", Answer("y" * 200_000), 60)
+    local.keep("huge", CachedAnswer("y" * 200_000), 60)
     inner.kept.clear()
     assert local.look(["huge"]) == {}
 
@@ -304,7 +306,7 @@ def test_whatever_is_asked_in_whatever_order_nobody_gets_anothers_answer(
 ) -> None:
     for client, prompt, keeps in steps:
         if keeps:
-            answers.keep(f"client:{client}:{prompt}", Answer(f'"{client} {prompt}"'), 60)
+            answers.keep(f"client:{client}:{prompt}", CachedAnswer(f'"{client} {prompt}"'), 60)
         asked = [f"client:{client}:{number}" for number in range(4)]
         for key, answer in answers.look(asked).items():
             assert answer.result == f'"{client} {key[-1]}"'

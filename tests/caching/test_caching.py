@@ -12,10 +12,10 @@ from app.caching.domain.caching import (
     NO_CACHE,
     SHARED,
     CacheRules,
+    CacheScope,
     CacheUse,
     CacheWish,
     Mode,
-    Scope,
     cache_key,
     may_keep,
     model_version,
@@ -94,7 +94,7 @@ def test_a_wished_lifetime_holds_up_to_the_operators_longest() -> None:
 
 
 def test_a_shared_scope_needs_the_operator_and_the_request() -> None:
-    wish = CacheWish(scope=Scope.SHARED)
+    wish = CacheWish(scope=CacheScope.SHARED)
     with pytest.raises(Invalid, match=r"cache\.scope"):
         use(wish, COLD)
     alone, together = use(ASKED, COLD, shared=True), use(wish, COLD, shared=True)

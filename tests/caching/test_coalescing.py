@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.caching.domain.coalescing import Joined, Joining, Party, join, join_all, successor
+from app.caching.domain.coalescing import Joined, Joining, Participant, join, join_all, successor
 
-LEADER = Party("task_1", 1, "alice", step=3, expires_at=1000.0)
+LEADER = Participant("task_1", 1, "alice", step=3, expires_at=1000.0)
 parties = st.lists(
     st.builds(
-        Party,
+        Participant,
         st.just(""),
         st.just(0),
         st.sampled_from(["alice", "bob"]),
@@ -55,7 +55,9 @@ def test_the_first_leads() -> None:
 
 
 @given(parties, st.none() | st.just(LEADER) | st.just(replace(LEADER, running=True)))
-def test_one_leads_and_everybody_else_follows(newcomers: list[Party], leader: Party | None) -> None:
+def test_one_leads_and_everybody_else_follows(
+    newcomers: list[Participant], leader: Participant | None
+) -> None:
     joined = join_all(newcomers, leader)
     everybody = {party.task_id for party in newcomers} | ({leader.task_id} if leader else set())
     followers = [party.task_id for party in joined.followers]
@@ -67,14 +69,14 @@ def test_one_leads_and_everybody_else_follows(newcomers: list[Party], leader: Pa
 
 @given(parties, st.none() | st.just(LEADER))
 def test_the_call_has_the_highest_priority_of_all_who_wait_for_it(
-    newcomers: list[Party], leader: Party | None
+    newcomers: list[Participant], leader: Participant | None
 ) -> None:
     joined = join_all(newcomers, leader)
     assert joined.leader.step == min(party.step for party in [*newcomers, *([leader] if leader else [])])
 
 
 @given(parties)
-def test_only_a_leader_that_stays_is_hurried(newcomers: list[Party]) -> None:
+def test_only_a_leader_that_stays_is_hurried(newcomers: list[Participant]) -> None:
     joined = join_all(newcomers, LEADER)
     assert not (joined.hurried and joined.replaced)
     nearer = any(p.client_id == "alice" and p.expires_at < LEADER.expires_at for p in newcomers)

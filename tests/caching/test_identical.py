@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, update
 
-from app.billing.store.usage import Wanted, report
-from app.caching.domain.answer import Answer
-from app.caching.store.abandoned import settle_abandoned
-from app.caching.store.joining import Settled, admit, settle, waiting_to_join
-from app.dispatching.store.healing import expire
+from app.billing.store.usage import UsageFilter, report
+from app.caching.domain.answer import CachedAnswer
+from app.caching.store.coalesce_join import Settled, admit, settle, waiting_to_join
+from app.caching.store.orphaned_followers import settle_abandoned
+from app.dispatching.store.reconciling import expire
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.cancels import cancel_task
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
@@ -43,15 +43,15 @@ from tests.tasks.rows import (
 )
 
 KEY = "client:alice:abc"
-ANSWER = Answer('{"kept":1}', Usage(7, 5, 2, 1), Cost(34, "USD"))
-ALL = Wanted("0000", "9999", by=("client_id",))
+ANSWER = CachedAnswer('{"kept":1}', TokenUsage(7, 5, 2, 1), CallCost(34, "USD"))
+ALL = UsageFilter("0000", "9999", by=("client_id",))
 
 
 def cacheable(name: str, key: str = KEY, **changes: Any) -> NewTask:
     return new_task(name, cache_key=key, cache_look=True, cache_seconds=60.0, **changes)
 
 
-def nothing_kept(keys: Collection[str]) -> dict[str, Answer]:
+def nothing_kept(keys: Collection[str]) -> dict[str, CachedAnswer]:
     return {}
 
 
@@ -67,7 +67,7 @@ def submit(database: Database, *tasks: NewTask) -> Settled:
 
 
 def join_waiting(
-    database: Database, answers: dict[str, Answer] | None = None, coalesce: bool = True
+    database: Database, answers: dict[str, CachedAnswer] | None = None, coalesce: bool = True
 ) -> Settled:
     """What the leader's look does."""
     waiting = database.read(lambda conn: waiting_to_join(conn, 1000))

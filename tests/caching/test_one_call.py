@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from app.caching.domain.answer import Answer
+from app.caching.domain.answer import CachedAnswer
 from app.caching.domain.caching import CacheRules, CacheWish, Mode
 from app.caching.join_identical import JoinIdentical
 from app.caching.store.database_answers import DatabaseAnswers
@@ -17,17 +17,17 @@ from app.execution.keep_answers import KeepAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.platform.database import Database
-from app.submission.check_request import Rules
+from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submit_batch import SubmitBatch
 from app.submission.submit_task import SubmitTask, Submitted
-from app.tasks.domain.attempt import Claim, Ending, Message, Permit, Refusal, Usage
+from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Permit, Refusal, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
 from tests.caching.clocks import MovableClock
 
-RULES = Rules(frozenset({"m"}), "m", cache=CacheRules())
+RULES = SubmissionRules(frozenset({"m"}), "m", cache=CacheRules())
 REQUEST = TaskRequest(
     messages=[{"role": "user", "content": "the same"}],
     parameters={"temperature": 0},
@@ -59,13 +59,13 @@ class Slow:
     def __init__(self, inner: DatabaseAnswers) -> None:
         self.inner, self.meanwhile = inner, NOBODY
 
-    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         found = self.inner.look(keys)
         meanwhile, self.meanwhile = self.meanwhile, NOBODY
         meanwhile()
         return found
 
-    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         self.inner.keep(key, answer, seconds)
 
     def stamp(self) -> str | None:
@@ -104,8 +104,14 @@ class Process:
         permit = Permit(name, next(self.releases), "k", "up", "a", "m", (), 1, now)
         claimed = self.database.write(lambda conn: claim(conn, [Claim(permit, "w", now)]))[name]
         result = orjson.dumps({"choices": [{"finish_reason": "stop"}]}).decode()
-        ending = Ending(
-            claimed, Outcome.SUCCEEDED, Status.SUCCEEDED, now, counts=True, result=result, usage=Usage(1, 1)
+        ending = AttemptEnd(
+            claimed,
+            Outcome.SUCCEEDED,
+            Status.SUCCEEDED,
+            now,
+            counts=True,
+            result=result,
+            usage=TokenUsage(1, 1),
         )
 
         def finish() -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
-from app.caching.domain.caching import CacheRules, CacheWish, Mode, Scope
+from app.caching.domain.caching import CacheRules, CacheScope, CacheWish, Mode
 from app.caching.join_identical import JoinIdentical
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
@@ -19,10 +19,10 @@ from app.execution.keep_answers import KeepAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.platform.database import Database
-from app.submission.check_request import Rules
+from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import TaskRequest
 from app.submission.submit_task import SubmitTask
-from app.tasks.domain.attempt import Claim, Ending, Message, Permit, Refusal, Usage
+from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Permit, Refusal, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task, task_content
@@ -60,7 +60,7 @@ class Service:
         self.database, self.clock = database, MovableClock()
         self.kept = DatabaseAnswers(database, self.clock)
         local = LocalAnswers(self.kept, self.clock, seconds=300, most_bytes=10**6)
-        rules = Rules(frozenset({"m"}), "m", cache=CacheRules(shared=True))
+        rules = SubmissionRules(frozenset({"m"}), "m", cache=CacheRules(shared=True))
         self.submissions = SubmitTask(
             database, Somewhere(), rules, self.clock, None, UseCache(local, coalesce=True)
         )
@@ -73,7 +73,7 @@ class Service:
         request = TaskRequest(
             messages=[{"role": "user", "content": prompt}],
             parameters={"temperature": 0},
-            cache=CacheWish(mode=mode, scope=Scope.SHARED if shared else None),
+            cache=CacheWish(mode=mode, scope=CacheScope.SHARED if shared else None),
         )
         self.asked[self.submissions.submit(client, request).task_id] = (client, prompt, shared)
 
@@ -105,20 +105,20 @@ class Service:
             return
         client, prompt, _ = self.asked[name]
         result = {"whose": client, "prompt": prompt, "choices": [{"finish_reason": "stop"}]}
-        ending = Ending(
+        ending = AttemptEnd(
             claimed,
             Outcome.INVALID_REQUEST if fail else Outcome.SUCCEEDED,
             Status.FAILED if fail else Status.SUCCEEDED,
             now,
             counts=True,
             result=None if fail else orjson.dumps(result).decode(),
-            usage=None if fail else Usage(1, 1),
+            usage=None if fail else TokenUsage(1, 1),
         )
         self.keeping.keep(ending)
         self.database.write(lambda conn: _record(conn, ending))
 
 
-def _record(conn: Connection, ending: Ending) -> None:
+def _record(conn: Connection, ending: AttemptEnd) -> None:
     assert end(conn, [ending])[0].held
 
 

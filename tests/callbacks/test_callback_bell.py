@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from app.callbacks.store.callback_bell import DELIVER_CALLBACK, CallbackBell
+from app.callbacks.store.callback_notifier import DELIVER_CALLBACK, RedisCallbackNotifier
 from app.execution.celery_app import make_celery
 from app.platform.clock import SystemClock
 from app.platform.redis_scripts import Scripts, connect
@@ -16,8 +16,8 @@ from tests.callbacks.world import MovedClock
 from tests.servers import RedisServer
 
 
-def _bell(url: str, **limits: int) -> CallbackBell:
-    return CallbackBell(
+def _bell(url: str, **limits: int) -> RedisCallbackNotifier:
+    return RedisCallbackNotifier(
         Scripts(connect(url, timeout=60)), make_celery(Settings(redis_url=url)), SystemClock(), **limits
     )
 
@@ -67,7 +67,7 @@ def test_a_redis_that_is_gone_is_silence_and_is_not_asked_again_for_a_second(
     server = make_redis()
     clock = MovedClock()
     scripts = Scripts(connect(server.url, timeout=0.3))
-    bell = CallbackBell(scripts, make_celery(Settings(redis_url=server.url)), clock)
+    bell = RedisCallbackNotifier(scripts, make_celery(Settings(redis_url=server.url)), clock)
     server.kill()
     assert bell.ring(["evt_1"]) == ["evt_1"]
     asked = _Counted(scripts)

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
-from app.callbacks.domain.callback import Answer
+from app.callbacks.domain.callback import DeliveryReply
 from app.cli.callbacks import group
 from app.platform.database import Database
 from tests.callbacks.world import SECRET, World, create_tables, verifies
@@ -22,7 +22,7 @@ def told(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
     world.add_task()
     for callback_id, client in (("evt_1", "alice"), ("evt_2", "alice"), ("evt_3", "bob")):
         world.add_callback(callback_id, client_id=client)
-    world.receivers.answers[URL] = Answer(410)
+    world.receivers.answers[URL] = DeliveryReply(410)
     world.run()
     world.receivers.answers.clear()
     return world

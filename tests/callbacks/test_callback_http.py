@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.callbacks.callback_http import MAX_RESPONSE_BYTES, CallbackHttp
-from app.callbacks.domain.callback import Answer, Parcel
+from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from app.platform.domain.network import parse_networks
 from app.platform.domain.url_rules import TargetRules
 from tests.callbacks.receivers import (
@@ -43,10 +43,10 @@ class Names:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
-def send(url: str, http: CallbackHttp | None = None, body: bytes = b"{}") -> Answer:
+def send(url: str, http: CallbackHttp | None = None, body: bytes = b"{}") -> DeliveryReply:
     courier = http or CallbackHttp(LOCAL, timeout_seconds=60)
     try:
-        return courier.send(Parcel(url, {"Content-Type": "application/json", "X-Own": "1"}, body))
+        return courier.send(SignedCallback(url, {"Content-Type": "application/json", "X-Own": "1"}, body))
     finally:
         if http is None:
             courier.close()

@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import update
 
 from app.callbacks.feed_callbacks import CallbackFeeder
-from app.callbacks.store.callback_bell import CallbackBell
+from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.cli.listener import Listener, Receipt
 from app.execution.celery_app import make_celery
 from app.platform.clock import SystemClock
@@ -31,7 +31,7 @@ class Service:
         self.database = Database(database_url)
         self.clock = SystemClock()
         scripts = Scripts(connect(redis_url, timeout=60))
-        self.bell = CallbackBell(scripts, make_celery(Settings(redis_url=redis_url)), self.clock)
+        self.bell = RedisCallbackNotifier(scripts, make_celery(Settings(redis_url=redis_url)), self.clock)
         self.feeder = CallbackFeeder(self.database, self.bell, self.clock)
         rows_time = MovedClock()
         rows_time.at = self.clock.now()

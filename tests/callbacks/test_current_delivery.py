@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from app.callbacks.current_delivery import CurrentDelivery
-from app.callbacks.domain.callback import Answer, Parcel
+from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from tests.callbacks.world import World
 from tests.stack import PATIENCE
 
@@ -25,12 +25,12 @@ class Courier:
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def send(self, _parcel: Parcel) -> Answer:
+    def send(self, _parcel: SignedCallback) -> DeliveryReply:
         self.begun.set()
         assert self.may_answer.wait(PATIENCE)
         self.late |= bool(self.closed)
         self.sent += 1
-        return Answer(200)
+        return DeliveryReply(200)
 
     def close(self) -> None:
         self.closed += 1

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.callbacks.domain.callback import SCHEDULE, Answer, Parcel
+from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, SignedCallback
 from app.callbacks.rotate_callback_secret import rotate_callback_secret
 from app.callbacks.store import callbacks
 from app.callbacks.store.callbacks import DeliveryRecord
@@ -88,7 +88,7 @@ def test_the_signature_is_right_to_the_receivers_own_library(told: World) -> Non
 
 
 def test_all_tries_follow_the_schedule_under_one_id_and_then_it_is_a_dead_letter(told: World) -> None:
-    told.receivers.answers[URL] = Answer(500)
+    told.receivers.answers[URL] = DeliveryReply(500)
     for number, wait in enumerate(SCHEDULE, 1):
         told.clock.move(wait - 1 if wait else 0)
         assert told.run() == (0 if wait else 1), f"try {number} came early"
@@ -104,14 +104,14 @@ def test_all_tries_follow_the_schedule_under_one_id_and_then_it_is_a_dead_letter
 
 
 def test_410_is_a_dead_letter_at_once_with_its_reason(told: World) -> None:
-    told.receivers.answers[URL] = Answer(410)
+    told.receivers.answers[URL] = DeliveryReply(410)
     told.run()
     assert told.callback().status == "failed"
     assert told.dead.list_dead("alice")[0].reason == "410: the receiver wants no more"
 
 
 def test_retry_after_is_kept(told: World) -> None:
-    told.receivers.answers[URL] = Answer(503, {"retry-after": "400"})
+    told.receivers.answers[URL] = DeliveryReply(503, {"retry-after": "400"})
     told.run()
     told.clock.move(399)
     assert told.run() == 0
@@ -122,7 +122,7 @@ def test_retry_after_is_kept(told: World) -> None:
 
 
 def test_a_refused_url_is_a_dead_letter_that_says_why(told: World) -> None:
-    told.receivers.answers[URL] = Answer(error="port 22 is refused", hopeless=True, sent=False)
+    told.receivers.answers[URL] = DeliveryReply(error="port 22 is refused", hopeless=True, sent=False)
     told.run()
     assert told.callback().last_error == "port 22 is refused"
     assert told.callback().status == "failed"
@@ -137,7 +137,7 @@ def test_a_task_that_is_gone_is_a_dead_letter(world: World) -> None:
 
 def test_two_processes_that_hear_the_same_bell_deliver_once(told: World) -> None:
     other = told.another_process()
-    told.receivers.answers[URL] = lambda parcel: (other.deliver("evt_1"), Answer(200))[1]
+    told.receivers.answers[URL] = lambda parcel: (other.deliver("evt_1"), DeliveryReply(200))[1]
     told.delivery.deliver("evt_1")
     assert len(told.receivers.sent) == 1
 
@@ -153,7 +153,7 @@ def test_many_threads_that_hear_the_same_bell_deliver_once(told: World) -> None:
 
 
 def test_a_second_bell_does_not_hurry_a_retry(told: World) -> None:
-    told.receivers.answers[URL] = Answer(500)
+    told.receivers.answers[URL] = DeliveryReply(500)
     told.delivery.deliver("evt_1")
     told.delivery.deliver("evt_1")
     assert len(told.receivers.sent) == 1
@@ -168,7 +168,7 @@ class Killed(BaseException):
     """kill -9, as far as Python can play it."""
 
 
-def _die(parcel: Parcel) -> Answer:
+def _die(parcel: SignedCallback) -> DeliveryReply:
     raise Killed
 
 
@@ -250,9 +250,9 @@ def test_a_database_that_is_away_is_waited_for_until_the_claim_lapses(
     process = told.another_process()
     told.database = flaky._real
 
-    def go_away(parcel: Parcel) -> Answer:
+    def go_away(parcel: SignedCallback) -> DeliveryReply:
         flaky.away_for = away_for
-        return Answer(200)
+        return DeliveryReply(200)
 
     told.receivers.answers[URL] = go_away
     process.deliver("evt_1")
@@ -261,11 +261,11 @@ def test_a_database_that_is_away_is_waited_for_until_the_claim_lapses(
 
 
 def test_a_replay_is_a_new_round_under_the_same_id(told: World) -> None:
-    told.receivers.answers[URL] = Answer(410)
+    told.receivers.answers[URL] = DeliveryReply(410)
     told.run()
     assert told.dead.replay("alice", "evt_1")
     assert not told.dead.replay("alice", "evt_1")
-    told.receivers.answers[URL] = Answer(500)
+    told.receivers.answers[URL] = DeliveryReply(500)
     for wait in SCHEDULE:
         told.clock.move(wait + 1)
         told.run()
@@ -277,7 +277,7 @@ def test_a_replay_is_a_new_round_under_the_same_id(told: World) -> None:
 def test_all_that_was_given_up_since_an_instant_is_replayed(told: World) -> None:
     for number in range(2, 8):
         told.add_callback(f"evt_{number}")
-    told.receivers.answers[URL] = Answer(410)
+    told.receivers.answers[URL] = DeliveryReply(410)
     told.run()
     told.clock.move(3600)
     told.add_callback("evt_late")
@@ -290,7 +290,7 @@ def test_all_that_was_given_up_since_an_instant_is_replayed(told: World) -> None
 def test_dead_letters_are_listed_newest_first_page_by_page(told: World) -> None:
     for number in range(2, 6):
         told.add_callback(f"evt_{number}")
-    told.receivers.answers[URL] = Answer(410)
+    told.receivers.answers[URL] = DeliveryReply(410)
     told.run()
     first = told.dead.list_dead("alice", limit=3)
     rest = told.dead.list_dead("alice", before_seq=first[-1].seq, limit=3)
@@ -298,7 +298,7 @@ def test_dead_letters_are_listed_newest_first_page_by_page(told: World) -> None:
 
 
 def test_a_stranger_neither_sees_nor_replays_anothers_dead_letters(told: World) -> None:
-    told.receivers.answers[URL] = Answer(410)
+    told.receivers.answers[URL] = DeliveryReply(410)
     told.run()
     assert told.dead.list_dead("bob") == []
     assert not told.dead.replay("bob", "evt_1")
@@ -338,7 +338,7 @@ def test_a_clients_own_headers_are_sent_but_never_in_place_of_ours(told: World) 
 
 
 def test_the_log_of_a_task_tells_every_try(told: World) -> None:
-    told.receivers.answers[URL] = Answer(500)
+    told.receivers.answers[URL] = DeliveryReply(500)
     told.run()
     told.receivers.answers.clear()
     told.clock.move(6)

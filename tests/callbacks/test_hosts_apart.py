@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from app.callbacks.callback_http import CallbackHttp
-from app.callbacks.domain.callback import Answer, Health, Parcel
-from app.callbacks.domain.callback_host import Crowded, Go, HostLimits, Paused
-from app.callbacks.guard_hosts import MOST_IN_LINE, HostGuard
+from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
+from app.callbacks.domain.callback_host import AtCapacity, Go, HostLimits, Paused
+from app.callbacks.host_concurrency import MOST_IN_LINE, HostConcurrencyLimiter
 from app.platform.clock import SystemClock
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.network import parse_networks
@@ -54,7 +54,7 @@ def _in_threads(count: int, deliver: Callable[[str], None], ids: list[str]) -> l
 
 def test_five_failures_in_a_row_leave_a_host_alone_without_using_up_tries(told: World) -> None:
     ids = _add(told, BAD, 8, "bad")
-    told.receivers.answers[BAD] = Answer(None, error="connection refused")
+    told.receivers.answers[BAD] = DeliveryReply(None, error="connection refused")
     told.run()
     assert len(told.receivers.sent) == 5
     assert [told.callback(id_).tries for id_ in ids] == [1] * 5 + [0] * 3
@@ -65,7 +65,7 @@ def test_five_failures_in_a_row_leave_a_host_alone_without_using_up_tries(told: 
 
 def test_after_its_pause_a_host_gets_one_at_a_time_until_it_answers(told: World) -> None:
     _add(told, BAD, 8, "bad")
-    told.receivers.answers[BAD] = Answer(503)
+    told.receivers.answers[BAD] = DeliveryReply(503)
     told.run()
     told.clock.move(40)
     told.run()
@@ -80,7 +80,7 @@ def test_after_its_pause_a_host_gets_one_at_a_time_until_it_answers(told: World)
 
 def test_another_host_is_served_while_one_is_left_alone(told: World) -> None:
     _add(told, BAD, 8, "bad")
-    told.receivers.answers[BAD] = Answer(503)
+    told.receivers.answers[BAD] = DeliveryReply(503)
     told.run()
     ids = _add(told, GOOD, 5, "good")
     told.run()
@@ -89,7 +89,7 @@ def test_another_host_is_served_while_one_is_left_alone(told: World) -> None:
 
 def test_429_leaves_the_whole_host_alone_for_as_long_as_it_asks(told: World) -> None:
     ids = _add(told, BAD, 3, "bad")
-    told.receivers.answers[BAD] = Answer(429, {"retry-after": "100"})
+    told.receivers.answers[BAD] = DeliveryReply(429, {"retry-after": "100"})
     told.run()
     assert len(told.receivers.sent) == 1
     told.receivers.answers.clear()
@@ -108,7 +108,7 @@ def test_no_host_has_more_in_the_air_than_allowed_and_what_waits_in_line_follows
     now, peak, lock = 0, 0, threading.Lock()
     go_on = threading.Event()
 
-    def answer(parcel: Parcel) -> Answer:
+    def answer(parcel: SignedCallback) -> DeliveryReply:
         nonlocal now, peak
         with lock:
             now += 1
@@ -116,7 +116,7 @@ def test_no_host_has_more_in_the_air_than_allowed_and_what_waits_in_line_follows
         assert go_on.wait(120)
         with lock:
             now -= 1
-        return Answer(200)
+        return DeliveryReply(200)
 
     told.receivers.answers[GOOD] = answer
     threads = _in_threads(12, process.deliver, ids)
@@ -148,36 +148,36 @@ def test_a_silent_host_holds_up_nobody_over_real_sockets(told: World) -> None:
 
 
 def test_when_the_process_ends_nobody_is_left_in_line(told: World) -> None:
-    guard = HostGuard(MovedClock(), HostLimits(at_once=1))
+    guard = HostConcurrencyLimiter(MovedClock(), HostLimits(at_once=1))
     assert isinstance(guard.enter("h", "evt_1"), Go)
-    assert isinstance(guard.enter("h", "evt_2"), Crowded)
+    assert isinstance(guard.enter("h", "evt_2"), AtCapacity)
     guard.close()
     assert guard.take_next("h") is None
     assert isinstance(guard.enter("h", "evt_3"), Paused)
 
 
 def test_a_line_is_bounded_and_takes_nobody_twice() -> None:
-    guard = HostGuard(MovedClock(), HostLimits(at_once=1))
+    guard = HostConcurrencyLimiter(MovedClock(), HostLimits(at_once=1))
     guard.enter("h", "evt_first")
     for number in range(MOST_IN_LINE):
-        assert isinstance(guard.enter("h", f"evt_{number}"), Crowded)
-    assert isinstance(guard.enter("h", "evt_7"), Crowded)
+        assert isinstance(guard.enter("h", f"evt_{number}"), AtCapacity)
+    assert isinstance(guard.enter("h", "evt_7"), AtCapacity)
     assert isinstance(guard.enter("h", "evt_more"), Paused)
-    guard.leave("h", Health.GOOD)
+    guard.leave("h", HostHealth.GOOD)
     assert guard.take_next("h") == "evt_0"
 
 
 def test_ever_new_hosts_do_not_fill_the_memory() -> None:
     clock = MovedClock()
-    guard = HostGuard(clock)
+    guard = HostConcurrencyLimiter(clock)
     for number in range(30_000):
         assert isinstance(guard.enter(f"h{number}", "evt"), Go)
-        guard.leave(f"h{number}", Health.GOOD)
+        guard.leave(f"h{number}", HostHealth.GOOD)
     assert len(guard._seats) <= 10_000
 
 
 def test_the_real_clock_fits_the_port() -> None:
-    assert isinstance(HostGuard(SystemClock()).enter("h", "evt_1"), Go)
+    assert isinstance(HostConcurrencyLimiter(SystemClock()).enter("h", "evt_1"), Go)
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -185,7 +185,7 @@ def test_a_line_is_not_left_alone_when_the_database_goes_away(
     told: World, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     """The only one in the air cannot be claimed, or the next that it takes along; the feeder rings the rest again."""
-    guard = HostGuard(told.clock, HostLimits(at_once=1))
+    guard = HostConcurrencyLimiter(told.clock, HostLimits(at_once=1))
     told.delivery = told.another_process(guard=guard)
     first, *others = ids = _add(told, GOOD, 4, "good")
     write, claims = told.database.write, list[str]()

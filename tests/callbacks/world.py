@@ -8,10 +8,10 @@ from sqlalchemy import create_engine, insert, select, update
 from standardwebhooks.webhooks import Webhook
 
 from app.callbacks.deliver_callback import CallbackDelivery
-from app.callbacks.domain.callback import Answer, Parcel
+from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from app.callbacks.domain.callback_host import HostLimits
 from app.callbacks.feed_callbacks import CallbackFeeder
-from app.callbacks.guard_hosts import HostGuard
+from app.callbacks.host_concurrency import HostConcurrencyLimiter
 from app.callbacks.replay_callbacks import DeadLetters
 from app.composition.schema import metadata
 from app.platform.database import Database
@@ -43,14 +43,14 @@ class Receivers:
     """A courier whose receivers answer by URL, 200 unless told otherwise; `sent` is what they got."""
 
     def __init__(self) -> None:
-        self.sent: list[Parcel] = []
-        self.answers: dict[str, Answer | Callable[[Parcel], Answer]] = {}
+        self.sent: list[SignedCallback] = []
+        self.answers: dict[str, DeliveryReply | Callable[[SignedCallback], DeliveryReply]] = {}
         self._lock = threading.Lock()
 
-    def send(self, parcel: Parcel) -> Answer:
+    def send(self, parcel: SignedCallback) -> DeliveryReply:
         with self._lock:
             self.sent.append(parcel)
-        answer = self.answers.get(parcel.url, Answer(200))
+        answer = self.answers.get(parcel.url, DeliveryReply(200))
         return answer(parcel) if callable(answer) else answer
 
     def close(self) -> None:
@@ -102,12 +102,12 @@ class World:
             self.database.write(lambda conn, row=row: conn.execute(insert(client).values(row)))
 
     def another_process(
-        self, courier: object | None = None, guard: HostGuard | None = None
+        self, courier: object | None = None, guard: HostConcurrencyLimiter | None = None
     ) -> CallbackDelivery:
         return CallbackDelivery(
             self.database,
             courier or self.receivers,  # type: ignore[arg-type]
-            guard or HostGuard(self.clock, self.limits),
+            guard or HostConcurrencyLimiter(self.clock, self.limits),
             self.clock,
             worker="w1",
             chance=lambda: self.chance,
@@ -222,7 +222,7 @@ class World:
         self.database.write(lambda conn: conn.execute(statement))
 
 
-def verifies(parcel: Parcel, secret: str, now: float) -> bool:
+def verifies(parcel: SignedCallback, secret: str, now: float) -> bool:
     """What a receiver's own library says; its clock is set to ours by hand, it knows no other way."""
     headers = {name: value for name, value in parcel.headers.items() if name.startswith("webhook-")}
     from datetime import UTC, datetime

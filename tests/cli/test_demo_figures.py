@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from app.cli import presets
-from app.cli.demo.figures import Figures, ideal_seconds, limits_of, percentile
+from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of, percentile
 from app.cli.demo.work import prompts
 from app.settings import load_settings
 
-GOOD = Figures(
+GOOD = DemoFigures(
     tasks=2, succeeded=2, seconds=20, refusals=0, callbacks_due=1, callbacks_verified=1, backlog_peak=1
 )
 
@@ -60,5 +60,5 @@ def test_a_good_run_has_no_problems() -> None:
     ],
     ids=["task", "callback", "signature", "refusal", "flower"],
 )
-def test_each_thing_that_goes_wrong_is_said(wrong: Figures) -> None:
+def test_each_thing_that_goes_wrong_is_said(wrong: DemoFigures) -> None:
     assert len(wrong.problems) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.flower import credentials
 from app.cli.profile import Profile, data_folder, load, save
 from app.cli.remote import find
@@ -48,7 +48,7 @@ def test_address_and_key_come_from_options_then_environment_then_profile(tmp_pat
 
 @pytest.mark.parametrize("given", [{}, {"PENSTOCK_URL": "http://there"}])
 def test_without_a_service_or_a_key_the_mend_is_said(tmp_path: Path, given: dict[str, str]) -> None:
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(CommandFailure) as refused:
         find(None, None, given, tmp_path)
     assert refused.value.exit_code == Exit.CONFIGURATION
     assert refused.value.mend
@@ -68,5 +68,5 @@ def test_flowers_password_is_as_set_or_kept_or_made_and_kept(tmp_path: Path) -> 
 
 
 def test_a_flower_login_without_a_password_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="user:password"):
+    with pytest.raises(CommandFailure, match="user:password"):
         credentials({"PENSTOCK_FLOWER_AUTH": "ops:"}, tmp_path)

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cli.batch.job import Job
-from app.cli.batch.prompts import KINDS, Request, Source, fill, kind_of, requests_of
+from app.cli.batch.prompts import KINDS, PromptFile, Request, fill, kind_of, requests_of
 from app.cli.batch.results import write_results
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 
 ROW = {"text": "a {brace} in a value", "into": "French"}
 
@@ -35,20 +35,20 @@ def test_columns_are_put_in_and_values_are_left_alone() -> None:
     "template", ["Greet {into", "Greet into}", "{}", "{{into}", '{"text": "x"', "{a{into}}"]
 )
 def test_a_lone_brace_is_refused_before_anything_is_paid_for(template: str) -> None:
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CommandFailure) as caught:
         fill(template, ROW, "row 2")
     assert "brace" in str(caught.value)
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(Failure, match="row 2: there is no column 'name'; there are: text, into"):
+    with pytest.raises(CommandFailure, match="row 2: there is no column 'name'; there are: text, into"):
         fill("Greet {name}", ROW, "row 2")
 
 
 def read(path: Path, kind: str | None = None, **how: str) -> list[Request]:
     """As `penstock submit` reads it."""
-    source = Source(path, "", **how)
-    return list(requests_of(Source(path, kind_of(source.text, kind), **how)))
+    source = PromptFile(path, "", **how)
+    return list(requests_of(PromptFile(path, kind_of(source.text, kind), **how)))
 
 
 def written(folder: Path, name: str, content: bytes | str) -> Path:
@@ -178,7 +178,7 @@ def test_what_is_not_read_is_refused_with_what_to_do(
     tmp_path: Path, name: str, content: bytes | str, why: str, hint: str
 ) -> None:
     path = written(tmp_path, name, content)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CommandFailure) as caught:
         read(path)
     assert str(caught.value).startswith(name)
     assert why in str(caught.value)
@@ -190,7 +190,7 @@ def test_what_is_not_read_is_refused_with_what_to_do(
 def test_what_is_no_text_is_refused_whatever_it_is_said_to_be(
     tmp_path: Path, kind: str, content: bytes
 ) -> None:
-    with pytest.raises(Failure, match="which is not read"):
+    with pytest.raises(CommandFailure, match="which is not read"):
         read(written(tmp_path, "a", content), kind)
 
 
@@ -223,9 +223,9 @@ def test_an_encoding_or_a_delimiter_that_is_given_counts(
 
 
 def test_an_encoding_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="cannot be read as utf-16"):
+    with pytest.raises(CommandFailure, match="cannot be read as utf-16"):
         read(written(tmp_path, "a.csv", b"prompt\nabcd"), encoding="utf-16-le")
-    with pytest.raises(Failure, match="cannot be read as ascii"):
+    with pytest.raises(CommandFailure, match="cannot be read as ascii"):
         read(written(tmp_path, "a.csv", "prompt\n\u00e9"), encoding="ascii")
 
 
@@ -236,7 +236,7 @@ def test_no_file_ends_in_anything_but_requests_or_a_failure(
     tmp_path_factory: Any, content: bytes, kind: str | None, name: str
 ) -> None:
     path = written(tmp_path_factory.mktemp("any"), name, content)
-    with suppress(Failure):
+    with suppress(CommandFailure):
         assert read(path, kind)
 
 

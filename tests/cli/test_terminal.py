@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, State
+from app.cli.supervisor.state import Phase, ProcessState
 from app.cli.supervisor.teller import Terminal
 
 PART = Component("api", ("true",))
@@ -20,7 +20,7 @@ def child(*lines: str) -> SimpleNamespace:
 def test_it_is_quiet_while_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(["api"], verbose=False)
     terminal.line("api", "a line")
-    terminal.changed(PART, State(Phase.READY), None, None)
+    terminal.changed(PART, ProcessState(Phase.READY), None, None)
     assert capsys.readouterr().out == ""
 
 
@@ -33,12 +33,12 @@ def test_it_shows_everything_when_asked_with_the_name_before_it(capsys: pytest.C
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (State(Phase.BACKOFF, since=10, again_at=12.0), "started again in 2.0 s"),
-        (State(Phase.GAVE_UP), "cannot be made to work"),
+        (ProcessState(Phase.BACKOFF, since=10, again_at=12.0), "started again in 2.0 s"),
+        (ProcessState(Phase.GAVE_UP), "cannot be made to work"),
     ],
 )
 def test_an_end_shows_its_last_words_and_what_follows(
-    state: State, words: str, capsys: pytest.CaptureFixture[str]
+    state: ProcessState, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Terminal(["api"], verbose=False).changed(PART, state, child("Traceback", "boom"), 1)  # type: ignore[arg-type]
     said = capsys.readouterr().out
@@ -48,5 +48,5 @@ def test_an_end_shows_its_last_words_and_what_follows(
 
 
 def test_a_recovered_component_is_said_to_be_ready_again(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal(["api"], verbose=False).changed(PART, State(Phase.READY, failures=1), None, None)
+    Terminal(["api"], verbose=False).changed(PART, ProcessState(Phase.READY, failures=1), None, None)
     assert "ready" in capsys.readouterr().out

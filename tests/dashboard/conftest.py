@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.migrate import upgrade
-from app.reporting.domain.sight import GateSight
+from app.reporting.domain.pacing_snapshot import PacingSnapshot
 from tests.api.world import Client, Parts, World
 from tests.servers import PostgresServer
 
@@ -40,9 +40,9 @@ class BreakableDatabase(Database):
 class Gauge:
     """Redis as the test wants it; None: it does not answer."""
 
-    sight: GateSight | None = None
+    sight: PacingSnapshot | None = None
 
-    def look(self) -> GateSight:
+    def look(self) -> PacingSnapshot:
         if self.sight is None:
             raise RedisUnreachable("gone")
         return self.sight
@@ -136,5 +136,5 @@ def pages(request: pytest.FixtureRequest) -> Pages:
     found.parts.told.words = {}
     found.reservoir.reset()
     found.parts.clock.ahead += 60.0  # what was read for earlier tests is old by now
-    found.parts.gauge.sight = GateSight(term="t", beat=int(found.parts.clock.ahead), workers=1, slots=5)
+    found.parts.gauge.sight = PacingSnapshot(term="t", beat=int(found.parts.clock.ahead), workers=1, slots=5)
     return found

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page
 
 from app.platform.database import Database
-from app.reporting.domain.alerts import Alert, State
+from app.reporting.domain.alerts import Alert, AlertState
 from app.reporting.store.alerts import save_alerts
 from app.settings.domain.alert_rules import Severity
 from tests.dashboard.browser import Watch, browsing, chromium, sign_in
@@ -97,7 +97,7 @@ def test_an_alarm_sounds_once_for_each_alert_where_it_was_asked_for(
     assert page.evaluate("window.heard") == ["asked"]  # to hear how it sounds
     database = Database(service.stack.environment["DATABASE_URL"])
     try:
-        alert = Alert("budget", "acme", Severity.WARNING, State.FIRING, 1.0, 0.92, told=True)
+        alert = Alert("budget", "acme", Severity.WARNING, AlertState.FIRING, 1.0, 0.92, told=True)
         database.write(lambda conn: save_alerts(conn, {}, {alert.place: alert}))
         page.wait_for_function("() => window.heard.includes('budget acme')")
         database.write(lambda conn: save_alerts(conn, {alert.place: alert}, {}))

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.dashboard.live import Live
+from app.dashboard.live import LivePages
 from app.platform.clock import SystemClock
 from tests.api.world import ADMIN_KEY
 from tests.dashboard.conftest import Pages
@@ -36,13 +36,13 @@ def render(overview: Any) -> dict[str, str]:
     return {"who": str(viewer), "number": str(number)}
 
 
-def make(most: int = 3) -> tuple[Live, Reader]:
+def make(most: int = 3) -> tuple[LivePages, Reader]:
     reader = Reader()
-    return Live(reader, render, SystemClock(), most), reader  # type: ignore[arg-type]
+    return LivePages(reader, render, SystemClock(), most), reader  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def live_and_reader() -> Iterator[tuple[Live, Reader]]:
+def live_and_reader() -> Iterator[tuple[LivePages, Reader]]:
     made = make()
     yield made
     made[0].close()
@@ -57,7 +57,7 @@ def parts(stream: Iterator[bytes]) -> dict[str, str]:
 
 
 def test_all_viewers_share_one_reader_and_each_kind_is_read_once(
-    live_and_reader: tuple[Live, Reader],
+    live_and_reader: tuple[LivePages, Reader],
 ) -> None:
     live, reader = live_and_reader
     others = set(threading.enumerate())  # of services that earlier tests have left
@@ -68,7 +68,7 @@ def test_all_viewers_share_one_reader_and_each_kind_is_read_once(
     assert all(len(viewers) == len(set(viewers)) for viewers in reader.reads)
 
 
-def test_only_what_changed_is_sent_again(live_and_reader: tuple[Live, Reader]) -> None:
+def test_only_what_changed_is_sent_again(live_and_reader: tuple[LivePages, Reader]) -> None:
     stream = live_and_reader[0].follow("alice", lambda: True)
     assert stream
     events = iter(stream)
@@ -76,7 +76,7 @@ def test_only_what_changed_is_sent_again(live_and_reader: tuple[Live, Reader]) -
     assert set(parts(events)) == {"number"}
 
 
-def test_too_many_viewers_are_sent_away_until_one_leaves(live_and_reader: tuple[Live, Reader]) -> None:
+def test_too_many_viewers_are_sent_away_until_one_leaves(live_and_reader: tuple[LivePages, Reader]) -> None:
     live, _ = live_and_reader
     streams = [live.follow(None, lambda: True) for _ in range(4)]
     assert [stream is not None for stream in streams] == [True, True, True, False]
@@ -87,7 +87,7 @@ def test_too_many_viewers_are_sent_away_until_one_leaves(live_and_reader: tuple[
     assert live.follow(None, lambda: True) is None
 
 
-def test_while_nobody_looks_nothing_is_read(live_and_reader: tuple[Live, Reader]) -> None:
+def test_while_nobody_looks_nothing_is_read(live_and_reader: tuple[LivePages, Reader]) -> None:
     live, reader = live_and_reader
     stream = live.follow(None, lambda: True)
     assert stream
@@ -98,14 +98,14 @@ def test_while_nobody_looks_nothing_is_read(live_and_reader: tuple[Live, Reader]
         wait_until(lambda: len(reader.reads) > seen + 1, within=2.5)
 
 
-def test_a_look_is_shared_for_a_moment(live_and_reader: tuple[Live, Reader]) -> None:
+def test_a_look_is_shared_for_a_moment(live_and_reader: tuple[LivePages, Reader]) -> None:
     live, reader = live_and_reader
     assert live.now("alice") is live.now("alice")
     assert live.now("bob")["who"] == "bob"
     assert reader.reads == [["alice"], ["bob"]]
 
 
-def test_when_the_service_ends_the_streams_end(live_and_reader: tuple[Live, Reader]) -> None:
+def test_when_the_service_ends_the_streams_end(live_and_reader: tuple[LivePages, Reader]) -> None:
     live, _ = live_and_reader
     stream = live.follow(None, lambda: True)
     assert stream

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Connection
 
 from app.pacing.store.pauses import add_pause, remove_pause
-from app.reporting.domain.sight import GateSight, QuotaSight
-from app.tasks.domain.attempt import Failure
+from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
+from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain.key_health import Condition, Standing
+from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import forget_health, save_health
 from tests.api.world import ADMIN_KEY, Client
 from tests.dashboard.conftest import Pages
@@ -30,7 +30,7 @@ def paths(alice: Client, world: Pages) -> dict[str, str]:
 
 def unavailable(world: Pages, task_id: str) -> None:
     """A failure that may be run again."""
-    failure = Failure("upstream_error", "upstream_unavailable", "the upstream was away")
+    failure = TaskFailure("upstream_error", "upstream_unavailable", "the upstream was away")
     world.end(
         task_id,
         outcome=Outcome.UNAVAILABLE,
@@ -99,10 +99,10 @@ def test_an_administrator_sees_everything(pages: Pages) -> None:
 
 
 def test_only_administrators_see_quotas_and_keys(pages: Pages) -> None:
-    quota = QuotaSight(
+    quota = QuotaSnapshot(
         "account:k1:deepseek-flash", cap=7, flight=3, braked_for=12.0, why="429 from the upstream"
     )
-    pages.parts.gauge.sight = GateSight(term="t", beat=-1, workers=1, quotas={quota.id: quota})
+    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-1, workers=1, quotas={quota.id: quota})
     shown = pages.browser(key=ADMIN_KEY).get("/").text
     assert "braked 12 s" in shown
     assert "429 from the upstream" in shown
@@ -114,8 +114,8 @@ def test_only_administrators_see_quotas_and_keys(pages: Pages) -> None:
 
 def test_an_open_breaker_and_what_was_learned_stand_at_their_quotas(pages: Pages) -> None:
     name = "account:k1:deepseek-flash"
-    quota = QuotaSight(name, cap=7, flight=3)
-    pages.parts.gauge.sight = GateSight(term="t", beat=-1, workers=1, quotas={quota.id: quota})
+    quota = QuotaSnapshot(name, cap=7, flight=3)
+    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-1, workers=1, quotas={quota.id: quota})
     pages.parts.told.words = {
         "breakers": {name: ["open", "half of the last 20 calls failed", 12.0]},
         "learned": {name: {"rpm": 118.0, "tpm": None, "concurrency": 7}},
@@ -135,7 +135,9 @@ def test_what_is_paused_or_refused_is_said_to_whom_it_concerns(pages: Pages) -> 
     def set_up(conn: Connection) -> None:
         for subject in subjects:
             add_pause(conn, subject, now)
-        save_health(conn, {"account:acme": Standing(Condition.NO_BALANCE, "402 from the upstream", now)}, now)
+        save_health(
+            conn, {"account:acme": KeyStatus(Condition.NO_BALANCE, "402 from the upstream", now)}, now
+        )
 
     pages.database.write(set_up)
     try:
@@ -331,16 +333,16 @@ def test_waiting_is_the_same_wherever_it_waits(pages: Pages) -> None:
     for _ in range(5):
         alice.submit()
     queue = f"backlog.deepseek-flash.{alice.id}"
-    pages.parts.gauge.sight = GateSight(term="t", beat=-2, workers=1, queues={queue: 5})
+    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-2, workers=1, queues={queue: 5})
     shown = pages.browser(alice).get("/").text
     assert _figure(shown, "figure-waiting") == "35"
     assert "their batch’s turn" in shown
 
 
 def test_without_a_leader_or_a_worker_the_page_says_so(pages: Pages) -> None:
-    pages.parts.gauge.sight = GateSight(term="", beat=0, workers=1)
+    pages.parts.gauge.sight = PacingSnapshot(term="", beat=0, workers=1)
     assert "No dispatcher leads" in pages.browser(pages.client()).get("/").text
-    pages.parts.gauge.sight = GateSight(term="t", beat=-3, workers=0)
+    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-3, workers=0)
     assert "No worker reports" in pages.browser(pages.client()).get("/").text
 
 

@@ -37,7 +37,7 @@ from app.diagnosis.domain.doctor_service import (
 )
 from app.diagnosis.domain.finding import Finding, Level, ok, warn, worst
 from app.diagnosis.examine import Check, examine
-from app.upstreams.domain.page import Page
+from app.upstreams.domain.page import FetchedPage
 
 GIB = 1024**3
 NOW = 1_700_000_000.0
@@ -148,14 +148,14 @@ def test_proxies(headers: dict[str, str], issuer: str, variables: tuple[str, ...
 
 
 def test_a_model_that_is_not_offered_names_the_nearest() -> None:
-    page = Page(200, body={"data": [{"id": "deepseek-flash"}, {"id": "deepseek-v4-pro"}]})
+    page = FetchedPage(200, body={"data": [{"id": "deepseek-flash"}, {"id": "deepseek-v4-pro"}]})
     assert _level(judge_models(page, ["deepseek-flash"])) is Level.OK
     found = judge_models(page, ["deepseek-flahs"])
     assert _level(found) is Level.FAIL
     assert "deepseek-flash" in found.mend
-    assert _level(judge_models(Page(404), ["x"])) is Level.OK
+    assert _level(judge_models(FetchedPage(404), ["x"])) is Level.OK
     for odd in (None, [], {"data": 3}, {"data": [1, None, {}]}, "x"):
-        assert _level(judge_models(Page(200, body=odd), ["x"])) is Level.WARN
+        assert _level(judge_models(FetchedPage(200, body=odd), ["x"])) is Level.WARN
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_model_that_is_not_offered_names_the_nearest() -> None:
     [(401, Level.FAIL), (403, Level.FAIL), (0, Level.FAIL), (503, Level.WARN), (200, None)],
 )
 def test_keys(status: int, level: Level | None) -> None:
-    found = judge_key(Page(status), "main")
+    found = judge_key(FetchedPage(status), "main")
     assert (found and _level(found)) is level
 
 
@@ -171,18 +171,22 @@ def test_balances() -> None:
     told: dict[str, Any] = {
         "is_available": True, "balance_infos": [{"currency": "USD", "total_balance": "3.50"}],
     }  # fmt: skip
-    assert judge_balance(Page(200, body=told)) == ok("/user/balance", "3.50 USD")
-    assert _level(judge_balance(Page(200, body={**told, "is_available": False}))) is Level.FAIL
-    for odd in (Page(404), Page(200, body=[1]), Page(200, body={"is_available": True, "balance_infos": [3]})):
+    assert judge_balance(FetchedPage(200, body=told)) == ok("/user/balance", "3.50 USD")
+    assert _level(judge_balance(FetchedPage(200, body={**told, "is_available": False}))) is Level.FAIL
+    for odd in (
+        FetchedPage(404),
+        FetchedPage(200, body=[1]),
+        FetchedPage(200, body={"is_available": True, "balance_infos": [3]}),
+    ):
         assert _level(judge_balance(odd)) is Level.OK
 
 
 def test_headers_that_tell_limits_and_ids_are_shown() -> None:
-    page = Page(200, {"x-ratelimit-limit-requests": "600", "x-request-id": "req-1", "date": "x"})
-    shown = judge_headers([page, Page(404)]).message
+    page = FetchedPage(200, {"x-ratelimit-limit-requests": "600", "x-request-id": "req-1", "date": "x"})
+    shown = judge_headers([page, FetchedPage(404)]).message
     assert "x-ratelimit-limit-requests: 600" in shown
     assert "x-request-id: req-1" in shown
-    assert "no limits and no request id" in judge_headers([Page(200)]).message
+    assert "no limits and no request id" in judge_headers([FetchedPage(200)]).message
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_headers_that_tell_limits_and_ids_are_shown() -> None:
     ],
 )
 def test_a_quota_that_is_used_up_is_a_warning(headers: dict[str, str], level: Level) -> None:
-    assert _level(judge_headers([Page(200, headers)])) is level
+    assert _level(judge_headers([FetchedPage(200, headers)])) is level
 
 
 @pytest.mark.parametrize(
@@ -209,9 +213,9 @@ def test_a_quota_that_is_used_up_is_a_warning(headers: dict[str, str], level: Le
 )
 def test_status_pages(indicator: str, level: Level) -> None:
     body = {"status": {"indicator": indicator, "description": "as it is"}}
-    assert _level(judge_status_page(Page(200, body=body))) is level
-    assert _level(judge_status_page(Page(404))) is Level.WARN
-    assert _level(judge_status_page(Page(200, body=["x"]))) is Level.WARN
+    assert _level(judge_status_page(FetchedPage(200, body=body))) is level
+    assert _level(judge_status_page(FetchedPage(404))) is Level.WARN
+    assert _level(judge_status_page(FetchedPage(200, body=["x"]))) is Level.WARN
 
 
 @pytest.mark.parametrize(

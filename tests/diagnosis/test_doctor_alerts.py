@@ -2,7 +2,7 @@
 
 from app.diagnosis.domain.doctor_alerts import judge_channels, judge_firing
 from app.diagnosis.domain.finding import Level
-from app.reporting.domain.alerts import Alert, State
+from app.reporting.domain.alerts import Alert, AlertState
 from app.settings.domain.alert_rules import Severity
 
 
@@ -22,8 +22,8 @@ def test_an_address_that_cannot_be_had_and_a_message_that_did_not_arrive_are_fau
 
 def test_what_fires_is_as_bad_as_its_severity_and_names_its_entry() -> None:
     alerts = [
-        Alert("budget", "alice", Severity.WARNING, State.FIRING, 0.0, 0.9),
-        Alert("no_success", "", Severity.DISASTER, State.FIRING, 0.0, 1.0),
+        Alert("budget", "alice", Severity.WARNING, AlertState.FIRING, 0.0, 0.9),
+        Alert("no_success", "", Severity.DISASTER, AlertState.FIRING, 0.0, 1.0),
     ]
     found = judge_firing(alerts, "docs/runbook.md")
     assert [finding.level for finding in found] == [Level.WARN, Level.FAIL]

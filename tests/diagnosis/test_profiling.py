@@ -8,9 +8,9 @@ from sqlalchemy import insert
 from app.diagnosis.domain.time_split import Part
 from app.diagnosis.profile_tasks import ProfileTasks, limits_of
 from app.diagnosis.store import profiling
-from app.diagnosis.store.profiling import Span
+from app.diagnosis.store.profiling import RowRange
 from app.platform.database import Database
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Topology
 from app.tasks.store.tables import attempt, task
 from tests.tasks.rows import NOW, add, new_task, record, success, take
@@ -57,7 +57,7 @@ def test_an_instant_is_found_by_halving_the_numbers(database: Database) -> None:
     ("rows", "most", "count"), [(0, 10, 0), (10, 10, 1), (1_000_000, 100_000, 20), (11, 10, 1)]
 )
 def test_blocks_are_bounded_apart_and_within(rows: int, most: int, count: int) -> None:
-    span = Span(101, 100 + rows, most)
+    span = RowRange(101, 100 + rows, most)
     blocks = span.blocks()
     assert len(blocks) == count
     assert sum(last - first + 1 for first, last in blocks) == min(rows, most)
@@ -91,7 +91,7 @@ def test_told_and_learned_figures_are_limits_and_nothing_else_is() -> None:
         "tokens:m": {"used": 0.5},
         "odd": {},
     }
-    topology = Topology(quotas={"account:told:m": Quota("account:told:m", rpm=60.0)})
+    topology = Topology(quotas={"account:told:m": ConfiguredQuota("account:told:m", rpm=60.0)})
     found = limits_of(topology, learned)
     assert [(limit.id, limit.rpm, limit.concurrency, limit.told) for limit in found] == [
         ("account:told:m", 60.0, None, True),

@@ -9,35 +9,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.billing.domain.pricing import Price, PriceBook, Rates
-from app.diagnosis.domain.rehearsal import Habit, Load
-from app.diagnosis.rehearse_load import (
-    Answer,
-    Live,
+from app.diagnosis.domain.simulation import ClientProfile, Load
+from app.diagnosis.simulate_load import (
+    LoadForecast,
     Question,
+    RunningService,
     limits_of,
     live_loads,
     only_keys,
     rehearse_load,
     usage_of,
 )
-from app.diagnosis.store.rehearsal_facts import CallRow, WaitingRows
-from app.settings.domain.quota import Quota
+from app.diagnosis.store.simulation_facts import CallRow, WaitingRows
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Route, Topology, account_quota
-from app.tasks.domain.attempt import Usage
+from app.tasks.domain.attempt import TokenUsage
 
-USAGE = Usage(1000, 500)
-STEADY = Habit(lambda _: 1.0, 1.0)
+USAGE = TokenUsage(1000, 500)
+STEADY = ClientProfile(lambda _: 1.0, 1.0)
 BOOK = PriceBook.of([("u", "m", Price(0.0, "USD", Rates(150_000, 150_000, 600_000, 600_000)))])
 
 
 def accounts(count: int, *, keys: int = 1, **figures: float) -> Topology:
     """So many accounts with limits alike, each with so many keys, in one tier."""
     routes = tuple(Route(f"k{a}-{n}", "u", f"a{a}", "m") for a in range(count) for n in range(keys))
-    quotas = [Quota(account_quota(f"a{a}", "m"), **figures) for a in range(count)]  # type: ignore[arg-type]
+    quotas = [ConfiguredQuota(account_quota(f"a{a}", "m"), **figures) for a in range(count)]  # type: ignore[arg-type]
     return Topology({"m": (routes,)}, {quota.id: quota for quota in quotas})
 
 
-def played(topology: Topology, tasks: int, habit: Habit = STEADY, **more: object) -> Answer:
+def played(topology: Topology, tasks: int, habit: ClientProfile = STEADY, **more: object) -> LoadForecast:
     loads = more.pop("loads", None) or [Load("m", "c", tasks, USAGE, 1500.0)]
     return rehearse_load(Question(topology, loads, habit, BOOK, **more))  # type: ignore[arg-type]
 
@@ -55,9 +55,9 @@ def test_a_rate_drains_in_tasks_over_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    "habit", [STEADY, Habit(lambda c: c.lognormvariate(0.568, 0.5), 2.0)], ids=["1 s", "2 s"]
+    "habit", [STEADY, ClientProfile(lambda c: c.lognormvariate(0.568, 0.5), 2.0)], ids=["1 s", "2 s"]
 )
-def test_calls_at_once_drain_in_tasks_times_seconds_over_cap(habit: Habit) -> None:
+def test_calls_at_once_drain_in_tasks_times_seconds_over_cap(habit: ClientProfile) -> None:
     result = played(accounts(1, concurrency=40), 3000, habit).variants[0].result
     assert result.seconds == pytest.approx(3000 * habit.mean_seconds / 40, rel=0.06)
 
@@ -83,7 +83,7 @@ def test_one_more_account_changes_what_one_more_key_of_the_same_does_not() -> No
 
 def test_one_more_key_counts_where_limits_are_the_keys() -> None:
     route = Route("k", "u", "a", "m")
-    topology = Topology({"m": ((route,),)}, {"key:k:m": Quota("key:k:m", rpm=600)})
+    topology = Topology({"m": ((route,),)}, {"key:k:m": ConfiguredQuota("key:k:m", rpm=600)})
     as_it_is, key, _ = played(topology, 1000).variants
     assert key.result.seconds == pytest.approx(as_it_is.result.seconds / 2, rel=0.05)
 
@@ -99,7 +99,11 @@ def test_costs_are_exact_and_an_unknown_price_is_unknown() -> None:
 
 def test_refused_calls_are_made_again_and_brake_their_account() -> None:
     calm = played(accounts(1, concurrency=20), 500).variants[0].result
-    stormy = played(accounts(1, concurrency=20), 500, Habit(lambda _: 1.0, 1.0, 0.1, 2.0)).variants[0].result
+    stormy = (
+        played(accounts(1, concurrency=20), 500, ClientProfile(lambda _: 1.0, 1.0, 0.1, 2.0))
+        .variants[0]
+        .result
+    )
     assert stormy.done == 500
     assert stormy.calls == 500 + stormy.refused
     assert 20 <= stormy.refused <= 100
@@ -136,10 +140,10 @@ def test_the_running_service_gives_load_use_and_seconds() -> None:
         CallRow("k0-0", "m", "succeeded", 0.5, 100, 50, 10),
         CallRow("k0-0", "m", "rate_limited", 0.1, None, None, None),
     ]
-    live = Live([WaitingRows("m", "c", 0, 7, 150.0), WaitingRows("gone", "c", 3, 9, 1.0)], calls)
+    live = RunningService([WaitingRows("m", "c", 0, 7, 150.0), WaitingRows("gone", "c", 3, 9, 1.0)], calls)
     topology = accounts(1, rpm=600)
-    assert usage_of(calls) == Usage(100, 50, 10)
-    loads = live_loads(live, Usage(100, 50), topology)
+    assert usage_of(calls) == TokenUsage(100, 50, 10)
+    loads = live_loads(live, TokenUsage(100, 50), topology)
     assert [(load.model, load.tasks, load.step) for load in loads] == [("m", 7, 0)]
     result = played(topology, 0, loads=loads, live=live).variants[0].result
     assert (result.done, result.calls) == (7, 7 + result.refused)
@@ -164,7 +168,7 @@ def test_nothing_is_lost_and_no_limit_is_beaten(
         concurrency = 10
     topology = accounts(count, **{k: v for k, v in (("rpm", rpm), ("concurrency", concurrency)) if v})
     chance = Random(seed)
-    habit = Habit(lambda _: chance.uniform(0.5, 1.5) * seconds, seconds)
+    habit = ClientProfile(lambda _: chance.uniform(0.5, 1.5) * seconds, seconds)
     result = played(topology, 300, habit).variants[0].result
     assert (result.done, result.stranded, result.expired) == (300, 0, 0)
     fastest = max(

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from app.diagnosis.domain.profile_advice import Asked, advice, repeats
-from app.diagnosis.domain.time_split import Limit, Part, Trip, split
+from app.diagnosis.domain.profile_advice import AskedPrompt, advice, repeats
+from app.diagnosis.domain.time_split import Part, QuotaLimit, TaskTiming, split
 
 T = 1_800_000_000.0
 
 
-def trip(at: float = 0.0, *, waited: float = 0.0, took: float = 1.0, **changed: Any) -> Trip:
+def trip(at: float = 0.0, *, waited: float = 0.0, took: float = 1.0, **changed: Any) -> TaskTiming:
     """Released `at`, after `waited` seconds."""
     fields: dict[str, Any] = {
         "client": "alice", "model": "m", "key": "main", "account": "acme", "outcome": "succeeded",
@@ -19,19 +19,19 @@ def trip(at: float = 0.0, *, waited: float = 0.0, took: float = 1.0, **changed: 
         "first_byte_at": T + at + 0.15 + took * 0.8, "finished_at": T + at + 0.15 + took,
         "recorded_at": T + at + 0.2 + took, "tokens": 100,
     }  # fmt: skip
-    return Trip(**{**fields, **changed})
+    return TaskTiming(**{**fields, **changed})
 
 
-def limit(**figures: Any) -> Limit:
-    return Limit("account:acme:m", "acme", False, "m", **figures)
+def limit(**figures: Any) -> QuotaLimit:
+    return QuotaLimit("account:acme:m", "acme", False, "m", **figures)
 
 
-def asked(prompt: str, **changed: Any) -> Asked:
+def asked(prompt: str, **changed: Any) -> AskedPrompt:
     fields: dict[str, Any] = {
         "client": "alice", "model": "m", "fingerprint": prompt, "shown": prompt, "max_tokens": None,
         "answered": 10, "cost_picos": 5, "currency": "USD", "uses_cache": False,
     }  # fmt: skip
-    return Asked(**{**fields, **changed})
+    return AskedPrompt(**{**fields, **changed})
 
 
 def test_every_part_of_a_call_gets_its_seconds() -> None:
@@ -80,12 +80,15 @@ def test_a_call_waited_for_the_figure_that_was_nearly_used_up(
 def test_a_quota_of_another_account_or_model_holds_nobody_back() -> None:
     steady = [trip(float(number), waited=5.0) for number in range(40)]
     others = [
-        Limit("account:other:m", "other", False, "m", rpm=1.0),
-        Limit("account:acme:n", "acme", False, "n", rpm=1.0),
-        Limit("key:acme:m", "acme", True, "m", rpm=1.0),
+        QuotaLimit("account:other:m", "other", False, "m", rpm=1.0),
+        QuotaLimit("account:acme:n", "acme", False, "n", rpm=1.0),
+        QuotaLimit("key:acme:m", "acme", True, "m", rpm=1.0),
     ]
     assert split([steady], others).seconds[Part.QUOTA] == 0
-    for mine in (Limit("key:main:*", "main", True, "*", rpm=1.0), Limit("a", "acme", False, "*", rpm=1.0)):
+    for mine in (
+        QuotaLimit("key:main:*", "main", True, "*", rpm=1.0),
+        QuotaLimit("a", "acme", False, "*", rpm=1.0),
+    ):
         assert split([steady], [mine]).seconds[Part.SLOT] == 0
 
 

@@ -9,22 +9,22 @@ import pytest
 from sqlalchemy import create_engine, insert, select, update
 
 from app.composition.schema import metadata
-from app.dispatching.begin_epoch import begin_epoch
 from app.dispatching.feed_backlog import Feeder
+from app.dispatching.rebuild_after_redis_loss import begin_epoch
 from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.execution.store import claims, workers
-from app.pacing.store.gate import EpochBroken
+from app.pacing.store.pacing_store import EpochBroken
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.queue import backlog_queue
 from app.platform.engines import parse_url
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.attempt import Claim, Message, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.submissions import NewTask, insert_tasks
 from app.tasks.store.tables import client, task
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 START = 1_800_000_000.0
 
@@ -84,7 +84,9 @@ def world(redis_url: str, database_url: str) -> Iterator[HealingWorld]:
             conn.execute(insert(client).values(id=name, callback_secret="whsec_x", created_at=0))
     engine.dispose()
     database = Database(database_url)
-    gate = HealingWorld(redis_url, one_key(Quota("account:a1:m", rpm=3000, tpm=6_000_000, concurrency=30)))
+    gate = HealingWorld(
+        redis_url, one_key(ConfiguredQuota("account:a1:m", rpm=3000, tpm=6_000_000, concurrency=30))
+    )
     gate.lead()
     yield gate.open(database)
     database.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.dispatching.lead import SILENCE, Candidate
+from app.dispatching.leader_election import SILENCE, LeaderElection
 
 
 @dataclass
@@ -35,13 +35,13 @@ class HandClock:
 
 def test_an_empty_seat_is_taken_at_once() -> None:
     seat = Seat()
-    assert Candidate(seat, HandClock()).try_lead("mine")
+    assert LeaderElection(seat, HandClock()).try_lead("mine")
     assert seat.term == "mine"
 
 
 def test_a_leader_that_beats_stays() -> None:
     seat, clock = Seat("theirs", "0"), HandClock()
-    candidate = Candidate(seat, clock)
+    candidate = LeaderElection(seat, clock)
     for beat in range(20):
         seat.beat = str(beat)
         assert not candidate.try_lead("mine")
@@ -50,7 +50,7 @@ def test_a_leader_that_beats_stays() -> None:
 
 def test_a_silent_leader_is_followed_after_two_seconds() -> None:
     seat, clock = Seat("theirs", "7"), HandClock()
-    candidate = Candidate(seat, clock)
+    candidate = LeaderElection(seat, clock)
     assert not candidate.try_lead("mine")
     clock.at += SILENCE - 0.01
     assert not candidate.try_lead("mine")
@@ -60,7 +60,7 @@ def test_a_silent_leader_is_followed_after_two_seconds() -> None:
 
 def test_of_two_candidates_one_wins_and_the_other_waits_for_the_winners_silence() -> None:
     seat, clock = Seat("gone", "7"), HandClock()
-    alice, bob = Candidate(seat, clock), Candidate(seat, clock)
+    alice, bob = LeaderElection(seat, clock), LeaderElection(seat, clock)
     assert not alice.try_lead("alice")
     assert not bob.try_lead("bob")
     clock.at += SILENCE

@@ -10,22 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.composition.container import Penstock, build
+from app.composition.container import Container, build
 from app.platform.background_loop import BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.migrate import upgrade
 from app.settings import load_settings
 from tests.stack import PATIENCE, Key, configuration, key_environment, wait_until
 from workers import dispatcher
-from workers.dispatcher import Life, live
-from workers.leader import Leader
+from workers.dispatcher import DispatcherSupervisor, live
+from workers.leader import LeaderProcess
 
 KEYS = [Key("k1", rpm=600, concurrency=5)]
 RELOADS = 4
 
 
 @pytest.fixture
-def parts(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Penstock]:
+def parts(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
     file = tmp_path / "penstock.toml"
     file.write_text(configuration("http://127.0.0.1:9", KEYS))
     url = f"sqlite:///{tmp_path}/penstock.db"
@@ -41,14 +41,14 @@ def parts(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
 class Running:
     """A dispatcher process' life in a thread."""
 
-    def __init__(self, parts: Penstock) -> None:
+    def __init__(self, parts: Container) -> None:
         self.parts = parts
-        self.life = Life()
+        self.life = DispatcherSupervisor()
         self.leader = self.make()
         self._thread = threading.Thread(target=live, args=(self.life, self.leader), daemon=True)
 
-    def make(self) -> Leader:
-        leader = Leader(self.parts.renewed(self.parts.settings))
+    def make(self) -> LeaderProcess:
+        leader = LeaderProcess(self.parts.renewed(self.parts.settings))
         leader.holder.start()
         leader.intakes.submit("batch_unknown")
         return leader
@@ -62,7 +62,7 @@ class Running:
         self.life.hand_over(self.leader)
         self.leads(self.leader)
 
-    def leads(self, leader: Leader) -> None:
+    def leads(self, leader: LeaderProcess) -> None:
         wait_until(lambda: leader.dispatcher.turns > 0, within=30, what=f"the leader takes turns: {names()}")
 
     @property
@@ -84,7 +84,7 @@ def settled(wanted: Callable[[], bool]) -> None:
     wait_until(wanted, within=30, what=str(names()))
 
 
-def test_several_reloads_leave_no_thread_behind(parts: Penstock) -> None:
+def test_several_reloads_leave_no_thread_behind(parts: Container) -> None:
     running = Running(parts)
     running.start()
     settled(
@@ -107,7 +107,7 @@ def test_several_reloads_leave_no_thread_behind(parts: Penstock) -> None:
 
 
 def test_a_loop_that_was_busy_for_longer_than_is_waited_ends_when_it_can(
-    parts: Penstock, monkeypatch: pytest.MonkeyPatch
+    parts: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "JOIN", 0.05)
     running = Running(parts)
@@ -128,7 +128,7 @@ def test_a_loop_that_was_busy_for_longer_than_is_waited_ends_when_it_can(
     running.end()
 
 
-def test_the_leader_survives_a_turn_that_meets_what_nobody_expected(parts: Penstock) -> None:
+def test_the_leader_survives_a_turn_that_meets_what_nobody_expected(parts: Container) -> None:
     running = Running(parts)
     turn, failed = running.leader.dispatcher.turn, threading.Event()
 
@@ -144,7 +144,7 @@ def test_the_leader_survives_a_turn_that_meets_what_nobody_expected(parts: Penst
     running.end()
 
 
-def test_turns_wait_for_no_database(parts: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_wait_for_no_database(parts: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen database would hold the leader's beat, and it is led by another within two seconds."""
     running = Running(parts)
     running.start()
@@ -174,7 +174,7 @@ def test_turns_wait_for_no_database(parts: Penstock, monkeypatch: pytest.MonkeyP
 
 
 def test_a_successor_waits_once_for_all_that_is_busy_not_for_each(
-    parts: Penstock, monkeypatch: pytest.MonkeyPatch
+    parts: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that does not answer holds every loop, and those of the alerts and intakes too."""
     now, joined = [1000.0], dict[str, float]()
@@ -189,7 +189,7 @@ def test_a_successor_waits_once_for_all_that_is_busy_not_for_each(
     monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     stop = threading.Event()
     stop.set()
-    dispatcher.run(Leader(parts), stop)
+    dispatcher.run(LeaderProcess(parts), stop)
     assert {"feeder", "healer", "watcher", "tester", "shares", "refeeder", "closing"} <= set(joined)
     assert sum(joined.values()) == dispatcher.JOIN
 

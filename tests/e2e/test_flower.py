@@ -12,7 +12,7 @@ import redis
 import urllib3
 
 from app.platform.domain.queue import redis_list
-from app.tasks.domain.task import Step
+from app.tasks.domain.task import PriorityStep
 from tests.cli.running import environment, http, wait_until
 from tests.e2e.up import Up
 
@@ -82,7 +82,7 @@ def test_every_backlog_and_key_queue_appears_by_itself_with_its_true_length(up: 
     with redis.Redis.from_url(up.profile.redis_url) as client:
 
         def waiting() -> int:
-            return sum(client.llen(redis_list(QUEUE, step)) for step in Step)
+            return sum(client.llen(redis_list(QUEUE, step)) for step in PriorityStep)
 
         before, shown, after = waiting(), flower.lengths(), waiting()
     assert after <= shown[QUEUE] <= before

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app.billing.store.usage import Wanted, report
-from app.dispatching.store.healing import lose
+from app.billing.store.usage import UsageFilter, report
+from app.dispatching.store.reconciling import lose
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Claimed, Failure, Recorded, Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import Claimed, Recorded, TaskFailure, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.store.cancels import cancel_task
@@ -75,7 +75,7 @@ def test_an_end_without_a_callback_url_is_not_told(database: Database) -> None:
 
 
 def test_a_retry_goes_back_to_wait_for_its_time_at_the_front(database: Database, claimed: Claimed) -> None:
-    (recorded,) = record(database, again(claimed, avoid=("main",), cost=Cost(3, "USD")))
+    (recorded,) = record(database, again(claimed, avoid=("main",), cost=CallCost(3, "USD")))
     assert (recorded.held, recorded.status, recorded.callbacks) == (True, Status.QUEUED, ())
     row = row_of(database, "task_1")
     assert (row.status, row.hold, row.front, row.fed_at) == ("queued", 1, True, None)
@@ -109,28 +109,30 @@ def test_giving_back_unsent_keeps_what_earlier_attempts_left(database: Database,
 
 
 def test_costs_of_all_attempts_add_up(database: Database, claimed: Claimed) -> None:
-    record(database, again(claimed, cost=Cost(5, "USD"), available_at=None))
-    record(database, success(take(database, "task_1", release=2)["task_1"], cost=Cost(7, "USD")))
+    record(database, again(claimed, cost=CallCost(5, "USD"), available_at=None))
+    record(database, success(take(database, "task_1", release=2)["task_1"], cost=CallCost(7, "USD")))
     assert row_of(database, "task_1").cost_picos == 12
 
 
-@pytest.mark.parametrize("other", [{"cost": Cost(7, "CNY")}, {"cost": None}])
+@pytest.mark.parametrize("other", [{"cost": CallCost(7, "CNY")}, {"cost": None}])
 def test_costs_in_two_currencies_or_at_an_unknown_price_have_no_sum(
     database: Database, claimed: Claimed, other: dict[str, Any]
 ) -> None:
-    record(database, again(claimed, cost=Cost(5, "USD"), available_at=None))
+    record(database, again(claimed, cost=CallCost(5, "USD"), available_at=None))
     record(
         database,
-        again(take(database, "task_1", release=2)["task_1"], usage=Usage(1, 1), available_at=None, **other),
+        again(
+            take(database, "task_1", release=2)["task_1"], usage=TokenUsage(1, 1), available_at=None, **other
+        ),
     )
-    record(database, success(take(database, "task_1", release=3)["task_1"], cost=Cost(7, "USD")))
+    record(database, success(take(database, "task_1", release=3)["task_1"], cost=CallCost(7, "USD")))
     assert row_of(database, "task_1").cost_picos is None
     assert [row.cost_picos for row in attempts(database, "task_1")] == [5, 7 if other["cost"] else None, 7]
 
 
 def test_a_refused_attempt_leaves_the_sum_as_it_is(database: Database, claimed: Claimed) -> None:
     record(database, again(claimed, available_at=None))
-    record(database, success(take(database, "task_1", release=2)["task_1"], cost=Cost(7, "USD")))
+    record(database, success(take(database, "task_1", release=2)["task_1"], cost=CallCost(7, "USD")))
     row = row_of(database, "task_1")
     assert (row.cost_picos, row.currency) == (7, "USD")
 
@@ -249,7 +251,7 @@ def test_a_running_task_may_end_expired(database: Database, claimed: Claimed) ->
 
 
 def test_an_unsent_attempt_may_end_its_task(database: Database, claimed: Claimed) -> None:
-    record(database, failure(claimed, called=False, failure=Failure("server_error", "no_route", "gone")))
+    record(database, failure(claimed, called=False, failure=TaskFailure("server_error", "no_route", "gone")))
     row = row_of(database, "task_1")
     assert (row.status, row.attempts, row.error_code) == ("failed", 0, "no_route")
     assert attempts(database, "task_1") == []
@@ -266,7 +268,7 @@ def test_an_unknown_task_is_not_held(database: Database) -> None:
 
 def test_what_no_database_can_store_in_a_text_is_replaced(database: Database, claimed: Claimed) -> None:
     told_so = "nul \x00, half a pair \ud83d"
-    ending = failure(claimed, error_message=told_so, failure=Failure("server_error", "odd", told_so))
+    ending = failure(claimed, error_message=told_so, failure=TaskFailure("server_error", "odd", told_so))
     record(database, ending)
     assert row_of(database, "task_1").error_message == "nul \ufffd, half a pair ?"
     assert attempts(database, "task_1")[0].error_message == "nul \ufffd, half a pair ?"
@@ -298,12 +300,12 @@ def test_results_of_any_size_are_recorded_together_with_what_else_they_ended(dat
     assert [row.status for row in rows] == ["succeeded", "queued", "succeeded", "failed"]
     assert [row.result for row in rows] == [small, None, large, None]
     assert [len(attempts(database, row.id)) for row in rows] == [1, 1, 1, 1]
-    used = database.read(lambda conn: report(conn, Wanted("0000-01-01", "9999-12-31")))
+    used = database.read(lambda conn: report(conn, UsageFilter("0000-01-01", "9999-12-31")))
     assert (sum(one["calls"] for one in used), sum(one["tasks"] for one in used)) == (4, 2)
 
 
 def test_usage_of_a_failed_call_is_kept_with_its_attempt(database: Database, claimed: Claimed) -> None:
-    record(database, again(claimed, usage=Usage(3, 4)))
+    record(database, again(claimed, usage=TokenUsage(3, 4)))
     (attempt,) = attempts(database, "task_1")
     assert (attempt.prompt_tokens, attempt.completion_tokens) == (3, 4)
     assert row_of(database, "task_1").prompt_tokens is None

@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import Connection, event, select, update
 
 from app.billing.store.cost_tables import usage_entry
-from app.billing.store.usage import Wanted, report
-from app.dispatching.store.healing import lose
+from app.billing.store.usage import UsageFilter, report
+from app.dispatching.store.reconciling import lose
 from app.execution.store.endings import end
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Claimed, Ending, Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import AttemptEnd, Claimed, TokenUsage
 from app.tasks.domain.task import Status
 from app.tasks.store.cancels import cancel_task
 from app.tasks.store.tables import attempt, task, task_content
@@ -30,13 +30,13 @@ from tests.tasks.rows import (
     take,
 )
 
-Make = Callable[[Claimed], Ending]
+Make = Callable[[Claimed], AttemptEnd]
 ENDS: dict[str, Make] = {
     "success": success,
     "failure": failure,
     "success without usage": lambda claimed: success(claimed, usage=None, cost=None),
     "success at an unknown price": lambda claimed: success(claimed, cost=None),
-    "success in another currency": lambda claimed: success(claimed, cost=Cost(5, "CNY", 2, 1)),
+    "success in another currency": lambda claimed: success(claimed, cost=CallCost(5, "CNY", 2, 1)),
     "success without a result": lambda claimed: success(claimed, result=None),
     "what no database takes as it is": lambda claimed: failure(claimed, error_message="a\x00b\ud800"),
     "simulated": lambda claimed: success(claimed, simulated=True, sent_at=NOW, first_byte_at=NOW + 0.5),
@@ -118,7 +118,7 @@ def test_what_was_recorded_before_is_told_so_and_counted_once(database: Database
     ending = success(take(database, "task_1")["task_1"])
     first, second = record(database, ending), record(database, ending, ending)
     assert [(one.held, one.status) for one in (*first, *second)] == [(True, Status.SUCCEEDED)] * 3
-    (used,) = database.read(lambda conn: report(conn, Wanted("2000-01-01", "2100-01-01")))
+    (used,) = database.read(lambda conn: report(conn, UsageFilter("2000-01-01", "2100-01-01")))
     assert (used["tasks"], used["calls"]) == (1, 1)
 
 
@@ -138,7 +138,7 @@ def test_ends_are_counted_for_the_meters_whichever_way_they_went(migrated_url: s
     add(database, new_task("1"), new_task("2", callback_url="https://alice.example/"))
     claims = take(database, "task_1", "task_2")
     record(database, success(claims["task_1"]))
-    record(database, success(claims["task_2"], usage=Usage(1, 1)))
+    record(database, success(claims["task_2"], usage=TokenUsage(1, 1)))
     assert told == [{"succeeded": 1}, {"succeeded": 1}]
     database.close()
 
@@ -152,7 +152,7 @@ def _rows(database: Database, table: Any) -> list[dict[str, Any]]:
     return database.read(lambda conn: [dict(row._mapping) for row in conn.execute(found)])
 
 
-def _asked(database: Database, endings: Sequence[Ending]) -> list[str]:
+def _asked(database: Database, endings: Sequence[AttemptEnd]) -> list[str]:
     """The statements that recording these takes."""
     asked: list[str] = []
 

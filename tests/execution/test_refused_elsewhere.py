@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from app.execution.domain.retry import RetryPolicy, Situation, decide
+from app.execution.domain.retry import RetryContext, RetryPolicy, decide
 from app.pacing.domain.brake import brakes
 from app.settings.domain.routing import Route, Topology
 from app.tasks.domain.attempt import Permit, Settlement
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain.classify import Verdict
+from app.upstreams.domain.classify import CallVerdict
 from tests.attempts import a_claimed
-from tests.pacing.gate_world import GateWorld
+from tests.pacing.pacing_world import GateWorld
 
 REFUSALS = (Outcome.RATE_LIMITED, Outcome.OVERLOADED)
 
@@ -31,9 +31,9 @@ def redeemed(world: GateWorld, task_id: str) -> Permit | None:
 
 def refuse(world: GateWorld, permit: Permit, outcome: Outcome, seconds: float) -> None:
     """What a worker and the feeder do with a refusal."""
-    verdict = Verdict(outcome, status_code=429, retry_after_seconds=seconds)
+    verdict = CallVerdict(outcome, status_code=429, retry_after_seconds=seconds)
     claimed = a_claimed(permit)
-    end = decide(claimed, verdict, Situation(RetryPolicy(), world.topology.keys, claimed.started_at, 0.0))
+    end = decide(claimed, verdict, RetryContext(RetryPolicy(), world.topology.keys, claimed.started_at, 0.0))
     braked = brakes(permit, verdict, 0.0)
     world.permits.settle([Settlement(permit.task_id, permit.release, outcome, brakes=braked)])
     assert end.available_at == claimed.started_at

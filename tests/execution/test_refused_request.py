@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.execution.domain.refused_request import LONGEST_WAIT, Visit, is_its_own_fault, note_of, remembered
-from app.execution.domain.retry import RetryPolicy, Situation, decide
-from app.tasks.domain.attempt import Ending
+from app.execution.domain.retry import RetryContext, RetryPolicy, decide
+from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain.classify import Verdict
+from app.upstreams.domain.classify import CallVerdict
 from tests.attempts import NOW, a_claimed, a_permit
 
 CREDENTIALS = (Outcome.UNAUTHORIZED, Outcome.NO_BALANCE)
@@ -57,10 +57,10 @@ def refused(
     keys: tuple[str, ...] = ("k1", "k2"),
     at: float = NOW,
     proved_at: float = 0.0,
-) -> Ending:
+) -> AttemptEnd:
     permit = a_permit(key=key, account=account or key, released_at=at, proved_at=proved_at)
     claimed = a_claimed(permit, avoid=avoid)
-    return decide(claimed, Verdict(outcome, GONE), Situation(RetryPolicy(), keys, NOW, 0.5))
+    return decide(claimed, CallVerdict(outcome, GONE), RetryContext(RetryPolicy(), keys, NOW, 0.5))
 
 
 def test_a_403_of_a_second_key_fails_with_the_upstreams_words_and_counts() -> None:

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.execution.domain.start_room import LEAST, MOST, start_room
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.domain.prefetch_allowance import LEAST, MOST, prefetch_allowance
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.report_slots import ReportSlots
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import RedisUnreachable
@@ -35,7 +35,7 @@ class FakeReports:
 
 class World:
     def __init__(self, slots: int = 1000) -> None:
-        self.reports, self.held, self.state = FakeReports(), HeldCalls(), WorkerState()
+        self.reports, self.held, self.state = FakeReports(), CallsInFlight(), WorkerReadiness()
         self.state.registered = True
         self.clock = FakeClock()
         self.reporting = ReportSlots(
@@ -123,7 +123,7 @@ def test_a_worker_that_starts_fast_asks_for_more() -> None:
 
 @given(st.integers(0, 100_000), st.floats(0.0, 100.0))
 def test_the_room_is_bounded_and_what_fills_it_starts_in_time(started: int, seconds: float) -> None:
-    room = start_room(started, seconds)
+    room = prefetch_allowance(started, seconds)
     assert LEAST <= room <= MOST
     if seconds > 0 and LEAST < room < MOST:
         assert room / (started / seconds) < 1.0

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.execution.domain.retry import RetryPolicy, Situation, decide
-from app.tasks.domain.attempt import Claimed, Ending
+from app.execution.domain.retry import RetryContext, RetryPolicy, decide
+from app.tasks.domain.attempt import AttemptEnd, Claimed
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain.classify import Verdict
-from app.upstreams.domain.repair import Repair
+from app.upstreams.domain.classify import CallVerdict
+from app.upstreams.domain.parameter_fix import ParameterFix
 from tests.attempts import NOW, a_claimed, a_permit
 
 KEYS = ("k1", "k2")
@@ -21,7 +21,7 @@ ELSEWHERE = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALANCE)
 
 
 def ending(
-    verdict: Verdict,
+    verdict: CallVerdict,
     claimed: Claimed | None = None,
     *,
     policy: RetryPolicy | None = None,
@@ -29,18 +29,18 @@ def ending(
     now: float = NOW,
     chance: float = 0.5,
     falls: tuple[str, ...] = (),
-) -> Ending:
+) -> AttemptEnd:
     claimed = claimed or a_claimed()
-    return decide(claimed, verdict, Situation(policy or RetryPolicy(), keys, now, chance, falls=falls))
+    return decide(claimed, verdict, RetryContext(policy or RetryPolicy(), keys, now, chance, falls=falls))
 
 
 def test_a_success_ends_the_task_with_its_result() -> None:
-    end = ending(Verdict(Outcome.SUCCEEDED, result='{"a":1}', simulated=True))
+    end = ending(CallVerdict(Outcome.SUCCEEDED, result='{"a":1}', simulated=True))
     assert (end.status, end.result, end.simulated, end.failure) == (Status.SUCCEEDED, '{"a":1}', True, None)
 
 
 def test_a_success_after_the_deadline_is_still_a_success() -> None:
-    assert ending(Verdict(Outcome.SUCCEEDED), a_claimed(expires_at=NOW - 1)).status is Status.SUCCEEDED
+    assert ending(CallVerdict(Outcome.SUCCEEDED), a_claimed(expires_at=NOW - 1)).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_a_refusal_brakes_the_quota_and_leaves_the_task_free_for_another(
     outcome: Outcome, avoid: tuple[str, ...], keys: tuple[str, ...]
 ) -> None:
     """With a single key too: the dispatcher holds it by the brake, which the first key that opens ends."""
-    end = ending(Verdict(outcome, retry_after_seconds=7), a_claimed(counted=4), keys=keys)
+    end = ending(CallVerdict(outcome, retry_after_seconds=7), a_claimed(counted=4), keys=keys)
     assert (end.status, end.counts, end.available_at) == (Status.QUEUED, False, NOW)
     assert end.avoid == avoid
 
 
 @pytest.mark.parametrize("outcome", COUNTED)
 def test_a_failure_counts_backs_off_and_prefers_another_key(outcome: Outcome) -> None:
-    end = ending(Verdict(outcome, "it broke"), a_claimed(counted=2, avoid=("k9",)), chance=0.5)
+    end = ending(CallVerdict(outcome, "it broke"), a_claimed(counted=2, avoid=("k9",)), chance=0.5)
     assert (end.status, end.counts, end.available_at) == (Status.QUEUED, True, NOW + 2.0)
     assert end.avoid == ("k9", "k1", "upstream:up")
     assert end.error_message == "it broke"
@@ -67,34 +67,34 @@ def test_a_failure_counts_backs_off_and_prefers_another_key(outcome: Outcome) ->
 
 @pytest.mark.parametrize("outcome", COUNTED)
 def test_the_last_counted_attempt_fails_the_task_with_its_error(outcome: Outcome) -> None:
-    end = ending(Verdict(outcome, "it broke"), a_claimed(counted=4))
+    end = ending(CallVerdict(outcome, "it broke"), a_claimed(counted=4))
     assert end.status is Status.FAILED
     assert end.failure is not None
     assert (end.failure.type, end.failure.message) == ("upstream_error", "it broke")
 
 
 def test_a_failure_that_says_when_to_come_again_is_believed() -> None:
-    end = ending(Verdict(Outcome.UNAVAILABLE, retry_after_seconds=90.0), chance=0.0)
+    end = ending(CallVerdict(Outcome.UNAVAILABLE, retry_after_seconds=90.0), chance=0.0)
     assert end.available_at == NOW + 90
 
 
 @pytest.mark.parametrize("outcome", ELSEWHERE)
 def test_a_refused_key_is_avoided_and_another_serves_at_once(outcome: Outcome) -> None:
-    end = ending(Verdict(outcome))
+    end = ending(CallVerdict(outcome))
     assert (end.status, end.counts, end.available_at) == (Status.QUEUED, False, NOW)
     assert end.avoid == ("k1", f"refused:k1:acme:1:0:{NOW - 0.1:.3f}")
 
 
 @pytest.mark.parametrize("outcome", ELSEWHERE)
 def test_without_another_key_the_task_waits_while_the_only_one_is_tested(outcome: Outcome) -> None:
-    assert ending(Verdict(outcome), keys=("k1",)).available_at == NOW + 1
+    assert ending(CallVerdict(outcome), keys=("k1",)).available_at == NOW + 1
 
 
 def test_an_unknown_model_tries_every_key_once_and_then_fails() -> None:
-    first = ending(Verdict(Outcome.UNKNOWN_MODEL, "no such model"))
+    first = ending(CallVerdict(Outcome.UNKNOWN_MODEL, "no such model"))
     assert (first.status, first.available_at) == (Status.QUEUED, NOW)
     second = ending(
-        Verdict(Outcome.UNKNOWN_MODEL, "no such model"), a_claimed(a_permit(key="k2"), avoid=first.avoid)
+        CallVerdict(Outcome.UNKNOWN_MODEL, "no such model"), a_claimed(a_permit(key="k2"), avoid=first.avoid)
     )
     assert second.status is Status.FAILED
     assert second.failure is not None
@@ -102,7 +102,7 @@ def test_an_unknown_model_tries_every_key_once_and_then_fails() -> None:
 
 
 def test_a_key_avoided_for_another_reason_has_not_yet_been_asked_for_the_model() -> None:
-    assert ending(Verdict(Outcome.UNKNOWN_MODEL), a_claimed(avoid=("k2",))).status is Status.QUEUED
+    assert ending(CallVerdict(Outcome.UNKNOWN_MODEL), a_claimed(avoid=("k2",))).status is Status.QUEUED
 
 
 @pytest.mark.parametrize(
@@ -115,35 +115,35 @@ def test_a_key_avoided_for_another_reason_has_not_yet_been_asked_for_the_model()
     ],
 )
 def test_what_cannot_be_mended_fails_at_once(outcome: Outcome, code: str) -> None:
-    end = ending(Verdict(outcome, "the upstream's words"))
+    end = ending(CallVerdict(outcome, "the upstream's words"))
     assert end.status is Status.FAILED
     assert end.failure is not None
     assert (end.failure.code, end.failure.message) == (code, "the upstream's words")
 
 
-CLAMP = Repair("clamp", "max_tokens", "8192")
+CLAMP = ParameterFix("clamp", "max_tokens", "8192")
 
 
 def test_a_suggested_repair_is_tried_once_and_does_not_count() -> None:
-    verdict = Verdict(Outcome.INVALID_REQUEST, "too large", repair=CLAMP)
+    verdict = CallVerdict(Outcome.INVALID_REQUEST, "too large", repair=CLAMP)
     first = ending(verdict)
     assert (first.status, first.counts, first.avoid) == (Status.QUEUED, False, (str(CLAMP),))
     assert ending(verdict, a_claimed(avoid=first.avoid)).status is Status.FAILED
 
 
 def test_a_repair_of_what_the_request_does_not_hold_is_not_tried() -> None:
-    verdict = Verdict(Outcome.INVALID_REQUEST, "?", repair=Repair("drop", "seed"))
+    verdict = CallVerdict(Outcome.INVALID_REQUEST, "?", repair=ParameterFix("drop", "seed"))
     assert ending(verdict).status is Status.FAILED
 
 
 @pytest.mark.parametrize("called", [True, False])
 def test_a_returned_task_goes_back_as_if_nothing_had_been(called: bool) -> None:
-    end = ending(Verdict(Outcome.RETURNED, called=called), a_claimed(counted=4, expires_at=NOW - 1))
+    end = ending(CallVerdict(Outcome.RETURNED, called=called), a_claimed(counted=4, expires_at=NOW - 1))
     assert (end.status, end.counts, end.called, end.available_at) == (Status.QUEUED, False, called, NOW)
 
 
 VERDICTS = st.builds(
-    Verdict,
+    CallVerdict,
     outcome=st.sampled_from([o for o in Outcome if o not in (Outcome.LOST, Outcome.CANCELLED)]),
     retry_after_seconds=st.none() | st.floats(0, 3600),
 )
@@ -165,7 +165,7 @@ CLAIMED = st.builds(
 
 @given(VERDICTS, CLAIMED, POLICIES, CHANCES)
 def test_429_and_503_never_count_and_never_fail(
-    verdict: Verdict, claimed: Claimed, policy: RetryPolicy, chance: float
+    verdict: CallVerdict, claimed: Claimed, policy: RetryPolicy, chance: float
 ) -> None:
     verdict = replace(verdict, outcome=Outcome.RATE_LIMITED if chance < 0.5 else Outcome.OVERLOADED)
     end = ending(verdict, claimed, policy=policy, chance=chance)
@@ -187,7 +187,7 @@ def test_more_failures_never_wait_less(policy: RetryPolicy, failures: int, chanc
 
 @given(VERDICTS, CLAIMED, POLICIES, CHANCES)
 def test_every_decision_is_whole(
-    verdict: Verdict, claimed: Claimed, policy: RetryPolicy, chance: float
+    verdict: CallVerdict, claimed: Claimed, policy: RetryPolicy, chance: float
 ) -> None:
     """Queued tasks know when they may run again, failed and expired ones why; nothing that ends is retried."""
     end = ending(verdict, claimed, policy=policy, chance=chance)
@@ -199,7 +199,7 @@ def test_every_decision_is_whole(
 
 @given(VERDICTS, CLAIMED, POLICIES, CHANCES, st.floats(0, 1000))
 def test_once_past_its_deadline_a_task_stays_past_it(
-    verdict: Verdict, claimed: Claimed, policy: RetryPolicy, chance: float, later: float
+    verdict: CallVerdict, claimed: Claimed, policy: RetryPolicy, chance: float, later: float
 ) -> None:
     early = ending(verdict, claimed, policy=policy, chance=chance)
     late = ending(verdict, claimed, policy=policy, chance=chance, now=NOW + later)
@@ -213,7 +213,7 @@ def test_once_past_its_deadline_a_task_stays_past_it(
 def test_the_policys_attempts_are_all_used_and_none_beyond(
     claimed: Claimed, policy: RetryPolicy, chance: float
 ) -> None:
-    end = ending(Verdict(Outcome.UNAVAILABLE), claimed, policy=policy, chance=chance)
+    end = ending(CallVerdict(Outcome.UNAVAILABLE), claimed, policy=policy, chance=chance)
     assert end.counts
     assert (end.status is Status.FAILED) == (claimed.counted + 1 >= policy.attempts)
 
@@ -223,8 +223,8 @@ def test_the_policys_attempts_are_all_used_and_none_beyond(
     [(Outcome.CONTEXT_TOO_LONG, "context_length"), (Outcome.CONTENT_REFUSED, "content_filter")],
 )
 def test_a_task_falls_once_to_the_tier_named_for_it(outcome: Outcome, name: str) -> None:
-    first = ending(Verdict(outcome), falls=(name,))
+    first = ending(CallVerdict(outcome), falls=(name,))
     assert (first.status, first.counts, first.avoid[-1]) == (Status.QUEUED, False, f"tier:{name}")
-    again = ending(Verdict(outcome), a_claimed(avoid=first.avoid), falls=(name,))
+    again = ending(CallVerdict(outcome), a_claimed(avoid=first.avoid), falls=(name,))
     assert again.status is Status.FAILED
-    assert ending(Verdict(outcome)).status is Status.FAILED
+    assert ending(CallVerdict(outcome)).status is Status.FAILED

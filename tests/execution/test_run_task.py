@@ -8,16 +8,16 @@ import orjson
 import pytest
 
 from app.execution.domain.retry import RetryPolicy
-from app.execution.hold_calls import HeldCalls, WorkerState
-from app.execution.run_task import KEY_MISSING_SECONDS, ModelPolicy, Policies, RunTask
-from app.execution.settle_permits import SettlePermits
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
+from app.execution.release_permits import ReleasePermits
+from app.execution.run_task import KEY_MISSING_SECONDS, ModelRetryPolicy, Policies, RunTask
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
-from app.platform.sealing import Unsealable
-from app.tasks.domain.attempt import Claim, Claimed, Ending, Permit, Recorded, Refused, Settlement
+from app.platform.encryption import Unsealable
+from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Permit, Recorded, RefusedPermit, Settlement
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from tests.attempts import NOW, a_claimed, a_completion, a_permit, a_reply
 from tests.stack import wait_until
 
@@ -47,8 +47,8 @@ class FakeGate:
         self.lets_send = True
         self.asked_to_send: list[float] = []
 
-    def redeem(self, task_id: str, worker: str) -> Permit | Refused:
-        return self.permits.pop(task_id, None) or Refused(task_id, self.refusal)
+    def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
+        return self.permits.pop(task_id, None) or RefusedPermit(task_id, self.refusal)
 
     def may_send(self, permit: Permit, send_by: float) -> bool:
         self.asked_to_send.append(send_by)
@@ -71,10 +71,10 @@ class FakeRows:
 
     def __init__(self) -> None:
         self.rows = {"task_1": a_claimed()}
-        self.ended: list[Ending] = []
+        self.ended: list[AttemptEnd] = []
         self.claim_error: Exception | None = None
         self.end_errors: list[Exception] = []
-        self.recorded: Callable[[Ending], Recorded] = lambda ending: Recorded(
+        self.recorded: Callable[[AttemptEnd], Recorded] = lambda ending: Recorded(
             ending.claimed.permit.task_id, True, ending.status
         )
 
@@ -91,7 +91,7 @@ class FakeEndings:
     def __init__(self, rows: FakeRows) -> None:
         self.rows = rows
 
-    def submit(self, item: Ending) -> Recorded:
+    def submit(self, item: AttemptEnd) -> Recorded:
         if self.rows.end_errors:
             raise self.rows.end_errors.pop(0)
         self.rows.ended.append(item)
@@ -102,11 +102,11 @@ class FakeUpstream:
     """Gives back what the test wants, and remembers until when it might have sent."""
 
     def __init__(self) -> None:
-        self.back: Reply | Fault | Exception = a_reply(200, a_completion())
+        self.back: Reply | TransportError | Exception = a_reply(200, a_completion())
         self.send_by: list[float] = []
         self.during: Callable[[], None] = lambda: None
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | Fault:
+    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
         self.send_by.append(send_by)
         self.during()
         if isinstance(self.back, Exception):
@@ -119,10 +119,10 @@ class World:
         self.gate = FakeGate(a_permit())
         self.rows = FakeClaims()
         self.upstream = FakeUpstream()
-        self.settling = SettlePermits(self.gate)
-        self.held, self.state, self.clock = HeldCalls(), WorkerState(), FakeClock()
+        self.settling = ReleasePermits(self.gate)
+        self.held, self.state, self.clock = CallsInFlight(), WorkerReadiness(), FakeClock()
         policies = Policies(
-            {"default": RetryPolicy()}, {"deepseek-flash": ModelPolicy("default", frozenset({"k1"}))}
+            {"default": RetryPolicy()}, {"deepseek-flash": ModelRetryPolicy("default", frozenset({"k1"}))}
         )
         self.runner = RunTask(
             worker="worker_1",
@@ -209,7 +209,7 @@ def test_the_call_may_be_sent_within_two_seconds_of_asking_for_the_permit(world:
 
 
 def test_what_was_not_sent_goes_back_and_does_not_count(world: World) -> None:
-    world.upstream.back = Fault(Trouble.NOT_SENT, "too late")
+    world.upstream.back = TransportError(TransportErrorKind.NOT_SENT, "too late")
     assert world.run() == ("again", "returned")
     (ending,) = world.rows.ended
     assert (ending.status, ending.called, ending.counts) == (Status.QUEUED, False, False)
@@ -252,7 +252,7 @@ def test_a_result_is_held_until_the_database_is_back(world: World) -> None:
     seen: list[int] = []
 
     class Endings(FakeEndings):
-        def submit(self, item: Ending) -> Recorded:
+        def submit(self, item: AttemptEnd) -> Recorded:
             seen.append(world.held.count())
             return super().submit(item)
 
@@ -315,7 +315,7 @@ def test_waiting_until_idle_ends_with_the_last_message(world: World) -> None:
 
 def test_who_ends_a_call_settles_it_himself() -> None:
     gate = FakeGate()
-    settling = SettlePermits(gate)
+    settling = ReleasePermits(gate)
     settling.start()
     settling.add(Settlement("task_1", 7, Outcome.SUCCEEDED))
     assert [settlement.task_id for settlement in gate.settled] == ["task_1"]
@@ -326,7 +326,7 @@ def test_while_redis_is_away_nobody_but_one_thread_waits_for_it() -> None:
     gate, tried = FakeGate(), list[str]()
     gate.away_for = 1000
     gate.tried = lambda: tried.append(threading.current_thread().name)
-    settling = SettlePermits(gate)
+    settling = ReleasePermits(gate)
     settling.start()
     for name in ("task_1", "task_2", "task_3"):
         settling.add(Settlement(name, 7, Outcome.SUCCEEDED))
@@ -341,7 +341,7 @@ def test_while_redis_is_away_nobody_but_one_thread_waits_for_it() -> None:
 def test_settlements_are_repeated_while_redis_is_away() -> None:
     gate = FakeGate()
     gate.away_for = 2
-    settling = SettlePermits(gate)
+    settling = ReleasePermits(gate)
     settling.add(Settlement("task_1", 7, Outcome.SUCCEEDED))
     settling.start()
     wait_until(lambda: gate.settled)
@@ -351,7 +351,7 @@ def test_settlements_are_repeated_while_redis_is_away() -> None:
 
 def test_one_refused_settlement_does_not_hold_up_the_others() -> None:
     gate = FakeGate()
-    settling = SettlePermits(gate)
+    settling = ReleasePermits(gate)
     for name in ("task_1", "bad", "task_2"):
         settling.add(Settlement(name, 7, Outcome.SUCCEEDED))
     settling.start()
@@ -362,7 +362,7 @@ def test_one_refused_settlement_does_not_hold_up_the_others() -> None:
 def test_at_the_end_unsettled_permits_are_counted() -> None:
     gate = FakeGate()
     gate.away_for = 1000
-    settling = SettlePermits(gate)
+    settling = ReleasePermits(gate)
     settling.add(Settlement("task_1", 7, Outcome.SUCCEEDED))
     settling.start()
     assert settling.close(0.05) == 1
@@ -381,7 +381,7 @@ def test_at_the_end_unsettled_permits_are_counted() -> None:
 )
 def test_the_request_names_the_policy_else_its_model_does(asked: str | None, model: str, policy: int) -> None:
     retries = {"default": RetryPolicy(5), "model": RetryPolicy(3), "patient": RetryPolicy(9)}
-    policies = Policies(retries, {"deepseek-flash": ModelPolicy("model", frozenset({"k1", "k2"}))})
+    policies = Policies(retries, {"deepseek-flash": ModelRetryPolicy("model", frozenset({"k1", "k2"}))})
     claimed = a_claimed(retry=asked, model=model)
     assert policies.retry_of(claimed).attempts == policy
     assert policies.keys_of(claimed) == ({"k1", "k2"} if model != "gone" else {"k1"})

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection
 
 from app.access.store import clients
-from app.execution.beat_worker import BEAT_SECONDS, BeatWorker, Incarnation
+from app.execution.beat_worker import BEAT_SECONDS, BeatWorker, WorkerInstance
 from app.execution.drain_worker import DrainWorker
-from app.execution.hold_calls import HeldCalls, WorkerState
+from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.revoke_task import RevokeTasks
 from app.execution.store import workers
 from app.execution.store.claims import claim
@@ -28,7 +28,7 @@ from tests.stack import wait_until
 from workers.process import keys_of, policies
 
 T = TypeVar("T")
-ME = Incarnation("worker_1", "host", 1)
+ME = WorkerInstance("worker_1", "host", 1)
 
 
 class CutDatabase:
@@ -96,7 +96,7 @@ def status_of(database: CutDatabase, task_id: str = "task_1") -> Status:
 
 class Beating:
     def __init__(self, database: CutDatabase) -> None:
-        self.held, self.state, self.clock = HeldCalls(), WorkerState(), FakeClock()
+        self.held, self.state, self.clock = CallsInFlight(), WorkerReadiness(), FakeClock()
         self.database = database
         self.beating = BeatWorker(ME, database, self.held, self.state, self.clock)  # type: ignore[arg-type]
 
@@ -180,7 +180,7 @@ class Draining:
     """One call in hand, which ends when it is told or cut off."""
 
     def __init__(self, seconds: float, grace: float = 10.0) -> None:
-        self.held, self.state = HeldCalls(), WorkerState()
+        self.held, self.state = CallsInFlight(), WorkerReadiness()
         self.cut, self.end = threading.Event(), threading.Event()
         self.drain = DrainWorker(self.held, self.state, self.cut.set, seconds=seconds, grace=grace)
         self.drain.start()

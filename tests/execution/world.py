@@ -8,10 +8,10 @@ from typing import Any, Self
 import redis
 
 from app.access.store import clients
-from app.composition.container import Penstock, build
+from app.composition.container import Container, build
 from app.platform.migrate import upgrade
 from app.settings import load_settings
-from app.submission.check_request import Rules
+from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import TaskRequest
 from app.submission.submit_task import SubmitTask
 from app.tasks.store import tasks
@@ -49,7 +49,7 @@ class WorkerWorld:
         self._submitting = SubmitTask(
             self.parts.database,
             self.parts.reservoir,
-            Rules(frozenset({MODEL, "unserved", "held"}), MODEL),
+            SubmissionRules(frozenset({MODEL, "unserved", "held"}), MODEL),
             self.parts.clock,
         )
         self.redis = redis.Redis.from_url(redis_url)
@@ -96,7 +96,7 @@ class WorkerWorld:
         if self._simulator is not None:
             self._simulator.stop()
 
-    def _parts(self) -> Penstock:
+    def _parts(self) -> Container:
         environment = {**os.environ, **self.stack.environment}
         return build(load_settings(Path(environment["PENSTOCK_CONFIG"]), environment))
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.affinity import Homes, at_home, prefix_of
+from app.pacing.domain.affinity import PrefixAffinity, prefer_cached_account, prefix_of
 from app.pacing.domain.fairness import Shares
-from app.pacing.domain.plan import Head, Snapshot, Waiting, plan
+from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
 from app.settings.domain.quota import QuotaState
 from app.settings.domain.routing import Route, Topology
 
@@ -22,24 +22,26 @@ def route(key: str) -> Route:
 TIERS = Topology({"m": ((route("a"), route("b")), (route("c"),))})
 
 
-def released(homes: Homes, *, full: str = "", avoid: tuple[str, ...] = (), number: int = 6) -> list[str]:
+def released(
+    homes: PrefixAffinity, *, full: str = "", avoid: tuple[str, ...] = (), number: int = 6
+) -> list[str]:
     """The keys that tasks of one prefix go to."""
-    heads = tuple(Head(f"task_{n}", 10, avoid, prefix="p") for n in range(number))
-    lists = (Waiting("backlog.m.alice", "m", "alice", 3, number, heads),)
+    heads = tuple(QueueHead(f"task_{n}", 10, avoid, prefix="p") for n in range(number))
+    lists = (WaitingList("backlog.m.alice", "m", "alice", 3, number, heads),)
     quotas = {f"account:{full}:m": QuotaState(cap=1, flight=1)} if full else {}
     pools, slots = dict.fromkeys("abc", "pool"), {"pool": 100}
     made = plan(Snapshot(0.0, lists, quotas, pools, slots, homes=homes), TIERS, Shares())
     return [release.route.key for release in made.releases]
 
 
-def seen_by(account: str) -> Homes:
-    homes = Homes()
+def seen_by(account: str) -> PrefixAffinity:
+    homes = PrefixAffinity()
     homes.saw("p", account)
     return homes
 
 
 def test_an_unknown_beginning_is_spread_as_ever() -> None:
-    assert sorted(set(released(Homes()))) == ["a", "b"]
+    assert sorted(set(released(PrefixAffinity()))) == ["a", "b"]
 
 
 @pytest.mark.parametrize("home", ["a", "b"])
@@ -60,9 +62,11 @@ def test_a_key_to_be_avoided_is_no_home() -> None:
 
 
 def test_a_release_says_what_it_began_with() -> None:
-    heads = (Head("task_1", 10, prefix="p"),)
+    heads = (QueueHead("task_1", 10, prefix="p"),)
     made = plan(
-        Snapshot(0.0, (Waiting("q", "m", "alice", 3, 1, heads),), {}, {"a": "x"}, {"x": 1}), TIERS, Shares()
+        Snapshot(0.0, (WaitingList("q", "m", "alice", 3, 1, heads),), {}, {"a": "x"}, {"x": 1}),
+        TIERS,
+        Shares(),
     )
     assert made.releases[0].prefix == "p"
 
@@ -74,7 +78,7 @@ def test_the_choice_is_the_chosen_one_or_one_at_home_in_its_tier(
     chosen: str, home: str | None, able: set[str]
 ) -> None:
     tier = next(t for t in TIERS.models["m"] if route(chosen) in t)
-    taken = at_home(route(chosen), home, tier, map(route, sorted(able)))
+    taken = prefer_cached_account(route(chosen), home, tier, map(route, sorted(able)))
     assert taken == route(chosen) or (taken.account == home and taken in tier and taken.key in able)
 
 
@@ -100,7 +104,7 @@ def test_what_no_cache_would_hold_has_no_name(messages: list[dict[str, object]])
 
 
 def test_what_was_not_seen_longest_is_forgotten() -> None:
-    homes = Homes(most=2)
+    homes = PrefixAffinity(most=2)
     for prefix in ("p", "q", "p", "r"):
         homes.saw(prefix, "a")
     assert (homes.get("p"), homes.get("q"), homes.get("r")) == ("a", None, "a")

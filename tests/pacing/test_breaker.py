@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.breaker import Breaker, BreakerRules, State
+from app.pacing.domain.breaker import BreakerRules, BreakerState, CircuitBreaker
 from app.tasks.domain.outcome import Outcome
 
 OK, BAD = Outcome.SUCCEEDED, Outcome.UNAVAILABLE
@@ -14,9 +14,9 @@ DEAD = "x" * 10  # opens it
 CONFIGURED = BreakerRules(share=0.5, in_a_row=5)
 
 
-def fed(outcomes: str, breaker: Breaker | None = None, at: float = 100.0) -> Breaker:
+def fed(outcomes: str, breaker: CircuitBreaker | None = None, at: float = 100.0) -> CircuitBreaker:
     """One call each tenth of a second: `.` a success, `x` a failure, `r` a refusal."""
-    breaker = breaker or Breaker()
+    breaker = breaker or CircuitBreaker()
     for number, letter in enumerate(outcomes):
         now = at + number / 10
         breaker.settled({".": OK, "x": BAD, "r": Outcome.RATE_LIMITED}[letter], now, now)
@@ -26,70 +26,74 @@ def fed(outcomes: str, breaker: Breaker | None = None, at: float = 100.0) -> Bre
 @pytest.mark.parametrize(
     ("outcomes", "state"),
     [
-        ("xxxx", State.CLOSED),
-        ("xxxxx", State.OPEN),
-        ("xxxx.xxxx", State.CLOSED),
-        ("x." * 9 + "x", State.CLOSED),  # 19 calls
-        ("x." * 10, State.OPEN),  # 20 calls, half of them failed
-        ("x.." * 20, State.CLOSED),
-        ("r" * 50, State.CLOSED),
-        ("xxrrxx", State.CLOSED),
-        ("xxrrxxx", State.OPEN),
+        ("xxxx", BreakerState.CLOSED),
+        ("xxxxx", BreakerState.OPEN),
+        ("xxxx.xxxx", BreakerState.CLOSED),
+        ("x." * 9 + "x", BreakerState.CLOSED),  # 19 calls
+        ("x." * 10, BreakerState.OPEN),  # 20 calls, half of them failed
+        ("x.." * 20, BreakerState.CLOSED),
+        ("r" * 50, BreakerState.CLOSED),
+        ("xxrrxx", BreakerState.CLOSED),
+        ("xxrrxxx", BreakerState.OPEN),
     ],
 )
-def test_by_figures_it_opens_at_half_of_twenty_calls_or_five_in_a_row(outcomes: str, state: State) -> None:
-    assert fed(outcomes, Breaker(CONFIGURED)).state is state
+def test_by_figures_it_opens_at_half_of_twenty_calls_or_five_in_a_row(
+    outcomes: str, state: BreakerState
+) -> None:
+    assert fed(outcomes, CircuitBreaker(CONFIGURED)).state is state
 
 
 @pytest.mark.parametrize(
     ("outcomes", "state"),
     [
-        ("x" * 9, State.CLOSED),
-        ("x" * 10, State.OPEN),
-        ("x" * 9 + "r" * 50, State.CLOSED),
-        ("x" * 5 + "r" * 50 + "x" * 5, State.OPEN),  # refusals say nothing
-        ("xxxx." * 100, State.CLOSED),  # not dead: four of five fail
-        ("x" * 20, State.OPEN),
-        ("." * 100 + "x" * 11, State.CLOSED),  # at 10 a second it takes 12
-        ("." * 100 + "x" * 12, State.OPEN),
-        ("." * 100 + "xxxxxx.xxxxxx", State.CLOSED),
-        ("." * 100 + "xxxxxx.xxxxxxxxxx", State.OPEN),  # a success among what is dead takes four more
+        ("x" * 9, BreakerState.CLOSED),
+        ("x" * 10, BreakerState.OPEN),
+        ("x" * 9 + "r" * 50, BreakerState.CLOSED),
+        ("x" * 5 + "r" * 50 + "x" * 5, BreakerState.OPEN),  # refusals say nothing
+        ("xxxx." * 100, BreakerState.CLOSED),  # not dead: four of five fail
+        ("x" * 20, BreakerState.OPEN),
+        ("." * 100 + "x" * 11, BreakerState.CLOSED),  # at 10 a second it takes 12
+        ("." * 100 + "x" * 12, BreakerState.OPEN),
+        ("." * 100 + "xxxxxx.xxxxxx", BreakerState.CLOSED),
+        ("." * 100 + "xxxxxx.xxxxxxxxxx", BreakerState.OPEN),  # a success among what is dead takes four more
     ],
 )
-def test_it_opens_on_evidence_that_what_it_stands_before_is_dead(outcomes: str, state: State) -> None:
+def test_it_opens_on_evidence_that_what_it_stands_before_is_dead(outcomes: str, state: BreakerState) -> None:
     assert fed(outcomes).state is state
 
 
 @pytest.mark.parametrize(
     ("rules", "state"),
     [
-        (BreakerRules(), State.CLOSED),
-        (BreakerRules(share=0.9), State.CLOSED),
-        (BreakerRules(share=0.5), State.OPEN),
-        (BreakerRules(in_a_row=6), State.CLOSED),
-        (BreakerRules(in_a_row=5), State.OPEN),
+        (BreakerRules(), BreakerState.CLOSED),
+        (BreakerRules(share=0.9), BreakerState.CLOSED),
+        (BreakerRules(share=0.5), BreakerState.OPEN),
+        (BreakerRules(in_a_row=6), BreakerState.CLOSED),
+        (BreakerRules(in_a_row=5), BreakerState.OPEN),
     ],
 )
-def test_each_figure_that_is_configured_is_in_force_and_no_other(rules: BreakerRules, state: State) -> None:
-    assert fed("xxxxx..." * 4, Breaker(rules)).state is state
+def test_each_figure_that_is_configured_is_in_force_and_no_other(
+    rules: BreakerRules, state: BreakerState
+) -> None:
+    assert fed("xxxxx..." * 4, CircuitBreaker(rules)).state is state
 
 
 @given(st.lists(st.just("r"), min_size=1, max_size=100))
 def test_refusals_never_open_it(refusals: list[str]) -> None:
-    assert fed("".join(refusals)).state is State.CLOSED
+    assert fed("".join(refusals)).state is BreakerState.CLOSED
 
 
 def test_old_calls_do_not_count() -> None:
-    breaker = fed("x." * 8, Breaker(CONFIGURED))
-    assert fed("x." * 8, breaker, at=120.0).state is State.CLOSED
+    breaker = fed("x." * 8, CircuitBreaker(CONFIGURED))
+    assert fed("x." * 8, breaker, at=120.0).state is BreakerState.CLOSED
 
 
 def test_a_success_of_a_call_sent_before_the_failures_does_not_break_their_row() -> None:
-    breaker = Breaker(CONFIGURED)
+    breaker = CircuitBreaker(CONFIGURED)
     for number in range(5):
         breaker.settled(BAD, 100.0 + number, 101.0 + number)
         breaker.settled(OK, 90.0, 101.5 + number)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
 
 
 @pytest.mark.parametrize(("waiting", "seconds"), [(False, 5.0), (True, 2.0)])
@@ -98,13 +102,13 @@ def test_it_stays_open_for_five_seconds_and_for_two_while_work_waits(waiting: bo
     opened = breaker.changed_at
     assert breaker.room() == 0
     breaker.look(opened + seconds - 0.01, waiting=waiting)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     breaker.look(opened + seconds, waiting=waiting)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
     assert breaker.room() == 1
 
 
-def half_open(openings: int = 1) -> tuple[Breaker, float]:
+def half_open(openings: int = 1) -> tuple[CircuitBreaker, float]:
     breaker = fed(DEAD)
     now = breaker.changed_at
     for _ in range(openings):
@@ -137,7 +141,7 @@ def test_after_a_success_it_is_closed_and_goes_on_at_half_pace_at_first() -> Non
     breaker, now = half_open()
     breaker.released(now, 1)
     breaker.settled(OK, now, now + 1)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     assert [breaker.pace(now + 1 + later) for later in (0, 2, 4, 60)] == [0.5, 0.75, 1.0, 1.0]
     assert breaker.room() is None
 
@@ -157,7 +161,7 @@ def test_calls_sent_before_it_opened_say_nothing_while_it_is_half_open() -> None
     breaker, now = half_open()
     breaker.settled(OK, now - 3, now)
     breaker.settled(BAD, now - 3, now)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_a_long_good_time_makes_it_forget_how_often_it_was_open() -> None:
@@ -173,12 +177,12 @@ def test_a_long_good_time_makes_it_forget_how_often_it_was_open() -> None:
 def test_while_open_nothing_passes_and_while_half_open_one_at_a_time(
     calls: list[tuple[str, float]], waiting: bool
 ) -> None:
-    breaker, now = Breaker(), 100.0
+    breaker, now = CircuitBreaker(), 100.0
     for letter, pause in calls:
         now += pause
         breaker.look(now, waiting=waiting)
         room = breaker.room()
-        assert (room == 0) if breaker.state is State.OPEN else (room is None or 0 <= room <= 1)
+        assert (room == 0) if breaker.state is BreakerState.OPEN else (room is None or 0 <= room <= 1)
         if room == 0:
             continue
         breaker.released(now, 1)
@@ -192,7 +196,7 @@ def test_whatever_the_time_a_breaker_that_has_closed_leaves_half_of_the_pace_at_
     breaker = fed(DEAD)
     breaker.look(110.0, waiting=True)
     breaker.settled(OK, 110.0, 111.0)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     assert 0.5 <= breaker.pace(now) <= 1.0
 
 
@@ -200,7 +204,7 @@ def test_an_open_breaker_waits_no_longer_when_time_goes_back() -> None:
     breaker = fed(DEAD, at=5000.0)
     breaker.look(1000.0, waiting=True)
     breaker.look(1002.0, waiting=True)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
     breaker.released(1002.0, 1)
     breaker.look(500.0, waiting=True)
     assert breaker.room() == 1  # the probe of that other time holds nobody up

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.pacing.domain.plan import Waiting
-from app.pacing.store.gate import RedisGate
-from app.settings.domain.quota import Quota
-from tests.pacing.gate_world import GateWorld, one_key
+from app.pacing.domain.plan import WaitingList
+from app.pacing.store.pacing_store import RedisPacingStore
+from app.settings.domain.quota import ConfiguredQuota
+from tests.pacing.pacing_world import GateWorld, one_key
 
 CLIENTS = ("alice", "bob", "carol")
 
@@ -24,14 +24,14 @@ def begin(world: GateWorld) -> GateWorld:
 
 @pytest.fixture
 def world(redis_url: str) -> GateWorld:
-    quota = Quota("account:a1:m", rpm=600_000, burst=100_000, concurrency=6)
+    quota = ConfiguredQuota("account:a1:m", rpm=600_000, burst=100_000, concurrency=6)
     return begin(GateWorld(redis_url, one_key(quota)))
 
 
-def seen(world: GateWorld, depth: int, gate: RedisGate | None = None) -> set[Waiting]:
+def seen(world: GateWorld, depth: int, gate: RedisPacingStore | None = None) -> set[WaitingList]:
     """All lists, with as many heads as were asked for."""
     look = (gate or world.gate).look(depth, world.topology, world.topology.quota_ids)
-    return {Waiting(w.queue, w.model, w.client, w.step, w.length, w.heads[:depth]) for w in look.waiting}
+    return {WaitingList(w.queue, w.model, w.client, w.step, w.length, w.heads[:depth]) for w in look.waiting}
 
 
 def act(world: GateWorld, what: str, client: str) -> None:
@@ -61,7 +61,7 @@ def test_what_is_known_is_what_stands_there(world: GateWorld, steps: list[tuple[
     for what, client, depth in steps:
         act(world, what, client)
         known = seen(world, depth)
-        assert known == seen(world, depth, RedisGate(world.scripts, world.gate.term)), what
+        assert known == seen(world, depth, RedisPacingStore(world.scripts, world.gate.term)), what
 
 
 def test_a_queue_that_did_not_change_is_not_looked_at(world: GateWorld) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.pacing.domain.governor import CallReport, Governor
-from app.pacing.domain.learner import Lesson, new_learner
-from app.settings.domain.quota import Limits, Quota, QuotaState
+from app.pacing.domain.limit_estimator import CallSample, new_learner
+from app.pacing.domain.rate_controller import CallReport, RateController
+from app.settings.domain.quota import ConfiguredQuota, QuotaLimits, QuotaState
 from app.settings.domain.routing import ANY, Route, Topology, account_quota
 from app.tasks.domain.outcome import Outcome
 
@@ -40,7 +40,7 @@ REFUSALS = st.lists(
     max_size=12,
 )
 QUOTAS = st.builds(
-    Quota,
+    ConfiguredQuota,
     st.sampled_from([ACCOUNT, account_quota("a", ANY)]),
     rpm=st.none() | st.floats(1, 60_000),
     tpm=st.none() | st.floats(1_000, 1e8),
@@ -51,9 +51,9 @@ QUOTAS = st.builds(
 class OneKey:
     """A governor of one key, called one call at a time."""
 
-    def __init__(self, *quotas: Quota) -> None:
+    def __init__(self, *quotas: ConfiguredQuota) -> None:
         topology = Topology({"m": ((ROUTE,),)}, {quota.id: quota for quota in quotas})
-        self.governor, self.now = Governor(topology, breaker=None), 1000.0
+        self.governor, self.now = RateController(topology, breaker=None), 1000.0
         self.names = topology.quota_ids
 
     def wait(self, seconds: float, flight: int = 0, *, wanted: bool = False) -> None:
@@ -77,11 +77,11 @@ class OneKey:
         report = CallReport(outcome, "k", "u", "a", "m", released_at, self.now, seconds, 10.0, braked)
         self.governor.settled([report])
 
-    def limits(self) -> dict[str, Limits]:
+    def limits(self) -> dict[str, QuotaLimits]:
         return self.governor.limits(self.now, dict.fromkeys(self.names, QuotaState()))
 
 
-def least(found: dict[str, Limits], quota: Quota) -> dict[str, float]:
+def least(found: dict[str, QuotaLimits], quota: ConfiguredQuota) -> dict[str, float]:
     """The least that any quota allows of what is configured, as a part of it."""
     rates = {
         "rpm": [one.requests.rate * 60 for one in found.values() if one.requests],
@@ -105,22 +105,22 @@ def refused(world: OneKey, refusals: Sequence[Refusal]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(quota=QUOTAS, refusals=REFUSALS, retried=st.booleans())
 @example(
-    quota=Quota(ACCOUNT, rpm=600, concurrency=20),
+    quota=ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20),
     refusals=[Refusal(1.0, 0, Outcome.RATE_LIMITED)],
     retried=True,
 )
 @example(
-    quota=Quota(ACCOUNT, rpm=600, concurrency=20),
+    quota=ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20),
     refusals=[Refusal(1.0, 0, Outcome.OVERLOADED)],
     retried=True,
 )
 @example(
-    quota=Quota(ACCOUNT, rpm=600, concurrency=20),
+    quota=ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20),
     refusals=[Refusal(2.0, 1, Outcome.RATE_LIMITED)] * 12,
     retried=True,
 )
 def test_ten_seconds_after_lone_refusals_nine_tenths_of_what_is_configured_are_in_force(
-    quota: Quota, refusals: list[Refusal], retried: bool
+    quota: ConfiguredQuota, refusals: list[Refusal], retried: bool
 ) -> None:
     world = OneKey(quota)
     refused(world, refusals)
@@ -136,7 +136,7 @@ def test_one_refusal_of_an_idle_key_costs_no_pace_at_all() -> None:
     learner = new_learner(("pace", "calls"))
     learner.look(100.0, 0, wanted=True)
     learner.released(100.0, 1, 10.0, 1)
-    learner.settled(Lesson("refused", 100.0, 0.5, 10.0), 100.5)
+    learner.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
     assert all(
         figure.is_free for figure in learner.figures.values() if figure is not learner.figures["tokens"]
     )
@@ -146,7 +146,7 @@ def test_one_refusal_of_one_call_leaves_learned_figures_at_half_at_least() -> No
     learner = new_learner()
     learner.look(100.0, 0, wanted=True)
     learner.released(100.0, 1, 10.0, 1)
-    learner.settled(Lesson("refused", 100.0, 0.5, 10.0), 100.5)
+    learner.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
     assert learner.cap is not None
     assert learner.cap >= 8
     assert learner.requests is not None
@@ -160,7 +160,7 @@ def test_many_refusals_amid_many_calls_lower_what_is_configured_to_what_is_taken
         learner.look(at, 1, wanted=True)
         learner.released(at, 1, 10.0, 1)
         kind: Literal["success", "refused"] = "success" if tenth % 4 == 0 else "refused"
-        learner.settled(Lesson(kind, at, 0.05, 10.0, None if kind == "success" else "pace"), at + 0.05)
+        learner.settled(CallSample(kind, at, 0.05, 10.0, None if kind == "success" else "pace"), at + 0.05)
     assert learner.requests is not None
     assert 2.0 <= learner.requests.rate <= 5.0  # 10 a second were tried, 2.5 taken
 
@@ -174,7 +174,7 @@ def test_what_was_lowered_is_in_force_again_when_calls_pause(
         at = 100 + n / 20
         learner.look(at, 20, wanted=True)
         learner.released(at, 1, 10.0, 20)
-        learner.settled(Lesson("success" if n % 2 else outcome, at, 0.05, 10.0), at + 0.05)
+        learner.settled(CallSample("success" if n % 2 else outcome, at, 0.05, 10.0), at + 0.05)
     assert learner.cap is not None or learner.requests is not None
     learner.released(110.0, 1, 10.0, 1)
     assert (learner.cap, learner.requests) == (None, None)

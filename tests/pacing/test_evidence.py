@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.breaker import Breaker, State
+from app.pacing.domain.breaker import BreakerState, CircuitBreaker
 from app.pacing.domain.evidence import DEAD, NOISE, QUIET, SUCCESS, Evidence, threshold
 from app.tasks.domain.outcome import Outcome
 
@@ -57,14 +57,14 @@ def alarms(failing: float, rate: float, seconds: float, *, latency: float = 1.0,
         failed = chance.random() < failing
         back = at + (0.01 if failed else latency * (0.5 + chance.random()))
         events += [(at, 0, at, failed), (back, 1, at, failed)]
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for now, kind, at, failed in sorted(events):
         if kind == 0:
             breaker.released(at, 1)
         else:
             breaker.settled(Outcome.UNAVAILABLE if failed else Outcome.SUCCEEDED, at, now)
-        if breaker.state is State.OPEN:
-            found, breaker = found + 1, Breaker()
+        if breaker.state is BreakerState.OPEN:
+            found, breaker = found + 1, CircuitBreaker()
     return found
 
 

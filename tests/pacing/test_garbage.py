@@ -11,13 +11,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.pacing.store.gate import EpochBroken, NotLeading
-from app.settings.domain.quota import Quota
+from app.pacing.store.pacing_store import EpochBroken, NotLeading
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.attempt import Message, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
-QUOTA = Quota("account:a1:m", rpm=6000, tpm=600_000, concurrency=50)
+QUOTA = ConfiguredQuota("account:a1:m", rpm=6000, tpm=600_000, concurrency=50)
 LIST = "backlog.m.alice\x06\x163"
 
 Client = redis.Redis

@@ -8,25 +8,27 @@ from threading import Thread
 import pytest
 
 from app.pacing.domain.running import RunningCall
-from app.pacing.store.gate import EpochBroken, NotLeading
-from app.settings.domain.quota import Quota
-from app.tasks.domain.attempt import Brake, Permit, Refused, Settlement
+from app.pacing.store.pacing_store import EpochBroken, NotLeading
+from app.settings.domain.quota import ConfiguredQuota
+from app.tasks.domain.attempt import Brake, Permit, RefusedPermit, Settlement
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 from tests.servers import RedisServer
 from tests.stack import wait_until
 
-PACED = Quota("account:a1:m", rpm=600, tpm=60_000, concurrency=50)
+PACED = ConfiguredQuota("account:a1:m", rpm=600, tpm=60_000, concurrency=50)
 # Holds 50 calls at once and gets one back in five seconds: what is in its bucket stays there while a test runs.
-UNHURRIED = Quota("account:a1:m", rpm=60, burst=50, tpm=60_000, concurrency=50)
+UNHURRIED = ConfiguredQuota("account:a1:m", rpm=60, burst=50, tpm=60_000, concurrency=50)
 # Sends follow each other by nine tenths of a second, far longer than this machine needs for one.
-SPACED = Quota("account:a1:m", rpm=70, burst=5, tpm=60_000, concurrency=50)
+SPACED = ConfiguredQuota("account:a1:m", rpm=70, burst=5, tpm=60_000, concurrency=50)
 
 
 @pytest.fixture
 def world(redis_url: str) -> GateWorld:
     """A leader over one paced key, its buckets full of 100 calls and 10,000 tokens."""
-    gate = GateWorld(redis_url, one_key(Quota("account:a1:m", rpm=6000, tpm=600_000, concurrency=50))).lead()
+    gate = GateWorld(
+        redis_url, one_key(ConfiguredQuota("account:a1:m", rpm=6000, tpm=600_000, concurrency=50))
+    ).lead()
     gate.fill(level=100, tokens=10_000, sent=100)
     return gate
 
@@ -62,7 +64,7 @@ def test_a_permit_is_redeemed_once(world: GateWorld) -> None:
     (message,) = world.publish(1)
     world.dispatcher.turn()
     redeemed(world, message.task_id)
-    assert world.permits.redeem(message.task_id, "w2") == Refused(message.task_id, "missing")
+    assert world.permits.redeem(message.task_id, "w2") == RefusedPermit(message.task_id, "missing")
 
 
 def test_a_task_is_published_once_however_often_it_is_offered(world: GateWorld) -> None:
@@ -150,7 +152,7 @@ def test_a_permit_from_before_a_brake_is_refused_and_its_task_fed_again(world: G
     permit = redeemed(world, first.task_id)
     brake = Brake("account:a1:m", 5.0, "429")
     world.permits.settle([Settlement(first.task_id, permit.release, Outcome.RATE_LIMITED, brakes=(brake,))])
-    assert world.permits.redeem(second.task_id, "w1") == Refused(second.task_id, "braked")
+    assert world.permits.redeem(second.task_id, "w1") == RefusedPermit(second.task_id, "braked")
     world.publish(1)
     turn = world.dispatcher.turn()
     assert turn.refeed == (second.task_id,)
@@ -252,7 +254,7 @@ def test_nothing_moves_after_redis_was_emptied_until_an_epoch_is_opened(world: G
     permit = redeemed(world, message.task_id)
     world.scripts.client.flushall()
     assert world.reservoir.publish([world.message()]).popitem()[1] == "epoch"
-    assert world.permits.redeem(message.task_id, "w1") == Refused(message.task_id, "epoch")
+    assert world.permits.redeem(message.task_id, "w1") == RefusedPermit(message.task_id, "epoch")
     with pytest.raises((EpochBroken, NotLeading)):
         world.dispatcher.turn()
     assert world.gate.take_lead("term-9", "")
@@ -345,7 +347,7 @@ def test_a_redis_that_is_gone_refuses_and_is_not_asked_again_for_a_second(
     assert not world.reservoir.believed_up()
     world.clock.at += 1.1
     assert world.reservoir.believed_up()
-    assert world.permits.redeem(message.task_id, "w1") == Refused(message.task_id, "unreachable")
+    assert world.permits.redeem(message.task_id, "w1") == RefusedPermit(message.task_id, "unreachable")
 
 
 def test_a_wall_clock_that_steps_does_not_flood_the_gate(redis_url: str) -> None:

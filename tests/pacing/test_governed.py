@@ -6,24 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from app.pacing.domain.breaker import State
+from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.fairness import Shares
-from app.pacing.domain.governor import Governor
 from app.pacing.domain.plan import Snapshot, plan
+from app.pacing.domain.rate_controller import RateController
 from app.pacing.domain.tokens import DEFAULT_ANSWER
-from app.settings.domain.quota import Quota, request_bucket
-from app.tasks.domain.attempt import Brake, Permit, Settlement, Usage
+from app.settings.domain.quota import ConfiguredQuota, request_bucket
+from app.tasks.domain.attempt import Brake, Permit, Settlement, TokenUsage
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 from tests.stack import wait_until
 
 ACCOUNT, UPSTREAM = "account:a1:m", "upstream:u:m"
-TOLD = Quota(ACCOUNT, rpm=6000, concurrency=20)
+TOLD = ConfiguredQuota(ACCOUNT, rpm=6000, concurrency=20)
 
 
-def governed(redis_url: str, *quotas: Quota) -> GateWorld:
+def governed(redis_url: str, *quotas: ConfiguredQuota) -> GateWorld:
     world = GateWorld(redis_url, one_key(*quotas)).lead()
-    world.dispatcher.governor = Governor(world.topology)
+    world.dispatcher.governor = RateController(world.topology)
     return world
 
 
@@ -59,7 +59,7 @@ def test_a_quota_of_which_nothing_was_told_starts_slowly(redis_url: str) -> None
 
 
 def test_told_figures_stand_until_they_are_refused_and_are_ceilings_then(redis_url: str) -> None:
-    world = governed(redis_url, Quota(ACCOUNT, concurrency=8, rpm=6000))
+    world = governed(redis_url, ConfiguredQuota(ACCOUNT, concurrency=8, rpm=6000))
     permits = released(world, 8)
     assert limits(world, ACCOUNT)["cap"] == "8"
     braked = (Brake(ACCOUNT, 0.01, "rate_limited"),)
@@ -106,7 +106,7 @@ def test_ten_failures_and_no_success_close_the_upstreams_model_for_all(redis_url
     world.publish(3)
     assert world.dispatcher.turn().released == 0
     assert world.dispatcher.governor is not None
-    assert world.dispatcher.governor.states()[UPSTREAM] is State.OPEN
+    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.OPEN
     closed = limits(world, UPSTREAM)
     assert closed["cap"] == "0"
     assert closed["why"].startswith("breaker open: 10 failures and hardly a success")
@@ -120,11 +120,11 @@ def test_failures_that_come_back_before_answers_close_nothing(redis_url: str) ->
     world.publish(3)
     world.dispatcher.turn()
     assert world.dispatcher.governor is not None
-    assert world.dispatcher.governor.states()[UPSTREAM] is State.CLOSED
+    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.CLOSED
     for permit in permits[10:]:
         settle(world, permit, Outcome.UNAVAILABLE)
     world.dispatcher.turn()
-    assert world.dispatcher.governor.states()[UPSTREAM] is State.OPEN
+    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.OPEN
 
 
 def test_a_half_open_breaker_lets_one_through_and_its_success_opens_the_way(redis_url: str) -> None:
@@ -141,9 +141,9 @@ def test_a_half_open_breaker_lets_one_through_and_its_success_opens_the_way(redi
     assert world.dispatcher.turn().released == 1
     assert world.dispatcher.turn().released == 0
     settle(world, redeemed(world, messages[0].task_id), Outcome.SUCCEEDED)
-    assert governor.states()[UPSTREAM] is State.HALF_OPEN
+    assert governor.states()[UPSTREAM] is BreakerState.HALF_OPEN
     world.dispatcher.turn()
-    assert governor.states()[UPSTREAM] is State.CLOSED
+    assert governor.states()[UPSTREAM] is BreakerState.CLOSED
     assert "cap" not in limits(world, UPSTREAM)
     assert limits(world, ACCOUNT)["cap"] == "10"  # half of what was allowed
 
@@ -155,7 +155,7 @@ def test_what_was_learned_survives_its_leader(redis_url: str) -> None:
     for permit in released(world, 6):
         settle(world, permit, Outcome.RATE_LIMITED, brakes=(Brake(ACCOUNT, 0.01, "429"),), named="calls")
     world.dispatcher.turn()
-    second = Governor(world.topology)
+    second = RateController(world.topology)
     second.recall(first.facts())
     assert second.learners[ACCOUNT].figures["calls"].known == first.learners[ACCOUNT].figures["calls"].known
 
@@ -175,7 +175,7 @@ def test_a_task_that_is_passed_over_keeps_its_place_while_those_behind_it_go(red
 
 
 def test_what_calls_use_decides_what_the_next_ones_reserve(redis_url: str) -> None:
-    world = governed(redis_url, Quota(ACCOUNT, rpm=6000, tpm=6_000_000, concurrency=50))
+    world = governed(redis_url, ConfiguredQuota(ACCOUNT, rpm=6000, tpm=6_000_000, concurrency=50))
     world.dispatcher.turn()
     world.fill(level=100, sent=100, tokens=100_000)
     messages = world.publish(6, estimate=1000 + DEFAULT_ANSWER)
@@ -183,7 +183,7 @@ def test_what_calls_use_decides_what_the_next_ones_reserve(redis_url: str) -> No
     first = [redeemed(world, message.task_id) for message in messages]
     assert {permit.estimate for permit in first} == {1000 + DEFAULT_ANSWER}
     for permit in first:
-        settle(world, permit, Outcome.SUCCEEDED, tokens=640, usage=Usage(600, 40))
+        settle(world, permit, Outcome.SUCCEEDED, tokens=640, usage=TokenUsage(600, 40))
     world.dispatcher.turn()
     (open_, asked) = (
         world.publish(1, estimate=1000 + DEFAULT_ANSWER)[0],
@@ -200,7 +200,7 @@ def test_a_leader_that_begins_again_after_a_breaker_has_closed_goes_on_at_half_p
     governor = world.dispatcher.governor
     assert governor is not None
     breaker = governor.breakers[UPSTREAM]
-    breaker.state, breaker._closed_at = State.CLOSED, 1.7e9
+    breaker.state, breaker._closed_at = BreakerState.CLOSED, 1.7e9
     world.gate.configure(governor.limits(0.0, {}))
     half, whole = float(limits(world, ACCOUNT)["rate"]), request_bucket(TOLD)
     assert whole is not None

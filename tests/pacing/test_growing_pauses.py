@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from app.pacing.domain.governor import Governor
-from app.settings.domain.quota import Quota
+from app.pacing.domain.rate_controller import RateController
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 ACCOUNT = "account:a1:m"
 STEP = 0.25  # seconds of gate time between two turns
@@ -18,8 +18,8 @@ class Refusing:
     """A hundred tasks that wait for a key whose upstream refuses, or takes, each call within a turn."""
 
     def __init__(self, redis_url: str, outcome: Outcome, asked: float | None = None) -> None:
-        self.world = GateWorld(redis_url, one_key(Quota(ACCOUNT, rpm=6000, concurrency=20))).lead()
-        self.world.dispatcher.governor = Governor(self.world.topology, breaker=None)
+        self.world = GateWorld(redis_url, one_key(ConfiguredQuota(ACCOUNT, rpm=6000, concurrency=20))).lead()
+        self.world.dispatcher.governor = RateController(self.world.topology, breaker=None)
         self.outcome, self.asked, self.passed = outcome, asked, 0.0
         self.calls: list[float] = []
 
@@ -86,7 +86,7 @@ def test_a_new_leader_on_an_empty_redis_probes_and_goes_on_pausing(redis_url: st
     world = GateWorld(redis_url, refusing.world.topology)
     world.scripts.client.flushdb()
     world.lead("term-2")
-    successor = Governor(world.topology, breaker=None)
+    successor = RateController(world.topology, breaker=None)
     successor.recall(first.facts())
     world.dispatcher.governor = successor
     refusing.world, before = world, len(refusing.calls)

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from app.pacing.store.known_heads import EVERY, LOOKED, KnownHeads
+from app.pacing.store.queue_head_cache import EVERY, LOOKED, QueueHeadCache
 
 ALICE: Any = ["backlog.m.alice", [[3, 2, ["task_1", "10|||1|||", "task_2", "10|||2|||"]]]]
 BOB: Any = ["backlog.m.bob", [[3, 1, ["task_3", "10|||3|||"]]]]
 GONE: Any = ["backlog.m.bob", {}]  # as Lua writes an empty list
 
 
-def known(depth: int = 4, at: float = 100.0) -> KnownHeads:
-    heads = KnownHeads()
+def known(depth: int = 4, at: float = 100.0) -> QueueHeadCache:
+    heads = QueueHeadCache()
     assert heads.since("term", depth) == 0
     heads.told(at, depth, True, 7, [ALICE, BOB], {"m"})
     return heads
@@ -50,6 +50,6 @@ def test_a_shallower_look_at_some_makes_the_next_deeper_one_whole() -> None:
 
 
 def test_models_that_nobody_serves_are_left_out() -> None:
-    heads = KnownHeads()
+    heads = QueueHeadCache()
     heads.since("term", 4)
     assert heads.told(1.0, 4, True, 1, [ALICE], {"another"}) == ()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from app.pacing.store.permits import LATE_FOR, SOON
-from app.settings.domain.quota import Quota
-from app.tasks.domain.attempt import Permit, Refused
+from app.settings.domain.quota import ConfiguredQuota
+from app.tasks.domain.attempt import Permit, RefusedPermit
 from simulator.limits import TokenBucket
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 PER_MINUTE = 600.0  # ten a second; ten at once, by default
 
@@ -17,7 +17,7 @@ class SlowWorld:
     """Permits on a clock that is moved: that of the worker and that of the gate together."""
 
     def __init__(self, redis_url: str, *, rpm: float = PER_MINUTE, most: int = 100) -> None:
-        quota = Quota("account:a1:m", rpm=rpm, concurrency=most)
+        quota = ConfiguredQuota("account:a1:m", rpm=rpm, concurrency=most)
         self.world = GateWorld(redis_url, one_key(quota), slots=most).lead()
         self.at = 1000.0
         self.world.permits._monotonic = lambda: self.at
@@ -137,7 +137,7 @@ def test_without_its_epoch_a_late_call_is_not_sent(redis_url: str) -> None:
     slow.pass_(0.5)
     slow.world.scripts.client.hdel("penstock:gate", "run_id")  # as if Redis had lost what it held
     assert not slow.send(permit)
-    assert isinstance(slow.world.permits.redeem(task_id, "w1"), Refused)
+    assert isinstance(slow.world.permits.redeem(task_id, "w1"), RefusedPermit)
 
 
 def level(slow: SlowWorld) -> float:

@@ -1,8 +1,8 @@
 """What was learned is kept for the next leader."""
 
-from app.dispatching.keep_learned import KeepLearned
-from app.pacing.domain.governor import Governor
-from app.pacing.domain.learner import new_learner
+from app.dispatching.persist_estimates import PersistEstimates
+from app.pacing.domain.limit_estimator import new_learner
+from app.pacing.domain.rate_controller import RateController
 from app.platform.database import Database
 from app.settings.domain.routing import Route, Topology
 
@@ -22,8 +22,8 @@ class HandClock:
 
 
 def test_figures_are_written_every_ten_seconds_where_they_changed_and_recalled(database: Database) -> None:
-    clock, governor = HandClock(), Governor(TOPOLOGY)
-    keeping = KeepLearned(database, governor, clock)
+    clock, governor = HandClock(), RateController(TOPOLOGY)
+    keeping = PersistEstimates(database, governor, clock)
     assert (keeping.tick(), keeping.tick()) == (1, 0)
     clock.at += 10
     assert keeping.tick() == 0  # nothing changed
@@ -31,14 +31,14 @@ def test_figures_are_written_every_ten_seconds_where_they_changed_and_recalled(d
     governor.learners["account:a:m"].latency = 3.0
     clock.at += 10
     assert keeping.tick() == 1
-    successor = Governor(TOPOLOGY)
-    KeepLearned(database, successor, clock).recall()
+    successor = RateController(TOPOLOGY)
+    PersistEstimates(database, successor, clock).recall()
     assert successor.learners["account:a:m"].latency == 3.0
 
 
 def test_what_was_kept_of_a_quota_that_is_gone_is_passed_over(database: Database) -> None:
     clock = HandClock()
-    KeepLearned(database, Governor(TOPOLOGY), clock).tick()
-    other = Governor(Topology({"n": ((Route("k2", "u", "b", "n"),),)}))
-    KeepLearned(database, other, clock).recall()
+    PersistEstimates(database, RateController(TOPOLOGY), clock).tick()
+    other = RateController(Topology({"n": ((Route("k2", "u", "b", "n"),),)}))
+    PersistEstimates(database, other, clock).recall()
     assert set(other.learners) == {"account:b:n"}

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.pacing.domain.adaptive import Learned
-from app.pacing.domain.breaker import Breaker
-from app.pacing.domain.learner import from_facts, new_learner, to_facts
-from app.settings.domain.quota import Bucket, Limits
-from app.upstreams.domain.blame import Figure
+from app.pacing.domain.breaker import CircuitBreaker
+from app.pacing.domain.estimated_limit import EstimatedLimit
+from app.pacing.domain.limit_estimator import from_facts, new_learner, to_facts
+from app.settings.domain.quota import Bucket, QuotaLimits
+from app.upstreams.domain.attribute_refusal import Figure
 from simulator.latency import Latency
 from tests.pacing.virtual_upstream import SECOND, World
 
@@ -65,7 +65,7 @@ def test_whatever_the_hidden_limits_few_calls_are_refused_and_little_is_left_unu
 def test_a_storm_of_a_minute_wastes_two_in_a_hundred_calls_and_is_forgotten_in_ten_seconds(
     cap: int | None, rate: float | None
 ) -> None:
-    world = World(cap, rate, storm=(40, 100), breaker=Breaker(), seed=3).run(160)
+    world = World(cap, rate, storm=(40, 100), breaker=CircuitBreaker(), seed=3).run(160)
     assert len(world.wasted) <= 0.02 * (len(world.wasted) + len(world.admitted))
     assert world.used(110, 160) >= 0.9
     assert world.used(108, 114) >= 0.8
@@ -128,7 +128,7 @@ TOLD: tuple[Figure, ...] = ("calls", "pace")
 @pytest.mark.parametrize("rate", [2.5, 3.2, 10.0])
 def test_refusals_of_whatever_is_sent_leave_what_was_told_in_force(rate: float, seed: int) -> None:
     """Seven times in 100 s everything is refused for 4 s; between, all that was told is used again within 5 s."""
-    told = Limits(Bucket(2.0, 0.97 * rate), cap=60)
+    told = QuotaLimits(Bucket(2.0, 0.97 * rate), cap=60)
     storms = [(20.0 + 14 * n, 24.0 + 14 * n) for n in range(7)]
     world = World(
         60, rate, SECOND, False, False, refusing=storms, told=told, learner=new_learner(TOLD), seed=seed
@@ -142,7 +142,7 @@ def test_refusals_of_whatever_is_sent_leave_what_was_told_in_force(rate: float, 
 @pytest.mark.parametrize("seconds", [1.0, 15.0])
 @pytest.mark.parametrize(("cap", "rate"), [(20, None), (None, 10.0)])
 def test_told_figures_that_are_wrong_are_learned(cap: int | None, rate: float | None, seconds: float) -> None:
-    told = Limits(Bucket(20.0, 40.0), cap=400)
+    told = QuotaLimits(Bucket(20.0, 40.0), cap=400)
     latency = Latency("lognormal", seconds, 0.4)
     world = World(cap, rate, latency, False, False, told=told, learner=new_learner(TOLD)).run(130)
     assert world.used(40, 130) >= 0.85
@@ -152,7 +152,7 @@ def test_told_figures_that_are_wrong_are_learned(cap: int | None, rate: float | 
 @pytest.mark.parametrize("pace", [2.0, 10.0, 15.0, 40.0])
 def test_a_pace_is_kept_by_a_dispatcher_that_is_a_little_late(pace: float) -> None:
     learner = new_learner()
-    learner.figures["pace"] = Learned(pace)
+    learner.figures["pace"] = EstimatedLimit(pace)
     bucket, level, calls = learner.requests, 0.0, 0
     assert bucket is not None
     for _ in range(500):  # looks, 40 ms apart

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pacing.domain.estimates import Foretold, quality
-from app.pacing.domain.expected_pace import capacities, expected_paces
 from app.pacing.domain.fairness import ClientShare
-from app.pacing.domain.line import Line
-from app.pacing.domain.waiting import Head, Waiting
+from app.pacing.domain.queue_position import QueuePosition
+from app.pacing.domain.throughput_estimate import capacities, expected_paces
+from app.pacing.domain.waiting import QueueHead, WaitingList
 from app.settings.domain.quota import Bucket, QuotaState
 from app.settings.domain.routing import Route, Topology
 from app.tasks.domain.task import NOT_DUE
@@ -24,7 +24,7 @@ def test_within_the_marks_the_place_is_exact_and_beyond_them_not_before_them(
     tasks: list[tuple[float, int]], known: int, data: st.DataObject
 ) -> None:
     ordered = sorted(tasks)
-    line = Line(ordered[:known], whole=known >= len(ordered))
+    line = QueuePosition(ordered[:known], whole=known >= len(ordered))
     mine = data.draw(st.sampled_from(ordered))
     ahead = line.ahead_of(*mine)
     if mine in ordered[:known]:
@@ -36,19 +36,19 @@ def test_within_the_marks_the_place_is_exact_and_beyond_them_not_before_them(
 @given(st.integers(2, 20), st.integers(1, 5))
 def test_beyond_the_marks_a_line_is_taken_to_go_on_as_densely_as_within(others: int, known: int) -> None:
     """Every so-many-th task is this line's: positions by the common numbering would overstate as many times."""
-    line = Line([(NOT_DUE, n * others) for n in range(1, 101 * known)], whole=False)
+    line = QueuePosition([(NOT_DUE, n * others) for n in range(1, 101 * known)], whole=False)
     assert line.ahead_of(NOT_DUE, 2_000 * others) == 1_999
 
 
 def test_a_task_that_comes_stands_behind_all_but_those_it_precedes_by_its_deadline() -> None:
-    line = Line([(50.0, 9), (70.0, 2), (NOT_DUE, 1), (NOT_DUE, 5)], whole=True, newest=9)
+    line = QueuePosition([(50.0, 9), (70.0, 2), (NOT_DUE, 1), (NOT_DUE, 5)], whole=True, newest=9)
     assert line.ahead_of_new(NOT_DUE) == 4
     assert line.ahead_of_new(60.0) == 1
-    assert Line().ahead_of_new(NOT_DUE) == 0
+    assert QueuePosition().ahead_of_new(NOT_DUE) == 0
 
 
-def _waiting(client: str, step: int = 3, model: str = "m") -> Waiting:
-    return Waiting(f"backlog.{model}.{client}", model, client, step, 9, (Head("t", 100.0),))
+def _waiting(client: str, step: int = 3, model: str = "m") -> WaitingList:
+    return WaitingList(f"backlog.{model}.{client}", model, client, step, 9, (QueueHead("t", 100.0),))
 
 
 TOPOLOGY = Topology({"m": ((Route("k1", "u", "a", "m"), Route("k2", "u", "a", "m")),)})

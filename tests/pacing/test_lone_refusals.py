@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from app.pacing.domain.governor import Governor
-from app.settings.domain.quota import Quota, request_bucket
+from app.pacing.domain.rate_controller import RateController
+from app.settings.domain.quota import ConfiguredQuota, request_bucket
 from app.tasks.domain.attempt import Brake, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 ACCOUNT = "account:a1:m"
-CONFIGURED = Quota(ACCOUNT, rpm=600, concurrency=20)
+CONFIGURED = ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20)
 
 
 def governed(redis_url: str) -> GateWorld:
     world = GateWorld(redis_url, one_key(CONFIGURED)).lead()
-    world.dispatcher.governor = Governor(world.topology)
+    world.dispatcher.governor = RateController(world.topology)
     world.dispatcher.turn()
     return world
 

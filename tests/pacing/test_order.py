@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from app.dispatching.feed_backlog import Feeder
 from app.platform.database import Database
 from app.platform.migrate import upgrade
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.task import NOT_DUE
 from app.tasks.store.submissions import NewTask, insert_tasks
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 MOST = 500  # messages of a list that go by their deadline
 
 
 @pytest.fixture
 def world(redis_url: str) -> GateWorld:
-    return GateWorld(redis_url, one_key(Quota("account:a1:m", rpm=60_000))).lead()
+    return GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", rpm=60_000))).lead()
 
 
 def standing(world: GateWorld) -> list[str]:

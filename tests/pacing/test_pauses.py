@@ -9,18 +9,18 @@ from app.pacing.domain.plan import NEVER, Plan, plan
 from app.pacing.domain.why import Bound, binding_of, in_words
 from app.settings.domain.quota import QuotaState
 from app.settings.domain.routing import Topology
-from app.tasks.domain.pauses import KINDS, Closures, Pauses, Shut, subject_of
+from app.tasks.domain.pauses import KINDS, Pauses, Suspension, Suspensions, subject_of
 from tests.pacing.test_plan import NOW, ONE, clients_of, keys_of, route, snapshot, topology, waiting
 
 
-def made(closures: Closures, on: Topology = ONE) -> Plan:
+def made(closures: Suspensions, on: Topology = ONE) -> Plan:
     lists = (waiting("alice", 3), waiting("bob", 3))
     return plan(snapshot(*lists, closures=closures), on, Shares())
 
 
 @pytest.mark.parametrize("subject", ["everything", "model:m"])
 def test_a_paused_model_releases_nothing_and_says_why(subject: str) -> None:
-    found = made(Closures(Pauses.of([subject])))
+    found = made(Suspensions(Pauses.of([subject])))
     assert found.releases == ()
     assert found.wake_in == NEVER
     assert in_words(binding_of(found.waits["m"], {}, {}, NOW)) == (
@@ -29,13 +29,13 @@ def test_a_paused_model_releases_nothing_and_says_why(subject: str) -> None:
 
 
 def test_a_paused_client_leaves_the_others_alone() -> None:
-    found = made(Closures(Pauses.of(["client:alice"])))
+    found = made(Suspensions(Pauses.of(["client:alice"])))
     assert clients_of(found) == {"bob": 3}
     assert "alice" not in in_words(binding_of(found.waits["m"], {}, {}, NOW))
 
 
 def test_another_models_pause_holds_nothing() -> None:
-    assert clients_of(made(Closures(Pauses.of(["model:other", "client:carol", "key:k9"])))) == {
+    assert clients_of(made(Suspensions(Pauses.of(["model:other", "client:carol", "key:k9"])))) == {
         "alice": 3,
         "bob": 3,
     }
@@ -43,13 +43,13 @@ def test_another_models_pause_holds_nothing() -> None:
 
 def test_a_paused_keys_load_moves_to_the_next_tier() -> None:
     tiers = topology((route("k1"),), (route("k2"),))
-    found = made(Closures(Pauses.of(["key:k1"]), Pauses.of(["key:k1"]).keys), tiers)
+    found = made(Suspensions(Pauses.of(["key:k1"]), Pauses.of(["key:k1"]).keys), tiers)
     assert keys_of(found) == {"k2": 6}
 
 
 @pytest.mark.parametrize(("by_operator", "bound"), [(True, Bound.PAUSED), (False, Bound.DISABLED)])
 def test_with_its_only_key_shut_a_model_waits_and_says_so(by_operator: bool, bound: Bound) -> None:
-    found = made(Closures(keys={"k1": Shut("key k1 is out of use", by_operator)}))
+    found = made(Suspensions(keys={"k1": Suspension("key k1 is out of use", by_operator)}))
     assert found.releases == ()
     binding = binding_of(found.waits["m"], {}, {}, NOW)
     assert (binding.bound, binding.subject) == (bound, "k1")
@@ -59,7 +59,7 @@ def test_with_its_only_key_shut_a_model_waits_and_says_so(by_operator: bool, bou
 def test_what_opens_sooner_is_named_before_a_key_that_is_shut() -> None:
     tiers = topology((route("k1"),), (route("k2"),))
     quotas = {"key:k2:*": QuotaState(braked_until=NOW + 3)}
-    closures = Closures(keys={"k1": Shut("key k1 is out of use")})
+    closures = Suspensions(keys={"k1": Suspension("key k1 is out of use")})
     found = plan(snapshot(waiting("alice", 1), quotas=quotas, closures=closures), tiers, Shares())
     assert found.waits["m"].reason == "key:k2:*"
     assert found.wake_in == pytest.approx(3)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import ClientShare, Shares
-from app.pacing.domain.plan import Head, Plan, Snapshot, Waiting, plan, settle_shares
+from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
 from app.settings.domain.quota import Bucket, QuotaState
 from app.settings.domain.routing import Route, Topology
 
@@ -24,13 +24,13 @@ def route(key: str, *, account: str = "", weight: float = 1.0) -> Route:
 
 def waiting(
     client: str, number: int, *, model: str = "m", step: int = 3, estimate: float = 10, **facts: object
-) -> Waiting:
-    heads = tuple(Head(f"{client}-{step}-{next(_ids)}", estimate, **facts) for _ in range(number))  # type: ignore[arg-type]
-    return Waiting(f"backlog.{model}.{client}", model, client, step, number, heads)
+) -> WaitingList:
+    heads = tuple(QueueHead(f"{client}-{step}-{next(_ids)}", estimate, **facts) for _ in range(number))  # type: ignore[arg-type]
+    return WaitingList(f"backlog.{model}.{client}", model, client, step, number, heads)
 
 
 def snapshot(
-    *lists: Waiting,
+    *lists: WaitingList,
     quotas: dict[str, QuotaState] | None = None,
     slots: int = 1000,
     keys: str = "k1 k2 k3",
@@ -241,7 +241,7 @@ def test_a_model_with_a_slow_quota_gets_its_slots_beside_one_with_a_fast_quota()
 
 def test_more_is_asked_for_when_all_heads_were_taken_while_there_was_room() -> None:
     line = waiting("alice", 4)
-    longer = Waiting(line.queue, line.model, line.client, line.step, 50, line.heads)
+    longer = WaitingList(line.queue, line.model, line.client, line.step, 50, line.heads)
     assert plan(snapshot(longer), ONE, Shares()).more
     assert not plan(snapshot(longer, quotas={"account:a:m": QuotaState(cap=4)}), ONE, Shares()).more
 

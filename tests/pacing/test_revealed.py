@@ -6,26 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.pacing.domain.ratelimit_headers import NOTHING, HeaderLimits, duration, revealed
 from app.pacing.domain.response_pace import PaceRules, ResponsePace
-from app.pacing.domain.revealed import NOTHING, Revealed, duration, revealed
 
 
 @pytest.mark.parametrize(
     ("headers", "said"),
     [
         ({}, NOTHING),
-        ({"x-ratelimit-limit-requests": "600"}, Revealed(rpm=600)),
-        ({"x-ratelimit-limit-requests": "600", "x-ratelimit-limit-tokens": "90000"}, Revealed(600, 90000)),
-        ({"ratelimit-policy": '"default";q=100;w=30', "ratelimit": '"default";r=7;t=4'}, Revealed(rpm=200)),
+        ({"x-ratelimit-limit-requests": "600"}, HeaderLimits(rpm=600)),
+        (
+            {"x-ratelimit-limit-requests": "600", "x-ratelimit-limit-tokens": "90000"},
+            HeaderLimits(600, 90000),
+        ),
+        (
+            {"ratelimit-policy": '"default";q=100;w=30', "ratelimit": '"default";r=7;t=4'},
+            HeaderLimits(rpm=200),
+        ),
         (
             {"ratelimit-policy": '"default";q=100;w=60', "ratelimit": '"default";r=0;t=4'},
-            Revealed(100, None, 0.6),
+            HeaderLimits(100, None, 0.6),
         ),
         ({"x-ratelimit-limit-requests": "nonsense"}, NOTHING),
         ({"x-ratelimit-remaining-requests": "0"}, NOTHING),
     ],
 )
-def test_rate_limit_headers_are_read(headers: dict[str, str], said: Revealed) -> None:
+def test_rate_limit_headers_are_read(headers: dict[str, str], said: HeaderLimits) -> None:
     assert revealed(headers) == said
 
 
@@ -68,11 +74,11 @@ def test_headers_without_an_ending_are_about_requests(family: str, reset: str, s
 
 
 def test_plain_headers_alone_and_beside_those_with_an_ending() -> None:
-    assert revealed({"x-ratelimit-limit": "600"}) == Revealed(rpm=600)
-    assert revealed({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "4"}) == Revealed(empty_for=4)
+    assert revealed({"x-ratelimit-limit": "600"}) == HeaderLimits(rpm=600)
+    assert revealed({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "4"}) == HeaderLimits(empty_for=4)
     assert revealed({"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0"}) == NOTHING
     both = {"x-ratelimit-limit": "7", "x-ratelimit-limit-requests": "600"}
-    assert revealed(both) == Revealed(rpm=600)
+    assert revealed(both) == HeaderLimits(rpm=600)
 
 
 def test_an_instant_counts_from_the_answers_own_date() -> None:

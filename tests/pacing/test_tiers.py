@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import Shares
-from app.pacing.domain.plan import Head, Plan, Snapshot, Waiting, plan, settle_shares
+from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
 from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Balance, ModelPolicy, Route, Topology
+from app.settings.domain.routing import Balance, BalancingPolicy, Route, Topology
 from app.tasks.domain.eligibility import (
     FOREVER,
-    Facts,
+    TierFacts,
     TierRule,
     condition_id,
     may_use,
@@ -30,20 +30,20 @@ def route(key: str, *, upstream: str = "u", weight: float = 1.0) -> Route:
     return Route(key, upstream, key, "m", weight)
 
 
-def heads(*facts: Head) -> Waiting:
-    return Waiting("backlog.m.alice", "m", "alice", 3, len(facts), facts)
+def heads(*facts: QueueHead) -> WaitingList:
+    return WaitingList("backlog.m.alice", "m", "alice", 3, len(facts), facts)
 
 
 def head(
     name: str, *, since: float = NOW, avoid: tuple[str, ...] = (), **conditions: tuple[float, float]
-) -> Head:
+) -> QueueHead:
     ids = {"short": SHORT, "late": LATE}
-    facts = write_facts(Facts(since, {ids[key]: (span,) for key, span in conditions.items()}))
-    return Head(name, 10, avoid, facts)
+    facts = write_facts(TierFacts(since, {ids[key]: (span,) for key, span in conditions.items()}))
+    return QueueHead(name, 10, avoid, facts)
 
 
 def planned(
-    topology: Topology, *lists: Waiting, quotas: dict[str, QuotaState] | None = None, **more: object
+    topology: Topology, *lists: WaitingList, quotas: dict[str, QuotaState] | None = None, **more: object
 ) -> Plan:
     pools = dict.fromkeys(topology.keys, "pool")
     seen = Snapshot(NOW, lists, quotas or {}, pools, {"pool": 1000}, wall=NOW, **more)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def keys_of(made: Plan) -> dict[str, str]:
 def topology(
     *tiers: tuple[Route, ...], rules: tuple[TierRule, ...] = (), balance: str = "weighted"
 ) -> Topology:
-    return Topology({"m": tiers}, {}, {"m": ModelPolicy(Balance(balance), rules)})
+    return Topology({"m": tiers}, {}, {"m": BalancingPolicy(Balance(balance), rules)})
 
 
 EDGE_FIRST = topology((route("edge"),), (route("cloud"),), rules=(TierRule(SHORT),))
@@ -82,12 +82,12 @@ def test_a_head_whose_tiers_are_closed_to_it_is_passed_over_and_keeps_its_place(
     only_edge = topology(
         (route("edge"),), (route("cloud"),), rules=(TierRule(SHORT), TierRule(condition_id("large")))
     )
-    large = write_facts(Facts(NOW, {condition_id("large"): ((0, FOREVER),)}))
+    large = write_facts(TierFacts(NOW, {condition_id("large"): ((0, FOREVER),)}))
     lists = heads(
         head("s1", short=(0, 99)),
-        Head("l1", 10, (), large),
+        QueueHead("l1", 10, (), large),
         head("s2", short=(0, 99)),
-        Head("l2", 10, (), large),
+        QueueHead("l2", 10, (), large),
     )
     made = planned(only_edge, lists, quotas=closed)
     assert [(r.task_id, r.behind) for r in made.releases] == [("l1", 1), ("l2", 2)]
@@ -95,7 +95,7 @@ def test_a_head_whose_tiers_are_closed_to_it_is_passed_over_and_keeps_its_place(
 
 def test_clients_of_a_tier_with_a_condition_take_turns_too() -> None:
     lists = [
-        Waiting(f"backlog.m.{name}", "m", name, 3, 50, tuple(head(f"{name}{n}") for n in range(50)))
+        WaitingList(f"backlog.m.{name}", "m", name, 3, 50, tuple(head(f"{name}{n}") for n in range(50)))
         for name in ("alice", "bob")
     ]
     made = planned(EDGE_FIRST, *lists, quotas={"account:cloud:m": QuotaState(cap=20)})
@@ -158,12 +158,12 @@ SPANS = st.lists(st.tuples(st.integers(0, 500), st.integers(501, 900)), min_size
 def test_facts_are_read_as_they_were_written(
     since: int, conditions: dict[str, tuple[tuple[float, float], ...]]
 ) -> None:
-    assert read_facts(write_facts(Facts(since, conditions))) == Facts(since, conditions)
+    assert read_facts(write_facts(TierFacts(since, conditions))) == TierFacts(since, conditions)
 
 
 @given(st.text())
 def test_no_facts_are_too_strange(text: str) -> None:
-    assert isinstance(read_facts(text), Facts)
+    assert isinstance(read_facts(text), TierFacts)
     assert not may_use(TierRule("abcdef12"), text if "abcdef12" not in text else "", (), NOW)
 
 

@@ -19,8 +19,8 @@ from app.pacing.domain.tokens import (
     prompt_tokens,
     text_tokens,
 )
-from app.settings.domain.quota import Quota, token_bucket
-from simulator.requests import Model, read_chat_request
+from app.settings.domain.quota import ConfiguredQuota, token_bucket
+from simulator.requests import ServedModel, read_chat_request
 
 USER = "user"
 
@@ -208,7 +208,7 @@ def test_the_estimate_of_a_capped_answer_covers_what_the_simulator_bills(
 ) -> None:
     messages = [{"role": USER, "content": text} for text in texts]
     body = orjson.dumps({"model": "m", "messages": messages, name: limit})
-    request = read_chat_request(body, {"m": Model()}, 404)
+    request = read_chat_request(body, {"m": ServedModel()}, 404)
     assert request.max_tokens == limit
     assert estimate(messages, {name: limit}) >= request.prompt_tokens + limit
 
@@ -304,7 +304,7 @@ def _in_sixty_seconds(sent: list[tuple[float, int]]) -> int:
 def test_a_minute_never_holds_more_tokens_than_told_once_a_model_is_known(ratio: float) -> None:
     """The gate's own rule on a virtual clock: reserve, then settle on what was used when the call ends 2 s later."""
     told, chance = 60_000, random.Random(7)
-    bucket = token_bucket(Quota("q", tpm=told))
+    bucket = token_bucket(ConfiguredQuota("q", tpm=told))
     assert bucket is not None
     learner, level, sent, ends = (
         TokenLearner(),

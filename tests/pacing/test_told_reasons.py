@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from app.dispatching.tell_why import TellWhy
-from app.pacing.domain.governor import Governor
+from app.dispatching.publish_wait_reasons import PublishWaitReasons
+from app.pacing.domain.rate_controller import RateController
 from app.pacing.domain.response_pace import PaceRules
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
-from tests.pacing.gate_world import GateWorld, one_key
+from tests.pacing.pacing_world import GateWorld, one_key
 
 ACCOUNT = "account:a1:m"
 
@@ -31,11 +31,11 @@ class Board:
 class Told:
     """A leader that tells at each turn."""
 
-    def __init__(self, redis_url: str, governor: Mapping[str, Any], *quotas: Quota) -> None:
+    def __init__(self, redis_url: str, governor: Mapping[str, Any], *quotas: ConfiguredQuota) -> None:
         self.world = GateWorld(redis_url, one_key(*quotas)).lead()
         self.board = Board()
-        self.world.dispatcher.governor = Governor(self.world.topology, **governor)
-        self.world.dispatcher.why = TellWhy(self.board)
+        self.world.dispatcher.governor = RateController(self.world.topology, **governor)
+        self.world.dispatcher.why = PublishWaitReasons(self.board)
         self.world.dispatcher.turn()
 
     def move(self, seconds: float) -> None:
@@ -72,7 +72,7 @@ def test_a_pace(redis_url: str) -> None:
 
 
 def test_requests_a_minute(redis_url: str) -> None:
-    told = Told(redis_url, {}, Quota(ACCOUNT, rpm=300, concurrency=50))
+    told = Told(redis_url, {}, ConfiguredQuota(ACCOUNT, rpm=300, concurrency=50))
     told.world.publish(120)
     told.move(3)
     said = told.turn()
@@ -80,7 +80,7 @@ def test_requests_a_minute(redis_url: str) -> None:
 
 
 def test_a_pause_and_then_the_one_call_after_it(redis_url: str) -> None:
-    told = Told(redis_url, {}, Quota(ACCOUNT, rpm=600, concurrency=20))
+    told = Told(redis_url, {}, ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20))
     told.world.publish(100)
     told.move(1)
     told.turn()
@@ -96,7 +96,7 @@ def test_a_pause_and_then_the_one_call_after_it(redis_url: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
 def test_a_breaker_while_it_is_open_and_while_one_call_tries(redis_url: str, seconds: float) -> None:
-    told = Told(redis_url, {}, Quota(ACCOUNT, rpm=6000, concurrency=20))
+    told = Told(redis_url, {}, ConfiguredQuota(ACCOUNT, rpm=6000, concurrency=20))
     told.world.publish(100)
     told.move(1)
     told.turn()

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.brake import Rests
-from app.pacing.domain.governor import CallReport, Governor
+from app.pacing.domain.brake import BrakeDurations
 from app.pacing.domain.plan import Release
+from app.pacing.domain.rate_controller import CallReport, RateController
 from app.pacing.domain.wall import Wall, pause_after
-from app.settings.domain.quota import Quota, QuotaState
+from app.settings.domain.quota import ConfiguredQuota, QuotaState
 from app.settings.domain.routing import Route, Topology, account_quota
 from app.tasks.domain.outcome import Outcome
 
 ACCOUNT = account_quota("a", "m")
 ROUTE = Route("k", "u", "a", "m")
-QUOTA = Quota(ACCOUNT, rpm=600, concurrency=20)
+QUOTA = ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20)
 HOUR = 3600.0
 
 
@@ -35,7 +35,7 @@ class Upstream:
     asked: float | None = None  # Retry-After
     walls: tuple[tuple[float, float], ...] = ((0.0, HOUR),)
     seed: int = 0
-    governor: Governor | None = None
+    governor: RateController | None = None
     sent: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
 
@@ -47,8 +47,8 @@ class Upstream:
         self.level = 1.0
         self.back: list[tuple[float, float, Outcome]] = []
 
-    def new_governor(self) -> Governor:
-        return Governor(
+    def new_governor(self) -> RateController:
+        return RateController(
             Topology({"m": ((ROUTE,),)}, {ACCOUNT: QUOTA}), breaker=None, chance=self.chance.random
         )
 
@@ -187,9 +187,9 @@ def test_the_end_of_a_wall_is_kept_too() -> None:
 
 
 def test_first_and_longest_pause_are_configured() -> None:
-    rests = Rests(rate_limited=2.0, overloaded=3.0, longest=10.0)
+    rests = BrakeDurations(rate_limited=2.0, overloaded=3.0, longest=10.0)
     topology = Topology({"m": ((ROUTE,),)}, {ACCOUNT: QUOTA})
-    judge, at, found = Governor(topology, breaker=None, rests=rests), 0.0, []
+    judge, at, found = RateController(topology, breaker=None, rests=rests), 0.0, []
     for _ in range(5):
         at += 100
         report = CallReport(Outcome.RATE_LIMITED, "k", "u", "a", "m", at, at + 1, 1.0, 1.0, (ACCOUNT,))
@@ -198,7 +198,7 @@ def test_first_and_longest_pause_are_configured() -> None:
 
 
 def test_without_learning_pauses_grow_all_the_same() -> None:
-    judge = Governor(Topology({"m": ((ROUTE,),)}, {}), breaker=None, learning=None)
+    judge = RateController(Topology({"m": ((ROUTE,),)}, {}), breaker=None, learning=None)
     for at in (0.0, 10.0, 20.0):
         report = CallReport(Outcome.RATE_LIMITED, "k", "u", "a", "m", at, at + 1, 1.0, 1.0, (ACCOUNT,))
         closings = judge.settled([report])

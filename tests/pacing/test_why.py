@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.pacing.domain.plan import NEVER, Wait
-from app.pacing.domain.releases_lately import Paces
+from app.pacing.domain.throughput import ReleaseRates
 from app.pacing.domain.why import binding_of, held_in_words, in_words, named, starts_in
 from app.settings.domain.quota import Bucket, QuotaState
 from app.tasks.domain.task import Hold
@@ -70,7 +70,7 @@ def test_a_start_is_estimated_from_what_is_ahead_the_pace_and_what_is_closed() -
 
 
 def test_a_lists_pace_is_that_of_the_last_half_minute() -> None:
-    paces = Paces()
+    paces = ReleaseRates()
     for number in range(20):
         paces.released("q", 3, NOW + number)
     assert paces.rate("q", 3, NOW + 20) == pytest.approx(1.0)
@@ -79,7 +79,7 @@ def test_a_lists_pace_is_that_of_the_last_half_minute() -> None:
 
 
 def test_a_pace_is_what_the_limits_let_expect_until_some_of_it_was_seen() -> None:
-    paces = Paces()
+    paces = ReleaseRates()
     assert paces.likely("q", 3, NOW, 7.0) == 7.0
     assert paces.likely("q", 3, NOW, None) is None
     for number in range(4):

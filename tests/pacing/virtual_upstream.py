@@ -12,18 +12,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.pacing.domain.breaker import Breaker, State
-from app.pacing.domain.governor import tighter
-from app.pacing.domain.learner import Learner, Lesson, new_learner
-from app.settings.domain.quota import Limits
+from app.pacing.domain.breaker import BreakerState, CircuitBreaker
+from app.pacing.domain.limit_estimator import CallSample, LimitEstimator, new_learner
+from app.pacing.domain.rate_controller import tighter
+from app.settings.domain.quota import QuotaLimits
 from app.tasks.domain.outcome import Outcome
 from simulator.latency import Latency
-from simulator.limits import Caller, Gate, Limit, Refusal
+from simulator.limits import Gate, Limit, Refusal, SimulatedCaller
 
-CALLER = Caller("key", "account", "model")
+CALLER = SimulatedCaller("key", "account", "model")
 NAMES = {"concurrency": "calls", "rpm": "pace", "tpm": "tokens"}
 ROUND_TRIP, SETTLING = 0.02, 0.03  # seconds; the latter at most
-_NOTHING_TOLD = Limits()
+_NOTHING_TOLD = QuotaLimits()
 SECOND = Latency("lognormal", 1.0, 0.5)
 
 
@@ -39,10 +39,10 @@ class World:
     burst: float = 2.0
     storm: tuple[float, float] = (0.0, 0.0)
     refusing: Sequence[tuple[float, float]] = ()  # spans in which all is refused by 429, whatever is sent
-    told: Limits = _NOTHING_TOLD  # ceilings, as the gate keeps them
+    told: QuotaLimits = _NOTHING_TOLD  # ceilings, as the gate keeps them
     seed: int = 0
-    learner: Learner = field(default_factory=new_learner)
-    breaker: Breaker | None = None
+    learner: LimitEstimator = field(default_factory=new_learner)
+    breaker: CircuitBreaker | None = None
 
     def __post_init__(self) -> None:
         self.gate = Gate((self._limit(),), 0.0)
@@ -95,8 +95,8 @@ class World:
     # -- our side
 
     @property
-    def _allowed(self) -> Limits:
-        return tighter(self.told, Limits(self.learner.requests, self.learner.tokens, self.learner.cap))
+    def _allowed(self) -> QuotaLimits:
+        return tighter(self.told, QuotaLimits(self.learner.requests, self.learner.tokens, self.learner.cap))
 
     def _look(self, now: float) -> None:
         self._release(now)
@@ -125,7 +125,7 @@ class World:
         calls = 0 if braked else int(max(0, min(room, 5000)))
         self._send(now, calls)
         self.level -= calls if bucket is not None else 0
-        closed = self.breaker is None or self.breaker.state is State.CLOSED
+        closed = self.breaker is None or self.breaker.state is BreakerState.CLOSED
         self.learner.look(now, self.flight, wanted=closed and not braked)
 
     def _send(self, now: float, calls: int) -> None:
@@ -144,7 +144,7 @@ class World:
         if self.breaker is not None:
             self.breaker.settled(outcome, released_at, now)
         if outcome is Outcome.SUCCEEDED:
-            self.learner.settled(Lesson("success", released_at, now - released_at), now)
+            self.learner.settled(CallSample("success", released_at, now - released_at), now)
             if self.brake_is_soft:
                 self.braked_until = min(now, self.braked_until)
             self._release(now)
@@ -152,9 +152,9 @@ class World:
         self._brake(now, refusal)
         if refusal is not None:
             name = NAMES[refusal.reason] if self.named else None
-            self.learner.settled(Lesson("refused", released_at, tokens=100, named=name), now)  # type: ignore[arg-type]
+            self.learner.settled(CallSample("refused", released_at, tokens=100, named=name), now)  # type: ignore[arg-type]
         else:
-            self.learner.settled(Lesson("overloaded", released_at), now)
+            self.learner.settled(CallSample("overloaded", released_at), now)
 
     def _brake(self, now: float, refusal: Refusal | None) -> None:
         self.brake_is_soft = refusal is None or not self.retry_after

@@ -8,13 +8,13 @@ import pytest
 from app.execution.store import workers
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.silence import Silence
-from app.platform.find_dead import Beats, Touch, find_dead
-from app.submission.store import holders
+from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
+from app.platform.find_dead_processes import Beats, Touch, find_dead
+from app.submission.store import api_processes
 
 KINDS = {
     "worker": (workers.beats, workers.touch, lambda conn: workers.register(conn, "one", "host", 1, 0.0)),
-    "holder": (holders.beats, holders.touch, lambda conn: holders.beat(conn, "one", 0.0)),
+    "holder": (api_processes.beats, api_processes.touch, lambda conn: api_processes.beat(conn, "one", 0.0)),
 }
 
 
@@ -34,7 +34,7 @@ def test_silence_is_held_against_nobody_while_nothing_can_be_written(
     there are six at least in which it could have beaten."""
     beats, touch, begin = KINDS[kind]
     database.write(begin)
-    silence = Silence(12.0)
+    silence = HeartbeatMonitor(12.0)
     found = (
         at
         for at in range(100)
@@ -47,7 +47,7 @@ def test_silence_is_held_against_nobody_while_nothing_can_be_written(
 def _look(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
-    silence: Silence,
+    silence: HeartbeatMonitor,
     beats: Beats,
     touch: Touch,
     at: float,

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from app.platform.one_behind import OneBehind
+from app.platform.pipelined_writer import PipelinedWriter
 
 
 def test_pieces_run_one_after_the_other_and_behind_whoever_gives_them() -> None:
-    behind, go, done = OneBehind(), threading.Event(), list[int]()
+    behind, go, done = PipelinedWriter(), threading.Event(), list[int]()
 
     def first() -> None:
         assert go.wait(60)
@@ -24,7 +24,7 @@ def test_pieces_run_one_after_the_other_and_behind_whoever_gives_them() -> None:
 
 
 def test_what_a_piece_raises_is_raised_once_and_keeps_the_next_from_beginning() -> None:
-    behind, done = OneBehind(), list[int]()
+    behind, done = PipelinedWriter(), list[int]()
 
     def fail() -> None:
         raise ValueError("lost")

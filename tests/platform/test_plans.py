@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from app.dispatching.store import healing
+from app.dispatching.store import reconciling
 from app.dispatching.store.degrading import degrade
 from app.execution.record_endings import record_endings
 from app.execution.store import workers
@@ -19,7 +19,7 @@ from app.execution.store.endings import end
 from app.pacing.store.lines import deadlines, read_line
 from app.platform.database import Database
 from app.platform.migrate import upgrade
-from app.reporting.store import alarming
+from app.reporting.store import alert_queries
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
 from app.tasks.store import cancels, feeding, tasks
@@ -43,16 +43,16 @@ HEADS: dict[str, tuple[Call, str]] = {
     "next_due": (feeding.next_due, "ix_task_timed"),
     "promote_due": (lambda conn: feeding.promote_due(conn, NOW + 9, 2000), "ix_task_timed"),
     "unfeed_some": (lambda conn: feeding.unfeed_some(conn, 5000), "ix_task_fed"),
-    "fed_page": (lambda conn: healing.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
-    "expire": (lambda conn: healing.expire(conn, NOW, 1000), "ix_task_expiry"),
-    "waits": (lambda conn: alarming.waits(conn, NOW), "ix_task_expiry"),
-    "work_waits": (alarming.work_waits, "ix_task_fed"),
+    "fed_page": (lambda conn: reconciling.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
+    "expire": (lambda conn: reconciling.expire(conn, NOW, 1000), "ix_task_expiry"),
+    "waits": (lambda conn: alert_queries.waits(conn, NOW), "ix_task_expiry"),
+    "work_waits": (alert_queries.work_waits, "ix_task_fed"),
     "list_tasks": (lambda conn: tasks.list_tasks(conn, "alice"), "ix_task_client_id_status_seq"),
 }
 BY_ID: dict[str, Call] = {
     "mark_fed": lambda conn: feeding.mark_fed(conn, IDS, NOW),
-    "unfeed": lambda conn: feeding.unfeed(conn, IDS),
-    "releases_of": lambda conn: healing.releases_of(conn, IDS),
+    "unfeed": lambda conn: feeding.mark_unqueued(conn, IDS),
+    "releases_of": lambda conn: reconciling.releases_of(conn, IDS),
     "ended_among": lambda conn: tasks.ended_among(conn, IDS),
     "cancel_task": lambda conn: cancels.cancel_task(conn, "alice", IDS[0], NOW),
 }
@@ -161,8 +161,8 @@ def _work(conn: Connection) -> None:
     assert len(claimed) == len(IDS)
     end(conn, [success(item) for item in list(claimed.values())[:200]])
     workers.beat(conn, "w1", [], NOW)
-    healing.running_rows(conn)
-    healing.lose(conn, "w1", NOW, 100)
+    reconciling.running_rows(conn)
+    reconciling.lose(conn, "w1", NOW, 100)
 
 
 def _plan(database: Database, call: Call) -> str:

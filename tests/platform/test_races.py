@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from app.dispatching.store.healing import expire, lose
+from app.dispatching.store.reconciling import expire, lose
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import ENDS, Status
 from app.tasks.store.cancels import cancel_batch, cancel_task
-from app.tasks.store.feeding import mark_fed, promote_due, take_unfed, unfed_queues, unfeed
+from app.tasks.store.feeding import mark_fed, mark_unqueued, promote_due, take_unfed, unfed_queues
 from app.tasks.store.tables import attempt, batch, callback, task
 from tests.tasks.rows import (
     DAY,
@@ -111,7 +111,7 @@ def _disturb(url: str) -> None:
             messages = database.read(lambda conn, queue=queue: take_unfed(conn, queue, 30))
             ids = [message.task_id for message in messages][::-1]
             database.write(lambda conn, ids=ids: mark_fed(conn, ids, NOW))
-            database.write(lambda conn, ids=ids: unfeed(conn, ids))
+            database.write(lambda conn, ids=ids: mark_unqueued(conn, ids))
         name, worker = chance.choice(rows), f"w{chance.randrange(2)}"
         database.write(lambda conn, name=name: cancel_task(conn, "alice", name, NOW))
         database.write(lambda conn, worker=worker: lose(conn, worker, NOW, 5))

@@ -1,9 +1,9 @@
 """A process is dead once its beat has not changed for long, by the time that its observer has looked."""
 
-from app.platform.domain.silence import DEAD_SECONDS, Silence
+from app.platform.domain.heartbeat_monitor import DEAD_SECONDS, HeartbeatMonitor
 
 
-def seconds_until_dead(silence: Silence, *, look_every: float) -> float:
+def seconds_until_dead(silence: HeartbeatMonitor, *, look_every: float) -> float:
     """How much time passes until a silent process is held to be dead."""
     at = 0.0
     while "quiet" not in silence.look({"quiet": 7, "lively": int(at * 10)}, at):
@@ -12,15 +12,15 @@ def seconds_until_dead(silence: Silence, *, look_every: float) -> float:
 
 
 def test_who_beats_lives_and_who_is_silent_for_long_does_not() -> None:
-    assert seconds_until_dead(Silence(), look_every=0.5) == DEAD_SECONDS
+    assert seconds_until_dead(HeartbeatMonitor(), look_every=0.5) == DEAD_SECONDS
 
 
 def test_while_the_observer_did_not_look_nobody_dies() -> None:
-    assert seconds_until_dead(Silence(), look_every=60.0) > 6 * 60
+    assert seconds_until_dead(HeartbeatMonitor(), look_every=60.0) > 6 * 60
 
 
 def test_silence_counts_anew_after_it_was_excused() -> None:
-    silence = Silence(10.0)
+    silence = HeartbeatMonitor(10.0)
     for at in range(10):
         assert silence.look({"one": 1}, float(at)) == []
         assert silence.overdue == (["one"] if at >= 5 else [])
@@ -29,7 +29,7 @@ def test_silence_counts_anew_after_it_was_excused() -> None:
 
 
 def test_a_beat_makes_up_for_all_silence_before_it() -> None:
-    silence = Silence()
+    silence = HeartbeatMonitor()
     for at in range(int(DEAD_SECONDS)):
         assert silence.look({"one": 1}, float(at)) == []
     assert silence.look({"one": 2}, DEAD_SECONDS) == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.dispatching.expire_unreachable import ExpireUnreachable
 from app.platform.database import Database
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Route, Topology
 from app.tasks.domain.task import Status
 from tests.tasks.rows import DAY, NOW, add, add_batch, new_task, row_of, take
@@ -14,7 +14,8 @@ from tests.tasks.test_windows import Clock, Told
 
 QUEUE = "backlog.deepseek-flash.alice"
 TOPOLOGY = Topology(
-    {"deepseek-flash": ((Route("k", "u", "a", "m"),),)}, {"account:a:m": Quota("account:a:m", rpm=4)}
+    {"deepseek-flash": ((Route("k", "u", "a", "m"),),)},
+    {"account:a:m": ConfiguredQuota("account:a:m", rpm=4)},
 )
 
 

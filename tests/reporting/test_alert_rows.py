@@ -13,20 +13,20 @@ from app.billing.store.budgets import add_spent
 from app.platform.bulk import insert_rows
 from app.platform.database import Database
 from app.platform.domain.errors import RedisUnreachable
-from app.reporting.domain.alerts import Readings, State
-from app.reporting.domain.sight import GateSight
-from app.reporting.keep_alerts import KeepAlerts, NobodyLeads, NoteVitals
+from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
+from app.reporting.domain.alerts import AlertState, Readings
+from app.reporting.domain.pacing_snapshot import PacingSnapshot
 from app.reporting.measure_alerts import MeasureAlerts
-from app.reporting.send_alerts import Addresses, SendAlerts
+from app.reporting.send_alerts import ChannelAddresses, SendAlerts
 from app.reporting.store import alerts as rows
 from app.reporting.watch_alerts import LOOKS, WatchAlerts, Watching
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.outcome import Outcome
 from app.tasks.store.tables import attempt
 from app.upstreams.domain.key_health import Condition
-from app.upstreams.domain.key_health import Standing as KeyStanding
+from app.upstreams.domain.key_health import KeyStatus as KeyStanding
 from app.upstreams.store.health import save_health
-from tests.pacing.gate_world import HandClock
+from tests.pacing.pacing_world import HandClock
 
 BUDGET = next(rule for rule in RULES if rule.name == "budget")
 CHANNEL = "json://channel"
@@ -71,7 +71,7 @@ class World:
     urls: Sequence[str] = (CHANNEL,)
 
     def watcher(self, rules: Sequence[Rule] = (BUDGET,), **more: Any) -> WatchAlerts:
-        addresses = Addresses(lambda _severity: [(url, "") for url in self.urls], lambda: (BEAT, ""))
+        addresses = ChannelAddresses(lambda _severity: [(url, "") for url in self.urls], lambda: (BEAT, ""))
         sending = AtOnce(
             self.post, addresses, {r.name: r for r in rules}, "runbook", self.database, self.clock
         )
@@ -214,7 +214,7 @@ def test_an_api_process_watches_only_while_no_leader_beats(world: World) -> None
     gate = Leading()
     vitals = NoteVitals("p", "host", world.database, world.clock, lambda: 0.5)
     watch = world.watcher()
-    keep = KeepAlerts(vitals, watch, NobodyLeads(gate, world.clock))
+    keep = AlertLoop(vitals, watch, NobodyLeads(gate, world.clock))
     for _ in range(3):
         world.clock.at += 5
         gate.beat += 20
@@ -238,10 +238,10 @@ class Leading:
     beat: int = 1
     away: bool = False
 
-    def look(self) -> GateSight:
+    def look(self) -> PacingSnapshot:
         if self.away:
             raise RedisUnreachable("away")
-        return GateSight(term="t", beat=self.beat)
+        return PacingSnapshot(term="t", beat=self.beat)
 
 
 def test_vitals_are_told_every_ten_seconds_and_believed_for_a_while(world: World) -> None:
@@ -310,7 +310,7 @@ def test_alerts_come_back_from_their_rows_as_they_went_in(world: World) -> None:
     world.readings = {"budget": {"alice": 0.9}}
     world.watcher().tick()
     [alert] = world.database.read(rows.load_alerts).values()
-    assert (alert.state, alert.told, alert.value) == (State.FIRING, True, 0.9)
+    assert (alert.state, alert.told, alert.value) == (AlertState.FIRING, True, 0.9)
     world.readings = {"budget": {}}
     watcher = world.watcher()
     world.clock.at += 20
@@ -318,4 +318,4 @@ def test_alerts_come_back_from_their_rows_as_they_went_in(world: World) -> None:
     world.clock.at += 20
     watcher.tick()
     [alert] = world.database.read(rows.load_alerts).values()
-    assert (alert.state, alert.told) == (State.RESOLVED, False)
+    assert (alert.state, alert.told) == (AlertState.RESOLVED, False)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.reporting.build_alert_config import lay_addresses, lay_watching
 from app.reporting.domain.alerts import (
     Alert,
+    AlertState,
     Digest,
     Mute,
     Place,
-    State,
     all_is_well,
     compose,
     is_news,
@@ -22,7 +23,6 @@ from app.reporting.domain.alerts import (
     told,
 )
 from app.reporting.domain.call_window import CallWindow
-from app.reporting.lay_alerts import lay_addresses, lay_watching
 from app.settings import ConfigError, load_settings
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.outcome import Outcome
@@ -56,7 +56,7 @@ class Life:
             self.alerts = {place: told(alert, digest) for place, alert in self.alerts.items()}
         return digests
 
-    def state(self, subject: str = "") -> State | None:
+    def state(self, subject: str = "") -> AlertState | None:
         alert = self.alerts.get((self.rule.name, subject))
         return alert.state if alert else None
 
@@ -87,11 +87,11 @@ def test_what_is_watched(name: str, severity: str, above: float, seconds: float)
 def test_it_fires_once_it_has_lasted_and_not_before() -> None:
     life = Life()
     life.look({"": 0.06})
-    assert life.state() is State.PENDING
+    assert life.state() is AlertState.PENDING
     life.look({"": 0.06}, seconds=115)
-    assert life.state() is State.PENDING
+    assert life.state() is AlertState.PENDING
     life.look({"": 0.06}, seconds=5)
-    assert life.state() is State.FIRING
+    assert life.state() is AlertState.FIRING
 
 
 def test_a_reading_at_the_limit_is_in_order() -> None:
@@ -105,27 +105,27 @@ def test_one_good_look_begins_the_wait_anew() -> None:
     life.look({"": 0.2}, seconds=115)
     life.look({"": 0.0})
     life.look({"": 0.2}, seconds=115)
-    assert life.state() is State.PENDING
+    assert life.state() is AlertState.PENDING
 
 
 def test_what_is_not_known_changes_nothing() -> None:
     life = Life()
     life.look({"": 0.2}, seconds=125)
     life.look(None, seconds=600)
-    assert life.state() is State.FIRING
+    assert life.state() is AlertState.FIRING
 
 
 def test_a_subject_that_is_not_named_any_more_resolves_and_others_stay() -> None:
     life = Life(BY_NAME["budget"])
     life.look({"alice": 0.9, "bob": 0.85})
     life.look({"bob": 0.85})
-    assert (life.state("alice"), life.state("bob")) == (State.RESOLVED, State.FIRING)
+    assert (life.state("alice"), life.state("bob")) == (AlertState.RESOLVED, AlertState.FIRING)
 
 
 def test_a_rule_that_is_not_watched_any_more_resolves() -> None:
     life = Life(BY_NAME["budget"])
     life.look({"alice": 0.9})
-    assert step(life.alerts, [], {}, 2000.0)["budget", "alice"].state is State.RESOLVED
+    assert step(life.alerts, [], {}, 2000.0)["budget", "alice"].state is AlertState.RESOLVED
 
 
 def test_firing_and_its_end_are_told_once_each() -> None:
@@ -148,7 +148,7 @@ def test_what_ends_and_comes_back_before_its_end_was_told_goes_on_silently() -> 
     life.tell()
     life.look({"alice": 0.1})
     life.look({"alice": 0.9})
-    assert life.state("alice") is State.FIRING
+    assert life.state("alice") is AlertState.FIRING
     assert life.tell() == []
 
 
@@ -159,12 +159,12 @@ def test_news_wait_for_others_of_their_severity_but_no_disaster_does() -> None:
     life.look({"alice": 0.9, "bob": 0.9}, seconds=10)
     [digest] = life.tell(group=10)
     assert [alert.subject for alert in digest.fired] == ["alice", "bob"]
-    disaster = Alert("no_success", "", Severity.DISASTER, State.FIRING, 1000.0, 1.0)
+    disaster = Alert("no_success", "", Severity.DISASTER, AlertState.FIRING, 1000.0, 1.0)
     assert len(news([disaster], 1000.0, group_seconds=10)) == 1
 
 
 def test_the_worst_is_told_first() -> None:
-    alerts = [Alert("r", s.value, s, State.FIRING, 0.0, 1.0) for s in Severity]
+    alerts = [Alert("r", s.value, s, AlertState.FIRING, 0.0, 1.0) for s in Severity]
     assert [digest.severity for digest in news(alerts, 0.0)] == ["disaster", "critical", "warning"]
 
 
@@ -208,8 +208,8 @@ def test_what_fires_on_after_the_muted_hours_is_told_then_and_what_ended_within_
 
 
 def test_a_message_says_what_is_the_case_and_where_it_is_explained() -> None:
-    firing = Alert("key_disabled", "main", Severity.CRITICAL, State.FIRING, 0.0, 1.0, told=False)
-    ended = Alert("success_low", "", Severity.CRITICAL, State.RESOLVED, 0.0, 0.0, told=True)
+    firing = Alert("key_disabled", "main", Severity.CRITICAL, AlertState.FIRING, 0.0, 1.0, told=False)
+    ended = Alert("success_low", "", Severity.CRITICAL, AlertState.RESOLVED, 0.0, 0.0, told=True)
     title, text = compose(Digest(Severity.CRITICAL, (firing,), (ended,)), BY_NAME, "https://x/runbook")
     assert title == "Penstock critical: 1 firing, 1 resolved"
     assert "FIRING key_disabled (main): the upstream refuses the key main" in text
@@ -232,16 +232,18 @@ def test_channels_hear_of_starts_and_ends_in_turn_and_end_knowing_the_truth(
 ) -> None:
     """Each look may be followed by a round of messages or not; the last one is."""
     life = Life()
-    heard: list[State] = []
+    heard: list[AlertState] = []
     for value, speaks in [*seen, (None, True)]:
         life.look(None if value is None else {"": value})
         life.now += 60
         if speaks:
             for digest in life.tell():
                 heard += [alert.state for alert in (*digest.fired, *digest.resolved)]
-    assert heard == [State.FIRING, State.RESOLVED] * (len(heard) // 2) + [State.FIRING] * (len(heard) % 2)
-    if life.state() is not State.PENDING:
-        assert (life.state() is State.FIRING) == (heard[-1:] == [State.FIRING])
+    assert heard == [AlertState.FIRING, AlertState.RESOLVED] * (len(heard) // 2) + [AlertState.FIRING] * (
+        len(heard) % 2
+    )
+    if life.state() is not AlertState.PENDING:
+        assert (life.state() is AlertState.FIRING) == (heard[-1:] == [AlertState.FIRING])
 
 
 @given(looks)
@@ -254,16 +256,16 @@ def test_nothing_fires_that_was_not_above_its_limit_for_so_long(
         if value is not None:
             since = min(since, life.now) if value > 0.05 else math.inf
         life.look(None if value is None else {"": value})
-        if life.state() is State.FIRING:
+        if life.state() is AlertState.FIRING:
             assert life.now - since >= 120
         life.now += 30
 
 
 def test_all_is_well_while_nothing_fires() -> None:
-    pending = Alert("r", "", Severity.WARNING, State.PENDING, 0.0, 1.0)
+    pending = Alert("r", "", Severity.WARNING, AlertState.PENDING, 0.0, 1.0)
     assert all_is_well([pending])
     assert not is_news(pending)
-    assert not all_is_well([Alert("r", "", Severity.WARNING, State.FIRING, 0.0, 1.0)])
+    assert not all_is_well([Alert("r", "", Severity.WARNING, AlertState.FIRING, 0.0, 1.0)])
 
 
 class TestCalls:

@@ -8,26 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reporting.domain.board import Use, by_reason, later_by_client, quota_lines, waiting_lines
-from app.reporting.domain.pace import SPAN, Call, Forecast, Pace, Sender, Sent, kind_of, per_second
-from app.reporting.domain.sight import QuotaSight
+from app.reporting.domain.dashboard_view import (
+    LimitShare,
+    by_reason,
+    later_by_client,
+    quota_lines,
+    waiting_lines,
+)
+from app.reporting.domain.pace import SPAN, EndedCall, Forecast, Pace, Sender, Sent, kind_of, per_second
+from app.reporting.domain.pacing_snapshot import QuotaSnapshot
 from app.reporting.domain.timeline import timeline
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Route, Topology, account_quota
-from app.tasks.domain.again import may_run_again
 from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.retry_eligibility import may_run_again
 
 NOW = 1_800_000_000.0
 ROUTE = Route("k1", "up", "acme", "flash")
 ACME = account_quota("acme", "flash")
 
 
-def call(at: float, outcome: str = Outcome.SUCCEEDED, client: str = "alice", tokens: int = 10) -> Call:
-    return Call(client, "k1", "acme", "flash", outcome, at - 1, at, tokens)
+def call(at: float, outcome: str = Outcome.SUCCEEDED, client: str = "alice", tokens: int = 10) -> EndedCall:
+    return EndedCall(client, "k1", "acme", "flash", outcome, at - 1, at, tokens)
 
 
 def topology(**told: float) -> Topology:
-    return Topology({"m": ((ROUTE,),)}, {ACME: Quota(ACME, **told)} if told else {})  # type: ignore[arg-type]
+    return Topology({"m": ((ROUTE,),)}, {ACME: ConfiguredQuota(ACME, **told)} if told else {})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -88,25 +94,25 @@ def test_what_is_too_old_is_forgotten(ages: list[float]) -> None:
 def test_use_of_a_quota_counts_ended_and_running_calls_of_the_last_minute() -> None:
     pace = Pace()
     pace.add([call(NOW - 5), call(NOW - 58.5), call(NOW - 70)])
-    sights = {ACME: QuotaSight(ACME, rate=10.0, cap=8, flight=5)}
+    sights = {ACME: QuotaSnapshot(ACME, rate=10.0, cap=8, flight=5)}
     (line,) = quota_lines(topology(rpm=600, concurrency=8), sights, pace.sent(NOW), [Flight()])
-    assert line.calls == Use(7, 600)
-    assert line.flight == Use(5, 8)
+    assert line.calls == LimitShare(7, 600)
+    assert line.flight == LimitShare(5, 8)
     assert line.tokens.limit is None
     assert (line.kind, line.name, line.model) == ("account", "acme", "flash")
 
 
 def test_a_figure_that_nobody_told_is_learned_and_one_below_the_told_one_too() -> None:
-    sights = {ACME: QuotaSight(ACME, rate=5.0, cap=20)}
+    sights = {ACME: QuotaSnapshot(ACME, rate=5.0, cap=20)}
     (line,) = quota_lines(topology(), sights, {}, [])
-    assert (line.calls, line.flight) == (Use(0, 300.0, told=False), Use(0, 20, told=False))
+    assert (line.calls, line.flight) == (LimitShare(0, 300.0, told=False), LimitShare(0, 20, told=False))
     (line,) = quota_lines(topology(concurrency=100), sights, {}, [])
-    assert line.flight == Use(0, 20, told=False)
+    assert line.flight == LimitShare(0, 20, told=False)
 
 
 def test_a_quota_without_limit_is_shown_only_once_it_has_braked() -> None:
     assert quota_lines(topology(), {}, {}, []) == []
-    braked = {ACME: QuotaSight(ACME, braked_for=3.0, why="429", brakes=1)}
+    braked = {ACME: QuotaSnapshot(ACME, braked_for=3.0, why="429", brakes=1)}
     (line,) = quota_lines(topology(), braked, {}, [])
     assert line.sight.braked
     assert line.calls.limit is None

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.platform.domain.folded import OTHER, Folded, folded_counts
-from app.platform.domain.money import Cost
-from app.reporting.domain.sight import QuotaSight
-from app.reporting.domain.standing import OldestWait, Standing, oldest_wait
+from app.platform.domain.money import CallCost
+from app.reporting.domain.pacing_snapshot import QuotaSnapshot
+from app.reporting.domain.service_status import OldestWait, ServiceStatus, oldest_wait
 from app.reporting.meters import FIGURES, Meters
 from app.reporting.service_figures import SERVICE_FIGURES, ServiceFigures
-from app.tasks.domain.attempt import Claimed, Ending, Permit, Usage
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Permit, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 
@@ -38,13 +38,13 @@ CLAIMED = Claimed(
     callback_url=None,
     metadata=None,
 )
-ENDING = Ending(
+ENDING = AttemptEnd(
     CLAIMED,
     Outcome.SUCCEEDED,
     Status.SUCCEEDED,
     1012.5,
-    usage=Usage(10, 5, 4, 2),
-    cost=Cost(3 * 10**12, "USD"),
+    usage=TokenUsage(10, 5, 4, 2),
+    cost=CallCost(3 * 10**12, "USD"),
     first_byte_at=1011.0,
 )
 
@@ -123,12 +123,12 @@ def test_there_are_never_more_labels_than_allowed_and_one_for_the_rest(names: li
     assert len(folded) <= most + 1
 
 
-def standing() -> Standing:
+def standing() -> ServiceStatus:
     quotas = {
-        "account:acme:flash-8k": QuotaSight("", rate=10.0, cap=100, flight=7, brakes=2, braked_for=1.5),
-        "upstream:up:flash-8k": QuotaSight("", cap=0),
+        "account:acme:flash-8k": QuotaSnapshot("", rate=10.0, cap=100, flight=7, brakes=2, braked_for=1.5),
+        "upstream:up:flash-8k": QuotaSnapshot("", cap=0),
     }
-    return Standing(
+    return ServiceStatus(
         redis=True,
         database=True,
         leads=True,

@@ -7,45 +7,45 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from app.dispatching.keep_watch import KeepWatch
-from app.dispatching.tell_why import TellWhy
-from app.pacing.domain.governor import CallReport, Governor
+from app.dispatching.key_supervisor import KeySupervisor
+from app.dispatching.publish_wait_reasons import PublishWaitReasons
+from app.pacing.domain.rate_controller import CallReport, RateController
 from app.pacing.recent_lines import Lines
 from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
 from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.platform.redis_scripts import Scripts, connect
-from app.reporting.domain.dispatcher_sight import DispatcherSight, KeyState
-from app.reporting.domain.holdup import Holder
+from app.reporting.domain.bottleneck import Cause
+from app.reporting.domain.dispatcher_snapshot import DispatcherSnapshot, KeyState
 from app.reporting.read_dispatcher import ReadDispatcher
-from app.reporting.store.gauge import RedisGauge
-from app.reporting.store.why_board import ToldReasons, WhyBoard
-from app.settings.domain.quota import Quota
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader
+from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
+from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Topology
 from app.tasks.domain.outcome import Outcome
 from app.upstreams.domain.key_health import (
     Condition,
-    Finding,
     HealthRules,
     Held,
     KeyHealth,
+    KeyStatus,
+    KeyTestResult,
     Probe,
     Probed,
-    Standing,
 )
 from app.upstreams.store.health import load_health, save_health
-from tests.pacing.gate_world import GateWorld, HandClock, one_key
+from tests.pacing.pacing_world import GateWorld, HandClock, one_key
 
 KEYS = (Held("k1", "u", "a1"),)
-TOLD = Quota("account:a1:m", rpm=6000, concurrency=2)
+TOLD = ConfiguredQuota("account:a1:m", rpm=6000, concurrency=2)
 
 
 class Upstream:
     """Finds what it is told to."""
 
     def __init__(self) -> None:
-        self.finding = Finding.REFUSED
+        self.finding = KeyTestResult.REFUSED
         self.asked: list[tuple[str, Probe]] = []
 
     def test(self, key: str, test: Probe) -> Probed:
@@ -60,7 +60,7 @@ class Office:
     world: GateWorld
     database: Database
     upstream: Upstream
-    watch: KeepWatch
+    watch: KeySupervisor
     clock: HandClock
 
     def turn(self) -> None:
@@ -70,11 +70,11 @@ class Office:
         why._due = 0.0
         self.world.dispatcher.turn()
 
-    def read(self, url: str = "") -> DispatcherSight:
+    def read(self, url: str = "") -> DispatcherSnapshot:
         topology = self.world.topology
         client = connect(url or self.world.url, timeout=60)
-        told = ToldReasons(Scripts(client), SystemClock(), Lines(self.database, SystemClock()))
-        gauge = RedisGauge(client, topology.keys, topology.quota_ids)
+        told = WaitReasonReader(Scripts(client), SystemClock(), Lines(self.database, SystemClock()))
+        gauge = PacingSnapshotReader(client, topology.keys, topology.quota_ids)
         return ReadDispatcher(self.database, gauge, told, topology, KEYS, SystemClock()).read()
 
     def hear(self, outcome: Outcome) -> None:
@@ -92,9 +92,9 @@ def office(redis_url: str, sqlite_url: str) -> Iterator[Office]:
     world = GateWorld(redis_url, topology).lead()
     clock, upstream = HandClock(), Upstream()
     health = KeyHealth({held.name: held for held in KEYS}, HealthRules(retest=30))
-    watch = KeepWatch(database, health, upstream, clock, world.gate.release_brake)
-    world.dispatcher.why = TellWhy(WhyBoard(world.scripts))
-    world.dispatcher.governor = Governor(topology)
+    watch = KeySupervisor(database, health, upstream, clock, world.gate.release_brake)
+    world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
+    world.dispatcher.governor = RateController(topology)
     world.dispatcher.watch = watch
     yield Office(world, database, upstream, watch, clock)
     database.close()
@@ -115,7 +115,7 @@ def test_the_leader_its_quotas_and_its_workers_are_shown(office: Office) -> None
     quota = next(one for one in busy.quotas if one.id == "account:a1:m")
     assert (quota.told.rpm, quota.told.concurrency) == (6000, 2)
     assert (quota.flight, quota.last_minute, quota.waiting) == (2, 2, 8)
-    assert busy.holdup.holder is Holder.LIMITS
+    assert busy.holdup.holder is Cause.LIMITS
     assert busy.holdup.words == (
         "limits: 2 calls at once of account a1, model m are fully used (8 tasks wait for m)"
     )
@@ -128,7 +128,7 @@ def test_a_brake_is_the_upstreams_and_so_is_an_open_breaker(office: Office) -> N
     office.world.gate.brake("account:a1:*", 30, "rate_limited (429)")
     office.turn()
     seen = office.read()
-    assert seen.holdup.holder is Holder.UPSTREAM
+    assert seen.holdup.holder is Cause.UPSTREAM
     assert "u refuses, rate_limited (429)" in seen.holdup.words
     assert (seen.keys[0].state, seen.keys[0].reason) == (KeyState.BRAKED, "rate_limited (429)")
     assert office.world.dispatcher.governor is not None
@@ -187,7 +187,7 @@ def test_a_refused_key_is_left_alone_until_a_test_finds_it_good(office: Office) 
     assert office.watch.test() == 1
     office.turn()
     assert office.world.length("key.k1") == 0
-    office.upstream.finding = Finding.WORKS
+    office.upstream.finding = KeyTestResult.WORKS
     office.clock.at += 100
     assert office.watch.test() == 1
     office.turn()
@@ -201,7 +201,7 @@ def test_what_an_operator_gives_back_in_the_database_is_taken_up(office: Office)
     office.hear(Outcome.NO_BALANCE)
     office.watch.look()
     assert set(office.watch.closures().keys) == {"k1"}
-    later = {"account:a1": Standing(since=office.clock.at + 1)}
+    later = {"account:a1": KeyStatus(since=office.clock.at + 1)}
     office.database.write(lambda conn: save_health(conn, later, 0.0))
     office.watch.look()
     assert office.watch.closures().keys == {}
@@ -210,9 +210,9 @@ def test_what_an_operator_gives_back_in_the_database_is_taken_up(office: Office)
 def test_a_new_leader_knows_what_the_old_one_knew(office: Office) -> None:
     office.hear(Outcome.UNAUTHORIZED)
     office.watch.look()
-    office.database.write(lambda conn: save_health(conn, {"key:gone": Standing()}, 0.0))
+    office.database.write(lambda conn: save_health(conn, {"key:gone": KeyStatus()}, 0.0))
     health = KeyHealth({held.name: held for held in KEYS}, HealthRules(retest=30))
-    successor = KeepWatch(
+    successor = KeySupervisor(
         office.database, health, office.upstream, office.clock, office.world.gate.release_brake
     )
     successor.recall()

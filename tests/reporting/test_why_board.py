@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from app.dispatching.tell_why import TellWhy
-from app.pacing.domain.line import Line
+from app.dispatching.publish_wait_reasons import PublishWaitReasons
+from app.pacing.domain.queue_position import QueuePosition
 from app.pacing.domain.why import NO_LEADER, NO_REDIS
 from app.pacing.ports import Explanation, Queued
 from app.platform.redis_scripts import Scripts, connect
-from app.reporting.store.why_board import ToldReasons, WhyBoard
-from app.settings.domain.quota import Quota
+from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.task import NOT_DUE, Hold
-from tests.pacing.gate_world import GateWorld, HandClock, one_key
+from tests.pacing.pacing_world import GateWorld, HandClock, one_key
 
 
 class Standing:
     """A line as it was told."""
 
-    def __init__(self, line: Line | None = None) -> None:
+    def __init__(self, line: QueuePosition | None = None) -> None:
         self.line = line
 
-    def of(self, queue: str, step: int) -> Line | None:
+    def of(self, queue: str, step: int) -> QueuePosition | None:
         return self.line
 
     def coming(self, queue: str, step: int, due: float) -> int | None:
@@ -30,18 +30,20 @@ def queued(sequence: int, hold: int = Hold.NONE) -> Queued:
     return Queued("t", sequence, "m", "alice", "backlog.m.alice", 3, hold, 1500.0, None)
 
 
-def told(url: str, line: Line | None = None) -> ToldReasons:
-    return ToldReasons(Scripts(connect(url, timeout=60)), HandClock(), Standing(line))
+def told(url: str, line: QueuePosition | None = None) -> WaitReasonReader:
+    return WaitReasonReader(Scripts(connect(url, timeout=60)), HandClock(), Standing(line))
 
 
 def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
-    world = GateWorld(redis_url, one_key(Quota("account:a1:m", concurrency=2))).lead()
-    world.dispatcher.why = TellWhy(WhyBoard(world.scripts))
+    world = GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", concurrency=2))).lead()
+    world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
     messages = world.publish(10)
     world.dispatcher.turn()
     world.dispatcher.why._due = 0.0
     world.dispatcher.turn()
-    left = Line([(NOT_DUE, message.sequence) for message in messages[2:]], newest=messages[-1].sequence)
+    left = QueuePosition(
+        [(NOT_DUE, message.sequence) for message in messages[2:]], newest=messages[-1].sequence
+    )
     said = told(redis_url, left).explain(queued(messages[5].sequence))
     assert said.position == 4
     assert said.waiting_for == "one of 2 calls at once to end (account a1, model m)"
@@ -54,10 +56,10 @@ def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
 
 
 def test_with_nothing_waiting_a_task_is_expected_to_start_at_once(redis_url: str) -> None:
-    world = GateWorld(redis_url, one_key(Quota("account:a1:m", concurrency=2))).lead()
-    world.dispatcher.why = TellWhy(WhyBoard(world.scripts))
+    world = GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", concurrency=2))).lead()
+    world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
     world.dispatcher.turn()
-    foreseen = told(redis_url, Line()).foresee("m", "backlog.m.alice", 3, NOT_DUE)
+    foreseen = told(redis_url, QueuePosition()).foresee("m", "backlog.m.alice", 3, NOT_DUE)
     assert foreseen is not None
     assert foreseen.starts_in() == 0.0
     assert foreseen.starts_in(10) == 5.0
@@ -66,9 +68,9 @@ def test_with_nothing_waiting_a_task_is_expected_to_start_at_once(redis_url: str
 def test_without_a_leader_or_redis_the_place_is_known_and_that(redis_url: str) -> None:
     for url, words in ((redis_url, NO_LEADER), ("redis://127.0.0.1:1/0", NO_REDIS)):
         assert told(url).explain(queued(1)) == Explanation(waiting_for=words)
-        placed = told(url, Line([(NOT_DUE, 1)])).explain(queued(1))
+        placed = told(url, QueuePosition([(NOT_DUE, 1)])).explain(queued(1))
         assert placed == Explanation(position=1, waiting_for=words)
-        assert told(url, Line()).foresee("m", "q", 3, NOT_DUE) is None
+        assert told(url, QueuePosition()).foresee("m", "q", 3, NOT_DUE) is None
 
 
 def test_a_held_task_needs_nobody_to_say_why(redis_url: str) -> None:

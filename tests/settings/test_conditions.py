@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from app.settings import ConfigError, load_settings
+from app.settings.build_topology import build_topology
 from app.settings.conditions import checked_condition, spans_of
-from app.settings.lay_routes import lay_routes
 from app.tasks.domain.eligibility import FOREVER
 
 ALWAYS, NEVER = ((0.0, FOREVER),), ()
@@ -118,7 +118,7 @@ def test_tiers_become_rules(tmp_path: Path) -> None:
         + '[[model.tier]]\nkeys = ["main:other"]\n'
         + '[[model.tier]]\nkeys = ["main:long"]\nfor = ["context_length"]\n'
     )
-    topology = lay_routes(load_settings(file, {}))
+    topology = build_topology(load_settings(file, {}))
     assert [[r.upstream_model for r in tier] for tier in topology.models["m"]] == [["m"], ["other"], ["long"]]
     policy = topology.policy("m")
     assert policy.balance == "fastest"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.pacing.domain.breaker import State
-from app.pacing.domain.governor import CallReport, Governor
-from app.pacing.lay_rules import breaker_rules, make_governor, rests
+from app.pacing.build_controllers import breaker_rules, make_governor, rests
+from app.pacing.domain.breaker import BreakerState
+from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings import ConfigError, Settings, load_settings
+from app.settings.build_topology import build_topology
 from app.settings.domain.quota import QuotaState
-from app.settings.lay_routes import lay_routes
 from app.tasks.domain.outcome import Outcome
 
 BASE = """\
@@ -42,17 +42,19 @@ def settings(tmp_path: Path, more: str) -> Settings:
     return load_settings(file, {})
 
 
-def governor(tmp_path: Path, more: str) -> Governor:
+def governor(tmp_path: Path, more: str) -> RateController:
     told = settings(tmp_path, more)
-    return make_governor(lay_routes(told), told)
+    return make_governor(build_topology(told), told)
 
 
-def settle(judge: Governor, calls: int, outcome: Outcome = Outcome.SUCCEEDED, seconds: float = 1.0) -> None:
+def settle(
+    judge: RateController, calls: int, outcome: Outcome = Outcome.SUCCEEDED, seconds: float = 1.0
+) -> None:
     report = CallReport(outcome, "k", "u", "k", "m", 10.0, 10.0 + seconds, seconds, 100.0, (ACCOUNT,))
     judge.settled([report] * calls)
 
 
-def rate(judge: Governor, quota: str = ACCOUNT) -> float | None:
+def rate(judge: RateController, quota: str = ACCOUNT) -> float | None:
     requests = judge.limits(20.0, {quota: QuotaState()})[quota].requests
     return None if requests is None else requests.rate
 
@@ -124,9 +126,9 @@ def test_the_breaker_opens_when_it_is_told_to(tmp_path: Path) -> None:
         tmp_path, "[breaker]\nin_a_row = 3\nopen_for = 9\nopen_for_waiting = 7\nlongest_waiting = 8\n"
     )
     settle(judge, 2, Outcome.UNAVAILABLE)
-    assert judge.states()[UPSTREAM] is State.CLOSED
+    assert judge.states()[UPSTREAM] is BreakerState.CLOSED
     settle(judge, 1, Outcome.UNAVAILABLE)
-    assert judge.states()[UPSTREAM] is State.OPEN
+    assert judge.states()[UPSTREAM] is BreakerState.OPEN
     breaker = judge.breakers[UPSTREAM]
     assert breaker.opens_until(waiting=True) - breaker.changed_at == 7
     assert breaker.opens_until(waiting=False) - breaker.changed_at == 9
@@ -164,9 +166,9 @@ def test_the_hystrix_preset_opens_at_half_of_twenty_calls(tmp_path: Path) -> Non
     judge = governor(tmp_path, '[breaker]\npreset = "hystrix"\n')
     settle(judge, 10)
     settle(judge, 9, Outcome.UNAVAILABLE)
-    assert judge.states()[UPSTREAM] is State.CLOSED
+    assert judge.states()[UPSTREAM] is BreakerState.CLOSED
     settle(judge, 1, Outcome.UNAVAILABLE)
-    assert judge.states()[UPSTREAM] is State.OPEN
+    assert judge.states()[UPSTREAM] is BreakerState.OPEN
 
 
 def test_without_breakers_failures_close_nothing(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.first_configuration import NO_KEY_NEEDED, configuration_text
-from app.cli.init import Given, choose
+from app.cli.init import ProviderOptions, choose
 from app.cli.presets.catalog import presets
 from app.settings import Settings, load_settings
-from app.settings.lay_routes import lay_routes
+from app.settings.build_topology import build_topology
 
 WANTED = {
     "deepseek", "siliconflow", "modelscope", "bailian", "tencent", "tencent-ti", "volcengine", "huawei", "aws",
@@ -22,7 +22,7 @@ WANTED = {
 
 def loaded(tmp_path: Path, *names: str, **given: tuple[str, ...]) -> Settings:
     file = tmp_path / "penstock.toml"
-    file.write_text(configuration_text(choose(names, Given(**given))), encoding="utf-8")
+    file.write_text(configuration_text(choose(names, ProviderOptions(**given))), encoding="utf-8")
     return load_settings(file, {})
 
 
@@ -46,7 +46,7 @@ def test_each_gives_a_configuration_that_loads(tmp_path: Path, name: str) -> Non
     assert upstream.base_url == (preset.base_url or "https://node.example/v1")
     assert upstream.min_tls == ("1.3" if upstream.base_url.startswith("https:") else None)
     assert key.secret == (f"env:{preset.secret}" if preset.secret else NO_KEY_NEEDED)
-    routes = lay_routes(settings).models
+    routes = build_topology(settings).models
     served = {model: tiers[0][0].upstream_model for model, tiers in routes.items()}
     assert served == (dict(preset.models) or {"llama3": "llama3:8b"})
     assert settings.default_model in served
@@ -73,7 +73,7 @@ def test_limits_that_are_told_hold_for_each_account(tmp_path: Path) -> None:
 
 
 def test_the_text_says_what_it_is_by_comments(tmp_path: Path) -> None:
-    text = configuration_text(choose(["siliconflow"], Given()))
+    text = configuration_text(choose(["siliconflow"], ProviderOptions()))
     assert "# --- SiliconFlow, as of 2026-11-21. https://docs.siliconflow.cn" in text
     assert "they are learned" in text
 
@@ -81,17 +81,17 @@ def test_the_text_says_what_it_is_by_comments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "given", "said"),
     [
-        (["nope"], Given(), "There are: deepseek"),
-        (["node"], Given(models=("m",)), "--base-url node=https://HOST/v1"),
-        (["vllm"], Given(), "--model vllm=MODEL"),
-        (["deepseek", "aws"], Given(keys=("env:A",)), "--key deepseek=..."),
-        (["deepseek"], Given(keys=("sk-hunter2",)), "env:NAME"),
+        (["nope"], ProviderOptions(), "There are: deepseek"),
+        (["node"], ProviderOptions(models=("m",)), "--base-url node=https://HOST/v1"),
+        (["vllm"], ProviderOptions(), "--model vllm=MODEL"),
+        (["deepseek", "aws"], ProviderOptions(keys=("env:A",)), "--key deepseek=..."),
+        (["deepseek"], ProviderOptions(keys=("sk-hunter2",)), "env:NAME"),
     ],
 )
 def test_what_is_missing_is_said_with_the_option_that_gives_it(
-    names: list[str], given: Given, said: str
+    names: list[str], given: ProviderOptions, said: str
 ) -> None:
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CommandFailure) as caught:
         choose(names, given)
     assert said in str(caught.value.mend)
     assert "hunter2" not in f"{caught.value.message}{caught.value.mend}"

@@ -9,7 +9,7 @@ from app.billing.domain.pricing import Rates
 from app.settings import ConfigError, Settings, load_settings, price_book
 from app.settings.price_lists import built_in, list_of
 from app.settings.redis_addresses import cache_address
-from app.tasks.domain.attempt import Usage
+from app.tasks.domain.attempt import TokenUsage
 from simulator.prices import DEEPSEEK_PRICES
 
 BASE = """
@@ -54,7 +54,7 @@ def test_deepseeks_prices_are_built_in_and_go_by_its_address(tmp_path: Path) -> 
 @pytest.mark.parametrize("model", list(DEEPSEEK_PRICES))
 def test_the_built_in_list_agrees_with_the_simulated_upstreams_own(tmp_path: Path, model: str) -> None:
     theirs = DEEPSEEK_PRICES[model]
-    usage = Usage(1234, 567, cached_tokens=640, reasoning_tokens=89)
+    usage = TokenUsage(1234, 567, cached_tokens=640, reasoning_tokens=89)
     for peak, rates in ((False, theirs.off_peak), (True, theirs.peak)):
         book = price_book(load(tmp_path, BASE), {"deepseek": lambda _, peak=peak: peak})
         cost = book.cost("deepseek", model, usage, NOVEMBER)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings.domain.quota import JITTER, Bucket, Quota, QuotaState, request_bucket, token_bucket
+from app.settings.domain.quota import (
+    JITTER,
+    Bucket,
+    ConfiguredQuota,
+    QuotaState,
+    request_bucket,
+    token_bucket,
+)
 
 
 def sends_as_fast_as_possible(bucket: Bucket, seconds: float) -> list[float]:
@@ -25,7 +32,7 @@ def sends_as_fast_as_possible(bucket: Bucket, seconds: float) -> list[float]:
 def test_no_window_of_sixty_seconds_holds_more_than_rpm_sends_when_each_is_late_by_up_to_the_jitter(
     rpm: int, burst: float, data: st.DataObject
 ) -> None:
-    bucket = request_bucket(Quota("q", rpm=rpm, burst=burst))
+    bucket = request_bucket(ConfiguredQuota("q", rpm=rpm, burst=burst))
     assert bucket is not None
     releases = sends_as_fast_as_possible(bucket, 130)[:20_000]
     start = data.draw(st.integers(0, len(releases) - 1))
@@ -36,21 +43,21 @@ def test_no_window_of_sixty_seconds_holds_more_than_rpm_sends_when_each_is_late_
 
 @pytest.mark.parametrize("rpm", [1, 2, 10, 59, 60, 600, 3000])
 def test_the_pace_in_the_long_run_is_within_two_percent_of_the_figure(rpm: int) -> None:
-    bucket = request_bucket(Quota("q", rpm=rpm))
+    bucket = request_bucket(ConfiguredQuota("q", rpm=rpm))
     assert bucket is not None
     assert bucket.rate * 60 == pytest.approx(rpm, rel=0.02)
 
 
 @given(st.integers(1, 10**7), st.none() | st.floats(1, 100), st.none() | st.floats(1, 10_000))
 def test_tokens_of_a_window_stay_within_tpm(tpm: int, burst: float | None, rpm: float | None) -> None:
-    bucket = token_bucket(Quota("q", tpm=tpm, burst=burst, rpm=rpm))
+    bucket = token_bucket(ConfiguredQuota("q", tpm=tpm, burst=burst, rpm=rpm))
     assert bucket is not None
     assert bucket.size + bucket.rate * 60 <= tpm + 1e-6
 
 
 def test_figures_left_out_have_no_bucket() -> None:
-    assert request_bucket(Quota("q")) is None
-    assert token_bucket(Quota("q")) is None
+    assert request_bucket(ConfiguredQuota("q")) is None
+    assert token_bucket(ConfiguredQuota("q")) is None
 
 
 @pytest.mark.parametrize(

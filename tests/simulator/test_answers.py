@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.answers import Envelope, Usage, compose, pieces, stream_events
+from simulator.answers import AnswerUsage, Envelope, compose, pieces, stream_events
 from simulator.errors import ApiError
-from simulator.requests import ChatRequest, Model, read_chat_request
+from simulator.requests import ChatRequest, ServedModel, read_chat_request
 from simulator.tokens import count_tokens
 from tests.simulator.calling import chat_body
 
-MODELS = {"deepseek-flash": Model(context_tokens=1000, max_output_tokens=400)}
+MODELS = {"deepseek-flash": ServedModel(context_tokens=1000, max_output_tokens=400)}
 prompts = st.text(alphabet="abc xyz 中文字。\n🙂", min_size=1, max_size=300)
 
 
@@ -130,7 +130,7 @@ class TestAnswers:
     @given(prompts, st.booleans())
     def test_a_stream_carries_the_answer_once_and_ends(self, prompt: str, include_usage: bool) -> None:
         answer = compose(read(chat_body(prompt, thinking={"type": "enabled"})), None)
-        usage = Usage(10, 0, answer.completion_tokens, answer.reasoning_tokens)
+        usage = AnswerUsage(10, 0, answer.completion_tokens, answer.reasoning_tokens)
         events = stream_events(Envelope("id", 1, "deepseek-flash"), answer, usage, include_usage)
         lines = [data.decode() for _, data in events]
         assert lines[-1] == "data: [DONE]\n\n"

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from simulator.command import apply_options, simulate_upstream
 from simulator.config import (
     Account,
-    ConfigError,
     SimulatorConfig,
+    SimulatorConfigError,
     build_config,
     change_config,
     load_config,
@@ -92,14 +92,14 @@ def test_a_change_replaces_the_fields_it_names_and_no_other() -> None:
     ],
 )
 def test_an_error_names_what_is_wrong(data: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(SimulatorConfigError, match=named):
         build_config(data)
 
 
 def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "broken.toml"
     file.write_text("latency = ", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"broken\.toml"):
+    with pytest.raises(SimulatorConfigError, match=r"broken\.toml"):
         load_config(file)
 
 

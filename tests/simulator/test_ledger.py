@@ -7,16 +7,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.answers import Usage
+from simulator.answers import AnswerUsage
 from simulator.call_log import CallLog
 from simulator.ledger import Ending, Ledger
-from simulator.limits import Caller
+from simulator.limits import SimulatedCaller
 
 CALLERS = [
-    Caller("sk-alice", "acme", "deepseek-flash"),
-    Caller("sk-alice", "acme", "deepseek-v4-pro"),
-    Caller("sk-bob", "acme", "deepseek-flash"),
-    Caller("sk-stranger", "other", "deepseek-flash"),
+    SimulatedCaller("sk-alice", "acme", "deepseek-flash"),
+    SimulatedCaller("sk-alice", "acme", "deepseek-v4-pro"),
+    SimulatedCaller("sk-bob", "acme", "deepseek-flash"),
+    SimulatedCaller("sk-stranger", "other", "deepseek-flash"),
 ]
 happenings = st.lists(
     st.tuples(st.sampled_from(["admit", "refuse", "reject", "end"]), st.sampled_from(CALLERS)), max_size=80
@@ -24,10 +24,10 @@ happenings = st.lists(
 
 
 def ended(outcome: str = "ok") -> Ending:
-    return Ending(outcome, outcome == "ok", False, Usage(100, 64, 20, 5), 1_000_000)
+    return Ending(outcome, outcome == "ok", False, AnswerUsage(100, 64, 20, 5), 1_000_000)
 
 
-def told(events: list[tuple[str, Caller]]) -> dict[str, Any]:
+def told(events: list[tuple[str, SimulatedCaller]]) -> dict[str, Any]:
     ledger, running = Ledger(), []
     for number, (what, caller) in enumerate(events):
         if what == "admit":
@@ -43,7 +43,7 @@ def told(events: list[tuple[str, Caller]]) -> dict[str, Any]:
 
 
 @given(happenings)
-def test_every_tally_adds_up(events: list[tuple[str, Caller]]) -> None:
+def test_every_tally_adds_up(events: list[tuple[str, SimulatedCaller]]) -> None:
     stats = told(events)
     groups = [stats["keys"], stats["accounts"], stats["models"]]
     for tally in [stats["totals"], *(tally for group in groups for tally in group.values())]:
@@ -54,7 +54,7 @@ def test_every_tally_adds_up(events: list[tuple[str, Caller]]) -> None:
 
 
 @given(happenings)
-def test_the_parts_add_up_to_the_totals(events: list[tuple[str, Caller]]) -> None:
+def test_the_parts_add_up_to_the_totals(events: list[tuple[str, SimulatedCaller]]) -> None:
     stats = told(events)
     figures = ("received", "admitted", "in_flight", "prompt_tokens", "cached_tokens", "bill_pico_usd")
     for group in ("keys", "accounts"):
@@ -80,7 +80,7 @@ def test_an_account_counts_its_keys_together() -> None:
 def test_a_call_without_a_price_is_counted_as_such() -> None:
     ledger = Ledger()
     ledger.admit(0, CALLERS[0], 1)
-    ledger.end(CALLERS[0], Ending("ok", True, False, Usage(1, 0, 1, 0), None))
+    ledger.end(CALLERS[0], Ending("ok", True, False, AnswerUsage(1, 0, 1, 0), None))
     totals = ledger.as_json()["totals"]
     assert (totals["bill_micro_usd"], totals["unpriced"]) == (0, 1)
 

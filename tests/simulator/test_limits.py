@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.limits import Caller, Gate, Limit, TokenBucket
+from simulator.limits import Gate, Limit, SimulatedCaller, TokenBucket
 
-ALICE = Caller("sk-alice", "acme", "deepseek-flash")
-ALICE_PRO = Caller("sk-alice", "acme", "deepseek-v4-pro")
-BOB = Caller("sk-bob", "acme", "deepseek-flash")
-STRANGER = Caller("sk-stranger", "other", "deepseek-flash")
+ALICE = SimulatedCaller("sk-alice", "acme", "deepseek-flash")
+ALICE_PRO = SimulatedCaller("sk-alice", "acme", "deepseek-v4-pro")
+BOB = SimulatedCaller("sk-bob", "acme", "deepseek-flash")
+STRANGER = SimulatedCaller("sk-stranger", "other", "deepseek-flash")
 
 gaps = st.floats(0, 20, allow_nan=False)
 limits = st.builds(
@@ -25,7 +25,7 @@ limits = st.builds(
 steps = st.lists(st.tuples(gaps, st.integers(1, 400), st.booleans()), max_size=60)
 
 
-def admitted(gate: Gate, caller: Caller, count: int, now: float = 0.0, tokens: int = 1) -> int:
+def admitted(gate: Gate, caller: SimulatedCaller, count: int, now: float = 0.0, tokens: int = 1) -> int:
     return sum(gate.admit(caller, tokens, now) is None for _ in range(count))
 
 

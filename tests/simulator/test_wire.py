@@ -13,7 +13,7 @@ import pytest
 from simulator.client import SimulatorControl
 from simulator.config import Account
 from simulator.faults import Fault
-from simulator.requests import Model
+from simulator.requests import ServedModel
 from tests.simulator.calling import KEY, chat_body, connected, exchange, get, head, post, until
 from tests.simulator.conftest import Upstream
 
@@ -85,7 +85,7 @@ def test_a_streamed_answer_comes_at_its_pace(upstream: Upstream) -> None:
 def test_the_openai_client_raises_its_typed_errors(
     upstream: Upstream, change: dict[str, object], error: type[openai.APIStatusError], status: int
 ) -> None:
-    simulator = upstream(models={"deepseek-flash": Model(context_tokens=2000)})
+    simulator = upstream(models={"deepseek-flash": ServedModel(context_tokens=2000)})
     with openai_client(simulator) as client, pytest.raises(error) as caught:
         client.chat.completions.create(**{"model": "deepseek-flash", "messages": MESSAGES, **change})
     assert caught.value.status_code == status
@@ -190,7 +190,7 @@ def test_a_body_above_the_configured_size_is_a_413(upstream: Upstream) -> None:
 
 
 def test_a_body_of_ten_mebibytes_is_answered(upstream: Upstream) -> None:
-    simulator = upstream(models={"deepseek-flash": Model(context_tokens=10**8)})
+    simulator = upstream(models={"deepseek-flash": ServedModel(context_tokens=10**8)})
     body = json.dumps(chat_body("水" * (10 * 1024 * 1024 // 3)), ensure_ascii=False).encode()
     answer = post(simulator.url, body)
     assert answer.json()["usage"]["prompt_tokens"] == 2_097_152

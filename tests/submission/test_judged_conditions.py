@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from app.submission.check_request import Rules, draft_task
+from app.submission.check_request import SubmissionRules, draft_task
 from app.submission.domain.request import TaskRequest
 from app.tasks.domain.eligibility import FOREVER, condition_id, read_facts
 from app.tasks.domain.task import Priority
 
 NOW = 1_700_000_000.0
 SHORT, CHINA, LATE = "prompt_tokens < 20", "region == 'cn' and priority == 'high'", "queue_wait > 60"
-RULES = Rules(frozenset({"m", "plain"}), "m", conditions={"m": (SHORT, CHINA, LATE)}, regions={"acme": "cn"})
+RULES = SubmissionRules(
+    frozenset({"m", "plain"}), "m", conditions={"m": (SHORT, CHINA, LATE)}, regions={"acme": "cn"}
+)
 
 
 def judged(prompt: str, client: str = "acme", **wishes: object) -> dict[str, object]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.platform.domain.errors import Invalid
-from app.submission.domain.repeat import Fingerprint, Repeat, check_repeat, parse_key
+from app.submission.domain.repeat import Fingerprint, IdempotencyKey, check_repeat, parse_key
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_fingerprint_depends_on_the_operation() -> None:
 
 
 def test_a_key_that_came_with_another_payload_is_refused_with_422() -> None:
-    check_repeat(Repeat("k", "same"), "same")
+    check_repeat(IdempotencyKey("k", "same"), "same")
     with pytest.raises(Invalid) as refusal:
-        check_repeat(Repeat("k", "other"), "same")
+        check_repeat(IdempotencyKey("k", "other"), "same")
     assert (refusal.value.status, refusal.value.code) == (422, "idempotency_key_reused")

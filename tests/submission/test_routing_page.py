@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from app.pacing.domain.fairness import Shares
-from app.pacing.domain.plan import Head, Snapshot, Waiting, plan
+from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
 from app.settings import Settings, load_settings
+from app.settings.build_topology import build_topology
 from app.settings.domain.quota import QuotaState
 from app.settings.domain.routing import Topology
-from app.settings.lay_routes import lay_routes
-from app.submission.check_request import Rules, draft_task
+from app.submission.check_request import SubmissionRules, draft_task
 from app.submission.domain.request import TaskRequest
 from app.submission.judge_conditions import conditions_of
 
@@ -46,7 +46,7 @@ def routed(
     **wishes: object,
 ) -> str:
     """The key to which a task goes; '' when it waits. `full` keys take nothing."""
-    rules = Rules(
+    rules = SubmissionRules(
         frozenset({"deepseek-flash"}),
         "deepseek-flash",
         conditions=conditions_of(settings),
@@ -54,9 +54,9 @@ def routed(
     )
     request = TaskRequest([{"role": "user", "content": prompt}], **wishes)  # type: ignore[arg-type]
     row = draft_task(request, client, rules, NOW)
-    topology: Topology = lay_routes(settings)
-    head = Head("t", 10, notes, row.facts or "")
-    waiting = Waiting(row.queue, "deepseek-flash", client, 3, 1, (head,))
+    topology: Topology = build_topology(settings)
+    head = QueueHead("t", 10, notes, row.facts or "")
+    waiting = WaitingList(row.queue, "deepseek-flash", client, 3, 1, (head,))
     quotas = {f"key:{name}:*": FULL for name in full}
     pools = dict.fromkeys(topology.keys, "p")
     made = plan(Snapshot(NOW, (waiting,), quotas, pools, {"p": 9}, wall=NOW + waited), topology, Shares())

@@ -10,8 +10,8 @@ from sqlalchemy import Table, select
 from app.execution.record_endings import record_endings
 from app.execution.store.claims import claim
 from app.platform.database import Database
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Claim, Claimed, Ending, Failure, Permit, Recorded, Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Permit, Recorded, TaskFailure, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.submissions import NewBatch, NewTask, finish_intake, insert_batch, insert_tasks
@@ -81,29 +81,29 @@ def take(
     return database.write(lambda conn: claim(conn, claims))
 
 
-def success(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> Ending:
+def success(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> AttemptEnd:
     fields: dict[str, Any] = {
         "counts": True,
         "result": '{"choices":[]}',
-        "usage": Usage(7, 5, 2, 1),
-        "cost": Cost(12, "USD"),
+        "usage": TokenUsage(7, 5, 2, 1),
+        "cost": CallCost(12, "USD"),
         "status_code": 200,
     }
-    return Ending(claimed, Outcome.SUCCEEDED, Status.SUCCEEDED, at, **fields | changes)
+    return AttemptEnd(claimed, Outcome.SUCCEEDED, Status.SUCCEEDED, at, **fields | changes)
 
 
-def failure(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> Ending:
+def failure(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> AttemptEnd:
     fields: dict[str, Any] = {
         "outcome": Outcome.INVALID_REQUEST,
         "status": Status.FAILED,
-        "failure": Failure("invalid_request_error", "bad_thing", "it was bad"),
+        "failure": TaskFailure("invalid_request_error", "bad_thing", "it was bad"),
         "error_message": "it was bad",
         "status_code": 400,
     }
-    return Ending(claimed=claimed, finished_at=at, **fields | changes)
+    return AttemptEnd(claimed=claimed, finished_at=at, **fields | changes)
 
 
-def again(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> Ending:
+def again(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> AttemptEnd:
     """A call that failed and is to be tried again ten seconds later."""
     fields: dict[str, Any] = {
         "counts": True,
@@ -111,15 +111,15 @@ def again(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> Ending:
         "status_code": 500,
         "error_message": "oops",
     }
-    return Ending(claimed, Outcome.UNAVAILABLE, Status.QUEUED, at, **fields | changes)
+    return AttemptEnd(claimed, Outcome.UNAVAILABLE, Status.QUEUED, at, **fields | changes)
 
 
-def unsent(claimed: Claimed, at: float = NOW + 1) -> Ending:
+def unsent(claimed: Claimed, at: float = NOW + 1) -> AttemptEnd:
     """A claim given back before anything was sent."""
-    return Ending(claimed, Outcome.RETURNED, Status.QUEUED, at, called=False)
+    return AttemptEnd(claimed, Outcome.RETURNED, Status.QUEUED, at, called=False)
 
 
-def record(database: Database, *endings: Ending) -> list[Recorded]:
+def record(database: Database, *endings: AttemptEnd) -> list[Recorded]:
     """As workers do: in one statement where nothing follows, else the longer way."""
     return record_endings(database, endings)
 

@@ -9,11 +9,11 @@ from sqlalchemy import update
 
 from app.dispatching import reconcile
 from app.dispatching.reconcile import RetriesAhead
-from app.dispatching.refeed_tasks import RefeedTasks
+from app.dispatching.requeue_tasks import RefeedTasks
 from app.pacing.domain.why import held_in_words, key_missing
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.sealing import Unsealable, Vault, use_vault
+from app.platform.encryption import KeyRing, Unsealable, use_vault
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.domain.task_view import error_view
@@ -21,12 +21,12 @@ from app.tasks.store.cancels import cancel_task
 from app.tasks.store.feeding import (
     any_ordered,
     mark_fed,
+    mark_unqueued,
     next_due,
     promote_due,
     put_off,
     take_unfed,
     unfed_queues,
-    unfeed,
     unfeed_some,
 )
 from app.tasks.store.tables import task
@@ -110,20 +110,20 @@ def test_only_rows_that_may_be_fed_are_marked(database: Database) -> None:
 
 def test_a_row_given_back_is_taken_again(database: Database) -> None:
     add(database, new_task("1", fed_at=NOW), new_task("2", fed_at=NOW))
-    database.write(lambda conn: unfeed(conn, ["task_2"]))
+    database.write(lambda conn: mark_unqueued(conn, ["task_2"]))
     assert _taken(database) == ["task_2"]
 
 
 def test_only_queued_rows_are_given_back(database: Database) -> None:
     add(database, new_task("1", fed_at=NOW))
     take(database, "task_1")
-    database.write(lambda conn: unfeed(conn, ["task_1"]))
+    database.write(lambda conn: mark_unqueued(conn, ["task_1"]))
     row = row_of(database, "task_1")
     assert (row.status, row.fed_at) == ("running", NOW)
 
 
 def test_nothing_happens_for_no_ids(database: Database) -> None:
-    database.write(lambda conn: (mark_fed(conn, [], NOW), unfeed(conn, [])))
+    database.write(lambda conn: (mark_fed(conn, [], NOW), mark_unqueued(conn, [])))
 
 
 def test_after_redis_was_lost_everything_fed_is_given_back_in_parts(database: Database) -> None:
@@ -202,7 +202,7 @@ def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
 @pytest.fixture
 def keys() -> Iterator[Callable[[bytes], None]]:
     """Encrypt by another key from here on."""
-    yield lambda secret: use_vault(Vault([secret]))
+    yield lambda secret: use_vault(KeyRing([secret]))
     use_vault(None)
 
 
@@ -217,7 +217,7 @@ def test_a_task_that_cannot_be_read_waits_says_for_which_key_and_runs_once_it_is
     code = key_missing(caught.value.key_id)
     assert database.write(lambda conn: put_off(conn, "task_1", NOW + 60, code))
     assert not database.write(lambda conn: put_off(conn, "task_1", NOW + 90, code))
-    database.write(lambda conn: unfeed(conn, ["task_1"]))
+    database.write(lambda conn: mark_unqueued(conn, ["task_1"]))
     assert database.write(lambda conn: promote_due(conn, NOW + 59, 10)) == 0
     assert database.read(unfed_queues) == []
     keys(b"an old key")

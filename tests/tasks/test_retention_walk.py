@@ -23,7 +23,7 @@ def test_the_walk_goes_on_while_a_page_holds_something_old_and_ends_at_the_first
     database.write(lambda conn: end(conn, endings))
     young = add(database, *(new_task(f"young{number}") for number in range(9)))
 
-    def walk(after: int) -> retention.Looked:
+    def walk(after: int) -> retention.WalkProgress:
         return database.write(lambda conn: retention.delete_old(conn, after, NOW - 1, {}, 2))
 
     first = walk(0)
@@ -49,13 +49,13 @@ def test_the_walk_over_batches_ends_where_they_are_young_and_spares_what_is_open
     database.write(make)
     add(database, new_task("kept", batch_id="batch_2", batch_index=0))
 
-    def walk(after: int) -> retention.Looked:
+    def walk(after: int) -> retention.WalkProgress:
         return database.write(lambda conn: retention.delete_empty_batches(conn, after, NOW - 1, 2))
 
     first = walk(0)
     assert (first.last is not None, first.deleted) == (True, 1)
     second = walk(first.last or 0)
     assert (second.last is not None, second.deleted) == (True, 1)
-    assert walk(second.last or 0) == retention.Looked(None, 0)  # two young ones read, three not
+    assert walk(second.last or 0) == retention.WalkProgress(None, 0)  # two young ones read, three not
     left = database.read(lambda conn: conn.execute(batch.select().order_by(batch.c.seq)).all())
     assert [row.id for row in left] == [f"batch_{number}" for number in (1, 2, 4, 5, 6, 7, 8)]

@@ -7,7 +7,7 @@ from datetime import UTC
 
 from app.billing.domain.calendar import Calendar
 from app.billing.domain.windows import Windows
-from app.dispatching.keep_windows import KeepWindows
+from app.dispatching.schedule_off_peak import ScheduleOffPeak
 from app.platform.database import Database
 from app.tasks.domain.task import Hold
 from app.tasks.store.batches import get_batch
@@ -100,7 +100,7 @@ def test_the_chore_holds_in_busy_hours_and_starts_what_would_come_too_late(datab
     minute = int(NOW % DAY // 60)
     hours = Windows((Calendar(UTC, ((minute - 30, minute + 30),), frozenset(range(7))),))
     reservoir, clock = Told(), Clock()
-    chore = KeepWindows(database, reservoir, clock, {"deepseek-flash": hours}, lambda _queue, _model: 1.0)
+    chore = ScheduleOffPeak(database, reservoir, clock, {"deepseek-flash": hours}, lambda _queue, _model: 1.0)
     add(database, new_task("running", off_peak=True, fed_at=NOW))
     add(database, *(off_peak(str(n), expires_at=NOW + (100 if n < 5 else DAY)) for n in range(10)))
     assert chore.tick() == 1

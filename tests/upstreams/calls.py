@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.platform.clock import SystemClock
-from app.settings import Outfit, Settings, UpstreamSettings
+from app.settings import Settings, UpstreamHeaders, UpstreamSettings
 from app.upstreams.call_upstream import Upstreams
-from app.upstreams.domain.reply import Fault, Reply
+from app.upstreams.domain.reply import Reply, TransportError
 from tests.attempts import a_claimed
 from tests.upstreams.wire import Peer, WireServer
 
@@ -25,7 +25,7 @@ class MovableClock(SystemClock):
         return super().monotonic() + self.ahead
 
 
-def upstreams(url: str, clock: Any = None, outfit: Outfit | None = None, **limits: Any) -> Upstreams:
+def upstreams(url: str, clock: Any = None, outfit: UpstreamHeaders | None = None, **limits: Any) -> Upstreams:
     upstream = UpstreamSettings(name="up", base_url=f"{url}/v1", **limits)
     secrets = {"k1": SecretStr(SECRET)}
     settings = Settings(upstreams=(upstream,))
@@ -33,15 +33,15 @@ def upstreams(url: str, clock: Any = None, outfit: Outfit | None = None, **limit
     return Upstreams(settings, secrets, concurrency=8, clock=clock or SystemClock(), outfits=outfits)
 
 
-def call(made: Upstreams, seconds: float = 60.0, **claimed: Any) -> Reply | Fault:
+def call(made: Upstreams, seconds: float = 60.0, **claimed: Any) -> Reply | TransportError:
     return made.call(a_claimed(**claimed), time.monotonic() + seconds)
 
 
-def faulty(serve: Callable[[Peer], None], **limits: Any) -> Fault:
+def faulty(serve: Callable[[Peer], None], **limits: Any) -> TransportError:
     """The fault that a call to such a server comes to."""
     with WireServer(serve) as server:
         back = call(upstreams(server.url, **limits))
-    assert isinstance(back, Fault), back
+    assert isinstance(back, TransportError), back
     return back
 
 

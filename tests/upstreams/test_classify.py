@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tasks.domain.attempt import Usage
+from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain.classify import Verdict, classify
-from app.upstreams.domain.repair import Repair
-from app.upstreams.domain.reply import Fault, Reply, Trouble
-from app.upstreams.domain.upstream_error import Scope
+from app.upstreams.domain.classify import CallVerdict, classify
+from app.upstreams.domain.parameter_fix import ParameterFix
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
+from app.upstreams.domain.upstream_error import LimitScope
 from tests.attempts import NOW, a_completion, a_reply
 
 
-def judge(back: Reply | Fault, model: str = "deepseek-flash") -> Verdict:
+def judge(back: Reply | TransportError, model: str = "deepseek-flash") -> CallVerdict:
     return classify(back, model=model, now=NOW, parse=orjson.loads)
 
 
@@ -30,7 +30,7 @@ def test_a_proper_body_succeeds_and_is_kept_as_it_came() -> None:
     verdict = judge(a_reply(200, b"\n\n \r\n" + body + b"\n", x_request_id="req-1"))
     assert verdict.outcome is Outcome.SUCCEEDED
     assert verdict.result == body.decode()
-    assert verdict.usage == Usage(5, 2)
+    assert verdict.usage == TokenUsage(5, 2)
     assert verdict.upstream_request_id == "req-1"
     assert not verdict.simulated
 
@@ -54,7 +54,7 @@ def test_an_answer_that_was_paid_for_is_kept_on_one_line_whatever_its_oddities(
     brace = oddity.index(b"{")
     verdict = judge(a_reply(200, oddity[:brace] + whole + b"," + oddity[brace + 1 :]))
     assert verdict.outcome is Outcome.SUCCEEDED
-    assert verdict.usage == Usage(5, 2)
+    assert verdict.usage == TokenUsage(5, 2)
     assert verdict.result is not None
     assert "\n" not in verdict.result
     assert orjson.loads(verdict.result) == a_completion(**read)
@@ -238,46 +238,46 @@ def test_the_finish_reason_may_take_a_result_back(reason: str, content: str, out
 @pytest.mark.parametrize(
     ("trouble", "outcome", "called", "tokens"),
     [
-        (Trouble.NOT_SENT, Outcome.RETURNED, False, 0),
-        (Trouble.UNCONNECTED, Outcome.UNAVAILABLE, True, 0),
-        (Trouble.BROKEN, Outcome.UNAVAILABLE, True, None),
-        (Trouble.CUT, Outcome.MALFORMED, True, None),
-        (Trouble.TIMED_OUT, Outcome.TIMED_OUT, True, None),
-        (Trouble.TOO_LARGE, Outcome.RESPONSE_TOO_LARGE, True, None),
-        (Trouble.ABORTED, Outcome.RETURNED, True, None),
+        (TransportErrorKind.NOT_SENT, Outcome.RETURNED, False, 0),
+        (TransportErrorKind.UNCONNECTED, Outcome.UNAVAILABLE, True, 0),
+        (TransportErrorKind.BROKEN, Outcome.UNAVAILABLE, True, None),
+        (TransportErrorKind.CUT, Outcome.MALFORMED, True, None),
+        (TransportErrorKind.TIMED_OUT, Outcome.TIMED_OUT, True, None),
+        (TransportErrorKind.TOO_LARGE, Outcome.RESPONSE_TOO_LARGE, True, None),
+        (TransportErrorKind.ABORTED, Outcome.RETURNED, True, None),
     ],
 )
 def test_each_trouble_has_its_outcome(
-    trouble: Trouble, outcome: Outcome, called: bool, tokens: int | None
+    trouble: TransportErrorKind, outcome: Outcome, called: bool, tokens: int | None
 ) -> None:
-    verdict = judge(Fault(trouble, "why"))
+    verdict = judge(TransportError(trouble, "why"))
     assert (verdict.outcome, verdict.called, verdict.tokens) == (outcome, called, tokens)
     assert verdict.message == "why"
 
 
 def test_a_refusal_whose_body_was_cut_off_is_still_that_refusal() -> None:
-    fault = Fault(Trouble.CUT, "cut", status=429, headers={"retry-after": "3"})
+    fault = TransportError(TransportErrorKind.CUT, "cut", status=429, headers={"retry-after": "3"})
     verdict = judge(fault)
     assert verdict.outcome is Outcome.RATE_LIMITED
     assert verdict.retry_after_seconds == 3
 
 
 def test_a_200_cut_off_is_malformed() -> None:
-    assert judge(Fault(Trouble.CUT, "cut", status=200)).outcome is Outcome.MALFORMED
+    assert judge(TransportError(TransportErrorKind.CUT, "cut", status=200)).outcome is Outcome.MALFORMED
 
 
 USAGES = [
-    ({"prompt_tokens": 10, "completion_tokens": 3}, Usage(10, 3)),
-    ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_cache_hit_tokens": 4}, Usage(10, 3, 4)),
+    ({"prompt_tokens": 10, "completion_tokens": 3}, TokenUsage(10, 3)),
+    ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_cache_hit_tokens": 4}, TokenUsage(10, 3, 4)),
     (
         {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}},
-        Usage(10, 3, 8),
+        TokenUsage(10, 3, 8),
     ),
     (
         {"prompt_tokens": 1, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 7}},
-        Usage(1, 9, 0, 7),
+        TokenUsage(1, 9, 0, 7),
     ),
-    ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": None}, Usage(10, 3)),
+    ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": None}, TokenUsage(10, 3)),
     ({"prompt_tokens": 10}, None),
     ({"prompt_tokens": -1, "completion_tokens": 3}, None),
     ({"prompt_tokens": True, "completion_tokens": 3}, None),
@@ -289,7 +289,7 @@ USAGES = [
 
 
 @pytest.mark.parametrize(("said", "usage"), USAGES)
-def test_usage_is_read_in_both_dialects_and_never_guessed(said: Any, usage: Usage | None) -> None:
+def test_usage_is_read_in_both_dialects_and_never_guessed(said: Any, usage: TokenUsage | None) -> None:
     verdict = judge(a_reply(200, a_completion(usage=said)))
     assert verdict.outcome is Outcome.SUCCEEDED
     assert verdict.usage == usage
@@ -304,21 +304,21 @@ def test_a_refused_call_used_no_tokens_and_a_failed_one_nobody_knows(status: int
 
 
 SCOPES = [
-    ("", Scope.MODEL),
-    ("Rate limit reached", Scope.MODEL),
-    ("Rate limit reached for gpt-4o in organization org-1 on tokens per min (TPM)", Scope.MODEL),
-    ("Rate limit reached for this model", Scope.MODEL),
-    ("This API key has too many requests in flight", Scope.KEY),
-    ("Requests per key exceeded for model gpt-4o", Scope.KEY_MODEL),
-    ("Your account reached its concurrency limit", Scope.ACCOUNT),
-    ("Organization rate limit", Scope.ACCOUNT),
-    ("Too many requests from this IP", Scope.PROVIDER),
-    ("This provider is busy: global limit", Scope.PROVIDER),
+    ("", LimitScope.MODEL),
+    ("Rate limit reached", LimitScope.MODEL),
+    ("Rate limit reached for gpt-4o in organization org-1 on tokens per min (TPM)", LimitScope.MODEL),
+    ("Rate limit reached for this model", LimitScope.MODEL),
+    ("This API key has too many requests in flight", LimitScope.KEY),
+    ("Requests per key exceeded for model gpt-4o", LimitScope.KEY_MODEL),
+    ("Your account reached its concurrency limit", LimitScope.ACCOUNT),
+    ("Organization rate limit", LimitScope.ACCOUNT),
+    ("Too many requests from this IP", LimitScope.PROVIDER),
+    ("This provider is busy: global limit", LimitScope.PROVIDER),
 ]
 
 
 @pytest.mark.parametrize(("message", "scope"), SCOPES)
-def test_a_429_brakes_what_it_names(message: str, scope: Scope) -> None:
+def test_a_429_brakes_what_it_names(message: str, scope: LimitScope) -> None:
     verdict = judge(a_reply(429, error(message, "rate_limit_exceeded")), model="gpt-4o")
     assert verdict.scope is scope
 
@@ -326,20 +326,26 @@ def test_a_429_brakes_what_it_names(message: str, scope: Scope) -> None:
 REPAIRS = [
     (
         "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
-        Repair("clamp", "max_tokens", "8192"),
+        ParameterFix("clamp", "max_tokens", "8192"),
     ),
     (
         "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
-        Repair("clamp", "max_tokens", "16384"),
+        ParameterFix("clamp", "max_tokens", "16384"),
     ),
     (
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-        Repair("rename", "max_tokens", "max_completion_tokens"),
+        ParameterFix("rename", "max_tokens", "max_completion_tokens"),
     ),
-    ("Unsupported parameter: 'temperature' is not supported with this model.", Repair("drop", "temperature")),
-    ("Unrecognized request argument supplied: top_k", Repair("drop", "top_k")),
-    ("Unknown parameter: 'seed'.", Repair("drop", "seed")),
-    ("Unsupported value: 'temperature' does not support 0.2 with this model.", Repair("drop", "temperature")),
+    (
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+        ParameterFix("drop", "temperature"),
+    ),
+    ("Unrecognized request argument supplied: top_k", ParameterFix("drop", "top_k")),
+    ("Unknown parameter: 'seed'.", ParameterFix("drop", "seed")),
+    (
+        "Unsupported value: 'temperature' does not support 0.2 with this model.",
+        ParameterFix("drop", "temperature"),
+    ),
     ("Unsupported parameter: 'messages' is not supported with this model.", None),
     ("Unknown parameter: 'response_format'.", None),
     ("the valid range of temperature is [0, 2]", None),
@@ -348,7 +354,7 @@ REPAIRS = [
 
 
 @pytest.mark.parametrize(("message", "repair"), REPAIRS)
-def test_a_named_parameter_suggests_a_repair(message: str, repair: Repair | None) -> None:
+def test_a_named_parameter_suggests_a_repair(message: str, repair: ParameterFix | None) -> None:
     assert judge(a_reply(400, error(message, "invalid_request_error"))).repair == repair
 
 

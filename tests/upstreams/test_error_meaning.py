@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain.classify import Verdict, classify
+from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.phrases import folded
 from app.upstreams.domain.upstream_error import read_error
 from app.upstreams.domain.upstream_words import WORDS, Meaning
@@ -21,7 +21,7 @@ from tests.attempts import NOW, a_completion, a_reply
 WAITS = {Outcome.OVERLOADED, Outcome.RATE_LIMITED}
 
 
-def judge(status: int, body: Any) -> Verdict:
+def judge(status: int, body: Any) -> CallVerdict:
     return classify(a_reply(status, body), model="m", now=NOW, parse=orjson.loads)
 
 

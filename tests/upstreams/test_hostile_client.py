@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from app.dispatching.keep_watch import KeepWatch
-from app.execution.domain.retry import RetryPolicy, Situation, decide
+from app.dispatching.key_supervisor import KeySupervisor
+from app.execution.domain.retry import RetryContext, RetryPolicy, decide
 from app.pacing.domain.brake import brakes
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.settings.domain.routing import Route, Topology
-from app.tasks.domain.attempt import Ending, Message, Permit, Settlement
+from app.tasks.domain.attempt import AttemptEnd, Message, Permit, Settlement
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain.classify import Verdict
-from app.upstreams.domain.key_health import Finding, HealthRules, Held, KeyHealth, Probe, Probed
+from app.upstreams.domain.classify import CallVerdict
+from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth, KeyTestResult, Probe, Probed
 from app.upstreams.domain.refusals import about_a_key
 from tests.attempts import a_claimed
-from tests.pacing.gate_world import GateWorld, HandClock
+from tests.pacing.pacing_world import GateWorld, HandClock
 
 KEYS = ("k1", "k2", "k3")
 CLAIMED_AT = a_claimed().started_at
@@ -38,18 +38,20 @@ Answer = Callable[[str, str], Outcome]  # to a client's request, by a key
 class Upstream:
     """Implements the Tester port."""
 
-    def __init__(self, clock: HandClock, finding: Finding) -> None:
+    def __init__(self, clock: HandClock, finding: KeyTestResult) -> None:
         self.clock = clock
         self.finding = finding
 
     def test(self, key: str, test: Probe) -> Probed:
-        return Probed(self.finding, self.clock.at, 0.1, 401 if self.finding is Finding.REFUSED else 200)
+        return Probed(self.finding, self.clock.at, 0.1, 401 if self.finding is KeyTestResult.REFUSED else 200)
 
 
 class Service:
     """A gate, its leader's watch, and workers that answer at once. Tasks that wait come back as time passes."""
 
-    def __init__(self, redis_url: str, folder: Path, keys: tuple[str, ...], answer: Answer, finding: Finding):
+    def __init__(
+        self, redis_url: str, folder: Path, keys: tuple[str, ...], answer: Answer, finding: KeyTestResult
+    ):
         url = f"sqlite:///{folder}/hostile.db"
         upgrade(url)
         self.database = Database(url)
@@ -59,13 +61,15 @@ class Service:
         held = {key: Held(key, f"u-{key}", f"a-{key}") for key in keys}
         self.health = KeyHealth(held, HealthRules(idle=0))
         tester = Upstream(self.clock, finding)
-        self.watch = KeepWatch(self.database, self.health, tester, self.clock, self.world.gate.release_brake)
+        self.watch = KeySupervisor(
+            self.database, self.health, tester, self.clock, self.world.gate.release_brake
+        )
         self.world.dispatcher.watch = self.watch
         self.answer = answer
         self.waiting: dict[str, Message] = {}
         self.later: list[tuple[float, Message]] = []
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.ended: dict[str, Ending] = {}
+        self.ended: dict[str, AttemptEnd] = {}
 
     def publish(self, client: str, count: int) -> list[str]:
         messages = self.world.publish(count, client)
@@ -86,9 +90,9 @@ class Service:
     def call(self, message: Message, permit: Permit) -> None:
         self.calls[message.client, permit.key] += 1
         outcome = self.answer(message.client, permit.key)
-        verdict = Verdict(outcome, "its words", status_code=STATUS.get(outcome))
+        verdict = CallVerdict(outcome, "its words", status_code=STATUS.get(outcome))
         claimed = a_claimed(permit, client_id=message.client, avoid=message.avoid)
-        end = decide(claimed, verdict, Situation(RetryPolicy(), self.world.topology.keys, CLAIMED_AT, 0.0))
+        end = decide(claimed, verdict, RetryContext(RetryPolicy(), self.world.topology.keys, CLAIMED_AT, 0.0))
         braked = brakes(permit, verdict, 0.0)
         words = about_a_key(outcome, verdict.message)
         status = verdict.status_code
@@ -127,11 +131,11 @@ def hostile_beside_honest(outcome: Outcome) -> Answer:
     return lambda client, _key: outcome if client == "hostile" else Outcome.SUCCEEDED
 
 
-@pytest.mark.parametrize("finding", [Finding.WORKS, Finding.NOT_OFFERED, Finding.NO_ANSWER])
+@pytest.mark.parametrize("finding", [KeyTestResult.WORKS, KeyTestResult.NOT_OFFERED, KeyTestResult.NO_ANSWER])
 @pytest.mark.parametrize("keys", [KEYS, ("k1",)], ids=["pool", "single"])
 @pytest.mark.parametrize("outcome", STATUS)
 def test_a_flood_of_refused_requests_costs_others_nothing_and_ends(
-    redis_url: str, tmp_path: Path, outcome: Outcome, keys: tuple[str, ...], finding: Finding
+    redis_url: str, tmp_path: Path, outcome: Outcome, keys: tuple[str, ...], finding: KeyTestResult
 ) -> None:
     service = Service(redis_url, tmp_path, keys, hostile_beside_honest(outcome), finding)
     flood = service.publish("hostile", 30)
@@ -151,10 +155,10 @@ def test_a_flood_of_refused_requests_costs_others_nothing_and_ends(
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
-@pytest.mark.parametrize("finding", [Finding.REFUSED, Finding.NOT_OFFERED, Finding.WORKS])
+@pytest.mark.parametrize("finding", [KeyTestResult.REFUSED, KeyTestResult.NOT_OFFERED, KeyTestResult.WORKS])
 @pytest.mark.parametrize("clients", [("a",), ("a", "b")], ids=["one-client", "two-clients"])
 def test_a_dead_key_is_found_within_a_few_calls_and_fails_no_task(
-    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding, clients: tuple[str, ...]
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: KeyTestResult, clients: tuple[str, ...]
 ) -> None:
     """Also where the key's test tells nothing, or tells that it works as the upstream checks no key there."""
     service = Service(
@@ -176,9 +180,9 @@ def test_a_dead_key_is_found_within_a_few_calls_and_fails_no_task(
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
-@pytest.mark.parametrize("finding", [Finding.REFUSED, Finding.NOT_OFFERED, Finding.WORKS])
+@pytest.mark.parametrize("finding", [KeyTestResult.REFUSED, KeyTestResult.NOT_OFFERED, KeyTestResult.WORKS])
 def test_a_single_key_that_is_dead_lets_its_tasks_wait_and_serves_them_when_it_is_back(
-    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: KeyTestResult
 ) -> None:
     dead = True
     service = Service(
@@ -200,9 +204,9 @@ def test_a_single_key_that_is_dead_lets_its_tasks_wait_and_serves_them_when_it_i
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
-@pytest.mark.parametrize("finding", [Finding.NOT_OFFERED, Finding.WORKS])
+@pytest.mark.parametrize("finding", [KeyTestResult.NOT_OFFERED, KeyTestResult.WORKS])
 def test_one_task_alone_with_a_dead_key_shows_it_in_the_upstreams_words_and_calls_ever_more_seldom(
-    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: KeyTestResult
 ) -> None:
     """Also where the upstream lists its models to anybody."""
     service = Service(redis_url, tmp_path, ("k1",), lambda _c, _k: outcome, finding)
@@ -231,9 +235,9 @@ def test_one_task_alone_with_a_dead_key_shows_it_in_the_upstreams_words_and_call
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
-@pytest.mark.parametrize("finding", [Finding.NOT_OFFERED, Finding.WORKS])
+@pytest.mark.parametrize("finding", [KeyTestResult.NOT_OFFERED, KeyTestResult.WORKS])
 def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key_to_all(
-    redis_url: str, tmp_path: Path, outcome: Outcome, finding: Finding
+    redis_url: str, tmp_path: Path, outcome: Outcome, finding: KeyTestResult
 ) -> None:
     service = Service(redis_url, tmp_path, ("k1",), hostile_beside_honest(outcome), finding)
     service.publish("hostile", 10)
@@ -255,7 +259,7 @@ def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key
 
 
 def test_a_lone_403_of_the_only_key_fails_once_its_test_has_succeeded(redis_url: str, tmp_path: Path) -> None:
-    service = Service(redis_url, tmp_path, ("k1",), lambda _c, _k: Outcome.FORBIDDEN, Finding.WORKS)
+    service = Service(redis_url, tmp_path, ("k1",), lambda _c, _k: Outcome.FORBIDDEN, KeyTestResult.WORKS)
     (task,) = service.publish("a", 1)
     for _ in range(5):
         service.run()

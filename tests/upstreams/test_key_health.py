@@ -7,14 +7,14 @@ import pytest
 from app.tasks.domain.outcome import Outcome
 from app.upstreams.domain.key_health import (
     Condition,
-    Finding,
     HealthRules,
     Held,
     KeyHealth,
+    KeyStatus,
+    KeyTestResult,
     Order,
     Probe,
     Probed,
-    Standing,
     from_facts,
     to_facts,
 )
@@ -29,8 +29,8 @@ def health(**keys: Held) -> KeyHealth:
     return KeyHealth(keys or KEYS, RULES)
 
 
-def answer(finding: Finding, at: float) -> Probed:
-    return Probed(finding, at, 0.1, 200 if finding is Finding.WORKS else 401)
+def answer(finding: KeyTestResult, at: float) -> Probed:
+    return Probed(finding, at, 0.1, 200 if finding is KeyTestResult.WORKS else 401)
 
 
 def call(
@@ -65,7 +65,7 @@ def test_one_refused_request_closes_nothing_but_has_its_key_tested_at_once(
     (order,) = found.due(1000.0)
     assert order.test is test
     assert found.due(1001.0) == []
-    assert found.tested(order, Probed(Finding.REFUSED, 1001.0, 0.1, status))
+    assert found.tested(order, Probed(KeyTestResult.REFUSED, 1001.0, 0.1, status))
     assert "k1" in found.shut
 
 
@@ -73,7 +73,7 @@ def test_a_balance_page_that_refuses_the_key_tells_nothing_of_money() -> None:
     found = health()
     found.heard(call("k1", Outcome.NO_BALANCE, 1000.0, 999.0))
     (order,) = found.due(1000.0)
-    assert not found.tested(order, Probed(Finding.REFUSED, 1001.0, 0.1, 403))
+    assert not found.tested(order, Probed(KeyTestResult.REFUSED, 1001.0, 0.1, 403))
     assert found.shut == {}
 
 
@@ -82,7 +82,7 @@ def test_where_no_test_tells_anything_one_clients_requests_must_do() -> None:
     for number in range(9):
         found.heard(call("k1", Outcome.UNAUTHORIZED, 1000.0 + number, 999.0 + number, task=str(number)))
         for order in found.due(1000.0 + number):
-            assert not found.tested(order, Probed(Finding.NOT_OFFERED, 1000.0 + number, 0.1, 404))
+            assert not found.tested(order, Probed(KeyTestResult.NOT_OFFERED, 1000.0 + number, 0.1, 404))
     assert found.standings["key:k1"].condition is Condition.DISABLED
     assert {client: set(closed) for client, closed in found.barred.items()} == {"a": {"key:k1:*"}}
     assert set(found.probed) == {"key:k1:*"}
@@ -94,7 +94,7 @@ def spoken(status: int, words: str, at: float, client: str = "a", task: str = "t
     return HeardCall(outcome, client, task, "k1", "acme", "m", at - 0.1, at, status, words)
 
 
-@pytest.mark.parametrize("finding", [Finding.WORKS, Finding.NOT_OFFERED, Finding.NO_ANSWER])
+@pytest.mark.parametrize("finding", [KeyTestResult.WORKS, KeyTestResult.NOT_OFFERED, KeyTestResult.NO_ANSWER])
 @pytest.mark.parametrize(
     ("status", "words", "subject", "condition"),
     [
@@ -104,7 +104,7 @@ def spoken(status: int, words: str, at: float, client: str = "a", task: str = "t
     ],
 )
 def test_two_visits_of_one_task_show_a_dead_key_in_the_upstreams_words(
-    status: int, words: str, subject: str, condition: Condition, finding: Finding
+    status: int, words: str, subject: str, condition: Condition, finding: KeyTestResult
 ) -> None:
     found = health()
     found.heard(spoken(status, words, 1000.0))
@@ -148,14 +148,14 @@ def test_a_test_that_worked_while_calls_were_refused_proves_nothing_one_call_at_
         while not (orders := [o for o in found.due(at) if o.subject == "key:k1"]):
             assert "a" in found.barred
             at += 1
-        found.tested(orders[0], answer(Finding.WORKS, at))
+        found.tested(orders[0], answer(KeyTestResult.WORKS, at))
         assert found.standings["key:k1"].condition is Condition.DISABLED
         assert (found.barred, found.shut, set(found.probed)) == ({}, {}, {"key:k1:*"})
         found.heard(spoken(401, "User not found.", at))
         assert set(found.barred) == {"a"}
         gaps.append(round(at - closed_at))
     assert gaps == [30, 60, 100, 100]
-    found.tested(found.due(at + 101)[0], answer(Finding.WORKS, at + 101))
+    found.tested(found.due(at + 101)[0], answer(KeyTestResult.WORKS, at + 101))
     found.heard(call("k1", Outcome.SUCCEEDED, at + 103, at + 102))
     assert found.standings["key:k1"].condition is Condition.ACTIVE
 
@@ -164,7 +164,7 @@ def test_what_waits_for_its_one_call_does_so_for_the_next_leader_too() -> None:
     found = health()
     for at in (1000.0, 1001.2):
         found.heard(spoken(401, "User not found.", at))
-    found.tested(found.due(1040.0)[0], answer(Finding.WORKS, 1040.0))
+    found.tested(found.due(1040.0)[0], answer(KeyTestResult.WORKS, 1040.0))
     heir = health()
     heir.standings = {name: from_facts(to_facts(one)) for name, one in found.standings.items()}
     assert (heir.shut, set(heir.probed)) == ({}, {"key:k1:*"})
@@ -197,24 +197,24 @@ def test_a_disabled_key_is_tested_ever_more_seldom_and_returns_when_it_works() -
             at += 1
         assert orders == [Order("key:k1", Probe.MODELS, "k1")]
         gaps.append(at - last)
-        assert not found.tested(orders[0], answer(Finding.REFUSED, at))
+        assert not found.tested(orders[0], answer(KeyTestResult.REFUSED, at))
         assert "k1" in found.shut
     assert gaps == [30, 60, 100, 100, 100]
-    assert found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.WORKS, at + 100))
+    assert found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(KeyTestResult.WORKS, at + 100))
     assert found.shut == {}
 
 
 def test_an_upstream_that_does_not_answer_settles_nothing() -> None:
     found = disabled()
     order = found.due(1030.0)[0]
-    assert not found.tested(order, Probed(Finding.NO_ANSWER, 1030.0, 10.0))
+    assert not found.tested(order, Probed(KeyTestResult.NO_ANSWER, 1030.0, 10.0))
     assert "k1" in found.shut
 
 
 def test_what_was_sent_before_the_key_came_back_says_nothing_of_now() -> None:
     found = disabled()
-    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.REFUSED, 1040.0))
-    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.WORKS, 1050.0))
+    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(KeyTestResult.REFUSED, 1040.0))
+    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(KeyTestResult.WORKS, 1050.0))
     assert not refuse(found, "k1", Outcome.UNAUTHORIZED, 1051.0, 1049.0)
     assert found.shut == {}
     assert refuse(found, "k1", Outcome.UNAUTHORIZED, 1053.0, 1052.0)
@@ -226,9 +226,9 @@ def test_an_account_watches_its_balance() -> None:
     refuse(found, "k2", Outcome.NO_BALANCE, 1000.0, 999.0)
     order = found.due(1030.0)[0]
     assert order == Order("account:acme", Probe.BALANCE, "k1")
-    assert not found.tested(order, Probed(Finding.REFUSED, 1030.0, 0.1, 200))
+    assert not found.tested(order, Probed(KeyTestResult.REFUSED, 1030.0, 0.1, 200))
     assert found.due(1040.0) == []
-    assert found.tested(order, Probed(Finding.WORKS, 1090.0, 0.1, 200))
+    assert found.tested(order, Probed(KeyTestResult.WORKS, 1090.0, 0.1, 200))
     assert found.shut == {}
 
 
@@ -238,7 +238,7 @@ def test_where_there_is_no_such_page_a_call_tries_and_the_pause_still_grows() ->
         refuse(found, "k1", Outcome.NO_BALANCE, at, at)
         assert found.due(at + pause - 1) == []
         order = found.due(at + pause)[0]
-        assert found.tested(order, Probed(Finding.NOT_OFFERED, at + pause, 0.1, 404))
+        assert found.tested(order, Probed(KeyTestResult.NOT_OFFERED, at + pause, 0.1, 404))
         assert found.shut == {}
         at += pause + 1
     found.heard(call("k1", Outcome.SUCCEEDED, at, at))
@@ -251,14 +251,14 @@ def test_an_idle_endpoint_is_probed_once_in_a_while() -> None:
     assert found.due(1000.0) == []
     found.heard(call("k2", Outcome.SUCCEEDED, 1200.0, 1199.0))
     assert [order.key for order in found.due(1300.0)] == ["k3"]
-    found.tested(Order("key:k3", Probe.MODELS, "k3"), answer(Finding.WORKS, 1300.0))
+    found.tested(Order("key:k3", Probe.MODELS, "k3"), answer(KeyTestResult.WORKS, 1300.0))
     assert found.due(1301.0) == []
     assert [order.key for order in found.due(1500.0)] == ["k2"]
 
 
 def test_a_probe_that_is_refused_disables_the_key_before_a_task_meets_it() -> None:
     found = health()
-    assert found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(Finding.REFUSED, 1000.0))
+    assert found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(KeyTestResult.REFUSED, 1000.0))
     assert set(found.shut) == {"k1"}
 
 
@@ -285,8 +285,8 @@ def test_a_key_that_is_configured_no_more_is_not_tested() -> None:
 
 def test_a_standing_survives_being_written_down() -> None:
     found = disabled()
-    found.tested(found.due(1030.0)[0], answer(Finding.REFUSED, 1030.0))
+    found.tested(found.due(1030.0)[0], answer(KeyTestResult.REFUSED, 1030.0))
     standing = found.standings["key:k1"]
     assert standing.condition is Condition.DISABLED
     assert from_facts(to_facts(standing)) == standing
-    assert from_facts(to_facts(Standing())) == Standing()
+    assert from_facts(to_facts(KeyStatus())) == KeyStatus()

@@ -9,7 +9,7 @@ import pytest
 from app.billing.domain.usage import FIGURES
 from app.billing.domain.usage_view import as_csv
 from app.upstreams.call_upstream import body_of
-from app.upstreams.domain.leaner import without_defaults
+from app.upstreams.domain.default_parameters import strip_default_parameters
 from tests.attempts import a_claimed
 
 MONEY = ("currency", "cost_micros")
@@ -26,7 +26,7 @@ DEFAULTS = {"temperature": 1, "top_p": 1.0, "stream": False}
     ],
 )
 def test_only_what_says_the_same_is_dropped(body: dict[str, object], sent: dict[str, object]) -> None:
-    assert without_defaults(body, DEFAULTS) == sent
+    assert strip_default_parameters(body, DEFAULTS) == sent
 
 
 def test_a_body_goes_out_without_its_upstreams_defaults() -> None:

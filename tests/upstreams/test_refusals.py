@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain.key_health import Finding, HealthRules, Held, KeyHealth, Probed
+from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth, KeyTestResult, Probed
 from app.upstreams.domain.refusals import (
     EVERYBODY,
     FEW,
@@ -116,7 +116,7 @@ SERVED = st.tuples(st.just("honest"), st.just(Outcome.SUCCEEDED), st.integers(0,
 OF_NO_USE = st.tuples(
     st.just("honest"), st.sampled_from((Outcome.RATE_LIMITED, Outcome.UNAVAILABLE)), st.integers(0, 9)
 )
-FINDINGS = st.sampled_from((Finding.WORKS, Finding.NOT_OFFERED, Finding.NO_ANSWER))
+FINDINGS = st.sampled_from((KeyTestResult.WORKS, KeyTestResult.NOT_OFFERED, KeyTestResult.NO_ANSWER))
 
 
 @given(
@@ -124,7 +124,7 @@ FINDINGS = st.sampled_from((Finding.WORKS, Finding.NOT_OFFERED, Finding.NO_ANSWE
     FINDINGS,
 )
 def test_no_sequence_of_one_clients_refused_requests_closes_anything_to_one_whose_calls_succeed(
-    steps: list[tuple[tuple[str, Outcome, int], float]], finding: Finding
+    steps: list[tuple[tuple[str, Outcome, int], float]], finding: KeyTestResult
 ) -> None:
     """Whatever a test of the key says, as long as it does not say that the key is dead."""
     health = KeyHealth({"k": Held("k", "up", "acme")}, HealthRules(idle=0))
@@ -139,7 +139,7 @@ def test_no_sequence_of_one_clients_refused_requests_closes_anything_to_one_whos
         health.heard(call(Outcome(outcome), client, str(task), at))
         last = at if outcome is Outcome.SUCCEEDED else last
         for order in health.due(at):
-            health.tested(order, Probed(finding, at, 0.1, 200 if finding is Finding.WORKS else 404))
+            health.tested(order, Probed(finding, at, 0.1, 200 if finding is KeyTestResult.WORKS else 404))
         closed = health.refusals.closed(at)
         assert health.shut == {}
         assert "honest" not in health.barred
@@ -170,7 +170,7 @@ def test_a_flood_of_refused_requests_is_no_flood_of_tests(outcomes: list[str], p
         health.heard(call(Outcome(outcome), "hostile", str(number), at))
         for order in health.due(at):
             tests += 1
-            health.tested(order, Probed(Finding.WORKS, at, 0.1, 200))
+            health.tested(order, Probed(KeyTestResult.WORKS, at, 0.1, 200))
     assert tests <= 3 * (1 + (at - NOW) / 30)
     assert health.shut == {}  # closed at most to the one that sends them
     assert set(health.barred) <= {"hostile"}

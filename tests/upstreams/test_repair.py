@@ -2,17 +2,17 @@
 
 import pytest
 
-from app.upstreams.domain.repair import Repair, remembered
+from app.upstreams.domain.parameter_fix import ParameterFix, remembered
 
 ALL = [
-    Repair("clamp", "max_tokens", "8192"),
-    Repair("rename", "max_tokens", "max_completion_tokens"),
-    Repair("drop", "seed"),
+    ParameterFix("clamp", "max_tokens", "8192"),
+    ParameterFix("rename", "max_tokens", "max_completion_tokens"),
+    ParameterFix("drop", "seed"),
 ]
 
 
 @pytest.mark.parametrize("repair", ALL)
-def test_a_repair_is_remembered_among_what_a_task_avoids(repair: Repair) -> None:
+def test_a_repair_is_remembered_among_what_a_task_avoids(repair: ParameterFix) -> None:
     assert remembered(("key-1", str(repair), "unknown:key-1")) == (repair,)
 
 
@@ -31,5 +31,5 @@ def test_a_note_can_travel_in_a_list_separated_by_commas() -> None:
         (ALL[2], {"seed": 1, "messages": []}, {"messages": []}),
     ],
 )
-def test_a_repair_changes_its_parameter_alone(repair: Repair, before: dict, after: dict) -> None:
+def test_a_repair_changes_its_parameter_alone(repair: ParameterFix, before: dict, after: dict) -> None:
     assert repair.apply(before) == after

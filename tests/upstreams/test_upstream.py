@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from app.upstreams.call_upstream import body_of
-from app.upstreams.domain.repair import Repair
-from app.upstreams.domain.reply import Reply, Trouble
+from app.upstreams.domain.parameter_fix import ParameterFix
+from app.upstreams.domain.reply import Reply, TransportErrorKind
 from tests.attempts import a_claimed, a_permit
 from tests.upstreams.calls import HEAD, SECRET, broken_off, call, chunked, faulty, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
@@ -78,7 +78,7 @@ def test_the_model_is_put_into_every_shape_of_request(request_text: str, sent: d
 
 
 def test_a_remembered_repair_is_applied() -> None:
-    claimed = a_claimed(avoid=("k9", str(Repair("clamp", "max_tokens", "8192"))))
+    claimed = a_claimed(avoid=("k9", str(ParameterFix("clamp", "max_tokens", "8192"))))
     assert orjson.loads(body_of(claimed))["max_tokens"] == 8192
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_ever_sent_twice_by_itself() -> None:
         requests.append(peer.read_request())
         peer.reset()
 
-    assert faulty(serve).trouble is Trouble.BROKEN
+    assert faulty(serve).trouble is TransportErrorKind.BROKEN
     assert len(requests) == 1
 
 

@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 
-from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from tests.upstreams.calls import HEAD, broken_off, call, chunked, faulty, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
 
@@ -18,14 +18,14 @@ from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
 )
 def test_a_body_that_ends_early_is_cut(head: bytes, reset: bool) -> None:
     fault = faulty(broken_off(head, reset=reset))
-    assert (fault.trouble, fault.status) == (Trouble.CUT, 200)
+    assert (fault.trouble, fault.status) == (TransportErrorKind.CUT, 200)
     assert fault.first_byte_at is not None
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 20", b"nonsense\r\n\r\n"])
 def test_an_answer_that_never_begins_is_broken(head: bytes) -> None:
     fault = faulty(broken_off(head, reset=False))
-    assert (fault.trouble, fault.status) == (Trouble.BROKEN, None)
+    assert (fault.trouble, fault.status) == (TransportErrorKind.BROKEN, None)
     assert fault.sent
 
 
@@ -39,15 +39,15 @@ def test_a_closed_port_is_no_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     fault = call(upstreams(f"http://127.0.0.1:{port}"))
-    assert isinstance(fault, Fault)
-    assert (fault.trouble, fault.sent) == (Trouble.UNCONNECTED, False)
+    assert isinstance(fault, TransportError)
+    assert (fault.trouble, fault.sent) == (TransportErrorKind.UNCONNECTED, False)
     assert fault.message == "No connection to the upstream: Connection refused."
 
 
 def test_a_name_that_does_not_resolve_is_no_connection() -> None:
     fault = call(upstreams("http://nowhere.invalid"))
-    assert isinstance(fault, Fault)
-    assert fault.trouble is Trouble.UNCONNECTED
+    assert isinstance(fault, TransportError)
+    assert fault.trouble is TransportErrorKind.UNCONNECTED
 
 
 def test_a_connection_that_is_not_accepted_in_time_is_no_connection() -> None:
@@ -64,9 +64,9 @@ def test_a_connection_that_is_not_accepted_in_time_is_no_connection() -> None:
         fault = call(upstreams(f"http://127.0.0.1:{port}", connect_timeout=0.2))
         for sock in waiting:
             sock.close()
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, TransportError)
     assert (fault.trouble, fault.message) == (
-        Trouble.UNCONNECTED,
+        TransportErrorKind.UNCONNECTED,
         "No connection to the upstream: it took too long.",
     )
 
@@ -88,7 +88,7 @@ def test_a_byte_now_and_then_does_not_stretch_a_calls_time(head: bytes) -> None:
 
     begun = time.monotonic()
     fault = faulty(serve, timeout=0.5)
-    assert fault.trouble is Trouble.TIMED_OUT
+    assert fault.trouble is TransportErrorKind.TIMED_OUT
     assert time.monotonic() - begun < 15
 
 
@@ -96,7 +96,7 @@ def test_a_byte_now_and_then_does_not_stretch_a_calls_time(head: bytes) -> None:
 def test_a_body_above_the_limit_is_cut_off(claimed_length: int | None) -> None:
     data = answer(b"x" * 5000) if claimed_length else HEAD + chunked(*[b"x" * 500] * 10, b"")
     fault = faulty(answering(data), max_body=4096)
-    assert (fault.trouble, fault.status) == (Trouble.TOO_LARGE, 200)
+    assert (fault.trouble, fault.status) == (TransportErrorKind.TOO_LARGE, 200)
 
 
 def test_a_body_of_33_mib_is_not_read_to_its_end() -> None:
@@ -109,14 +109,14 @@ def test_a_body_of_33_mib_is_not_read_to_its_end() -> None:
             peer.send(b"x" * 65536)
             sent[0] += 65536
 
-    assert faulty(serve).trouble is Trouble.TOO_LARGE
+    assert faulty(serve).trouble is TransportErrorKind.TOO_LARGE
     assert sent[0] < 55 * 1024 * 1024
 
 
 def test_a_small_body_that_unfolds_beyond_the_limit_is_cut_off() -> None:
     bomb = gzip.compress(b"\n" * 20_000_000)
     fault = faulty(answering(answer(bomb, "200 OK", "content-encoding: gzip")), max_body=100_000)
-    assert fault.trouble is Trouble.TOO_LARGE
+    assert fault.trouble is TransportErrorKind.TOO_LARGE
 
 
 def test_a_large_request_may_take_longer_than_connecting() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.upstream_connections import LONGEST_AGE
 from tests.attempts import a_claimed
 from tests.upstreams.calls import HEAD, MovableClock, call, chunked, upstreams
@@ -82,7 +82,7 @@ def test_a_broken_call_leaves_nothing_for_the_next_one() -> None:
 
     with WireServer(serve) as server:
         made = upstreams(server.url)
-        assert isinstance(call(made), Fault)
+        assert isinstance(call(made), TransportError)
         back = call(made)
     assert isinstance(back, Reply)
     assert back.body == b'{"second":1}'
@@ -99,8 +99,8 @@ def test_nothing_is_sent_once_the_permit_is_old_and_the_connection_is_kept() -> 
     with WireServer(serve) as server:
         made = upstreams(server.url)
         fault = call(made, seconds=-0.001)
-        assert isinstance(fault, Fault)
-        assert fault.trouble is Trouble.NOT_SENT
+        assert isinstance(fault, TransportError)
+        assert fault.trouble is TransportErrorKind.NOT_SENT
         assert seen == []
         assert isinstance(call(made), Reply)
         assert server.connections == 1
@@ -117,7 +117,7 @@ def test_abort_ends_calls_in_flight_and_later_ones_are_not_sent(begun: bytes) ->
         waiting.set()
         peer.stopped.wait(30)
 
-    backs: list[Reply | Fault] = []
+    backs: list[Reply | TransportError] = []
     with WireServer(serve) as server:
         made = upstreams(server.url)
         thread = threading.Thread(target=lambda: backs.append(call(made)))
@@ -127,7 +127,7 @@ def test_abort_ends_calls_in_flight_and_later_ones_are_not_sent(begun: bytes) ->
         thread.join(60)
         backs.append(call(made))
     first, second = backs
-    assert isinstance(first, Fault)
-    assert isinstance(second, Fault)
-    assert (first.trouble, first.sent) == (Trouble.ABORTED, True)
-    assert (second.trouble, second.sent) == (Trouble.NOT_SENT, False)
+    assert isinstance(first, TransportError)
+    assert isinstance(second, TransportError)
+    assert (first.trouble, first.sent) == (TransportErrorKind.ABORTED, True)
+    assert (second.trouble, second.sent) == (TransportErrorKind.NOT_SENT, False)

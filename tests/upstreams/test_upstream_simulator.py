@@ -12,8 +12,8 @@ from app.platform.clock import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.tasks.domain.outcome import Outcome
 from app.upstreams.call_upstream import Upstreams
-from app.upstreams.domain.classify import Verdict, classify
-from app.upstreams.domain.repair import Repair
+from app.upstreams.domain.classify import CallVerdict, classify
+from app.upstreams.domain.parameter_fix import ParameterFix
 from simulator.client import SimulatorProcess
 from simulator.config import SimulatorConfig
 from simulator.faults import KINDS, Fault
@@ -83,7 +83,7 @@ def _upstreams(simulator: SimulatorProcess, timeout: float) -> Upstreams:
 
 def call(
     upstreams: Upstreams, request: str = '{"messages":[{"role":"user","content":"hi"}]}', **of: str
-) -> Verdict:
+) -> CallVerdict:
     claimed = a_claimed(a_permit(**of), request=request)
     back = upstreams.call(claimed, time.monotonic() + 60)
     return classify(back, model=claimed.permit.upstream_model, now=time.time(), parse=orjson.loads)
@@ -119,7 +119,7 @@ def test_a_model_that_is_not_served_is_unknown(upstreams: Upstreams) -> None:
 def test_too_many_tokens_asked_for_suggest_a_repair(upstreams: Upstreams) -> None:
     verdict = call(upstreams, '{"messages":[{"role":"user","content":"hi"}],"max_tokens":10000000}')
     assert verdict.outcome is Outcome.INVALID_REQUEST
-    assert verdict.repair == Repair("clamp", "max_tokens", "65536")
+    assert verdict.repair == ParameterFix("clamp", "max_tokens", "65536")
 
 
 @pytest.mark.parametrize("style", ["seconds", "date", "ms"])

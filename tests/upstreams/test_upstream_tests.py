@@ -10,7 +10,7 @@ import pytest
 
 from app.platform.clock import SystemClock
 from app.settings import Settings
-from app.upstreams.domain.key_health import Finding, Probe, Probed
+from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.upstream_tests import UpstreamTests
 from simulator.client import SimulatorProcess
 from simulator.config import Account, SimulatorConfig
@@ -48,36 +48,39 @@ def probed(base_url: str, probe: Probe, **environ: str) -> Probed:
 
 def test_a_key_that_is_known_works(known: SimulatorProcess) -> None:
     found = probed(known.base_url, Probe.MODELS, K1=SECRET)
-    assert (found.finding, found.status) == (Finding.WORKS, 200)
+    assert (found.finding, found.status) == (KeyTestResult.WORKS, 200)
     assert 0 < found.seconds < 30
 
 
 def test_a_key_that_was_revoked_is_refused(known: SimulatorProcess) -> None:
     known.configure(keys={"sk-another-one": "acme"})
     found = probed(known.base_url, Probe.MODELS, K1=SECRET)
-    assert (found.finding, found.status) == (Finding.REFUSED, 401)
+    assert (found.finding, found.status) == (KeyTestResult.REFUSED, 401)
 
 
 def test_the_balance_decides_whether_an_account_is_used_again(known: SimulatorProcess) -> None:
     known.configure(accounts={"acme": Account(Decimal(0))})
-    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is Finding.REFUSED
+    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is KeyTestResult.REFUSED
     known.configure(accounts={"acme": Account(Decimal(5))})
-    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is Finding.WORKS
+    assert probed(known.base_url, Probe.BALANCE, K1=SECRET).finding is KeyTestResult.WORKS
 
 
 def test_where_there_is_no_such_page_nothing_is_known(known: SimulatorProcess) -> None:
     found = probed(f"{known.url}/elsewhere", Probe.MODELS, K1=SECRET)
-    assert (found.finding, found.status) == (Finding.NOT_OFFERED, 404)
+    assert (found.finding, found.status) == (KeyTestResult.NOT_OFFERED, 404)
 
 
 @pytest.mark.parametrize(
     ("body", "finding"),
     [
-        (b'[{"error": {"code": 400, "message": "API key expired. Please renew it."}}]', Finding.REFUSED),
-        (b'{"error": {"message": "unknown parameter"}}', Finding.NO_ANSWER),
+        (
+            b'[{"error": {"code": 400, "message": "API key expired. Please renew it."}}]',
+            KeyTestResult.REFUSED,
+        ),
+        (b'{"error": {"message": "unknown parameter"}}', KeyTestResult.NO_ANSWER),
     ],
 )
-def test_a_key_that_is_refused_with_400_is_known_by_the_words(body: bytes, finding: Finding) -> None:
+def test_a_key_that_is_refused_with_400_is_known_by_the_words(body: bytes, finding: KeyTestResult) -> None:
     with WireServer(answering(answer(body, "400 Bad Request"))) as server:
         found = probed(f"{server.url}/v1", Probe.MODELS, K1=SECRET)
     assert (found.finding, found.status) == (finding, 400)
@@ -87,15 +90,15 @@ def test_a_key_that_is_refused_with_400_is_known_by_the_words(body: bytes, findi
 def test_a_fault_tells_nothing_of_a_balance(known: SimulatorProcess, kind: str) -> None:
     known.set_faults(Fault(kind, endpoint="balance"))
     found = probed(known.base_url, Probe.BALANCE, K1=SECRET)
-    assert found.finding in (Finding.NO_ANSWER, Finding.NOT_OFFERED)
+    assert found.finding in (KeyTestResult.NO_ANSWER, KeyTestResult.NOT_OFFERED)
 
 
 def test_an_upstream_that_is_not_there_is_no_answer() -> None:
     found = probed("http://127.0.0.1:1/v1", Probe.MODELS, K1=SECRET)
-    assert (found.finding, found.status) == (Finding.NO_ANSWER, None)
+    assert (found.finding, found.status) == (KeyTestResult.NO_ANSWER, None)
 
 
 def test_a_secret_that_cannot_be_had_is_named_by_its_reference() -> None:
     found = probed("http://127.0.0.1:1/v1", Probe.MODELS)
-    assert found.finding is Finding.NOT_OFFERED  # a call by a worker that has it will tell
+    assert found.finding is KeyTestResult.NOT_OFFERED  # a call by a worker that has it will tell
     assert "K1 is not set in the environment" in found.words

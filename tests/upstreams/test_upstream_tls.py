@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from app.settings import ConfigError, Outfit
-from app.upstreams.domain.reply import Fault, Reply, Trouble
+from app.settings import ConfigError, UpstreamHeaders
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from tests.upstreams.calls import call, upstreams
 from tests.upstreams.wire import Peer, WireServer, answer, answering
 
@@ -64,8 +64,8 @@ def test_a_verified_certificate_is_accepted_and_its_connection_used_again(certif
 def test_an_unknown_certificate_is_refused(certificate: Path) -> None:
     with TlsServer(certificate) as server:
         fault = call(upstreams(server.url))
-    assert isinstance(fault, Fault)
-    assert fault.trouble is Trouble.UNCONNECTED
+    assert isinstance(fault, TransportError)
+    assert fault.trouble is TransportErrorKind.UNCONNECTED
     assert "certificate not valid" in fault.message
 
 
@@ -73,8 +73,8 @@ def test_an_older_tls_than_asked_for_is_refused(certificate: Path) -> None:
     with TlsServer(certificate, most=ssl.TLSVersion.TLSv1_2) as server:
         assert isinstance(call(upstreams(server.url, ca_file=str(certificate), min_tls="1.2")), Reply)
         fault = call(upstreams(server.url, ca_file=str(certificate), min_tls="1.3"))
-    assert isinstance(fault, Fault)
-    assert fault.trouble is Trouble.UNCONNECTED
+    assert isinstance(fault, TransportError)
+    assert fault.trouble is TransportErrorKind.UNCONNECTED
 
 
 def test_authorities_that_cannot_be_read_are_refused_at_the_start(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def echoing(peer: Peer) -> None:
 
 def test_https_passes_through_a_proxy_as_a_tunnel_and_its_connection_is_used_again(certificate: Path) -> None:
     with TlsServer(certificate) as server, Proxy() as proxy:
-        outfit = Outfit(proxy_auth="ann:secret-word")
+        outfit = UpstreamHeaders(proxy_auth="ann:secret-word")
         made = upstreams(server.url, outfit=outfit, proxy=proxy.url, ca_file=str(certificate), min_tls="1.3")
         assert [isinstance(call(made), Reply) for _ in range(2)] == [True, True]
         made.close()
@@ -155,13 +155,13 @@ def test_https_passes_through_a_proxy_as_a_tunnel_and_its_connection_is_used_aga
 def test_a_certificate_is_checked_through_a_proxy_too(certificate: Path) -> None:
     with TlsServer(certificate) as server, Proxy() as proxy:
         fault = call(upstreams(server.url, proxy=proxy.url))
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, TransportError)
     assert "certificate not valid" in fault.message
 
 
 def test_plain_http_is_forwarded_by_a_proxy() -> None:
     with WireServer(echoing) as server, Proxy() as proxy:
-        made = upstreams(server.url, outfit=Outfit(proxy_auth="ann:word"), proxy=proxy.url)
+        made = upstreams(server.url, outfit=UpstreamHeaders(proxy_auth="ann:word"), proxy=proxy.url)
         back = call(made)
         made.close()
     assert isinstance(back, Reply)
@@ -175,8 +175,8 @@ def test_plain_http_is_forwarded_by_a_proxy() -> None:
 def test_a_proxy_that_refuses_is_no_connection_and_is_not_quoted(certificate: Path) -> None:
     with TlsServer(certificate) as server, Proxy("407 Proxy Authentication Required") as proxy:
         fault = call(upstreams(server.url, proxy=proxy.url, ca_file=str(certificate)))
-    assert isinstance(fault, Fault)
-    assert fault.trouble is Trouble.UNCONNECTED
+    assert isinstance(fault, TransportError)
+    assert fault.trouble is TransportErrorKind.UNCONNECTED
     assert fault.message == "No connection to the upstream: the proxy refused it (407)."
 
 
@@ -188,7 +188,7 @@ def test_without_a_proxy_of_its_own_the_environments_is_not_used(monkeypatch: py
 
 
 def test_an_upstreams_headers_go_with_every_call_and_secret_ones_never_come_back() -> None:
-    outfit = Outfit(
+    outfit = UpstreamHeaders(
         {"X-Title": "ours", "X-Gate": "gate-secret-1", "User-Agent": "theirs"}, ("gate-secret-1",)
     )
     with WireServer(echoing) as server:

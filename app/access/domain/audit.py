@@ -12,7 +12,7 @@ FIRST = "0" * 64  # what the first entry follows
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One call or administrative act. Never holds a prompt, a result or a secret."""
 
     at: float  # Unix seconds, to the millisecond
@@ -36,11 +36,11 @@ class Linked:
 
     number: int  # from 1, without gaps
     digest: str
-    entry: Entry
+    entry: AuditEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """The chain's last link, and where it begins: before `first` everything was removed by retention."""
 
     number: int = 0
@@ -50,20 +50,20 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ChainBreak:
     """Where the chain is broken."""
 
     number: int
     what: str
 
 
-def digest(previous: str, number: int, entry: Entry) -> str:
+def digest(previous: str, number: int, entry: AuditEntry) -> str:
     """SHA-256 over the digest before, the place and every field, in hexadecimal."""
     text = json.dumps([previous, number, *as_row(entry).values()], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def link(head: Head, entries: Iterable[Entry]) -> list[Linked]:
+def link(head: ChainHead, entries: Iterable[AuditEntry]) -> list[Linked]:
     """Put entries behind the head, in order."""
     linked, number, previous = [], head.number, head.digest
     for entry in entries:
@@ -73,10 +73,10 @@ def link(head: Head, entries: Iterable[Entry]) -> list[Linked]:
     return linked
 
 
-class Check:
+class ChainCheck:
     """Walks a chain from its beginning; feed it in order, then ask `end`."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: ChainHead) -> None:
         self._head = head
         self._next = head.first
         self._previous = head.before
@@ -86,33 +86,33 @@ class Check:
         """How many links held."""
         return self._next - self._head.first
 
-    def add(self, one: Linked) -> Fault | None:
+    def add(self, one: Linked) -> ChainBreak | None:
         """The next link; says what is wrong with it."""
         if one.number != self._next:
-            return Fault(self._next, f"entries {self._next} to {one.number - 1} are missing")
+            return ChainBreak(self._next, f"entries {self._next} to {one.number - 1} are missing")
         if digest(self._previous, one.number, one.entry) != one.digest:
-            return Fault(one.number, "the entry was changed, or the one before it was replaced")
+            return ChainBreak(one.number, "the entry was changed, or the one before it was replaced")
         self._next, self._previous = one.number + 1, one.digest
         return None
 
-    def end(self) -> Fault | None:
+    def end(self) -> ChainBreak | None:
         """What is wrong with the chain's end."""
         if self._next != self._head.number + 1:
-            return Fault(self._next, f"entries {self._next} to {self._head.number} are missing")
+            return ChainBreak(self._next, f"entries {self._next} to {self._head.number} are missing")
         if self._previous != self._head.digest:
-            return Fault(self._head.number, "the chain does not end where it is said to")
+            return ChainBreak(self._head.number, "the chain does not end where it is said to")
         return None
 
 
-def as_row(entry: Entry) -> Mapping[str, Any]:
+def as_row(entry: AuditEntry) -> Mapping[str, Any]:
     """Its fields; the instant as whole milliseconds, which every database gives back as they were."""
     return {
         "at_ms": round(entry.at * 1000),
-        **{name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "at"},
+        **{name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__ if name != "at"},
     }
 
 
-def from_row(row: Mapping[str, Any]) -> Entry:
+def from_row(row: Mapping[str, Any]) -> AuditEntry:
     """The entry of such a row."""
-    rest = {name: row[name] for name in Entry.__dataclass_fields__ if name != "at"}
-    return Entry(at=row["at_ms"] / 1000, **rest)
+    rest = {name: row[name] for name in AuditEntry.__dataclass_fields__ if name != "at"}
+    return AuditEntry(at=row["at_ms"] / 1000, **rest)

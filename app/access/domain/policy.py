@@ -27,7 +27,7 @@ _UNLIMITED = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CallFacts:
     """What is known of one call. A call that runs no model has no `model`, and policies' resources leave it be."""
 
     at: float  # Unix seconds
@@ -74,7 +74,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class AccessPolicy:
     """One statement."""
 
     id: str
@@ -93,7 +93,7 @@ class Decision:
     rule: str
 
 
-def parse_policy(given: Any, name: str = "") -> Policy:
+def parse_policy(given: Any, name: str = "") -> AccessPolicy:
     """Read a statement; `name` is its id unless it says one. Raises ValueError that begins with the field."""
     if not isinstance(given, Mapping):
         raise ValueError("policy: must be an object")
@@ -103,7 +103,7 @@ def parse_policy(given: Any, name: str = "") -> Policy:
     effect = given.get("effect")
     if effect not in ("allow", "deny"):
         raise ValueError("effect: must be allow or deny")
-    return Policy(
+    return AccessPolicy(
         id=str(given.get("id") or name),
         effect=effect,
         principal=_matchers(given, "principal", PRINCIPALS),
@@ -113,7 +113,7 @@ def parse_policy(given: Any, name: str = "") -> Policy:
     )
 
 
-def evaluate(policies: Iterable[Policy], facts: Facts, default: Effect = "allow") -> Decision:
+def evaluate(policies: Iterable[AccessPolicy], facts: CallFacts, default: Effect = "allow") -> Decision:
     """Decide. A deny that applies wins; else an allow that applies; else the default.
 
     The default is about running models: other calls are a matter of scopes, unless a statement denies them.
@@ -132,19 +132,19 @@ def evaluate(policies: Iterable[Policy], facts: Facts, default: Effect = "allow"
     return Decision(facts.model is None or default == "allow", "default")
 
 
-def _applies(policy: Policy, facts: Facts) -> bool:
+def _applies(policy: AccessPolicy, facts: CallFacts) -> bool:
     if not _does(policy, facts) or not _is_one_of(policy, facts):
         return False
     return _is_about(policy, facts) and _holds(policy.condition, facts)
 
 
-def _does(policy: Policy, facts: Facts) -> bool:
+def _does(policy: AccessPolicy, facts: CallFacts) -> bool:
     if not policy.action:
         return facts.model is not None
     return any(fnmatchcase(facts.action, pattern) for pattern in policy.action)
 
 
-def _is_one_of(policy: Policy, facts: Facts) -> bool:
+def _is_one_of(policy: AccessPolicy, facts: CallFacts) -> bool:
     """`user:` also names a client or a team: who asks people by one name need not know what it is here."""
     names = {
         "user": (facts.client, facts.team),
@@ -156,7 +156,7 @@ def _is_one_of(policy: Policy, facts: Facts) -> bool:
     return found or not policy.principal
 
 
-def _names_user(item: str, policy: Policy, facts: Facts) -> bool:
+def _names_user(item: str, policy: AccessPolicy, facts: CallFacts) -> bool:
     """Whether this is who holds the key. Whom a team's administrator has named is `TEAM/NAME`.
 
     For an allow the bare name is not enough, nor a pattern without `/`; a deny holds by it too.
@@ -170,14 +170,14 @@ def _names_user(item: str, policy: Policy, facts: Facts) -> bool:
     return fnmatchcase(facts.user, pattern) or bool(slash and fnmatchcase(name, pattern))
 
 
-def grants_by_name(policy: Policy, name: str) -> bool:
+def grants_by_name(policy: AccessPolicy, name: str) -> bool:
     """Whether a policy would allow something to a client because it has this name, among names that it picks out."""
     named = {"user": (name,), "client": (name,)}
     picked = [item for item in policy.principal if item != "*" and item.partition(":")[2] != "*"]
     return policy.effect == "allow" and any(_matches_any(item, named) for item in picked)
 
 
-def _is_about(policy: Policy, facts: Facts) -> bool:
+def _is_about(policy: AccessPolicy, facts: CallFacts) -> bool:
     if not policy.resource:
         return True
     if facts.model is None:
@@ -188,7 +188,7 @@ def _is_about(policy: Policy, facts: Facts) -> bool:
     return _places(policy, "upstream", facts.upstreams) or _places(policy, "region", facts.regions)
 
 
-def _places(policy: Policy, kind: str, actual: Collection[str]) -> bool:
+def _places(policy: AccessPolicy, kind: str, actual: Collection[str]) -> bool:
     """A deny needs one place of the model's among its own, an allow all of them."""
     patterns = [item.partition(":")[2] for item in policy.resource if item.startswith(f"{kind}:")]
     hits = [any(fnmatchcase(place, pattern) for pattern in patterns) for place in actual]
@@ -202,7 +202,7 @@ def _matches_any(item: str, names: Mapping[str, Sequence[str]]) -> bool:
     return any(name and fnmatchcase(name, pattern) for name in names.get(kind, ()))
 
 
-def _holds(wanted: Conditions, facts: Facts) -> bool:
+def _holds(wanted: Conditions, facts: CallFacts) -> bool:
     tokens = _UNLIMITED if facts.max_tokens is None else facts.max_tokens
     return (
         (wanted.between is None or wanted.between.holds(facts.at))

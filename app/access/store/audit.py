@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, null, select, text, update
 
-from app.access.domain.audit import FIRST, Entry, Head, Linked, as_row, from_row, link
+from app.access.domain.audit import FIRST, AuditEntry, ChainHead, Linked, as_row, from_row, link
 from app.access.store.access_tables import UNCHAINED, audit, audit_head
 from app.platform.bulk import insert_rows
 from app.platform.upsert import insert_or
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AuditFilter:
     """Which entries are asked for; None: any. Instants are Unix seconds."""
 
     since: float | None = None
@@ -35,10 +35,10 @@ class Kept:
     seq: int
     number: int | None  # None: not yet linked
     digest: str | None
-    entry: Entry
+    entry: AuditEntry
 
 
-def write_audit(conn: Connection, entries: Sequence[Entry]) -> None:
+def write_audit(conn: Connection, entries: Sequence[AuditEntry]) -> None:
     """Add entries behind all others."""
     if entries:
         rows = [as_row(entry) for entry in entries]
@@ -62,17 +62,17 @@ def link_audit(conn: Connection, limit: int) -> int:
     return len(linked)
 
 
-def lock_head(conn: Connection) -> Head:
+def lock_head(conn: Connection) -> ChainHead:
     """The chain's last link, for nobody else to change until this transaction ends."""
     first = {"id": 1, "number": 0, "digest": FIRST, "first": 1, "before": FIRST}
     conn.execute(insert_or(conn, audit_head).values(first).on_conflict_do_nothing())
     return _head(conn.execute(select(audit_head).with_for_update()).one())
 
 
-def read_head(conn: Connection) -> Head:
+def read_head(conn: Connection) -> ChainHead:
     """The chain's last link."""
     row = conn.execute(select(audit_head)).first()
-    return Head() if row is None else _head(row)
+    return ChainHead() if row is None else _head(row)
 
 
 def read_links(conn: Connection, after: int, limit: int) -> list[Linked]:
@@ -81,13 +81,13 @@ def read_links(conn: Connection, after: int, limit: int) -> list[Linked]:
     return [Linked(row.number, row.digest, from_row(row._asdict())) for row in conn.execute(found)]
 
 
-def read_audit(conn: Connection, wanted: Wanted, after_seq: int, limit: int) -> list[Kept]:
+def read_audit(conn: Connection, wanted: AuditFilter, after_seq: int, limit: int) -> list[Kept]:
     """Entries in order, beginning behind `after_seq`."""
     rows = conn.execute(_matching(wanted, after_seq).order_by(audit.c.seq).limit(limit))
     return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
 
 
-def newest_audit(conn: Connection, wanted: Wanted, limit: int) -> list[Kept]:
+def newest_audit(conn: Connection, wanted: AuditFilter, limit: int) -> list[Kept]:
     """The last entries, newest first."""
     rows = conn.execute(_matching(wanted, 0).order_by(audit.c.seq.desc()).limit(limit))
     return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
@@ -113,7 +113,7 @@ def count_unlinked(conn: Connection) -> int:
     return int(conn.execute(select(func.count()).select_from(audit).where(text(UNCHAINED))).scalar_one())
 
 
-def _matching(wanted: Wanted, after_seq: int) -> Select[Any]:
+def _matching(wanted: AuditFilter, after_seq: int) -> Select[Any]:
     found = select(*_COLUMNS).where(audit.c.seq > after_seq)
     if wanted.since is not None:
         found = found.where(audit.c.at_ms >= round(wanted.since * 1000))
@@ -128,8 +128,8 @@ def _matching(wanted: Wanted, after_seq: int) -> Select[Any]:
     return found
 
 
-def _head(row: Row[Any]) -> Head:
-    return Head(row.number, row.digest, row.first, row.before)
+def _head(row: Row[Any]) -> ChainHead:
+    return ChainHead(row.number, row.digest, row.first, row.before)
 
 
 _COLUMNS = list(audit.c)

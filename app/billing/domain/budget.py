@@ -28,7 +28,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
+class BudgetCeiling:
     """What one period allows; None: anything."""
 
     tokens: int | None
@@ -41,17 +41,17 @@ def periods(at: float) -> tuple[str, str]:
     return day, day[:7]
 
 
-def ceilings(limits: ClientLimits, at: float) -> dict[str, Ceiling]:
+def ceilings(limits: ClientLimits, at: float) -> dict[str, BudgetCeiling]:
     """What the current day and month allow; periods without a limit are left out."""
     day, month = periods(at)
     both = {
-        day: Ceiling(limits.tokens_per_day, _picos(limits.money_per_day)),
-        month: Ceiling(limits.tokens_per_month, _picos(limits.money_per_month)),
+        day: BudgetCeiling(limits.tokens_per_day, _picos(limits.money_per_day)),
+        month: BudgetCeiling(limits.tokens_per_month, _picos(limits.money_per_month)),
     }
     return {name: c for name, c in both.items() if c.tokens is not None or c.picos is not None}
 
 
-def exceeded(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], more: Spent) -> str | None:
+def exceeded(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent], more: Spent) -> str | None:
     """Which limit would not hold with `more`, in words; None: all hold."""
     for period, most in ceiling.items():
         total = spent.get(period, Spent()) + more
@@ -62,7 +62,7 @@ def exceeded(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], more: S
     return None
 
 
-def used_share(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent]) -> float:
+def used_share(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent]) -> float:
     """The largest used part of any limit; a limit of 0 is used up."""
     shares = [0.0]
     for period, most in ceiling.items():
@@ -73,7 +73,9 @@ def used_share(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent]) -> fl
     return max(shares)
 
 
-def fitting(ceiling: Mapping[str, Ceiling], spent: Mapping[str, Spent], waiting: Sequence[Spent]) -> int:
+def fitting(
+    ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent], waiting: Sequence[Spent]
+) -> int:
     """How many of those that wait may go, from the first on: none overtakes."""
     total = Spent()
     for number, wish in enumerate(waiting):

@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 
 IsPeak = Callable[[float], bool]  # whether an instant (Unix seconds) lies in peak hours
 
@@ -25,7 +25,7 @@ class Rates:
     output: int
     reasoning: int  # most upstreams charge it as output
 
-    def picos(self, usage: Usage) -> int:
+    def picos(self, usage: TokenUsage) -> int:
         """The exact cost of one call in pico-units, every token counted once.
 
         Cached tokens are a part of the prompt and reasoning tokens a part of the answer; an upstream that counts
@@ -79,7 +79,7 @@ class PriceBook:
         place = bisect_right(dated, at, key=lambda price: price.since)
         return dated[place - 1] if place else None
 
-    def cost(self, upstream: str, model: str, usage: Usage | None, at: float) -> Cost | None:
+    def cost(self, upstream: str, model: str, usage: TokenUsage | None, at: float) -> CallCost | None:
         """The cost of a call sent at `at`; None when its tokens or their price are unknown, which is not 0."""
         price = self.price(upstream, model, at)
         if usage is None or price is None:
@@ -89,21 +89,21 @@ class PriceBook:
             return None
         picos = rates.picos(usage)
         off_peak = price.peak is not None and rates is not price.peak
-        return Cost(
+        return CallCost(
             picos,
             price.currency,
             prompt_cache_saved=rates.without_hits().picos(usage) - picos,
             off_peak_saved=price.peak.picos(usage) - picos if price.peak is not None and off_peak else 0,
         )
 
-    def ceiling(self, upstream: str, model: str, tokens: int, at: float) -> Cost | None:
+    def ceiling(self, upstream: str, model: str, tokens: int, at: float) -> CallCost | None:
         """The most that a call of so many tokens can cost, as far as prices are known now: for budgets."""
         price = self.price(upstream, model, at)
         if price is None:
             return None
         every = (price.standard, price.peak) if price.peak is not None else (price.standard,)
         dearest = max(max(rates.hit, rates.miss, rates.output, rates.reasoning) for rates in every)
-        return Cost(dearest * tokens, price.currency)
+        return CallCost(dearest * tokens, price.currency)
 
     def _rates(self, price: Price, at: float) -> Rates | None:
         """None when there are peak hours that nobody knows."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from app.platform.domain.money import Cost
-from app.tasks.domain.attempt import Usage
+from app.platform.domain.money import CallCost
+from app.tasks.domain.attempt import TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class UsageFigures:
     """What can be added up. Money in pico-units of the heading's currency."""
 
     tasks: int = 0  # that succeeded
@@ -43,19 +43,19 @@ class Figures:
     saved_prompt_cache: int = 0
     saved_off_peak: int = 0
 
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, name) + getattr(other, name) for name in FIGURES))
+    def __add__(self, other: UsageFigures) -> UsageFigures:
+        return UsageFigures(*(getattr(self, name) + getattr(other, name) for name in FIGURES))
 
 
-FIGURES = tuple(item.name for item in fields(Figures))
+FIGURES = tuple(item.name for item in fields(UsageFigures))
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class UsageEntry:
     """Figures under a heading."""
 
     heading: Heading
-    figures: Figures
+    figures: UsageFigures
 
 
 def day_of(at: float) -> str:
@@ -63,10 +63,10 @@ def day_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
-def call_figures(usage: Usage | None, cost: Cost | None, *, succeeded: bool) -> Figures:
+def call_figures(usage: TokenUsage | None, cost: CallCost | None, *, succeeded: bool) -> UsageFigures:
     """What one upstream call adds."""
-    used = usage or Usage(0, 0)
-    return Figures(
+    used = usage or TokenUsage(0, 0)
+    return UsageFigures(
         tasks=int(succeeded),
         calls=1,
         prompt_tokens=used.prompt_tokens,
@@ -80,16 +80,16 @@ def call_figures(usage: Usage | None, cost: Cost | None, *, succeeded: bool) -> 
     )
 
 
-def merge(entries: Iterable[Entry]) -> list[Entry]:
+def merge(entries: Iterable[UsageEntry]) -> list[UsageEntry]:
     """Add up what has one heading; in the order of first appearance."""
-    sums: dict[Heading, Figures] = {}
+    sums: dict[Heading, UsageFigures] = {}
     for entry in entries:
         before = sums.get(entry.heading)
         sums[entry.heading] = entry.figures if before is None else before + entry.figures
-    return [Entry(heading, figures) for heading, figures in sums.items()]
+    return [UsageEntry(heading, figures) for heading, figures in sums.items()]
 
 
-def as_columns(entry: Entry) -> dict[str, Any]:
+def as_columns(entry: UsageEntry) -> dict[str, Any]:
     """An entry as one flat row."""
     return {
         **{item.name: getattr(entry.heading, item.name) for item in fields(Heading)},
@@ -97,7 +97,7 @@ def as_columns(entry: Entry) -> dict[str, Any]:
     }
 
 
-def from_columns(row: Mapping[str, Any]) -> Entry:
+def from_columns(row: Mapping[str, Any]) -> UsageEntry:
     """The entry of such a row."""
     heading = Heading(**{item.name: row[item.name] for item in fields(Heading)})
-    return Entry(heading, Figures(**{name: int(row[name]) for name in FIGURES}))
+    return UsageEntry(heading, UsageFigures(**{name: int(row[name]) for name in FIGURES}))

@@ -14,13 +14,13 @@ from app.billing.domain.budget import Spent, periods
 from app.platform.domain.money import NO_SUM
 from app.platform.upsert import insert_or
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.letting_go import let_go
+from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.locks import Batches, lock_batches
 from app.tasks.store.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class BudgetWaiter:
     """A task that waits for room in its client's budget."""
 
     seq: int
@@ -94,7 +94,7 @@ def clients_waiting(conn: Connection) -> list[str]:
     return list(conn.execute(select(task.c.client_id).where(text(OVER_BUDGET)).distinct()).scalars())
 
 
-def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list[Waiting], Batches]:
+def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list[BudgetWaiter], Batches]:
     """A client's oldest tasks that wait for its budget, held until this transaction ends, and their batches.
 
     In the order of `locks`: what is found without a lock is looked at again once its batch is held. Batches that are
@@ -108,11 +108,13 @@ def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list
     columns = (task.c.seq, task.c.batch_id, task.c.reserved_tokens, task.c.reserved_picos)
     still = select(*columns).where(task.c.seq.in_([row.seq for row in oldest]), text(OVER_BUDGET))
     rows = conn.execute(still.order_by(task.c.seq).with_for_update(of=task))
-    wishes = [Waiting(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows]
+    wishes = [
+        BudgetWaiter(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows
+    ]
     return wishes, batches
 
 
-def release(conn: Connection, chosen: Sequence[Waiting], batches: Batches, now: float) -> None:
+def release(conn: Connection, chosen: Sequence[BudgetWaiter], batches: Batches, now: float) -> None:
     """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet.
 
     All of them and their batches were locked by `lock_for_release`.
@@ -127,7 +129,7 @@ def release(conn: Connection, chosen: Sequence[Waiting], batches: Batches, now: 
     these = task.c.seq.in_([item.seq for item in chosen])
     conn.execute(update(task).where(these, text(OVER_BUDGET)).values(hold=hold, reserved_at=now))
     for batch_id, size in sorted(sized.items()):
-        let_go(conn, batch_id, max(0, size - _in_flight(conn, batch_id)), now)
+        admit_next(conn, batch_id, max(0, size - _in_flight(conn, batch_id)), now)
 
 
 def forget_periods(conn: Connection, before: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Double, Index, Table, Text, text
 
 from app.billing.domain.usage import FIGURES
-from app.platform.sealing import Sealed
+from app.platform.encryption import Sealed
 from app.tasks.store.tables import Serial, metadata
 
 HEADING = ("day", "client_id", "model", "key", "account", "upstream_model", "currency")

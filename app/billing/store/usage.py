@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Subquery, delete, func, select, union_all
 
-from app.billing.domain.usage import FIGURES, Entry, as_columns, from_columns, merge
+from app.billing.domain.usage import FIGURES, UsageEntry, as_columns, from_columns, merge
 from app.billing.store.cost_tables import HEADING, usage_day, usage_entry
 from app.platform.bulk import insert_rows
 from app.platform.upsert import insert_or
@@ -17,7 +17,7 @@ USAGE = (*HEADING, *FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class UsageFilter:
     """Which usage is asked for. Days are UTC, both ends included."""
 
     first_day: str
@@ -26,14 +26,14 @@ class Wanted:
     by: Sequence[str] = ()  # of HEADING; currencies are kept apart in any case
 
 
-def write_usage(conn: Connection, entries: Iterable[Entry]) -> None:
+def write_usage(conn: Connection, entries: Iterable[UsageEntry]) -> None:
     """Add entries, those with one heading as one row. Touches no row that is there."""
     rows = usage_rows(entries)
     if rows:
         insert_rows(conn, usage_entry, USAGE, (tuple(row[name] for name in USAGE) for row in rows))
 
 
-def usage_rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+def usage_rows(entries: Iterable[UsageEntry]) -> list[dict[str, Any]]:
     """Entries as rows of the columns USAGE, those with one heading as one."""
     return [as_columns(entry) for entry in merge(entries)]
 
@@ -53,7 +53,7 @@ def fold_usage(conn: Connection, limit: int) -> int:
     return len(entries)
 
 
-def report(conn: Connection, wanted: Wanted) -> list[dict[str, Any]]:
+def report(conn: Connection, wanted: UsageFilter) -> list[dict[str, Any]]:
     """Figures by what is asked for, as flat rows in its order. One statement, hence of one instant."""
     both = union_all(_within(usage_entry, wanted), _within(usage_day, wanted)).subquery()
     by = [name for name in HEADING if name in wanted.by or name == "currency"]
@@ -61,7 +61,7 @@ def report(conn: Connection, wanted: Wanted) -> list[dict[str, Any]]:
     return [{name: _plain(value) for name, value in row._mapping.items()} for row in found]
 
 
-def _within(table: Any, wanted: Wanted) -> Select[Any]:
+def _within(table: Any, wanted: UsageFilter) -> Select[Any]:
     found = select(*_of(table)).where(table.c.day >= wanted.first_day, table.c.day <= wanted.last_day)
     return found if wanted.client_id is None else found.where(table.c.client_id == wanted.client_id)
 
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else int(value)
 
 
-def _add_to_days(conn: Connection, entries: Sequence[Entry]) -> None:
+def _add_to_days(conn: Connection, entries: Sequence[UsageEntry]) -> None:
     if not entries:
         return
     rows = sorted(map(as_columns, entries), key=lambda row: [row[name] for name in HEADING])

@@ -48,7 +48,7 @@ class Mode(StrEnum):
     OFF = "off"
 
 
-class Scope(StrEnum):
+class CacheScope(StrEnum):
     """With whom answers are shared."""
 
     CLIENT = "client"
@@ -61,7 +61,7 @@ class CacheWish:
 
     ttl: float | None = None  # seconds
     mode: Mode | None = None
-    scope: Scope | None = None
+    scope: CacheScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _mode(wish: CacheWish | None, body: Mapping[str, Any]) -> Mode:
 
 
 def _scope(wish: CacheWish | None, rules: CacheRules, client_id: str) -> str:
-    if wish is None or wish.scope is not Scope.SHARED:
+    if wish is None or wish.scope is not CacheScope.SHARED:
         return client_scope(client_id)
     if not rules.shared:
         raise Invalid(

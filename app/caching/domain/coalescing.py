@@ -12,7 +12,7 @@ from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class Participant:
     """A task that takes part. Smaller `step` is the higher priority; `expires_at` is in Unix seconds."""
 
     task_id: str
@@ -32,7 +32,7 @@ class Joining(Enum):
     HURRY = "hurry"  # it follows, and the leader goes to the front of its queue
 
 
-def join(newcomer: Party, leader: Party | None) -> Joining:
+def join(newcomer: Participant, leader: Participant | None) -> Joining:
     """Say how a newcomer joins.
 
     A higher priority replaces the leader, so that the call is queued, and charged, as the newcomer's own. A nearer
@@ -54,13 +54,13 @@ def join(newcomer: Party, leader: Party | None) -> Joining:
 class Joined:
     """One key after newcomers have joined: who leads, who has to hurry, and who led before and follows now."""
 
-    leader: Party
-    followers: tuple[Party, ...]  # newcomers alone
-    replaced: Party | None = None  # it led when this began
+    leader: Participant
+    followers: tuple[Participant, ...]  # newcomers alone
+    replaced: Participant | None = None  # it led when this began
     hurried: bool = False  # the leader, which led when this began, goes to the front
 
 
-def join_all(newcomers: Sequence[Party], leader: Party | None) -> Joined:
+def join_all(newcomers: Sequence[Participant], leader: Participant | None) -> Joined:
     """Let newcomers (at least one) join one after the other."""
     state: Joined | None = None if leader is None else Joined(leader, ())
     for newcomer in newcomers:
@@ -69,7 +69,7 @@ def join_all(newcomers: Sequence[Party], leader: Party | None) -> Joined:
     return state
 
 
-def _joined(state: Joined | None, newcomer: Party, first: Party | None) -> Joined:
+def _joined(state: Joined | None, newcomer: Participant, first: Participant | None) -> Joined:
     if state is None:
         return Joined(newcomer, ())
     how = join(newcomer, state.leader)
@@ -81,6 +81,6 @@ def _joined(state: Joined | None, newcomer: Party, first: Party | None) -> Joine
     return replace(state, followers=(*state.followers, newcomer), hurried=hurried)
 
 
-def successor(followers: Iterable[Party]) -> Party | None:
+def successor(followers: Iterable[Participant]) -> Participant | None:
     """Who takes over when the leader ended without an answer: the highest priority, nearest deadline, first come."""
     return min(followers, key=lambda one: (one.step, one.expires_at, one.seq), default=None)

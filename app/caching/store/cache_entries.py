@@ -20,7 +20,7 @@ USED_EVERY = 600.0  # seconds within which the last use is noted once
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """An entry as it is stored."""
 
     key: str
@@ -28,11 +28,11 @@ class Entry:
     stale: bool  # its last use should be noted
 
 
-def look_up(conn: Connection, keys: Collection[str], now: float) -> list[Entry]:
+def look_up(conn: Connection, keys: Collection[str], now: float) -> list[CacheEntry]:
     """What is kept under these keys and has not expired."""
     wanted = {ROWS: encode({"key": key} for key in keys)}
     rows = conn.execute(_select(conn.dialect.name).where(cache_entry.c.expires_at > now), wanted)
-    return [Entry(row.key, row.entry, row.used_at < now - USED_EVERY) for row in rows]
+    return [CacheEntry(row.key, row.entry, row.used_at < now - USED_EVERY) for row in rows]
 
 
 def keep(conn: Connection, entries: Sequence[tuple[str, str, float]], now: float) -> None:

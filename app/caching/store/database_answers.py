@@ -8,13 +8,13 @@ from dataclasses import replace
 import structlog
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import Answer, read, write
+from app.caching.domain.answer import CachedAnswer, read, write
 from app.caching.store import cache_entries
-from app.caching.store.cache_entries import Entry
+from app.caching.store.cache_entries import CacheEntry
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.encryption import Unsealable
 from app.platform.ports import Clock
-from app.platform.sealing import Unsealable
 
 log = structlog.get_logger("penstock.cache")
 
@@ -27,7 +27,7 @@ class DatabaseAnswers:
         self._clock = clock
         self._commits: GroupCommit[tuple[str, str, float], None] = GroupCommit(self._commit)
 
-    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         """The answers that are kept, by key. Never raises."""
         now = self._clock.now()
         try:
@@ -38,7 +38,7 @@ class DatabaseAnswers:
         found = ((entry.key, read(entry.key, entry.entry)) for entry in entries)
         return {key: answer for key, answer in found if answer is not None}
 
-    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         """Keep an answer, in the place of an older one. Never raises."""
         try:
             answer = replace(answer, until=self._clock.now() + seconds)
@@ -64,7 +64,7 @@ class DatabaseAnswers:
         cache_entries.keep(conn, entries, self._clock.now())
         return [None] * len(entries)
 
-    def _note(self, entries: Sequence[Entry], now: float) -> None:
+    def _note(self, entries: Sequence[CacheEntry], now: float) -> None:
         stale = [entry.key for entry in entries if entry.stale]
         if stale and not self._database.writing:  # asked within a transaction: the next look notes it
             self._database.write(lambda conn: cache_entries.note_use(conn, stale, now))

@@ -10,10 +10,10 @@ from typing import Any
 import redis
 import structlog
 
-from app.caching.domain.answer import Answer, read, write
+from app.caching.domain.answer import CachedAnswer, read, write
+from app.platform.encryption import Unsealable, seal, unseal
 from app.platform.ports import Clock
 from app.platform.redis_scripts import connect
-from app.platform.sealing import Unsealable, seal, unseal
 
 log = structlog.get_logger("penstock.cache")
 
@@ -41,7 +41,7 @@ class RedisAnswers:
         self._look = self._client.register_script((_FOLDER / "look.lua").read_text("utf-8"))
         self._keep = self._client.register_script((_FOLDER / "keep.lua").read_text("utf-8"))
 
-    def look(self, keys: Collection[str]) -> Mapping[str, Answer]:
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
         """The answers that are kept, by key. Never raises."""
         wanted, found = list(keys), {}
         for start in range(0, len(wanted), _AT_ONCE):
@@ -53,7 +53,7 @@ class RedisAnswers:
                     found[key] = answer
         return found
 
-    def keep(self, key: str, answer: Answer, seconds: float) -> None:
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         """Keep an answer, in the place of an older one. Never raises."""
         milliseconds = max(1, int(seconds * 1000))
         keys = [_USED, _PREFIX + key, _REPLACED]
@@ -96,7 +96,7 @@ class RedisAnswers:
         return True
 
 
-def _answer(key: str, entry: bytes) -> Answer | None:
+def _answer(key: str, entry: bytes) -> CachedAnswer | None:
     try:
         return read(key, unseal(entry.decode()))
     except (Unsealable, ValueError):  # of another encryption key, or not ours

@@ -47,7 +47,7 @@ LONGEST_PAUSE_SECONDS = 300.0  # the host's other callbacks wait no longer than 
 GONE = 410
 
 
-class Health(StrEnum):
+class HostHealth(StrEnum):
     """What an answer says about the host as a whole."""
 
     GOOD = "good"  # it answered, whatever it said
@@ -56,7 +56,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class SignedCallback:
     """One try, ready to be sent by POST: signed, with the client's own headers."""
 
     url: str
@@ -65,7 +65,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeliveryReply:
     """What came of sending: a status, or a reason why there is none. Nothing of the body is kept."""
 
     status_code: int | None = None
@@ -76,37 +76,39 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DeliveryVerdict:
     """What to record after a try, and how long the host's other callbacks should wait."""
 
     state: CallbackState  # DELIVERED, PENDING (again at `next_at`) or FAILED
-    health: Health
+    health: HostHealth
     next_at: float | None = None
     error: str | None = None
     pause_seconds: float = 0.0
 
 
-def judge(answer: Answer, *, tries: int, now: float, chance: float) -> Verdict:
+def judge(answer: DeliveryReply, *, tries: int, now: float, chance: float) -> DeliveryVerdict:
     """Decide what an answer means after `tries` tries of this round, this one included.
 
     `chance` in [0, 1) spreads the next try.
     """
     code = answer.status_code
     if code is not None and 200 <= code < 300:
-        return Verdict(CallbackState.DELIVERED, Health.GOOD)
+        return DeliveryVerdict(CallbackState.DELIVERED, HostHealth.GOOD)
     health, error = _health(answer), _error(answer)
     if answer.hopeless or code == GONE:
-        return Verdict(CallbackState.FAILED, health, error=error)
+        return DeliveryVerdict(CallbackState.FAILED, health, error=error)
     asked = retry_after_seconds(answer.headers, now, LONGEST_RETRY_AFTER_SECONDS)
     pause = _pause(code, asked)
     if tries >= len(SCHEDULE):
         error = f"{error}; given up after {tries} tries"
-        return Verdict(CallbackState.FAILED, health, error=error, pause_seconds=pause)
+        return DeliveryVerdict(CallbackState.FAILED, health, error=error, pause_seconds=pause)
     wait = wait_seconds(tries, chance)
     if code in SLOW_CODES or asked is not None:
         least = SLOW_SECONDS if asked is None else asked
         wait = max(wait, least * (1 + JITTER * chance))
-    return Verdict(CallbackState.PENDING, health, next_at=now + wait, error=error, pause_seconds=pause)
+    return DeliveryVerdict(
+        CallbackState.PENDING, health, next_at=now + wait, error=error, pause_seconds=pause
+    )
 
 
 def wait_seconds(tries: int, chance: float) -> float:
@@ -121,13 +123,13 @@ def _pause(code: int | None, asked: float | None) -> float:
     return min(SLOW_SECONDS if asked is None else asked, LONGEST_PAUSE_SECONDS)
 
 
-def _health(answer: Answer) -> Health:
+def _health(answer: DeliveryReply) -> HostHealth:
     if not answer.sent and answer.hopeless:
-        return Health.UNKNOWN
-    return Health.BAD if answer.status_code is None or answer.status_code >= 500 else Health.GOOD
+        return HostHealth.UNKNOWN
+    return HostHealth.BAD if answer.status_code is None or answer.status_code >= 500 else HostHealth.GOOD
 
 
-def _error(answer: Answer) -> str:
+def _error(answer: DeliveryReply) -> str:
     code = answer.status_code
     if code is None:
         return answer.error or "no answer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from app.callbacks.domain.callback import Health
+from app.callbacks.domain.callback import HostHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowded:
+class AtCapacity:
     """As many are in the air as the host may have; one of those that end takes the next along."""
 
 
@@ -53,12 +53,12 @@ class Paused:
     seconds: float
 
 
-def admit(host: Host, limits: HostLimits, now: float) -> Go | Crowded | Paused:
+def admit(host: Host, limits: HostLimits, now: float) -> Go | AtCapacity | Paused:
     """Decide whether one more delivery may start."""
     if now < host.paused_until:
         return Paused(host.paused_until - now)
     if host.flying >= room(host, limits):
-        return Crowded()
+        return AtCapacity()
     return Go(replace(host, flying=host.flying + 1))
 
 
@@ -67,14 +67,16 @@ def room(host: Host, limits: HostLimits) -> int:
     return 1 if host.failures >= limits.failures else limits.at_once
 
 
-def arrive(host: Host, limits: HostLimits, health: Health, now: float, pause_seconds: float = 0.0) -> Host:
+def arrive(
+    host: Host, limits: HostLimits, health: HostHealth, now: float, pause_seconds: float = 0.0
+) -> Host:
     """Take one delivery out of the air; `pause_seconds` is what its answer asked for."""
     failures = host.failures
-    if health is Health.GOOD:
+    if health is HostHealth.GOOD:
         failures = 0
-    elif health is Health.BAD:
+    elif health is HostHealth.BAD:
         failures += 1
-    if failures >= limits.failures and health is Health.BAD:
+    if failures >= limits.failures and health is HostHealth.BAD:
         pause_seconds = max(pause_seconds, limits.pause_seconds)
     until = max(host.paused_until, now + pause_seconds) if pause_seconds > 0 else host.paused_until
     return Host(host.flying - 1, failures, until)

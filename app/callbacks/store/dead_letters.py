@@ -13,7 +13,7 @@ from app.tasks.store.tables import DEAD_LETTER, callback
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetterRow:
     """A callback that is not tried any more."""
 
     seq: int
@@ -46,13 +46,13 @@ _COLUMNS = (
 
 def list_dead(
     conn: Connection, client_id: str | None, *, before_seq: int | None = None, limit: int = 100
-) -> list[DeadLetter]:
+) -> list[DeadLetterRow]:
     """Dead letters of a client (None: of all), newest first, those before `before_seq`."""
     statement = select(*_COLUMNS).where(*_dead_of(client_id))
     if before_seq is not None:
         statement = statement.where(callback.c.seq < before_seq)
     rows = conn.execute(statement.order_by(callback.c.seq.desc()).limit(limit))
-    return [DeadLetter(*row) for row in rows]
+    return [DeadLetterRow(*row) for row in rows]
 
 
 def place_of(conn: Connection, client_id: str | None, callback_id: str) -> int | None:

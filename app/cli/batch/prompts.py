@@ -14,7 +14,7 @@ import orjson
 
 from app.cli.batch.table import Row, Table, looks_like_table
 from app.cli.batch.text_file import TextFile
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 
 Request = dict[str, Any]
 
@@ -48,7 +48,7 @@ _WHICH = "Say how to read it: --kind jsonl, csv or tsv; or --kind txt to send ea
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PromptFile:
     """A file to submit. `template` holds {column} names, for tables alone; "" in the others: as the file says."""
 
     path: Path
@@ -97,7 +97,7 @@ def _kind_by_content(head: str) -> str:
     return looks_like_table(head) or "txt"
 
 
-def requests_of(source: Source) -> Iterator[Request]:
+def requests_of(source: PromptFile) -> Iterator[Request]:
     """The requests of a file, in order, as /v1/batch takes them. Raises Failure that names the line; one at least."""
     if source.kind in TABLES:
         requests = _of_rows(source.table.rows(), source.template, source.text.label)
@@ -109,11 +109,11 @@ def requests_of(source: Source) -> Iterator[Request]:
     return chain((first,), requests)
 
 
-def _of_lines(source: Source) -> Iterator[Request]:
+def _of_lines(source: PromptFile) -> Iterator[Request]:
     return ({"prompt": line} for _, line in _lines(source.text))
 
 
-def _of_json(source: Source) -> Iterator[Request]:
+def _of_json(source: PromptFile) -> Iterator[Request]:
     text = source.text
     if text.head().lstrip().startswith("["):
         yield from _of_array(text)
@@ -206,5 +206,5 @@ def _column_hint(name: str, row: Mapping[str, str]) -> str:
     )
 
 
-def _wrong(message: str, mend: str | None = None) -> Failure:
-    return Failure(message, mend, Exit.FAILED)
+def _wrong(message: str, mend: str | None = None) -> CommandFailure:
+    return CommandFailure(message, mend, Exit.FAILED)

@@ -11,8 +11,8 @@ from typing import IO, Any
 import orjson
 
 from app.cli.batch.job import Job
-from app.cli.batch.prompts import TABLES, Source
-from app.cli.failure import Failure
+from app.cli.batch.prompts import TABLES, PromptFile
+from app.cli.failure import CommandFailure
 
 ADDED = ("answer", "status", "error", "task_id")
 
@@ -50,7 +50,7 @@ def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> i
     source = _source_of(job)
     if source is not None and not source.path.is_file():
         mend = "Put it back, or take the results as --out results.jsonl."
-        raise Failure(f"{source.path} is gone, whose columns are to be kept", mend)
+        raise CommandFailure(f"{source.path} is gone, whose columns are to be kept", mend)
     kept = source.table.columns() if source is not None else ["custom_id"]
     added = [name if name not in kept else f"penstock_{name}" for name in ADDED]
     writer = csv.writer(file)
@@ -67,14 +67,14 @@ def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> i
 Rows = Iterator[tuple[int, Mapping[str, str]]] | None
 
 
-def _source_of(job: Job) -> Source | None:
+def _source_of(job: Job) -> PromptFile | None:
     """The table whose columns are kept; None where the requests came from none, or from standard input."""
     if job.kind not in TABLES or not job.source:
         return None
-    return Source(Path(job.source), job.kind, encoding=job.encoding, delimiter=job.delimiter)
+    return PromptFile(Path(job.source), job.kind, encoding=job.encoding, delimiter=job.delimiter)
 
 
-def _rows_by_index(source: Source | None) -> Rows:
+def _rows_by_index(source: PromptFile | None) -> Rows:
     return None if source is None else enumerate(row for _, row in source.table.rows())
 
 
@@ -85,7 +85,7 @@ def _own_columns(rows: Rows, line: Mapping[str, Any], kept: list[str]) -> list[s
     for index, row in rows:
         if index == line["index"]:
             return [row[name] for name in kept]
-    raise Failure(
+    raise CommandFailure(
         "the file has fewer rows now than were submitted", "Take the results as --out results.jsonl."
     )
 

@@ -18,9 +18,9 @@ import orjson
 
 from app.cli.batch.commands import finish, follow
 from app.cli.batch.job import Job, save_job
-from app.cli.batch.prompts import KINDS, Request, Source, kind_of, requests_of
+from app.cli.batch.prompts import KINDS, PromptFile, Request, kind_of, requests_of
 from app.cli.batch.watch import cost_of
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.remote import Remote, with_remote
 
 _PIECE = 64 * 1024  # bytes of a body sent at once
@@ -115,7 +115,7 @@ def command(
         "window": window,
         "order": order,
     }
-    with _source(file, kind, Source(Path(file), "", template, encoding, delimiter)) as source:
+    with _source(file, kind, PromptFile(Path(file), "", template, encoding, delimiter)) as source:
         estimate = estimate_of(remote, source, options)
         click.echo(told(estimate), err=True)
         if dry_run:
@@ -134,7 +134,7 @@ def command(
     click.echo(f"Watch it: penstock watch {batch['id']}", err=True)
 
 
-def estimate_of(remote: Remote, source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
+def estimate_of(remote: Remote, source: PromptFile, options: Mapping[str, Any]) -> dict[str, Any]:
     """What it would come to. Raises Failure for a request that would be refused."""
     path = _path({**options, "dry_run": "true"})
     return dict(remote.send_lines(path, _body(requests_of(source))))
@@ -155,7 +155,7 @@ def at_once(wishes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sample(
-    remote: Remote, source: Source, options: Mapping[str, Any], count: int, total: int
+    remote: Remote, source: PromptFile, options: Mapping[str, Any], count: int, total: int
 ) -> dict[str, Any] | None:
     """Run some requests now, evenly chosen; gives back what all would cost at their price, None when unknown."""
     step = max(1, total // count)
@@ -168,7 +168,7 @@ def run_sample(
     counts, cost = batch["request_counts"], batch.get("cost")
     click.echo(f"The sample: {counts['completed']} of {counts['total']} succeeded.", err=True)
     if not counts["completed"]:
-        raise Failure("no request of the sample succeeded", f"See: penstock results {batch['id']}")
+        raise CommandFailure("no request of the sample succeeded", f"See: penstock results {batch['id']}")
     if not cost:
         return None
     whole = cost_of(batch) * total / counts["total"]
@@ -182,12 +182,14 @@ def check_cost(estimate: Mapping[str, Any], max_cost: float | None) -> None:
         return
     cost = estimate.get("cost")
     if not cost:
-        raise Failure(
+        raise CommandFailure(
             "nobody knows what it would cost", "Leave --max-cost out, or give the model a [[price]]."
         )
     if cost["micros"] > max_cost * 1e6:
         amount = f"{cost['micros'] / 1e6:.4f} {cost['currency']}"
-        raise Failure(f"it would cost {amount}, more than --max-cost {max_cost:g}", "Nothing was submitted.")
+        raise CommandFailure(
+            f"it would cost {amount}, more than --max-cost {max_cost:g}", "Nothing was submitted."
+        )
 
 
 def send(remote: Remote, requests: Iterable[Request], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def send(remote: Remote, requests: Iterable[Request], options: Mapping[str, Any]
     return dict(remote.send_lines(_path(options), _body(requests), key=f"cli-{secrets.token_hex(12)}"))
 
 
-def remember(batch_id: str, source: Source, file: str, out: Path | None) -> None:
+def remember(batch_id: str, source: PromptFile, file: str, out: Path | None) -> None:
     """So that `penstock watch` and `results` know the columns, and where the results were to go."""
     place = "" if file == "-" else str(source.path.absolute())
     to = str(out.absolute()) if out else ""
@@ -203,11 +205,11 @@ def remember(batch_id: str, source: Source, file: str, out: Path | None) -> None
 
 
 @contextmanager
-def _source(file: str, kind: str | None, source: Source) -> Iterator[Source]:
+def _source(file: str, kind: str | None, source: PromptFile) -> Iterator[PromptFile]:
     """The file to read; standard input is kept in a file of our own meanwhile, since it is read more than once."""
     if file != "-":
         if not source.path.is_file():
-            raise Failure(f"there is no file {file}")
+            raise CommandFailure(f"there is no file {file}")
         yield replace(source, kind=kind_of(source.text, kind))
         return
     with tempfile.NamedTemporaryFile(prefix="penstock-") as kept:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.cli.batch.text_file import TextFile
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 
 Row = tuple[int, dict[str, str]]  # its number, the head being 1, and its cells by their columns
 
@@ -38,7 +38,7 @@ class Table:
                 cells.pop()
             if len(cells) != len(columns):
                 words = f"has {len(cells)} columns, the head has {len(columns)}"
-                raise Failure(f"{self.text.label}, row {number}: {words}", _hint(columns))
+                raise CommandFailure(f"{self.text.label}, row {number}: {words}", _hint(columns))
             yield number, dict(zip(columns, cells, strict=True))
 
     def _read(self) -> Iterator[tuple[list[str], list[str]]]:
@@ -62,14 +62,14 @@ class Table:
             names.pop()
         doubled = next((name for name in names if names.count(name) > 1), None)
         if doubled is not None:
-            raise Failure(f"{self.text.label}: has two columns {doubled!r}", "Rename one of them.")
+            raise CommandFailure(f"{self.text.label}: has two columns {doubled!r}", "Rename one of them.")
         return names
 
-    def _broken(self, number: int, error: csv.Error) -> Failure:
+    def _broken(self, number: int, error: csv.Error) -> CommandFailure:
         opened = str(error) == _OPEN_QUOTE
         words = "opens a quote that is never closed" if opened else f"has a stray quote ({error})"
         hint = 'Close it; a quote inside a cell is written twice: "".'
-        return Failure(f"{self.text.label}, row {number}: {words}", hint)
+        return CommandFailure(f"{self.text.label}, row {number}: {words}", hint)
 
 
 def _delimiter(head: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 
 _HEAD = 4096  # bytes by which a file is known
 _GZIP = b"\x1f\x8b"
@@ -79,9 +79,9 @@ class TextFile:
                 file.seek(0)
                 yield cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if packed else file
         except (gzip.BadGzipFile, EOFError, zlib.error):
-            raise Failure(f"{self.label}: is a broken gzip file", "Pack it anew.") from None
+            raise CommandFailure(f"{self.label}: is a broken gzip file", "Pack it anew.") from None
         except OSError as error:
-            raise Failure(f"{self.label}: cannot be read ({error.strerror or error})") from None
+            raise CommandFailure(f"{self.label}: cannot be read ({error.strerror or error})") from None
 
     def _encoding_of(self, head: bytes) -> str:
         self._refuse_no_text(head)
@@ -92,7 +92,7 @@ class TextFile:
             return "utf-8"
         even, odd = head[::2].count(0), head[1::2].count(0)  # of Western text in UTF-16 each second byte
         if max(even, odd) <= 3 * min(even, odd):
-            raise Failure(f"{self.label}: is no text (it holds NUL bytes)", _AS_TEXT)
+            raise CommandFailure(f"{self.label}: is no text (it holds NUL bytes)", _AS_TEXT)
         return "utf-16-le" if odd > even else "utf-16-be"
 
     def _refuse_no_text(self, head: bytes) -> None:
@@ -104,7 +104,7 @@ class TextFile:
         if name == "a zip archive" and self._is_workbook():
             name = "an Excel workbook (.xlsx)"
         packed = name.startswith("packed") or name.endswith("archive")
-        raise Failure(f"{self.label}: is {name}, which is not read", _PACKED if packed else _AS_TEXT)
+        raise CommandFailure(f"{self.label}: is {name}, which is not read", _PACKED if packed else _AS_TEXT)
 
     def _is_workbook(self) -> bool:
         try:
@@ -113,12 +113,12 @@ class TextFile:
         except (OSError, zipfile.BadZipFile):
             return self.path.suffix.lower() in (".xlsx", ".xlsm")
 
-    def _undecodable(self, encoding: str) -> Failure:
+    def _undecodable(self, encoding: str) -> CommandFailure:
         if encoding != "utf-8" or self.encoding:
-            return Failure(f"{self.label}: cannot be read as {encoding}", _ENCODINGS)
+            return CommandFailure(f"{self.label}: cannot be read as {encoding}", _ENCODINGS)
         with self._bytes() as file:
             number = next((number for number, line in enumerate(file, 1) if not _is_utf8(line)), 1)
-        return Failure(f"{self.label}, line {number}: is not UTF-8", _ENCODINGS)
+        return CommandFailure(f"{self.label}, line {number}: is not UTF-8", _ENCODINGS)
 
 
 def _without_mark(text: IO[str]) -> IO[str]:

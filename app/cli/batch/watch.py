@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.remote import Remote
 from app.platform.domain.event_stream import EventReader
 
@@ -66,7 +66,7 @@ def states(remote: Remote, batch_id: str) -> Iterator[Batch]:
                 yield batch
                 if batch["status"] in ENDS:
                     return
-        except Failure as failure:
+        except CommandFailure as failure:
             away_since = away_since or time.monotonic()
             away = time.monotonic() - away_since
             if failure.exit_code != Exit.UNREACHABLE or away > _PATIENCE_SECONDS:

@@ -16,7 +16,7 @@ EVERY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class Backlog:
+class FlowerBacklog:
     """Reads the queues' lengths in a thread of its own, for as long as `with` lasts."""
 
     profile: Profile

@@ -12,7 +12,7 @@ from rich.console import Console
 from app.cli import presets
 from app.cli.demo.report import table
 from app.cli.demo.session import run
-from app.cli.failure import Exit, Failure
+from app.cli.failure import CommandFailure, Exit
 from app.cli.simulated import read
 from app.cli.toml_text import to_toml
 
@@ -60,7 +60,9 @@ def command(ctx: click.Context, tasks: int, upstream: str, yes: bool) -> None:
 def _agree(tasks: int, *, yes: bool) -> None:
     """Money is spent only after a clear yes."""
     if not os.environ.get("DEEPSEEK_API_KEY"):
-        raise Failure("DEEPSEEK_API_KEY is not set", "export DEEPSEEK_API_KEY=sk-...", Exit.CONFIGURATION)
+        raise CommandFailure(
+            "DEEPSEEK_API_KEY is not set", "export DEEPSEEK_API_KEY=sk-...", Exit.CONFIGURATION
+        )
     click.echo(f"This calls DeepSeek {tasks} times and SPENDS MONEY on your account ({REAL_COST}).")
     if not yes and not click.confirm("Go on?"):
         raise click.Abort

@@ -12,7 +12,7 @@ FLOWER_SECONDS = 15.0  # after which Flower must have shown the backlog
 
 
 @dataclass(slots=True)
-class Figures:
+class DemoFigures:
     """What was seen. Times are seconds."""
 
     tasks: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from app.cli.demo.figures import Figures, percentile
+from app.cli.demo.figures import DemoFigures, percentile
 
 
-def table(figures: Figures) -> Table:
+def table(figures: DemoFigures) -> Table:
     """What was done, how long it took, and how long it had to take."""
     shown = Table(title="Penstock demo", show_header=False, title_style="bold", min_width=44)
     shown.add_column(justify="left")
@@ -17,7 +17,7 @@ def table(figures: Figures) -> Table:
     return shown
 
 
-def rows(figures: Figures) -> list[tuple[str, str]]:
+def rows(figures: DemoFigures) -> list[tuple[str, str]]:
     """The table's lines."""
     ideal = "unknown" if figures.ideal_seconds is None else f"{figures.ideal_seconds:.1f}"
     refusals = "not counted" if figures.refusals is None else str(figures.refusals)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.failure import Failure
+from app.cli.failure import CommandFailure
 from app.cli.profile import Profile, load
 from app.cli.supervisor.child import Child
 from app.cli.supervisor.component import Component
@@ -23,7 +23,7 @@ STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class DemoService:
     """A service that is ready."""
 
     folder: Path
@@ -31,7 +31,7 @@ class Running:
 
 
 @contextmanager
-def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[Running]:
+def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[DemoService]:
     """Run `penstock up` with these options for as long as the block lasts; then nothing of it remains.
 
     It dies with this process, whatever that one's death is. `waiting` is called now and then until it is ready.
@@ -45,8 +45,8 @@ def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[Run
     keep = False
     try:
         _await(child, waiting)
-        yield Running(folder, load(folder))
-    except Failure as failure:
+        yield DemoService(folder, load(folder))
+    except CommandFailure as failure:
         keep = True
         failure.mend = "\n  ".join(filter(None, [failure.mend, f"The logs are kept in {folder / 'logs'}"]))
         raise
@@ -76,9 +76,9 @@ def _await(child: Child, waiting: Callable[[], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not child.is_ready():
         if child.ended() is not None:
-            raise Failure("the service did not start", "\n  ".join(child.tail))
+            raise CommandFailure("the service did not start", "\n  ".join(child.tail))
         if time.monotonic() > deadline:
-            raise Failure(f"the service was not ready within {START_SECONDS:.0f} s")
+            raise CommandFailure(f"the service was not ready within {START_SECONDS:.0f} s")
         waiting()
         time.sleep(0.1)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import urllib3
 from rich.console import Console
 
-from app.access.manage_clients import NewClient, add_client
-from app.cli.demo.backlog import Backlog
+from app.access.manage_clients import CreatedClient, add_client
+from app.cli.demo.backlog import FlowerBacklog
 from app.cli.demo.display import Display
-from app.cli.demo.figures import Figures, ideal_seconds, limits_of
-from app.cli.demo.service import Running, service
-from app.cli.demo.work import Submitted, Watch, all_tasks, prompts, spans, submit
-from app.cli.failure import Failure
+from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of
+from app.cli.demo.service import DemoService, service
+from app.cli.demo.work import DemoSubmission, DemoWatch, all_tasks, prompts, spans, submit
+from app.cli.failure import CommandFailure
 from app.cli.listener import Listener
 from app.cli.remote import Remote
 from app.platform.clock import SystemClock
@@ -28,7 +28,7 @@ TELL_SECONDS = 60.0  # for callbacks after the last task
 PATIENCE_SECONDS = 60.0  # for the tasks, and two more for each of them
 
 
-def run(console: Console, count: int, configuration: Path, *, simulated: bool) -> Figures:
+def run(console: Console, count: int, configuration: Path, *, simulated: bool) -> DemoFigures:
     """Start the service, work with it, end it. Raises Failure."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after a Ctrl-C
     options = ["--config", str(configuration)]
@@ -43,14 +43,14 @@ def run(console: Console, count: int, configuration: Path, *, simulated: bool) -
     return figures
 
 
-def _work(display: Display, running: Running, count: int) -> Figures:
+def _work(display: Display, running: DemoService, count: int) -> DemoFigures:
     """1. A client of our own. 2. Submit. 3. Watch it drain. 4. Wait for the callbacks. 5. Gather the figures."""
     client = _client(running.profile.database_url)
     remote = Remote(running.profile.url, client.api_key)
     display.say(f"API {remote.url}   Flower {running.profile.flower_url}")
-    with Listener([client.callback_secret]) as listener, Backlog(running.profile) as backlog:
+    with Listener([client.callback_secret]) as listener, FlowerBacklog(running.profile) as backlog:
         submitted = submit(remote, prompts(count), listener.url)
-        _drain(display, Watch(remote, submitted), backlog, count)
+        _drain(display, DemoWatch(remote, submitted), backlog, count)
         display.show("waiting for callbacks", count, now=True)
         listener.wait_for(
             lambda got: len({r.id for r in got if r.verified}) >= submitted.callbacks, TELL_SECONDS
@@ -58,7 +58,7 @@ def _work(display: Display, running: Running, count: int) -> Figures:
         return _figures(count, submitted, remote, listener, backlog)
 
 
-def _client(url: str) -> NewClient:
+def _client(url: str) -> CreatedClient:
     database = Database(url)
     try:
         return add_client(database, SystemClock(), "demo")
@@ -66,12 +66,12 @@ def _client(url: str) -> NewClient:
         database.close()
 
 
-def _drain(display: Display, watch: Watch, backlog: Backlog, count: int) -> None:
+def _drain(display: Display, watch: DemoWatch, backlog: FlowerBacklog, count: int) -> None:
     """Until every task has ended. Raises Failure after long enough."""
     deadline = time.monotonic() + PATIENCE_SECONDS + 2.0 * count
     while (progress := watch.progress()).ended < count:
         if time.monotonic() > deadline:
-            raise Failure(f"{count - progress.ended} of {count} tasks have not ended in time")
+            raise CommandFailure(f"{count - progress.ended} of {count} tasks have not ended in time")
         seen = f"Flower: {backlog.waiting} in backlog queues, {backlog.released} in key queues"
         display.show("running", progress.ended, seen)
         time.sleep(POLL_SECONDS)
@@ -79,13 +79,13 @@ def _drain(display: Display, watch: Watch, backlog: Backlog, count: int) -> None
 
 
 def _figures(
-    count: int, submitted: Submitted, remote: Remote, listener: Listener, backlog: Backlog
-) -> Figures:
+    count: int, submitted: DemoSubmission, remote: Remote, listener: Listener, backlog: FlowerBacklog
+) -> DemoFigures:
     tasks = all_tasks(remote)
     waits, seconds = spans(tasks)
     receipts = listener.receipts
     succeeded = sum(task["status"] == "succeeded" for task in tasks)
-    return Figures(
+    return DemoFigures(
         tasks=count,
         succeeded=succeeded,
         failed=len(tasks) - succeeded,
@@ -98,7 +98,7 @@ def _figures(
     )
 
 
-def _refusals(running: Running) -> int:
+def _refusals(running: DemoService) -> int:
     """The 429s that the simulator has answered."""
     stats = urllib3.request("GET", f"{running.profile.simulator_url}/stats", timeout=10, retries=False).json()
     return sum(stats["totals"]["refused"].values())

@@ -17,7 +17,7 @@ _PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class DemoSubmission:
     """What was accepted."""
 
     task_ids: tuple[str, ...]  # those submitted singly
@@ -27,7 +27,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class DemoProgress:
     """How far it is."""
 
     succeeded: int
@@ -45,7 +45,7 @@ def prompts(count: int) -> list[str]:
     return [known[number % len(known)] for number in range(count)]
 
 
-def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> Submitted:
+def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> DemoSubmission:
     """Send a fifth of them one by one, of unlike priorities, and the rest as a batch."""
     single = max(1, round(len(texts) * SINGLY))
     ids = [
@@ -63,18 +63,18 @@ def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> Submitted
     ]
     requests = [{"prompt": text, "parameters": {"max_tokens": 200}} for text in texts[single:]]
     batch = remote.post("/v1/batch", {"requests": requests, "callback_url": callback_url})
-    return Submitted(tuple(ids), batch["id"], len(requests), callbacks=single + 1)
+    return DemoSubmission(tuple(ids), batch["id"], len(requests), callbacks=single + 1)
 
 
-class Watch:
+class DemoWatch:
     """Asks how far the tasks are; ended ones are asked for once."""
 
-    def __init__(self, remote: Remote, submitted: Submitted) -> None:
+    def __init__(self, remote: Remote, submitted: DemoSubmission) -> None:
         self._remote = remote
         self._submitted = submitted
         self._ended: dict[str, str] = {}
 
-    def progress(self) -> Progress:
+    def progress(self) -> DemoProgress:
         """Ask now. Raises Failure."""
         for task_id in self._submitted.task_ids:
             if task_id not in self._ended:
@@ -84,7 +84,7 @@ class Watch:
         counts = self._remote.get(f"/v1/batch/{self._submitted.batch_id}")["request_counts"]
         good = sum(status == "succeeded" for status in self._ended.values())
         bad = len(self._ended) - good
-        return Progress(good + counts["completed"], bad + counts["failed"] + counts.get("cancelled", 0))
+        return DemoProgress(good + counts["completed"], bad + counts["failed"] + counts.get("cancelled", 0))
 
 
 def all_tasks(remote: Remote) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from app.diagnosis.domain.doctor_alerts import judge_channels, judge_firing
 from app.diagnosis.domain.finding import Finding
 from app.diagnosis.examine import Check
 from app.platform.domain.errors import PenstockError
+from app.reporting.build_alert_config import RUNBOOK, lay_addresses
 from app.reporting.domain.alerts import Alert
-from app.reporting.lay_alerts import RUNBOOK, lay_addresses
 from app.reporting.notifier import AppriseNotifier
 from app.reporting.send_alerts import HEARTBEAT
 from app.reporting.store.alerts import firing, load_channels

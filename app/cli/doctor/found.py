@@ -10,7 +10,7 @@ from app.cli import presets
 from app.cli.profile import Profile, data_folder, load
 from app.diagnosis.domain.finding import Finding, fail, ok
 from app.settings import ConfigError, Settings, load_settings, resolve_secret
-from app.settings.secrets import Outfit, outfits
+from app.settings.secrets import UpstreamHeaders, outfits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Found:
     folder: Path
     profile: Profile
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    outfits: Mapping[str, Outfit] = field(default_factory=dict, repr=False)
+    outfits: Mapping[str, UpstreamHeaders] = field(default_factory=dict, repr=False)
 
 
 def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Found:
@@ -73,8 +73,10 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, 
     return secrets, refused
 
 
-def _outfits(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, Outfit], list[Finding]]:
-    dressed, lacking = dict[str, Outfit](), list[Finding]()
+def _outfits(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[dict[str, UpstreamHeaders], list[Finding]]:
+    dressed, lacking = dict[str, UpstreamHeaders](), list[Finding]()
     for upstream in settings.upstreams:
         try:
             dressed |= outfits(settings, environ, {upstream.name})

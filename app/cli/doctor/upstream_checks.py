@@ -32,7 +32,7 @@ from app.diagnosis.probe_http import get
 from app.diagnosis.probe_network import connect_often, look_up, shake_hands
 from app.platform.clock import SystemClock
 from app.settings import Settings, UpstreamSettings
-from app.settings.secrets import Outfit
+from app.settings.secrets import UpstreamHeaders
 from app.upstreams.upstream_connections import tls_rules
 from app.upstreams.upstream_pages import UpstreamPages
 
@@ -44,7 +44,7 @@ class Way:
     """The way to an upstream, measured. With a proxy of its own, connections are opened to that."""
 
     upstream: UpstreamSettings
-    outfit: Outfit = field(default_factory=Outfit, repr=False)
+    outfit: UpstreamHeaders = field(default_factory=UpstreamHeaders, repr=False)
 
     @cached_property
     def host(self) -> str:
@@ -110,7 +110,7 @@ class Way:
 
 
 def upstream_checks(
-    settings: Settings, secrets: Mapping[str, str], outfits: Mapping[str, Outfit]
+    settings: Settings, secrets: Mapping[str, str], outfits: Mapping[str, UpstreamHeaders]
 ) -> list[Check]:
     """All upstreams, each with its keys behind it; what lacks its secrets is told where they are looked up."""
     found: list[Check] = []

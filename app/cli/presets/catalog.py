@@ -27,7 +27,7 @@ _FIRST = [
 ]
 
 
-class Told(Section):
+class ProviderLimits(Section):
     """What a provider tells of its limits, for an account and a model."""
 
     model: Name
@@ -51,7 +51,7 @@ class Preset(Section):
     # Some of its models: our name and its own.
     models: dict[str, str] = Field(default_factory=dict)
     # Limits that it tells. What it does not is learned.
-    quota: Annotated[tuple[Told, ...], FromList] = ()
+    quota: Annotated[tuple[ProviderLimits, ...], FromList] = ()
     note: str = ""
 
 

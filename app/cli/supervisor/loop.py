@@ -16,8 +16,8 @@ from typing import Protocol
 from app.cli.supervisor import state as states
 from app.cli.supervisor.child import Child
 from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, Policy, State
-from app.cli.supervisor.steps import Step, next_steps
+from app.cli.supervisor.state import Phase, ProcessState, RestartPolicy
+from app.cli.supervisor.steps import SupervisorStep, next_steps
 
 TICK_SECONDS = 0.1
 
@@ -25,7 +25,9 @@ TICK_SECONDS = 0.1
 class Teller(Protocol):
     """Who hears of what happens."""
 
-    def changed(self, component: Component, state: State, child: Child | None, code: int | None) -> None:
+    def changed(
+        self, component: Component, state: ProcessState, child: Child | None, code: int | None
+    ) -> None:
         """A component came into another phase; `code` when it ended."""
 
     def line(self, component: str, line: str) -> None:
@@ -46,13 +48,13 @@ class Supervisor:
         logs: Path,
         teller: Teller,
         *,
-        policy: Policy | None = None,
+        policy: RestartPolicy | None = None,
         on_processes: Callable[[Mapping[str, int]], None] = lambda _: None,
     ) -> None:
-        self.states = {component.name: State() for component in components}
+        self.states = {component.name: ProcessState() for component in components}
         self._components = {component.name: component for component in components}
         self._environment, self._logs, self._teller = environment, logs, teller
-        self._policy = policy or Policy()
+        self._policy = policy or RestartPolicy()
         self._on_processes = on_processes  # hears name -> process id, before anything else happens
         self._children: dict[str, Child] = {}
         self._ending = self._hurry = self._hung_up = False
@@ -126,7 +128,7 @@ class Supervisor:
         elif state.phase is Phase.STARTING and not component.once and child.is_ready():
             self._move(name, states.became_ready(state, now), child)
 
-    def _do(self, step: Step, now: float) -> None:
+    def _do(self, step: SupervisorStep, now: float) -> None:
         if step.deed == "start":
             self._start(self._components[step.name], now)
             return
@@ -144,7 +146,7 @@ class Supervisor:
         self._on_processes({name: child.pid for name, child in self._children.items()})
         self._move(component.name, states.started(self.states[component.name], now), child)
 
-    def _move(self, name: str, state: State, child: Child | None, code: int | None = None) -> None:
+    def _move(self, name: str, state: ProcessState, child: Child | None, code: int | None = None) -> None:
         self.states[name] = state
         self._teller.changed(self._components[name], state, child, code)
 

@@ -34,7 +34,7 @@ SERVING = frozenset({Phase.READY, Phase.FINISHED})
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RestartPolicy:
     """How patient the supervisor is with what ends by itself."""
 
     first_seconds: float = 0.5  # before the first restart; doubled at each
@@ -50,7 +50,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ProcessState:
     """A process as the supervisor sees it."""
 
     phase: Phase = Phase.WAITING
@@ -71,24 +71,24 @@ class State:
         return self.phase in SERVING
 
 
-def started(state: State, now: float) -> State:
+def started(state: ProcessState, now: float) -> ProcessState:
     """A process was made."""
     return replace(state, phase=Phase.STARTING, since=now, stale=False)
 
 
-def became_ready(state: State, now: float) -> State:
+def became_ready(state: ProcessState, now: float) -> ProcessState:
     """It answered for the first time."""
     return replace(state, phase=Phase.READY, since=now, was_ready=True)
 
 
-def told_to_stop(state: State, now: float) -> State:
+def told_to_stop(state: ProcessState, now: float) -> ProcessState:
     """It was sent SIGTERM."""
     return replace(state, phase=Phase.STOPPING, since=now)
 
 
 def exited(
-    component: Component, state: State, code: int, now: float, *, ending: bool, policy: Policy
-) -> State:
+    component: Component, state: ProcessState, code: int, now: float, *, ending: bool, policy: RestartPolicy
+) -> ProcessState:
     """It ended with `code` (negative: by that signal). `ending`: the supervisor itself is on its way out."""
     if ending:
         return replace(state, phase=Phase.STOPPED, since=now)
@@ -99,7 +99,7 @@ def exited(
     return _failed(state, code, now, policy)
 
 
-def _failed(state: State, code: int, now: float, policy: Policy) -> State:
+def _failed(state: ProcessState, code: int, now: float, policy: RestartPolicy) -> ProcessState:
     steady = state.phase is Phase.READY and now - state.since >= policy.steady_seconds
     failures = 1 if steady else state.failures + 1
     if not state.was_ready and (failures >= policy.tries or code in policy.hopeless):

@@ -9,7 +9,7 @@ import click
 
 from app.cli.supervisor.child import Child
 from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, State
+from app.cli.supervisor.state import Phase, ProcessState
 
 _COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta")
 
@@ -36,7 +36,9 @@ class Terminal:
         if self._verbose:
             self._tell(component, line)
 
-    def changed(self, component: Component, state: State, child: Child | None, code: int | None) -> None:
+    def changed(
+        self, component: Component, state: ProcessState, child: Child | None, code: int | None
+    ) -> None:
         """A component came into another phase."""
         name = component.name
         if state.phase is Phase.READY and (self._verbose or state.failures):

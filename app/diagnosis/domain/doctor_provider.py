@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from app.diagnosis.domain.finding import Finding, fail, milliseconds, ok, warn
-from app.pacing.domain.revealed import used_up_in
-from app.upstreams.domain.page import Page
+from app.pacing.domain.ratelimit_headers import used_up_in
+from app.upstreams.domain.page import FetchedPage
 
 REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 
@@ -16,7 +16,7 @@ REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 _MOST_NAMES = 8
 
 
-def judge_key(page: Page, key: str) -> Finding | None:
+def judge_key(page: FetchedPage, key: str) -> Finding | None:
     """What keeps a key from being used at all; None when nothing does."""
     if page.status in (401, 403):
         return fail(
@@ -33,7 +33,7 @@ def judge_key(page: Page, key: str) -> Finding | None:
     return None
 
 
-def judge_models(page: Page, wanted: Sequence[str]) -> Finding:
+def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
     """Whether the upstream offers the models that are configured for a key."""
     name = "/models"
     if page.status != 200:
@@ -53,7 +53,7 @@ def judge_models(page: Page, wanted: Sequence[str]) -> Finding:
     )
 
 
-def judge_balance(page: Page) -> Finding:
+def judge_balance(page: FetchedPage) -> Finding:
     """Whether the account can pay, where the provider tells (DeepSeek's GET /user/balance)."""
     name = "/user/balance"
     body = page.body if isinstance(page.body, dict) else {}
@@ -70,7 +70,7 @@ def judge_balance(page: Page) -> Finding:
     return ok(name, said)
 
 
-def judge_own_proxy(proxy: str, page: Page) -> Finding:
+def judge_own_proxy(proxy: str, page: FetchedPage) -> Finding:
     """The proxy that an upstream is configured with: whether an answer comes through it."""
     name = "proxy"
     if page.status:
@@ -79,7 +79,7 @@ def judge_own_proxy(proxy: str, page: Page) -> Finding:
     return fail(name, f"nothing comes through {proxy}: {page.error}", mend)
 
 
-def judge_headers(pages: Sequence[Page]) -> Finding:
+def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
     """Limits and request ids that the provider's headers show."""
     name = "headers"
     headers = {key: value for page in pages for key, value in page.headers.items()}
@@ -98,7 +98,7 @@ def judge_headers(pages: Sequence[Page]) -> Finding:
     return ok(name, told)
 
 
-def judge_status_page(page: Page) -> Finding:
+def judge_status_page(page: FetchedPage) -> Finding:
     """A status page as Atlassian's Statuspage serves it at /api/v2/status.json."""
     name = "status page"
     status = page.body.get("status") if isinstance(page.body, dict) else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from app.diagnosis.domain.time_split import Limit, Part, Split, Trip
+from app.diagnosis.domain.time_split import Part, QuotaLimit, Split, TaskTiming
 
 _MUCH = 0.25  # of all time: worth a word
 _SOME = 0.05
@@ -20,7 +20,7 @@ SHOWN = 60  # characters of a prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedPrompt:
     """One succeeded task's prompt, as far as advice needs it. `fingerprint` tells equal requests of a client."""
 
     client: str
@@ -35,7 +35,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class RepeatedPrompt:
     """A prompt that was asked again and again."""
 
     client: str
@@ -50,10 +50,10 @@ class Repeat:
 
 def advice(
     found: Split,
-    trips: Sequence[Trip],
-    limits: Mapping[str, Limit],
+    trips: Sequence[TaskTiming],
+    limits: Mapping[str, QuotaLimit],
     keys: Sequence[str],
-    asked: Sequence[Asked],
+    asked: Sequence[AskedPrompt],
 ) -> list[str]:
     """Sentences, the most useful first. `keys` are the configured ones."""
     return [
@@ -65,26 +65,26 @@ def advice(
     ]
 
 
-def repeats(asked: Iterable[Asked]) -> list[Repeat]:
+def repeats(asked: Iterable[AskedPrompt]) -> list[RepeatedPrompt]:
     """The 20 prompts asked most often, more than once; equal requests of one client for one model."""
-    groups: dict[tuple[str, str, str], list[Asked]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[AskedPrompt]] = defaultdict(list)
     for one in asked:
         groups[one.client, one.model, one.fingerprint].append(one)
     found = [_repeat(group) for group in groups.values() if len(group) > 1]
     return sorted(found, key=lambda one: (-one.times, one.fingerprint))[:MOST_REPEATS]
 
 
-def _repeat(group: Sequence[Asked]) -> Repeat:
+def _repeat(group: Sequence[AskedPrompt]) -> RepeatedPrompt:
     first = group[0]
     costs = [one.cost_picos for one in group if one.cost_picos is not None]
     spare = int(median(costs)) * (len(group) - 1) if costs else None
     cached = all(one.uses_cache for one in group)
-    return Repeat(
+    return RepeatedPrompt(
         first.client, first.model, first.fingerprint, first.shown, len(group), cached, spare, first.currency
     )
 
 
-def _limits_to_raise(found: Split, limits: Mapping[str, Limit]) -> list[str]:
+def _limits_to_raise(found: Split, limits: Mapping[str, QuotaLimit]) -> list[str]:
     said = []
     for held in found.held_back:
         share = held.seconds / found.total if found.total else 0.0
@@ -132,7 +132,7 @@ def _slow_parts(found: Split) -> list[str]:
     return said
 
 
-def _dead_keys(trips: Sequence[Trip], keys: Sequence[str]) -> list[str]:
+def _dead_keys(trips: Sequence[TaskTiming], keys: Sequence[str]) -> list[str]:
     if len(trips) < _ENOUGH_CALLS:
         return []
     calls = Counter(trip.key for trip in trips)
@@ -148,7 +148,7 @@ def _dead_keys(trips: Sequence[Trip], keys: Sequence[str]) -> list[str]:
     return said
 
 
-def _tokens_never_reached(asked: Sequence[Asked]) -> list[str]:
+def _tokens_never_reached(asked: Sequence[AskedPrompt]) -> list[str]:
     groups: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for one in asked:
         if one.max_tokens is not None and one.answered is not None:
@@ -163,7 +163,7 @@ def _tokens_never_reached(asked: Sequence[Asked]) -> list[str]:
     return said
 
 
-def _worth_caching(found: Sequence[Repeat]) -> list[str]:
+def _worth_caching(found: Sequence[RepeatedPrompt]) -> list[str]:
     uncached = [one for one in found if not one.uses_cache]
     if not uncached:
         return []

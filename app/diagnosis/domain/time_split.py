@@ -46,7 +46,7 @@ _REFUSED = frozenset({"rate_limited", "overloaded", "unavailable", "timed_out", 
 
 
 @dataclass(frozen=True, slots=True)
-class Trip:
+class TaskTiming:
     """One upstream call of a task."""
 
     client: str
@@ -82,7 +82,7 @@ class Trip:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class QuotaLimit:
     """A quota's figures in force, told or learned; None: none. `owner` is an account or a key, `model` may be `*`."""
 
     id: str
@@ -94,14 +94,14 @@ class Limit:
     concurrency: float | None = None
     told: bool = True
 
-    def covers(self, trip: Trip) -> bool:
+    def covers(self, trip: TaskTiming) -> bool:
         """Whether a call has to pass it."""
         owner = trip.key if self.of_key else trip.account
         return owner == self.owner and self.model in ("*", trip.model)
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
+class WaitSegment:
     """Seconds that calls waited for one figure of a quota."""
 
     quota: str
@@ -116,7 +116,7 @@ class Split:
 
     calls: int
     seconds: Mapping[Part, float]
-    held_back: tuple[HeldBack, ...] = ()
+    held_back: tuple[WaitSegment, ...] = ()
 
     @property
     def total(self) -> float:
@@ -125,8 +125,8 @@ class Split:
 
 
 def split(
-    blocks: Sequence[Sequence[Trip]],
-    limits: Sequence[Limit],
+    blocks: Sequence[Sequence[TaskTiming]],
+    limits: Sequence[QuotaLimit],
     callback_seconds: float = 0.0,
     slots: int | None = None,
 ) -> Split:
@@ -141,7 +141,7 @@ def split(
             for part, share in trip.parts().items():
                 seconds[part] += share
         uses = [_Use(limit, [trip for trip in block if limit.covers(trip)]) for limit in limits]
-        workers = _Use(Limit("", "", of_key=False, model="*", concurrency=slots), block)
+        workers = _Use(QuotaLimit("", "", of_key=False, model="*", concurrency=slots), block)
         pauses = _pauses(block)
         for trip in block:
             paused = min(trip.waited, pauses[trip.account, trip.model].overlap(trip))
@@ -153,7 +153,7 @@ def split(
             if cause and trip.waited > paused:
                 held[cause].append(trip.waited - paused)
     seconds[Part.CALLBACK] = callback_seconds
-    found = [HeldBack(*cause, sum(waits), len(waits)) for cause, waits in held.items()]
+    found = [WaitSegment(*cause, sum(waits), len(waits)) for cause, waits in held.items()]
     worst = tuple(sorted(found, key=lambda one: -one.seconds))
     return Split(sum(map(len, blocks)), seconds, worst)
 
@@ -161,7 +161,7 @@ def split(
 class _Use:
     """How much of a quota was in use at an instant, as far as a block of calls tells."""
 
-    def __init__(self, limit: Limit, trips: Sequence[Trip]) -> None:
+    def __init__(self, limit: QuotaLimit, trips: Sequence[TaskTiming]) -> None:
         self.limit = limit
         ordered = sorted(trips, key=_released)
         self._released = [_released(trip) for trip in ordered]
@@ -170,7 +170,7 @@ class _Use:
         for trip in ordered:
             self._tokens.append(self._tokens[-1] + trip.tokens)
 
-    def had_room(self, trip: Trip) -> bool:
+    def had_room(self, trip: TaskTiming) -> bool:
         """Whether a call was held back although the figure left room; False where nothing is known of it."""
         most = self.limit.concurrency
         return most is not None and trip.waited > WAITED and self.figure_at(_released(trip)) is None
@@ -193,7 +193,7 @@ _SLOT_OR_TURN = {False: Part.SLOT, True: Part.TURN}
 class _Pauses:
     """When an account released nothing of a model after it had been refused, or had failed."""
 
-    def __init__(self, trips: Sequence[Trip]) -> None:
+    def __init__(self, trips: Sequence[TaskTiming]) -> None:
         released = sorted(map(_released, trips))
         usual = median([b - a for a, b in pairwise(released)]) if len(released) > 1 else 0.0
         self._ends: list[float] = []
@@ -210,7 +210,7 @@ class _Pauses:
             self._lengths.append(ended - begun)
             self._before.append(self._before[-1] + ended - begun)
 
-    def overlap(self, trip: Trip) -> float:
+    def overlap(self, trip: TaskTiming) -> float:
         """Seconds of pauses in which a call waited."""
         if trip.ready_at is None:
             return 0.0
@@ -224,15 +224,15 @@ class _Pauses:
         return self._before[index] + max(0.0, at - begun)
 
 
-def _pauses(block: Sequence[Trip]) -> Mapping[tuple[str, str], _Pauses]:
+def _pauses(block: Sequence[TaskTiming]) -> Mapping[tuple[str, str], _Pauses]:
     """By account and model."""
-    groups: dict[tuple[str, str], list[Trip]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[TaskTiming]] = defaultdict(list)
     for trip in block:
         groups[trip.account, trip.model].append(trip)
     return {name: _Pauses(trips) for name, trips in groups.items()}
 
 
-def _cause(trip: Trip, uses: Sequence[_Use]) -> tuple[str, str] | None:
+def _cause(trip: TaskTiming, uses: Sequence[_Use]) -> tuple[str, str] | None:
     for use in uses:
         if use.limit.covers(trip) and (figure := use.figure_at(_released(trip))) is not None:
             return use.limit.id, figure
@@ -244,7 +244,7 @@ def _in_window(per_minute: float | None) -> float | None:
     return None if per_minute is None else max(1.0, per_minute * WINDOW / 60)
 
 
-def _released(trip: Trip) -> float:
+def _released(trip: TaskTiming) -> float:
     return trip.started_at if trip.released_at is None else trip.released_at
 
 

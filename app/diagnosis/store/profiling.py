@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Table, func, select
 
-from app.diagnosis.domain.time_split import Trip
+from app.diagnosis.domain.time_split import TaskTiming
 from app.tasks.store.tables import attempt, callback, task, task_content
 
 Block = tuple[int, int]  # first and last number
@@ -23,7 +23,7 @@ MOST_PROMPTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class RowRange:
     """Rows by number, from `first` to `last`; `sampled`: only blocks of them are read."""
 
     first: int
@@ -51,22 +51,22 @@ class Span:
         return [(start, min(self.last, start + size - 1)) for start in starts]
 
 
-def attempts_since(conn: Connection, since: float) -> Span:
+def attempts_since(conn: Connection, since: float) -> RowRange:
     """The calls that ended since an instant."""
-    return Span(*_range(conn, attempt, attempt.c.finished_at, since), MOST_ROWS)
+    return RowRange(*_range(conn, attempt, attempt.c.finished_at, since), MOST_ROWS)
 
 
-def tasks_since(conn: Connection, since: float) -> Span:
+def tasks_since(conn: Connection, since: float) -> RowRange:
     """The tasks submitted since an instant."""
-    return Span(*_range(conn, task, task.c.created_at, since), MOST_PROMPTS)
+    return RowRange(*_range(conn, task, task.c.created_at, since), MOST_PROMPTS)
 
 
-def callbacks_since(conn: Connection, since: float) -> Span:
+def callbacks_since(conn: Connection, since: float) -> RowRange:
     """The callbacks that came about since an instant."""
-    return Span(*_range(conn, callback, callback.c.created_at, since), MOST_ROWS)
+    return RowRange(*_range(conn, callback, callback.c.created_at, since), MOST_ROWS)
 
 
-def trips(conn: Connection, block: Block, since: float) -> list[Trip]:
+def trips(conn: Connection, block: Block, since: float) -> list[TaskTiming]:
     """Calls of one block."""
     a = attempt.c
     tokens = func.coalesce(a.prompt_tokens, 0) + func.coalesce(a.completion_tokens, 0)
@@ -81,7 +81,7 @@ def trips(conn: Connection, block: Block, since: float) -> list[Trip]:
     )
     columns = (a.client_id, a.upstream_model, a.key, a.account, a.outcome, *times, tokens)
     rows = select(*columns).where(a.seq.between(*block), a.finished_at >= since).order_by(a.seq)
-    return [Trip(*found) for found in map(tuple, conn.execute(rows))]
+    return [TaskTiming(*found) for found in map(tuple, conn.execute(rows))]
 
 
 def callback_seconds(conn: Connection, block: Block, since: float) -> float:

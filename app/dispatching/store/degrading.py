@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.billing.domain.usage import Entry, Figures, Heading, day_of
+from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
 from app.platform.domain.money import NO_SUM
 from app.platform.recordset import ROWS, encode, recordset
@@ -62,7 +62,8 @@ def degrade(
     conn.execute(_statement(conn.dialect.name), {ROWS: encode({"seq": row.seq} for row in given), "at": now})
     conn.execute(_RESULT, [{"number": row.seq, "json": results[row.seq]} for row in given])
     write_usage(
-        conn, (Entry(Heading(day_of(now), row.client_id, row.model), Figures(tasks=1)) for row in given)
+        conn,
+        (UsageEntry(Heading(day_of(now), row.client_id, row.model), UsageFigures(tasks=1)) for row in given),
     )
     told = record_progress(conn, batches, [Ended.of(row, Status.SUCCEEDED, now) for row in given])
     return [row.id for row in given], [event for events in told.values() for event in events]

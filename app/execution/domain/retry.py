@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.execution.domain import refused_request
-from app.tasks.domain.attempt import Claimed, Ending, Failure
+from app.tasks.domain.attempt import AttemptEnd, Claimed, TaskFailure
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.upstreams.domain import repair
-from app.upstreams.domain.classify import Verdict
+from app.upstreams.domain import parameter_fix
+from app.upstreams.domain.classify import CallVerdict
 
 _WAITS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _COUNTS = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED})
@@ -55,7 +55,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class RetryContext:
     """What a decision depends on beside the task and its verdict.
 
     `keys` are those that may serve the model at all; `chance` lies in [0, 1); `now` is Unix seconds.
@@ -69,7 +69,7 @@ class Situation:
     falls: Collection[str] = ()  # what tiers of the model are named for, see eligibility.py
 
 
-def decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
+def decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     """Say how this attempt ends and what becomes of the row."""
     ending = _decide(claimed, verdict, at)
     if at.shown and ending.status is Status.QUEUED:
@@ -77,7 +77,7 @@ def decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
     return ending
 
 
-def _decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
+def _decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     ending = _common(claimed, verdict, at.now)
     outcome = verdict.outcome
     if outcome is Outcome.SUCCEEDED:
@@ -93,8 +93,8 @@ def _decide(claimed: Claimed, verdict: Verdict, at: Situation) -> Ending:
     return _repaired(ending, verdict, at)
 
 
-def _common(claimed: Claimed, verdict: Verdict, now: float) -> Ending:
-    return Ending(
+def _common(claimed: Claimed, verdict: CallVerdict, now: float) -> AttemptEnd:
+    return AttemptEnd(
         claimed=claimed,
         outcome=verdict.outcome,
         status=Status.FAILED,
@@ -111,14 +111,14 @@ def _common(claimed: Claimed, verdict: Verdict, now: float) -> Ending:
     )
 
 
-def _again(ending: Ending, verdict: Verdict, at: Situation, available_at: float) -> Ending:
+def _again(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext, available_at: float) -> AttemptEnd:
     """Back to the queue; past its deadline a task has expired instead."""
     if at.now >= ending.claimed.expires_at:
         return replace(ending, status=Status.EXPIRED, failure=_expired(verdict))
     return replace(ending, status=Status.QUEUED, available_at=available_at)
 
 
-def _refused(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+def _refused(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     """The brake holds the quota, not the task: what else may serve it does so now.
 
     A limit is one key's or account's; a lack of capacity is the whole upstream's.
@@ -128,7 +128,7 @@ def _refused(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
     return _again(_avoiding(ending, permit.key, *notes), verdict, at, at.now)
 
 
-def _counted(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+def _counted(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     failures = ending.claimed.counted + 1
     ending = replace(ending, counts=True)
     if failures >= at.policy.attempts:
@@ -138,12 +138,12 @@ def _counted(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
     return _again(_avoiding(ending, permit.key, upstream_note(permit.upstream)), verdict, at, at.now + wait)
 
 
-def _asked(verdict: Verdict, chance: float) -> float:
+def _asked(verdict: CallVerdict, chance: float) -> float:
     """What the upstream asked for, and up to a tenth more, so that not all come back at once."""
     return (verdict.retry_after_seconds or 0.0) * (1 + chance / 10)
 
 
-def _elsewhere(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+def _elsewhere(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     """Keys that have not refused it may serve it at once; where they are not at fault, the request is."""
     permit = ending.claimed.permit
     before = refused_request.remembered(ending.avoid)
@@ -156,15 +156,15 @@ def _elsewhere(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
     return _again(_avoiding(kept, permit.key, refused_request.note_of(visit)), verdict, at, at.now + wait)
 
 
-def _repaired(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+def _repaired(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     found = verdict.repair
-    repaired_before = bool(repair.remembered(ending.avoid))
+    repaired_before = bool(parameter_fix.remembered(ending.avoid))
     if found is None or repaired_before or f'"{found.parameter}"' not in ending.claimed.request:
         return _fallen(ending, verdict, at)
     return _again(_avoiding(ending, str(found)), verdict, at, at.now)
 
 
-def _fallen(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
+def _fallen(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     """To a tier named for what the call came to, once."""
     for name, outcome in FALLS.items():
         note = f"{NOTE}{name}"
@@ -173,7 +173,7 @@ def _fallen(ending: Ending, verdict: Verdict, at: Situation) -> Ending:
     return replace(ending, counts=True, failure=failure_of(verdict))
 
 
-def _avoiding(ending: Ending, *notes: str) -> Ending:
+def _avoiding(ending: AttemptEnd, *notes: str) -> AttemptEnd:
     return replace(ending, avoid=tuple(dict.fromkeys((*ending.avoid, *notes))))
 
 
@@ -193,12 +193,12 @@ _FAILURES = {
 }
 
 
-def failure_of(verdict: Verdict) -> Failure:
+def failure_of(verdict: CallVerdict) -> TaskFailure:
     """The error that the client is shown: our code, the upstream's message."""
     kind, code = _FAILURES.get(verdict.outcome, ("upstream_error", str(verdict.outcome)))
-    return Failure(kind, code, verdict.message or f"The upstream call came to {verdict.outcome}.")
+    return TaskFailure(kind, code, verdict.message or f"The upstream call came to {verdict.outcome}.")
 
 
-def _expired(verdict: Verdict) -> Failure:
+def _expired(verdict: CallVerdict) -> TaskFailure:
     last = f"The task's deadline has passed. Its last call: {verdict.message or verdict.outcome}"
-    return Failure("expired_error", "expired", last)
+    return TaskFailure("expired_error", "expired", last)

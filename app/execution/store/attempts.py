@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Delete, Row, Select, Text, delete, literal_column, select
 
 from app.platform.bulk import insert_rows
+from app.platform.encryption import seal
 from app.platform.recordset import ROWS, clean, encode, recordset
-from app.platform.sealing import seal
-from app.tasks.domain.attempt import Claimed, Ending
+from app.tasks.domain.attempt import AttemptEnd, Claimed
 from app.tasks.domain.outcome import Outcome
 from app.tasks.store.tables import attempt
 
@@ -45,7 +45,7 @@ ATTEMPT = (
 _UNKNOWN = (None,) * (len(ATTEMPT) - 11)
 
 
-def write_attempts(conn: Connection, endings: Sequence[Ending], at: float) -> None:
+def write_attempts(conn: Connection, endings: Sequence[AttemptEnd], at: float) -> None:
     """Write down calls that came to an end."""
     if endings:
         insert_rows(conn, attempt, ATTEMPT, (attempt_row(ending, at) for ending in endings))
@@ -71,7 +71,7 @@ def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]
     return set()
 
 
-def attempt_row(ending: Ending, at: float) -> tuple[Any, ...]:
+def attempt_row(ending: AttemptEnd, at: float) -> tuple[Any, ...]:
     """A call that came to an end and is written down `at`, in the order of ATTEMPT."""
     claimed, permit, usage = ending.claimed, ending.claimed.permit, ending.usage
     return (

@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from app.caching.store.answering import Given, give_answers
-from app.caching.store.following import Following, anyone_left, following, given_by
+from app.caching.store.followers import Following, anyone_left, following, given_by
+from app.caching.store.reuse_answer import GivenAnswer, give_answers
+from app.execution.store.attempt_writes import AttemptWrites, Change
 from app.execution.store.attempts import erase_lost, recorded
-from app.execution.store.beside import Beside, Change
-from app.execution.store.ending_rows import finished, requeued, used
-from app.execution.store.ending_statements import finish_statement, requeue_statement
-from app.tasks.domain.attempt import Ending, Recorded
+from app.execution.store.finish_rows import finished, requeued, used
+from app.execution.store.finish_sql import finish_statement, requeue_statement
+from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.progress import Callbacks, Ended, record_progress
@@ -28,7 +28,7 @@ from app.tasks.store.progress import Callbacks, Ended, record_progress
 class _Decided:
     """An ending that holds: the row as it stood, and the status it gets."""
 
-    ending: Ending
+    ending: AttemptEnd
     row: Row[Any]
     status: Status
 
@@ -37,7 +37,7 @@ class _Decided:
         return bool(self.row.status == Status.QUEUED)
 
 
-def end(conn: Connection, endings: Sequence[Ending]) -> list[Recorded]:
+def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     """Record what attempts came to; gives back, in order, which of them still held their row.
 
     1. Hold the batches in order of their ids, then the rows in order of theirs, followers' among them.
@@ -66,7 +66,7 @@ def end(conn: Connection, endings: Sequence[Ending]) -> list[Recorded]:
     ]
 
 
-def _decide_all(endings: Sequence[Ending], rows: dict[str, Row[Any]]) -> dict[int, _Decided]:
+def _decide_all(endings: Sequence[AttemptEnd], rows: dict[str, Row[Any]]) -> dict[int, _Decided]:
     """The endings that hold, by their place; of two for one row the first does."""
     decided: dict[int, _Decided] = {}
     seen: set[str] = set()
@@ -79,7 +79,7 @@ def _decide_all(endings: Sequence[Ending], rows: dict[str, Row[Any]]) -> dict[in
     return decided
 
 
-def _decide(ending: Ending, row: Row[Any]) -> Status | None:
+def _decide(ending: AttemptEnd, row: Row[Any]) -> Status | None:
     """The status that the row gets, None when it is not this attempt's any more."""
     mine = (row.worker, row.release) == (ending.claimed.worker, ending.claimed.permit.release)
     succeeded = ending.status is Status.SUCCEEDED
@@ -115,7 +115,7 @@ def _write(conn: Connection, decided: Sequence[_Decided], leave_lead: bool) -> N
         for item in over
         if item.status is Status.SUCCEEDED and item.ending.result is not None
     }
-    beside = Beside(
+    beside = AttemptWrites(
         results, [item.ending for item in called], [used(item.ending, item.status) for item in called]
     )
     beside.write(conn, changes)
@@ -128,7 +128,7 @@ def _finished(item: _Decided, leave_lead: bool) -> dict[str, Any]:
 
 
 def _repeats(
-    conn: Connection, endings: Sequence[Ending], standing: dict[str, Status]
+    conn: Connection, endings: Sequence[AttemptEnd], standing: dict[str, Status]
 ) -> dict[tuple[str, int], Status]:
     """What endings that did not hold were recorded as before, if they were."""
     known = recorded(conn, (ending.claimed for ending in endings if ending.called))
@@ -138,9 +138,9 @@ def _repeats(
 
 
 def _recorded(
-    ending: Ending,
+    ending: AttemptEnd,
     decided: _Decided | None,
-    given: Sequence[Given],
+    given: Sequence[GivenAnswer],
     callbacks: Callbacks,
     repeats: dict[tuple[str, int], Status],
 ) -> Recorded:

@@ -26,7 +26,7 @@ def prefix_of(client_id: str, model: str, messages: Sequence[Mapping[str, Any]])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-class Homes:
+class PrefixAffinity:
     """The account that saw each prefix last, per prefix. Those not used longest are forgotten."""
 
     def __init__(self, most: int = _REMEMBERED) -> None:
@@ -45,7 +45,9 @@ class Homes:
             self._accounts.popitem(last=False)
 
 
-def at_home(chosen: Route, account: str | None, tier: Iterable[Route], able: Iterable[Route]) -> Route:
+def prefer_cached_account(
+    chosen: Route, account: str | None, tier: Iterable[Route], able: Iterable[Route]
+) -> Route:
     """The route to take: of those able to, one of the account in the chosen one's own tier, else the chosen one."""
     if account is None or chosen.account == account:
         return chosen

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from app.settings.domain.routing import ANY, account_quota, key_quota, upstream_quota
 from app.tasks.domain.attempt import Brake, Permit
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain.classify import Verdict
-from app.upstreams.domain.upstream_error import Scope
+from app.upstreams.domain.classify import CallVerdict
+from app.upstreams.domain.upstream_error import LimitScope
 
 MOST_JITTER_SECONDS = 10.0
 PAUSING = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})  # what passes when one waits
 
 
 @dataclass(frozen=True, slots=True)
-class Rests:
+class BrakeDurations:
     """Seconds that a quota rests after a refusal that does not say how long: at first, and at most."""
 
     rate_limited: float = 1.0
@@ -30,11 +30,11 @@ class Rests:
         return self.overloaded if outcome is Outcome.OVERLOADED else self.rate_limited
 
 
-DEFAULT_RESTS = Rests()
+DEFAULT_RESTS = BrakeDurations()
 
 
 def brakes(
-    permit: Permit, verdict: Verdict, chance: float, rests: Rests = DEFAULT_RESTS
+    permit: Permit, verdict: CallVerdict, chance: float, rests: BrakeDurations = DEFAULT_RESTS
 ) -> tuple[Brake, ...]:
     """The brakes that a verdict calls for. `chance` lies in [0, 1) and spreads returns after a pause.
 
@@ -52,7 +52,7 @@ def _spread(seconds: float, chance: float) -> float:
     return seconds + chance * min(max(0.05, seconds / 10), MOST_JITTER_SECONDS)
 
 
-def _quota(permit: Permit, verdict: Verdict) -> str | None:
+def _quota(permit: Permit, verdict: CallVerdict) -> str | None:
     match verdict.outcome:
         case Outcome.RATE_LIMITED:
             return _named(permit, verdict.scope)
@@ -62,17 +62,17 @@ def _quota(permit: Permit, verdict: Verdict) -> str | None:
             return None
 
 
-def _named(permit: Permit, scope: Scope) -> str:
+def _named(permit: Permit, scope: LimitScope) -> str:
     return {
-        Scope.MODEL: account_quota(permit.account, permit.upstream_model),
-        Scope.KEY_MODEL: key_quota(permit.key, permit.upstream_model),
-        Scope.KEY: key_quota(permit.key, ANY),
-        Scope.ACCOUNT: account_quota(permit.account, ANY),
-        Scope.PROVIDER: upstream_quota(permit.upstream),
+        LimitScope.MODEL: account_quota(permit.account, permit.upstream_model),
+        LimitScope.KEY_MODEL: key_quota(permit.key, permit.upstream_model),
+        LimitScope.KEY: key_quota(permit.key, ANY),
+        LimitScope.ACCOUNT: account_quota(permit.account, ANY),
+        LimitScope.PROVIDER: upstream_quota(permit.upstream),
     }[scope]
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: CallVerdict) -> str:
     """For people: the outcome and the status, never the upstream's words, which may quote a prompt."""
     status = f" ({verdict.status_code})" if verdict.status_code is not None else ""
     return f"{verdict.outcome}{status}"

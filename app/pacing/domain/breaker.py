@@ -28,7 +28,7 @@ WORKING = frozenset(
 _SAME = 0.001  # seconds: instants that were written with fewer digits
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """Where a breaker stands."""
 
     CLOSED = "closed"
@@ -54,11 +54,11 @@ class BreakerRules:
 
 
 @dataclass(slots=True)
-class Breaker:
+class CircuitBreaker:
     """One upstream and model. Instants are gate time."""
 
     rules: BreakerRules = BreakerRules()
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     changed_at: float = 0.0
     openings: int = 0  # since it was last closed for good
     reason: str = ""
@@ -77,7 +77,7 @@ class Breaker:
             self._answered(released_at)
             self._evidence.forget(released_at)
             return
-        if self.state is not State.CLOSED:
+        if self.state is not BreakerState.CLOSED:
             self._probed(outcome, released_at, now)
             return
         if released_at < self.changed_at:
@@ -100,8 +100,8 @@ class Breaker:
             self._evidence.keep_undecided(flight)
         if self._closed_at is not None:
             self._closed_at = min(self._closed_at, now)
-        if self.state is State.OPEN and now >= self.opens_until(waiting=waiting):
-            self.state, self.changed_at = State.HALF_OPEN, now
+        if self.state is BreakerState.OPEN and now >= self.opens_until(waiting=waiting):
+            self.state, self.changed_at = BreakerState.HALF_OPEN, now
             self._probes.clear()
         self._probes = [at for at in self._probes if -_SAME <= now - at < self.rules.probe_patience]
         if (
@@ -113,12 +113,12 @@ class Breaker:
     def released(self, at: float, calls: int) -> None:
         """Calls were let through."""
         self._evidence.released(at, calls)
-        if self.state is State.HALF_OPEN:
+        if self.state is BreakerState.HALF_OPEN:
             self._probes += [at] * calls
 
     def opens_until(self, *, waiting: bool) -> float:
         """When an open breaker lets a call through; the past when it is not open."""
-        if self.state is not State.OPEN:
+        if self.state is not BreakerState.OPEN:
             return 0.0
         rules, doubled = self.rules, 2.0 ** min(30, self.openings - 1)
         if waiting:
@@ -127,16 +127,16 @@ class Breaker:
 
     def room(self) -> int | None:
         """How many more calls may be let through now; None for any number."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return None
-        return 0 if self.state is State.OPEN else max(0, self.rules.probes - len(self._probes))
+        return 0 if self.state is BreakerState.OPEN else max(0, self.rules.probes - len(self._probes))
 
     def pace(self, now: float) -> float:
         """The part of its quotas that may be used: a half when it has just closed, rising to all of it.
 
         Never less, whatever `now` is: a rate below nothing would empty a bucket for months.
         """
-        if self.state is not State.CLOSED or self._closed_at is None:
+        if self.state is not BreakerState.CLOSED or self._closed_at is None:
             return 1.0
         return min(1.0, 0.5 + 0.5 * max(0.0, now - self._closed_at) / self.rules.half_pace_for)
 
@@ -172,13 +172,13 @@ class Breaker:
     # -- open and half open
 
     def _probed(self, outcome: Outcome, released_at: float, now: float) -> None:
-        if self.state is State.OPEN or released_at < self.changed_at - _SAME:
+        if self.state is BreakerState.OPEN or released_at < self.changed_at - _SAME:
             return
         self._answered(released_at)
         if outcome in FAILURES:
             self._open(now, f"still failing: {outcome}")
         else:
-            self.state, self.changed_at, self._closed_at, self.reason = State.CLOSED, now, now, ""
+            self.state, self.changed_at, self._closed_at, self.reason = BreakerState.CLOSED, now, now, ""
 
     def _answered(self, released_at: float) -> None:
         answered = next((at for at in self._probes if abs(at - released_at) <= _SAME), None)
@@ -186,7 +186,7 @@ class Breaker:
             self._probes.remove(answered)
 
     def _open(self, now: float, reason: str) -> None:
-        self.state, self.changed_at, self.reason = State.OPEN, now, reason
+        self.state, self.changed_at, self.reason = BreakerState.OPEN, now, reason
         self.openings += 1
         self._closed_at = None
         self._recent.clear()
@@ -199,6 +199,6 @@ def breaker_id(upstream: str, model: str) -> str:
     return f"upstream:{upstream}:{model}"
 
 
-def states_of(breakers: Mapping[str, Breaker]) -> dict[str, State]:
+def states_of(breakers: Mapping[str, CircuitBreaker]) -> dict[str, BreakerState]:
     """Where each stands."""
     return {name: breaker.state for name, breaker in breakers.items()}

@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.tasks.domain.task import Step
+from app.tasks.domain.task import PriorityStep
 
-PRIORITY_WEIGHTS: Mapping[int, float] = {Step.HIGH: 16.0, Step.NORMAL: 4.0, Step.LOW: 1.0}
+PRIORITY_WEIGHTS: Mapping[int, float] = {
+    PriorityStep.HIGH: 16.0,
+    PriorityStep.NORMAL: 4.0,
+    PriorityStep.LOW: 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,11 @@ class ClientShare:
     """What a client was granted."""
 
     weight: float = 1.0
-    granted: int = Step.NORMAL  # the highest priority that counts across clients
+    granted: int = PriorityStep.NORMAL  # the highest priority that counts across clients
 
     def weight_at(self, step: int) -> float:
         """Its weight among clients for a task of this priority; 1 x `weight` at normal."""
-        return self.weight * PRIORITY_WEIGHTS[max(step, self.granted)] / PRIORITY_WEIGHTS[Step.NORMAL]
+        return self.weight * PRIORITY_WEIGHTS[max(step, self.granted)] / PRIORITY_WEIGHTS[PriorityStep.NORMAL]
 
 
 @dataclass(slots=True)

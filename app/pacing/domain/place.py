@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from urllib.parse import quote, unquote
 
-from app.pacing.domain.waiting import Head
+from app.pacing.domain.waiting import QueueHead
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import NOT_DUE
 
@@ -23,14 +23,16 @@ def write_place(message: Message) -> str:
     return f"{message.estimate}|{avoid}|{facts}|{message.sequence}|{prefix}|{due}|{message.asked or ''}"
 
 
-def read_place(task_id: str, place: str) -> Head:
+def read_place(task_id: str, place: str) -> QueueHead:
     """A task by its entry. Raises ValueError for what is none."""
     estimate, avoid, facts, sequence, prefix, _due, asked = (place + "||||||").split("|")[:7]
     tokens = float(estimate)
     if not (math.isfinite(tokens) and tokens >= 0):
         raise ValueError(f"no estimate: {estimate[:20]!r}")
     notes = tuple(map(_plain, avoid.split(","))) if avoid else ()
-    return Head(task_id, tokens, notes, _plain(facts), int(sequence or 0), int(asked or 0), _plain(prefix))
+    return QueueHead(
+        task_id, tokens, notes, _plain(facts), int(sequence or 0), int(asked or 0), _plain(prefix)
+    )
 
 
 def _escaped(text: str, more: str = "") -> str:

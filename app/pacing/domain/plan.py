@@ -18,25 +18,25 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.pacing.domain.affinity import Homes, at_home
+from app.pacing.domain.affinity import PrefixAffinity, prefer_cached_account
+from app.pacing.domain.client_queues import ClientQueue, PriorityQueue
 from app.pacing.domain.fairness import PRIORITY_WEIGHTS, ClientShare, Shares
-from app.pacing.domain.gauge import NEVER, Gauge
-from app.pacing.domain.lanes import Lane, Line
-from app.pacing.domain.openings import TURN, Openings
-from app.pacing.domain.waiting import Head, Waiting
+from app.pacing.domain.quota_ledger import NEVER, QuotaLedger
+from app.pacing.domain.route_availability import TURN, RouteAvailability
+from app.pacing.domain.waiting import QueueHead, WaitingList
 from app.settings.domain.quota import QuotaState
 from app.settings.domain.routing import Balance, Route, Topology
-from app.tasks.domain.pauses import Closures, Shut
+from app.tasks.domain.pauses import Suspension, Suspensions
 
 __all__ = [
     "NEVER",
     "Charge",
-    "Head",
     "Plan",
+    "QueueHead",
     "Release",
     "Snapshot",
     "Wait",
-    "Waiting",
+    "WaitingList",
     "plan",
     "settle_shares",
 ]
@@ -50,7 +50,7 @@ class Snapshot:
     """Everything that planning looks at, at one instant of gate time."""
 
     now: float
-    waiting: tuple[Waiting, ...]
+    waiting: tuple[WaitingList, ...]
     quotas: Mapping[str, QuotaState]
     pools: Mapping[str, str]  # by key: the pool of workers that consume its queue; a key without one is idle
     slots: Mapping[str, int]  # by pool: free slots
@@ -61,8 +61,8 @@ class Snapshot:
         default_factory=dict
     )  # by key and upstream model: seconds a call
     wall: float = 0.0  # Unix seconds, by which tasks' waiting time counts
-    homes: Homes = field(default_factory=Homes)  # which account saw a prefix last
-    closures: Closures = field(default_factory=Closures)
+    homes: PrefixAffinity = field(default_factory=PrefixAffinity)  # which account saw a prefix last
+    closures: Suspensions = field(default_factory=Suspensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Wait:
 
     reason: str  # the key, where it is shut
     opens_in: float  # seconds; infinite when only an end can free it
-    shut: Shut | None = None  # paused or disabled
+    shut: Suspension | None = None  # paused or disabled
     state: QuotaState | None = field(
         default=None, compare=False
     )  # of the quota, after what this turn releases
@@ -130,9 +130,9 @@ class _Candidate:
     """Who would be next for a model, and by which route."""
 
     share: float
-    lane: Lane
-    line: Line
-    head: Head
+    lane: PriorityQueue
+    line: ClientQueue
+    head: QueueHead
     route: Route
 
 
@@ -144,23 +144,27 @@ class _Planner:
         self.times: dict[tuple[str, str], float] = {}
         self.slots = dict(snapshot.slots)
         self.flights = dict(snapshot.flights)
-        self.gauges: dict[str, Gauge] = {}
-        self.routes: dict[Route, tuple[Gauge, ...]] = {}
-        self.lanes: dict[str, dict[str, Lane]] = {}
-        self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, Lane]]] = {}
+        self.gauges: dict[str, QuotaLedger] = {}
+        self.routes: dict[Route, tuple[QuotaLedger, ...]] = {}
+        self.lanes: dict[str, dict[str, PriorityQueue]] = {}
+        self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, PriorityQueue]]] = {}
         self.releases: list[Release] = []
-        self.openings = Openings(topology, self._gauges_of, self, self._start, self._load, snapshot.wall)
-        self.refusing: dict[str, Mapping[str, Shut]] = {}  # by client: quotas whose routes refuse it
+        self.openings = RouteAvailability(
+            topology, self._gauges_of, self, self._start, self._load, snapshot.wall
+        )
+        self.refusing: dict[str, Mapping[str, Suspension]] = {}  # by client: quotas whose routes refuse it
         self.refused: dict[str, Wait] = {}  # by model: why heads were passed over
-        self.paused: dict[str, Shut] = {}  # by model: all that waits for it, unless somebody else's does
+        self.paused: dict[
+            str, Suspension
+        ] = {}  # by model: all that waits for it, unless somebody else's does
         for waiting in snapshot.waiting:
             shut = snapshot.closures.pauses.holds(waiting.model, waiting.client)
             if shut is not None:
                 self.paused[waiting.model] = shut
                 continue
             lanes = self.lanes.setdefault(waiting.model, {})
-            lane = lanes.setdefault(waiting.client, Lane(waiting.model, waiting.client))
-            lane.lines.append(Line(waiting))
+            lane = lanes.setdefault(waiting.client, PriorityQueue(waiting.model, waiting.client))
+            lane.lines.append(ClientQueue(waiting))
 
     def run(self) -> Plan:
         models = sorted(self.lanes)
@@ -219,14 +223,14 @@ class _Planner:
             self._leave(lane, line, head, open_ones)
         return None
 
-    def _refusing(self, lane: Lane) -> Mapping[str, Shut]:
+    def _refusing(self, lane: PriorityQueue) -> Mapping[str, Suspension]:
         """Quotas whose routes refuse whatever the lane's client sends."""
         found = self.refusing.get(lane.client)
         if found is None:
             found = self.refusing[lane.client] = self.snapshot.closures.refusing.get(lane.client, {})
         return found
 
-    def _open_to(self, lane: Lane, head: Head) -> list[Route]:
+    def _open_to(self, lane: PriorityQueue, head: QueueHead) -> list[Route]:
         """Open routes that this task may use and that do not refuse its client."""
         routes, refusing = self.openings.of(lane.model, head), self._refusing(lane)
         if not refusing:
@@ -237,16 +241,16 @@ class _Planner:
             self.refused[lane.model] = Wait(routes[0].key, NEVER, refusing[name])
         return able
 
-    def _home(self, lane: Lane, head: Head, chosen: Route) -> Route:
+    def _home(self, lane: PriorityQueue, head: QueueHead, chosen: Route) -> Route:
         """A route of the same tier, by the account that saw what the head begins with last, while it has room."""
         account = self.snapshot.homes.get(head.prefix) if head.prefix else None
         if account is None or account == chosen.account:
             return chosen
         tier = next((one for one in self.topology.models[lane.model] if chosen in one), ())
         able = (r for r in self._open_to(lane, head) if r.key not in head.avoid and self._fits(r, head))
-        return at_home(chosen, account, tier, able)
+        return prefer_cached_account(chosen, account, tier, able)
 
-    def _leave(self, lane: Lane, line: Line, head: Head, open_ones: list[Route]) -> None:
+    def _leave(self, lane: PriorityQueue, line: ClientQueue, head: QueueHead, open_ones: list[Route]) -> None:
         """The head cannot go now: it holds its turn where it waits for tokens, and else is passed over."""
         if open_ones:
             self._hold(open_ones, head)
@@ -254,7 +258,7 @@ class _Planner:
         else:
             line.pass_over()
 
-    def _smallest_share(self, model: str, route: Route | None) -> tuple[float, Lane] | None:
+    def _smallest_share(self, model: str, route: Route | None) -> tuple[float, PriorityQueue] | None:
         """The lane furthest behind on this route; None: each on the route that its own head would take.
 
         Shares only grow while planning, so stale ranks sink lazily.
@@ -280,7 +284,7 @@ class _Planner:
             heapq.heapreplace(ranks, (current, client, lane))
         return None
 
-    def _route_of(self, lane: Lane, route: Route | None) -> Route | None:
+    def _route_of(self, lane: PriorityQueue, route: Route | None) -> Route | None:
         if route is not None:
             return route
         return next(iter(self._open_to(lane, self._next_of(lane)[1])), None)
@@ -291,12 +295,12 @@ class _Planner:
         served = self.base.served
         return max(self._start(g.name, client) - served.get(g.name, 0.0) for g in self._metered(route))
 
-    def _metered(self, route: Route) -> tuple[Gauge, ...]:
+    def _metered(self, route: Route) -> tuple[QuotaLedger, ...]:
         """The quotas on which a route is shared out: those with limits, else the account's for the model."""
         gauges = self._gauges_of(route)
         return tuple(g for g in gauges if g.is_limited) or gauges[:1]
 
-    def _next_of(self, lane: Lane) -> tuple[Line, Head]:
+    def _next_of(self, lane: PriorityQueue) -> tuple[ClientQueue, QueueHead]:
         """The list whose turn it is among a client's priorities, and its head; the lane has one."""
         heads = list(lane.heads())
         if len(heads) == 1:
@@ -308,13 +312,13 @@ class _Planner:
 
     # -- by which route
 
-    def _gauges_of(self, route: Route) -> tuple[Gauge, ...]:
+    def _gauges_of(self, route: Route) -> tuple[QuotaLedger, ...]:
         found = self.routes.get(route)
         if found is None:
             for name in route.quotas:
                 if name not in self.gauges:
                     state = self.snapshot.quotas.get(name, QuotaState())
-                    self.gauges[name] = Gauge(name, state, self.snapshot.now)
+                    self.gauges[name] = QuotaLedger(name, state, self.snapshot.now)
             found = self.routes[route] = tuple(self.gauges[name] for name in route.quotas)
         return found
 
@@ -330,10 +334,10 @@ class _Planner:
             return self.snapshot.speeds.get((route.key, route.upstream_model), 0.0)
         return self.flights.get(route.key, 0) / route.weight
 
-    def _fits(self, route: Route, head: Head) -> bool:
+    def _fits(self, route: Route, head: QueueHead) -> bool:
         return not any(g.lacks(head.estimate) for g in self._gauges_of(route))
 
-    def _hold(self, routes: list[Route], head: Head) -> None:
+    def _hold(self, routes: list[Route], head: QueueHead) -> None:
         """Let nothing else pass the quota that will have tokens for this head first."""
         waits = []
         for at, route in enumerate(routes):
@@ -408,5 +412,5 @@ class _Planner:
         return Wait(name, seconds, state=gauge.after())
 
 
-def _step_flow(lane: Lane, line: Line) -> str:
+def _step_flow(lane: PriorityQueue, line: ClientQueue) -> str:
     return f"{lane.model}:{line.source.step}"

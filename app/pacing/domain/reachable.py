@@ -17,7 +17,7 @@ AT_ONCE = 120.0  # seconds' worth of it that may come at once
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
+class ThroughputCeiling:
     """The most calls that a model may ever make: `at_once`, then `rate` a second. `told` a minute."""
 
     rate: float
@@ -25,7 +25,7 @@ class Ceiling:
     told: float
 
 
-def ceiling_of(model: str, topology: Topology) -> Ceiling | None:
+def ceiling_of(model: str, topology: Topology) -> ThroughputCeiling | None:
     """What is told for a model; None where some route has no told pace, or not every task may use every tier."""
     if not topology.policy(model).is_plain:
         return None
@@ -43,10 +43,10 @@ def ceiling_of(model: str, topology: Topology) -> Ceiling | None:
             rates[name] = rpm
     total = sum(rates.values())
     rate = total / 60 * MARGIN
-    return Ceiling(rate, rate * AT_ONCE, total) if rates else None
+    return ThroughputCeiling(rate, rate * AT_ONCE, total) if rates else None
 
 
-def unreachable(deadlines: Sequence[float], now: float, ceiling: Ceiling) -> list[int]:
+def unreachable(deadlines: Sequence[float], now: float, ceiling: ThroughputCeiling) -> list[int]:
     """The places of those that cannot begin in time, of a line's deadlines in the order of serving.
 
     Who cannot is no more before those behind: they count the others alone.

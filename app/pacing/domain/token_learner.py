@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.pacing.domain.tokens import DEFAULT_ANSWER
-from app.pacing.domain.waiting import Waiting
+from app.pacing.domain.waiting import WaitingList
 
 KEPT_AS = "tokens:"  # before a model's name, among what is kept by quota
 FEW = 5  # calls below which nothing is believed
@@ -113,7 +113,7 @@ class TokenBook:
         learner = self.models.setdefault(used.model, TokenLearner())
         learner.saw(estimated, used.prompt, used.answer, used.asked)
 
-    def reserved(self, waiting: Iterable[Waiting]) -> tuple[Waiting, ...]:
+    def reserved(self, waiting: Iterable[WaitingList]) -> tuple[WaitingList, ...]:
         """Lists with the tokens that each head is to reserve."""
         return tuple(
             one if (learned := self.models.get(one.model)) is None else _reserved(one, learned)
@@ -131,7 +131,7 @@ class TokenBook:
                 self.models[name[len(KEPT_AS) :]] = from_facts(kept)
 
 
-def _reserved(one: Waiting, learned: TokenLearner) -> Waiting:
+def _reserved(one: WaitingList, learned: TokenLearner) -> WaitingList:
     heads = (
         replace(head, estimate=float(learned.reserve(int(head.estimate), head.asked))) for head in one.heads
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class QueueHead:
     """A task at the head of a backlog list."""
 
     task_id: str
@@ -19,7 +19,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingList:
     """One list of a backlog queue: `heads` are the first few of `length`."""
 
     queue: str
@@ -27,4 +27,4 @@ class Waiting:
     client: str
     step: int
     length: int
-    heads: tuple[Head, ...]
+    heads: tuple[QueueHead, ...]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, func, select, text
 
 from app.pacing.domain.estimates import Foretold
-from app.pacing.domain.line import Line
-from app.tasks.domain.attempt import Failure
+from app.pacing.domain.queue_position import QueuePosition
+from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.finishing import finish
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.tables import IN_LINE, LINE_OF, task
+from app.tasks.store.terminal_states import finish
 
 _IN_ORDER = (
     select(task.c.due, task.c.seq)
@@ -32,11 +32,11 @@ _STARTED = (
 )
 
 
-def read_line(conn: Connection, queue: str, step: int, limit: int) -> Line:
+def read_line(conn: Connection, queue: str, step: int, limit: int) -> QueuePosition:
     """The first `limit` of a line: as much of one index, whatever the backlog."""
     rows = conn.execute(_IN_ORDER, {"queue": queue, "step": step, "most": limit + 1}).all()
     marks = [(row.due, row.seq) for row in rows[:limit]]
-    return Line(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
+    return QueuePosition(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
 
 
 def foretold(conn: Connection, client_id: str, limit: int) -> list[Foretold]:
@@ -59,7 +59,7 @@ def deadlines(conn: Connection, queue: str, step: int, limit: int) -> list[tuple
     return [(row.expires_at, row.seq) for row in rows]
 
 
-def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: Failure) -> list[str]:
+def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: TaskFailure) -> list[str]:
     """End these tasks as expired, as far as they still may wait in line; gives back their ids."""
     found = conn.execute(select(task.c.id, task.c.batch_id).where(task.c.seq.in_(numbers))).all()
     batches = lock_batches(conn, (row.batch_id for row in found))

@@ -11,7 +11,7 @@ import orjson
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import RedisUnreachable
 from app.platform.redis_scripts import Scripts
-from app.tasks.domain.attempt import Permit, Refused, Settlement
+from app.tasks.domain.attempt import Permit, RefusedPermit, Settlement
 
 STALE = 2.0  # seconds from release in which a permit must be redeemed
 SOON = 0.1  # seconds from the count of a send to the send that the buckets leave room for (prelude.lua)
@@ -39,7 +39,7 @@ class RedisPermits:
         self._monotonic = monotonic
         self._late_until = -1e18
 
-    def redeem(self, task_id: str, worker: str) -> Permit | Refused:
+    def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
         """Exchange a permit for the right to send within 2 s. Waits the moment that keeps sends from bunching."""
         while True:
             asked = self._monotonic()
@@ -47,13 +47,13 @@ class RedisPermits:
             try:
                 word, *rest = self._scripts.run("redeem", task_id, worker, STALE, "1" if at_once else "")
             except RedisUnreachable:
-                return Refused(task_id, "unreachable")
+                return RefusedPermit(task_id, "unreachable")
             if word == b"later":
                 self._sleep(float(rest[0]) + 0.001)
             elif word == b"ok":
                 return replace(_permit(task_id, rest), counted_at=asked if at_once else None)
             else:
-                return Refused(task_id, word.decode())
+                return RefusedPermit(task_id, word.decode())
 
     def may_send(self, permit: Permit, send_by: float) -> bool:
         """Whether its call may be sent now. Waits until it may, or until it no longer can before `send_by`."""

@@ -16,7 +16,7 @@ NO_SUM = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CallCost:
     """What one call cost, and what was not spent on it, in pico-units of one currency."""
 
     picos: int

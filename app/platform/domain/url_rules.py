@@ -19,7 +19,7 @@ _KEPT = "!#$%&'()*+,/:;=?@[]~"  # characters of a path and query that stay as th
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UrlTarget:
     """A URL taken apart. `host` is as it goes to the resolver: lower case, ASCII, no brackets."""
 
     scheme: str
@@ -79,7 +79,7 @@ def parse_ports(texts: Iterable[str | int]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-def parse_target(url: str, rules: TargetRules) -> Target:
+def parse_target(url: str, rules: TargetRules) -> UrlTarget:
     """Take a callback URL apart. Raises BadTarget for whatever could never be sent.
 
     1. http or https, of printable characters, no user or password in it.
@@ -88,7 +88,7 @@ def parse_target(url: str, rules: TargetRules) -> Target:
     4. An address that is written out must be allowed; names are judged when the socket opens.
     """
     parts = _split(url)
-    target = Target(parts[0], _ascii_host(parts[1]), parts[2], parts[3])
+    target = UrlTarget(parts[0], _ascii_host(parts[1]), parts[2], parts[3])
     if not rules.allow_port(target.port):
         raise BadTarget(f"port {target.port} is refused; {PORTS_SETTING} does not list it")
     if _is_address(target.host):
@@ -102,7 +102,7 @@ def host_of(url: str) -> str:
     """Name the "host:port" of a stored URL; what cannot be read shares the name "?"."""
     try:
         scheme, host, port, path = _split(url)
-        return Target(scheme, _ascii_host(host), port, path).key
+        return UrlTarget(scheme, _ascii_host(host), port, path).key
     except BadTarget:
         return "?"
 

@@ -18,7 +18,7 @@ from app.settings.domain.alert_rules import Rule, Severity
 KEPT_SECONDS = 7 * 86_400.0  # for which resolved ones are remembered
 
 
-class State(StrEnum):
+class AlertState(StrEnum):
     """Where an alert stands."""
 
     PENDING = "pending"
@@ -47,7 +47,7 @@ class Alert:
     rule: str
     subject: str
     severity: Severity
-    state: State
+    state: AlertState
     since: float  # of this state
     value: float
     told: bool = False
@@ -94,21 +94,21 @@ def _put(found: dict[Place, Alert], place: Place, alert: Alert | None) -> None:
 def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: float) -> Alert | None:
     if value <= rule.above:
         return None if alert is None else _calm(alert, now)
-    if alert is None or alert.state is State.RESOLVED:
+    if alert is None or alert.state is AlertState.RESOLVED:
         # Where its end was never told, it has never ended.
         told, unsure = (alert.told, alert.unsure) if alert else (False, False)
-        alert = Alert(rule.name, subject, rule.severity, State.PENDING, now, value, told, unsure)
-    if alert.state is State.PENDING and now - alert.since >= rule.seconds:
-        return replace(alert, state=State.FIRING, since=now, value=value)
+        alert = Alert(rule.name, subject, rule.severity, AlertState.PENDING, now, value, told, unsure)
+    if alert.state is AlertState.PENDING and now - alert.since >= rule.seconds:
+        return replace(alert, state=AlertState.FIRING, since=now, value=value)
     return replace(alert, value=value)
 
 
 def _calm(alert: Alert, now: float) -> Alert | None:
     """What becomes of an alert whose reading is in order."""
-    if alert.state is State.PENDING:
-        return replace(alert, state=State.RESOLVED, since=now) if alert.may_be_known else None
-    if alert.state is State.FIRING:
-        return replace(alert, state=State.RESOLVED, since=now)
+    if alert.state is AlertState.PENDING:
+        return replace(alert, state=AlertState.RESOLVED, since=now) if alert.may_be_known else None
+    if alert.state is AlertState.FIRING:
+        return replace(alert, state=AlertState.RESOLVED, since=now)
     return None if not alert.may_be_known and now - alert.since > KEPT_SECONDS else alert
 
 
@@ -159,21 +159,21 @@ def news(
         wait = 0.0 if severity is Severity.DISASTER else group_seconds
         if not mine or muted or now - min(alert.since for alert in mine) < wait:
             continue
-        fired = tuple(alert for alert in mine if alert.state is State.FIRING)
-        digests.append(Digest(severity, fired, tuple(a for a in mine if a.state is State.RESOLVED)))
+        fired = tuple(alert for alert in mine if alert.state is AlertState.FIRING)
+        digests.append(Digest(severity, fired, tuple(a for a in mine if a.state is AlertState.RESOLVED)))
     return digests
 
 
 def is_news(alert: Alert) -> bool:
     """Whether its channels know less than we do."""
-    if alert.state is State.FIRING:
+    if alert.state is AlertState.FIRING:
         return not alert.told or alert.unsure
-    return alert.state is State.RESOLVED and alert.may_be_known
+    return alert.state is AlertState.RESOLVED and alert.may_be_known
 
 
 def all_is_well(alerts: Iterable[Alert]) -> bool:
     """Whether nothing fires."""
-    return not any(alert.state is State.FIRING for alert in alerts)
+    return not any(alert.state is AlertState.FIRING for alert in alerts)
 
 
 def begun(alert: Alert, digest: Digest) -> Alert:
@@ -218,7 +218,7 @@ def compose(
         rule = rules.get(alert.rule)
         said = reasons.get(alert.place) or (sentence(alert, rule) if rule else "")
         name = f"{alert.rule} ({alert.subject})" if alert.subject else alert.rule
-        if alert.state is State.RESOLVED:
+        if alert.state is AlertState.RESOLVED:
             lines.append(f"RESOLVED {name}")
         else:
             lines.append(f"FIRING {name}: {said}\n  {runbook}#{alert.rule}")

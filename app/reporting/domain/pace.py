@@ -18,7 +18,7 @@ _NOT_SENT = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class EndedCall:
     """An upstream call that ended; instants are Unix seconds."""
 
     client_id: str
@@ -78,7 +78,7 @@ class Pace:
     _calls: dict[int, Counter[Sender]] = field(default_factory=dict)
     _tokens: dict[int, Counter[Sender]] = field(default_factory=dict)
 
-    def add(self, calls: Iterable[Call]) -> None:
+    def add(self, calls: Iterable[EndedCall]) -> None:
         """Count calls that ended."""
         for call in calls:
             kind = kind_of(call.outcome)

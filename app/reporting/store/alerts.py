@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select, update
 
 from app.platform.upsert import insert_or
-from app.reporting.domain.alerts import Alert, Place, State
+from app.reporting.domain.alerts import Alert, AlertState, Place
 from app.reporting.store.alert_tables import alert, alert_channel, alert_watch, vital
 from app.settings.domain.alert_rules import Severity
 
@@ -53,7 +53,7 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
     """All of them."""
     found = {}
     for row in conn.execute(select(alert)):
-        severity, state = Severity(row.severity), State(row.state)
+        severity, state = Severity(row.severity), AlertState(row.state)
         one = Alert(row.rule, row.subject, severity, state, row.since, row.value, row.told, row.unsure)
         found[one.place] = one
     return found
@@ -62,7 +62,7 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
 def firing(conn: Connection) -> list[Alert]:
     """Those that fire, the worst first."""
     order = list(reversed(Severity))
-    found = [one for one in load_alerts(conn).values() if one.state is State.FIRING]
+    found = [one for one in load_alerts(conn).values() if one.state is AlertState.FIRING]
     return sorted(found, key=lambda one: (order.index(one.severity), one.place))
 
 

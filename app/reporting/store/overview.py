@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, literal_column, select, text, union_all
 
-from app.reporting.domain.pace import Call
+from app.reporting.domain.pace import EndedCall
 from app.tasks.domain.task import Status
 from app.tasks.store.feeding import unfed_queues
 from app.tasks.store.tables import FED, RUNNING, UNFED, attempt, client, task, task_content
@@ -19,7 +19,7 @@ _FAILED = (Status.FAILED, Status.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningCalls:
     """Calls of one client in flight, by what they go out; `young` began in the last 60 s."""
 
     client_id: str
@@ -89,7 +89,7 @@ def fed_by_queue(conn: Connection, most: int) -> dict[str, int]:
     return {row[0]: row[1] for row in found}
 
 
-def running(conn: Connection, since: float) -> list[Running]:
+def running(conn: Connection, since: float) -> list[RunningCalls]:
     """Calls in flight; there are as many as workers hold, at most."""
     columns = (task.c.client_id, task.c.model, task.c.account, task.c.key, task.c.upstream_model)
     rows = select(*columns, task.c.claimed_at).where(text(RUNNING)).limit(MOST_RUNNING).subquery()
@@ -97,18 +97,19 @@ def running(conn: Connection, since: float) -> list[Running]:
     young = func.count().filter(rows.c.claimed_at >= since)
     found = conn.execute(select(*groups, func.count(), young).group_by(*groups))
     return [
-        Running(row[0], row[1], row[2] or "", row[3] or "", row[4] or "", row[5], row[6]) for row in found
+        RunningCalls(row[0], row[1], row[2] or "", row[3] or "", row[4] or "", row[5], row[6])
+        for row in found
     ]
 
 
-def last_calls(conn: Connection, after_seq: int, limit: int) -> list[tuple[int, Call]]:
+def last_calls(conn: Connection, after_seq: int, limit: int) -> list[tuple[int, EndedCall]]:
     """The newest ended calls with their sequence numbers, beyond `after_seq`; oldest first."""
     tokens = func.coalesce(attempt.c.prompt_tokens, 0) + func.coalesce(attempt.c.completion_tokens, 0)
     columns = (attempt.c.client_id, attempt.c.key, attempt.c.account, attempt.c.upstream_model)
     times = (attempt.c.outcome, attempt.c.started_at, attempt.c.finished_at, tokens)
     found = select(attempt.c.seq, *columns, *times).where(attempt.c.seq > after_seq)
     rows = conn.execute(found.order_by(attempt.c.seq.desc()).limit(limit)).all()
-    return [(row[0], Call(*row[1:])) for row in reversed(rows)]
+    return [(row[0], EndedCall(*row[1:])) for row in reversed(rows)]
 
 
 def recent_failures(conn: Connection, client_id: str | None, limit: int) -> list[FailedRow]:

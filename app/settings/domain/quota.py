@@ -20,7 +20,7 @@ _STRICTLY = 1 - 1e-6  # the bound is strict
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
+class ConfiguredQuota:
     """What an account or key may take, as told. A figure left out is None: without limit until it is learned."""
 
     id: str
@@ -43,7 +43,7 @@ class Bucket:
         return min(self.size, level + max(0.0, seconds) * self.rate)
 
 
-def request_bucket(quota: Quota) -> Bucket | None:
+def request_bucket(quota: ConfiguredQuota) -> Bucket | None:
     """The bucket that keeps `rpm`, or None when none is told."""
     if quota.rpm is None:
         return None
@@ -53,7 +53,7 @@ def request_bucket(quota: Quota) -> Bucket | None:
     return Bucket(size, (quota.rpm + 1 - size) / (WINDOW + JITTER) * _STRICTLY)
 
 
-def token_bucket(quota: Quota) -> Bucket | None:
+def token_bucket(quota: ConfiguredQuota) -> Bucket | None:
     """The bucket that keeps `tpm`: one second's worth, or as many seconds' as the burst of requests is."""
     if quota.tpm is None:
         return None
@@ -63,7 +63,7 @@ def token_bucket(quota: Quota) -> Bucket | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QuotaLimits:
     """A quota's buckets and cap in force; None where it has no limit."""
 
     requests: Bucket | None = None

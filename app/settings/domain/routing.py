@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from app.settings.domain.quota import Quota
+from app.settings.domain.quota import ConfiguredQuota
 from app.tasks.domain.eligibility import PLAIN, TierRule
 
 ANY = "*"
@@ -64,7 +64,7 @@ class Balance(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPolicy:
+class BalancingPolicy:
     """How a model's tiers are used. `tiers` are in step with the model's; missing ones are plain."""
 
     balance: Balance = Balance.WEIGHTED
@@ -80,7 +80,7 @@ class ModelPolicy:
         return all(rule.is_plain for rule in self.tiers)
 
 
-DEFAULT_POLICY = ModelPolicy()
+DEFAULT_POLICY = BalancingPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,10 @@ class Topology:
     """Everything configured that planning needs."""
 
     models: Mapping[str, Tiers] = field(default_factory=dict)
-    quotas: Mapping[str, Quota] = field(default_factory=dict)  # told ones
-    policies: Mapping[str, ModelPolicy] = field(default_factory=dict)  # by model
+    quotas: Mapping[str, ConfiguredQuota] = field(default_factory=dict)  # told ones
+    policies: Mapping[str, BalancingPolicy] = field(default_factory=dict)  # by model
 
-    def policy(self, model: str) -> ModelPolicy:
+    def policy(self, model: str) -> BalancingPolicy:
         """How a model's tiers are used."""
         return self.policies.get(model, DEFAULT_POLICY)
 

@@ -14,7 +14,7 @@ LONGEST = 255  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class IdempotencyKey:
     """A key, and the fingerprint of what it came with."""
 
     key: str
@@ -52,7 +52,7 @@ def parse_key(header: str | None) -> str | None:
     return key
 
 
-def check_repeat(repeat: Repeat, standing: str) -> None:
+def check_repeat(repeat: IdempotencyKey, standing: str) -> None:
     """Refuse a key that stands for another payload; `standing` is the fingerprint of the first."""
     if repeat.fingerprint != standing:
         raise Invalid(

@@ -10,7 +10,7 @@ from app.tasks.store.tables import task, task_content
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FrequentRequest:
     """A request and how often it came."""
 
     model: str
@@ -18,7 +18,7 @@ class Asked:
     times: int
 
 
-def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> list[Asked]:
+def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> list[FrequentRequest]:
     """The requests of a client's own scope that came at least twice since an instant, the most frequent first.
 
     Those whose content was erased are left out.
@@ -31,4 +31,4 @@ def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> li
     found = select(task.c.model, task_content.c.request, often.c.times)
     found = found.join(often, often.c.last == task.c.seq).join(task_content, task_content.c.seq == task.c.seq)
     rows = conn.execute(found.order_by(often.c.times.desc(), task.c.seq.desc()))
-    return [Asked(row.model, row.request, row.times) for row in rows if row.request]
+    return [FrequentRequest(row.model, row.request, row.times) for row in rows if row.request]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.platform.domain.money import Cost
+from app.platform.domain.money import CallCost
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import NOT_DUE, Status
 
@@ -53,7 +53,7 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedPermit:
     """Why a permit could not be redeemed: `missing`, `stale`, `braked`, `epoch` or `unreachable`."""
 
     task_id: str
@@ -96,7 +96,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Tokens of one call, as the upstream counted them."""
 
     prompt_tokens: int
@@ -106,7 +106,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class TaskFailure:
     """Why a task ended without a result, in the terms of the error envelope."""
 
     type: str
@@ -115,7 +115,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class AttemptEnd:
     """What one attempt came to, and what becomes of its row.
 
     `status` QUEUED sends the row back: at `available_at`, to the front of its queue. `counts` says whether the
@@ -131,9 +131,9 @@ class Ending:
     available_at: float | None = None
     avoid: tuple[str, ...] = ()
     result: str | None = None  # JSON, when succeeded
-    failure: Failure | None = None
-    usage: Usage | None = None
-    cost: Cost | None = None  # None: nothing was used, or at an unknown price
+    failure: TaskFailure | None = None
+    usage: TokenUsage | None = None
+    cost: CallCost | None = None  # None: nothing was used, or at an unknown price
     simulated: bool = False
     status_code: int | None = None
     error_message: str | None = None  # the attempt's, also when the task will be tried again
@@ -165,7 +165,7 @@ class Settlement:
     seconds: float = 0.0  # how long the call took
     hints: dict[str, str] = field(default_factory=dict)  # what the upstream's headers revealed
     named: str | None = None  # the limit that a refusal names: calls, pace or tokens
-    usage: Usage | None = None  # as the upstream counted it
+    usage: TokenUsage | None = None  # as the upstream counted it
     asked: float | None = None  # seconds that a refusal asks us to wait
     status: int | None = None  # what it answered
     words: str = ""  # the upstream's own, where they may speak of a key or an account

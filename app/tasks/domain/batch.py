@@ -31,7 +31,7 @@ _RUNS = frozenset({BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BatchProgress:
     """How far a batch has come. `completed` counts successes, `failed` also what expired."""
 
     status: BatchStatus
@@ -47,7 +47,9 @@ class Progress:
         return self.total - self.completed - self.failed - self.cancelled
 
 
-def advance(before: Progress, *, completed: int, failed: int, cancelled: int, at: float) -> Progress:
+def advance(
+    before: BatchProgress, *, completed: int, failed: int, cancelled: int, at: float
+) -> BatchProgress:
     """Count tasks that ended; end the batch with its last one.
 
     A batch that was being cancelled ends `cancelled`; one that has failures and is past its time, `expired`;
@@ -64,7 +66,7 @@ def advance(before: Progress, *, completed: int, failed: int, cancelled: int, at
     return replace(after, status=_end(after, at))
 
 
-def _end(progress: Progress, at: float) -> BatchStatus:
+def _end(progress: BatchProgress, at: float) -> BatchStatus:
     if progress.status is BatchStatus.CANCELLING:
         return BatchStatus.CANCELLED
     if progress.failed and progress.expires_at is not None and at >= progress.expires_at:

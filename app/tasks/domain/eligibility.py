@@ -49,7 +49,7 @@ PLAIN = TierRule()
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TierFacts:
     """What was judged at submission."""
 
     since: float = 0.0  # Unix seconds: when the task could first run
@@ -66,7 +66,7 @@ def condition_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def write_facts(facts: Facts) -> str:
+def write_facts(facts: TierFacts) -> str:
     """As they travel; '' when there is nothing to say."""
     if not facts.conditions:
         return ""
@@ -79,16 +79,16 @@ def _span(span: Span) -> str:
 
 
 @lru_cache(8192)
-def read_facts(text: str) -> Facts:
+def read_facts(text: str) -> TierFacts:
     """Facts as they were written; what cannot be read says nothing."""
     try:
         since, *parts = text.split(";")
         named = (part.partition(":") for part in parts)
-        return Facts(
+        return TierFacts(
             float(since), {name: tuple(map(_read_span, spans.split(","))) for name, _, spans in named}
         )
     except ValueError:
-        return Facts()
+        return TierFacts()
 
 
 def _read_span(text: str) -> Span:

@@ -25,7 +25,7 @@ def subject_in_words(subject: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Shut:
+class Suspension:
     """Why a key, or all of them, may not be used."""
 
     words: str
@@ -43,20 +43,20 @@ class Pauses:
         """Out of names."""
         return cls(frozenset(subjects))
 
-    def holds(self, model: str, client: str) -> Shut | None:
+    def holds(self, model: str, client: str) -> Suspension | None:
         """Whether a client's backlog for a model is not to be looked at, and why."""
         if not self.subjects:
             return None
         for subject in (EVERYTHING, f"model:{model}", f"client:{client}"):
             if subject in self.subjects:
-                return Shut(PAUSED + subject_in_words(subject))
+                return Suspension(PAUSED + subject_in_words(subject))
         return None
 
     @property
-    def keys(self) -> Mapping[str, Shut]:
+    def keys(self) -> Mapping[str, Suspension]:
         """Paused keys by name."""
         return {
-            subject.removeprefix("key:"): Shut(PAUSED + subject_in_words(subject))
+            subject.removeprefix("key:"): Suspension(PAUSED + subject_in_words(subject))
             for subject in self.subjects
             if subject.startswith("key:")
         }
@@ -68,12 +68,12 @@ class Pauses:
 
 
 @dataclass(frozen=True, slots=True)
-class Closures:
+class Suspensions:
     """What planning leaves alone: an operator's pauses, and keys that are not to be used."""
 
     pauses: Pauses = Pauses()
-    keys: Mapping[str, Shut] = field(default_factory=dict)  # paused or disabled, by name
-    refusing: Mapping[str, Mapping[str, Shut]] = field(
+    keys: Mapping[str, Suspension] = field(default_factory=dict)  # paused or disabled, by name
+    refusing: Mapping[str, Mapping[str, Suspension]] = field(
         default_factory=dict
     )  # by client: quotas that refuse it
     resting: Mapping[str, tuple[float, str]] = field(

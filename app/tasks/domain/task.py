@@ -47,12 +47,12 @@ class Priority(StrEnum):
     LOW = "low"
 
     @property
-    def step(self) -> Step:
+    def step(self) -> PriorityStep:
         """The step of the backlog list that holds tasks of this priority."""
-        return Step[self.name]
+        return PriorityStep[self.name]
 
 
-class Step(IntEnum):
+class PriorityStep(IntEnum):
     """kombu's priority steps in use; a message without priority lands in 0, the highest."""
 
     HIGH = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.platform.domain.instant import to_rfc3339
 from app.platform.domain.money import amount, micros
-from app.tasks.domain.task import Step
+from app.tasks.domain.task import PriorityStep
 
 Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values
 
@@ -34,7 +34,7 @@ def task_view(
         "attempts": row["attempts"],
         "batch_id": row["batch_id"],
         "custom_id": row["custom_id"],
-        "priority": Step(row["step"]).name.lower(),
+        "priority": PriorityStep(row["step"]).name.lower(),
         "result": result,
         "error": error_view(row),
         "usage": usage_view(row),

@@ -8,11 +8,11 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status
-from app.tasks.store.finishing import finish
-from app.tasks.store.letting_go import set_sweeping
+from app.tasks.store.batch_slots import set_sweeping
 from app.tasks.store.locks import is_now, lock_batches, lock_tasks, lock_waiting
 from app.tasks.store.progress import close_if_done
 from app.tasks.store.tables import batch, task
+from app.tasks.store.terminal_states import finish
 
 AT_ONCE = 50_000  # rows cancelled in one transaction: a queue's whole window in Redis
 

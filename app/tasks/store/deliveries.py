@@ -15,7 +15,7 @@ from app.tasks.store.tables import callback, delivery
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryAttempt:
     """One try, as the log tells it."""
 
     callback_id: str
@@ -29,7 +29,7 @@ class Delivery:
     error: str | None
 
 
-def deliveries_of(conn: Connection, task_id: str) -> list[Delivery]:
+def deliveries_of(conn: Connection, task_id: str) -> list[DeliveryAttempt]:
     """All tries to tell of a task (or a batch, by its id), oldest first."""
     subject = or_(
         callback.c.task_id == task_id, (callback.c.batch_id == task_id) & callback.c.task_id.is_(None)
@@ -51,5 +51,6 @@ def deliveries_of(conn: Connection, task_id: str) -> list[Delivery]:
         .order_by(delivery.c.seq)
     )
     return [
-        Delivery(row[0], row[1], row[2], CallbackState(row[3]), *row[4:]) for row in conn.execute(statement)
+        DeliveryAttempt(row[0], row[1], row[2], CallbackState(row[3]), *row[4:])
+        for row in conn.execute(statement)
     ]

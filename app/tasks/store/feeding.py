@@ -30,9 +30,9 @@ from sqlalchemy import (
 
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import Message
-from app.tasks.domain.task import NOT_DUE, Hold, Status, Step
+from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
+from app.tasks.store.batch_backfill import sweep
 from app.tasks.store.locks import first, in_order, is_now
-from app.tasks.store.sweeps import sweep
 from app.tasks.store.tables import FED, TIMED, UNFED, attempt, task
 from app.tasks.store.windows import begin_windows
 
@@ -70,7 +70,7 @@ def take_unfed(
     messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
     if rooms is None:
         return messages + _taken(conn, _head(front=False), queue, limit - len(messages))
-    for step in Step:
+    for step in PriorityStep:
         room = min(rooms.get(step, 0), limit - len(messages))
         messages += _taken(conn, _of_step(ordered=True), queue, room, step)
         messages += _taken(conn, _of_step(ordered=False), queue, limit - len(messages), step)
@@ -90,7 +90,7 @@ def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
         conn.execute(_mark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids), "at": at})
 
 
-def unfeed(conn: Connection, ids: Sequence[str]) -> None:
+def mark_unqueued(conn: Connection, ids: Sequence[str]) -> None:
     """Give rows back to the feeder: their messages never reached Redis, or were lost. Only queued ones."""
     if ids:
         conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
@@ -111,7 +111,7 @@ def unfeed_some(conn: Connection, limit: int) -> int:
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
 
 
-def date_back(conn: Connection, now: float, ahead: float, limit: int) -> int:
+def clamp_queued_at(conn: Connection, now: float, ahead: float, limit: int) -> int:
     """Let up to `limit` rows that look fed more than `ahead` seconds from now count as fed now: a clock was ahead."""
     given = {"now": now, "latest": now + ahead, "most": limit}
     return _count(conn.execute(_DATE_BACK, given))
@@ -222,7 +222,7 @@ _FIRST_DUE = select(
         .order_by(task.c.step, task.c.due, task.c.seq)
         .limit(1)
         .scalar_subquery()
-        for step in Step
+        for step in PriorityStep
     )
 )
 _NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text, text
 
-from app.platform.sealing import SealedBytes
+from app.platform.encryption import SealedBytes
 from app.tasks.store.tables import Serial, metadata, partial
 
 UNSETTLED = "status IN ('uploading', 'deleted')"

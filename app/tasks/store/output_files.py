@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, update
 
-from app.tasks.domain.batch import Progress
+from app.tasks.domain.batch import BatchProgress
 from app.tasks.domain.task import new_id
 from app.tasks.store.files import PROCESSED, NewFile, insert_file
 from app.tasks.store.openai_tables import file
@@ -20,7 +20,7 @@ class EndedBatch(NamedTuple):
     """A batch that this transaction ends: its row before, its counts after."""
 
     row: Row[Any]
-    after: Progress
+    after: BatchProgress
     at: float
 
 

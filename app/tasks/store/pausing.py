@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Case, ColumnElement, Connection, Row, case, exists, func, null, select, text, update
 
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.letting_go import begun_hold, let_go
+from app.tasks.store.batch_slots import admit_next, begun_hold
 from app.tasks.store.tables import QUEUED, batch, task
 
 _HAVE_PLACES = (Hold.NONE, Hold.UNTIL, Hold.JOINING, Hold.FOLLOWING, Hold.BUDGET, Hold.OFF_PEAK)
@@ -45,7 +45,7 @@ def hold_back(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[st
     return len(rows), [row.id for row in rows if row.fed_at is not None]
 
 
-def let_on(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+def resume(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     """Let up to `limit` rows of a locked batch on that is paused no more; gives back how many."""
     paused = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
     chosen = select(task.c.batch_index).where(paused).order_by(task.c.batch_index).limit(limit)
@@ -61,13 +61,13 @@ def let_on(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
 def fill_places(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     """Give places to rows of a locked batch that wait for them, as many as its `batch_size` leaves, and `limit`."""
     if row.batch_size is None:
-        return let_go(conn, row.id, limit, now)
+        return admit_next(conn, row.id, limit, now)
     flying = (task.c.status == Status.RUNNING) | (
         (task.c.status == Status.QUEUED) & (task.c.hold != Hold.BATCH)
     )
     count = select(func.count()).where(task.c.batch_id == row.id, flying)
     free = row.batch_size - conn.execute(count).scalar_one()
-    return let_go(conn, row.id, free, now) if free > 0 else 0
+    return admit_next(conn, row.id, free, now) if free > 0 else 0
 
 
 def hold_unless_paused(otherwise: Any) -> Case[Any]:

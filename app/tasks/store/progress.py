@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Integer, Row, Text, Update, case, update
 
+from app.platform.completion_counter import count_ended
 from app.platform.recordset import ROWS, encode, recordset
-from app.platform.tally import note_ended
-from app.tasks.domain.batch import BatchStatus, Progress, advance
+from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.letting_go import let_go
+from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.locks import Batches
 from app.tasks.store.outbox import News, write_callbacks
 from app.tasks.store.output_files import EndedBatch, add_output_files
@@ -52,8 +52,8 @@ class _Move:
 
     row: Row[Any]
     ends: Sequence[Ended]
-    before: Progress
-    after: Progress
+    before: BatchProgress
+    after: BatchProgress
     at: float
 
     @property
@@ -68,13 +68,13 @@ class _Move:
 
 def record_progress(conn: Connection, batches: Batches, ended: Sequence[Ended]) -> Callbacks:
     """Carry out what follows from these ends. `batches` holds the locked rows of all their batches."""
-    note_ended(end.status.value for end in ended)
+    count_ended(end.status.value for end in ended)
     moves = [_move(batches[name], ends) for name, ends in sorted(_by_batch(ended).items())]
     _write(conn, moves)
     for move in moves:
         goes_on = move.after.status is BatchStatus.IN_PROGRESS and move.row.paused_at is None
         if move.row.batch_size is not None and move.freed and goes_on:
-            let_go(conn, move.row.id, move.freed, move.at)
+            admit_next(conn, move.row.id, move.freed, move.at)
     return _tell(conn, ended, [move for move in moves if move.finished])
 
 
@@ -86,10 +86,10 @@ def close_if_done(conn: Connection, row: Row[Any], at: float) -> None:
     _tell(conn, (), [move] if move.finished else [])
 
 
-def progress_of(row: Row[Any]) -> Progress:
+def progress_of(row: Row[Any]) -> BatchProgress:
     """Read a batch row's counters and state."""
     counts = (row.total, row.completed, row.failed, row.cancelled)
-    return Progress(BatchStatus(row.status), *counts, expires_at=row.expires_at)
+    return BatchProgress(BatchStatus(row.status), *counts, expires_at=row.expires_at)
 
 
 def _by_batch(ended: Iterable[Ended]) -> dict[str, list[Ended]]:

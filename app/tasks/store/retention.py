@@ -16,7 +16,7 @@ _NOTHING = "{}"
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class WalkProgress:
     """How far a walk has come."""
 
     last: int | None  # None: it is at its end
@@ -56,7 +56,9 @@ def delete_marked(conn: Connection, limit: int) -> int:
     return _delete(conn, [row.seq for row in rows], [row.id for row in rows])
 
 
-def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, float], limit: int) -> Looked:
+def delete_old(
+    conn: Connection, after: int, before: float, own: Mapping[str, float], limit: int
+) -> WalkProgress:
     """Walk up to `limit` tasks in their order, and delete those that ended too long ago.
 
     `before` is the instant for most clients, `own` holds those of others. Tasks of batches go with the rest.
@@ -76,10 +78,10 @@ def delete_old(conn: Connection, after: int, before: float, own: Mapping[str, fl
     ]
     deleted = _delete(conn, [row.seq for row in old], [row.id for row in old])
     more = len(rows) == limit and any(row.created_at < latest for row in rows)
-    return Looked(rows[-1].seq if more else None, deleted)
+    return WalkProgress(rows[-1].seq if more else None, deleted)
 
 
-def delete_empty_batches(conn: Connection, after: int, before: float, limit: int) -> Looked:
+def delete_empty_batches(conn: Connection, after: int, before: float, limit: int) -> WalkProgress:
     """Walk up to `limit` batches in their order, and delete those that ended and of which no task is left.
 
     As `delete_old` does it: the walk ends where all of a page were made at `before` or later.
@@ -93,7 +95,7 @@ def delete_empty_batches(conn: Connection, after: int, before: float, limit: int
         _delete_callbacks(conn, callback.c.batch_id.in_([row.id for row in gone]))
         conn.execute(delete(batch).where(batch.c.seq.in_([row.seq for row in gone])))
     more = len(rows) == limit and any(row.created_at < before for row in rows)
-    return Looked(rows[-1].seq if more else None, len(gone))
+    return WalkProgress(rows[-1].seq if more else None, len(gone))
 
 
 def _erase(conn: Connection, numbers: Sequence[int], now: float) -> int:

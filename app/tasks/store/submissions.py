@@ -12,14 +12,14 @@ from sqlalchemy import Connection, delete, insert, select, text, tuple_, update
 
 from app.platform.bulk import insert_rows, reserve
 from app.platform.domain.errors import Conflict
-from app.platform.sealing import seal
+from app.platform.encryption import seal
 from app.platform.upsert import insert_or
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status
-from app.tasks.store.letting_go import begin_batch, set_sweeping
+from app.tasks.store.batch_slots import begin_batch, set_sweeping
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import close_if_done
-from app.tasks.store.singles import FEW, insert_few
+from app.tasks.store.small_inserts import FEW, insert_few
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
 
 

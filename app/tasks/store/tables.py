@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from app.platform.sealing import UNREADABLE, Sealed
+from app.platform.encryption import UNREADABLE, Sealed
 
 metadata = MetaData(
     naming_convention={

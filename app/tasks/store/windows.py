@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, bindparam, case, false, func, null, select, text, update
 
-from app.tasks.domain.task import Hold, Step
+from app.tasks.domain.task import Hold, PriorityStep
 from app.tasks.store.locks import first
 from app.tasks.store.tables import IN_LINE, IN_WINDOW, LINE_OF, OFF_PEAK, task
 
@@ -16,7 +16,7 @@ _COUNTED = 200_000  # rows counted of one; more are as many
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class OffPeakQueue:
     """What one queue has waiting for off-peak hours, and in line."""
 
     queue: str
@@ -40,16 +40,16 @@ _DEADLINES = (
 )
 
 
-def waiting_for_windows(conn: Connection) -> list[Waiting]:
+def waiting_for_windows(conn: Connection) -> list[OffPeakQueue]:
     """Every queue that has rows waiting for off-peak hours: one step in the index for each, and a bounded count."""
-    found: list[Waiting] = []
+    found: list[OffPeakQueue] = []
     after = ""
     while (row := conn.execute(_NEXT, {"after": after}).first()) is not None:
         after = row.queue
         deadlines = list(conn.execute(_DEADLINES, {"queue": after}).scalars())
         held = select(task.c.seq).where(text(OFF_PEAK), task.c.queue == after).limit(_COUNTED)
         count = conn.execute(select(func.count()).select_from(held.subquery())).scalar_one()
-        found.append(Waiting(after, row.model, deadlines, count, _in_line(conn, after)))
+        found.append(OffPeakQueue(after, row.model, deadlines, count, _in_line(conn, after)))
     return found
 
 
@@ -59,7 +59,7 @@ def _in_line(conn: Connection, queue: str) -> int:
         select(task.c.seq)
         .where(text(f"{LINE_OF} = :queue"), task.c.step == int(step), text(IN_LINE))
         .limit(_COUNTED)
-        for step in Step
+        for step in PriorityStep
     )
     counts = (
         conn.execute(select(func.count()).select_from(one.subquery()), {"queue": queue}) for one in lists

@@ -8,15 +8,15 @@ from typing import Any
 
 from app.platform.domain.json_text import Parse, read_json
 from app.platform.domain.retry_after import retry_after_seconds
-from app.tasks.domain.attempt import Usage
+from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.outcome import Outcome
-from app.upstreams.domain import repair
-from app.upstreams.domain.blame import Figure
+from app.upstreams.domain import parameter_fix
+from app.upstreams.domain.attribute_refusal import Figure
 from app.upstreams.domain.error_meaning import outcome_in_200, outcome_of
 from app.upstreams.domain.named_limit import named_limit
-from app.upstreams.domain.repair import Repair
-from app.upstreams.domain.reply import Fault, Reply, Trouble
-from app.upstreams.domain.upstream_error import Scope, UpstreamError, is_error, read_error, scope_of
+from app.upstreams.domain.parameter_fix import ParameterFix
+from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
+from app.upstreams.domain.upstream_error import LimitScope, UpstreamError, is_error, read_error, scope_of
 
 _REPAIRABLE = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTEXT_TOO_LONG})
 _REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
@@ -27,7 +27,7 @@ _MOST_WORDS = 65536  # bytes read of an error that is not JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CallVerdict:
     """The outcome of one call, and what it told us.
 
     `message` is the upstream's own where it said something, in one line; it may quote the client's request
@@ -39,11 +39,11 @@ class Verdict:
     code: str = ""
     status_code: int | None = None
     retry_after_seconds: float | None = None
-    scope: Scope = Scope.MODEL
-    usage: Usage | None = None
+    scope: LimitScope = LimitScope.MODEL
+    usage: TokenUsage | None = None
     result: str | None = field(default=None, repr=False)
     simulated: bool = False
-    repair: Repair | None = None
+    repair: ParameterFix | None = None
     upstream_request_id: str | None = None
     sent_at: float | None = None
     first_byte_at: float | None = None
@@ -61,9 +61,9 @@ class Verdict:
         return 0 if refused or self.outcome is Outcome.OVERLOADED or not self.sent else None
 
 
-def classify(back: Reply | Fault, *, model: str, now: float, parse: Parse) -> Verdict:
+def classify(back: Reply | TransportError, *, model: str, now: float, parse: Parse) -> CallVerdict:
     """Say what a call came to. `model` is the upstream's name of it, `now` Unix seconds."""
-    if isinstance(back, Fault):
+    if isinstance(back, TransportError):
         return _of_fault(back, model, now)
     known = _known(back, now)
     if 200 <= back.status < 300:
@@ -72,10 +72,10 @@ def classify(back: Reply | Fault, *, model: str, now: float, parse: Parse) -> Ve
     return _of_error(outcome_of(back.status, error), error, known, model)
 
 
-def _known(back: Reply | Fault, now: float) -> Verdict:
+def _known(back: Reply | TransportError, now: float) -> CallVerdict:
     """What the head of an answer tells, whatever its body says. Its outcome is yet to be set."""
     headers = back.headers
-    return Verdict(
+    return CallVerdict(
         outcome=Outcome.MALFORMED,
         status_code=back.status,
         retry_after_seconds=retry_after_seconds(headers, now),
@@ -94,27 +94,27 @@ def _hints(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 _OF_TROUBLE = {
-    Trouble.NOT_SENT: Outcome.RETURNED,
-    Trouble.ABORTED: Outcome.RETURNED,
-    Trouble.UNCONNECTED: Outcome.UNAVAILABLE,
-    Trouble.BROKEN: Outcome.UNAVAILABLE,
-    Trouble.CUT: Outcome.MALFORMED,
-    Trouble.TIMED_OUT: Outcome.TIMED_OUT,
-    Trouble.TOO_LARGE: Outcome.RESPONSE_TOO_LARGE,
+    TransportErrorKind.NOT_SENT: Outcome.RETURNED,
+    TransportErrorKind.ABORTED: Outcome.RETURNED,
+    TransportErrorKind.UNCONNECTED: Outcome.UNAVAILABLE,
+    TransportErrorKind.BROKEN: Outcome.UNAVAILABLE,
+    TransportErrorKind.CUT: Outcome.MALFORMED,
+    TransportErrorKind.TIMED_OUT: Outcome.TIMED_OUT,
+    TransportErrorKind.TOO_LARGE: Outcome.RESPONSE_TOO_LARGE,
 }
 
 
-def _of_fault(fault: Fault, model: str, now: float) -> Verdict:
+def _of_fault(fault: TransportError, model: str, now: float) -> CallVerdict:
     known = _known(fault, now)
-    if fault.status is not None and fault.status >= 300 and fault.trouble is not Trouble.ABORTED:
+    if fault.status is not None and fault.status >= 300 and fault.trouble is not TransportErrorKind.ABORTED:
         error = UpstreamError()  # the status came; only its body is missing
         return _of_error(outcome_of(fault.status, error), error, known, model)
-    called = fault.trouble is not Trouble.NOT_SENT
+    called = fault.trouble is not TransportErrorKind.NOT_SENT
     outcome = _OF_TROUBLE[fault.trouble]
     return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
 
 
-def _of_success(reply: Reply, known: Verdict, model: str, parse: Parse) -> Verdict:
+def _of_success(reply: Reply, known: CallVerdict, model: str, parse: Parse) -> CallVerdict:
     if not reply.body.strip():
         return replace(known, message="The upstream answered 200 with an empty body.")
     try:
@@ -133,7 +133,7 @@ def _of_success(reply: Reply, known: Verdict, model: str, parse: Parse) -> Verdi
     return _of_choice(choice, replace(known, result=text))
 
 
-def _of_no_object(error: UpstreamError, known: Verdict, model: str) -> Verdict:
+def _of_no_object(error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
     """A list or plain words in a 200 are an error where they say which; all else is only malformed."""
     outcome = outcome_in_200(error)
     if outcome is Outcome.UNAVAILABLE:
@@ -148,7 +148,7 @@ def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return choices[0] if isinstance(choices[0].get("message"), Mapping) else None
 
 
-def _of_choice(choice: Mapping[str, Any], known: Verdict) -> Verdict:
+def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
     """A proper body may still say that the answer was broken off for want of capacity, or withheld."""
     reason = choice.get("finish_reason")
     if reason == "insufficient_system_resource":
@@ -165,7 +165,7 @@ def _of_choice(choice: Mapping[str, Any], known: Verdict) -> Verdict:
     return replace(known, outcome=Outcome.SUCCEEDED)
 
 
-def _of_error(outcome: Outcome, error: UpstreamError, known: Verdict, model: str) -> Verdict:
+def _of_error(outcome: Outcome, error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
     return replace(
         known,
         outcome=outcome,
@@ -173,7 +173,7 @@ def _of_error(outcome: Outcome, error: UpstreamError, known: Verdict, model: str
         code=error.code or error.type,
         scope=scope_of(error, model),
         named=named_limit(error) if outcome is Outcome.RATE_LIMITED else None,
-        repair=repair.suggest(error.message) if outcome in _REPAIRABLE else None,
+        repair=parameter_fix.suggest(error.message) if outcome in _REPAIRABLE else None,
     )
 
 
@@ -185,7 +185,7 @@ def _error_of(body: bytes, parse: Parse) -> UpstreamError:
         return read_error(body[:_MOST_WORDS].decode("utf-8-sig", "replace"))
 
 
-def _usage(value: Any) -> Usage | None:
+def _usage(value: Any) -> TokenUsage | None:
     """Token counts in OpenAI's words or DeepSeek's; None when the two totals are not both there."""
     if not isinstance(value, Mapping):
         return None
@@ -196,7 +196,7 @@ def _usage(value: Any) -> Usage | None:
     if cached is None:
         cached = _count(value.get("prompt_cache_hit_tokens"))
     reasoning = _count(_inside(value, "completion_tokens_details", "reasoning_tokens"))
-    return Usage(prompt, completion, min(cached or 0, prompt), reasoning or 0)
+    return TokenUsage(prompt, completion, min(cached or 0, prompt), reasoning or 0)
 
 
 def _inside(value: Mapping[str, Any], outer: str, inner: str) -> Any:

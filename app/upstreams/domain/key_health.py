@@ -20,7 +20,7 @@ from typing import Any
 
 from app.settings.domain.routing import ANY, account_quota, key_quota
 from app.tasks.domain.outcome import Outcome
-from app.tasks.domain.pauses import Shut
+from app.tasks.domain.pauses import Suspension
 from app.upstreams.domain.refusals import REFUSALS, HeardCall, Reach, Refusals
 
 
@@ -39,7 +39,7 @@ class Probe(StrEnum):
     BALANCE = "balance"  # GET /user/balance
 
 
-class Finding(StrEnum):
+class KeyTestResult(StrEnum):
     """What a test came to."""
 
     WORKS = "works"  # the key is known; there is money
@@ -61,7 +61,7 @@ class HealthRules:
 class Probed:
     """A test that came back."""
 
-    finding: Finding
+    finding: KeyTestResult
     at: float
     seconds: float
     status: int | None = None
@@ -69,7 +69,7 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KeyStatus:
     """How a key or an account stands. Instants are Unix seconds."""
 
     condition: Condition = Condition.ACTIVE
@@ -122,7 +122,7 @@ class KeyHealth:
 
     keys: Mapping[str, Held]
     rules: HealthRules = field(default_factory=HealthRules)
-    standings: dict[str, Standing] = field(default_factory=dict)
+    standings: dict[str, KeyStatus] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
     _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
     _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
@@ -149,7 +149,7 @@ class KeyHealth:
 
     def _refused(self, subject: str, call: HeardCall, reach: Reach) -> None:
         """By a call: to those who were refused, or to everybody."""
-        before = self.standings.get(subject, Standing())
+        before = self.standings.get(subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             if reach is not Reach.EVERYBODY and not self.refusals.seems_dead(call):
                 return
@@ -170,9 +170,9 @@ class KeyHealth:
             self._accused[subject].add(call.client)
 
     def _close(self, subject: str, condition: Condition, at: float, why: str) -> None:
-        last = self.standings.get(subject, Standing()).last
+        last = self.standings.get(subject, KeyStatus()).last
         words = _reason(subject, condition, why)
-        self.standings[subject] = Standing(condition, words, at, 0, at + self._pause(0), last)
+        self.standings[subject] = KeyStatus(condition, words, at, 0, at + self._pause(0), last)
 
     def due(self, now: float) -> list[Order]:
         """Tests to be made now."""
@@ -181,19 +181,19 @@ class KeyHealth:
     def tested(self, order: Order, test: Probed) -> bool:
         """A test came back. Gives back whether a condition changed."""
         self._called[order.key] = test.at
-        before = self.standings.get(order.subject, Standing())
+        before = self.standings.get(order.subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             return self._probed(order, before, test)
         self.refusals.forget([_quota_of(order.subject)])
-        if test.finding in (Finding.REFUSED, Finding.NO_ANSWER):
+        if test.finding in (KeyTestResult.REFUSED, KeyTestResult.NO_ANSWER):
             tests = before.tests + 1
             due = test.at + self._pause(tests)
             self.standings[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
-            if test.finding is Finding.REFUSED:
+            if test.finding is KeyTestResult.REFUSED:
                 self._accused.pop(order.subject, None)
             return False
-        refused = before.last is not None and before.last.finding is Finding.REFUSED
-        if refused and test.finding is Finding.WORKS:
+        refused = before.last is not None and before.last.finding is KeyTestResult.REFUSED
+        if refused and test.finding is KeyTestResult.WORKS:
             self._open(order.subject, test.at, test)
         else:
             self._accused[order.subject] = set()
@@ -205,7 +205,7 @@ class KeyHealth:
         held = self.keys[key]
         changed = False
         for subject in (f"key:{key}", f"account:{held.account}"):
-            before = self.standings.get(subject, Standing())
+            before = self.standings.get(subject, KeyStatus())
             if before.condition is not Condition.ACTIVE:
                 self._open(subject, now, before.last)
                 changed = True
@@ -215,12 +215,12 @@ class KeyHealth:
 
     def _open(self, subject: str, at: float, last: Probed | None) -> None:
         """To everybody; what was sent before says nothing of it."""
-        self.standings[subject] = Standing(since=at, last=last)
+        self.standings[subject] = KeyStatus(since=at, last=last)
         self._released[subject] = at
         self._accused.pop(subject, None)
 
     @property
-    def shut(self) -> dict[str, Shut]:
+    def shut(self) -> dict[str, Suspension]:
         """Keys that are not to be used by anybody, by name."""
         bad = {subject: shut for subject, shut in self._bad.items() if not self._may_be_tried(subject)}
         found = {}
@@ -231,9 +231,9 @@ class KeyHealth:
         return found
 
     @property
-    def barred(self) -> dict[str, dict[str, Shut]]:
+    def barred(self) -> dict[str, dict[str, Suspension]]:
         """What is closed to some: by client and quota."""
-        found: dict[str, dict[str, Shut]] = {}
+        found: dict[str, dict[str, Suspension]] = {}
         for subject, shut in self._bad.items():
             for client in self._accused.get(subject, ()):
                 found.setdefault(client, {})[_quota_of(subject)] = shut
@@ -249,17 +249,17 @@ class KeyHealth:
         return subject in self._accused or self.standings[subject].next_test_at is None
 
     @property
-    def _bad(self) -> dict[str, Shut]:
+    def _bad(self) -> dict[str, Suspension]:
         return {
-            subject: Shut(_reason(subject, one.condition, _REFUSED), by_operator=False)
+            subject: Suspension(_reason(subject, one.condition, _REFUSED), by_operator=False)
             for subject, one in self.standings.items()
             if one.condition is not Condition.ACTIVE
         }
 
-    def _probed(self, order: Order, before: Standing, test: Probed) -> bool:
+    def _probed(self, order: Order, before: KeyStatus, test: Probed) -> bool:
         """A test of what is in use. A page of balances that refuses the key itself tells nothing of money."""
         told_of_money = order.test is Probe.MODELS or test.status == 200
-        if test.finding is Finding.REFUSED and told_of_money:
+        if test.finding is KeyTestResult.REFUSED and told_of_money:
             self.standings[order.subject] = replace(before, tests=0, last=test)
             found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
             self._close(order.subject, found, test.at, test.words or _REFUSED)
@@ -271,7 +271,7 @@ class KeyHealth:
         """A success of what was sent since it was closed."""
         changed = False
         for subject in (f"key:{call.key}", f"account:{call.account}"):
-            standing = self.standings.get(subject, Standing())
+            standing = self.standings.get(subject, KeyStatus())
             if standing.condition is not Condition.ACTIVE and call.sent_at >= standing.since:
                 self._open(subject, call.sent_at, standing.last)
                 changed = True
@@ -298,7 +298,7 @@ class KeyHealth:
             call = case.call
             account = call.outcome is Outcome.NO_BALANCE
             subject = f"account:{call.account}" if account else f"key:{call.key}"
-            standing = self.standings.get(subject, Standing())
+            standing = self.standings.get(subject, KeyStatus())
             if call.key in self.keys and standing.condition is Condition.ACTIVE:
                 yield Order(subject, Probe.BALANCE if account else Probe.MODELS, call.key)
 
@@ -332,16 +332,16 @@ def _quota_of(subject: str) -> str:
     return key_quota(name, ANY) if kind == "key" else account_quota(name, ANY)
 
 
-def worse(standings: Mapping[str, Standing], key: str, account: str) -> Standing:
+def worse(standings: Mapping[str, KeyStatus], key: str, account: str) -> KeyStatus:
     """A key's standing, or its account's where only that one is bad."""
-    of_key = standings.get(f"key:{key}", Standing())
-    of_account = standings.get(f"account:{account}", Standing())
+    of_key = standings.get(f"key:{key}", KeyStatus())
+    of_account = standings.get(f"account:{account}", KeyStatus())
     if of_key.condition is Condition.ACTIVE and of_account.condition is not Condition.ACTIVE:
         return of_account
     return of_key
 
 
-def to_facts(standing: Standing) -> dict[str, Any]:
+def to_facts(standing: KeyStatus) -> dict[str, Any]:
     """As plain values, to be kept."""
     last = standing.last
     return {
@@ -362,10 +362,10 @@ def to_facts(standing: Standing) -> dict[str, Any]:
     }
 
 
-def from_facts(facts: Mapping[str, Any]) -> Standing:
+def from_facts(facts: Mapping[str, Any]) -> KeyStatus:
     """What was kept. Raises KeyError, ValueError, TypeError for what is no standing."""
     last = facts["last"]
-    return Standing(
+    return KeyStatus(
         Condition(facts["condition"]),
         str(facts["reason"]),
         float(facts["since"]),
@@ -374,7 +374,7 @@ def from_facts(facts: Mapping[str, Any]) -> Standing:
         None
         if last is None
         else Probed(
-            Finding(last["finding"]),
+            KeyTestResult(last["finding"]),
             float(last["at"]),
             float(last["seconds"]),
             last["status"],

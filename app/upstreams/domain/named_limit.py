@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from app.upstreams.domain.blame import Figure
+from app.upstreams.domain.attribute_refusal import Figure
 from app.upstreams.domain.upstream_error import UpstreamError
 
 _CALLS = re.compile(r"\bconcurren|\bin flight\b|\bsimultaneous|\bparallel requests", re.IGNORECASE)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class FetchedPage:
     """One GET. `status` 0: no answer came, `error` says why."""
 
     status: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Trouble(StrEnum):
+class TransportErrorKind(StrEnum):
     """How a call can fall short of a whole reply. After the first two nothing was sent."""
 
     NOT_SENT = "not_sent"  # the permit had grown old, or the process is stopping
@@ -32,10 +32,10 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class TransportError:
     """No whole answer. `status` and `headers` are there when it had begun. `message` holds no secret."""
 
-    trouble: Trouble
+    trouble: TransportErrorKind
     message: str
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -46,4 +46,4 @@ class Fault:
     @property
     def sent(self) -> bool:
         """Whether any of the request may have reached the upstream."""
-        return self.trouble not in (Trouble.NOT_SENT, Trouble.UNCONNECTED)
+        return self.trouble not in (TransportErrorKind.NOT_SENT, TransportErrorKind.UNCONNECTED)

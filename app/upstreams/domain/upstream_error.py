@@ -19,7 +19,7 @@ _DEEPEST = 8  # documents in documents
 _MOST_PARTS = 8  # of a list of errors
 
 
-class Scope(StrEnum):
+class LimitScope(StrEnum):
     """What a refusal names: whose limit was met."""
 
     MODEL = "model"  # the account for this model: what is meant when nothing is named
@@ -196,14 +196,14 @@ def _text(value: Any) -> str:
     return " ".join(str(value)[:_LONGEST_MESSAGE].split())
 
 
-def scope_of(error: UpstreamError, model: str) -> Scope:
+def scope_of(error: UpstreamError, model: str) -> LimitScope:
     """Whose limit a 429 names; `model` is the upstream's name of the model that was called."""
     text = error.message.lower()
     names_model = "model" in text or (bool(model) and model.lower() in text)
     if re.search(r"\bfrom this ip\b|\byour ip\b|\b(all|this|our) (provider|platform)\b|\bglobal\b", text):
-        return Scope.PROVIDER
+        return LimitScope.PROVIDER
     if re.search(r"\b(api[ _-]?key|this key|per[ -]key|your key)\b", text):
-        return Scope.KEY_MODEL if names_model else Scope.KEY
+        return LimitScope.KEY_MODEL if names_model else LimitScope.KEY
     if re.search(r"\b(organi[sz]ation|account|workspace|user|project|team)\b", text) and not names_model:
-        return Scope.ACCOUNT
-    return Scope.MODEL
+        return LimitScope.ACCOUNT
+    return LimitScope.MODEL

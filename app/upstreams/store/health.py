@@ -9,10 +9,10 @@ from sqlalchemy import Connection, delete, select
 
 from app.platform.upsert import insert_or
 from app.tasks.store.tables import health
-from app.upstreams.domain.key_health import Standing, from_facts, to_facts
+from app.upstreams.domain.key_health import KeyStatus, from_facts, to_facts
 
 
-def load_health(conn: Connection) -> dict[str, Standing]:
+def load_health(conn: Connection) -> dict[str, KeyStatus]:
     """All by subject; what cannot be read is left out."""
     found = {}
     for row in conn.execute(select(health.c.subject, health.c.facts)):
@@ -23,7 +23,7 @@ def load_health(conn: Connection) -> dict[str, Standing]:
     return found
 
 
-def save_health(conn: Connection, standings: Mapping[str, Standing], now: float) -> None:
+def save_health(conn: Connection, standings: Mapping[str, KeyStatus], now: float) -> None:
     """Write some down, in the order of their subjects so that two writers never wait crosswise."""
     for subject in sorted(standings):
         facts = orjson.dumps(to_facts(standings[subject])).decode()

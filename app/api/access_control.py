@@ -1,0 +1,148 @@
+"""What every call with a key must pass before its view sees it: scope, requests per minute, policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+import structlog
+from flask import Flask, Request, Response
+from flask.globals import app_ctx, request_ctx
+
+from app.access.domain.access import Caller
+from app.access.domain.policy import CallFacts, Decision
+from app.access.domain.proxies import client_address, zones_of
+from app.access.domain.scopes import scope_of
+from app.access.manage_policies import PolicyBook
+from app.access.ports import Rate, RequestRates
+from app.access.request_context import CallerContext, current
+from app.platform.domain.errors import Forbidden, OverLimit
+from app.platform.domain.network import parse_networks
+from app.platform.ports import Clock
+from app.settings.access_models import AccessSettings
+
+log = structlog.get_logger("penstock.access")
+
+_TEAMS = "/v1/admin/clients"  # what administrators of a team may reach of the administration
+
+
+class CallerAddresses:
+    """Where requests come from."""
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self._trusted = parse_networks(settings.trusted_proxies)
+        self.named = {name: parse_networks(networks) for name, networks in settings.zones.items()}
+
+    def of(self, asked: Request) -> str:
+        """The address that a request comes from, as far as trusted proxies tell it."""
+        forwarded = asked.headers.get("X-Forwarded-For") if self._trusted else None
+        return client_address(asked.remote_addr or "", forwarded, self._trusted)
+
+    def zones(self, address: str) -> frozenset[str]:
+        """The named networks that hold it."""
+        return zones_of(address, self.named)
+
+
+class AccessControl:
+    """Decides once for each request."""
+
+    def __init__(
+        self, policies: PolicyBook, rates: RequestRates, clock: Clock, settings: AccessSettings
+    ) -> None:
+        self._policies = policies
+        self._rates = rates
+        self._clock = clock
+        self._addresses = CallerAddresses(settings)
+
+    @property
+    def zones(self) -> Collection[str]:
+        """The names of networks that policies may speak of."""
+        return self._addresses.named.keys()
+
+    def admit(self, caller: Caller) -> Caller:
+        """Let the caller in. Raises Forbidden, OverLimit, DatabaseUnreachable.
+
+        1. The audit log learns who it is, whatever follows. 2. Requests per minute. 3. The key's scopes, and for the
+        administration who may be there at all. 4. Policies on the action; those on models follow with the model.
+        """
+        if app_ctx.g.get("caller") == caller:
+            return caller
+        asked = request_ctx.request
+        calling = self._begin(caller)
+        scope = scope_of(asked.method, asked.path)
+        self._count(caller)
+        if not caller.may(scope):
+            raise Forbidden(f"this key lacks the scope {scope}", code="insufficient_scope")
+        _check_administration(caller, asked.path)
+        if self._policies.decisive:
+            self._check_policies(calling, scope, self._policies.decide)
+        current.set(calling)
+        return caller
+
+    def admit_page(self, caller: Caller, scope: str) -> None:
+        """Let in who looks at a page by a session: no limit of requests, the same policies, the same log.
+
+        With the database away by the policies known last: the page that says so must be seen.
+
+        Raises Forbidden, DatabaseUnreachable.
+        """
+        calling = self._begin(caller)
+        self._check_policies(calling, scope, self._policies.decide_as_last_known)
+        current.set(calling)
+
+    def install(self, app: Flask) -> None:
+        """Forget the caller of the request before, and tell every caller how he stands with his limit."""
+
+        @app.before_request
+        def begin() -> None:
+            current.set(None)
+
+        @app.after_request
+        def tell(response: Response) -> Response:
+            rate: Rate | None = app_ctx.g.get("rate")
+            if rate is not None:
+                response.headers["RateLimit-Policy"] = f'"requests";q={rate.rpm};w=60'
+                response.headers["RateLimit"] = f'"requests";r={rate.left};t={math.ceil(rate.full_in)}'
+            return response
+
+    def _begin(self, caller: Caller) -> CallerContext:
+        """From here on the audit log knows who it is."""
+        address = self._addresses.of(request_ctx.request)
+        kept = app_ctx.g
+        kept.caller, kept.address = caller, address
+        return CallerContext(caller, address, self._addresses.zones(address))
+
+    def _count(self, caller: Caller) -> None:
+        rpm = caller.limits.rpm
+        rate = None if rpm is None else self._rates.take(caller.client_id, rpm)
+        app_ctx.g.rate = rate
+        if rate is not None and not rate.allowed:
+            raise OverLimit(
+                f"more than {rate.rpm} requests a minute", code="rate_limited", retry_after=rate.retry_after
+            )
+
+    def _check_policies(
+        self, calling: CallerContext, scope: str, decide: Callable[[CallFacts], Decision]
+    ) -> None:
+        caller = calling.caller
+        facts = CallFacts(
+            at=self._clock.now(),
+            action=scope,
+            client=caller.client_id,
+            team=caller.team,
+            user=caller.user,
+            key=caller.key_id,
+            address=calling.address,
+            zones=calling.zones,
+        )
+        decision = decide(facts)
+        if not decision.allowed:
+            log.warning("refused by policy", rule=decision.rule, client=caller.client_id, action=scope)
+            raise Forbidden("this key may not do this now, from here", code="denied_by_policy")
+
+
+def _check_administration(caller: Caller, path: str) -> None:
+    if not path.startswith("/v1/admin") or caller.is_admin:
+        return
+    if not (caller.administers and path.startswith(_TEAMS)):
+        raise Forbidden("this is for administrators", code="not_an_administrator")

@@ -1,0 +1,203 @@
+"""The use cases that the API calls, built from the parts of the process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.access.authenticate import Authenticate
+from app.access.manage_policies import PolicyBook
+from app.access.ports import RequestRates
+from app.access.record_audit import RecordAudit
+from app.api.access_control import AccessControl
+from app.caching.ports import AnswerCache
+from app.caching.use_cache import UseCache
+from app.dispatching.steer_dispatcher import SteerDispatcher
+from app.pacing.build_controllers import held_keys
+from app.pacing.ports import Explain, NoExplanation
+from app.platform.database import Database
+from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import TargetRules, parse_ports
+from app.platform.ports import Clock
+from app.reporting.meters import Meters
+from app.reporting.read_dispatcher import ReadDispatcher
+from app.settings import Settings
+from app.settings.build_topology import build_topology
+from app.settings.windows import windows_of
+from app.submission.admit import Admission
+from app.submission.cache_rules import cache_rules, model_versions
+from app.submission.check_request import SubmissionRules
+from app.submission.judge_conditions import conditions_of
+from app.submission.model_locations import admission_of
+from app.submission.retry_task import RetryTask
+from app.submission.retry_tasks import RetryTasks
+from app.submission.submit_batch import SubmitBatch
+from app.submission.submit_task import SubmitTask
+from app.tasks.cancel_batch import CancelBatch
+from app.tasks.cancel_task import CancelTask
+from app.tasks.delete_task import DeleteTask
+from app.tasks.ports import BacklogPublisher, Changes
+from app.tasks.read_batches import ReadBatches
+from app.tasks.read_tasks import ReadTasks
+from app.tasks.wait_for_task import Waiters, WaitForTask
+from app.tasks.watch_endings import WatchEndings
+from app.upstreams.ports import StreamReader
+from app.upstreams.upstream_tests import UpstreamTests
+
+
+class Dependencies(Protocol):
+    """What the API needs of the process. Bootstrap's Penstock fits, and so do small fakes."""
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+
+    @property
+    def database(self) -> Database:
+        """The truth."""
+
+    @property
+    def reservoir(self) -> BacklogPublisher:
+        """The backlog queues; its calls must end within 250 ms."""
+
+    @property
+    def changes(self) -> Changes | None:
+        """News of ended tasks; None: the database is asked once a second."""
+
+    @property
+    def rates(self) -> RequestRates:
+        """Clients' requests per minute; its calls must end within 250 ms."""
+
+    @property
+    def streams(self) -> StreamReader | None:
+        """Answers as they come; None: they are passed on when they are whole."""
+
+    @property
+    def answers(self) -> AnswerCache:
+        """Answers that may be given again; its calls must end within 250 ms."""
+
+    @property
+    def meters(self) -> Meters:
+        """What this process counts."""
+
+    @property
+    def explain(self) -> Explain | None:
+        """Why tasks wait; None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """The use cases of one process."""
+
+    authenticate: Authenticate
+    submit_task: SubmitTask
+    submit_batch: SubmitBatch
+    read_tasks: ReadTasks
+    read_batches: ReadBatches
+    wait_for_task: WaitForTask
+    cancel_task: CancelTask
+    delete_task: DeleteTask
+    retry_task: RetryTask
+    retry_tasks: RetryTasks
+    cancel_batch: CancelBatch
+    waiters: Waiters
+    watch: WatchEndings
+    explain: Explain
+    database: Database
+    clock: Clock
+    policies: PolicyBook
+    record_audit: RecordAudit
+    gatekeeper: AccessControl
+    admission: Admission
+    read_dispatcher: ReadDispatcher
+    steer: SteerDispatcher
+
+    def client_changed(self) -> None:
+        """Limits that were changed here hold here from the next request on; elsewhere within seconds."""
+        self.admission.forget()
+        self.authenticate.forget()
+
+
+def build_use_cases(parts: Dependencies) -> UseCases:
+    """Make them. Threads start when they are first needed, so that this may be called before a fork."""
+    settings, clock, database, reservoir = parts.settings, parts.clock, parts.database, parts.reservoir
+    rules = rules_of(settings)
+    tracer = getattr(parts, "tracer", None)
+    waiters = Waiters(settings.api.waiters)
+    watch = WatchEndings(waiters, database, parts.changes)
+    read_tasks = ReadTasks(database)
+    policies = PolicyBook(database, clock, settings.access.default)
+    admission = admission_of(settings, database, clock, policies)
+    retry_task = RetryTask(database, reservoir, clock, admission)
+    admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
+    return UseCases(
+        authenticate=Authenticate(database, clock, admin_key),
+        submit_task=SubmitTask(
+            database,
+            reservoir,
+            rules,
+            clock,
+            admission,
+            UseCache(parts.answers, coalesce=settings.cache.enabled and settings.cache.coalesce),
+            parts.explain,
+            parts.meters,
+            tracer,
+        ),
+        submit_batch=SubmitBatch(
+            database, reservoir, rules, clock, admission, parts.explain, parts.meters, tracer
+        ),
+        read_tasks=read_tasks,
+        read_batches=ReadBatches(database),
+        wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),
+        cancel_task=CancelTask(database, reservoir, clock),
+        delete_task=DeleteTask(database, reservoir, clock),
+        retry_task=retry_task,
+        retry_tasks=RetryTasks(database, retry_task),
+        cancel_batch=CancelBatch(database, reservoir, clock),
+        waiters=waiters,
+        watch=watch,
+        explain=parts.explain or NoExplanation(),
+        database=database,
+        clock=clock,
+        policies=policies,
+        record_audit=RecordAudit(database),
+        gatekeeper=AccessControl(policies, parts.rates, clock, settings.access),
+        admission=admission,
+        read_dispatcher=ReadDispatcher(
+            database,
+            getattr(parts, "gauge", None),  # without one Redis is taken to be away
+            getattr(parts, "told", None),
+            build_topology(settings),
+            held_keys(settings),
+            clock,
+        ),
+        steer=SteerDispatcher(
+            database,
+            held_keys(settings),
+            {model.name for model in settings.models},
+            UpstreamTests(settings, os.environ, clock),
+            clock,
+        ),
+    )
+
+
+def rules_of(settings: Settings) -> SubmissionRules:
+    """What the configuration says about submissions."""
+    callbacks = settings.callbacks
+    return SubmissionRules(
+        models=frozenset(model.name for model in settings.models),
+        default_model=settings.default_model,
+        policies=frozenset(settings.retry),
+        targets=TargetRules(parse_ports(callbacks.ports), parse_networks(callbacks.allow_networks)),
+        cache=cache_rules(settings),
+        versions=model_versions(settings),
+        conditions=conditions_of(settings),
+        regions=settings.regions,
+        degraded={m.name: m.degraded.after for m in settings.models if m.degraded is not None},
+        windows=windows_of(settings),
+    )

@@ -1,0 +1,142 @@
+"""Identical tasks in flight, found by their cache key: who leads, who follows, and the words to change that.
+
+Who joins holds the key first (`hold_keys`), then the leader's row; who ends the leader holds its row. So a task either
+follows a leader that has not ended, or finds none. SQLite has one writer at a time and needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    Text,
+    Update,
+    case,
+    null,
+    select,
+    text,
+    update,
+)
+
+from app.caching.domain.coalescing import Participant
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.locks import in_order, is_now
+from app.tasks.store.tables import FOLLOWING, LEADING, task
+
+_SPACE = 7_221_046  # of PostgreSQL's advisory locks; any number that nobody else uses
+# Keys share locks, so that a transaction with many keys does not fill the server's lock table. Whom a neighbour's key
+# makes wait, waits for a short transaction.
+_BUCKETS = 512
+_HOLD = text(
+    "SELECT pg_advisory_xact_lock(:space, bucket)"
+    " FROM (SELECT unnest(CAST(:buckets AS integer[])) AS bucket) AS ordered"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What becomes of a queued row."""
+
+    task_id: str
+    hold: Hold
+    leads: bool = False
+    hurries: bool = False  # to the front of its queue
+
+
+def hold_keys(conn: Connection, keys: Iterable[str]) -> None:
+    """Keep others from joining by these keys until the transaction ends."""
+    buckets = sorted({crc32(key.encode()) % _BUCKETS for key in keys})
+    if buckets and conn.dialect.name == "postgresql":
+        conn.execute(_HOLD, {"space": _SPACE, "buckets": buckets})
+
+
+def leaders(conn: Connection, keys: Collection[str]) -> dict[str, str]:
+    """The ids of those who lead, by key. They are not locked."""
+    if not keys:
+        return {}
+    wanted = encode({"key": key} for key in sorted(keys))
+    return {row.cache_key: row.id for row in conn.execute(_leaders(conn.dialect.name), {ROWS: wanted})}
+
+
+def followers(conn: Connection, keys: Collection[str], limit: int) -> Sequence[Row[Any]]:
+    """(id, batch_id, cache_key) of up to `limit` followers, the oldest first. They are not locked."""
+    if not keys:
+        return []
+    wanted = encode({"key": key} for key in sorted(keys))
+    return conn.execute(_followers(conn.dialect.name).limit(limit), {ROWS: wanted}).all()
+
+
+def is_following(row: Row[Any], key: str) -> bool:
+    """Whether a locked row still waits for the answer under a key."""
+    return bool(row.status == Status.QUEUED and row.hold == Hold.FOLLOWING and row.cache_key == key)
+
+
+def party(row: Row[Any]) -> Participant:
+    """A locked row, as decisions about joining see it. What is not simply waiting cannot be lifted."""
+    waits = row.status == Status.QUEUED and row.hold in (Hold.NONE, Hold.UNTIL)
+    return Participant(
+        row.id, row.seq, row.client_id, row.step, row.expires_at, running=row.leads and not waits
+    )
+
+
+def move(conn: Connection, moves: Sequence[Move]) -> None:
+    """Carry out moves of rows that are queued; those that stay in their queue keep their place there."""
+    if moves:
+        rows = ({"id": m.task_id, "hold": m.hold, "leads": m.leads, "hurries": m.hurries} for m in moves)
+        conn.execute(_move(conn.dialect.name), {ROWS: encode(rows)})
+
+
+def resign(conn: Connection, ids: Collection[str]) -> None:
+    """Let these lead no more, whatever their state."""
+    if ids:
+        conn.execute(_resign(conn.dialect.name), {ROWS: encode({"id": name} for name in sorted(ids))})
+
+
+@cache
+def _leaders(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, key=Text())
+    return (
+        select(task.c.id, task.c.cache_key)
+        .join(wanted, wanted.c.key == task.c.cache_key)
+        .where(text(LEADING))
+    )
+
+
+@cache
+def _followers(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, key=Text())
+    found = select(task.c.id, task.c.batch_id, task.c.cache_key)
+    found = found.join(wanted, wanted.c.key == task.c.cache_key)
+    return found.where(text(FOLLOWING)).order_by(task.c.seq)
+
+
+@cache
+def _move(dialect: str) -> Update:
+    wanted = recordset(dialect, id=Text(), hold=Integer(), leads=Boolean(), hurries=Boolean())
+    stays = wanted.c.hold == Hold.NONE
+    return (
+        update(task)
+        .where(task.c.id == wanted.c.id, is_now(Status.QUEUED))
+        .values(
+            hold=case((wanted.c.hurries, task.c.hold), else_=wanted.c.hold),
+            leads=wanted.c.leads,
+            front=task.c.front | wanted.c.hurries,
+            fed_at=case((stays, task.c.fed_at), else_=null()),
+        )
+    )
+
+
+@cache
+def _resign(dialect: str) -> Update:
+    locked = in_order(recordset(dialect, id=Text()))
+    return update(task).where(task.c.seq == locked.c.seq).values(leads=False)

@@ -1,0 +1,125 @@
+"""Ends that an answer brings which is there already: from the cache, or by an identical task's call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Double,
+    Integer,
+    Row,
+    Text,
+    Update,
+    bindparam,
+    case,
+    false,
+    func,
+    null,
+    update,
+)
+
+from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
+from app.billing.store.usage import write_usage
+from app.caching.domain.answer import CachedAnswer
+from app.platform.domain.money import NO_SUM
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.task import Status
+from app.tasks.store.tables import task, task_content
+
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """An answer given to a task. `cached`: it was kept; else an identical task's call has just brought it."""
+
+    row: Row[Any]  # locked, as `locks.lock_tasks` reads it
+    answer: CachedAnswer
+    at: float
+    cached: bool
+
+
+def give_answers(conn: Connection, given: Sequence[GivenAnswer]) -> None:
+    """End queued tasks as succeeded at no further cost, and enter what that saved.
+
+    What follows from their ends (batches, callbacks) is the caller's, by `progress.record_progress`.
+    """
+    if not given:
+        return
+    conn.execute(_statement(conn.dialect.name), {ROWS: encode(map(_columns, given))})
+    for result, numbers in _by_result(given).items():
+        conn.execute(
+            _content(conn.dialect.name), {"result": result, ROWS: encode({"seq": n} for n in numbers)}
+        )
+    write_usage(conn, (saving(item.row, item.answer, cached=item.cached, at=item.at) for item in given))
+
+
+def saving(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> UsageEntry:
+    """What an answer given again adds to the ledger. `row` has `client_id` and `model`."""
+    saved = answer.cost.picos if answer.cost else 0
+    heading = Heading(day_of(at), row.client_id, row.model, currency=answer.currency or "")
+    if cached:
+        return UsageEntry(heading, UsageFigures(tasks=1, cache_hits=1, saved_cache=saved))
+    return UsageEntry(heading, UsageFigures(tasks=1, coalesced=1, saved_coalescing=saved))
+
+
+def tokens(answer: CachedAnswer) -> Mapping[str, int | None]:
+    """The columns of an answer's tokens."""
+    return {name: getattr(answer.usage, name) if answer.usage else None for name in _TOKENS}
+
+
+def _by_result(given: Sequence[GivenAnswer]) -> dict[str, list[int]]:
+    """Equal results go over the wire once."""
+    found: dict[str, list[int]] = {}
+    for item in given:
+        found.setdefault(item.answer.result, []).append(item.row.seq)
+    return found
+
+
+def _columns(item: GivenAnswer) -> dict[str, Any]:
+    return {
+        "id": item.row.id,
+        "was_hold": item.row.hold,
+        "at": item.at,
+        "own": item.answer.currency,
+        "cached": item.cached,
+        "simulated": item.answer.simulated,
+        **tokens(item.answer),
+    }
+
+
+@cache
+def _statement(dialect: str) -> Update:
+    """From queued, held as it was read. What earlier calls of its own cost stays."""
+    counts = {name: Integer() for name in _TOKENS}
+    flags = {"cached": Boolean(), "simulated": Boolean()}
+    to = recordset(dialect, id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
+    return (
+        update(task)
+        .where(task.c.id == to.c.id, task.c.status == Status.QUEUED, task.c.hold == to.c.was_hold)
+        .values(
+            status=Status.SUCCEEDED,
+            finished_at=to.c.at,
+            cached=to.c.cached,
+            coalesced=~to.c.cached,
+            simulated=to.c.simulated,
+            cost_picos=case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0)),
+            currency=func.coalesce(task.c.currency, to.c.own),
+            leads=false(),
+            fed_at=null(),
+            **{name: to.c[name] for name in _TOKENS},
+        )
+    )
+
+
+@cache
+def _content(dialect: str) -> Update:
+    numbers = recordset(dialect, seq=BigInteger())
+    same = task_content.c.seq == numbers.c.seq
+    return update(task_content).where(same).values(result=bindparam("result"))

@@ -1,0 +1,342 @@
+"""A rehearsal: the same `plan` that leads the running service, on a virtual clock against calls that only take time.
+
+1. Look: refill what the quotas' buckets have lost, bring back the calls that have ended, drop what has expired.
+2. Plan, and release what the plan says; each call ends after a time drawn from what calls by its route take.
+3. Go on at the next end or when something opens, whichever is first. Ends that are close together (a tenth of a call's
+   time) are brought back at once, some early and some late, and what opens one by one is waited for as long as no
+   bucket overflows: that keeps 50,000 tasks within seconds.
+
+Limits are told or learned ones as they are now; nothing is learned while rehearsing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from app.pacing.domain.fairness import ClientShare, Shares
+from app.pacing.domain.plan import NEVER, Plan, Release, Snapshot, plan, settle_shares
+from app.pacing.domain.waiting import QueueHead, WaitingList
+from app.platform.domain.queue import backlog_queue
+from app.settings.domain.quota import QuotaLimits, QuotaState
+from app.settings.domain.routing import Route, Topology, account_quota
+from app.tasks.domain.attempt import TokenUsage
+
+_HEADS = 256  # of each list, shown to one plan
+_EXACT = 0.001  # seconds: nothing is looked at more often
+_CLOSE = 0.1  # of a call's mean time: ends within it come back together
+_EXPIRED, _DONE, _REFUSED = "expired", "done", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tasks alike that wait from the start."""
+
+    model: str
+    client: str
+    tasks: int
+    usage: TokenUsage
+    estimate: float  # tokens reserved for each
+    step: int = 3
+    expires_in: float = 86_400.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProfile:
+    """What calls by a route come to."""
+
+    seconds: Callable[[Random], float]
+    mean_seconds: float
+    refused: float = 0.0  # the part that is refused (429, 503), and goes again
+    pause: float = 1.0  # seconds that a refusal brakes its account and model
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What it came to. Seconds from the start."""
+
+    seconds: float  # until the last call ended
+    done: int
+    expired: int = 0  # not started before their deadline
+    stranded: int = 0  # that nothing could ever start
+    calls: int = 0
+    refused: int = 0  # calls, each made again
+    costs: Mapping[str, int] = field(default_factory=dict)  # pico-units by currency
+    unpriced: int = 0  # calls at a price that nobody knows
+    by_key: Mapping[str, int] = field(default_factory=dict)  # calls
+    waits: Mapping[str, float] = field(default_factory=dict)  # seconds by what held work up
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Where it is played."""
+
+    topology: Topology
+    limits: Mapping[str, QuotaLimits]  # of quotas that have any
+    habits: Callable[[Route], ClientProfile]
+    cost: Callable[
+        [Route, TokenUsage, float], tuple[int, str] | None
+    ]  # pico-units and currency at an instant
+    slots: int = 1000
+    clients: Mapping[str, ClientShare] = field(default_factory=dict)
+    starts_at: float = 0.0  # Unix seconds
+
+
+def rehearse(stage: Scenario, loads: Sequence[Load], chance: Random) -> Rehearsed:
+    """Play it to its end."""
+    return _Rehearsal(stage, loads, chance).run()
+
+
+@dataclass(slots=True)
+class _Line:
+    """One list."""
+
+    load: Load
+    queue: str
+    heads: tuple[QueueHead, ...]
+    left: int
+    in_flight: int = 0
+
+    def waiting(self) -> WaitingList:
+        load = self.load
+        return WaitingList(self.queue, load.model, load.client, load.step, self.left, self.heads[: self.left])
+
+
+@dataclass(slots=True)
+class _Meter:
+    """A quota that has limits."""
+
+    limits: QuotaLimits
+    level: float = 0.0
+    token_level: float = 0.0
+    flight: int = 0
+    braked_until: float = 0.0
+
+    def refill(self, seconds: float) -> None:
+        if self.limits.requests is not None:
+            self.level = self.limits.requests.filled(self.level, seconds)
+        if self.limits.tokens is not None:
+            self.token_level = self.limits.tokens.filled(self.token_level, seconds)
+
+    def state(self) -> QuotaState:
+        limits = self.limits
+        return QuotaState(
+            limits.requests,
+            self.level,
+            limits.tokens,
+            self.token_level,
+            limits.cap,
+            self.flight,
+            self.braked_until,
+        )
+
+
+class _Rehearsal:
+    def __init__(self, stage: Scenario, loads: Sequence[Load], chance: Random) -> None:
+        self.stage = stage
+        self.chance = chance
+        self.lines = [_line(load) for load in loads if load.tasks]
+        self.by_place = {(line.queue, line.load.step): line for line in self.lines}
+        self.meters = {name: _Meter(limits) for name, limits in stage.limits.items()}
+        self.shares = Shares()
+        self.habits = {route: stage.habits(route) for route in stage.topology.routes}
+        self.ends: dict[int, list[tuple[Route, _Line]]] = {}  # by the number of a moment
+        self.moments: list[int] = []
+        self.moment = self._moment()
+        self.now = 0.0
+        self.flights: Counter[str] = Counter()
+        self.free = stage.slots
+        self.tally: Counter[str] = Counter()
+        self.costs: Counter[str] = Counter()
+        self.by_key: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self.pools = dict.fromkeys(stage.topology.keys, "all")
+
+    def run(self) -> Rehearsed:
+        ended = 0.0
+        while any(line.left for line in self.lines) or self.ends:
+            decided = self._turn()
+            if decided.more and decided.releases:
+                continue
+            following = self._following(decided)
+            if following == NEVER:
+                break
+            for wait in decided.waits.values():
+                self.waits[wait.reason] += following - self.now  # type: ignore[assignment]
+            self._go(following)
+            if self._bring_back():
+                ended = self.now
+        return self._result(ended)
+
+    # -- one turn
+
+    def _turn(self) -> Plan:
+        waiting = tuple(line.waiting() for line in self.lines if line.left)
+        states = {name: meter.state() for name, meter in self.meters.items()}
+        snapshot = Snapshot(
+            self.now,
+            waiting,
+            states,
+            self.pools,
+            {"all": self.free},
+            self.stage.clients,
+            flights=self.flights,
+            wall=self.stage.starts_at + self.now,
+        )
+        decided = plan(snapshot, self.stage.topology, self.shares)
+        for release in decided.releases:
+            self._release(release)
+        settle_shares(self.shares, decided.releases)
+        return decided
+
+    def _release(self, release: Release) -> None:
+        line, route = self.by_place[release.queue, release.step], release.route
+        line.left -= 1
+        line.in_flight += 1
+        self.free -= 1
+        self.flights[route.key] += 1
+        for name in route.quotas:
+            if (meter := self.meters.get(name)) is not None:
+                meter.level -= 1
+                meter.token_level -= release.estimate
+                meter.flight += 1
+        # The nearest moment, early as often as late; but one that is still to come.
+        end = (self.now + self.habits[route].seconds(self.chance)) / self.moment
+        moment = max(round(end), int(self.now / self.moment + 1e-9) + 1)
+        if moment not in self.ends:
+            heapq.heappush(self.moments, moment)
+            self.ends[moment] = []
+        self.ends[moment].append((route, line))
+
+    def _following(self, decided: Plan) -> float:
+        end = self.moments[0] * self.moment if self.moments else NEVER
+        waits = any(line.left for line in self.lines)
+        opens = self.now + max(_EXACT, decided.wake_in) if waits else NEVER
+        soonest = self.now + self._lag()
+        return min(end, max(opens, soonest) if opens != NEVER else NEVER)
+
+    def _lag(self) -> float:
+        """How long may be waited with what opens one by one before some bucket overflows."""
+        spare = (
+            (bucket.size - max(1.0, meter.level)) / bucket.rate
+            for meter in self.meters.values()
+            if (bucket := meter.limits.requests) is not None and meter.braked_until <= self.now
+        )
+        return max(_EXACT, min(self.moment, min(spare, default=self.moment)))
+
+    def _go(self, instant: float) -> None:
+        passed = instant - self.now
+        for meter in self.meters.values():
+            meter.refill(passed)
+        self.now = instant
+        for line in self.lines:
+            if line.left and instant > line.load.expires_in:
+                self.tally[_EXPIRED] += line.left
+                line.left = 0
+
+    def _bring_back(self) -> bool:
+        """Calls that have ended by now. Gives back whether there were any."""
+        any_ended = False
+        while self.moments and self.moments[0] * self.moment <= self.now + 1e-9:
+            for route, line in self.ends.pop(heapq.heappop(self.moments)):
+                self._ended(route, line)
+            any_ended = True
+        return any_ended
+
+    def _ended(self, route: Route, line: _Line) -> None:
+        habit, load = self.habits[route], line.load
+        line.in_flight -= 1
+        self.free += 1
+        self.flights[route.key] -= 1
+        self.by_key[route.key] += 1
+        refused = habit.refused > 0 and self.chance.random() < habit.refused
+        used = 0.0 if refused else float(load.usage.prompt_tokens + load.usage.completion_tokens)
+        for name in route.quotas:
+            if (meter := self.meters.get(name)) is not None:
+                meter.flight -= 1
+                meter.token_level += load.estimate - used
+        if refused:
+            self.tally[_REFUSED] += 1
+            line.left += 1
+            name = account_quota(route.account, route.upstream_model)
+            meter = self.meters.setdefault(name, _Meter(QuotaLimits()))
+            meter.braked_until = max(meter.braked_until, self.now + habit.pause)
+            return
+        self.tally[_DONE] += 1
+        cost = self.stage.cost(route, load.usage, self.stage.starts_at + self.now)
+        self.costs["" if cost is None else cost[1]] += 1 if cost is None else cost[0]
+
+    # -- at its edges
+
+    def _moment(self) -> float:
+        means = [habit.mean_seconds for habit in self.habits.values() if habit.mean_seconds > 0]
+        return max(_EXACT, _CLOSE * min(means, default=1.0))
+
+    def _result(self, ended: float) -> Rehearsed:
+        stranded = sum(line.left for line in self.lines)
+        unpriced = self.costs.pop("", 0)
+        return Rehearsed(
+            ended,
+            self.tally[_DONE],
+            self.tally[_EXPIRED],
+            stranded,
+            self.by_key.total(),
+            self.tally[_REFUSED],
+            dict(self.costs),
+            unpriced,
+            dict(self.by_key),
+            dict(self.waits),
+        )
+
+
+def _line(load: Load) -> _Line:
+    heads = tuple(QueueHead(str(number), load.estimate) for number in range(min(_HEADS, load.tasks)))
+    return _Line(load, backlog_queue(load.model, load.client), heads, load.tasks)
+
+
+# -- what would change
+
+
+def with_key(
+    topology: Topology, limits: Mapping[str, QuotaLimits], key: str
+) -> tuple[Topology, dict[str, QuotaLimits]]:
+    """One more key of the same account as `key`, with limits of its own like that one's."""
+    return _with(topology, limits, key, account=None)
+
+
+def with_account(
+    topology: Topology, limits: Mapping[str, QuotaLimits], key: str
+) -> tuple[Topology, dict[str, QuotaLimits]]:
+    """One more account like that of `key`, with one key."""
+    account = next(route.account for route in topology.routes if route.key == key)
+    return _with(topology, limits, key, account=_another(account, {r.account for r in topology.routes}))
+
+
+def _with(
+    topology: Topology, limits: Mapping[str, QuotaLimits], key: str, account: str | None
+) -> tuple[Topology, dict[str, QuotaLimits]]:
+    name = _another(key, set(topology.keys))
+    more = dict(limits)
+
+    def copied(route: Route) -> Route:
+        new = replace(route, key=name, account=account or route.account)
+        for old_quota, new_quota in zip(route.quotas, new.quotas, strict=True):
+            if old_quota in limits:
+                more[new_quota] = limits[old_quota]
+        return new
+
+    models = {
+        model: tuple((*tier, *(copied(route) for route in tier if route.key == key)) for tier in tiers)
+        for model, tiers in topology.models.items()
+    }
+    return replace(topology, models=models), more
+
+
+def _another(name: str, known: set[str]) -> str:
+    number = 2
+    while f"{name}+{number}" in known:
+        number += 1
+    return f"{name}+{number}"

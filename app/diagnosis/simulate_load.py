@@ -1,0 +1,214 @@
+"""Rehearse a load: when it would be done, what it would cost, and what one more key or account would change.
+
+1. The stage: routes, told limits, learned ones where they are known, and what calls come to.
+2. The same load on it as it is, with one more key, and with one more account, of whichever key would serve most.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from app.billing.domain.pricing import PriceBook
+from app.diagnosis.domain.simulation import (
+    ClientProfile,
+    Load,
+    Rehearsed,
+    Scenario,
+    rehearse,
+    with_account,
+    with_key,
+)
+from app.diagnosis.store.simulation_facts import CallRow, WaitingRows, latest_calls, waiting_rows
+from app.pacing.domain.estimated_limit import EstimatedLimit, resting_level
+from app.pacing.domain.limit_estimator import RULES
+from app.pacing.domain.rate_controller import configured_limits, tighter
+from app.pacing.store.learned import load_learned
+from app.platform.database import Database
+from app.settings.domain.quota import Bucket, QuotaLimits
+from app.settings.domain.routing import Route, Topology, account_quota
+from app.tasks.domain.attempt import TokenUsage
+from app.tasks.domain.outcome import Outcome
+from app.upstreams.domain.attribute_refusal import Figure
+
+CALLS_LOOKED_AT = 5_000
+_SENT = frozenset(Outcome) - {Outcome.RETURNED, Outcome.CANCELLED}
+_REFUSED = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """What the running service shows."""
+
+    waiting: Sequence[WaitingRows] = ()
+    calls: Sequence[CallRow] = ()
+    learned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be played."""
+
+    topology: Topology
+    loads: Sequence[Load]
+    habit: ClientProfile  # of routes that nothing is known of
+    prices: PriceBook
+    pause: float = 1.0
+    slots: int = 1000
+    starts_at: float = 0.0
+    live: RunningService = RunningService()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way it was played."""
+
+    name: str
+    result: Rehearsed
+
+
+@dataclass(frozen=True, slots=True)
+class LoadForecast:
+    """As it is first. `assumed`: accounts and models whose limits nobody told, and which have not been learned."""
+
+    variants: Sequence[Variant]
+    assumed: Sequence[str]
+
+
+def look_at_live(database: Database) -> RunningService:
+    """Read what waits, what calls came to lately and what was learned. Raises DatabaseUnreachable."""
+    return RunningService(
+        database.read(waiting_rows),
+        database.read(lambda conn: latest_calls(conn, CALLS_LOOKED_AT)),
+        database.read(load_learned),
+    )
+
+
+def rehearse_load(question: Question) -> LoadForecast:
+    """Play it three times."""
+    limits, assumed = limits_of(question.topology, question.live.learned)
+    habits = _habits(question)
+
+    def play(topology: Topology, limits: Mapping[str, QuotaLimits]) -> Rehearsed:
+        stage = Scenario(
+            topology,
+            limits,
+            lambda route: habits.get(_as_measured(route), question.habit),
+            _cost(question.prices),
+            question.slots,
+            starts_at=question.starts_at,
+        )
+        return rehearse(stage, question.loads, Random(1))
+
+    as_it_is = play(question.topology, limits)
+    variants = [Variant("as it is", as_it_is)]
+    if as_it_is.by_key:
+        key = max(as_it_is.by_key, key=lambda name: as_it_is.by_key[name])
+        account = next(route.account for route in question.topology.routes if route.key == key)
+        variants += [
+            Variant(f"one more key of {account}", play(*with_key(question.topology, limits, key))),
+            Variant(f"one more account like {account}", play(*with_account(question.topology, limits, key))),
+        ]
+    return LoadForecast(variants, assumed)
+
+
+def limits_of(
+    topology: Topology, learned: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, QuotaLimits], list[str]]:
+    """The limits of every quota that has any, and the accounts and models whose limits had to be assumed."""
+    found = {
+        name: limits
+        for name in topology.quota_ids
+        if (limits := tighter(configured_limits(topology.quotas.get(name)), _learned(learned.get(name, {}))))
+        != QuotaLimits()
+    }
+    assumed = []
+    for route in topology.routes:
+        name = account_quota(route.account, route.upstream_model)
+        if not any(quota in found for quota in route.quotas):
+            pace = RULES["pace"].start
+            found[name] = QuotaLimits(Bucket(max(1.0, pace / 10), pace), None, int(RULES["calls"].start))
+            assumed.append(f"{route.account}: {route.upstream_model}")
+    return found, assumed
+
+
+def _learned(facts: Mapping[str, Any]) -> QuotaLimits:
+    """Where learned figures rest."""
+    levels: dict[Figure, float] = {}
+    for name, rules in RULES.items():
+        kept = facts.get("figures", {}).get(name)
+        if kept is not None:
+            figure = EstimatedLimit(
+                float(kept["level"]), kept.get("known"), margin=float(kept.get("margin", 0.0))
+            )
+            levels[name] = figure.level if figure.known is None else resting_level(figure, rules)
+    pace, tokens, cap = levels.get("pace"), levels.get("tokens"), levels.get("calls")
+    return QuotaLimits(
+        None if pace is None else Bucket(max(1.0, pace / 10), pace),
+        None if tokens is None else Bucket(tokens, tokens),
+        None if cap is None else max(1, int(cap)),
+    )
+
+
+def _habits(question: Question) -> dict[tuple[str, str], ClientProfile]:
+    """What calls came to lately, by key and upstream model."""
+    calls: dict[tuple[str, str], list[CallRow]] = defaultdict(list)
+    for call in question.live.calls:
+        if call.outcome in _SENT:
+            calls[call.key, call.upstream_model].append(call)
+    return {route: habit for route, rows in calls.items() if (habit := _habit(rows, question.pause))}
+
+
+def _habit(rows: Sequence[CallRow], pause: float) -> ClientProfile | None:
+    seconds = [row.seconds for row in rows if row.outcome == Outcome.SUCCEEDED]
+    if not seconds:
+        return None
+    refused = sum(row.outcome in _REFUSED for row in rows) / len(rows)
+    return ClientProfile(lambda chance: chance.choice(seconds), fmean(seconds), refused, pause)
+
+
+def usage_of(calls: Sequence[CallRow]) -> TokenUsage | None:
+    """The mean use of successful calls, where it is known."""
+    known = [row for row in calls if row.prompt_tokens is not None and row.completion_tokens is not None]
+    if not known:
+        return None
+    return TokenUsage(
+        round(fmean(row.prompt_tokens or 0 for row in known)),
+        round(fmean(row.completion_tokens or 0 for row in known)),
+        round(fmean(row.cached_tokens or 0 for row in known)),
+    )
+
+
+def _as_measured(route: Route) -> tuple[str, str]:
+    """An added key takes after the one that it was made from."""
+    return route.key.partition("+")[0], route.upstream_model
+
+
+def _cost(prices: PriceBook) -> Callable[[Route, TokenUsage, float], tuple[int, str] | None]:
+    def cost(route: Route, usage: TokenUsage, at: float) -> tuple[int, str] | None:
+        found = prices.cost(route.upstream, route.upstream_model, usage, at)
+        return None if found is None else (found.picos, found.currency)
+
+    return cost
+
+
+def live_loads(live: RunningService, usage: TokenUsage, topology: Topology) -> list[Load]:
+    """What waits now, of models that are configured."""
+    return [
+        Load(row.model, row.client_id, row.tasks, usage, row.estimate, row.step)
+        for row in live.waiting
+        if row.model in topology.models
+    ]
+
+
+def only_keys(topology: Topology, keys: Sequence[str]) -> Topology:
+    """The same with these keys alone; models that none of them serves are gone."""
+    models = {
+        model: tuple(kept for tier in tiers if (kept := tuple(r for r in tier if r.key in keys)))
+        for model, tiers in topology.models.items()
+    }
+    return replace(topology, models={model: tiers for model, tiers in models.items() if tiers})

@@ -1,0 +1,120 @@
+"""What the reconciler reads and puts right: rows against places and permits, deadlines, lost workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Text, select, text, tuple_
+
+from app.execution.store.attempts import write_lost
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.attempt import TaskFailure
+from app.tasks.domain.task import Status
+from app.tasks.store.locks import Batches, lock_batches, lock_tasks
+from app.tasks.store.requeueing import Requeued, send_back
+from app.tasks.store.tables import FED, QUEUED, RUNNING, task
+from app.tasks.store.terminal_states import finish
+
+MOST_LOSSES = 3  # a task that took so many workers with it is not tried again
+EXPIRED = TaskFailure("timeout_error", "expired", "the task's deadline passed before it could run")
+WORKER_LOST = TaskFailure("server_error", "worker_lost", "the task's worker was lost three times")
+
+
+@dataclass(frozen=True, slots=True)
+class FedRow:
+    """A row that should have a place or a permit in Redis."""
+
+    task_id: str
+    seq: int
+    queue: str
+    fed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRow:
+    """A row in a worker's hands."""
+
+    task_id: str
+    worker: str
+    release: int
+    key: str
+    account: str
+    upstream_model: str
+    estimate: int
+    started_at: float  # of this attempt
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> RunningRow:
+        """Read it from a row of `task`."""
+        who = (row.id, row.worker, row.release, row.key, row.account, row.upstream_model)
+        return cls(*who, row.estimate, row.claimed_at)
+
+
+def fed_page(conn: Connection, after: tuple[float, int], until: float, limit: int) -> list[FedRow]:
+    """Fed rows beyond `after` (fed_at, seq) in that order, fed at `until` or before."""
+    beyond = tuple_(task.c.fed_at, task.c.seq) > tuple_(*after)
+    page = select(task.c.id, task.c.seq, task.c.queue, task.c.fed_at).where(text(FED), beyond)
+    page = page.where(task.c.fed_at >= after[0], task.c.fed_at <= until)
+    return [FedRow(*row) for row in conn.execute(page.order_by(task.c.fed_at, task.c.seq).limit(limit))]
+
+
+def running_rows(conn: Connection) -> list[RunningRow]:
+    """Everything that runs, to rebuild permits from."""
+    return [RunningRow.of(row) for row in conn.execute(select(task).where(text(RUNNING)))]
+
+
+def releases_of(conn: Connection, ids: Iterable[str]) -> dict[str, tuple[Status, int | None]]:
+    """Status and last release of these tasks; unknown ids are left out."""
+    found = conn.execute(_releases(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
+    return {row.id: (Status(row.status), row.release) for row in found}
+
+
+def expire(conn: Connection, now: float, limit: int) -> list[str]:
+    """End up to `limit` queued tasks whose deadline has passed; gives back their ids.
+
+    Running ones are left to their worker.
+    """
+    late = select(task.c.id, task.c.batch_id).where(text(QUEUED), task.c.expires_at <= now)
+    found = conn.execute(late.order_by(task.c.expires_at).limit(limit)).all()
+    if not found:
+        return []
+    batches = lock_batches(conn, (row.batch_id for row in found))
+    rows = lock_tasks(conn, (row.id for row in found)).values()
+    waiting = [row for row in rows if row.status == Status.QUEUED]
+    return finish(conn, batches, waiting, Status.EXPIRED, now, EXPIRED)
+
+
+def lose(conn: Connection, worker_id: str, now: float, limit: int) -> list[RunningRow]:
+    """Take up to `limit` running rows from a lost worker; gives them back as they ran. Until there are none.
+
+    They return to the front of their queues, and a success of the worker is still accepted. Who has been lost for
+    the third time fails, who was asked to cancel is cancelled.
+    """
+    theirs = select(task.c.id, task.c.batch_id).where(text(RUNNING), task.c.worker == worker_id)
+    found = conn.execute(theirs.limit(limit)).all()
+    if not found:
+        return []
+    batches = lock_batches(conn, (row.batch_id for row in found))
+    locked = lock_tasks(conn, (row.id for row in found)).values()
+    rows = [row for row in locked if row.status == Status.RUNNING and row.worker == worker_id]
+    write_lost(conn, rows, now)
+    _take_away(conn, batches, rows, now)
+    return [RunningRow.of(row) for row in rows]
+
+
+def _take_away(conn: Connection, batches: Batches, rows: Sequence[Row[Any]], now: float) -> None:
+    cancelled = [row for row in rows if row.cancel_requested]
+    failed = [row for row in rows if not row.cancel_requested and row.lost + 1 >= MOST_LOSSES]
+    gone = {row.id for row in (*cancelled, *failed)}
+    finish(conn, batches, cancelled, Status.CANCELLED, now)
+    finish(conn, batches, failed, Status.FAILED, now, WORKER_LOST)
+    send_back(conn, [row for row in rows if row.id not in gone], Requeued.LOST)
+
+
+@cache
+def _releases(dialect: str) -> Select[Any]:
+    wanted = recordset(dialect, id=Text())
+    return select(task.c.id, task.c.status, task.c.release).join(wanted, wanted.c.id == task.c.id)

@@ -1,0 +1,140 @@
+"""One learned figure: how many calls at once, or how many (or how many tokens) a second, an upstream takes.
+
+Nobody told it, so it is found by trying, and kept by remembering:
+
+1. Until the first refusal the level doubles each round that the backlog wanted more (slow start).
+2. A refusal says where the limit is. The level falls below it, rises to a small margin under it, and rests there.
+   Refused while it rested: the margin grows.
+3. After the rest it probes, by a little, then by twice as much each round, until it is refused again. A limit that
+   was found where it had been before is believed for three times as long, up to a minute.
+
+The rest and the widening probe are what CUBIC (RFC 9438) does for a network path, in rounds instead of a cubic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+FREE = math.inf  # the level of a figure that holds nothing back
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorConfig:
+    """How a kind of figure moves."""
+
+    start: float  # the first level
+    floor: float  # the least
+    grain: float = 0.0  # 1 for whole things
+    drop: float = 0.9  # what a refusal leaves of a measured limit, for one round
+    margin: float = 0.005  # how far below a known limit it rests ...
+    widening: float = 0.01  # ... and how much farther after each refusal at rest
+
+
+CALLS_AT_ONCE = EstimatorConfig(start=20.0, floor=1.0, grain=1.0)
+CALLS_A_SECOND = EstimatorConfig(start=20.0, floor=0.05, drop=0.8, margin=0.02, widening=0.02)
+TOKENS_A_SECOND = EstimatorConfig(start=FREE, floor=1.0, drop=0.8, margin=0.02, widening=0.02)
+
+_WIDEST = 0.15
+_CAREFUL, _BOLD, _BOLDEST = 0.02, 0.25, 0.5  # steps of a probe: first where confirmed, first where not, last
+_SAME, _EXACTLY = 0.2, 0.06  # a limit found within this part of the last one is the same
+_SHORT_REST, _REST, _LONGER, _LONGEST_REST = 1.0, 6.0, 4.0, 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatedLimit:
+    """A figure as it stands. All instants on one clock, in seconds."""
+
+    level: float  # the limit now; FREE while nothing holds it
+    known: float | None = None  # where the limit was found last
+    step: float = 1.0  # the next round's growth, a part of the level
+    margin: float = 0.0  # beside that of the rules: grows with refusals at rest
+    rest: float = 0.0  # seconds that the present rest lasts
+    rest_until: float = 0.0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it holds nothing back."""
+        return math.isinf(self.level)
+
+
+def resting_level(figure: EstimatedLimit, rules: EstimatorConfig) -> float:
+    """Where it rests under the limit that it knows; FREE when it knows none."""
+    if figure.known is None:
+        return FREE
+    below = figure.known * (1 - rules.margin - figure.margin)
+    if rules.grain:
+        below = round(below / rules.grain) * rules.grain
+    return max(rules.floor, below)
+
+
+def is_probing(figure: EstimatedLimit, rules: EstimatorConfig) -> bool:
+    """Whether it tries more than it knows to be taken: a refusal is then about this figure."""
+    return not figure.is_free and figure.level > resting_level(figure, rules)
+
+
+def grown(figure: EstimatedLimit, rules: EstimatorConfig, now: float) -> EstimatedLimit:
+    """After a round in which calls succeeded, none was refused, and the backlog wanted more than the level."""
+    if figure.is_free:
+        return figure
+    resting = resting_level(figure, rules)
+    if figure.level < resting and figure.known is not None:  # coming back
+        return replace(figure, level=min(resting, figure.level * 2))
+    if now < figure.rest_until:
+        return figure
+    return replace(
+        figure,
+        level=figure.level + max(rules.grain, figure.level * figure.step),
+        step=min(1.0 if figure.known is None else _BOLDEST, figure.step * 2),
+    )
+
+
+def refused(
+    figure: EstimatedLimit, rules: EstimatorConfig, found: float, now: float, doubt: float = 0.0
+) -> EstimatedLimit:
+    """The first refusal of a round, with the limit that it shows, by what part of it that may be too high."""
+    found = max(rules.floor, min(found, figure.level))
+    apart = FREE if figure.known is None else abs(found - figure.known) / figure.known
+    confirmed = apart <= max(_SAME, doubt)
+    if confirmed and figure.known is not None and rules.grain:
+        found = min(found, figure.known) if doubt > _SAME / 2 else (found + figure.known) / 2
+    at_rest = figure.known is not None and found >= 0.97 * figure.known and not is_probing(figure, rules)
+    longer = min(_LONGEST_REST, figure.rest * _LONGER) if apart <= max(_EXACTLY, doubt) else _REST
+    rest = max(_REST, longer) if confirmed else _SHORT_REST
+    return EstimatedLimit(
+        level=min(figure.level, max(rules.floor, found * rules.drop)),  # never higher after a refusal
+        known=found,
+        step=_CAREFUL if confirmed else _BOLD,
+        margin=min(_WIDEST, figure.margin + rules.widening) if at_rest else figure.margin,
+        rest=rest,
+        rest_until=now + rest,
+    )
+
+
+def tighten(figure: EstimatedLimit, rules: EstimatorConfig, found: float) -> EstimatedLimit:
+    """Later refusals of the same round show that the limit is lower still."""
+    if figure.known is None or found >= figure.known:
+        return figure
+    found = max(rules.floor, found)
+    return replace(figure, known=found, level=min(figure.level, max(rules.floor, found * rules.drop)))
+
+
+def forget(figure: EstimatedLimit) -> EstimatedLimit:
+    """More was taken than the limit that was believed in: it is looked for again, from here."""
+    return replace(figure, known=None, step=_BOLD, rest=0.0, rest_until=0.0)
+
+
+def decrease(figure: EstimatedLimit, rules: EstimatorConfig, used: float) -> EstimatedLimit:
+    """The upstream is overloaded (503): for a round somewhat less than was in use; says nothing of the limit."""
+    level = max(rules.floor, min(figure.level, used) * 0.85)
+    known = figure.known if figure.known is not None or figure.is_free else figure.level
+    if figure.is_free:
+        known = max(rules.floor, used)
+    return replace(figure, level=level, known=known, step=min(figure.step, _BOLD))
+
+
+def restarted(figure: EstimatedLimit, rules: EstimatorConfig) -> EstimatedLimit:
+    """After a pause: half of what was taken before, and back by doubling."""
+    if figure.is_free:
+        return figure
+    return replace(figure, level=max(min(figure.level, rules.start), figure.level / 2))

@@ -1,0 +1,416 @@
+"""The judgement of all quotas together: what reports teach, and what is allowed in consequence.
+
+Told figures are ceilings. Where none is told for a route's calls, the quota of account and upstream model learns it;
+other quotas learn only once a refusal has named them. Breakers stand before an upstream's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.pacing.domain.brake import DEFAULT_RESTS, PAUSING, BrakeDurations
+from app.pacing.domain.breaker import BreakerRules, BreakerState, CircuitBreaker
+from app.pacing.domain.estimated_limit import EstimatorConfig
+from app.pacing.domain.limit_estimator import (
+    RULES,
+    CallSample,
+    LimitEstimator,
+    from_facts,
+    new_learner,
+    to_facts,
+)
+from app.pacing.domain.plan import Release
+from app.pacing.domain.ratelimit_headers import HeaderLimits, revealed
+from app.pacing.domain.response_pace import PaceRules, ResponsePace
+from app.pacing.domain.token_learner import TokenBook, TokensUsed
+from app.pacing.domain.wall import Wall
+from app.settings.domain.quota import (
+    Bucket,
+    ConfiguredQuota,
+    QuotaLimits,
+    QuotaState,
+    request_bucket,
+    token_bucket,
+)
+from app.settings.domain.routing import Route, Topology, account_quota, upstream_quota
+from app.tasks.domain.outcome import Outcome
+from app.upstreams.domain.attribute_refusal import Figure
+
+Key = tuple[str, str]  # key and upstream model
+
+_KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
+_CLOSED, _FREE = QuotaLimits(cap=0), QuotaLimits()
+_MOST = 2**31  # calls at once of what has no limit
+DEFAULT_BREAKER = BreakerRules()
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What a settled call came to, as workers report it. Instants are gate time."""
+
+    outcome: Outcome
+    key: str
+    upstream: str
+    account: str
+    upstream_model: str
+    released_at: float
+    at: float
+    seconds: float
+    estimate: float  # tokens that were reserved
+    braked: tuple[str, ...] = ()  # quotas that it braked
+    named: Figure | None = None  # the limit that a refusal names
+    hints: Mapping[str, str] = field(default_factory=dict)  # rate-limit headers
+    used: TokensUsed | None = None
+    asked: float | None = None  # seconds that a refusal asks us to wait
+    task: str = ""
+    client: str = ""
+    status: int | None = None
+    words: str = ""  # the upstream's own, where they may speak of a key or an account
+
+    @property
+    def route(self) -> Route:
+        """The way it took."""
+        return Route(self.key, self.upstream, self.account, self.upstream_model)
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeOrder:
+    """An order to release nothing on a quota for a while."""
+
+    quota: str
+    seconds: float
+    why: str
+
+
+class RateController:
+    """Kept by the leader. Pure: time arrives as arguments."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        breaker: BreakerRules | None = DEFAULT_BREAKER,
+        pace: PaceRules | None = None,
+        learning: Mapping[Figure, EstimatorConfig] | None = RULES,
+        rests: BrakeDurations = DEFAULT_RESTS,
+        chance: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Each of the first three is off when it is None. `chance` draws from [0, 1)."""
+        self.topology = topology
+        self._ids = dict.fromkeys(topology.quota_ids)  # in their order
+        self.breakers: dict[str, CircuitBreaker] = {}
+        self.learners: dict[str, LimitEstimator] = {}
+        self.tokens = TokenBook()
+        self.speeds: dict[Key, float] = {}  # moving mean of seconds a call
+        self._rules = breaker
+        self._pace = pace
+        self._learning = learning
+        self._rests = rests
+        self._chance = chance
+        self.walls: dict[str, Wall] = {}
+        self._paces: dict[str, ResponsePace] = {}
+        self._revealed: dict[str, HeaderLimits] = {}
+        self._breaker_of: dict[str, set[str]] = {}  # breakers by the account quotas behind them
+        for route in topology.routes:
+            self._lay(route)
+
+    # -- what happened
+
+    def settled(self, reports: Iterable[CallReport]) -> list[BrakeOrder]:
+        """Learn from calls that came back. Gives back what is to be closed at once."""
+        closings: list[BrakeOrder] = []
+        for report in reports:
+            self._measure(report)
+            if report.used is not None:
+                self.tokens.saw(report.used)
+            closings += self._reveal(report)
+            closings += self._break(report)
+            closings += self._pause(report)
+            for name in self._taught(report):
+                if (learner := self._learner(name)) is not None:
+                    learner.settled(_lesson(report), report.at)
+        return closings
+
+    def released(self, releases: Iterable[Release], flights: Mapping[str, QuotaState], at: float) -> None:
+        """Calls were let through at `at`; `flights` are the quotas as they were before."""
+        calls: dict[str, int] = {}
+        tokens: dict[str, float] = {}
+        for release in releases:
+            for name in release.route.quotas:
+                calls[name] = calls.get(name, 0) + 1
+                tokens[name] = tokens.get(name, 0.0) + release.estimate
+        for name, count in calls.items():
+            before = flights[name].flight if name in flights else 0
+            if name in self.learners:
+                self.learners[name].released(at, count, tokens[name], before + count)
+            if name in self.breakers:
+                self.breakers[name].released(at, count)
+            if name in self.walls:
+                self.walls[name].released(at)
+
+    def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
+        """Once a turn, with the quotas as they stand and the models that have something waiting."""
+        wanted = {
+            name
+            for model in waiting
+            for tier in self.topology.models.get(model, ())
+            for route in tier
+            for name in route.quotas
+        }
+        for name, breaker in self.breakers.items():
+            state = quotas.get(name)
+            breaker.look(now, waiting=name in wanted, flight=None if state is None else state.flight)
+        for wall in self.walls.values():
+            wall.look(now)
+        for name, learner in self.learners.items():
+            state = quotas.get(name)
+            if state is not None:
+                free = state.braked_until <= now and self._part(name, now) == 1.0 and not self._stands(name)
+                learner.look(now, state.flight, wanted=free and name in wanted)
+
+    # -- what is allowed
+
+    def limits(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaLimits]:
+        """The limits of every quota, as they should be now."""
+        return {
+            name: self._limits(name, now, quotas.get(name)) if self._says_something(name) else _FREE
+            for name in self._ids
+        }
+
+    def _says_something(self, name: str) -> bool:
+        """Most quotas of a route have no limit at all: every key's own, and what nobody was told of."""
+        said = (
+            self.topology.quotas,
+            self.breakers,
+            self.learners,
+            self._revealed,
+            self._paces,
+            self._breaker_of,
+        )
+        return any(name in one for one in said)
+
+    def _limits(self, name: str, now: float, state: QuotaState | None) -> QuotaLimits:
+        breaker = self.breakers.get(name)
+        if breaker is not None:
+            room = breaker.room()
+            return (
+                QuotaLimits()
+                if room is None
+                else replace(_CLOSED, cap=room + (state.flight if state and room else 0))
+            )
+        limits = configured_limits(self.topology.quotas.get(name))
+        learner, said = self.learners.get(name), self._revealed.get(name)
+        if said is not None:
+            limits = tighter(limits, configured_limits(ConfiguredQuota(name, said.pace, said.tpm)))
+        if learner is not None:
+            limits = tighter(limits, QuotaLimits(learner.requests, learner.tokens, learner.cap))
+        if name in self._paces:
+            pace = self._paces[name].level
+            limits = tighter(limits, QuotaLimits(requests=Bucket(1.0, pace)))
+        return _scaled(limits, self._part(name, now))
+
+    def judged(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+        """Quotas that are held by a judgement of ours, as planning is to see them, and what that is: see why.py.
+
+        After a pause calls are let through one by one.
+        """
+        open_ = {name for name, one in self.breakers.items() if one.state is not BreakerState.CLOSED}
+        found = {name: replace(quotas[name], judged="breaker") for name in open_ if name in quotas}
+        for name in self._paces:
+            requests = quotas[name].requests if name in quotas else None
+            if requests is not None and requests.rate <= self._paces[name].level:
+                found[name] = replace(quotas[name], judged="pace")
+        return found | self._probed(now, quotas)
+
+    def _probed(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+        return {
+            name: replace(
+                state,
+                cap=min(state.cap or _MOST, state.flight + self.walls[name].room(now, state.flight)),
+                judged="probe",
+            )
+            for name, state in quotas.items()
+            if self._stands(name) and state.cap != 0
+        }
+
+    def _stands(self, name: str) -> bool:
+        """Whether nothing has succeeded on a quota since it began to refuse."""
+        wall = self.walls.get(name)
+        return wall is not None and wall.stands
+
+    def _part(self, name: str, now: float) -> float:
+        """How much of an account's quota may be used: less when a breaker before it has just closed."""
+        return min((self.breakers[b].pace(now) for b in self._breaker_of.get(name, ())), default=1.0)
+
+    # -- what is kept
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What was learned, by quota, as plain values."""
+        found = {name: to_facts(learner) for name, learner in list(self.learners.items())}
+        for name, wall in [(name, one) for name, one in list(self.walls.items()) if one.is_kept]:
+            found.setdefault(name, {})["pauses"] = wall.pauses
+        return found | self.tokens.facts()
+
+    def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up what was kept, where it still has a place."""
+        self.tokens.recall(facts)
+        known = set(self.topology.quota_ids)
+        for name, kept in facts.items():
+            if name in known and kept.get("pauses"):
+                self.walls[name] = Wall(int(kept["pauses"]), is_kept=True)
+            learner = self._learner(name) if name in known and "figures" in kept else None
+            if learner is not None:
+                self.learners[name] = from_facts(kept, learner)
+
+    def learned(self) -> dict[str, QuotaLimits]:
+        """The limits that were learned, where any were."""
+        found = {
+            name: QuotaLimits(one.requests, one.tokens, one.cap) for name, one in list(self.learners.items())
+        }
+        return {name: limits for name, limits in found.items() if limits != QuotaLimits()}
+
+    def states(self) -> dict[str, BreakerState]:
+        """Where the breakers stand."""
+        return {name: breaker.state for name, breaker in self.breakers.items()}
+
+    def open_breakers(self, now: float) -> dict[str, tuple[BreakerState, str, float]]:
+        """Breakers that are not closed: where each stands, why, and in how many seconds it lets a call through."""
+        return {
+            name: (one.state, one.reason, max(0.0, one.opens_until(waiting=True) - now))
+            for name, one in list(self.breakers.items())
+            if one.state is not BreakerState.CLOSED
+        }
+
+    # -- the parts
+
+    def _lay(self, route: Route) -> None:
+        account = account_quota(route.account, route.upstream_model)
+        name = upstream_quota(route.upstream, route.upstream_model)
+        if self._rules is not None:
+            self.breakers.setdefault(name, CircuitBreaker(self._rules))
+            self._breaker_of.setdefault(account, set()).add(name)
+        if self._pace is not None and self._pace.concerns(route.upstream):
+            self._paces.setdefault(account, ResponsePace(self._pace))
+        told = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
+        if self._learning is not None and all(quota.learn for quota in told):
+            self.learners.setdefault(
+                account,
+                new_learner(_figures_told(told), rules=self._learning),
+            )
+
+    def _learner(self, name: str) -> LimitEstimator | None:
+        """The learner of a quota; one that a refusal names first starts free. None where nothing is learned."""
+        if self._learning is None:
+            return None
+        told = self.topology.quotas.get(name)
+        fresh = new_learner(_figures_told([told] if told else []), free=True, rules=self._learning)
+        return self.learners.setdefault(name, fresh)
+
+    def _taught(self, report: CallReport) -> Iterator[str]:
+        """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""
+        if report.outcome is Outcome.RATE_LIMITED:
+            yield from (name for name in report.braked if name in self._ids)
+        elif report.outcome in _KINDS:
+            yield from (name for name in report.route.quotas if name in self.learners)
+
+    def _measure(self, report: CallReport) -> None:
+        if report.outcome is Outcome.SUCCEEDED:
+            key = (report.key, report.upstream_model)
+            self.speeds[key] = self.speeds.get(key, report.seconds) * 0.9 + report.seconds * 0.1
+            paced = self._paces.get(account_quota(report.account, report.upstream_model))
+            if paced is not None:
+                paced.settled(report.seconds)
+
+    def _reveal(self, report: CallReport) -> Iterator[BrakeOrder]:
+        said = revealed(report.hints, report.at)
+        name = account_quota(report.account, report.upstream_model)
+        if said.rpm is not None or said.tpm is not None:
+            self._revealed[name] = said.after(self._revealed.get(name))
+        if said.empty_for > 0:
+            yield BrakeOrder(name, said.empty_for, "the upstream's headers say that nothing is left")
+
+    def _pause(self, report: CallReport) -> Iterator[BrakeOrder]:
+        """Longer pauses for quotas that only refuse; the first success ends them."""
+        if report.outcome is Outcome.SUCCEEDED:
+            for name in report.route.quotas:
+                if name in self.walls:
+                    self.walls[name].succeeded(report.released_at)
+        for name in report.braked if report.outcome in PAUSING else ():
+            if name in self._ids:
+                yield from self._wall(name, report)
+
+    def _wall(self, name: str, report: CallReport) -> Iterator[BrakeOrder]:
+        wall = self.walls.setdefault(name, Wall())
+        if report.asked is not None:
+            wall.told(report.released_at, report.at, report.asked)
+            return
+        base, longest = self._rests.base(report.outcome), self._rests.longest
+        seconds = wall.refused(report.released_at, report.at, base, longest, self._chance())
+        if seconds is not None:
+            yield BrakeOrder(
+                name, seconds, f"{report.outcome}: {wall.pauses} refusals, no success between them"
+            )
+
+    def _break(self, report: CallReport) -> Iterator[BrakeOrder]:
+        name = upstream_quota(report.upstream, report.upstream_model)
+        breaker = self.breakers.get(name)
+        if breaker is None:
+            return
+        before = breaker.state
+        breaker.settled(report.outcome, report.released_at, report.at)
+        if breaker.state is BreakerState.OPEN and before is not BreakerState.OPEN:
+            seconds = breaker.opens_until(waiting=True) - report.at
+            yield BrakeOrder(name, seconds, f"breaker open: {breaker.reason}")
+
+
+def _lesson(report: CallReport) -> CallSample:
+    kind = _KINDS[report.outcome]
+    return CallSample(kind, report.released_at, report.seconds, report.estimate, report.named)  # type: ignore[arg-type]
+
+
+def _figures_told(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
+    """What is told of the calls that all of these quotas are about."""
+    told: dict[Figure, list[float | None]] = {
+        "calls": [quota.concurrency for quota in quotas],
+        "pace": [quota.rpm for quota in quotas],
+        "tokens": [quota.tpm for quota in quotas],
+    }
+    return {name for name, values in told.items() if any(value is not None for value in values)}
+
+
+def configured_limits(quota: ConfiguredQuota | None) -> QuotaLimits:
+    """What was told, as limits."""
+    if quota is None:
+        return QuotaLimits()
+    return QuotaLimits(request_bucket(quota), token_bucket(quota), quota.concurrency)
+
+
+def tighter(one: QuotaLimits, other: QuotaLimits) -> QuotaLimits:
+    """Both limits together."""
+    caps = [limits.cap for limits in (one, other) if limits.cap is not None]
+    return QuotaLimits(
+        _slower(one.requests, other.requests), _slower(one.tokens, other.tokens), min(caps, default=None)
+    )
+
+
+def _slower(one: Bucket | None, other: Bucket | None) -> Bucket | None:
+    if one is None or other is None:
+        return one or other
+    slower = one if one.rate <= other.rate else other
+    return Bucket(min(one.size, other.size), slower.rate)
+
+
+def _scaled(limits: QuotaLimits, part: float) -> QuotaLimits:
+    if part >= 1.0:
+        return limits
+    return QuotaLimits(
+        _part_of(limits.requests, part),
+        _part_of(limits.tokens, part),
+        None if limits.cap is None else max(1, int(limits.cap * part)),
+    )
+
+
+def _part_of(bucket: Bucket | None, part: float) -> Bucket | None:
+    return None if bucket is None else Bucket(max(1.0, bucket.size * part), bucket.rate * part)

@@ -1,0 +1,143 @@
+"""Who holds work up, in one line: nobody, us, the upstream, the limits, an operator. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.pacing.domain.why import Binding, Bound, named
+
+
+class Cause(StrEnum):
+    """Who is to do something, if anything is to be done."""
+
+    NOBODY = "nobody"  # nothing waits, or work flows
+    US = "us"
+    UPSTREAM = "upstream"
+    LIMITS = "limits"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Holdup:
+    """One line for an operator."""
+
+    holder: Cause
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBacklog:
+    """What waits for one model, and for what it does."""
+
+    model: str
+    waiting: int
+    binding: Binding
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the line is made of. What is not known is as good as none."""
+
+    database: bool = True
+    redis: bool = True
+    leads: bool = True  # a dispatcher beats
+    workers: int = 0
+    slots: int = 0
+    flight: int = 0
+    waiting: int = 0  # tasks, for whatever reason
+    backlogs: Sequence[ModelBacklog] = ()
+    paused: Sequence[str] = ()  # in words: `everything`, `model flash`
+    upstreams: Mapping[str, str] = field(default_factory=dict)  # by quota and key: whose it is
+
+
+def bottleneck(service: Service) -> Holdup:
+    """The line: what must be mended first comes first."""
+    if not service.database:
+        return Holdup(Cause.US, "us: the database does not answer")
+    if "everything" in service.paused:
+        return Holdup(Cause.OPERATOR, f"paused by an operator: everything ({_waiting(service.waiting)})")
+    if service.waiting == 0:
+        return Holdup(Cause.NOBODY, "nothing waits" + _aside(service))
+    ours = _ours(service)
+    if ours is not None:
+        return Holdup(Cause.US, f"us: {ours}; {_waiting(service.waiting)}")
+    if not service.backlogs:
+        return _later(service)
+    longest = max(service.backlogs, key=lambda one: one.waiting)
+    found = _bound(longest.binding, service)
+    return Holdup(found.holder, f"{found.words} ({_waiting(longest.waiting)} for {longest.model})")
+
+
+def _ours(service: Service) -> str | None:
+    if not service.redis:
+        return "Redis does not answer, so nothing is released; submissions are taken all the same"
+    if not service.leads:
+        return "no dispatcher leads, so nothing is released: start `penstock dispatcher`"
+    if service.workers == 0:
+        return "no worker is alive: start `penstock worker`"
+    return None
+
+
+def _later(service: Service) -> Holdup:
+    if service.paused:
+        return Holdup(
+            Cause.OPERATOR,
+            f"paused by an operator: {', '.join(service.paused)} ({_waiting(service.waiting)})",
+        )
+    return Holdup(
+        Cause.NOBODY, f"nothing is due: {_waiting(service.waiting)} for a time, a batch's turn or a budget"
+    )
+
+
+def _bound(binding: Binding, service: Service) -> Holdup:
+    upstream = service.upstreams.get(binding.subject, "the upstream's")
+    owner = named(binding.subject)
+    match binding.bound:
+        case Bound.PAUSED:
+            return Holdup(Cause.OPERATOR, binding.why)
+        case Bound.SLOTS:
+            return Holdup(Cause.US, _slots(service))
+        case Bound.ROUTE:
+            return Holdup(Cause.US, "us: no tier of the model may take the tasks that wait")
+        case Bound.DISABLED:
+            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {binding.why}")
+        case Bound.BRAKED | Bound.PROBE:
+            why = binding.why or "a refusal"
+            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {why} ({owner})")
+        case Bound.BREAKER:
+            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} fails, its breaker is open ({owner})")
+        case Bound.PACE:
+            return Holdup(
+                Cause.LIMITS, f"limits: the pace of {owner}, {binding.figure or 0:.0f} rpm by [pace]"
+            )
+        case Bound.CALLS | Bound.REQUESTS | Bound.TOKENS:
+            return Holdup(Cause.LIMITS, f"limits: {_figure(binding)} of {owner} are fully used")
+        case Bound.TURN:
+            return Holdup(Cause.NOBODY, "work flows")
+
+
+def _figure(binding: Binding) -> str:
+    unit = {Bound.CALLS: "calls at once", Bound.REQUESTS: "rpm", Bound.TOKENS: "tokens a minute"}[
+        binding.bound
+    ]
+    return f"{binding.figure or 0:.0f} {unit}"
+
+
+def _slots(service: Service) -> str:
+    if service.slots > service.flight:
+        return "us: no worker with a free slot consumes the queue of the keys that could serve"
+    return f"us: all {service.slots} slots of {service.workers} workers are taken: start another `penstock worker`"
+
+
+def _waiting(count: int) -> str:
+    return f"{count:,} task{'' if count == 1 else 's'} wait{'s' if count == 1 else ''}"
+
+
+def _aside(service: Service) -> str:
+    parts = [f"{service.flight:,} calls in flight"] if service.flight else []
+    parts += [f"paused by an operator: {', '.join(service.paused)}"] if service.paused else []
+    missing = _ours(service)
+    parts += [missing] if missing else []
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -1,0 +1,227 @@
+"""From what was read to the lines that the dashboard shows. Pure; instants are Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from app.pacing.domain.breaker import BreakerState
+from app.platform.domain.queue import parse_backlog_queue
+from app.reporting.domain.dispatcher_snapshot import BreakerSnapshot, LimitFigures
+from app.reporting.domain.pace import Sender, Sent
+from app.reporting.domain.pacing_snapshot import QuotaSnapshot
+from app.settings.domain.quota import WINDOW
+from app.settings.domain.routing import ANY, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingLine:
+    """What waits of a client for a model; `model` empty: for its time, its batch's turn or the end of a pause."""
+
+    model: str
+    client_id: str
+    queued: int = 0  # in its backlog queue
+    stored: int = 0  # in the database, could run as well
+    counted_up: bool = False  # there are at least so many: counting ended at its bound
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.queued + self.stored
+
+
+@dataclass(frozen=True, slots=True)
+class LimitShare:
+    """How much of a limit is used. `limit` None: there is none, or nobody knows it."""
+
+    used: float
+    limit: float | None
+    told: bool = True  # by the configuration; else learned
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return min(1.0, self.used / self.limit) if self.limit else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaLine:
+    """A quota with its use: calls and tokens of the last 60 s, calls in flight."""
+
+    id: str
+    kind: str  # account, key or upstream
+    name: str
+    model: str
+    calls: LimitShare
+    flight: LimitShare
+    tokens: LimitShare
+    sight: QuotaSnapshot
+    breaker: BreakerSnapshot | None = None  # where it is not closed
+    learned: LimitFigures = field(default_factory=LimitFigures)
+
+
+class Flying(Protocol):
+    """Calls in flight by what they go out."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def upstream_model(self) -> str: ...
+    @property
+    def young(self) -> int: ...
+
+
+class Failed(Protocol):
+    """A task that failed."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def error_code(self) -> str | None: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def finished_at(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed tasks of one reason and model, newest first."""
+
+    reason: str
+    model: str
+    rows: Sequence[Failed]
+
+    @property
+    def last_at(self) -> float:
+        """When the last of them ended."""
+        return max(row.finished_at or 0.0 for row in self.rows)
+
+
+def waiting_lines(queued: Mapping[str, int], stored: Mapping[str, int], most: int) -> list[WaitingLine]:
+    """Lines by model and client, the longest first, out of figures by backlog queue."""
+    lines = []
+    for queue in queued.keys() | stored.keys():
+        try:
+            model, client = parse_backlog_queue(queue)
+        except ValueError:
+            continue
+        kept = stored.get(queue, 0)
+        lines.append(WaitingLine(model, client, queued.get(queue, 0), kept, kept >= most))
+    return sorted(
+        (line for line in lines if line.total), key=lambda line: (-line.total, line.model, line.client_id)
+    )
+
+
+def later_by_client(
+    waiting: Mapping[str, int], ready: Iterable[WaitingLine], *, moving: bool
+) -> dict[str, int]:
+    """How many of each client's tasks wait for their time, their batch or a pause: all less those that are ready.
+
+    The two were counted moments apart: while things are `moving`, few are taken for none.
+    """
+    could: dict[str, int] = {}
+    for line in ready:
+        could[line.client_id] = could.get(line.client_id, 0) + line.total
+    rest = {client: count - could.get(client, 0) for client, count in waiting.items()}
+    least = {client: max(5, 0.02 * could.get(client, 0)) if moving else 0 for client in rest}
+    return {client: count for client, count in rest.items() if count > least[client]}
+
+
+def quota_lines(
+    topology: Topology,
+    sights: Mapping[str, QuotaSnapshot],
+    sent: Mapping[Sender, Sent],
+    flying: Iterable[Flying],
+    said: Mapping[str, Any] | None = None,
+    now: float = 0.0,
+) -> list[QuotaLine]:
+    """Quotas that limit something, have braked or are closed; the busiest stay in the order of the configuration.
+
+    `said` is what the leader told last of breakers and of what it has learned, `now` the instant.
+    """
+    used = dict(sent)
+    for group in flying:
+        sender = Sender(group.account, group.key, group.upstream_model)
+        used[sender] = used.get(sender, Sent()) + Sent(calls=group.young)
+    upstreams = {
+        route.key: route.upstream for tiers in topology.models.values() for t in tiers for route in t
+    }
+    lines = [
+        _quota_line(name, topology, sights.get(name) or QuotaSnapshot(name), used, upstreams)
+        for name in topology.quota_ids
+    ]
+    told = said or {}
+    lines = [
+        replace(line, breaker=_breaker(told, line.id, now), learned=_learned(told, line.id)) for line in lines
+    ]
+    return [line for line in lines if _tells(line)]
+
+
+def by_reason(rows: Iterable[Failed]) -> list[FailureGroup]:
+    """Group failures, the most recent reason first."""
+    groups: dict[tuple[str, str], list[Failed]] = {}
+    for row in rows:
+        groups.setdefault((row.error_code or row.status, row.model), []).append(row)
+    found = [
+        FailureGroup(reason, model, sorted(rows, key=lambda row: -(row.finished_at or 0.0)))
+        for (reason, model), rows in groups.items()
+    ]
+    return sorted(found, key=lambda group: -group.last_at)
+
+
+def _quota_line(
+    name: str,
+    topology: Topology,
+    sight: QuotaSnapshot,
+    used: Mapping[Sender, Sent],
+    upstreams: Mapping[str, str],
+) -> QuotaLine:
+    kind, _, rest = name.partition(":")
+    owner, _, model = rest.partition(":")
+    told = topology.quotas.get(name)
+    all_sent = sum(
+        (what for sender, what in used.items() if _passes(sender, kind, owner, model, upstreams)), Sent()
+    )
+    return QuotaLine(
+        name,
+        kind,
+        owner,
+        model,
+        _use(all_sent.calls, told.rpm if told else None, sight.rate and sight.rate * WINDOW),
+        _use(sight.flight, told.concurrency if told else None, sight.cap),
+        _use(all_sent.tokens, told.tpm if told else None, sight.token_rate and sight.token_rate * WINDOW),
+        sight,
+    )
+
+
+def _passes(sender: Sender, kind: str, owner: str, model: str, upstreams: Mapping[str, str]) -> bool:
+    """Whether a call by this sender passed this quota."""
+    owners = {"account": sender.account, "key": sender.key, "upstream": upstreams.get(sender.key, "")}
+    return owners.get(kind) == owner and model in (ANY, sender.upstream_model)
+
+
+def _use(used: float, told: float | None, in_force: float | None) -> LimitShare:
+    """A learned figure may lie below a told one; a told one is the ceiling."""
+    if told is None:
+        return LimitShare(used, in_force, told=False)
+    if in_force is not None and in_force < 0.95 * told - 1:
+        return LimitShare(used, in_force, told=False)
+    return LimitShare(used, told)
+
+
+def _breaker(said: Mapping[str, Any], name: str, now: float) -> BreakerSnapshot | None:
+    found = said.get("breakers", {}).get(name)
+    return BreakerSnapshot(BreakerState(found[0]), found[1], now + found[2]) if found else None
+
+
+def _learned(said: Mapping[str, Any], name: str) -> LimitFigures:
+    return LimitFigures(**said.get("learned", {}).get(name, {}))
+
+
+def _tells(line: QuotaLine) -> bool:
+    limited = any(use.limit is not None for use in (line.calls, line.flight, line.tokens))
+    return limited or line.sight.braked or line.sight.brakes > 0 or line.breaker is not None

@@ -1,0 +1,176 @@
+"""The dispatcher as an operator looks at it: quotas, keys, models, the leader, workers. Instants are Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.pacing.domain.breaker import BreakerState
+from app.reporting.domain.bottleneck import Holdup
+from app.reporting.domain.pacing_snapshot import WorkerSnapshot
+from app.tasks.domain.pauses import EVERYTHING, Pauses
+from app.upstreams.domain.key_health import Condition, KeyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFigures:
+    """Limits a minute, and at once. None: none is known."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSnapshot:
+    """A breaker that is not closed."""
+
+    state: BreakerState
+    reason: str
+    opens_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaStanding:
+    """One quota: what was told, what was learned, what is in force, what is used."""
+
+    id: str
+    kind: str  # account, key or upstream
+    name: str
+    model: str
+    upstreams: tuple[str, ...]
+    told: LimitFigures
+    learned: LimitFigures
+    in_force: LimitFigures
+    flight: int
+    last_minute: int  # calls let through in the last 60 s
+    waiting: int  # tasks of the models that pass it
+    braked_until: float | None
+    why: str
+    brakes: int  # since Redis began
+    breaker: BreakerSnapshot | None = None
+
+
+class KeyState(StrEnum):
+    """What an operator wants to know of a key first."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"  # by an operator
+    DISABLED = "disabled"  # the upstream knows it no more (401)
+    NO_BALANCE = "no_balance"  # its account has run out (402)
+    BRAKED = "braked"  # everything it could serve is braked or behind an open breaker
+    UNUSED = "unused"  # no model names it
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """One key of ours at an upstream."""
+
+    name: str
+    upstream: str
+    account: str
+    state: KeyState
+    reason: str
+    flight: int
+    last_minute: int
+    standing: KeyStatus  # its health, or its account's where that is the worse
+    quotas: tuple[str, ...]  # that its calls pass
+    workers: int  # that consume its queue
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStanding:
+    """What waits for a model, and for what."""
+
+    name: str
+    waiting: int
+    waiting_for: str | None
+    opens_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSnapshot:
+    """The dispatcher that leads, or did last. None: not known."""
+
+    term: str = ""
+    beats: bool = False
+    since: float | None = None
+    last_beat_at: float | None = None
+    ticks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStanding:
+    """A worker process; `slots` None while Redis is away."""
+
+    id: str
+    host: str | None
+    pid: int | None
+    keys: tuple[str, ...]
+    slots: int | None
+    held: int | None
+    last_seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DispatcherSnapshot:
+    """All of it."""
+
+    at: float
+    holdup: Holdup
+    database: bool
+    redis: bool
+    leader: LeaderSnapshot
+    waiting: int
+    flight: int
+    slots: int
+    pauses: Mapping[str, float] = field(default_factory=dict)  # by subject: since when
+    models: Sequence[ModelStanding] = ()
+    quotas: Sequence[QuotaStanding] = ()
+    keys: Sequence[KeyStanding] = ()
+    workers: Sequence[WorkerStanding] = ()
+
+
+def key_state(
+    name: str, standing: KeyStatus, pauses: Pauses, quotas: Iterable[QuotaStanding], now: float
+) -> tuple[KeyState, str]:
+    """A key's state, and why it is so. What an operator did comes first, then what the upstream said."""
+    if name in pauses.keys:
+        return KeyState.PAUSED, pauses.keys[name].words
+    if standing.condition is Condition.DISABLED:
+        return KeyState.DISABLED, standing.reason
+    if standing.condition is Condition.NO_BALANCE:
+        return KeyState.NO_BALANCE, standing.reason
+    passed = list(quotas)
+    if not passed:
+        return KeyState.UNUSED, "no model names it"
+    if EVERYTHING in pauses.subjects:
+        return KeyState.PAUSED, "paused by an operator: everything"
+    return _braked(passed, now)
+
+
+def _braked(passed: Sequence[QuotaStanding], now: float) -> tuple[KeyState, str]:
+    """A quota for all models closes the key; one of a model does when it is the only model."""
+    models = {quota.model for quota in passed if quota.model != "*"}
+    closed = {quota.model: _closed(quota, now) for quota in passed if _closed(quota, now)}
+    if "*" in closed:
+        return KeyState.BRAKED, closed["*"]
+    if models and models <= closed.keys():
+        return KeyState.BRAKED, "; ".join(sorted(set(closed.values())))
+    return KeyState.ACTIVE, "; ".join(f"{why} ({model})" for model, why in sorted(closed.items()))
+
+
+def _closed(quota: QuotaStanding, now: float) -> str:
+    """Why nothing passes a quota now; empty when it is open."""
+    if quota.breaker is not None and quota.breaker.state is BreakerState.OPEN:
+        return f"breaker open: {quota.breaker.reason}"
+    if quota.braked_until is not None and quota.braked_until > now:
+        return quota.why or "braked"
+    return ""
+
+
+def seen_by_workers(keys: Iterable[str], reports: Iterable[WorkerSnapshot]) -> dict[str, int]:
+    """How many workers consume each key's queue."""
+    consumed = [set(report.keys) for report in reports]
+    return {key: sum(key in of for of in consumed) for key in keys}

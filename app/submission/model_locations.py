@@ -1,0 +1,70 @@
+"""From the configuration: where each model may be served, what it can cost at most, and what encrypts content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.access.manage_policies import PolicyBook
+from app.platform.database import Database
+from app.platform.encryption import KeyRing
+from app.platform.ports import Clock
+from app.settings import Settings, price_book, resolve_secret
+from app.settings.access_models import StorageSettings
+from app.submission.admit import Admission, Ceiling, LimitsBook, Places
+
+
+def admission_of(
+    settings: Settings, database: Database, clock: Clock, policies: PolicyBook | None = None
+) -> Admission:
+    """What decides on submissions."""
+    book = policies or PolicyBook(database, clock, settings.access.default)
+    limits = LimitsBook(database, clock)
+    return Admission(book, limits, clock, places_of(settings), ceiling_of(settings), longest_of(settings))
+
+
+def vault_of(storage: StorageSettings, environ: Mapping[str, str]) -> KeyRing | None:
+    """What encrypts prompts and results; None: nothing does. Raises ConfigError."""
+    if not storage.encryption_key:
+        return None
+    references = (storage.encryption_key, *storage.previous_keys)
+    return KeyRing([resolve_secret(reference, environ).encode() for reference in references])
+
+
+def places_of(settings: Settings) -> dict[str, Places]:
+    """The upstreams and regions of each model. An upstream without a region is in the region ""."""
+    regions = {upstream.name: upstream.region for upstream in settings.upstreams}
+    found = {}
+    for model, routes in _routes(settings).items():
+        upstreams = frozenset(upstream for upstream, _ in routes)
+        found[model] = Places(upstreams, frozenset(regions.get(name, "") for name in upstreams))
+    return found
+
+
+def longest_of(settings: Settings) -> dict[str, int]:
+    """The most tokens of an answer, of models where that is configured."""
+    return {model.name: model.max_output_tokens for model in settings.models if model.max_output_tokens}
+
+
+def ceiling_of(settings: Settings) -> Ceiling:
+    """The dearest of a model's routes; nothing when one of them has no known price, or they differ in currency."""
+    book, routes = price_book(settings, {}), _routes(settings)
+
+    def ceiling(model: str, tokens: int, at: float) -> tuple[int, str] | None:
+        costs = [book.ceiling(upstream, name, tokens, at) for upstream, name in routes.get(model, ())]
+        known = [cost for cost in costs if cost is not None]
+        if not known or len(known) < len(costs) or len({cost.currency for cost in known}) > 1:
+            return None
+        return max(cost.picos for cost in known), known[0].currency
+
+    return ceiling
+
+
+def _routes(settings: Settings) -> Mapping[str, list[tuple[str, str]]]:
+    """Each model's (upstream, upstream model) pairs."""
+    upstream_of = {key.name: key.upstream for key in settings.keys}
+    return {
+        model.name: [
+            (upstream_of[route.key], route.upstream_model) for tier in model.routes() for route in tier
+        ]
+        for model in settings.models
+    }
