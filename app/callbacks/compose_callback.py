@@ -1,21 +1,108 @@
-"""Put a claimed callback together: body, signature, the client's own headers."""
+"""What a callback carries: the row it is about, as JSON, with its signature and the client's own headers."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    LargeBinary,
+    RowMapping,
+    Select,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+)
+from standardwebhooks.webhooks import Webhook
 
 from app.callbacks.domain.callback import SignedCallback
 from app.callbacks.domain.callback_event import MAX_RESULT_BYTES, event, with_result_url
 from app.callbacks.domain.callback_headers import usable_headers
-from app.callbacks.sign_callback import signed_headers, signing_secrets
-from app.callbacks.store.callback_subjects import batch_subject, task_subject
 from app.callbacks.store.callbacks import ClaimedCallback
 from app.platform.database import Database
 from app.platform.domain.json_text import one_line
 from app.tasks.domain.batch_view import batch_view
 from app.tasks.domain.task_view import task_view
+from app.tasks.store.tables import batch, task, task_content
+
+
+def signing_secrets(claimed: ClaimedCallback, now: float) -> list[str]:
+    """The client's secret, and the one before it while both are valid."""
+    secrets = [claimed.secret]
+    if claimed.previous_secret is not None and now < (claimed.previous_until or 0.0):
+        secrets.append(claimed.previous_secret)
+    return secrets
+
+
+def signed_headers(callback_id: str, body: bytes, secrets: Sequence[str], now: float) -> dict[str, str]:
+    """The three headers; the signature has one part for each secret. `now` is Unix seconds, of this try."""
+    at = math.floor(now)
+    moment = datetime.fromtimestamp(at, UTC)
+    text = body.decode()
+    signatures = (Webhook(secret).sign(callback_id, moment, text) for secret in secrets)
+    return {
+        "webhook-id": callback_id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSubject:
+    """A task's row by column names, and its result as JSON text unless that is `too_large`."""
+
+    row: Mapping[str, Any]
+    result: str | None
+    too_large: bool
+
+
+def task_subject(conn: Connection, task_id: str, most_bytes: int) -> TaskSubject | None:
+    """Read a task whose result is wanted up to `most_bytes`; None when there is no such task."""
+    values = {"which": task_id, "most": most_bytes}
+    row = conn.execute(_task_statement(conn.dialect.name), values).mappings().first()
+    if row is None:
+        return None
+    return TaskSubject(_by_name(row), row["small_result"], bool(row["too_large"]))
+
+
+def batch_subject(conn: Connection, batch_id: str) -> Mapping[str, Any] | None:
+    """Read a batch's row by column names; None when there is no such batch."""
+    row = conn.execute(_BATCH, {"which": batch_id}).mappings().first()
+    return None if row is None else _by_name(row)
+
+
+def _by_name(row: RowMapping) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}
+
+
+_BATCH = select(batch).where(batch.c.id == bindparam("which"))
+
+
+@cache
+def _task_statement(dialect: str) -> Select[Any]:
+    size, most = _bytes(dialect, task_content.c.result), bindparam("most", type_=Integer())
+    small = case((size <= most, task_content.c.result))
+    return (
+        select(task, small.label("small_result"), (size > most).label("too_large"))
+        .outerjoin(task_content, task_content.c.seq == task.c.seq)
+        .where(task.c.id == bindparam("which"))
+    )
+
+
+def _bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[int]:
+    if dialect == "postgresql":
+        return func.octet_length(column)
+    return func.length(cast(column, LargeBinary))
 
 
 def compose_callback(
