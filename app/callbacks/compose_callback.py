@@ -25,9 +25,13 @@ from sqlalchemy import (
 )
 from standardwebhooks.webhooks import Webhook
 
-from app.callbacks.domain.callback import SignedCallback
-from app.callbacks.domain.callback_event import MAX_RESULT_BYTES, event, with_result_url
-from app.callbacks.domain.callback_headers import usable_headers
+from app.callbacks.domain.callback import (
+    MAX_RESULT_BYTES,
+    SignedCallback,
+    event,
+    usable_headers,
+    with_result_url,
+)
 from app.callbacks.store.callbacks import ClaimedCallback
 from app.platform.database import Database
 from app.platform.domain.json_text import one_line

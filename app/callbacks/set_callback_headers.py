@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from app.callbacks.domain.callback_headers import check_headers
+from app.callbacks.domain.callback import check_headers
 from app.callbacks.store.callback_settings import set_headers
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.callbacks.domain.callback_headers import check_headers, usable_headers
+from app.callbacks.domain.callback import check_headers, usable_headers
 from app.platform.domain.network import parse_networks
 from app.platform.domain.url_rules import BadTarget, TargetRules, host_of, parse_ports, parse_target
 

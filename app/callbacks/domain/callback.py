@@ -1,17 +1,88 @@
-"""What becomes of a callback: when it is tried, and what an answer to it means.
-
-Follows Standard Webhooks 1.0.0: 2xx is success, everything else is not; redirects are not followed; 410
-stops; 429, 502 and 504 ask us to slow down; `Retry-After` is honoured.
-"""
+"""What a callback says: an event about a task or a batch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from app.platform.domain.instant import to_rfc3339
 from app.platform.domain.retry_after import retry_after_seconds
 from app.tasks.domain.callback_state import CallbackState
+
+MAX_RESULT_BYTES = 256 * 1024  # of the upstream's answer inside an event; a longer one is fetched
+
+
+def event(callback_id: str, kind: str, created_at: float, data: dict[str, Any]) -> dict[str, Any]:
+    """The body of a callback. `kind` is `task.succeeded`, `batch.completed` and the like.
+
+    It is the same for every try, so that a receiver may compare.
+    """
+    return {
+        "id": callback_id,
+        "object": "event",
+        "type": kind,
+        "created_at": to_rfc3339(created_at),
+        "data": data,
+    }
+
+
+def with_result_url(task: dict[str, Any], public_url: str) -> dict[str, Any]:
+    """A task whose result is too large for an event: where to get it, instead of it.
+
+    `public_url` is where clients reach the API; empty: only the path is given.
+    """
+    return {**task, "result": None, "result_url": f"{public_url.rstrip('/')}/v1/tasks/{task['id']}"}
+
+
+MAX_HEADERS = 20
+MAX_VALUE_CHARACTERS = 4096
+# Headers that a client may not set on its callbacks: ours, and those that steer the connection.
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    }
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ValueError, naming the header, when a client's own callback headers cannot be sent."""
+    if len(headers) > MAX_HEADERS:
+        raise ValueError(f"at most {MAX_HEADERS} callback headers")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _RESERVED:
+            raise ValueError(f"callback header {name!r} may not be set")
+        if not value.isascii() or not value.isprintable() or len(value) > MAX_VALUE_CHARACTERS:
+            raise ValueError(f"callback header {name!r} needs a printable ASCII value")
+
+
+def usable_headers(headers: Mapping[str, object]) -> dict[str, str]:
+    """Those of a client's stored headers that can be sent; the others are left out."""
+    usable: dict[str, str] = {}
+    for name, value in headers.items():
+        try:
+            check_headers({name: str(value)})
+        except ValueError:
+            continue
+        usable[name] = str(value)
+    return usable
+
 
 # Seconds to wait before each try of a round, from the end of the try before: the example schedule of Standard
 # Webhooks, about three days and four hours in all. The first is sent as soon as the event is recorded.
