@@ -10,8 +10,7 @@ import structlog
 
 from app.callbacks.compose_callback import compose_callback
 from app.callbacks.domain.callback import DeliveryReply, DeliveryVerdict, HostHealth, judge
-from app.callbacks.domain.callback_host import Go, Paused
-from app.callbacks.host_concurrency import HostConcurrencyLimiter
+from app.callbacks.host_concurrency import Go, HostConcurrencyLimiter, Paused
 from app.callbacks.ports import CallbackSender
 from app.callbacks.store.callbacks import (
     ClaimedCallback,

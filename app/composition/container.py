@@ -22,8 +22,7 @@ from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
 from app.callbacks.callback_http import CallbackHttp
 from app.callbacks.deliver_callback import CallbackDelivery
-from app.callbacks.domain.callback_host import HostLimits
-from app.callbacks.host_concurrency import HostConcurrencyLimiter
+from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.callbacks.replay_callbacks import DeadLetters
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.execution.celery_app import make_celery

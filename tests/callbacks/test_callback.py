@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, HostHealth, judge, wait_seconds
-from app.callbacks.domain.callback_host import AtCapacity, Go, Host, HostLimits, Paused, admit, arrive
+from app.callbacks.host_concurrency import AtCapacity, Go, Host, HostLimits, Paused, admit, arrive
 from app.tasks.domain.callback_state import CallbackState
 
 NOW = 1_800_000_000.0

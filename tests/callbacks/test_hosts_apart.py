@@ -8,8 +8,14 @@ import pytest
 
 from app.callbacks.callback_http import CallbackHttp
 from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
-from app.callbacks.domain.callback_host import AtCapacity, Go, HostLimits, Paused
-from app.callbacks.host_concurrency import MOST_IN_LINE, HostConcurrencyLimiter
+from app.callbacks.host_concurrency import (
+    MOST_IN_LINE,
+    AtCapacity,
+    Go,
+    HostConcurrencyLimiter,
+    HostLimits,
+    Paused,
+)
 from app.platform.clock import SystemClock
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.network import parse_networks

@@ -9,9 +9,8 @@ from standardwebhooks.webhooks import Webhook
 
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
-from app.callbacks.domain.callback_host import HostLimits
 from app.callbacks.feed_callbacks import CallbackFeeder
-from app.callbacks.host_concurrency import HostConcurrencyLimiter
+from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.callbacks.replay_callbacks import DeadLetters
 from app.composition.schema import metadata
 from app.platform.database import Database
