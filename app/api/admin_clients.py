@@ -32,7 +32,7 @@ from app.api.body import read_body
 from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.use_cases import UseCases
-from app.callbacks.rotate_callback_secret import OVERLAP_SECONDS, rotate_callback_secret
+from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.platform.domain.errors import Forbidden, NotFound
 from app.submission.validation import parse, parse_json
 

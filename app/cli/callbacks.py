@@ -104,7 +104,7 @@ def rotate_secret(client: str, overlap: str) -> None:
     penstock callbacks rotate-secret team-a --overlap 2d
     """
     from app.access.domain.access import SECRET_BYTES
-    from app.callbacks.rotate_callback_secret import rotate_callback_secret
+    from app.callbacks.callback_settings import rotate_callback_secret
     from app.platform.clock import SystemClock
 
     seconds = _duration(overlap)
@@ -125,7 +125,7 @@ def headers_(client: str, headers: tuple[str, ...]) -> None:
     \b
     penstock callbacks headers team-a -H 'X-Gateway-Token: abc'
     """
-    from app.callbacks.set_callback_headers import set_callback_headers
+    from app.callbacks.callback_settings import set_callback_headers
 
     pairs = dict(_header(header) for header in headers)
     with opened() as database:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from app.callbacks.callback_settings import rotate_callback_secret
 from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, SignedCallback
-from app.callbacks.rotate_callback_secret import rotate_callback_secret
 from app.callbacks.store import callbacks
 from app.callbacks.store.callbacks import DeliveryRecord
 from app.platform.domain.errors import DatabaseUnreachable, NotFound

@@ -1,0 +1,74 @@
+"""Give a client another callback secret, without a moment in which its receivers accept nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from sqlalchemy import Connection, update
+
+from app.access.domain.access import make_callback_secret
+from app.callbacks.domain.callback import check_headers
+from app.platform.database import Database
+from app.platform.domain.errors import Invalid, NotFound
+from app.platform.ports import Clock
+from app.tasks.store.tables import client
+
+
+def rotate_secret(conn: Connection, client_id: str, secret: str, until: float) -> bool:
+    """Sign with `secret` from now on, and with the present one as well until an instant.
+
+    A rotation before the end of the last one ends that overlap: the secret before the present one is gone.
+    False: there is no such client.
+    """
+    statement = (
+        update(client)
+        .where(client.c.id == client_id)
+        .values(
+            callback_secret_previous=client.c.callback_secret,
+            callback_secret_until=until,
+            callback_secret=secret,
+        )
+    )
+    return conn.execute(statement).rowcount > 0
+
+
+def set_headers(conn: Connection, client_id: str, headers: str | None) -> bool:
+    """Put these headers (JSON object, or None) on a client's callbacks from now on. False: no such client."""
+    statement = update(client).where(client.c.id == client_id).values(callback_headers=headers)
+    return conn.execute(statement).rowcount > 0
+
+
+OVERLAP_SECONDS = 24 * 3600.0  # during which callbacks carry both signatures
+
+
+def rotate_callback_secret(
+    database: Database,
+    clock: Clock,
+    client_id: str,
+    chance: bytes,
+    overlap_seconds: float = OVERLAP_SECONDS,
+) -> str:
+    """Make the new secret out of 32 random bytes and give it back: it is shown this once.
+
+    Raises NotFound for an unknown client, DatabaseUnreachable.
+    """
+    secret = make_callback_secret(chance)
+    until = clock.now() + overlap_seconds
+    if not database.write(lambda conn: rotate_secret(conn, client_id, secret, until)):
+        raise NotFound("there is no such client", code="client_not_found")
+    return secret
+
+
+def set_callback_headers(database: Database, client_id: str, headers: Mapping[str, str]) -> None:
+    """Replace a client's callback headers; none takes them away.
+
+    Raises Invalid for a header that may not be set, NotFound for an unknown client, DatabaseUnreachable.
+    """
+    try:
+        check_headers(headers)
+    except ValueError as error:
+        raise Invalid(str(error), param="callback_headers", code="invalid_callback_headers") from None
+    text = orjson.dumps(dict(headers)).decode() if headers else None
+    if not database.write(lambda conn: set_headers(conn, client_id, text)):
+        raise NotFound("there is no such client", code="client_not_found")
