@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from app.callbacks.current_delivery import CurrentDelivery
+from app.callbacks.deliver_callback import CurrentDelivery
 from app.callbacks.store.callback_notifier import DELIVER_CALLBACK
 from app.platform.domain.queue import CALLBACKS
 from app.settings import Settings

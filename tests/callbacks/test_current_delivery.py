@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from app.callbacks.current_delivery import CurrentDelivery
+from app.callbacks.deliver_callback import CurrentDelivery
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from tests.callbacks.world import World
 from tests.stack import PATIENCE
