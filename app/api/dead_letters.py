@@ -18,9 +18,8 @@ from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.use_cases import UseCases
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
+from app.callbacks.dead_letters import DeadLetterRow, DeadLetters
 from app.callbacks.ports import NoCallbackNotifier
-from app.callbacks.replay_callbacks import DeadLetters
-from app.callbacks.store.dead_letters import DeadLetterRow
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.instant import to_rfc3339
 from app.submission.validation import parse, parse_json

@@ -17,7 +17,7 @@ from app.platform.domain.duration import parse_duration
 from app.platform.domain.instant import to_rfc3339
 
 if TYPE_CHECKING:
-    from app.callbacks.replay_callbacks import DeadLetters
+    from app.callbacks.dead_letters import DeadLetters
     from app.platform.database import Database
 
 
@@ -150,8 +150,8 @@ def _duration(text: str) -> float:
 
 def _letters(database: Database) -> DeadLetters:
     """The leader rings what is replayed, within a second."""
+    from app.callbacks.dead_letters import DeadLetters
     from app.callbacks.ports import NoCallbackNotifier
-    from app.callbacks.replay_callbacks import DeadLetters
     from app.platform.clock import SystemClock
 
     return DeadLetters(database, NoCallbackNotifier(), SystemClock())

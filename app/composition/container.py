@@ -21,9 +21,9 @@ from app.caching.ports import AnswerCache, NoAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
 from app.callbacks.callback_http import CallbackHttp
+from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
-from app.callbacks.replay_callbacks import DeadLetters
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.execution.celery_app import make_celery
 from app.execution.messages import Envelopes

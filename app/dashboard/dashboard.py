@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 
 from app.access.authenticate import Authenticate
 from app.access.keep_session import KeepSession
+from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.ports import CallbackNotifier, NoCallbackNotifier
-from app.callbacks.replay_callbacks import DeadLetters
 from app.dashboard.formatting import FILTERS
 from app.dashboard.live import LivePages
 from app.dashboard.pages import Actions, Views

@@ -11,7 +11,7 @@ import orjson
 from flask import Response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 
-from app.callbacks.replay_callbacks import DeadLetters
+from app.callbacks.dead_letters import DeadLetters
 from app.dashboard.live import LivePages
 from app.dashboard.session import SessionAuth, Viewer, check_form, form_token
 from app.dashboard.usage import read_usage

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.callbacks.store.dead_letters import DeadLetterRow, list_dead
+from app.callbacks.dead_letters import DeadLetterRow, list_dead
 from app.pacing.store.pauses import load_pauses
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable

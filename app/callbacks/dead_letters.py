@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, TextClause, Update, select, text, update
 
+from app.callbacks.ports import CallbackNotifier
+from app.platform.database import Database
+from app.platform.ports import Clock
 from app.tasks.store.tables import DEAD_LETTER, callback
 
 
@@ -94,3 +97,42 @@ def _revived(now: float) -> Update:
 def _dead_of(client_id: str | None) -> tuple[TextClause | ColumnElement[bool], ...]:
     dead = text(DEAD_LETTER)
     return (dead,) if client_id is None else (dead, callback.c.client_id == client_id)
+
+
+CHUNK = 1000  # dead letters of one transaction
+
+
+class DeadLetters:
+    """Dead letters of one client, or of all for an operator (`client_id` None)."""
+
+    def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
+        self._database = database
+        self._bell = bell
+        self._clock = clock
+
+    def list_dead(
+        self, client_id: str | None, *, before_seq: int | None = None, limit: int = 100
+    ) -> list[DeadLetterRow]:
+        """Newest first; the next page is what stands before the last one's `seq`."""
+        return self._database.read(
+            lambda conn: list_dead(conn, client_id, before_seq=before_seq, limit=limit)
+        )
+
+    def place(self, client_id: str | None, callback_id: str) -> int | None:
+        """The `seq` of a callback, to go on listing from; None: this client has none of that id."""
+        return self._database.read(lambda conn: place_of(conn, client_id, callback_id))
+
+    def replay(self, client_id: str | None, callback_id: str) -> bool:
+        """Send one again. False: there is no such dead letter of this client."""
+        now = self._clock.now()
+        found = self._database.write(lambda conn: replay(conn, client_id, callback_id, now))
+        if found:
+            self._bell.ring([callback_id])
+        return found
+
+    def replay_since(self, client_id: str | None, since: float) -> int:
+        """Send all again that were given up since an instant (Unix seconds); gives back how many."""
+        now, replayed = self._clock.now(), 0
+        while count := self._database.write(lambda conn: replay_since(conn, client_id, since, now, CHUNK)):
+            replayed += count
+        return replayed
