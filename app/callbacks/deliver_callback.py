@@ -19,9 +19,9 @@ from app.callbacks.store.callbacks import (
     DeliveryRecord,
     claim_callback,
     due_url,
+    put_off,
     record_delivery,
 )
-from app.callbacks.store.due_callbacks import put_off
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.url_rules import host_of
