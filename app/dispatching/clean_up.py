@@ -5,8 +5,7 @@ from __future__ import annotations
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.submission.submit_batch import INTAKE_SECONDS
-from app.tasks.store.intakes import discard_intake, stale_intakes
-from app.tasks.store.submissions import forget_keys
+from app.tasks.store.submissions import discard_intake, forget_keys, stale_intakes
 
 EVERY_SECONDS = 60.0
 _SURELY_DEAD = 2 * INTAKE_SECONDS  # an intake that takes longer than INTAKE_SECONDS ends itself

@@ -31,10 +31,10 @@ from app.submission.estimate_start import estimate_start
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.batches import BatchRow, get_batch, task_ids
-from app.tasks.store.intakes import discard_intake
 from app.tasks.store.submissions import (
     NewBatch,
     NewTask,
+    discard_intake,
     finish_intake,
     insert_batch,
     insert_tasks,

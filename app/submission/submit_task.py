@@ -25,8 +25,7 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.feeding import mark_unqueued
-from app.tasks.store.small_inserts import FEW
-from app.tasks.store.submissions import NewTask, forget_key, insert_tasks, remember_key
+from app.tasks.store.submissions import FEW, NewTask, forget_key, insert_tasks, remember_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.feeding import unfed_queues
-from app.tasks.store.intakes import discard_intake, stale_intakes
-from app.tasks.store.submissions import NewBatch, insert_batch, insert_tasks
+from app.tasks.store.submissions import NewBatch, discard_intake, insert_batch, insert_tasks, stale_intakes
 from app.tasks.store.tables import task
 from tests.api.test_tasks import row_of
 from tests.api.world import ADMIN_KEY, COMPLETION, MODEL, Client, World

@@ -11,8 +11,14 @@ from app.tasks.store.batch_slots import AT_ONCE
 from app.tasks.store.batches import get_batch, list_batches, results, task_ids
 from app.tasks.store.cancels import cancel_batch, cancel_task
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
-from app.tasks.store.intakes import discard_intake, stale_intakes
-from app.tasks.store.submissions import NewBatch, finish_intake, insert_batch, insert_tasks
+from app.tasks.store.submissions import (
+    NewBatch,
+    discard_intake,
+    finish_intake,
+    insert_batch,
+    insert_tasks,
+    stale_intakes,
+)
 from app.tasks.store.tables import batch, task, task_content
 from app.tasks.store.tasks import list_tasks
 from tests.tasks.rows import (

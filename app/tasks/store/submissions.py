@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, text, tuple_, update
+from sqlalchemy import Connection, TextualSelect, delete, insert, select, text, tuple_, update
+from sqlalchemy.dialects import postgresql
 
 from app.platform.bulk import insert_rows, reserve
 from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
+from app.platform.recordset import ROWS, encode
 from app.platform.upsert import insert_or
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status
 from app.tasks.store.batch_slots import begin_batch, set_sweeping
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import close_if_done
-from app.tasks.store.small_inserts import FEW, insert_few
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
+
+FEW = 32  # tasks: above it COPY is as fast a way in
+
+
+def insert_few(
+    conn: Connection, status: str, columns: Mapping[str, Sequence[Any]], requests: Sequence[str]
+) -> list[int]:
+    """Insert tasks in this status, given column by column (`id` among them), and what they ask for; on PostgreSQL.
+
+    Gives back their sequence numbers in order. Raises sqlalchemy.exc.IntegrityError when an id exists already.
+    """
+    names = (*columns, "request")
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), requests, strict=True))
+    stored = conn.execute(_statement(tuple(columns)), {ROWS: encode(rows), "status": status})
+    numbers: dict[str, int] = {row.id: row.seq for row in stored}
+    return [numbers[name] for name in columns["id"]]
+
+
+@lru_cache(64)
+def _statement(names: tuple[str, ...]) -> TextualSelect:
+    """One for each choice of columns: what holds nothing but defaults is left out. Names are those of our own table."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    typed = ", ".join(f"{name} {task.c[name].type.compile(dialect)}" for name in names)
+    listed = ", ".join(names)
+    statement = text(
+        f"""
+        WITH wanted AS MATERIALIZED (
+            SELECT nextval(pg_get_serial_sequence('task', 'seq')) AS seq, given.*
+            FROM json_to_recordset(CAST(:{ROWS} AS json)) AS given({typed}, request text)
+        ), stored AS (
+            INSERT INTO task (seq, status, {listed}) SELECT seq, :status, {listed} FROM wanted
+        ), contents AS (
+            INSERT INTO task_content (seq, request) SELECT seq, request FROM wanted
+        )
+        SELECT id, seq FROM wanted
+        """  # noqa: S608  # nosec B608
+    )
+    return statement.columns(task.c.id, task.c.seq)  # told once, not asked of every answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +222,31 @@ def forget_keys(conn: Connection, now: float, limit: int) -> int:
     pair = (idempotency.c.client_id, idempotency.c.key)
     old = select(*pair).where(idempotency.c.expires_at <= now).order_by(idempotency.c.expires_at).limit(limit)
     return conn.execute(delete(idempotency).where(tuple_(*pair).in_(old))).rowcount
+
+
+def stale_intakes(conn: Connection, before: float, limit: int) -> list[str]:
+    """Batches in state `validating` that were created before that instant: whoever took them in has died.
+
+    Those over files are not among them: their intake begins anew (`file_batches`).
+    """
+    old = select(batch.c.id).where(text(INTAKE), batch.c.created_at < before, batch.c.input_file_id.is_(None))
+    return list(conn.execute(old.order_by(batch.c.created_at).limit(limit)).scalars())
+
+
+def discard_intake(conn: Connection, batch_id: str, limit: int) -> bool:
+    """Delete up to `limit` rows of a batch in state `validating`, and it with the last of them.
+
+    Gives back whether there are more; call it again then, in another transaction. Other batches are left alone.
+    """
+    row = lock_batches(conn, [batch_id]).get(batch_id)
+    if row is None or row.status != BatchStatus.VALIDATING:
+        return False
+    some = select(task.c.seq).where(task.c.batch_id == batch_id).order_by(task.c.batch_index).limit(limit)
+    numbers = list(conn.execute(some).scalars())
+    if numbers:
+        conn.execute(delete(task_content).where(task_content.c.seq.in_(numbers)))
+        conn.execute(delete(task).where(task.c.seq.in_(numbers)))
+    if len(numbers) == limit:
+        return True
+    conn.execute(delete(batch).where(batch.c.id == batch_id))
+    return False
