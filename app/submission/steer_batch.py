@@ -14,7 +14,7 @@ from app.submission.admit import Admission
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
-from app.tasks.store import pausing, retrying
+from app.tasks.store import batch_slots, retrying
 from app.tasks.store.batch_slots import set_sweeping
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.locks import lock_batches
@@ -55,8 +55,8 @@ class SteerBatch:
             row = lock_batches(conn, [batch_id])[batch_id]
             _must_run(row.status)
             if row.paused_at is None:
-                pausing.set_paused(conn, batch_id, now)
-            held, void = pausing.hold_back(conn, batch_id, _AT_ONCE)
+                batch_slots.set_paused(conn, batch_id, now)
+            held, void = batch_slots.hold_back(conn, batch_id, _AT_ONCE)
             set_sweeping(conn, batch_id, held == _AT_ONCE or bool(row.sweeping))
             return void
 
@@ -73,8 +73,8 @@ class SteerBatch:
             _must_run(row.status)
             if row.paused_at is None:
                 return
-            pausing.end_pause(conn, row, now)
-            moved = pausing.resume(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
+            batch_slots.end_pause(conn, row, now)
+            moved = batch_slots.resume(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
             set_sweeping(conn, batch_id, moved == _AT_ONCE)
 
         self._database.write(let_on)

@@ -1,17 +1,17 @@
-"""Rows of a batch that wait for their place (Hold.BATCH), and how they get it.
+"""Rows of a batch that wait for a slot (Hold.BATCH) or are paused (Hold.PAUSED), and how they are admitted.
 
-With a `batch_size`, so many are let go when the batch begins, and one more whenever one of them ends. Without,
-all are: a first part when the batch begins, the rest step by step (`sweeps`), so that no transaction is long.
-"""
+With a `batch_size`, that many are admitted when the batch begins, and one more whenever one of them ends. Without
+one, all are: the first part when the batch begins, the rest a part at a time (`sweep`), so that no transaction is long.
+A paused row keeps its slot: within a `batch_size` it counts as in flight."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Case, Connection, case, func, select, text, update
+from sqlalchemy import Case, ColumnElement, Connection, Row, case, exists, func, null, select, text, update
 
-from app.tasks.domain.task import Hold
-from app.tasks.store.tables import HELD_BY_BATCH, batch, task
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.tables import HELD_BY_BATCH, QUEUED, batch, task
 
 AT_ONCE = 5_000  # rows let go in one transaction
 
@@ -62,3 +62,67 @@ def begun_hold(now: float) -> Case[Any]:
 def set_sweeping(conn: Connection, batch_id: str, value: bool) -> None:
     """Say whether rows of a batch have still to follow its state. Its row is locked."""
     conn.execute(update(batch).where(batch.c.id == batch_id).values(sweeping=value))
+
+
+_HAVE_PLACES = (Hold.NONE, Hold.UNTIL, Hold.JOINING, Hold.FOLLOWING, Hold.BUDGET, Hold.OFF_PEAK)
+
+
+def set_paused(conn: Connection, batch_id: str, at: float | None) -> None:
+    """Say since when a batch is paused, None: it is not. Its row is locked."""
+    conn.execute(update(batch).where(batch.c.id == batch_id).values(paused_at=at))
+
+
+def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
+    """Say that a locked batch is paused no more. What a configured text may answer has not waited meanwhile.
+
+    That is put off for all its rows at once, large as it may be: they follow step by step, when nobody knows any
+    more since when it was paused.
+    """
+    set_paused(conn, row.id, None)
+    held = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
+    later = {"degrade_at": task.c.degrade_at + (now - row.paused_at)}
+    conn.execute(update(task).where(held, task.c.degrade_at.is_not(None)).values(later))
+
+
+def hold_back(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
+    """Hold up to `limit` rows back; gives back how many, and the ids whose messages are void. The batch is locked."""
+    waiting = (task.c.batch_id == batch_id) & text(QUEUED) & task.c.hold.in_(_HAVE_PLACES)
+    chosen = select(task.c.seq, task.c.id, task.c.fed_at, task.c.batch_index).where(waiting)
+    rows = conn.execute(chosen.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
+    if rows:
+        these = waiting & (task.c.batch_index <= rows[-1].batch_index)
+        conn.execute(update(task).where(these).values(hold=Hold.PAUSED, fed_at=null()))
+    return len(rows), [row.id for row in rows if row.fed_at is not None]
+
+
+def resume(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+    """Let up to `limit` rows of a locked batch on that is paused no more; gives back how many."""
+    paused = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
+    chosen = select(task.c.batch_index).where(paused).order_by(task.c.batch_index).limit(limit)
+    indexes = conn.execute(chosen).scalars().all()
+    if indexes:
+        these = paused & (task.c.batch_index <= indexes[-1])
+        conn.execute(update(task).where(these).values(hold=begun_hold(now)))
+    if len(indexes) == limit:
+        return limit
+    return len(indexes) + fill_places(conn, row, now, limit - len(indexes))
+
+
+def fill_places(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+    """Give places to rows of a locked batch that wait for them, as many as its `batch_size` leaves, and `limit`."""
+    if row.batch_size is None:
+        return admit_next(conn, row.id, limit, now)
+    flying = (task.c.status == Status.RUNNING) | (
+        (task.c.status == Status.QUEUED) & (task.c.hold != Hold.BATCH)
+    )
+    count = select(func.count()).where(task.c.batch_id == row.id, flying)
+    free = row.batch_size - conn.execute(count).scalar_one()
+    return admit_next(conn, row.id, free, now) if free > 0 else 0
+
+
+def hold_unless_paused(otherwise: Any) -> Case[Any]:
+    """The hold of a row that goes back to the queue: its batch may have been paused while it ran."""
+    paused: ColumnElement[bool] = exists().where(
+        batch.c.id == task.c.batch_id, batch.c.paused_at.is_not(None)
+    )
+    return case((paused, Hold.PAUSED.value), else_=otherwise)

@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, Connection, Row, Text, Update, case, null, tr
 
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.task import Hold, Status
+from app.tasks.store.batch_slots import hold_unless_paused
 from app.tasks.store.locks import is_now
-from app.tasks.store.pausing import hold_unless_paused
 from app.tasks.store.tables import task
 
 _FED_AGAIN: dict[str, Any] = {"front": true(), "fed_at": null()}
