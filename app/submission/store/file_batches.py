@@ -13,7 +13,7 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.openai_tables import holder
-from app.tasks.store.outbox import News, write_callbacks
+from app.tasks.store.progress import News, write_callbacks
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
 
 

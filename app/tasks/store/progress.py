@@ -15,15 +15,52 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Integer, Row, Text, Update, case, update
 
+from app.platform.bulk import insert_rows
 from app.platform.completion_counter import count_ended
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
-from app.tasks.domain.task import Hold, Status
+from app.tasks.domain.task import Hold, Status, new_id
 from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.locks import Batches
-from app.tasks.store.outbox import News, write_callbacks
 from app.tasks.store.output_files import EndedBatch, add_output_files
-from app.tasks.store.tables import batch
+from app.tasks.store.tables import batch, callback
+
+_COLUMNS = ("id", "client_id", "task_id", "batch_id", "type", "url", "status", "next_at", "created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something to tell a client: `type` is task.succeeded, batch.completed and the like."""
+
+    client_id: str
+    type: str
+    url: str
+    at: float
+    task_id: str | None = None
+    batch_id: str | None = None
+
+
+def write_callbacks(conn: Connection, news: Sequence[News]) -> list[str]:
+    """Write a pending callback for each, due at once; gives back their ids in order."""
+    ids = [new_id("evt", item.at) for item in news]
+    if news:
+        rows = (
+            (
+                name,
+                item.client_id,
+                item.task_id,
+                item.batch_id,
+                item.type,
+                item.url,
+                "pending",
+                item.at,
+                item.at,
+            )
+            for name, item in zip(ids, news, strict=True)
+        )
+        insert_rows(conn, callback, _COLUMNS, rows)
+    return ids
+
 
 Callbacks = dict[str, tuple[str, ...]]  # task id: the callbacks that its end caused, its batch's among them
 
