@@ -15,8 +15,7 @@ from app.platform.ports import Clock
 from app.tasks.render_lines import error_line, input_line, output_line
 from app.tasks.store import batch_lines, batches, files
 from app.tasks.store.batch_lines import FAILURES, SUCCESSES
-from app.tasks.store.files import FileRow
-from app.tasks.store.output_files import OUTPUT
+from app.tasks.store.files import OUTPUT, FileRow
 
 INPUT = "input"  # the kind of a file that stands for the requests of a batch without one
 _PAGE = 100  # rows

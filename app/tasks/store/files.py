@@ -1,17 +1,19 @@
-"""Files: uploaded ones in chunks of 1 MiB, a batch's output as nothing but a name for its rows.
+"""Files: uploads in chunks of 1 MiB, and the output files of batches, which are rendered from their rows.
 
-An upload is hidden until it is whole. What is deleted, or past its time, is hidden at once; its chunks follow.
-"""
+An upload is hidden until it is complete. A deleted or expired file is hidden at once; its chunks are deleted later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, text, update
 
+from app.tasks.domain.batch import BatchProgress
+from app.tasks.domain.task import new_id
 from app.tasks.store.openai_tables import PERISHABLE, UNSETTLED, file, file_chunk
+from app.tasks.store.tables import batch
 
 CHUNK_BYTES = 1024 * 1024
 UPLOADING, PROCESSED, DELETED = "uploading", "processed", "deleted"
@@ -152,3 +154,51 @@ def _columns() -> list[Any]:
 
 def _file(row: Row[Any]) -> FileRow:
     return FileRow(**row._asdict())
+
+
+OUTPUT, ERRORS = "output", "errors"
+
+
+class EndedBatch(NamedTuple):
+    """A batch that this transaction ends: its row before, its counts after."""
+
+    row: Row[Any]
+    after: BatchProgress
+    at: float
+
+
+def add_output_files(conn: Connection, ended: Iterable[EndedBatch]) -> None:
+    """Name the lines that succeeded, and those that did not; where there are none, there is no file."""
+    for one in ended:
+        counts = one.after
+        files = {
+            "output_file_id": _add(conn, one, OUTPUT) if counts.completed else None,
+            "error_file_id": _add(conn, one, ERRORS) if counts.failed + counts.cancelled else None,
+        }
+        if any(files.values()):
+            conn.execute(update(batch).where(batch.c.id == one.row.id).values(files))
+
+
+def drop_output_files(conn: Connection, batch_id: str) -> None:
+    """Take them back: lines of the batch run again. New ones follow at its end. Its row is locked."""
+    conn.execute(delete(file).where(file.c.batch_id == batch_id))
+    gone = {"output_file_id": None, "error_file_id": None, "usage": None}
+    conn.execute(update(batch).where(batch.c.id == batch_id).values(gone))
+
+
+def _add(conn: Connection, one: EndedBatch, kind: str) -> str:
+    kept = one.row.output_expires_seconds
+    name = new_id("file", one.at)
+    new = NewFile(
+        id=name,
+        client_id=one.row.client_id,
+        purpose="batch_output",
+        filename=f"{one.row.id}_{'output' if kind == OUTPUT else 'error'}.jsonl",
+        created_at=one.at,
+        expires_at=None if kept is None else one.at + kept,
+        status=PROCESSED,
+        batch_id=one.row.id,
+        kind=kind,
+    )
+    insert_file(conn, new)
+    return name

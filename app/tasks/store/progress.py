@@ -21,8 +21,8 @@ from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
 from app.tasks.domain.task import Hold, Status, new_id
 from app.tasks.store.batch_slots import admit_next
+from app.tasks.store.files import EndedBatch, add_output_files
 from app.tasks.store.locks import Batches
-from app.tasks.store.output_files import EndedBatch, add_output_files
 from app.tasks.store.tables import batch, callback
 
 _COLUMNS = ("id", "client_id", "task_id", "batch_id", "type", "url", "status", "next_at", "created_at")
