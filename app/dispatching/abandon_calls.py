@@ -12,7 +12,7 @@ from app.submission.hold_connections import GRACE_SECONDS
 from app.submission.store import api_processes, waiting_calls
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
-from app.tasks.store import cancels
+from app.tasks.store import transitions
 
 _ORPHANS_EVERY = 5.0
 _AT_ONCE = 200
@@ -64,6 +64,6 @@ class AbandonCalls:
 
         def cancel(conn: Connection) -> bool:
             mine = waiting_calls.drop_abandoned(conn, task_id)
-            return mine and not told and cancels.cancel_by_id(conn, task_id, now) is Status.CANCELLED
+            return mine and not told and transitions.cancel_by_id(conn, task_id, now) is Status.CANCELLED
 
         return self._database.write(cancel)

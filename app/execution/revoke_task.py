@@ -14,7 +14,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
-from app.tasks.store.cancels import cancel_by_id
+from app.tasks.store.transitions import cancel_by_id
 
 log = structlog.get_logger("penstock.worker")
 

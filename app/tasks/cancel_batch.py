@@ -8,7 +8,7 @@ from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.ports import BacklogPublisher
-from app.tasks.store import batches, cancels
+from app.tasks.store import batches, transitions
 from app.tasks.store.batches import BatchRow
 
 _HARMLESS = frozenset({BatchStatus.CANCELLING, BatchStatus.CANCELLED})
@@ -30,7 +30,7 @@ class CancelBatch:
         if not is_id("batch", batch_id):
             raise _not_found(batch_id)
         now = self._clock.now()
-        ids = self._database.write(lambda conn: cancels.cancel_batch(conn, client_id, batch_id, now))
+        ids = self._database.write(lambda conn: transitions.cancel_batch(conn, client_id, batch_id, now))
         row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
         if ids is None or row is None:
             raise _not_found(batch_id)

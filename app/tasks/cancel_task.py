@@ -8,7 +8,7 @@ from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
-from app.tasks.store import cancels
+from app.tasks.store import transitions
 
 
 class CancelTask:
@@ -28,7 +28,7 @@ class CancelTask:
         if not is_id("task", task_id):
             raise _not_found(task_id)
         now = self._clock.now()
-        status = self._database.write(lambda conn: cancels.cancel_task(conn, client_id, task_id, now))
+        status = self._database.write(lambda conn: transitions.cancel_task(conn, client_id, task_id, now))
         if status is None:
             raise _not_found(task_id)
         if status.ended and status is not Status.CANCELLED:

@@ -10,7 +10,7 @@ from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import retention
-from app.tasks.store.cancels import cancel_task
+from app.tasks.store.transitions import cancel_task
 
 
 class DeleteTask:

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from app.access.domain.client_limits import ClientLimits
 from app.platform.database import Database
 from app.submission.admit import Admission
-from app.tasks.store.cancels import cancel_batch
 from app.tasks.store.locks import lock_batches
+from app.tasks.store.transitions import cancel_batch
 from tests.platform.transactions import in_threads
 from tests.tasks.rows import NOW, add_batch, batch_of
 

@@ -20,10 +20,10 @@ from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
 from app.tasks.store.submissions import NewTask, insert_tasks
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import cancel_task
 from tests.stack import ROOT
 from tests.tasks.rows import (
     DAY,

@@ -9,8 +9,8 @@ from app.execution.store.claims import claim
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import cancel_task
 from tests.tasks.rows import DAY, NOW, add, again, failure, new_task, permit, record, row_of, success, take
 
 

@@ -12,8 +12,8 @@ from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import Claimed, Recorded, TaskFailure, TokenUsage
 from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import cancel_task
 from tests.tasks.rows import (
     NOW,
     add,

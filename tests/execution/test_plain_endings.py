@@ -14,8 +14,8 @@ from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import AttemptEnd, Claimed, TokenUsage
 from app.tasks.domain.task import Status
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.tables import attempt, task, task_content
+from app.tasks.store.transitions import cancel_task
 from tests.tasks.rows import (
     NOW,
     add,

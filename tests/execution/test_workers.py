@@ -3,7 +3,7 @@
 from app.dispatching.store.reconciling import lose
 from app.execution.store.workers import CLAIM_SECONDS, beat, beats, ended, register
 from app.platform.database import Database
-from app.tasks.store.cancels import cancel_task
+from app.tasks.store.transitions import cancel_task
 from tests.tasks.rows import NOW, add, attempts, new_task, record, row_of, success, take
 
 

@@ -28,9 +28,9 @@ from app.execution.store.workers import beat
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claimed
 from app.tasks.domain.task import ENDS, Hold, Status
-from app.tasks.store.cancels import cancel_batch, cancel_task
 from app.tasks.store.feeding import promote_due
 from app.tasks.store.tables import attempt, batch, callback, task
+from app.tasks.store.transitions import cancel_batch, cancel_task
 from tests.tasks.rows import NOW, add, add_batch, again, failure, new_task, record, success, take, unsent
 
 WAYS = {"success": success, "failure": failure, "again": again, "unsent": unsent}

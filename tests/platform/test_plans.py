@@ -22,7 +22,7 @@ from app.platform.migrate import upgrade
 from app.reporting.store import alert_queries
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
-from app.tasks.store import cancels, feeding, tasks
+from app.tasks.store import feeding, tasks, transitions
 from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.windows import waiting_for_windows
 from tests.tasks.rows import DAY, NOW, new_task, permit, success
@@ -54,7 +54,7 @@ BY_ID: dict[str, Call] = {
     "unfeed": lambda conn: feeding.mark_unqueued(conn, IDS),
     "releases_of": lambda conn: reconciling.releases_of(conn, IDS),
     "ended_among": lambda conn: tasks.ended_among(conn, IDS),
-    "cancel_task": lambda conn: cancels.cancel_task(conn, "alice", IDS[0], NOW),
+    "cancel_task": lambda conn: transitions.cancel_task(conn, "alice", IDS[0], NOW),
 }
 
 

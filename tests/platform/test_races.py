@@ -16,9 +16,9 @@ from app.execution.store.endings import end
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import ENDS, Status
-from app.tasks.store.cancels import cancel_batch, cancel_task
 from app.tasks.store.feeding import mark_fed, mark_unqueued, promote_due, take_unfed, unfed_queues
 from app.tasks.store.tables import attempt, batch, callback, task
+from app.tasks.store.transitions import cancel_batch, cancel_task
 from tests.tasks.rows import (
     DAY,
     NOW,

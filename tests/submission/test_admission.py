@@ -18,10 +18,10 @@ from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.domain.errors import OverLimit
 from app.submission.admit import Admission, LimitsBook
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.retention import delete_marked, mark_deleted
 from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import cancel_task
 from tests.platform.transactions import in_threads
 from tests.tasks.rows import NOW, new_task
 

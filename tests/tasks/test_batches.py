@@ -9,7 +9,6 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batch_slots import AT_ONCE
 from app.tasks.store.batches import get_batch, list_batches, results, task_ids
-from app.tasks.store.cancels import cancel_batch, cancel_task
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
 from app.tasks.store.submissions import (
     NewBatch,
@@ -21,6 +20,7 @@ from app.tasks.store.submissions import (
 )
 from app.tasks.store.tables import batch, task, task_content
 from app.tasks.store.tasks import list_tasks
+from app.tasks.store.transitions import cancel_batch, cancel_task
 from tests.tasks.rows import (
     DAY,
     NOW,

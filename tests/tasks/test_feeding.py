@@ -17,7 +17,6 @@ from app.platform.encryption import KeyRing, Unsealable, use_vault
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.domain.task_view import error_view
-from app.tasks.store.cancels import cancel_task
 from app.tasks.store.feeding import (
     any_ordered,
     mark_fed,
@@ -30,6 +29,7 @@ from app.tasks.store.feeding import (
     unfeed_some,
 )
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import cancel_task
 from tests.tasks.rows import NOW, add, again, new_task, record, row_of, take
 
 QUEUE = "backlog.deepseek-flash.alice"

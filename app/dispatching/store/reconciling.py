@@ -14,9 +14,8 @@ from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import Batches, lock_batches, lock_tasks
-from app.tasks.store.requeueing import Requeued, send_back
 from app.tasks.store.tables import FED, QUEUED, RUNNING, task
-from app.tasks.store.terminal_states import finish
+from app.tasks.store.transitions import Requeued, finish, send_back
 
 MOST_LOSSES = 3  # a task that took so many workers with it is not tried again
 EXPIRED = TaskFailure("timeout_error", "expired", "the task's deadline passed before it could run")

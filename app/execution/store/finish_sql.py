@@ -29,8 +29,8 @@ from sqlalchemy.types import TypeEngine
 from app.platform.domain.money import NO_SUM
 from app.platform.recordset import recordset
 from app.tasks.store.batch_slots import hold_unless_paused
-from app.tasks.store.requeueing import back_in_queue
 from app.tasks.store.tables import task
+from app.tasks.store.transitions import back_in_queue
 
 _WAS: dict[str, TypeEngine[Any]] = {
     "id": Text(),

@@ -10,9 +10,8 @@ from sqlalchemy import Connection, exists, func, null, or_, select, text, update
 from app.platform.upsert import insert_or
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches, lock_tasks
-from app.tasks.store.requeueing import Requeued, send_back
 from app.tasks.store.tables import RUNNING, task, worker
-from app.tasks.store.terminal_states import finish
+from app.tasks.store.transitions import Requeued, finish, send_back
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.tables import IN_LINE, LINE_OF, task
-from app.tasks.store.terminal_states import finish
+from app.tasks.store.transitions import finish
 
 _IN_ORDER = (
     select(task.c.due, task.c.seq)

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Row, select, text
 
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.store.batch_slots import hold_back, resume, set_sweeping
-from app.tasks.store.cancels import cancel_waiting
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.tables import SWEEPING, batch
+from app.tasks.store.transitions import cancel_waiting
 
 _BATCHES = 20  # looked at in one transaction
 

@@ -1,0 +1,200 @@
+"""Transitions of a task that need no answer from an upstream: cancelled, expired, failed without a call, requeued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Text,
+    Update,
+    bindparam,
+    case,
+    func,
+    null,
+    select,
+    true,
+    update,
+)
+
+from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.attempt import TaskFailure
+from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import Hold, Status
+from app.tasks.store.batch_slots import hold_unless_paused, set_sweeping
+from app.tasks.store.locks import Batches, is_now, lock_batches, lock_tasks, lock_waiting
+from app.tasks.store.progress import Ended, close_if_done, record_progress
+from app.tasks.store.tables import batch, task
+
+
+def finish(
+    conn: Connection,
+    batches: Batches,
+    rows: Sequence[Row[Any]],
+    status: Status,
+    at: float,
+    failure: TaskFailure | None = None,
+    *,
+    unsent: bool = False,
+) -> list[str]:
+    """End these locked tasks from the state they were read in; gives back the ids that ended.
+
+    `batches` holds the locked rows of all their batches. `unsent` says that the call they were claimed for was
+    never made, so that it does not count as an attempt.
+    """
+    if not rows:
+        return []
+    values = {
+        ROWS: encode({"id": row.id, "was": row.status} for row in rows),
+        "to": status,
+        "at": at,
+        "code": failure and failure.code,
+        "type": failure and failure.type,
+        "message": failure and failure.message,
+        "unsent": int(unsent),
+    }
+    changed = set(conn.execute(_finish(conn.dialect.name), values).scalars())
+    ended = [Ended.of(row, status, at) for row in rows if row.id in changed]
+    record_progress(conn, batches, ended)
+    return [end.task_id for end in ended]
+
+
+@cache
+def _finish(dialect: str) -> Update:
+    wanted = recordset(dialect, id=Text(), was=Text())
+    return (
+        update(task)
+        .where(task.c.id == wanted.c.id, task.c.status == wanted.c.was)
+        .values(
+            status=bindparam("to"),
+            finished_at=bindparam("at"),
+            error_code=bindparam("code"),
+            error_type=bindparam("type"),
+            error_message=bindparam("message"),
+            attempts=task.c.attempts - bindparam("unsent", type_=Integer()),
+        )
+        .returning(task.c.id)
+    )
+
+
+AT_ONCE = 50_000  # rows cancelled in one transaction: a queue's whole window in Redis
+
+
+def cancel_task(conn: Connection, client_id: str, task_id: str, now: float) -> Status | None:
+    """Cancel a client's task; gives back the status it has now, or None when the client has no such task.
+
+    `cancelled`: it waited. `running`: asked to end; a success that still comes is kept. Else it had ended.
+    """
+    return _cancel(conn, (task.c.id == task_id) & (task.c.client_id == client_id), now)
+
+
+def cancel_by_id(conn: Connection, task_id: str, now: float) -> Status | None:
+    """Cancel a task whoever owns it, as after a revoke in Celery or Flower. Else like `cancel_task`."""
+    return _cancel(conn, task.c.id == task_id, now)
+
+
+def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) -> list[str] | None:
+    """Cancel a client's batch; gives back the ids of tasks that ended by it, None when there is no such batch.
+
+    Its running tasks are asked to end; with the last of them the batch is `cancelled`. Of more than 50,000 waiting
+    ones the later follow by `feeding.promote_due`. A batch that has ended stays as it is.
+    """
+    mine = (batch.c.id == batch_id) & (batch.c.client_id == client_id)
+    if conn.execute(select(batch.c.id).where(mine)).first() is None:
+        return None
+    row = lock_batches(conn, [batch_id])[batch_id]
+    if BatchStatus(row.status).ended:
+        return []
+    if row.status == BatchStatus.VALIDATING:
+        _count_lines(conn, batch_id)
+    _mark_batch(conn, row, now)
+    ids = cancel_waiting(conn, lock_batches(conn, [batch_id])[batch_id], now, AT_ONCE)
+    if len(ids) == AT_ONCE:
+        set_sweeping(conn, batch_id, True)
+    close_if_done(conn, lock_batches(conn, [batch_id])[batch_id], now)
+    return ids
+
+
+def cancel_waiting(conn: Connection, locked: Row[Any], now: float, limit: int) -> list[str]:
+    """End a locked batch's queued tasks, at most `limit`, and ask its running ones to end.
+
+    Gives back the ids that ended. The waiting first: what is claimed meanwhile is then seen to run.
+    """
+    within = task.c.batch_id == locked.id
+    waiting = lock_waiting(conn, locked.id, limit)
+    ended = finish(conn, {locked.id: locked}, waiting, Status.CANCELLED, now)
+    conn.execute(update(task).where(within, is_now(Status.RUNNING)).values(cancel_requested=True))
+    return ended
+
+
+def _count_lines(conn: Connection, batch_id: str) -> None:
+    """A batch that never came in whole has the lines that did."""
+    count = select(func.count()).select_from(task).where(task.c.batch_id == batch_id).scalar_subquery()
+    conn.execute(update(batch).where(batch.c.id == batch_id).values(total=count))
+
+
+def _mark_batch(conn: Connection, row: Row[Any], now: float) -> None:
+    is_it = (batch.c.id == row.id) & (batch.c.status == row.status)
+    if row.status != BatchStatus.CANCELLING:
+        conn.execute(update(batch).where(is_it).values(status=BatchStatus.CANCELLING, cancelling_at=now))
+
+
+def _cancel(conn: Connection, which: ColumnElement[bool], now: float) -> Status | None:
+    found = conn.execute(select(task.c.id, task.c.batch_id).where(which)).first()
+    if found is None:
+        return None
+    batches = lock_batches(conn, [found.batch_id])
+    row = lock_tasks(conn, [found.id])[found.id]
+    if row.status == Status.QUEUED:
+        finish(conn, batches, [row], Status.CANCELLED, now)
+        return Status.CANCELLED
+    if row.status == Status.RUNNING:
+        still = (task.c.id == row.id) & (task.c.status == Status.RUNNING)
+        conn.execute(update(task).where(still).values(cancel_requested=True))
+    return Status(row.status)
+
+
+_FED_AGAIN: dict[str, Any] = {"front": true(), "fed_at": null()}
+_NOBODY = ("worker", "release", "claimed_at", "key", "account", "upstream_model")
+
+
+class Requeued(Enum):
+    """Why a running row goes back without an ending."""
+
+    LOST = "lost"  # its worker vanished; the call may have been made, and may yet succeed
+    UNSENT = "unsent"  # its worker never held it: the claim's answer was lost
+
+
+def back_in_queue() -> dict[str, Any]:
+    """Columns of a row that goes back for good, beside `status` and `hold`: nothing late can come for it."""
+    return _FED_AGAIN | {name: null() for name in _NOBODY}
+
+
+def send_back(conn: Connection, rows: Sequence[Row[Any]], why: Requeued) -> None:
+    """Send locked running rows back, from the worker and release they were read with."""
+    if rows:
+        wanted = encode({"id": row.id, "worker": row.worker, "release": row.release} for row in rows)
+        conn.execute(_requeue(conn.dialect.name, why), {ROWS: wanted})
+
+
+@cache
+def _requeue(dialect: str, why: Requeued) -> Update:
+    """A lost row keeps worker and release: whose success is still accepted."""
+    wanted = recordset(dialect, id=Text(), worker=Text(), release=BigInteger())
+    same = (task.c.worker == wanted.c.worker) & (task.c.release == wanted.c.release)
+    lost = {**_FED_AGAIN, "lost": task.c.lost + 1}
+    never = case((task.c.attempts == 1, null()), else_=task.c.started_at)
+    unsent = {**back_in_queue(), "attempts": task.c.attempts - 1, "started_at": never}
+    return (
+        update(task)
+        .where(task.c.id == wanted.c.id, is_now(Status.RUNNING), same)
+        .values(status=Status.QUEUED, hold=hold_unless_paused(Hold.NONE.value))
+        .values(lost if why is Requeued.LOST else unsent)
+    )
