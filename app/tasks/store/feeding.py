@@ -30,11 +30,35 @@ from sqlalchemy import (
 
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import Message
+from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
-from app.tasks.store.batch_backfill import sweep
-from app.tasks.store.locks import first, in_order, is_now
-from app.tasks.store.tables import FED, TIMED, UNFED, attempt, task
+from app.tasks.store.batch_slots import hold_back, resume, set_sweeping
+from app.tasks.store.locks import first, in_order, is_now, lock_batches
+from app.tasks.store.tables import FED, SWEEPING, TIMED, UNFED, attempt, batch, task
+from app.tasks.store.transitions import cancel_waiting
 from app.tasks.store.windows import begin_windows
+
+_BATCHES = 20  # looked at in one transaction
+
+
+def sweep(conn: Connection, now: float, limit: int) -> int:
+    """Let go, hold back, or cancel, up to `limit` more rows of each batch that has some left; gives back how many."""
+    chosen = select(batch.c.id).where(text(SWEEPING)).order_by(batch.c.id).limit(_BATCHES)
+    rows = lock_batches(conn, conn.execute(chosen).scalars())
+    return sum(_sweep(conn, row, now, limit) for row in rows.values())
+
+
+def _sweep(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+    if row.status == BatchStatus.IN_PROGRESS and row.paused_at is not None:
+        moved, _ = hold_back(conn, row.id, limit)
+    elif row.status == BatchStatus.IN_PROGRESS:
+        moved = resume(conn, row, now, limit)
+    else:
+        moved = len(cancel_waiting(conn, row, now, limit))
+    if moved < limit:
+        set_sweeping(conn, row.id, False)
+    return moved
+
 
 _QUEUES = text(
     f"""
