@@ -14,9 +14,8 @@ from app.tasks.domain.task import Status
 from app.tasks.domain.task_view import cost_view, error_view, task_view, usage_view
 from app.tasks.read_tasks import TaskPage
 from app.tasks.store.batches import BatchRow, ResultRow
-from app.tasks.store.deliveries import DeliveryAttempt
 from app.tasks.store.submissions import NewTask
-from app.tasks.store.tasks import AttemptRow, TaskRow
+from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow
 
 _UNKNOWN_YET = (
     "started_at",

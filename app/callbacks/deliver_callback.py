@@ -28,7 +28,7 @@ from app.platform.domain.url_rules import host_of
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.tasks.domain.callback_state import CallbackState
 from app.tasks.ports import Meter, NoMeter
-from app.tasks.store.traces import traces_of
+from app.tasks.store.tasks import traces_of
 
 # A claim is taken for abandoned after this time. One try takes 15 s and a little more; what is left is for
 # recording it when the database is away.

@@ -27,8 +27,7 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.retry_eligibility import may_run_again
 from app.tasks.domain.task import Status
 from app.tasks.store import batches, tasks
-from app.tasks.store.deliveries import deliveries_of
-from app.tasks.store.tasks import TaskRow
+from app.tasks.store.tasks import TaskRow, deliveries_of
 
 _MOST_RETRIES = 100  # tasks run again by one click
 

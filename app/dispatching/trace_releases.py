@@ -10,7 +10,7 @@ from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Tracer
-from app.tasks.store.traces import traces_of
+from app.tasks.store.tasks import traces_of
 
 _MOST_WAITING = 200  # turns; when the database is slower, spans are missing, never releases
 

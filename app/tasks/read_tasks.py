@@ -11,8 +11,7 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.identity import is_id
 from app.platform.encryption import leniently
 from app.tasks.store import tasks
-from app.tasks.store.deliveries import DeliveryAttempt, deliveries_of
-from app.tasks.store.tasks import AttemptRow, TaskRow
+from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow, deliveries_of
 
 
 @dataclass(frozen=True, slots=True)

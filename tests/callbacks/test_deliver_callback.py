@@ -12,7 +12,7 @@ from app.callbacks.store import callbacks
 from app.callbacks.store.callbacks import DeliveryRecord
 from app.platform.domain.errors import DatabaseUnreachable, NotFound
 from app.tasks.domain.callback_state import CallbackState
-from app.tasks.store.deliveries import deliveries_of
+from app.tasks.store.tasks import deliveries_of
 from tests.callbacks.world import SECRET, START, STRANGER, World, verifies
 
 URL = "https://receiver.example/hook"

@@ -1,19 +1,32 @@
-"""Tasks as they are read. Nothing here changes a row."""
+"""Reading tasks: their rows, upstream calls, callback deliveries and traces. Nothing here changes a row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, null, select, text, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    null,
+    or_,
+    select,
+    text,
+    union_all,
+)
 
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
+from app.tasks.domain.callback_state import CallbackState
 from app.tasks.domain.task import ENDS, Hold, Status
 from app.tasks.store.locks import is_of
-from app.tasks.store.tables import INTAKE, attempt, batch, callback, task, task_content
+from app.tasks.store.tables import INTAKE, attempt, batch, callback, delivery, task, task_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +224,60 @@ def _ended(dialect: str) -> tuple[Select[Any], Select[Any]]:
     batch_ends: list[BatchStatus] = sorted(BATCH_ENDS)
     ended = task.c.status.concat("").in_(task_ends)  # fits no index, as in `locks`: rows are looked up by id
     return tasks.where(ended), batches.where(batch.c.status.in_(batch_ends))
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A task with a trace, and from when on it could have run."""
+
+    trace: str
+    ready_at: float
+
+
+def traces_of(conn: Connection, ids: Sequence[str]) -> dict[str, Traced]:
+    """Those of these tasks that have one."""
+    columns = (task.c.id, task.c.trace, task.c.available_at, task.c.created_at)
+    rows = conn.execute(select(*columns).where(task.c.id.in_(ids), task.c.trace.is_not(None)))
+    return {row.id: Traced(row.trace, row.available_at or row.created_at) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryAttempt:
+    """One try, as the log tells it."""
+
+    callback_id: str
+    type: str
+    url: str
+    status: CallbackState  # of the callback now
+    number: int
+    started_at: float
+    finished_at: float
+    status_code: int | None
+    error: str | None
+
+
+def deliveries_of(conn: Connection, task_id: str) -> list[DeliveryAttempt]:
+    """All tries to tell of a task (or a batch, by its id), oldest first."""
+    subject = or_(
+        callback.c.task_id == task_id, (callback.c.batch_id == task_id) & callback.c.task_id.is_(None)
+    )
+    statement = (
+        select(
+            callback.c.id,
+            callback.c.type,
+            callback.c.url,
+            callback.c.status,
+            delivery.c.number,
+            delivery.c.started_at,
+            delivery.c.finished_at,
+            delivery.c.status_code,
+            delivery.c.error,
+        )
+        .join(delivery, delivery.c.callback_id == callback.c.id)
+        .where(subject)
+        .order_by(delivery.c.seq)
+    )
+    return [
+        DeliveryAttempt(row[0], row[1], row[2], CallbackState(row[3]), *row[4:])
+        for row in conn.execute(statement)
+    ]
