@@ -9,8 +9,7 @@ import orjson
 
 from app.platform.database import Database
 from app.platform.ports import Clock
-from app.tasks.store.batch_usage import batch_used, keep_usage
-from app.tasks.store.batches import BatchRow
+from app.tasks.store.batches import BatchRow, batch_used, keep_usage
 
 _LEAST_AGE = 1.0  # seconds for which sums of a running batch are told again
 _PATIENCE = 20  # times as long as adding up took

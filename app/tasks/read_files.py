@@ -13,8 +13,8 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.tasks.render_lines import error_line, input_line, output_line
-from app.tasks.store import batch_lines, batches, files
-from app.tasks.store.batch_lines import FAILURES, SUCCESSES
+from app.tasks.store import batches, files
+from app.tasks.store.batches import FAILURES, SUCCESSES
 from app.tasks.store.files import OUTPUT, FileRow
 
 INPUT = "input"  # the kind of a file that stands for the requests of a batch without one
@@ -122,12 +122,10 @@ class ReadFiles:
 
     def _rendered(self, batch_id: str, kind: str | None) -> Iterator[bytes]:
         if kind == INPUT:
-            asked = self._pages(lambda conn, after: batch_lines.input_lines(conn, batch_id, after, _PAGE))
+            asked = self._pages(lambda conn, after: batches.input_lines(conn, batch_id, after, _PAGE))
             return (input_line(row) for row in asked)
         statuses, render = (SUCCESSES, output_line) if kind == OUTPUT else (FAILURES, error_line)
-        ended = self._pages(
-            lambda conn, after: batch_lines.ended_lines(conn, batch_id, statuses, after, _PAGE)
-        )
+        ended = self._pages(lambda conn, after: batches.ended_lines(conn, batch_id, statuses, after, _PAGE))
         return (render(row) for row in ended)
 
     def _pages(self, read: Callable[[Connection, int], Sequence[R]]) -> Iterator[R]:

@@ -9,7 +9,7 @@ import orjson
 from app.platform.domain.json_text import one_line
 from app.tasks.domain.failure_status import failure_status
 from app.tasks.domain.task import Status
-from app.tasks.store.batch_lines import InputRow, LineRow
+from app.tasks.store.batches import InputRow, LineRow
 
 ENDPOINT = "/v1/chat/completions"
 _UNANSWERED = {

@@ -14,7 +14,7 @@ from app.api.answers import raw
 from app.platform.domain.json_text import one_line, read_json
 from app.tasks.domain.task import Status
 from app.tasks.render_lines import output_line
-from app.tasks.store.batch_lines import LineRow
+from app.tasks.store.batches import LineRow
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),

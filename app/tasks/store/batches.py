@@ -1,14 +1,14 @@
-"""Batches as they are read, and their results in the order of their input."""
+"""Reading batches: their rows, their results in input order, the lines of their files, and what they used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select, update
 
-from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
 from app.tasks.domain.task import ENDS, Status
 from app.tasks.store.tables import batch, callback, task, task_content
 
@@ -130,3 +130,101 @@ def _batch(row: Row[Any]) -> BatchRow:
 
 def _result(row: Row[Any]) -> ResultRow:
     return ResultRow(**{**row._asdict(), "status": Status(row.status)})
+
+
+SUCCESSES = (Status.SUCCEEDED,)
+FAILURES = (Status.FAILED, Status.EXPIRED, Status.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class LineRow:
+    """What a line came to. `result` is JSON text."""
+
+    batch_index: int
+    task_id: str
+    custom_id: str | None
+    status: Status
+    result: str | None
+    error_code: str | None
+    error_type: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """A line as it was asked. `request` is JSON text, without `model`."""
+
+    batch_index: int
+    custom_id: str | None
+    model: str
+    request: str | None
+
+
+def ended_lines(
+    conn: Connection, batch_id: str, statuses: Collection[Status], after_index: int, limit: int
+) -> list[LineRow]:
+    """Lines beyond `after_index` (-1: from the first) that ended so."""
+    names = [field.name for field in fields(LineRow)]
+    found = _lines(batch_id, after_index, names).where(
+        task.c.status.in_([status.value for status in statuses])
+    )
+    rows = conn.execute(found.order_by(task.c.batch_index).limit(limit))
+    return [LineRow(**{**row._asdict(), "status": Status(row.status)}) for row in rows]
+
+
+def input_lines(conn: Connection, batch_id: str, after_index: int, limit: int) -> list[InputRow]:
+    """Lines beyond `after_index` as they were asked."""
+    names = [field.name for field in fields(InputRow)]
+    found = _lines(batch_id, after_index, names).order_by(task.c.batch_index).limit(limit)
+    return [InputRow(**row._asdict()) for row in conn.execute(found)]
+
+
+def _lines(batch_id: str, after_index: int, names: Collection[str]) -> Any:
+    others = {
+        "task_id": task.c.id.label("task_id"),
+        "result": task_content.c.result,
+        "request": task_content.c.request,
+    }
+    chosen: list[Any] = [others[name] if name in others else task.c[name] for name in names]
+    return (
+        select(*chosen)
+        .join(task_content, task_content.c.seq == task.c.seq)
+        .where(task.c.batch_id == batch_id, task.c.batch_index > after_index, task.c.replaced_by.is_(None))
+    )
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchUsed:
+    """Sums over all tasks; money in pico-units, None where it has no one sum."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_picos: int | None
+    currency: str | None
+
+
+def batch_used(conn: Connection, batch_id: str) -> BatchUsed:
+    """Add up."""
+    tokens = [func.coalesce(func.sum(task.c[name]), 0).label(name) for name in _TOKENS]
+    money = [
+        func.sum(task.c.cost_picos).label("cost"),
+        func.count(func.distinct(task.c.currency)).label("currencies"),
+        func.max(task.c.currency).label("currency"),
+    ]
+    row = conn.execute(select(*tokens, *money).where(task.c.batch_id == batch_id)).one()
+    one = row.currencies == 1 and row.cost is not None
+    sums = {name: int(getattr(row, name)) for name in _TOKENS}
+    return BatchUsed(
+        **sums, cost_picos=int(row.cost) if one else None, currency=row.currency if one else None
+    )
+
+
+def keep_usage(conn: Connection, batch_id: str, usage: str) -> None:
+    """Keep the sums of a batch that has ended; `usage` is JSON text."""
+    ended = batch.c.status.in_([status.value for status in BATCH_ENDS])
+    conn.execute(update(batch).where(batch.c.id == batch_id, ended).values(usage=usage))
