@@ -133,8 +133,8 @@ def test_a_brake_is_the_upstreams_and_so_is_an_open_breaker(office: Office) -> N
     assert (seen.keys[0].state, seen.keys[0].reason) == (KeyState.BRAKED, "rate_limited (429)")
     assert office.world.dispatcher.governor is not None
     breaker = office.world.dispatcher.governor.breakers["upstream:u:m"]
-    for _ in range(5):
-        breaker.settled(Outcome.UNAVAILABLE, 10.0, 11.0)
+    for second in range(10):  # enough evidence at a call a second
+        breaker.settled(Outcome.UNAVAILABLE, float(second), second + 1.0)
     office.turn()
     assert next(q for q in office.read().quotas if q.id == "upstream:u:m").breaker is not None
 
