@@ -1,15 +1,65 @@
-"""Who calls, as far as the use cases below need it: set where a request comes in, empty in the background."""
+"""Who calls and from where: set where a request comes in, read by use cases, empty in background threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
 from app.access.domain.access import Caller
+from app.platform.domain.network import Address, Network, parse_address
+
+_MOST_HOPS = 32
+
+
+def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
+    """The first address, seen from here, that is no trusted proxy.
+
+    `peer` is the socket's other end, `forwarded_for` the X-Forwarded-For header: each proxy appends whom it heard.
+    Whatever stands beyond the first untrusted address was written by a stranger, and is not believed.
+    """
+    found = peer
+    for hop in reversed((forwarded_for or "").split(",")[-_MOST_HOPS:]):
+        if not _is_trusted(found, trusted):
+            return found
+        written = _without_port(hop.strip())
+        if _parsed(written) is None:
+            return found
+        found = written
+    return found
+
+
+def zones_of(address: str | None, zones: dict[str, tuple[Network, ...]]) -> frozenset[str]:
+    """The named networks that hold an address."""
+    parsed = _parsed(address or "")
+    if parsed is None:
+        return frozenset()
+    return frozenset(
+        name for name, networks in zones.items() if any(parsed in network for network in networks)
+    )
+
+
+def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    parsed = _parsed(address)
+    return parsed is not None and any(parsed in network for network in trusted)
+
+
+@lru_cache(4096)
+def _parsed(text: str) -> Address | None:
+    try:
+        return parse_address(text)
+    except ValueError:
+        return None
+
+
+def _without_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 @dataclass(frozen=True, slots=True)

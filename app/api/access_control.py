@@ -11,11 +11,10 @@ from flask.globals import app_ctx, request_ctx
 
 from app.access.domain.access import Caller
 from app.access.domain.policy import CallFacts, Decision
-from app.access.domain.proxies import client_address, zones_of
 from app.access.domain.scopes import scope_of
 from app.access.manage_policies import PolicyBook
 from app.access.ports import Rate, RequestRates
-from app.access.request_context import CallerContext, current
+from app.access.request_context import CallerContext, client_address, current, zones_of
 from app.platform.domain.errors import Forbidden, OverLimit
 from app.platform.domain.network import parse_networks
 from app.platform.ports import Clock

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
-from app.access.domain.proxies import client_address, zones_of
+from app.access.request_context import client_address, zones_of
 from app.platform.domain.network import parse_networks
 
 DOCUMENT = {
