@@ -13,8 +13,8 @@ from app.access.domain.access import Caller
 from app.access.domain.policy import CallFacts, Decision
 from app.access.domain.scopes import scope_of
 from app.access.manage_policies import PolicyBook
-from app.access.ports import Rate, RequestRates
 from app.access.request_context import CallerContext, client_address, current, zones_of
+from app.access.request_rates import Rate, RequestRates
 from app.platform.domain.errors import Forbidden, OverLimit
 from app.platform.domain.network import parse_networks
 from app.platform.ports import Clock

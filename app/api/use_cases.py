@@ -8,8 +8,8 @@ from typing import Protocol
 
 from app.access.authenticate import Authenticate
 from app.access.manage_policies import PolicyBook
-from app.access.ports import RequestRates
 from app.access.record_audit import RecordAudit
+from app.access.request_rates import RequestRates
 from app.api.access_control import AccessControl
 from app.caching.ports import AnswerCache
 from app.caching.use_cache import UseCache

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 from celery import Celery
 
-from app.access.store.request_rates import RedisRates
+from app.access.request_rates import RedisRates
 from app.billing.domain.pricing import PriceBook
 from app.caching.local_answers import LocalAnswers
 from app.caching.ports import AnswerCache, NoAnswers

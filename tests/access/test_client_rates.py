@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from app.access.store.request_rates import RedisRates
+from app.access.request_rates import RedisRates
 from app.platform.redis_scripts import Scripts, connect
 from tests.pacing.pacing_world import HandClock
 

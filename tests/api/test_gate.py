@@ -7,7 +7,7 @@ import orjson
 import pytest
 from sqlalchemy import select, text
 
-from app.access.ports import Rate
+from app.access.request_rates import Rate
 from app.access.store.access_tables import audit
 from app.dispatching.settle_budgets import ChainAudit
 from tests.api.gatekeeping import failed, later, made, with_key

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.access.manage_clients import add_client
-from app.access.ports import NoRates
+from app.access.request_rates import NoRates
 from app.api.application import PenstockApi, create_app
 from app.caching.ports import AnswerCache, NoAnswers
 from app.execution.store.claims import claim
