@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hmac import compare_digest
 
 from app.access.authenticate import KEPT_SECONDS, Authenticate, caller_by
-from app.access.domain.access import ADMIN, Caller, hash_key
+from app.access.domain.caller import ADMIN, Caller, hash_key
 from app.access.store import clients
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Unauthenticated

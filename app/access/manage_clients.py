@@ -11,9 +11,16 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.access.client_settings import read_limits, write_limits
-from app.access.domain.access import ADMIN, KEY_BYTES, SECRET_BYTES, is_slug, make_callback_secret, make_key
+from app.access.domain.caller import (
+    ADMIN,
+    ALL,
+    KEY_BYTES,
+    SECRET_BYTES,
+    is_slug,
+    make_callback_secret,
+    make_key,
+)
 from app.access.domain.client_limits import NO_LIMITS, ClientLimits
-from app.access.domain.scopes import ALL
 from app.access.hand_on import hand_on, share_out
 from app.access.store import clients
 from app.access.store.clients import ClientRow

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from app.access.domain.access import KEY_BYTES, make_key
-from app.access.domain.scopes import parse_scopes
+from app.access.domain.caller import KEY_BYTES, make_key, parse_scopes
 from app.access.manage_clients import Chance
 from app.access.store import clients
 from app.access.store.clients import ListedKey

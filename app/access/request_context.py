@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import orjson
 
-from app.access.domain.access import Caller
+from app.access.domain.caller import Caller
 from app.platform.domain.network import Address, Network, parse_address
 
 _MOST_HOPS = 32

@@ -9,9 +9,8 @@ import structlog
 from flask import Flask, Request, Response
 from flask.globals import app_ctx, request_ctx
 
-from app.access.domain.access import Caller
+from app.access.domain.caller import Caller, scope_of
 from app.access.domain.policy import CallFacts, Decision
-from app.access.domain.scopes import scope_of
 from app.access.manage_policies import PolicyBook
 from app.access.request_context import CallerContext, client_address, current, zones_of
 from app.access.request_rates import Rate, RequestRates

@@ -6,7 +6,7 @@ from flask.globals import request_ctx
 from structlog.contextvars import bind_contextvars
 
 from app.access.authenticate import Authenticate
-from app.access.domain.access import Caller
+from app.access.domain.caller import Caller
 from app.api.access_control import AccessControl
 from app.submission.domain.repeat import HEADER, Fingerprint, IdempotencyKey, parse_key
 

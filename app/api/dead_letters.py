@@ -9,7 +9,7 @@ from flask import request
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
-from app.access.domain.access import SECRET_BYTES
+from app.access.domain.caller import SECRET_BYTES
 from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
 from app.api.answers import answer
 from app.api.body import read_body

@@ -9,7 +9,7 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
-from app.access.domain.access import Caller
+from app.access.domain.caller import Caller
 from app.api.answers import answer
 from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc

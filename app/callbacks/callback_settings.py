@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 from sqlalchemy import Connection, update
 
-from app.access.domain.access import make_callback_secret
+from app.access.domain.caller import make_callback_secret
 from app.callbacks.domain.callback import check_headers
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound

@@ -103,7 +103,7 @@ def rotate_secret(client: str, overlap: str) -> None:
     \b
     penstock callbacks rotate-secret team-a --overlap 2d
     """
-    from app.access.domain.access import SECRET_BYTES
+    from app.access.domain.caller import SECRET_BYTES
     from app.callbacks.callback_settings import rotate_callback_secret
     from app.platform.clock import SystemClock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import orjson
 
-from app.access.domain.scopes import SCOPES
+from app.access.domain.caller import SCOPES
 from app.cli.audited import audited
 from app.cli.opened import on_database, opened
 from app.platform.domain.duration import parse_duration

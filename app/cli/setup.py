@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.access.domain.access import KEY_BYTES, make_key
+from app.access.domain.caller import KEY_BYTES, make_key
 from app.cli import ports, presets
 from app.cli.failure import CommandFailure, Exit
 from app.cli.profile import Profile, load, write_private

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.access import hash_key, is_slug, looks_like_key, make_callback_secret, make_key
+from app.access.domain.caller import hash_key, is_slug, looks_like_key, make_callback_secret, make_key
 
 
 @given(st.binary(min_size=32, max_size=32))

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from app.access.authenticate import KEPT_SECONDS, Authenticate
-from app.access.domain.access import make_key
+from app.access.domain.caller import make_key
 from app.access.manage_clients import add_client, add_key, list_clients
 from app.access.store.clients import add_api_key, get_client, revoke_api_key
 from app.platform.domain.errors import Conflict, Invalid, NotFound, Unauthenticated

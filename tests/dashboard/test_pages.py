@@ -193,7 +193,7 @@ def test_a_wrong_key_is_refused_and_not_repeated_on_the_page(pages: Pages) -> No
 
 
 def test_a_revoked_key_ends_its_sessions(pages: Pages) -> None:
-    from app.access.domain.access import hash_key
+    from app.access.domain.caller import hash_key
     from app.access.store import clients
 
     alice = pages.client()
