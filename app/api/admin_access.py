@@ -10,9 +10,8 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
-from app.access import manage_policies, read_audit
-from app.access.audit_rendering import as_json
-from app.access.store.audit import AuditFilter, Kept
+from app.access import audit_log, manage_policies
+from app.access.audit_log import AuditFilter, Kept, as_json
 from app.access.store.policies import StoredPolicy
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.answers import answer, raw
@@ -128,13 +127,13 @@ class AccessViews:
         self._callers.current()
         query = read_query(AuditQuery)
         self._house.record_audit.flush()
-        kept = read_audit.entries(self._house.database, _wanted(query), query.limit)
+        kept = audit_log.entries(self._house.database, _wanted(query), query.limit)
         return Response(_lines(kept), content_type=JSONL)
 
     def verify(self) -> ResponseReturnValue:
         """Walks all of it."""
         self._callers.current()
-        found = read_audit.verify(self._house.database)
+        found = audit_log.verify(self._house.database)
         fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
         return answer(
             {

@@ -9,9 +9,9 @@ import orjson
 from flask import Flask, Request, Response, g
 from flask.globals import app_ctx, request_ctx
 
+from app.access.audit_log import RecordAudit
 from app.access.domain.audit import AuditEntry
 from app.access.domain.caller import Caller
-from app.access.record_audit import RecordAudit
 from app.api.access_control import CallerAddresses
 from app.platform.ports import Clock
 

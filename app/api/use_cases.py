@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.access.audit_log import RecordAudit
 from app.access.authenticate import Authenticate
 from app.access.manage_policies import PolicyBook
-from app.access.record_audit import RecordAudit
 from app.access.request_rates import RequestRates
 from app.api.access_control import AccessControl
 from app.caching.ports import AnswerCache

@@ -29,7 +29,7 @@ def verify() -> None:
     \b
     penstock audit verify
     """
-    from app.access.read_audit import verify as check
+    from app.access.audit_log import verify as check
 
     with opened() as database:
         found = check(database)
@@ -60,9 +60,7 @@ def export(since: str | None, until: str | None, limit: int | None, **asked: Any
     \b
     penstock audit export --client team-a --since 2026-11-01T00:00:00Z
     """
-    from app.access.audit_rendering import as_json
-    from app.access.read_audit import entries
-    from app.access.store.audit import AuditFilter
+    from app.access.audit_log import AuditFilter, as_json, entries
 
     wanted = AuditFilter(since=_instant("--since", since), until=_instant("--until", until), **asked)
     with opened() as database:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def audited(database: Database, action: str, subject: str) -> None:
     """Write down what was done to what, and by which user of this machine."""
+    from app.access.audit_log import write_audit
     from app.access.domain.audit import AuditEntry
-    from app.access.store.audit import write_audit
 
     entry = AuditEntry(at=time.time(), action=action, user=_user(), address="cli", task_id=subject)
     database.write(lambda conn: write_audit(conn, [entry]))

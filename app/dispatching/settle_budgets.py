@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.access.store import audit
+from app.access import audit_log
 from app.billing.domain.budget import periods
 from app.billing.store import budgets
 from app.platform.database import Database
@@ -27,9 +27,9 @@ class ChainAudit:
 
     def tick(self) -> None:
         """Do a bounded piece. Raises DatabaseUnreachable."""
-        if self._database.read(audit.count_unlinked):
+        if self._database.read(audit_log.count_unlinked):
             for _ in range(_ROUNDS):
-                if self._database.write(lambda conn: audit.link_audit(conn, _ENTRIES)) < _ENTRIES:
+                if self._database.write(lambda conn: audit_log.link_audit(conn, _ENTRIES)) < _ENTRIES:
                     break
         if self._clock.monotonic() >= self._due_at:
             self._forget()
@@ -37,7 +37,7 @@ class ChainAudit:
     def _forget(self) -> None:
         before = self._clock.now() - self._kept_seconds
         for _ in range(_ROUNDS):
-            if self._database.write(lambda conn: audit.forget_audit(conn, before, _ENTRIES)) < _ENTRIES:
+            if self._database.write(lambda conn: audit_log.forget_audit(conn, before, _ENTRIES)) < _ENTRIES:
                 self._due_at = self._clock.monotonic() + _SLOWLY
                 return
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.access import record_audit
+from app.access import audit_log
+from app.access.audit_log import RecordAudit, write_audit
 from app.access.domain.audit import AuditEntry
-from app.access.record_audit import RecordAudit
-from app.access.store.audit import write_audit
 from app.platform.database import Database
 from tests.stack import wait_until
 
@@ -25,7 +24,7 @@ def test_an_entry_that_cannot_be_written_is_left_out_and_the_thread_goes_on(
         write_audit(conn, entries)
         written.extend(entry.action for entry in entries)
 
-    monkeypatch.setattr(record_audit, "write_audit", write)
+    monkeypatch.setattr(audit_log, "write_audit", write)
     audit = RecordAudit(database)
     for action in ("first", "poison", "second"):
         audit.add(AuditEntry(1.0, action))

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.access.read_audit import entries
-from app.access.store.audit import AuditFilter
+from app.access.audit_log import AuditFilter, entries
 from app.api.operator_shapes import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
 from app.pacing.store.pauses import load_pauses
 from tests.api.world import ADMIN_KEY, MODEL, Client, World

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.access.store.audit import link_audit
+from app.access.audit_log import link_audit
 from app.cli.root import group
 from app.platform.database import Database
 from app.platform.domain.errors import Rejected

@@ -1,0 +1,285 @@
+"""The audit log: written, linked into a chain of digests, read, verified. Only retention removes entries."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, null, select, text, update
+
+from app.access.domain.audit import (
+    FIRST,
+    AuditEntry,
+    ChainBreak,
+    ChainCheck,
+    ChainHead,
+    Linked,
+    as_row,
+    from_row,
+    link,
+)
+from app.access.store.access_tables import UNCHAINED, audit, audit_head
+from app.platform.background_loop import BackgroundLoop
+from app.platform.bulk import insert_rows
+from app.platform.database import Database
+from app.platform.domain.errors import PenstockError
+from app.platform.domain.instant import to_rfc3339
+from app.platform.upsert import insert_or
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries are asked for; None: any. Instants are Unix seconds."""
+
+    since: float | None = None
+    until: float | None = None
+    client_id: str | None = None
+    team: str | None = None
+    key_id: str | None = None
+    action: str | None = None  # or how it begins
+    task_id: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry as it is stored."""
+
+    seq: int
+    number: int | None  # None: not yet linked
+    digest: str | None
+    entry: AuditEntry
+
+
+def write_audit(conn: Connection, entries: Sequence[AuditEntry]) -> None:
+    """Add entries behind all others."""
+    if entries:
+        rows = [as_row(entry) for entry in entries]
+        insert_rows(conn, audit, tuple(rows[0]), (tuple(row.values()) for row in rows))
+
+
+def link_audit(conn: Connection, limit: int) -> int:
+    """Put up to `limit` entries into the chain; gives back how many. Two leaders at once take turns."""
+    head = lock_head(conn)
+    found = select(*_COLUMNS).where(text(UNCHAINED)).order_by(audit.c.seq).limit(limit)
+    rows = conn.execute(found).all()
+    linked = link(head, (from_row(row._asdict()) for row in rows))
+    if not linked:
+        return 0
+    values = [
+        {"at_seq": row.seq, "to_number": one.number, "to_digest": one.digest}
+        for row, one in zip(rows, linked, strict=True)
+    ]
+    conn.execute(_LINK, values)
+    conn.execute(update(audit_head).values(number=linked[-1].number, digest=linked[-1].digest))
+    return len(linked)
+
+
+def lock_head(conn: Connection) -> ChainHead:
+    """The chain's last link, for nobody else to change until this transaction ends."""
+    first = {"id": 1, "number": 0, "digest": FIRST, "first": 1, "before": FIRST}
+    conn.execute(insert_or(conn, audit_head).values(first).on_conflict_do_nothing())
+    return _head(conn.execute(select(audit_head).with_for_update()).one())
+
+
+def read_head(conn: Connection) -> ChainHead:
+    """The chain's last link."""
+    row = conn.execute(select(audit_head)).first()
+    return ChainHead() if row is None else _head(row)
+
+
+def read_links(conn: Connection, after: int, limit: int) -> list[Linked]:
+    """The chain in order, beginning behind the place `after`."""
+    found = select(*_COLUMNS).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
+    return [Linked(row.number, row.digest, from_row(row._asdict())) for row in conn.execute(found)]
+
+
+def read_audit(conn: Connection, wanted: AuditFilter, after_seq: int, limit: int) -> list[Kept]:
+    """Entries in order, beginning behind `after_seq`."""
+    rows = conn.execute(_matching(wanted, after_seq).order_by(audit.c.seq).limit(limit))
+    return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
+
+
+def newest_audit(conn: Connection, wanted: AuditFilter, limit: int) -> list[Kept]:
+    """The last entries, newest first."""
+    rows = conn.execute(_matching(wanted, 0).order_by(audit.c.seq.desc()).limit(limit))
+    return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
+
+
+def forget_audit(conn: Connection, before: float, limit: int) -> int:
+    """Take up to `limit` linked entries from the chain's beginning that are older; what is left still holds."""
+    head = lock_head(conn)
+    links = read_links(conn, head.first - 1, limit)
+    old: list[Linked] = []
+    for one in links:
+        if one.entry.at >= before:
+            break
+        old.append(one)
+    if old:
+        conn.execute(delete(audit).where(audit.c.number <= old[-1].number))
+        conn.execute(update(audit_head).values(first=old[-1].number + 1, before=old[-1].digest))
+    return len(old)
+
+
+def count_unlinked(conn: Connection) -> int:
+    """Entries that wait for the leader."""
+    return int(conn.execute(select(func.count()).select_from(audit).where(text(UNCHAINED))).scalar_one())
+
+
+def _matching(wanted: AuditFilter, after_seq: int) -> Select[Any]:
+    found = select(*_COLUMNS).where(audit.c.seq > after_seq)
+    if wanted.since is not None:
+        found = found.where(audit.c.at_ms >= round(wanted.since * 1000))
+    if wanted.until is not None:
+        found = found.where(audit.c.at_ms < round(wanted.until * 1000))
+    for name in ("client_id", "team", "key_id", "task_id", "status"):
+        value = getattr(wanted, name)
+        if value is not None:
+            found = found.where(audit.c[name] == value)
+    if wanted.action is not None:
+        found = found.where(audit.c.action.startswith(wanted.action, autoescape=True))
+    return found
+
+
+def _head(row: Row[Any]) -> ChainHead:
+    return ChainHead(row.number, row.digest, row.first, row.before)
+
+
+_COLUMNS = list(audit.c)
+_LINK = (
+    update(audit)
+    .where(audit.c.seq == bindparam("at_seq"), audit.c.number.is_(null()))
+    .values(number=bindparam("to_number"), digest=bindparam("to_digest"))
+)
+
+
+def as_json(kept: Kept) -> dict[str, Any]:
+    """An entry as it is exported."""
+    fields = dict(as_row(kept.entry))
+    del fields["at_ms"]
+    return {"number": kept.number, "digest": kept.digest, "at": to_rfc3339(kept.entry.at), **fields}
+
+
+log = structlog.get_logger("penstock.audit")
+
+EVERY_SECONDS = 0.5
+MOST = 50_000  # entries held while the database is away; beyond it the oldest are dropped, and that is logged
+_AT_ONCE = 1_000
+
+
+class RecordAudit:
+    """One for each process. Its thread starts with the first entry, so that it may be made before a fork."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._entries: deque[AuditEntry] = deque()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._loop = BackgroundLoop("audit", self.flush, every=EVERY_SECONDS, at_once=False)
+        self._dropped = 0
+
+    def add(self, entry: AuditEntry) -> None:
+        """Take an entry; it is written soon."""
+        with self._lock:
+            if len(self._entries) >= MOST:
+                self._entries.popleft()
+                self._dropped += 1
+            self._entries.append(entry)
+        self._loop.start()
+
+    def add_now(self, entry: AuditEntry) -> None:
+        """Write an entry, and whatever waits before it. While the database is away it waits with the others."""
+        self.add(entry)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._writing:
+            while self._write_some():
+                pass
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._loop.stop()
+        self.flush()
+        self._loop.join()
+
+    def _write_some(self) -> bool:
+        with self._lock:
+            entries = [self._entries.popleft() for _ in range(min(_AT_ONCE, len(self._entries)))]
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.error("audit entries were dropped: the database was away for too long", count=dropped)
+        if not entries:
+            return False
+        try:
+            self._write(entries)
+        except PenstockError as error:
+            with self._lock:
+                self._entries.extendleft(reversed(entries))
+            log.warning("the audit log waits for the database", reason=type(error).__name__)
+            return False
+        return True
+
+    def _write(self, entries: Sequence[AuditEntry]) -> None:
+        """Write them; one that cannot be is left out, and does not keep the others. Raises PenstockError."""
+        try:
+            self._database.write(lambda conn: write_audit(conn, entries))
+        except PenstockError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the database took the others
+            if len(entries) == 1:
+                log.error(
+                    "an audit entry cannot be written", action=entries[0].action, error=type(error).__name__
+                )
+                return
+            for entry in entries:
+                self._write([entry])
+
+
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a walk over the whole chain found."""
+
+    head: ChainHead
+    entries: int  # links that hold
+    unlinked: int  # entries that wait for the leader
+    fault: ChainBreak | None
+
+
+def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -> Iterator[Kept]:
+    """Entries in order, read page by page; with `limit` only the last so many."""
+    if limit is not None and limit <= _PAGE:
+        yield from reversed(database.read(partial(newest_audit, wanted=wanted, limit=limit)))
+        return
+    after, left = 0, limit
+    while page := database.read(partial(read_audit, wanted=wanted, after_seq=after, limit=_PAGE)):
+        yield from page if left is None else page[:left]
+        after, left = page[-1].seq, None if left is None else left - len(page)
+        if len(page) < _PAGE or (left is not None and left <= 0):
+            return
+
+
+def verify(database: Database) -> Checked:
+    """Walk the chain from its beginning to the head that stood when the walk began."""
+    head, unlinked = database.read(lambda conn: (read_head(conn), count_unlinked(conn)))
+    check, after = ChainCheck(head), head.first - 1
+    while after < head.number:
+        page = database.read(partial(read_links, after=after, limit=_PAGE))
+        if not page:
+            break
+        for one in page:
+            if one.number > head.number:
+                break
+            if fault := check.add(one):
+                return Checked(head, check.seen, unlinked, fault)
+        after = page[-1].number
+    return Checked(head, check.seen, unlinked, check.end())
