@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from hmac import compare_digest
 
-from app.access.client_settings import read_limits
 from app.access.domain.caller import ADMIN, Caller, hash_key, looks_like_key
-from app.access.manage_clients import ensure_admin
+from app.access.manage_clients import ensure_admin, read_limits
 from app.access.store import clients
 from app.access.store.clients import KeyRow
 from app.platform.database import Database

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.access.client_settings import read_limits
 from app.access.domain.client_limits import as_mapping
+from app.access.manage_clients import read_limits
 from app.access.store.clients import ClientRow, ListedKey
 from app.platform.domain.instant import to_rfc3339
 

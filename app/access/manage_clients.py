@@ -1,16 +1,17 @@
-"""Let callers in: clients and their API keys."""
+"""A client's settings, as they are stored: one JSON object."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
-from app.access.client_settings import read_limits, write_limits
 from app.access.domain.caller import (
     ADMIN,
     ALL,
@@ -20,14 +21,97 @@ from app.access.domain.caller import (
     make_callback_secret,
     make_key,
 )
-from app.access.domain.client_limits import NO_LIMITS, ClientLimits
-from app.access.hand_on import hand_on, share_out
+from app.access.domain.client_limits import NO_LIMITS, ClientLimits, as_mapping, parse_limits
+from app.access.domain.handing_on import MOST_CLIENTS, share, used_up
+from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
 from app.access.store.clients import ClientRow
 from app.platform.database import Database
-from app.platform.domain.errors import Conflict, Invalid, NotFound
+from app.platform.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from app.platform.ports import Clock
 from app.tasks.domain.task import Priority, new_id
+
+
+@lru_cache(4096)
+def read_limits(settings: str | None) -> ClientLimits:
+    """The limits in a client's settings."""
+    return NO_LIMITS if settings is None else parse_limits(orjson.loads(settings).get("limits", {}))
+
+
+def read_added_by(settings: str | None) -> str | None:
+    """The administrator of a team whose share a client has; None: an administrator of the service has set its own."""
+    return None if settings is None else orjson.loads(settings).get("added_by")
+
+
+def write_limits(limits: ClientLimits, added_by: str | None = None) -> str | None:
+    """Settings with these limits; None where there is nothing to say."""
+    values = as_mapping(limits)
+    settings = {"limits": values} if values else {}
+    if added_by is not None:
+        settings["added_by"] = added_by  # type: ignore[assignment]
+    return orjson.dumps(settings).decode() if settings else None
+
+
+def check_limits(given: Mapping[str, Any]) -> ClientLimits:
+    """Read what somebody wishes. Raises Invalid that names the limit."""
+    try:
+        return parse_limits(given)
+    except ValueError as error:
+        name, _, rest = str(error).partition(":")
+        raise Invalid(f"limits.{name}:{rest}", param=f"limits.{name}", code="invalid_value") from None
+
+
+def hand_on(conn: Connection, maker: str) -> None:
+    """Let the newest client of a maker's have its share. Raises Forbidden when there is too little for one more."""
+    clients.lock_client(conn, maker)
+    chief, mine, _ = _read(conn, maker)
+    if len(mine) > MOST_CLIENTS:
+        raise Forbidden(
+            f"an administrator of a team adds at most {MOST_CLIENTS} clients; ask one of the service",
+            code="too_many_clients",
+        )
+    limit = used_up(read_limits(chief.settings), len(mine)) if chief else None
+    if limit is not None:
+        raise Forbidden(
+            f"limits.{limit}: yours does not suffice for {len(mine)} clients; ask an administrator of the service",
+            param=f"limits.{limit}",
+            code="nothing_left_to_share",
+        )
+    share_out(conn, maker)
+
+
+def share_out(conn: Connection, maker: str) -> None:
+    """Give all clients of a maker's equal shares of what it has now."""
+    chief, mine, team = _read(conn, maker)
+    if chief is None or not mine:
+        return
+    limits = share(read_limits(chief.settings), [read_limits(row.settings) for row in team], len(mine))
+    low = chief.granted_priority == Priority.LOW
+    for row in mine:
+        priority = Priority.LOW if low else row.granted_priority
+        weight, settings = chief.weight / len(mine), write_limits(limits, maker)
+        clients.change_client(conn, row.id, weight=weight, granted_priority=priority, settings=settings)
+
+
+def check_name(policies: Iterable[AccessPolicy], name: str) -> None:
+    """Refuse a new client of a team's administrator that a policy would allow more by its name. Raises Forbidden."""
+    if any(grants_by_name(policy, name) for policy in policies):
+        raise Forbidden(
+            f"id: a policy names {name!r}; choose another, or ask an administrator of the service",
+            param="id",
+            code="not_an_administrator",
+        )
+
+
+def _read(conn: Connection, maker: str) -> tuple[ClientRow | None, Sequence[ClientRow], Sequence[ClientRow]]:
+    """The maker, the clients that share what it has, and the others of its team."""
+    rows = clients.list_clients(conn)
+    chief = next((row for row in rows if row.id == maker), None)
+    mine = [row for row in rows if read_added_by(row.settings) == maker]
+    names = {maker, *(row.id for row in mine)}
+    team = [row for row in rows if chief and row.team == chief.administers and row.id not in names]
+    return chief, mine, team
+
 
 _TEAM = re.compile(r"[A-Za-z0-9_-]{1,40}")
 Chance = Callable[[int], bytes]  # gives so many random bytes

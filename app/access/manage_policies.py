@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from app.access.domain.policy import AccessPolicy, CallFacts, Decision, Effect, evaluate, parse_policy
-from app.access.hand_on import check_name
+from app.access.manage_clients import check_name
 from app.access.store import policies
 from app.access.store.policies import StoredPolicy
 from app.platform.database import Database

@@ -69,7 +69,7 @@ def add(
     penstock clients add team-a --weight 2 --priority high --limit rpm=600
     """
     from app.access.client_rendering import client_json
-    from app.access.client_settings import check_limits
+    from app.access.manage_clients import check_limits
     from app.platform.clock import SystemClock
 
     checked = check_limits(_limits({}, limits))
@@ -126,7 +126,7 @@ def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
     penstock clients set team-a --limit rpm=
     """
     from app.access.client_rendering import client_json
-    from app.access.client_settings import check_limits
+    from app.access.manage_clients import check_limits
 
     wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}

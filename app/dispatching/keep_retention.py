@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from app.access.client_settings import read_limits
+from app.access.manage_clients import read_limits
 from app.access.store import clients
 from app.platform.database import Database
 from app.platform.ports import Clock

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from app.access.client_settings import read_limits
+from app.access.manage_clients import read_limits
 from app.billing.domain.budget import ceilings, periods, used_share
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable

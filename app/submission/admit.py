@@ -14,9 +14,9 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.access.client_settings import read_limits
 from app.access.domain.client_limits import NO_LIMITS, ClientLimits
 from app.access.domain.policy import CallFacts
+from app.access.manage_clients import read_limits
 from app.access.manage_policies import PolicyBook
 from app.access.request_context import current
 from app.access.store import clients
