@@ -14,7 +14,7 @@ from app.platform.domain.errors import Unauthenticated
 from app.platform.ports import Clock
 
 KEPT_SECONDS = 5.0  # how long a revoked key may go on being accepted
-_MOST = 10_000  # keys remembered at once
+_MOST_KEYS = 10_000  # keys remembered at once
 
 
 class Authenticate:
@@ -62,7 +62,7 @@ class Authenticate:
 
     def _remember(self, hashed: str, caller: Caller) -> None:
         with self._lock:
-            if len(self._known) >= _MOST:
+            if len(self._known) >= _MOST_KEYS:
                 self._known.clear()
             self._known[hashed] = (caller, self._clock.monotonic() + KEPT_SECONDS)
 

@@ -17,7 +17,7 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Unauthenticated
 from app.platform.ports import Clock
 
-_MOST = 1000  # tickets remembered at once
+_MOST_TICKETS = 1000  # tickets remembered at once
 _WITHOUT_DATABASE_SECONDS = 300.0  # how long a ticket is believed that cannot be looked up
 
 
@@ -66,7 +66,7 @@ class KeepSession:
             return caller  # the page that says what is wrong must be seen
 
     def _remember(self, ticket: Ticket, caller: Caller) -> Caller:
-        if len(self._known) >= _MOST:
+        if len(self._known) >= _MOST_TICKETS:
             self._known = {}
         self._known[ticket] = (caller, self._clock.monotonic())
         return caller

@@ -66,7 +66,7 @@ class PolicyBook:
         if now < until <= now + KEPT_SECONDS:
             return known
         with self._lock:
-            stored = self._database.read(policies.list_policies)
+            stored = self._database.read(policies.read_policies)
             found = tuple(parse_policy(orjson.loads(item.document), item.id) for item in stored)
             self._known = (self._clock.monotonic() + KEPT_SECONDS, found)
         return found
@@ -97,7 +97,7 @@ def put_policy(
     text = orjson.dumps({**document, "id": policy_id}).decode()
     if len(text) > _LARGEST:
         raise Invalid("policy: larger than 64 KiB", param="policy", code="invalid_policy", status=413)
-    database.write(lambda conn: policies.put_policy(conn, policy_id, text, now))
+    database.write(lambda conn: policies.write_policy(conn, policy_id, text, now))
     return StoredPolicy(policy_id, text, now)
 
 
@@ -118,10 +118,10 @@ def check_new_name(database: Database, name: str) -> None:
 
 def list_policies(database: Database) -> list[StoredPolicy]:
     """All of them."""
-    return database.read(policies.list_policies)
+    return database.read(policies.read_policies)
 
 
 def remove_policy(database: Database, policy_id: str) -> None:
     """Take one away. Raises NotFound, DatabaseUnreachable."""
-    if not database.write(lambda conn: policies.remove_policy(conn, policy_id)):
+    if not database.write(lambda conn: policies.delete_policy(conn, policy_id)):
         raise NotFound("there is no such policy", param="policy_id", code="policy_not_found")

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 
-from app.access.domain.client_limits import ClientLimits
+from app.access.domain.client_limits import _AMOUNTS, ClientLimits
 
 MOST_CLIENTS = 100  # that one administrator of a team may add
-_COUNTS = {"rpm": 1, "most_waiting": 0, "tokens_per_day": 0, "tokens_per_month": 0}  # and the least of each
-_AMOUNTS = ("money_per_day", "money_per_month")
+_LEAST_COUNTS = {"rpm": 1, "most_waiting": 0, "tokens_per_day": 0, "tokens_per_month": 0}  # and the least of each
 _STEP = Decimal("0.000001")
 
 
@@ -22,7 +21,7 @@ def share(own: ClientLimits, team: Sequence[ClientLimits], count: int) -> Client
     """
     currency = own.currency or next((one.currency for one in team if one.has_money), None)
     alike = [one for one in team if one.currency == currency]
-    counts = {name: _count(getattr(own, name), name, team, count) for name in _COUNTS}
+    counts = {name: _count(getattr(own, name), name, team, count) for name in _LEAST_COUNTS}
     amounts = {name: _amount(getattr(own, name), name, alike, count) for name in _AMOUNTS}
     has_money = any(value is not None for value in amounts.values())
     return replace(own, currency=currency if has_money else None, **counts, **amounts)  # type: ignore[arg-type]
@@ -30,12 +29,12 @@ def share(own: ClientLimits, team: Sequence[ClientLimits], count: int) -> Client
 
 def used_up(own: ClientLimits, count: int) -> str | None:
     """The limit of which `count` clients would get nothing each; None: there is enough of all."""
-    return next((name for name in _COUNTS if 0 < (getattr(own, name) or 0) < count), None)
+    return next((name for name in _LEAST_COUNTS if 0 < (getattr(own, name) or 0) < count), None)
 
 
 def _count(own: int | None, name: str, team: Sequence[ClientLimits], count: int) -> int | None:
     if own is not None:
-        return max(_COUNTS[name], own // count)
+        return max(_LEAST_COUNTS[name], own // count)
     return min((value for one in team if (value := getattr(one, name)) is not None), default=None)
 
 
