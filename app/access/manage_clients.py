@@ -21,8 +21,15 @@ from app.access.domain.caller import (
     make_callback_secret,
     make_key,
 )
-from app.access.domain.client_limits import NO_LIMITS, ClientLimits, as_mapping, parse_limits
-from app.access.domain.handing_on import MOST_CLIENTS, share, used_up
+from app.access.domain.client_limits import (
+    MOST_CLIENTS,
+    NO_LIMITS,
+    ClientLimits,
+    as_mapping,
+    parse_limits,
+    share,
+    used_up,
+)
 from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
 from app.access.store.clients import ClientRow
