@@ -11,8 +11,7 @@ from flask import Blueprint, Flask, Response, g, redirect, render_template, requ
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from app.access.authenticate import Authenticate
-from app.access.keep_session import KeepSession
+from app.access.authenticate import Authenticate, KeepSession
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.ports import CallbackNotifier, NoCallbackNotifier
 from app.dashboard.formatting import FILTERS

@@ -13,8 +13,8 @@ from flask import Flask, Request, Response, request, session
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from itsdangerous import URLSafeTimedSerializer
 
+from app.access.authenticate import KeepSession, Ticket
 from app.access.domain.caller import Caller, allows
-from app.access.keep_session import KeepSession, Ticket
 from app.dashboard.signing import signing_key
 from app.platform.domain.errors import Forbidden, Unauthenticated
 
