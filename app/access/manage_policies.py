@@ -1,22 +1,51 @@
-"""Policies: kept, listed, removed, tried; and the book that each process decides by."""
+"""Policies, as documents."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import structlog
+from sqlalchemy import Connection, delete, select
 
 from app.access.domain.policy import AccessPolicy, CallFacts, Decision, Effect, evaluate, parse_policy
 from app.access.manage_clients import check_name
-from app.access.store import policies
-from app.access.store.policies import StoredPolicy
+from app.access.store.access_tables import policy
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Invalid, NotFound
 from app.platform.ports import Clock
+from app.platform.upsert import insert_or
 from app.tasks.domain.task import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One statement, as it was given."""
+
+    id: str
+    document: str  # JSON text
+    created_at: float
+
+
+def read_policies(conn: Connection) -> list[StoredPolicy]:
+    """All of them, in the order in which they were made."""
+    rows = conn.execute(select(policy.c.id, policy.c.document, policy.c.created_at).order_by(policy.c.seq))
+    return [StoredPolicy(*row) for row in rows]
+
+
+def write_policy(conn: Connection, policy_id: str, document: str, now: float) -> None:
+    """Add one, or replace the one of that id."""
+    insert = insert_or(conn, policy).values(id=policy_id, document=document, created_at=now)
+    conn.execute(insert.on_conflict_do_update(index_elements=["id"], set_={"document": document}))
+
+
+def delete_policy(conn: Connection, policy_id: str) -> bool:
+    """Delete one; False: there was none."""
+    return conn.execute(delete(policy).where(policy.c.id == policy_id)).rowcount > 0
+
 
 log = structlog.get_logger("penstock.access")
 
@@ -66,7 +95,7 @@ class PolicyBook:
         if now < until <= now + KEPT_SECONDS:
             return known
         with self._lock:
-            stored = self._database.read(policies.read_policies)
+            stored = self._database.read(read_policies)
             found = tuple(parse_policy(orjson.loads(item.document), item.id) for item in stored)
             self._known = (self._clock.monotonic() + KEPT_SECONDS, found)
         return found
@@ -97,7 +126,7 @@ def put_policy(
     text = orjson.dumps({**document, "id": policy_id}).decode()
     if len(text) > _LARGEST:
         raise Invalid("policy: larger than 64 KiB", param="policy", code="invalid_policy", status=413)
-    database.write(lambda conn: policies.write_policy(conn, policy_id, text, now))
+    database.write(lambda conn: write_policy(conn, policy_id, text, now))
     return StoredPolicy(policy_id, text, now)
 
 
@@ -118,10 +147,10 @@ def check_new_name(database: Database, name: str) -> None:
 
 def list_policies(database: Database) -> list[StoredPolicy]:
     """All of them."""
-    return database.read(policies.read_policies)
+    return database.read(read_policies)
 
 
 def remove_policy(database: Database, policy_id: str) -> None:
     """Take one away. Raises NotFound, DatabaseUnreachable."""
-    if not database.write(lambda conn: policies.delete_policy(conn, policy_id)):
+    if not database.write(lambda conn: delete_policy(conn, policy_id)):
         raise NotFound("there is no such policy", param="policy_id", code="policy_not_found")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from app.access import audit_log, manage_policies
 from app.access.audit_log import AuditFilter, Kept, as_json
-from app.access.store.policies import StoredPolicy
+from app.access.manage_policies import StoredPolicy
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.answers import answer, raw
 from app.api.auditing import note
