@@ -8,8 +8,8 @@ from app.platform.database import Database
 from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.find_dead_processes import find_dead
 from app.platform.ports import Clock
+from app.submission import hold_connections
 from app.submission.hold_connections import GRACE_SECONDS
-from app.submission.store import api_processes, waiting_calls
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import transitions
@@ -35,7 +35,7 @@ class AbandonCalls:
 
     def _bury_dead(self) -> None:
         at = self._clock.monotonic()
-        dead = find_dead(self._database, self._silence, api_processes.beats, api_processes.touch, at)
+        dead = find_dead(self._database, self._silence, hold_connections.beats, hold_connections.touch, at)
         if dead or at >= self._orphans_at:
             self._orphans_at = at + _ORPHANS_EVERY
             self._free(dead)
@@ -44,14 +44,14 @@ class AbandonCalls:
         abandon_at = self._clock.now() + GRACE_SECONDS
 
         def free(conn: Connection) -> None:
-            api_processes.drop(conn, dead)
-            waiting_calls.free_orphans(conn, abandon_at)
+            hold_connections.drop(conn, dead)
+            hold_connections.free_orphans(conn, abandon_at)
 
         self._database.write(free)
 
     def _give_up(self) -> int:
         now = self._clock.now()
-        due = self._database.read(lambda conn: waiting_calls.abandoned(conn, now, _AT_ONCE))
+        due = self._database.read(lambda conn: hold_connections.abandoned(conn, now, _AT_ONCE))
         cancelled = [name for name, told in due.items() if self._cancel(name, told=told)]
         if cancelled:
             self._reservoir.forget(cancelled)
@@ -63,7 +63,7 @@ class AbandonCalls:
         now = self._clock.now()
 
         def cancel(conn: Connection) -> bool:
-            mine = waiting_calls.drop_abandoned(conn, task_id)
+            mine = hold_connections.drop_abandoned(conn, task_id)
             return mine and not told and transitions.cancel_by_id(conn, task_id, now) is Status.CANCELLED
 
         return self._database.write(cancel)

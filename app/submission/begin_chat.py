@@ -12,8 +12,7 @@ from app.submission.domain.client_patience import Patience
 from app.submission.domain.prefer import Preference
 from app.submission.domain.repeat import IdempotencyKey
 from app.submission.domain.request import TaskRequest
-from app.submission.hold_connections import HoldConnections
-from app.submission.store.waiting_calls import WaitingCall
+from app.submission.hold_connections import HoldConnections, WaitingCall
 from app.submission.submit_task import SubmitTask
 from app.tasks.wait_for_task import Waiters
 

@@ -1,24 +1,138 @@
-"""Which request waits for which task: noted in the database, so that a repeat finds the task whose request is gone.
-
-A process beats while it holds connections. When it dies, the leader frees its calls; so does a repeat that looks for
-one of them, in case the leader has died with it.
-"""
+"""Processes that hold connections or take files in: each beats while it does, so that its death is noticed."""
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, exists, insert, null, select, text, tuple_, update
 
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.ports import Clock
-from app.submission.store import api_processes, waiting_calls
-from app.submission.store.waiting_calls import WaitingCall
+from app.platform.upsert import insert_or
+from app.tasks.store.openai_tables import ABANDONED, holder, waiting_call
+from app.tasks.store.tables import task
+
+
+def beat(conn: Connection, holder_id: str, now: float) -> None:
+    """Say that a process lives; the first beat makes it known."""
+    statement = insert_or(conn, holder).values(id=holder_id, beat=0, beat_at=now)
+    again = {"beat": holder.c.beat + 1, "beat_at": now}
+    conn.execute(statement.on_conflict_do_update(index_elements=["id"], set_=again))
+
+
+def beats(conn: Connection) -> dict[str, int]:
+    """The beat of each process on record."""
+    return {row.id: row.beat for row in conn.execute(select(holder.c.id, holder.c.beat))}
+
+
+def touch(conn: Connection, holder_ids: Collection[str]) -> None:
+    """Write what stands in their rows: fails where they could not beat."""
+    conn.execute(update(holder).where(holder.c.id.in_(holder_ids)).values(beat=holder.c.beat))
+
+
+def drop(conn: Connection, holder_ids: Collection[str]) -> None:
+    """Forget processes."""
+    if holder_ids:
+        conn.execute(delete(holder).where(holder.c.id.in_(holder_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCall:
+    """A request that waits for a task. `connection` names the request, `holder` the process that has it."""
+
+    task_id: str
+    client_id: str
+    fingerprint: str
+    connection: str
+    holder: str
+    created_at: float
+
+
+def insert_calls(conn: Connection, calls: Sequence[WaitingCall]) -> None:
+    """Store calls, in the transaction that stores their tasks."""
+    if calls:
+        conn.execute(insert(waiting_call), [asdict(call) for call in calls])
+
+
+def attach(conn: Connection, client_id: str, fingerprint: str, connection: str, holder_id: str) -> str | None:
+    """Take over the oldest task of such a request whose connection is gone; gives back its id, None without one."""
+    free = select(waiting_call.c.task_id).where(
+        waiting_call.c.client_id == client_id,
+        waiting_call.c.fingerprint == fingerprint,
+        waiting_call.c.connection.is_(None),
+    )
+    oldest = free.order_by(waiting_call.c.created_at).limit(1).with_for_update(skip_locked=True)
+    found: str | None = conn.execute(oldest).scalar()
+    if found is None:
+        return None
+    still = (waiting_call.c.task_id == found) & waiting_call.c.connection.is_(None)
+    mine = {"connection": connection, "holder": holder_id, "abandon_at": None}
+    return found if conn.execute(update(waiting_call).where(still).values(mine)).rowcount else None
+
+
+def holders_of(conn: Connection, client_id: str, fingerprint: str) -> dict[str | None, int | None]:
+    """The processes that hold requests of this fingerprint, and their beats.
+
+    Holder None: the request's connection is gone; beat None: the process is on record no more.
+    """
+    mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
+    held = select(waiting_call.c.holder, holder.c.beat).distinct().where(mine)
+    rows = conn.execute(held.outerjoin(holder, holder.c.id == waiting_call.c.holder))
+    return {row.holder: row.beat for row in rows}
+
+
+def free_of_dead(
+    conn: Connection, client_id: str, fingerprint: str, dead: Collection[str], abandon_at: float
+) -> None:
+    """Free the requests of this fingerprint whose processes are dead."""
+    mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
+    gone = {"connection": null(), "holder": null(), "abandon_at": abandon_at}
+    conn.execute(update(waiting_call).where(mine, waiting_call.c.holder.in_(dead)).values(gone))
+
+
+def free(conn: Connection, task_id: str, connection: str, abandon_at: float) -> bool:
+    """Say that a connection is gone: a repeat may attach until `abandon_at`. False: it was not the one that waits."""
+    mine = (waiting_call.c.task_id == task_id) & (waiting_call.c.connection == connection)
+    gone = {"connection": None, "holder": None, "abandon_at": abandon_at}
+    return bool(conn.execute(update(waiting_call).where(mine).values(gone)).rowcount)
+
+
+def forget(conn: Connection, calls: Collection[tuple[str, str]]) -> None:
+    """Delete calls that were answered, by (task id, connection)."""
+    if calls:
+        pair = tuple_(waiting_call.c.task_id, waiting_call.c.connection)
+        conn.execute(delete(waiting_call).where(pair.in_(calls)))
+
+
+def free_orphans(conn: Connection, abandon_at: float) -> int:
+    """Free the calls of processes that are on record no more; gives back how many."""
+    alive = exists().where(holder.c.id == waiting_call.c.holder)
+    orphan = waiting_call.c.connection.is_not(None) & ~alive
+    gone = {"connection": null(), "holder": null(), "abandon_at": abandon_at}
+    return conn.execute(update(waiting_call).where(orphan).values(gone)).rowcount
+
+
+def abandoned(conn: Connection, now: float, limit: int) -> dict[str, bool]:
+    """Tasks whose time without a connection is up, and whether somebody is to be told of their end all the same."""
+    due = select(waiting_call.c.task_id, task.c.callback_url).outerjoin(
+        task, task.c.id == waiting_call.c.task_id
+    )
+    due = due.where(text(ABANDONED), waiting_call.c.abandon_at <= now)
+    rows = conn.execute(due.order_by(waiting_call.c.abandon_at).limit(limit))
+    return {row.task_id: row.callback_url is not None for row in rows}
+
+
+def drop_abandoned(conn: Connection, task_id: str) -> bool:
+    """Delete a call that nobody has taken over. False: a repeat was quicker."""
+    free_one = (waiting_call.c.task_id == task_id) & waiting_call.c.connection.is_(None)
+    return bool(conn.execute(delete(waiting_call).where(free_one)).rowcount)
+
 
 BEAT_SECONDS = 2.0
 LOOK_EVERY_SECONDS = 0.25
@@ -73,11 +187,11 @@ class HoldConnections:
         silence = HeartbeatMonitor()
         while True:
             task_id = self._database.write(
-                lambda conn: waiting_calls.attach(conn, client_id, fingerprint, connection, self.id)
+                lambda conn: attach(conn, client_id, fingerprint, connection, self.id)
             )
             if task_id is not None:
                 return WaitingCall(task_id, client_id, fingerprint, connection, self.id, self._clock.now())
-            held = self._database.read(lambda conn: waiting_calls.holders_of(conn, client_id, fingerprint))
+            held = self._database.read(lambda conn: holders_of(conn, client_id, fingerprint))
             at = self._clock.monotonic()
             if not held or at >= until:
                 return None
@@ -89,17 +203,13 @@ class HoldConnections:
 
     def _free(self, client_id: str, fingerprint: str, dead: list[str]) -> None:
         abandon_at = self._clock.now() + GRACE_SECONDS
-        self._database.write(
-            lambda conn: waiting_calls.free_of_dead(conn, client_id, fingerprint, dead, abandon_at)
-        )
+        self._database.write(lambda conn: free_of_dead(conn, client_id, fingerprint, dead, abandon_at))
 
     def let_go(self, call: WaitingCall, *, repeats: bool) -> None:
         """The connection is gone. What nobody takes over is given up: at once, if its client does not repeat."""
         abandon_at = self._clock.now() + (self._grace if repeats else 0.0)
         try:
-            self._database.write(
-                lambda conn: waiting_calls.free(conn, call.task_id, call.connection, abandon_at)
-            )
+            self._database.write(lambda conn: free(conn, call.task_id, call.connection, abandon_at))
         except DatabaseUnreachable:
             return
 
@@ -113,7 +223,7 @@ class HoldConnections:
         with self._lock:
             if self._begun or self._loop.stopping:
                 return
-            self._database.write(lambda conn: api_processes.beat(conn, self.id, self._clock.now()))
+            self._database.write(lambda conn: beat(conn, self.id, self._clock.now()))
             self._begun = True
             self._loop.start()
 
@@ -129,11 +239,11 @@ class HoldConnections:
             answered, self._answered = self._answered, []
 
         def say(conn: Connection) -> None:
-            waiting_calls.forget(conn, answered)
+            forget(conn, answered)
             if last:
-                api_processes.drop(conn, [self.id])
+                drop(conn, [self.id])
             else:
-                api_processes.beat(conn, self.id, self._clock.now())
+                beat(conn, self.id, self._clock.now())
 
         try:
             self._database.write(say)

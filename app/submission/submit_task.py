@@ -20,7 +20,7 @@ from app.submission.check_request import SubmissionRules, draft_task
 from app.submission.domain.repeat import KEPT_SECONDS, IdempotencyKey, check_repeat
 from app.submission.domain.request import TaskRequest
 from app.submission.estimate_start import estimate_start
-from app.submission.store.waiting_calls import WaitingCall, insert_calls
+from app.submission.hold_connections import WaitingCall, insert_calls
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter

@@ -10,11 +10,15 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.find_dead_processes import Beats, Touch, find_dead
-from app.submission.store import api_processes
+from app.submission import hold_connections
 
 KINDS = {
     "worker": (workers.beats, workers.touch, lambda conn: workers.register(conn, "one", "host", 1, 0.0)),
-    "holder": (api_processes.beats, api_processes.touch, lambda conn: api_processes.beat(conn, "one", 0.0)),
+    "holder": (
+        hold_connections.beats,
+        hold_connections.touch,
+        lambda conn: hold_connections.beat(conn, "one", 0.0),
+    ),
 }
 
 

@@ -8,9 +8,8 @@ from itertools import count
 import pytest
 
 from app.platform.database import Database
-from app.submission.hold_connections import HoldConnections
-from app.submission.store import api_processes
-from app.submission.store.waiting_calls import WaitingCall, insert_calls
+from app.submission import hold_connections
+from app.submission.hold_connections import HoldConnections, WaitingCall, insert_calls
 from tests.tasks.rows import NOW, add, new_task
 
 
@@ -36,7 +35,7 @@ def held(database: Database, name: str, holder: str) -> None:
 
 
 def beat(database: Database, holder: str) -> None:
-    database.write(lambda conn: api_processes.beat(conn, holder, NOW))
+    database.write(lambda conn: hold_connections.beat(conn, holder, NOW))
 
 
 @pytest.mark.parametrize("on_record", [True, False], ids=["silent", "gone"])
