@@ -24,8 +24,7 @@ from app.api.rendering import Rendering
 from app.api.shapes import Task
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
-from app.submission.answer_chat import ChatOutcome, Waited
-from app.submission.begin_chat import ChatCall
+from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.chat_bodies import ChatBody
 from app.submission.domain import prefer
 from app.submission.domain.client_patience import read_patience

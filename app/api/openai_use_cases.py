@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from app.api.use_cases import Dependencies, UseCases, rules_of
 from app.settings.build_topology import build_topology
-from app.submission.answer_chat import AnswerChat
-from app.submission.begin_chat import BeginChat
+from app.submission.answer_chat import AnswerChat, BeginChat
 from app.submission.create_file_batch import CreateFileBatch
 from app.submission.estimate_batch import EstimateBatch
 from app.submission.file_lines import parse_line

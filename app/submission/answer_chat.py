@@ -1,16 +1,148 @@
-"""Hold a chat call until its task has ended, with nothing held beside the connection itself."""
+"""A chat call on its way in: a repeat takes over the task that its earlier try made, any other makes a new one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from enum import Enum
 
+from app.platform.domain.errors import OverLimit
 from app.platform.ports import Clock
-from app.submission.begin_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
+from app.submission.domain.client_patience import Patience
+from app.submission.domain.prefer import Preference
+from app.submission.domain.repeat import IdempotencyKey
+from app.submission.domain.request import TaskRequest
+from app.submission.hold_connections import HoldConnections, WaitingCall
+from app.submission.submit_task import SubmitTask
 from app.tasks.domain.task import new_id
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
 from app.tasks.wait_for_task import Waiters
+
+_AGAIN_SECONDS = 2.0  # after which a call that found no room may be sent again
+LOOK_EVERY = 1.0  # seconds between looks whether the client is still there
+
+
+class TooManyWaiting(OverLimit):
+    """This process can hold no more connections, whoever's they are; another may, or this one soon."""
+
+    status = 503
+    type = "server_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat call as it came. `fingerprint` names API key and body; `gone` tells whether its client has hung up."""
+
+    client_id: str
+    request: TaskRequest
+    fingerprint: str
+    patience: Patience
+    preference: Preference = field(default_factory=Preference)
+    repeat: IdempotencyKey | None = None  # by an Idempotency-Key
+    gone: Callable[[], bool] = lambda: False
+
+    @property
+    def given_up_when_gone(self) -> bool:
+        """Whether its task is for this connection alone. With a key, or where 202 was asked for, its client comes
+        back for it."""
+        return self.repeat is None and not self.preference.respond_async
+
+
+@dataclass(slots=True)
+class Chat:
+    """A chat call whose task is stored. Whoever has it must `finish` it."""
+
+    call: ChatCall
+    task_id: str
+    bell: threading.Event
+    made: bool  # a new task; else one that was there
+    waiting: WaitingCall | None
+    _stack: ExitStack = field(repr=False)
+    _connections: HoldConnections = field(repr=False)
+
+    def finish(self, *, answered: bool, repeats: bool = True) -> None:
+        """Say how it ended: `answered` once the answer is sent; `repeats` False: no repeat can help any more."""
+        self._stack.close()
+        waiting, self.waiting = self.waiting, None
+        if waiting is None:
+            return
+        if answered:
+            self._connections.answered(waiting)
+        else:
+            self._connections.let_go(waiting, repeats=repeats and self.call.patience.repeats)
+
+
+class BeginChat:
+    """The use case."""
+
+    def __init__(
+        self, submit: SubmitTask, waiters: Waiters, watch: Callable[[], None], connections: HoldConnections
+    ) -> None:
+        """`watch` sees to it that somebody rings; it is called before each wait and must be quick."""
+        self._submit = submit
+        self._waiters = waiters
+        self._watch = watch
+        self._connections = connections
+
+    def begin(self, call: ChatCall, task_id: str) -> Chat:
+        """Take a call in; `task_id` is what a new task is to be called.
+
+        Raises Invalid, TooManyWaiting (nothing was stored then), DatabaseUnreachable.
+        """
+        self._watch()
+        found = self._found(call)
+        stack = ExitStack()
+        chat = Chat(
+            call,
+            found.task_id if found else task_id,
+            threading.Event(),
+            False,
+            found,
+            stack,
+            self._connections,
+        )
+        try:
+            chat.bell = self._bell(stack, chat.task_id)
+            if found is None:
+                self._make(chat, stack)
+        except BaseException:
+            chat.finish(answered=False)
+            raise
+        return chat
+
+    def _found(self, call: ChatCall) -> WaitingCall | None:
+        if not call.patience.tries or not call.given_up_when_gone:
+            return None
+        return self._connections.find(call.client_id, call.fingerprint)
+
+    def _make(self, chat: Chat, stack: ExitStack) -> None:
+        call = chat.call
+        waiting = (
+            self._connections.new_call(chat.task_id, call.client_id, call.fingerprint)
+            if call.given_up_when_gone
+            else None
+        )
+        submitted = self._submit.submit(
+            call.client_id, call.request, call.repeat, task_id=chat.task_id, call=waiting
+        )
+        chat.waiting, chat.made = waiting, submitted.row is not None
+        if submitted.task_id != chat.task_id:
+            chat.task_id = submitted.task_id
+            chat.bell = self._bell(stack, submitted.task_id)
+
+    def _bell(self, stack: ExitStack, task_id: str) -> threading.Event:
+        entered: AbstractContextManager[threading.Event | None] = self._waiters.enter(task_id)
+        bell = stack.enter_context(entered)
+        if bell is None:
+            raise TooManyWaiting(
+                "as many calls wait here as may; send it again soon, or submit it to /v1/tasks",
+                code="too_many_waiting",
+                retry_after=_AGAIN_SECONDS,
+            )
+        return bell
 
 
 class Waited(Enum):

@@ -18,7 +18,7 @@ import orjson
 
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
-from app.submission.begin_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
+from app.submission.answer_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
 from app.tasks.domain.failure_status import failure_status
 from app.tasks.domain.task import Status, new_id
 from app.tasks.read_tasks import ReadTasks
