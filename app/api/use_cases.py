@@ -30,8 +30,7 @@ from app.submission.cache_rules import cache_rules, model_versions
 from app.submission.check_request import SubmissionRules
 from app.submission.judge_conditions import conditions_of
 from app.submission.model_locations import admission_of
-from app.submission.retry_task import RetryTask
-from app.submission.retry_tasks import RetryTasks
+from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.submit_batch import SubmitBatch
 from app.submission.submit_task import SubmitTask
 from app.tasks.cancel_batch import CancelBatch

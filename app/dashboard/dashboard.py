@@ -28,7 +28,7 @@ from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
 from app.reporting.read_overview import ReadOverview
 from app.settings import Settings
 from app.settings.build_topology import build_topology
-from app.submission.retry_task import RetryTask
+from app.submission.retry_tasks import RetryTask
 
 MOST_STREAMS = 32
 _POLICY = (

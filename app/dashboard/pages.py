@@ -22,7 +22,7 @@ from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.reporting.domain.timeline import timeline
 from app.reporting.store import overview
-from app.submission.retry_task import RetryTask
+from app.submission.retry_tasks import RetryTask
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.retry_eligibility import may_run_again
 from app.tasks.domain.task import Status

@@ -1,14 +1,70 @@
-"""Run many failed tasks again: those of a reason, or since an instant, one submission each."""
+"""Run a failed task again: a new task with its request takes its place, once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound, Rejected
-from app.submission.retry_task import RetryTask
-from app.tasks.domain.retry_eligibility import FINAL
+from app.platform.domain.identity import is_id
+from app.platform.ports import Clock
+from app.submission.admit import Admission
+from app.tasks.domain.retry_eligibility import FINAL, may_run_again
+from app.tasks.domain.task import new_id
+from app.tasks.ports import BacklogPublisher
 from app.tasks.store import rerun
+from app.tasks.store.submissions import NewTask
+
+
+class RetryTask:
+    """The use case."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        admission: Admission | None = None,
+    ) -> None:
+        self._admission = admission
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+
+    def retry(self, client_id: str | None, task_id: str) -> str:
+        """Submit again what failed or expired; gives back the new task's id.
+
+        `client_id` None: whoever owns it. The new task has the old one's request, callback and time to live, and
+        belongs to no batch; policies, limits and budget hold for it as for any submission. Raises NotFound, Conflict
+        (it has not failed, would fail again, or was retried before), what admission refuses, DatabaseUnreachable.
+        """
+        found = (
+            self._database.read(lambda conn: rerun.failed_task(conn, client_id, task_id))
+            if is_id("task", task_id)
+            else None
+        )
+        if found is None:
+            raise NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")
+        if not may_run_again(found.status, found.error_code, found.replaced_by):
+            raise Conflict("this task cannot be run again", param="task_id", code="not_retryable")
+        now = self._clock.now()
+        new = new_id("task", now)
+        if not self._database.write(lambda conn: rerun.run_again(conn, task_id, new, now, self._admit)):
+            raise Conflict("this task was run again already", param="task_id", code="not_retryable")
+        self._reservoir.ring()
+        return new
+
+    def _admit(self, conn: Connection, row: NewTask) -> NewTask:
+        if self._admission is None:
+            return row
+        drafted = self._admission.draft(row, row.stored)
+        decided = self._admission.take(conn, [drafted]).get(row.id, drafted)
+        if isinstance(decided, Rejected):
+            raise decided
+        return decided
+
 
 MOST = 1000  # of one request: each is a transaction of its own
 
