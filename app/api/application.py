@@ -49,7 +49,7 @@ from app.reporting.alert_loop import AlertLoop
 from app.reporting.read_service_status import ReadStanding
 from app.reporting.service_figures import ServiceFigures
 from app.settings.price_lists import peak_calendar
-from app.submission.model_locations import ceiling_of, longest_of
+from app.submission.submission_rules import ceiling_of, longest_of
 from app.submission.warm_cache import WarmCache
 
 

@@ -11,11 +11,11 @@ from app.submission.create_file_batch import CreateFileBatch
 from app.submission.estimate_batch import EstimateBatch
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
-from app.submission.model_locations import ceiling_of
 from app.submission.run_intakes import RunIntakes
 from app.submission.steer_batch import SteerBatch
 from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
+from app.submission.submission_rules import ceiling_of
 from app.submission.take_in_file import TakeInFile
 from app.tasks.cancel_batch import CancelBatch
 from app.tasks.follow_object import FollowObject

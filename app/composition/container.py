@@ -54,7 +54,7 @@ from app.settings.build_topology import build_topology
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
 from app.submission.admit import Admission
-from app.submission.model_locations import admission_of, vault_of
+from app.submission.submission_rules import admission_of, vault_of
 from app.tasks.changes import RedisChanges
 from app.tasks.ports import BacklogPublisher
 from app.upstreams.store.streams import RedisStreamReader

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from app.access.store.access_tables import budget_use
 from app.dispatching.settle_budgets import SettleBudgets
-from app.submission.model_locations import admission_of
+from app.submission.submission_rules import admission_of
 from app.tasks.store.tables import task
 from tests.api.world import Client, World
 

@@ -1,16 +1,36 @@
-"""From the configuration: where each model may be served, what it can cost at most, and what encrypts content."""
+"""What the configuration says about the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from app.access.manage_policies import PolicyBook
+from app.caching.domain.caching import CacheRules, model_version
 from app.platform.database import Database
 from app.platform.encryption import KeyRing
 from app.platform.ports import Clock
 from app.settings import Settings, price_book, resolve_secret
 from app.settings.access_models import StorageSettings
+from app.settings.build_topology import build_topology
 from app.submission.admit import Admission, Ceiling, LimitsBook, Places
+
+
+def cache_rules(settings: Settings) -> CacheRules:
+    """What the operator allows."""
+    cache = settings.cache
+    return CacheRules(cache.enabled, cache.ttl, cache.longest_ttl, cache.shared)
+
+
+def model_versions(settings: Settings) -> Mapping[str, str]:
+    """What stands behind each model's name; with other tiers, or another word of the operator's, it is another."""
+    told = {model.name: model.version for model in settings.models}
+    return {
+        name: model_version(
+            [[(route.upstream, route.upstream_model) for route in tier] for tier in tiers],
+            told.get(name, ""),
+        )
+        for name, tiers in build_topology(settings).models.items()
+    }
 
 
 def admission_of(
