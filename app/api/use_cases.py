@@ -26,8 +26,7 @@ from app.settings import Settings
 from app.settings.build_topology import build_topology
 from app.settings.windows import windows_of
 from app.submission.admit import Admission
-from app.submission.check_request import SubmissionRules
-from app.submission.judge_conditions import conditions_of
+from app.submission.check_request import SubmissionRules, conditions_of
 from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.submission_rules import admission_of, cache_rules, model_versions
 from app.submission.submit_batch import SubmitBatch

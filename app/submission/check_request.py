@@ -1,8 +1,8 @@
-"""From what a caller asks for to the row that will be stored, or to the reason why not."""
+"""Judge the conditions of a model's tiers for a task, once, while its prompt and metadata are at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,14 +12,41 @@ import orjson
 from app.billing.domain.windows import Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
 from app.pacing.domain.affinity import prefix_of
-from app.pacing.domain.tokens import LARGEST, asked_for, estimate
+from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens
 from app.platform.domain.errors import Invalid
 from app.platform.domain.queue import backlog_queue
 from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
+from app.settings import Settings
+from app.settings.conditions import spans_of
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
-from app.submission.judge_conditions import judge_conditions
-from app.tasks.domain.task import NOT_DUE, Hold, Priority, new_id
+from app.tasks.domain.eligibility import TierFacts, condition_id, write_facts
+from app.tasks.domain.task import NOT_DUE, Hold, Priority, PriorityStep, new_id
 from app.tasks.store.submissions import NewTask
+
+
+def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The conditions of each model's tiers; models without any are left out."""
+    found = {m.name: tuple(dict.fromkeys(t.when for t in m.all_tiers if t.when)) for m in settings.models}
+    return {model: texts for model, texts in found.items() if texts}
+
+
+def judge_conditions(
+    texts: Sequence[str], request: TaskRequest, *, client: str, region: str, step: int, since: float
+) -> str | None:
+    """The facts that travel with the task; None where no tier of its model has a condition."""
+    if not texts:
+        return None
+    known = {
+        "prompt_tokens": prompt_tokens(request.messages, request.parameters),
+        "max_tokens": answer_limit(request.parameters),
+        "metadata": request.metadata,
+        "client": client,
+        "region": region,
+        "priority": PriorityStep(step).name.lower(),
+    }
+    judged = {condition_id(text): spans_of(text, known) for text in texts}
+    return write_facts(TierFacts(since, {name: spans for name, spans in judged.items() if spans})) or None
+
 
 _queue = lru_cache(1024)(backlog_queue)
 

@@ -13,9 +13,8 @@ from app.settings import Settings, load_settings
 from app.settings.build_topology import build_topology
 from app.settings.domain.quota import QuotaState
 from app.settings.domain.routing import Topology
-from app.submission.check_request import SubmissionRules, draft_task
+from app.submission.check_request import SubmissionRules, conditions_of, draft_task
 from app.submission.domain.request import TaskRequest
-from app.submission.judge_conditions import conditions_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
 NAMES = ("official-1", "official-2", "official-3", "third-1", "third-2", "edge")
