@@ -35,9 +35,9 @@ from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
 from app.reporting.store.wait_reasons import WaitReasonWriter
 from app.settings.windows import windows_of
+from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
-from app.submission.run_intakes import RunIntakes
 from app.submission.take_in_file import TakeInFile
 from app.upstreams.upstream_tests import UpstreamTests
 

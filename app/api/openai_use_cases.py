@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from app.api.use_cases import Dependencies, UseCases, rules_of
 from app.settings.build_topology import build_topology
 from app.submission.answer_chat import AnswerChat, BeginChat
-from app.submission.create_file_batch import CreateFileBatch
+from app.submission.create_file_batch import CreateFileBatch, RunIntakes
 from app.submission.estimate_batch import EstimateBatch
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
-from app.submission.run_intakes import RunIntakes
 from app.submission.steer_batch import SteerBatch
 from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
