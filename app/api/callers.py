@@ -8,7 +8,7 @@ from structlog.contextvars import bind_contextvars
 from app.access.authenticate import Authenticate
 from app.access.domain.caller import Caller
 from app.api.access_control import AccessControl
-from app.submission.domain.repeat import HEADER, Fingerprint, IdempotencyKey, parse_key
+from app.submission.domain.repeat import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
 
 
 class Callers:
@@ -30,7 +30,7 @@ class Repeats:
 
     def __init__(self, operation: str) -> None:
         """Raises Invalid for a malformed key."""
-        self._key = parse_key(request_ctx.request.headers.get(HEADER))
+        self._key = parse_key(request_ctx.request.headers.get(IDEMPOTENCY_KEY))
         self._fingerprint = None if self._key is None else Fingerprint(operation)
 
     def add(self, piece: bytes) -> bytes:

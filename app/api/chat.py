@@ -84,7 +84,7 @@ class ChatViews:
             body.request(),
             _fingerprint(raw),
             read_patience(request.headers.get),
-            prefer.parse_prefer(request.headers.get(prefer.HEADER)),
+            prefer.parse_prefer(request.headers.get(prefer.PREFER)),
             repeats.repeat(),
             watch_peer(request.environ),
         )

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.api.operations import FORM, JSON, Operation, ResponseDoc
 from app.api.shapes import ErrorEnvelope
-from app.submission.domain.repeat import HEADER, LONGEST
+from app.submission.domain.repeat import IDEMPOTENCY_KEY, LONGEST
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {
@@ -134,7 +134,7 @@ def _headers(operation: Operation) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "name": HEADER,
+            "name": IDEMPOTENCY_KEY,
             "in": "header",
             "required": False,
             "description": "A name of your choice for this request, kept 24 hours: sending it again with the same "

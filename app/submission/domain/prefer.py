@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HEADER = "Prefer"
+PREFER = "Prefer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from app.platform.domain.duration import DAY
 from app.platform.domain.errors import Invalid
 
 KEPT_SECONDS = DAY  # how long a key is remembered
-HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 LONGEST = 255  # characters
 
 
@@ -45,8 +45,8 @@ def parse_key(header: str | None) -> str | None:
         key = key[1:-1]
     if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
         raise Invalid(
-            f"{HEADER}: must have 1 to {LONGEST} printable ASCII characters",
-            param=HEADER,
+            f"{IDEMPOTENCY_KEY}: must have 1 to {LONGEST} printable ASCII characters",
+            param=IDEMPOTENCY_KEY,
             code="invalid_value",
         )
     return key
@@ -56,8 +56,8 @@ def check_repeat(repeat: IdempotencyKey, standing: str) -> None:
     """Refuse a key that stands for another payload; `standing` is the fingerprint of the first."""
     if repeat.fingerprint != standing:
         raise Invalid(
-            f"{HEADER}: this key came with another payload in the last 24 hours",
-            param=HEADER,
+            f"{IDEMPOTENCY_KEY}: this key came with another payload in the last 24 hours",
+            param=IDEMPOTENCY_KEY,
             code="idempotency_key_reused",
             status=422,
         )
