@@ -8,7 +8,7 @@ from structlog.contextvars import bind_contextvars
 from app.access.authenticate import Authenticate
 from app.access.domain.caller import Caller
 from app.api.access_control import AccessControl
-from app.submission.domain.repeat import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
+from app.submission.domain.request_headers import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
 
 
 class Callers:

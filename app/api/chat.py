@@ -26,8 +26,8 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.chat_bodies import ChatBody
-from app.submission.domain import prefer
-from app.submission.domain.client_patience import read_patience
+from app.submission.domain import request_headers
+from app.submission.domain.request_headers import read_patience
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
 from app.upstreams.domain.chat_stream import for_client
@@ -84,7 +84,7 @@ class ChatViews:
             body.request(),
             _fingerprint(raw),
             read_patience(request.headers.get),
-            prefer.parse_prefer(request.headers.get(prefer.PREFER)),
+            request_headers.parse_prefer(request.headers.get(request_headers.PREFER)),
             repeats.repeat(),
             watch_peer(request.environ),
         )

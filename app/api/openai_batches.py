@@ -23,9 +23,9 @@ from app.platform.domain.duration import parse_duration
 from app.platform.domain.errors import Conflict, Invalid
 from app.submission.bodies import Body, CallbackUrl, Metadata, refuse
 from app.submission.create_file_batch import FileBatchRequest
-from app.submission.domain.client_patience import read_patience
 from app.submission.domain.openai_batch import openai_batch_view
 from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest
+from app.submission.domain.request_headers import read_patience
 from app.submission.validation import parse, parse_json
 from app.tasks.store.batches import BatchRow
 

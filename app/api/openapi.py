@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.api.operations import FORM, JSON, Operation, ResponseDoc
 from app.api.shapes import ErrorEnvelope
-from app.submission.domain.repeat import IDEMPOTENCY_KEY, LONGEST
+from app.submission.domain.request_headers import IDEMPOTENCY_KEY, LONGEST
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {

@@ -10,10 +10,8 @@ from enum import Enum
 
 from app.platform.domain.errors import OverLimit
 from app.platform.ports import Clock
-from app.submission.domain.client_patience import Patience
-from app.submission.domain.prefer import Preference
-from app.submission.domain.repeat import IdempotencyKey
 from app.submission.domain.request import TaskRequest
+from app.submission.domain.request_headers import IdempotencyKey, Patience, Preference
 from app.submission.hold_connections import HoldConnections, WaitingCall
 from app.submission.submit_task import SubmitTask
 from app.tasks.domain.task import new_id

@@ -25,8 +25,8 @@ from app.submission.check_request import (
     check_policy,
     draft_task,
 )
-from app.submission.domain.repeat import KEPT_SECONDS, IdempotencyKey, check_repeat
 from app.submission.domain.request import BatchRequest, Order, TaskRequest
+from app.submission.domain.request_headers import KEPT_SECONDS, IdempotencyKey, check_repeat
 from app.submission.estimate_start import estimate_start
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter

@@ -1,0 +1,130 @@
+"""What the headers of a request ask for: how long its client waits, Prefer, Idempotency-Key."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.platform.domain.duration import DAY
+from app.platform.domain.errors import Invalid
+
+DEFAULT_READ_TIMEOUT = 600.0  # seconds, the OpenAI clients' own
+_HEADROOM = 5.0  # seconds before the client's read timeout by which an answer is on its way
+_TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
+_COUNT_HEADER = "x-stainless-retry-count"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`seconds` that a call may wait; `repeats`: its client comes again by itself; `tries` before this one."""
+
+    seconds: float
+    repeats: bool = False
+    tries: int = 0
+
+
+def read_patience(header: Callable[[str], str | None]) -> Patience:
+    """Read the headers of a request, by a function that gives a header's value by its name in lower case."""
+    timeout = next(filter(None, (_seconds(header(name)) for name in _TIMEOUT_HEADERS)), DEFAULT_READ_TIMEOUT)
+    count = header(_COUNT_HEADER)
+    tries = int(count) if count and count.isascii() and count.isdigit() and len(count) < 6 else 0
+    return Patience(_waiting(timeout), count is not None, tries)
+
+
+def _waiting(timeout: float) -> float:
+    """A client that hardly listens at all gets half of its time."""
+    return max(timeout - _HEADROOM, timeout / 2)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return min(seconds, 86400.0) if seconds > 0 and math.isfinite(seconds) else None
+
+
+PREFER = "Prefer"
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What a caller prefers. `wait` is seconds, None when it did not say."""
+
+    respond_async: bool = False
+    wait: float | None = None
+
+    def applied(self) -> str:
+        """What to say in `Preference-Applied`."""
+        words = ["respond-async"] if self.respond_async else []
+        return ", ".join(words if self.wait is None else [*words, f"wait={self.wait:g}"])
+
+
+def parse_prefer(header: str | None) -> Preference:
+    """Read the header. Preferences that are unknown or malformed are ignored, as the RFC says."""
+    respond_async, wait = False, None
+    for part in (header or "").split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "respond-async":
+            respond_async = True
+        elif name == "wait" and wait is None and value.isascii() and value.isdigit() and len(value) <= 9:
+            wait = float(value)
+    return Preference(respond_async, wait)
+
+
+KEPT_SECONDS = DAY  # how long a key is remembered
+IDEMPOTENCY_KEY = "Idempotency-Key"
+LONGEST = 255  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key, and the fingerprint of what it came with."""
+
+    key: str
+    fingerprint: str  # SHA-256 of operation and payload, hexadecimal
+
+
+class Fingerprint:
+    """Takes a payload in piece by piece."""
+
+    def __init__(self, operation: str) -> None:
+        self._digest = hashlib.sha256(operation.encode() + b"\n")
+
+    def add(self, piece: bytes) -> None:
+        """Go on with the next piece."""
+        self._digest.update(piece)
+
+    def text(self) -> str:
+        """What it comes to, hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def parse_key(header: str | None) -> str | None:
+    """Read an Idempotency-Key, with or without the quotes of a structured header. Raises Invalid."""
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
+        raise Invalid(
+            f"{IDEMPOTENCY_KEY}: must have 1 to {LONGEST} printable ASCII characters",
+            param=IDEMPOTENCY_KEY,
+            code="invalid_value",
+        )
+    return key
+
+
+def check_repeat(repeat: IdempotencyKey, standing: str) -> None:
+    """Refuse a key that stands for another payload; `standing` is the fingerprint of the first."""
+    if repeat.fingerprint != standing:
+        raise Invalid(
+            f"{IDEMPOTENCY_KEY}: this key came with another payload in the last 24 hours",
+            param=IDEMPOTENCY_KEY,
+            code="idempotency_key_reused",
+            status=422,
+        )
