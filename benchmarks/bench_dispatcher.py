@@ -15,8 +15,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from app.tasks.domain.attempt import RefusedPermit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, RefusedPermit, Settlement
 from benchmarks.backlog import ESTIMATE, Backlog, Shape, close_all
 from benchmarks.frame import Record, options, ratios, recorded, spread
 from benchmarks.ground import Ground, cpu_seconds, ground

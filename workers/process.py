@@ -28,8 +28,7 @@ from app.platform.database import Database, GroupCommit
 from app.platform.domain.queue import KEY, key_queue
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
-from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Recorded
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Outcome, Recorded
 from app.tasks.store import feeding
 from app.upstreams.call_upstream import Upstreams
 from app.upstreams.held_secrets import HeldSecrets

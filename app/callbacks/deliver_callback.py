@@ -26,7 +26,7 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.url_rules import host_of
 from app.platform.ports import Clock, NoTracer, Tracer
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 from app.tasks.ports import Meter, NoMeter
 from app.tasks.store.tasks import traces_of
 

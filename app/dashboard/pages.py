@@ -24,8 +24,7 @@ from app.reporting.domain.timeline import timeline
 from app.reporting.store import overview
 from app.submission.retry_tasks import RetryTask
 from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.retry_eligibility import may_run_again
-from app.tasks.domain.task import Status
+from app.tasks.domain.task import Status, may_run_again
 from app.tasks.store import batches, tasks
 from app.tasks.store.tasks import TaskRow, deliveries_of
 

@@ -13,7 +13,7 @@ from app.reporting.domain.dashboard_view import by_reason
 from app.reporting.domain.pace import Second, per_second
 from app.reporting.read_overview import Overview
 from app.settings.domain.alert_rules import RULES
-from app.tasks.domain.retry_eligibility import may_run_again
+from app.tasks.domain.task import may_run_again
 from app.tasks.store.batches import BatchRow
 
 PARTS = (

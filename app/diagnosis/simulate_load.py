@@ -31,8 +31,7 @@ from app.pacing.store.learned import load_learned
 from app.platform.database import Database
 from app.settings.domain.quota import Bucket, QuotaLimits
 from app.settings.domain.routing import Route, Topology, account_quota
-from app.tasks.domain.attempt import TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain.attribute_refusal import Figure
 
 CALLS_LOOKED_AT = 5_000

@@ -14,8 +14,7 @@ from app.platform.database import Database
 from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.find_dead_processes import find_dead
 from app.platform.ports import Clock
-from app.tasks.domain.attempt import Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, Settlement
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import feeding
 

@@ -30,13 +30,13 @@ from app.tasks.domain.attempt import (
     Brake,
     Claim,
     Claimed,
+    Outcome,
     Permit,
     Recorded,
     RefusedPermit,
     Settlement,
     TaskFailure,
 )
-from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.tasks.ports import Meter, NoMeter
 from app.upstreams.domain.classify import CallVerdict, classify

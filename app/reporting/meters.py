@@ -22,8 +22,7 @@ from prometheus_client.values import ValueClass
 from app.platform.background_loop import BackgroundLoop
 from app.platform.domain.folded import Folded
 from app.platform.domain.money import PICOS_PER_UNIT
-from app.tasks.domain.attempt import AttemptEnd
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Outcome
 
 BY_CLIENT = "penstock_client_"  # how the names of all figures by client begin
 SAMPLE_SECONDS = 5.0  # between looks at what cannot be counted, in a shared folder

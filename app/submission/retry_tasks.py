@@ -11,8 +11,7 @@ from app.platform.domain.errors import Conflict, NotFound, Rejected
 from app.platform.domain.identity import is_id
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.tasks.domain.retry_eligibility import FINAL, may_run_again
-from app.tasks.domain.task import new_id
+from app.tasks.domain.task import FINAL, may_run_again, new_id
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import rerun
 from app.tasks.store.submissions import NewTask

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.platform.ports import Clock
 from app.settings import ConfigError, Settings, outfits, resolve_secret
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.error_meaning import outcome_of
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.domain.upstream_error import read_error

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import select
 
 from app.callbacks.store.callbacks import DeliveryRecord, claim_callback, record_delivery
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 from app.tasks.store.tables import callback
 from tests.api.world import Client, World
 

@@ -17,8 +17,7 @@ from app.platform import encryption
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.reporting.meters import Meters
-from app.tasks.domain.attempt import TaskFailure
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status
 from tests.api.world import MODEL, Client, Parts, World
 from tests.servers import PostgresServer

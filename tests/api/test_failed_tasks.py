@@ -1,7 +1,6 @@
 """Failed tasks: listed by reason, and run again, one or all of a kind. A stranger never touches them."""
 
-from app.tasks.domain.attempt import TaskFailure
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
 from tests.api.world import Client, World

@@ -7,8 +7,7 @@ import orjson
 import pytest
 
 from app.platform.domain.instant import parse_instant
-from app.tasks.domain.attempt import Refusal
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, Refusal
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
 from app.tasks.store.tasks import get_task

@@ -30,12 +30,12 @@ from app.tasks.domain.attempt import (
     Claim,
     Claimed,
     Message,
+    Outcome,
     Permit,
     Refusal,
     TaskFailure,
     TokenUsage,
 )
-from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 
 MODEL = "deepseek-flash"

@@ -22,8 +22,7 @@ from app.platform.database import Database
 from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import TaskRequest
 from app.submission.submit_task import SubmitTask
-from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Permit, Refusal, TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Outcome, Permit, Refusal, TokenUsage
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task, task_content
 from tests.caching.clocks import MovableClock

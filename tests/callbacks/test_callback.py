@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, HostHealth, judge, wait_seconds
 from app.callbacks.host_concurrency import AtCapacity, Go, Host, HostLimits, Paused, admit, arrive
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 
 NOW = 1_800_000_000.0
 TRIES = st.integers(1, 12)

@@ -11,7 +11,7 @@ from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, SignedCallbac
 from app.callbacks.store import callbacks
 from app.callbacks.store.callbacks import DeliveryRecord
 from app.platform.domain.errors import DatabaseUnreachable, NotFound
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 from app.tasks.store.tasks import deliveries_of
 from tests.callbacks.world import SECRET, START, STRANGER, World, verifies
 

@@ -10,8 +10,7 @@ from sqlalchemy import Connection
 
 from app.pacing.store.pauses import add_pause, remove_pause
 from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
-from app.tasks.domain.attempt import TaskFailure
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status
 from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import forget_health, save_health

@@ -19,8 +19,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.queue import backlog_queue
 from app.platform.engines import parse_url
 from app.settings.domain.quota import ConfiguredQuota
-from app.tasks.domain.attempt import Claim, Message, Permit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Claim, Message, Outcome, Permit, Settlement
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.submissions import NewTask, insert_tasks
 from app.tasks.store.tables import client, task

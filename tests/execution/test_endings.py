@@ -9,8 +9,7 @@ from app.billing.store.usage import UsageFilter, report
 from app.dispatching.store.reconciling import lose
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
-from app.tasks.domain.attempt import Claimed, Recorded, TaskFailure, TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Claimed, Outcome, Recorded, TaskFailure, TokenUsage
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task

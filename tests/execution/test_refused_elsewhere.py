@@ -9,8 +9,7 @@ import pytest
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
 from app.pacing.domain.brake import brakes
 from app.settings.domain.routing import Route, Topology
-from app.tasks.domain.attempt import Permit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, Permit, Settlement
 from app.upstreams.domain.classify import CallVerdict
 from tests.attempts import a_claimed
 from tests.pacing.pacing_world import GateWorld

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from app.execution.domain.refused_request import LONGEST_WAIT, Visit, is_its_own_fault, note_of, remembered
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
-from app.tasks.domain.attempt import AttemptEnd
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
 from tests.attempts import NOW, a_claimed, a_permit

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
-from app.tasks.domain.attempt import AttemptEnd, Claimed
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.parameter_fix import ParameterFix

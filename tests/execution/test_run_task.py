@@ -14,8 +14,16 @@ from app.execution.run_task import KEY_MISSING_SECONDS, ModelRetryPolicy, Polici
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.encryption import Unsealable
-from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Permit, Recorded, RefusedPermit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import (
+    AttemptEnd,
+    Claim,
+    Claimed,
+    Outcome,
+    Permit,
+    Recorded,
+    RefusedPermit,
+    Settlement,
+)
 from app.tasks.domain.task import Status
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from tests.attempts import NOW, a_claimed, a_completion, a_permit, a_reply

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.brake import BrakeDurations, brakes
 from app.settings.domain.routing import Route
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.upstream_error import LimitScope
 from tests.attempts import a_permit

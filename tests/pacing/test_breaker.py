@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pacing.domain.breaker import BreakerRules, BreakerState, CircuitBreaker
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 OK, BAD = Outcome.SUCCEEDED, Outcome.UNAVAILABLE
 DEAD = "x" * 10  # opens it

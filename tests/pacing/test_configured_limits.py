@@ -14,7 +14,7 @@ from app.pacing.domain.limit_estimator import CallSample, new_learner
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings.domain.quota import ConfiguredQuota, QuotaLimits, QuotaState
 from app.settings.domain.routing import ANY, Route, Topology, account_quota
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 ACCOUNT = account_quota("a", "m")
 ROUTE = Route("k", "u", "a", "m")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.settings.domain.quota import ConfiguredQuota
-from app.tasks.domain.attempt import Message, Permit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Message, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 
 QUOTA = ConfiguredQuota("account:a1:m", rpm=6000, tpm=600_000, concurrency=50)

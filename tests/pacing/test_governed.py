@@ -12,8 +12,7 @@ from app.pacing.domain.plan import Snapshot, plan
 from app.pacing.domain.rate_controller import RateController
 from app.pacing.domain.tokens import DEFAULT_ANSWER
 from app.settings.domain.quota import ConfiguredQuota, request_bucket
-from app.tasks.domain.attempt import Brake, Permit, Settlement, TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement, TokenUsage
 from tests.pacing.pacing_world import GateWorld, one_key
 from tests.stack import wait_until
 

@@ -6,8 +6,7 @@ import pytest
 
 from app.pacing.domain.rate_controller import RateController
 from app.settings.domain.quota import ConfiguredQuota, request_bucket
-from app.tasks.domain.attempt import Brake, Permit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 
 ACCOUNT = "account:a1:m"

@@ -16,7 +16,7 @@ from app.pacing.domain.breaker import BreakerState, CircuitBreaker
 from app.pacing.domain.limit_estimator import CallSample, LimitEstimator, new_learner
 from app.pacing.domain.rate_controller import tighter
 from app.settings.domain.quota import QuotaLimits
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from simulator.latency import Latency
 from simulator.limits import Gate, Limit, Refusal, SimulatedCaller
 

@@ -21,7 +21,7 @@ from app.reporting.send_alerts import ChannelAddresses, SendAlerts
 from app.reporting.store import alerts as rows
 from app.reporting.watch_alerts import LOOKS, WatchAlerts, Watching
 from app.settings.domain.alert_rules import RULES, Rule, Severity
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.tasks.store.tables import attempt
 from app.upstreams.domain.key_health import Condition
 from app.upstreams.domain.key_health import KeyStatus as KeyStanding

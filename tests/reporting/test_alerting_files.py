@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from app.reporting.meters import FIGURES
 from app.reporting.service_figures import SERVICE_FIGURES
 from app.settings.domain.alert_rules import RULES
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from simulator.faults import KINDS
 from tests.chaos.test_chaos import EVERY
 

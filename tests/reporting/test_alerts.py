@@ -25,7 +25,7 @@ from app.reporting.domain.alerts import (
 from app.reporting.domain.call_window import CallWindow
 from app.settings import ConfigError, load_settings
 from app.settings.domain.alert_rules import RULES, Rule, Severity
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 RATE = Rule("error_rate", Severity.WARNING, 0.05, 120, "{value} fail")
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -20,8 +20,8 @@ from app.reporting.domain.pacing_snapshot import QuotaSnapshot
 from app.reporting.domain.timeline import timeline
 from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Route, Topology, account_quota
-from app.tasks.domain.outcome import Outcome
-from app.tasks.domain.retry_eligibility import may_run_again
+from app.tasks.domain.attempt import Outcome
+from app.tasks.domain.task import may_run_again
 
 NOW = 1_800_000_000.0
 ROUTE = Route("k1", "up", "acme", "flash")

@@ -15,8 +15,7 @@ from app.reporting.domain.pacing_snapshot import QuotaSnapshot
 from app.reporting.domain.service_status import OldestWait, ServiceStatus, oldest_wait
 from app.reporting.meters import FIGURES, Meters
 from app.reporting.service_figures import SERVICE_FIGURES, ServiceFigures
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Permit, TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, Permit, TokenUsage
 from app.tasks.domain.task import Status
 
 PERMIT = Permit("task_1", 1, "k1", "up", "acme", "flash-8k", (), 100, 1010.0)

@@ -23,7 +23,7 @@ from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
 from app.settings.domain.quota import ConfiguredQuota
 from app.settings.domain.routing import Topology
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.key_health import (
     Condition,
     HealthRules,

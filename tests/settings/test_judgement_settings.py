@@ -12,7 +12,7 @@ from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings import ConfigError, Settings, load_settings
 from app.settings.build_topology import build_topology
 from app.settings.domain.quota import QuotaState
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 BASE = """\
 [[upstream]]

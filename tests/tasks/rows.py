@@ -11,8 +11,16 @@ from app.execution.record_endings import record_endings
 from app.execution.store.claims import claim
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
-from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Permit, Recorded, TaskFailure, TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import (
+    AttemptEnd,
+    Claim,
+    Claimed,
+    Outcome,
+    Permit,
+    Recorded,
+    TaskFailure,
+    TokenUsage,
+)
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.submissions import NewBatch, NewTask, finish_intake, insert_batch, insert_tasks
 from app.tasks.store.tables import attempt, batch, callback, task, task_content

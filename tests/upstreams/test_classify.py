@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tasks.domain.attempt import TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.parameter_fix import ParameterFix
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.phrases import folded
 from app.upstreams.domain.upstream_error import read_error

@@ -15,8 +15,7 @@ from app.pacing.domain.brake import brakes
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.settings.domain.routing import Route, Topology
-from app.tasks.domain.attempt import AttemptEnd, Message, Permit, Settlement
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Message, Outcome, Permit, Settlement
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth, KeyTestResult, Probe, Probed

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth, KeyTestResult, Probed
 from app.upstreams.domain.refusals import (
     EVERYBODY,

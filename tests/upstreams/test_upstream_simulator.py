@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from app.platform.clock import SystemClock
 from app.settings import Settings, UpstreamSettings
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import Upstreams
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.parameter_fix import ParameterFix

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.platform.domain.instant import to_rfc3339
 from app.platform.domain.retry_after import retry_after_seconds
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 
 MAX_RESULT_BYTES = 256 * 1024  # of the upstream's answer inside an event; a longer one is fetched
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.tasks.domain.callback_state import CallbackState
+from app.tasks.domain.task import CallbackState
 from app.tasks.store.tables import DELIVERING, PENDING, callback, client, delivery
 
 

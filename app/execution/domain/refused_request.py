@@ -19,8 +19,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from app.tasks.domain.attempt import Permit
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, Permit
 
 _NOTE = "refused:"
 LONGEST_WAIT = 60.0  # seconds

@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.execution.domain import refused_request
-from app.tasks.domain.attempt import AttemptEnd, Claimed, TaskFailure
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, TaskFailure
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
-from app.tasks.domain.outcome import Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain import parameter_fix
 from app.upstreams.domain.classify import CallVerdict

@@ -11,8 +11,7 @@ from sqlalchemy import BigInteger, Connection, Delete, Row, Select, Text, delete
 from app.platform.bulk import insert_rows
 from app.platform.encryption import seal
 from app.platform.recordset import ROWS, clean, encode, recordset
-from app.tasks.domain.attempt import AttemptEnd, Claimed
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
 from app.tasks.store.tables import attempt
 
 ATTEMPT = (

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.settings.domain.routing import ANY, account_quota, key_quota, upstream_quota
-from app.tasks.domain.attempt import Brake, Permit
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Brake, Outcome, Permit
 from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.upstream_error import LimitScope
 

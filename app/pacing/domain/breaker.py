@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.pacing.domain.evidence import Evidence
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED, Outcome.OVERLOADED})
 # What an upstream answers while it works, whatever it makes of the request.

@@ -35,7 +35,7 @@ from app.settings.domain.quota import (
     token_bucket,
 )
 from app.settings.domain.routing import Route, Topology, account_quota, upstream_quota
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.attribute_refusal import Figure
 
 Key = tuple[str, str]  # key and upstream model

@@ -23,7 +23,7 @@ from app.platform.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
 from app.platform.redis_scripts import Scripts
 from app.settings.domain.quota import QuotaLimits, QuotaState
 from app.settings.domain.routing import Topology
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.task import PriorityStep
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
 

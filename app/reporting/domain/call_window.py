@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 SPAN = 300.0  # seconds that are kept
 FEWEST = 20  # calls below which a share says nothing

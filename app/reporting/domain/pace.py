@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 Kind = Literal["done", "refused", "failed"]
 SPAN = 120  # seconds that are kept

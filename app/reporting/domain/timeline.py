@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values
 

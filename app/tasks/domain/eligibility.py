@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 NOTE = "tier:"
 # What a tier can be named for, and the outcome that sends a task there.

@@ -90,3 +90,23 @@ def new_id(kind: str, now: float) -> str:
         value = value << 56 | int.from_bytes(_chance[-_CHANCE_BYTES:])
         del _chance[-_CHANCE_BYTES:]
     return f"{kind}_" + "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
+
+
+class CallbackState(StrEnum):
+    """States of a callback. FAILED is a dead letter; a replay makes it PENDING again."""
+
+    PENDING = "pending"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+# The request itself was refused: it would be refused again.
+FINAL = frozenset({"invalid_request", "content_filter", "context_length_exceeded", "response_too_large"})
+
+
+def may_run_again(status: str, error_code: str | None, replaced_by: str | None = None) -> bool:
+    """Whether a task that ended so may be run again; once, by a new task that takes its place."""
+    if replaced_by is not None or status not in (Status.FAILED, Status.EXPIRED):
+        return False
+    return error_code not in FINAL

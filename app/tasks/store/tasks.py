@@ -23,8 +23,7 @@ from sqlalchemy import (
 
 from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
-from app.tasks.domain.callback_state import CallbackState
-from app.tasks.domain.task import ENDS, Hold, Status
+from app.tasks.domain.task import ENDS, CallbackState, Hold, Status
 from app.tasks.store.locks import is_of
 from app.tasks.store.tables import INTAKE, attempt, batch, callback, delivery, task, task_content
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from app.platform.domain.json_text import Parse, read_json
 from app.platform.domain.retry_after import retry_after_seconds
-from app.tasks.domain.attempt import TokenUsage
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain import parameter_fix
 from app.upstreams.domain.attribute_refusal import Figure
 from app.upstreams.domain.error_meaning import outcome_in_200, outcome_of

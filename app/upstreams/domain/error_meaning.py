@@ -7,7 +7,7 @@ would turn a refusal of the request into a wait, is believed only where the mess
 
 from __future__ import annotations
 
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.phrases import Fillers, Phrases, folded, folded_code
 from app.upstreams.domain.upstream_error import UpstreamError
 from app.upstreams.domain.upstream_words import FILLERS, WORDS, Meaning

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.settings.domain.routing import ANY, account_quota, key_quota
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.pauses import Suspension
 from app.upstreams.domain.refusals import REFUSALS, HeardCall, Reach, Refusals
 

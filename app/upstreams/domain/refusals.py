@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from app.settings.domain.routing import ANY, account_quota, key_quota
-from app.tasks.domain.outcome import Outcome
+from app.tasks.domain.attempt import Outcome
 
 FEW = 3  # different requests
 QUIET = 10.0  # seconds
