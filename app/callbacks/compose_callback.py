@@ -35,8 +35,7 @@ from app.callbacks.domain.callback import (
 from app.callbacks.store.callbacks import ClaimedCallback
 from app.platform.database import Database
 from app.platform.domain.json_text import one_line
-from app.tasks.domain.batch_view import batch_view
-from app.tasks.domain.task_view import task_view
+from app.tasks.domain.views import batch_view, task_view
 from app.tasks.store.tables import batch, task, task_content
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from app.platform.domain.json_text import one_line
-from app.tasks.domain.failure_status import failure_status
 from app.tasks.domain.task import Status
+from app.tasks.domain.views import failure_status
 from app.tasks.store.batches import InputRow, LineRow
 
 ENDPOINT = "/v1/chat/completions"

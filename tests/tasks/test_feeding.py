@@ -16,7 +16,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.encryption import KeyRing, Unsealable, use_vault
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
-from app.tasks.domain.task_view import error_view
+from app.tasks.domain.views import error_view
 from app.tasks.store.feeding import (
     any_ordered,
     mark_fed,

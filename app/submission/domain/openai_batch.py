@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.tasks.domain.batch_view import counts
+from app.tasks.domain.views import counts
 
 Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values
 

@@ -1,4 +1,4 @@
-"""A task as the world outside sees it, in API answers and in callbacks alike."""
+"""Tasks and batches as clients see them, in API responses and in callbacks alike."""
 
 from __future__ import annotations
 
@@ -81,3 +81,59 @@ def cost_view(row: Row) -> dict[str, Any] | None:
         return None
     exact = amount(row["cost_picos"])
     return {"micros": micros(row["cost_picos"]), "amount": exact, "currency": row["currency"]}
+
+
+_INSTANTS = (
+    "created_at",
+    "in_progress_at",
+    "expires_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+    "paused_at",
+)
+
+
+def batch_view(row: Row, *, errors: Any = None, callback_status: str | None = None) -> dict[str, Any]:
+    """Show a row of `batch`; its `metadata` and its `errors`, {code, message, param, line} each, parsed."""
+    return {
+        "id": row["id"],
+        "object": "batch",
+        "status": row["status"],
+        "request_counts": counts(row),
+        "batch_size": row["batch_size"],
+        **{name: to_rfc3339(row[name]) for name in _INSTANTS},
+        "errors": {"object": "list", "data": errors} if errors else None,
+        "callback": {"url": row["callback_url"], "status": callback_status} if row["callback_url"] else None,
+        "metadata": row["metadata"],
+    }
+
+
+def counts(row: Row) -> dict[str, int]:
+    """Progress: `failed` counts what failed or expired; what was cancelled is the rest, once it has ended."""
+    return {name: row[name] for name in ("total", "completed", "failed")}
+
+
+_STATUSES: Mapping[str, int] = {
+    "invalid_request": 400,
+    "content_filter": 400,
+    "context_length_exceeded": 400,
+    "request_unauthorized": 401,
+    "request_unpaid": 402,
+    "request_forbidden": 403,
+    "model_not_found": 404,
+    "cancelled": 409,
+    "worker_lost": 500,
+    "upstream_timeout": 504,
+    "expired": 504,
+    "deadline_unreachable": 504,
+}
+_OTHER = 502  # the upstream gave no answer that could be used
+
+
+def failure_status(code: str | None) -> int:
+    """What a task that failed with this code would have been answered with."""
+    return _STATUSES.get(code or "", _OTHER)
