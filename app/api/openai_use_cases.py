@@ -16,7 +16,7 @@ from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
 from app.submission.submission_rules import ceiling_of
 from app.submission.take_in_file import TakeInFile
-from app.tasks.cancel_batch import CancelBatch
+from app.tasks.cancel import CancelBatch
 from app.tasks.follow_object import FollowObject
 from app.tasks.list_batches import ListBatches
 from app.tasks.read_batch_usage import ReadBatchUsage

@@ -31,9 +31,7 @@ from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.submission_rules import admission_of, cache_rules, model_versions
 from app.submission.submit_batch import SubmitBatch
 from app.submission.submit_task import SubmitTask
-from app.tasks.cancel_batch import CancelBatch
-from app.tasks.cancel_task import CancelTask
-from app.tasks.delete_task import DeleteTask
+from app.tasks.cancel import CancelBatch, CancelTask, DeleteTask
 from app.tasks.ports import BacklogPublisher, Changes
 from app.tasks.read_batches import ReadBatches
 from app.tasks.read_tasks import ReadTasks

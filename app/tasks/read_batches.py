@@ -26,10 +26,10 @@ class ReadBatches:
     def batch(self, client_id: str, batch_id: str) -> BatchRow:
         """One batch. Raises NotFound, also while it is still coming in."""
         if not is_id("batch", batch_id):
-            raise _not_found(batch_id)
+            raise _no_batch(batch_id)
         row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
         if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
-            raise _not_found(batch_id)
+            raise _no_batch(batch_id)
         return row
 
     def results(self, batch_id: str) -> Iterator[ResultRow]:
@@ -58,5 +58,5 @@ def _next_size(page: list[ResultRow]) -> int:
     return max(1, min(fitting, 4 * len(page), _LARGEST_PAGE))
 
 
-def _not_found(batch_id: str) -> NotFound:
+def _no_batch(batch_id: str) -> NotFound:
     return NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")

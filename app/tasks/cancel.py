@@ -1,0 +1,107 @@
+"""Cancel tasks and batches, and delete tasks: what waits ends at once, what runs ends with its upstream call."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from app.platform.database import Database
+from app.platform.domain.errors import Conflict, NotFound
+from app.platform.domain.identity import is_id
+from app.platform.ports import Clock
+from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import Status
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store import batches, retention, transitions
+from app.tasks.store.batches import BatchRow
+from app.tasks.store.transitions import cancel_task
+
+
+class CancelTask:
+    """The use case."""
+
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+
+    def cancel(self, client_id: str, task_id: str) -> Status:
+        """Cancel a client's task; repeating it is harmless. Gives back the status it has now.
+
+        `running` means that its call is let finish: a success is kept, anything else ends `cancelled`.
+        Raises NotFound, Conflict for one that ended otherwise, DatabaseUnreachable.
+        """
+        if not is_id("task", task_id):
+            raise _no_task(task_id)
+        now = self._clock.now()
+        status = self._database.write(lambda conn: transitions.cancel_task(conn, client_id, task_id, now))
+        if status is None:
+            raise _no_task(task_id)
+        if status.ended and status is not Status.CANCELLED:
+            raise Conflict(f"the task has ended already: {status}", param="task_id", code="task_ended")
+        if status is Status.CANCELLED:
+            self._reservoir.forget([task_id])
+            self._reservoir.announce([task_id])
+        return status
+
+
+def _no_task(task_id: str) -> NotFound:
+    return NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")
+
+
+_HARMLESS = frozenset({BatchStatus.CANCELLING, BatchStatus.CANCELLED})
+
+
+class CancelBatch:
+    """The use case."""
+
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+
+    def cancel(self, client_id: str, batch_id: str) -> BatchRow:
+        """Cancel a client's batch; repeating it is harmless. Gives back the batch as it stands after.
+
+        Raises NotFound, Conflict for one that ended otherwise, DatabaseUnreachable.
+        """
+        if not is_id("batch", batch_id):
+            raise _no_batch(batch_id)
+        now = self._clock.now()
+        ids = self._database.write(lambda conn: transitions.cancel_batch(conn, client_id, batch_id, now))
+        row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
+        if ids is None or row is None:
+            raise _no_batch(batch_id)
+        if row.status not in _HARMLESS:
+            raise Conflict(f"the batch has ended already: {row.status}", param="batch_id", code="batch_ended")
+        self._reservoir.forget(ids)
+        self._reservoir.announce([batch_id])  # who waits for one of its tasks hears of it from the database
+        return row
+
+
+def _no_batch(batch_id: str) -> NotFound:
+    return NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")
+
+
+class DeleteTask:
+    """The use case."""
+
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+
+    def delete(self, client_id: str, task_id: str) -> None:
+        """Cancel it if it has not ended (a running call is let finish, its result is kept nowhere), and delete it.
+
+        Raises NotFound, DatabaseUnreachable.
+        """
+        now = self._clock.now()
+
+        def mark(conn: Connection) -> bool:
+            cancel_task(conn, client_id, task_id, now)
+            return retention.mark_deleted(conn, client_id, task_id, now)
+
+        if not is_id("task", task_id) or not self._database.write(mark):
+            raise NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")
+        self._reservoir.forget([task_id])
+        self._reservoir.announce([task_id])
