@@ -35,8 +35,7 @@ from app.tasks.cancel import CancelBatch, CancelTask, DeleteTask
 from app.tasks.ports import BacklogPublisher, Changes
 from app.tasks.read_batches import ReadBatches
 from app.tasks.read_tasks import ReadTasks
-from app.tasks.wait_for_task import Waiters, WaitForTask
-from app.tasks.watch_endings import WatchEndings
+from app.tasks.wait import Waiters, WaitForTask, WatchEndings
 from app.upstreams.ports import StreamReader
 from app.upstreams.upstream_tests import UpstreamTests
 

@@ -55,8 +55,8 @@ from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
 from app.submission.admit import Admission
 from app.submission.submission_rules import admission_of, vault_of
-from app.tasks.changes import RedisChanges
 from app.tasks.ports import BacklogPublisher
+from app.tasks.wait import RedisChanges
 from app.upstreams.store.streams import RedisStreamReader
 
 log = structlog.get_logger("penstock.secrets")

@@ -17,7 +17,7 @@ from app.submission.submit_task import SubmitTask
 from app.tasks.domain.task import new_id
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
-from app.tasks.wait_for_task import Waiters
+from app.tasks.wait import Waiters
 
 _AGAIN_SECONDS = 2.0  # after which a call that found no room may be sent again
 LOOK_EVERY = 1.0  # seconds between looks whether the client is still there

@@ -23,7 +23,7 @@ from app.tasks.domain.task import Status, new_id
 from app.tasks.domain.views import failure_status
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
-from app.tasks.wait_for_task import Waiters
+from app.tasks.wait import Waiters
 from app.upstreams.domain.chat_stream import chunks_of
 from app.upstreams.domain.stream_piece import Piece
 from app.upstreams.ports import StreamReader, Subscription

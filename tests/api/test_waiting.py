@@ -10,7 +10,7 @@ import pytest
 
 from app.api.application import PenstockApi, create_app
 from app.platform.database import Database
-from app.tasks.wait_for_task import Waiters
+from app.tasks.wait import Waiters
 from tests.api.world import Client, Parts, WatchedReservoir, World, make_settings
 
 
