@@ -21,7 +21,7 @@ from app.submission.store import file_batches
 from app.submission.store_file import BATCH
 from app.submission.take_in_file import TakeInFile
 from app.tasks.domain.task import new_id
-from app.tasks.render_lines import ENDPOINT
+from app.tasks.read_files import ENDPOINT
 from app.tasks.store import files
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.submissions import NewBatch, insert_batch

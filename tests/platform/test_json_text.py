@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.api.answers import raw
 from app.platform.domain.json_text import one_line, read_json
 from app.tasks.domain.task import Status
-from app.tasks.render_lines import output_line
+from app.tasks.read_files import output_line
 from app.tasks.store.batches import LineRow
 
 VALUES = st.recursive(
