@@ -17,9 +17,7 @@ from app.submission.stream_chat import StreamChat
 from app.submission.submission_rules import ceiling_of
 from app.submission.take_in_file import TakeInFile
 from app.tasks.cancel import CancelBatch
-from app.tasks.list_batches import ListBatches
-from app.tasks.read_batch_usage import ReadBatchUsage
-from app.tasks.read_batches import ReadBatches
+from app.tasks.read_batches import ListBatches, ReadBatches, ReadBatchUsage
 from app.tasks.read_files import ReadFiles
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.wait import FollowObject

@@ -1,17 +1,22 @@
-"""Look at batches and their results, each client at its own."""
+"""Read batches: one, a page of them, their results and their usage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
 from app.platform.database import Database
-from app.platform.domain.errors import NotFound
+from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.identity import is_id
+from app.platform.encryption import leniently
+from app.platform.ports import Clock
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.store import batches
-from app.tasks.store.batches import BatchRow, ResultRow
+from app.tasks.store.batches import BatchRow, ResultRow, batch_used, keep_usage
 
 _FIRST_PAGE, _LARGEST_PAGE = 16, 500  # rows
 _PAGE_CHARACTERS = 4 * 1024 * 1024  # about what one page of results may hold in memory
@@ -60,3 +65,85 @@ def _next_size(page: list[ResultRow]) -> int:
 
 def _no_batch(batch_id: str) -> NotFound:
     return NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")
+
+
+_LEAST_AGE = 1.0  # seconds for which sums of a running batch are told again
+_PATIENCE = 20  # times as long as adding up took
+_MOST = 1_000  # batches remembered
+
+Usage = dict[str, Any]  # names of BatchUsed
+
+
+class ReadBatchUsage:
+    """The use case; remembers the sums of running batches for a moment."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: dict[str, tuple[float, Usage]] = {}
+
+    def ended(self, row: BatchRow) -> Usage | None:
+        """The sums of a batch that has ended; None for any other. Raises DatabaseUnreachable."""
+        if not row.status.ended or not row.total:
+            return None
+        if row.usage is not None:
+            found: Usage = orjson.loads(row.usage)
+            return found
+        usage = asdict(self._database.read(lambda conn: batch_used(conn, row.id)))
+        text = orjson.dumps(usage).decode()
+        self._database.write(lambda conn: keep_usage(conn, row.id, text))
+        return usage
+
+    def so_far(self, row: BatchRow) -> Usage:
+        """The sums as they stand, some seconds old at most. Raises DatabaseUnreachable."""
+        if (usage := self.ended(row)) is not None:
+            return usage
+        until, usage = self._known.get(row.id, (-1e18, {}))
+        began = self._clock.monotonic()
+        if began < until:
+            return usage
+        usage = asdict(self._database.read(lambda conn: batch_used(conn, row.id)))
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        took = self._clock.monotonic() - began
+        self._known[row.id] = (began + max(_LEAST_AGE, _PATIENCE * took), usage)
+        return usage
+
+
+class ListBatches:
+    """The use case."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, client_id: str, after: str | None, limit: int) -> tuple[list[BatchRow], bool]:
+        """Batches, newest first, beginning after the one with the id `after`; and whether there are more.
+
+        Those that are still coming in as a body are left out. Raises Invalid for a bad cursor,
+        DatabaseUnreachable.
+        """
+
+        def read(conn: Connection) -> tuple[list[BatchRow], bool]:
+            after_seq = None if after is None else _cursor(conn, client_id, after)
+            found: list[BatchRow] = []
+            while len(found) <= limit:
+                with leniently():
+                    rows = batches.list_batches(conn, client_id, after_seq, limit + 1)
+                found += [row for row in rows if not _is_coming_in(row)]
+                if len(rows) <= limit:
+                    break
+                after_seq = rows[-1].seq
+            return found[:limit], len(found) > limit
+
+        return self._database.read(read)
+
+
+def _is_coming_in(row: BatchRow) -> bool:
+    return row.status is BatchStatus.VALIDATING and row.input_file_id is None
+
+
+def _cursor(conn: Connection, client_id: str, after: str) -> int:
+    row = batches.get_batch(conn, client_id, after) if is_id("batch", after) else None
+    if row is None:
+        raise Invalid("after: not the id of a batch of yours", param="after", code="invalid_cursor")
+    return row.seq
