@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
 from app.billing.domain.usage import FIGURES, Heading, UsageEntry, UsageFigures
-from app.billing.store.cost_tables import usage_day, usage_entry
-from app.billing.store.usage import UsageFilter, fold_usage, report, write_usage
+from app.billing.store.usage import UsageFilter, fold_usage, report, usage_day, usage_entry, write_usage
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage

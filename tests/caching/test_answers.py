@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from app.billing.store.cost_tables import cache_entry
 from app.caching.domain.answer import CachedAnswer, read, write
 from app.caching.local_answers import LocalAnswers
 from app.caching.ports import AnswerCache
-from app.caching.store.cache_entries import bound
+from app.caching.store.cache_entries import bound, cache_entry
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
 from app.platform.database import Database

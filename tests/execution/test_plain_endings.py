@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, select, update
 
-from app.billing.store.cost_tables import usage_entry
-from app.billing.store.usage import UsageFilter, report
+from app.billing.store.usage import UsageFilter, report, usage_entry
 from app.dispatching.store.reconciling import lose
 from app.execution.store.endings import end
 from app.platform.database import Database

@@ -6,12 +6,49 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, Subquery, delete, func, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Select,
+    Subquery,
+    Table,
+    Text,
+    delete,
+    func,
+    select,
+    text,
+    union_all,
+)
 
 from app.billing.domain.usage import FIGURES, UsageEntry, as_columns, from_columns, merge
-from app.billing.store.cost_tables import HEADING, usage_day, usage_entry
 from app.platform.bulk import insert_rows
 from app.platform.upsert import insert_or
+from app.tasks.store.tables import Serial, metadata
+
+HEADING = ("day", "client_id", "model", "key", "account", "upstream_model", "currency")
+
+
+def _figures() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False, server_default=text("0")) for name in FIGURES]
+
+
+usage_entry = Table(
+    "usage_entry",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    *(Column(name, Text, nullable=False) for name in HEADING),
+    *_figures(),
+)
+
+usage_day = Table(
+    "usage_day",
+    metadata,
+    *(Column(name, Text, primary_key=True) for name in HEADING),
+    *_figures(),
+    Index(None, "client_id", "day"),
+)
 
 USAGE = (*HEADING, *FIGURES)
 

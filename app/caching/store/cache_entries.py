@@ -7,16 +7,29 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Text, delete, func, select, update
+from sqlalchemy import Column, Connection, Double, Index, Select, Table, Text, delete, func, select, update
 
-from app.billing.store.cost_tables import cache_entry
+from app.platform.encryption import Sealed
 from app.platform.recordset import ROWS, encode, recordset
 from app.platform.upsert import insert_or
 from app.tasks.domain.task import new_id
+from app.tasks.store.tables import metadata
 
 _REPLACED = "replaced"  # no scope of anybody's: the name of the last replacement
 _LONG = 10 * 365 * 86400.0  # seconds
 USED_EVERY = 600.0  # seconds within which the last use is noted once
+
+cache_entry = Table(
+    "cache_entry",
+    metadata,
+    Column("key", Text, primary_key=True),  # <scope>:<hash>
+    Column("entry", Sealed, nullable=False),  # JSON
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("used_at", Double, nullable=False),  # within some minutes
+    Index(None, "expires_at"),
+    Index(None, "used_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)

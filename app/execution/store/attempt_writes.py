@@ -26,8 +26,7 @@ from sqlalchemy import (
 )
 
 from app.billing.domain.usage import UsageEntry
-from app.billing.store.cost_tables import usage_entry
-from app.billing.store.usage import USAGE, usage_rows, write_usage
+from app.billing.store.usage import USAGE, usage_entry, usage_rows, write_usage
 from app.execution.store.attempts import ATTEMPT, attempt_row, write_attempts
 from app.platform.encryption import seal
 from app.platform.recordset import ROWS, encode, recordset

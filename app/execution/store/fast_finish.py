@@ -28,8 +28,7 @@ from sqlalchemy import (
 )
 
 from app.billing.domain.usage import FIGURES, as_columns
-from app.billing.store.cost_tables import HEADING, usage_entry
-from app.billing.store.usage import USAGE
+from app.billing.store.usage import HEADING, USAGE, usage_entry
 from app.execution.store.attempt_writes import LARGE
 from app.execution.store.attempts import ATTEMPT, attempt_row
 from app.execution.store.finish_rows import finished, used
