@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from app.billing.domain.windows import UNKNOWN_PACE, Windows, must_start
+from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.tasks.ports import BacklogPublisher

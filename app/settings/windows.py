@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.billing.domain.calendar import Calendar
-from app.billing.domain.windows import Windows
+from app.billing.domain.calendar import Calendar, Windows
 from app.settings.calendars import calendars
 from app.settings.models import Settings, UpstreamSettings
 from app.settings.price_lists import built_in, list_of

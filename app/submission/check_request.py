@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.billing.domain.windows import Windows, latest_start
+from app.billing.domain.calendar import Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
 from app.pacing.domain.affinity import prefix_of
 from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens

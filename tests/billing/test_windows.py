@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.billing.domain.calendar import Calendar
-from app.billing.domain.windows import MARGIN, SLACK, Windows, latest_start, must_start
+from app.billing.domain.calendar import MARGIN, SLACK, Calendar, Windows, latest_start, must_start
 from app.settings import Settings
 from app.settings.windows import windows_of
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC
 
-from app.billing.domain.calendar import Calendar
-from app.billing.domain.windows import Windows
+from app.billing.domain.calendar import Calendar, Windows
 from app.dispatching.schedule_off_peak import ScheduleOffPeak
 from app.platform.database import Database
 from app.tasks.domain.task import Hold

@@ -1,13 +1,17 @@
-"""Peak hours: when an upstream is dear or crowded, as its working days and hours say."""
+"""Peak hours of upstreams, and off-peak windows: when a task that waits for one starts.
+
+Such a task starts when the window opens, or at its latest safe start, whichever is earlier. The latest safe start of
+the n-th nearest deadline leaves room for the backlog, for the n - 1 tasks before it, half as much again, and a
+minute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import count
 
-_FURTHEST = 30  # days looked ahead: longer than any holiday
+_MAX_DAYS = 30  # days looked ahead: longer than any holiday
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Calendar:
         """Peak hours from the day of `at` on, in order."""
         first = self._day(at)
         for ahead in count():
-            if ahead > _FURTHEST:
+            if ahead > _MAX_DAYS:
                 return
             yield from self._periods_of(first + timedelta(days=ahead))
 
@@ -66,3 +70,49 @@ class Calendar:
         days, rest = divmod(minutes, 24 * 60)
         local = datetime.combine(day + timedelta(days=days), time(rest // 60, rest % 60), self.zone)
         return local.astimezone(UTC).timestamp()
+
+
+MARGIN = 60.0  # seconds kept free before a deadline
+SLACK = 1.5  # times the time that the tasks before it should take
+UNKNOWN_PACE = 1.0  # tasks a second, where nothing is known of a line's pace
+_MAX_STEPS = 100  # periods stepped over
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The busy hours of all upstreams concerned; off-peak is where none of them has any."""
+
+    busy: tuple[Calendar, ...]
+
+    def is_busy(self, at: float) -> bool:
+        """Whether an instant (Unix seconds) lies in busy hours."""
+        return any(calendar.is_peak(at) for calendar in self.busy)
+
+    def quiet_from(self, at: float) -> float:
+        """The first off-peak instant at or after `at`."""
+        for _ in range(_MAX_STEPS):
+            later = max((calendar.off_peak_from(at) for calendar in self.busy), default=at)
+            if later == at:
+                break
+            at = later
+        return at
+
+
+def latest_start(deadline: float, ahead: float, pace: float) -> float:
+    """When a task must be let go at the latest, with so many tasks before it at so many a second."""
+    return deadline - MARGIN - SLACK * ahead / max(pace, 1e-6)
+
+
+def must_start(deadlines: Sequence[float], count: int, backlog: int, pace: float, now: float) -> int:
+    """How many of the tasks that wait for a window have to go now, nearest deadline first.
+
+    `deadlines` are the nearest of `count` in all, in order; those beyond are taken to have the last one. `backlog`
+    tasks are in line already, which moves at `pace`.
+    """
+    found = 0
+    for number, deadline in enumerate(deadlines):
+        if latest_start(deadline, backlog + number, pace) <= now:
+            found = number + 1
+    if deadlines and latest_start(deadlines[-1], backlog + count - 1, pace) <= now:
+        return len(deadlines)
+    return found
