@@ -15,7 +15,7 @@ from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.shapes import Shape
-from app.billing.domain.usage_view import BY, as_csv, usage_row
+from app.billing.domain.usage import BY, as_csv, usage_row
 from app.billing.store.usage import UsageFilter
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid

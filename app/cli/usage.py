@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from app.billing.domain.usage_view import BY, as_csv
+from app.billing.domain.usage import BY, as_csv
 from app.cli.remote import Remote, with_remote
 from app.cli.tables import new_table, print_tables
 

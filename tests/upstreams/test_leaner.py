@@ -6,8 +6,7 @@ import io
 import orjson
 import pytest
 
-from app.billing.domain.usage import FIGURES
-from app.billing.domain.usage_view import as_csv
+from app.billing.domain.usage import FIGURES, as_csv
 from app.upstreams.call_upstream import body_of
 from app.upstreams.domain.default_parameters import strip_default_parameters
 from tests.attempts import a_claimed
