@@ -11,7 +11,7 @@ from app.access.authenticate import Authenticate
 from app.access.manage_policies import PolicyBook
 from app.access.request_rates import RequestRates
 from app.api.access_control import AccessControl
-from app.caching.ports import AnswerCache
+from app.caching.domain.answer import AnswerCache
 from app.caching.use_cache import UseCache
 from app.dispatching.steer_dispatcher import SteerDispatcher
 from app.pacing.build_controllers import held_keys

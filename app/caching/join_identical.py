@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from app.caching.domain.answer import CachedAnswer
-from app.caching.ports import AnswerCache
+from app.caching.domain.answer import AnswerCache, CachedAnswer
 from app.caching.store import coalesce_join, orphaned_followers
 from app.caching.store.coalesce_join import JoiningTask, Settled
 from app.caching.tell_joined import tell_joined

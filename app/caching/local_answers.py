@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import TLRUCache
 
-from app.caching.domain.answer import CachedAnswer
-from app.caching.ports import AnswerCache
+from app.caching.domain.answer import AnswerCache, CachedAnswer
 from app.platform.ports import Clock
 
 _MOST = 10_000  # answers remembered, however small

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import CachedAnswer
-from app.caching.ports import AnswerCache, NoAnswers
+from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
 from app.caching.store.coalesce_join import Settled, admit, answer_new
 from app.tasks.domain.task import Hold
 from app.tasks.store.submissions import NewTask

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from app.billing.domain.pricing import PriceBook
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
 from app.caching.domain.caching import may_keep
-from app.caching.ports import AnswerCache, NoAnswers
 from app.platform.domain.json_text import Parse
 from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.task import Status

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.caching.domain.answer import AnswerCache
 from app.caching.local_answers import LocalAnswers
-from app.caching.ports import AnswerCache
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
 from app.platform.database import Database

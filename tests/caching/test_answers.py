@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from app.caching.domain.answer import CachedAnswer, read, write
+from app.caching.domain.answer import AnswerCache, CachedAnswer, read, write
 from app.caching.local_answers import LocalAnswers
-from app.caching.ports import AnswerCache
 from app.caching.store.cache_entries import bound, cache_entry
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers

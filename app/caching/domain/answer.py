@@ -1,9 +1,11 @@
-"""An answer that may be given again: what it holds, and how it is written down."""
+"""Cached answers: what one holds, how it is serialized, and the port of the stores that keep them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
+from typing import Protocol
 
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage
@@ -50,3 +52,37 @@ def read(key: str, entry: str) -> CachedAnswer | None:
     if known["key"] != key or not line_break or not result:
         return None
     return CachedAnswer(result, usage, cost, until=until)
+
+
+class AnswerCache(Protocol):
+    """Answers kept to be given again. Whatever keeps it from answering counts as nothing kept: it never raises."""
+
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
+        """The answers that are kept, by key."""
+
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
+        """Keep an answer for so long, in the place of an older one."""
+
+    def stamp(self) -> str | None:
+        """Changes whenever an answer takes an older one's place, in whatever process. None: it cannot be told now."""
+
+    def close(self) -> None:
+        """Let go of what it holds open."""
+
+
+class NoAnswers:
+    """Keeps nothing."""
+
+    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:  # noqa: ARG002
+        """Nothing."""
+        return {}
+
+    def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
+        """Keeps nothing."""
+
+    def stamp(self) -> str | None:
+        """Nothing is ever replaced."""
+        return ""
+
+    def close(self) -> None:
+        """Holds nothing."""
