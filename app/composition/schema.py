@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from app.access.store import access_tables
 from app.billing.store import usage
-from app.caching.store import cache_entries
+from app.caching.store import database_answers
 from app.reporting.store import alert_tables
 from app.tasks.store import openai_tables, tables
 
-TABLES = (tables, openai_tables, access_tables, usage, cache_entries, alert_tables)
+TABLES = (tables, openai_tables, access_tables, usage, database_answers, alert_tables)
 metadata = tables.metadata

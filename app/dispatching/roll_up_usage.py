@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.billing.store import usage
-from app.caching.store import cache_entries
+from app.caching.store import database_answers
 from app.platform.database import Database
 from app.platform.ports import Clock
 
@@ -40,5 +40,5 @@ class RollUpUsage:
         """Forget cached answers that are too old or too many."""
         now = self._clock.now()
         for _ in range(_ROUNDS):
-            if not self._database.write(lambda conn: cache_entries.bound(conn, self._entries, now, _ROWS)):
+            if not self._database.write(lambda conn: database_answers.bound(conn, self._entries, now, _ROWS)):
                 break

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from app.caching.store import cache_entries
+from app.caching.store import database_answers
 from app.composition.schema import metadata
 from app.platform import encryption
 from app.platform.database import Database
@@ -108,12 +108,12 @@ def test_metadata_answers_and_the_words_of_upstreams_are_sealed(
         error_message=f"cannot read {secret}",
         failure=TaskFailure("invalid_request_error", "invalid_request", f"cannot read {secret}"),
     )
-    world.database.write(lambda conn: cache_entries.keep(conn, [(f"k:{secret[6:]}", answer, 60.0)], 0.0))
+    world.database.write(lambda conn: database_answers.keep(conn, [(f"k:{secret[6:]}", answer, 60.0)], 0.0))
     assert alice.task(done)["metadata"] == {"about": secret}
     assert alice.task(done)["result"]["choices"][0]["message"]["content"] == secret
     assert alice.get(f"/v1/batch/{batch['id']}").json["metadata"] == {"about": secret}
     assert secret in alice.task(failed)["error"]["message"]
-    (kept,) = world.database.read(lambda conn: cache_entries.look_up(conn, [f"k:{secret[6:]}"], 1.0))
+    (kept,) = world.database.read(lambda conn: database_answers.look_up(conn, [f"k:{secret[6:]}"], 1.0))
     assert kept.entry == answer
     assert secret not in everything(world)
 

@@ -11,8 +11,7 @@ from sqlalchemy import select, update
 
 from app.caching.domain.answer import AnswerCache, CachedAnswer, read, write
 from app.caching.local_answers import LocalAnswers
-from app.caching.store.cache_entries import bound, cache_entry
-from app.caching.store.database_answers import DatabaseAnswers
+from app.caching.store.database_answers import DatabaseAnswers, bound, cache_entry
 from app.caching.store.redis_answers import RedisAnswers
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
