@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.api.use_cases import rules_of
-from app.caching.join_identical import JoinIdentical
+from app.caching.use_cache import JoinIdentical
 from app.callbacks.feed_callbacks import CallbackFeeder
 from app.composition.container import Container
 from app.dispatching.abandon_calls import AbandonCalls

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
 from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
-from app.caching.store.coalesce_join import Settled, admit, answer_new
+from app.caching.store import coalesce_join
+from app.caching.store.coalesce_join import JoiningTask, Settled, admit, answer_new
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.ports import Clock
 from app.tasks.domain.task import Hold
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store.feeding import mark_unqueued
 from app.tasks.store.submissions import NewTask
 
 
@@ -50,3 +56,85 @@ class UseCache:
 def _answered(row: NewTask) -> NewTask:
     """Inserted so that nobody runs it; it ends in the same transaction."""
     return replace(row, hold=Hold.JOINING, fed_at=None)
+
+
+def tell_joined(database: Database, reservoir: BacklogPublisher, settled: Settled) -> None:
+    """Void places, send leaders to the front, tell who waits. Never raises: the reconciler puts right what is left.
+
+    A leader that has to hurry loses its place first and is given to the feeder then: in the other order its new
+    place would be lost.
+    """
+    away = [*settled.replaced, *settled.hurried]
+    if away:
+        reservoir.forget(away)
+    if settled.hurried:
+        try:
+            database.write(lambda conn: mark_unqueued(conn, settled.hurried))
+        except DatabaseUnreachable:
+            return
+    if settled.ended:
+        reservoir.announce(settled.ended)
+    elif settled.hurried or settled.released:
+        reservoir.ring()
+
+
+_ROWS = 1_000  # looked at in one tick
+_LEADERS = 200  # seen to in one tick
+
+
+class JoinIdentical:
+    """A tick does one bounded round, before the feeder's."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        answers: AnswerCache,
+        clock: Clock,
+        *,
+        coalesce: bool,
+        ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
+    ) -> None:
+        """`ring` tells who delivers callbacks."""
+        self._database = database
+        self._reservoir = reservoir
+        self._answers = answers
+        self._clock = clock
+        self._coalesce = coalesce
+        self._ring = ring
+
+    def tick(self) -> bool:
+        """Do one round; returns whether there may be more at once. Raises DatabaseUnreachable.
+
+        1. See to the followers of leaders that bring no answer. 2. Answer, join or let run what waits for it.
+        """
+        left, waiting = self._database.read(
+            lambda conn: (coalesce_join.any_abandoned(conn), coalesce_join.waiting_to_join(conn, _ROWS))
+        )
+        changed = self._take_over() if left else False
+        again = self._join(waiting) if waiting else False
+        return changed or again or len(waiting) == _ROWS
+
+    def _take_over(self) -> bool:
+        now = self._clock.now()
+        settled = self._database.write(lambda conn: coalesce_join.settle_abandoned(conn, _LEADERS, now))
+        self._tell(settled)
+        return bool(settled.ended)
+
+    def _join(self, waiting: Sequence[JoiningTask]) -> bool:
+        answers, look = self._look(waiting), self._answers.look
+        now = self._clock.now()
+        settled = self._database.write(
+            lambda conn: coalesce_join.settle(conn, waiting, answers, now, coalesce=self._coalesce, look=look)
+        )
+        self._tell(settled)
+        return settled.left > 0
+
+    def _look(self, waiting: Sequence[JoiningTask]) -> Mapping[str, CachedAnswer]:
+        """What is kept for those who look. Asked outside the transaction: it may be another server."""
+        return self._answers.look(sorted({one.key for one in waiting if one.looks}))
+
+    def _tell(self, settled: Settled) -> None:
+        tell_joined(self._database, self._reservoir, settled)
+        if settled.callbacks:
+            self._ring(settled.callbacks)

@@ -9,8 +9,7 @@ from sqlalchemy import Connection
 
 from app.caching.domain.answer import CachedAnswer
 from app.caching.store.coalesce_join import Settled
-from app.caching.tell_joined import tell_joined
-from app.caching.use_cache import UseCache
+from app.caching.use_cache import UseCache, tell_joined
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.errors import DatabaseUnreachable, Rejected

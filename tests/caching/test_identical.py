@@ -13,8 +13,7 @@ from sqlalchemy import Connection, update
 
 from app.billing.store.usage import UsageFilter, report
 from app.caching.domain.answer import CachedAnswer
-from app.caching.store.coalesce_join import Settled, admit, settle, waiting_to_join
-from app.caching.store.orphaned_followers import settle_abandoned
+from app.caching.store.coalesce_join import Settled, admit, settle, settle_abandoned, waiting_to_join
 from app.dispatching.store.reconciling import expire
 from app.platform.database import Database
 from app.platform.domain.money import CallCost

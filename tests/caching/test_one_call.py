@@ -10,9 +10,8 @@ from sqlalchemy import select
 
 from app.caching.domain.answer import CachedAnswer
 from app.caching.domain.caching import CacheRules, CacheWish, Mode
-from app.caching.join_identical import JoinIdentical
 from app.caching.store.database_answers import DatabaseAnswers
-from app.caching.use_cache import UseCache
+from app.caching.use_cache import JoinIdentical, UseCache
 from app.execution.keep_answers import KeepAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end

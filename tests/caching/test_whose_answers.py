@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from app.caching.domain.caching import CacheRules, CacheScope, CacheWish, Mode
-from app.caching.join_identical import JoinIdentical
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
-from app.caching.use_cache import UseCache
+from app.caching.use_cache import JoinIdentical, UseCache
 from app.execution.keep_answers import KeepAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end

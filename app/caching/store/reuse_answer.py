@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -27,8 +27,10 @@ from sqlalchemy import (
 from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
 from app.caching.domain.answer import CachedAnswer
+from app.caching.store.coalescing_keys import followers, is_following
 from app.platform.domain.money import NO_SUM
 from app.platform.recordset import ROWS, encode, recordset
+from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task, task_content
 
@@ -123,3 +125,53 @@ def _content(dialect: str) -> Update:
     numbers = recordset(dialect, seq=BigInteger())
     same = task_content.c.seq == numbers.c.seq
     return update(task_content).where(same).values(result=bindparam("result"))
+
+
+AT_ONCE = 2_000  # followers that end in one transaction; the rest follow in others
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Who waited, when this was read, for the answers that are about to be recorded."""
+
+    rows: Sequence[Row[Any]] = field(default_factory=tuple)
+
+    @property
+    def ids(self) -> set[str]:
+        """Their ids."""
+        return {row.id for row in self.rows}
+
+    @property
+    def batches(self) -> set[str | None]:
+        """Their batches."""
+        return {row.batch_id for row in self.rows}
+
+
+def following(conn: Connection, endings: Sequence[AttemptEnd]) -> Following:
+    """Who follows the tasks that these endings let succeed. Nobody is locked by this."""
+    keys = {e.claimed.cache_key for e in endings if e.status is Status.SUCCEEDED and e.claimed.cache_key}
+    return Following(followers(conn, keys, AT_ONCE)) if keys else Following()
+
+
+def given_by(
+    ending: AttemptEnd, leader: Row[Any], waiting: Following, rows: Mapping[str, Row[Any]]
+) -> list[GivenAnswer]:
+    """The answers that a leader's success gives; `rows` are the locked ones."""
+    if not leader.leads or ending.result is None:
+        return []
+    answer = CachedAnswer(ending.result, ending.usage, ending.cost, ending.simulated)
+    mine = (rows[row.id] for row in waiting.rows if row.cache_key == leader.cache_key and row.id in rows)
+    return [
+        GivenAnswer(row, answer, ending.finished_at, cached=False)
+        for row in mine
+        if row.id != leader.id and is_following(row, leader.cache_key)
+    ]
+
+
+def anyone_left(conn: Connection, keys: set[str], waiting: Following) -> bool:
+    """Whether some began to follow after `waiting` was read, or were too many for one transaction.
+
+    Then these leaders go on leading, though they have ended: `abandoned` finds them and answers who is left.
+    """
+    known = waiting.ids
+    return any(row.id not in known for row in followers(conn, keys, len(known) + 1))

@@ -12,8 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from app.caching.store.followers import Following, anyone_left, following, given_by
-from app.caching.store.reuse_answer import GivenAnswer, give_answers
+from app.caching.store.reuse_answer import (
+    Following,
+    GivenAnswer,
+    anyone_left,
+    following,
+    give_answers,
+    given_by,
+)
 from app.execution.store.attempt_writes import AttemptWrites, Change
 from app.execution.store.attempts import erase_lost, recorded
 from app.execution.store.finish_rows import finished, requeued, used
