@@ -6,7 +6,7 @@ from app.access.store import access_tables
 from app.billing.store import usage
 from app.caching.store import database_answers
 from app.reporting.store import alert_tables
-from app.tasks.store import openai_tables, tables
+from app.tasks.store import tables
 
-TABLES = (tables, openai_tables, access_tables, usage, database_answers, alert_tables)
+TABLES = (tables, access_tables, usage, database_answers, alert_tables)
 metadata = tables.metadata

@@ -15,8 +15,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
 from app.platform.ports import Clock
 from app.platform.upsert import insert_or
-from app.tasks.store.openai_tables import ABANDONED, holder, waiting_call
-from app.tasks.store.tables import task
+from app.tasks.store.tables import ABANDONED_CALLS, holder, task, waiting_call
 
 
 def beat(conn: Connection, holder_id: str, now: float) -> None:
@@ -123,7 +122,7 @@ def abandoned(conn: Connection, now: float, limit: int) -> dict[str, bool]:
     due = select(waiting_call.c.task_id, task.c.callback_url).outerjoin(
         task, task.c.id == waiting_call.c.task_id
     )
-    due = due.where(text(ABANDONED), waiting_call.c.abandon_at <= now)
+    due = due.where(text(ABANDONED_CALLS), waiting_call.c.abandon_at <= now)
     rows = conn.execute(due.order_by(waiting_call.c.abandon_at).limit(limit))
     return {row.task_id: row.callback_url is not None for row in rows}
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from app.dispatching.clean_files import CleanFiles
 from app.tasks.store.files import CHUNK_BYTES
-from app.tasks.store.openai_tables import file, file_chunk
+from app.tasks.store.tables import file, file_chunk
 from tests.api.world import Client, World
 
 FORM = "multipart/form-data; boundary=x"

@@ -16,8 +16,7 @@ import urllib3
 from sqlalchemy import func, select
 
 from app.platform.database import Database
-from app.tasks.store.openai_tables import waiting_call
-from app.tasks.store.tables import batch, task
+from app.tasks.store.tables import batch, task, waiting_call
 from tests.openai_client.world import RECORDED, Recorder, ask, configuration
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import PATIENCE, Caller, Stack, key_environment, wait_until

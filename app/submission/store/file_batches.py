@@ -12,9 +12,8 @@ from app.platform.upsert import insert_or
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches
-from app.tasks.store.openai_tables import holder
 from app.tasks.store.progress import News, write_callbacks
-from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
+from app.tasks.store.tables import INTAKE, batch, holder, idempotency, task, task_content
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, sele
 
 from app.tasks.domain.batch import BatchProgress
 from app.tasks.domain.task import new_id
-from app.tasks.store.openai_tables import PERISHABLE, UNSETTLED, file, file_chunk
-from app.tasks.store.tables import batch
+from app.tasks.store.tables import PERISHABLE, UNSETTLED, batch, file, file_chunk
 
 CHUNK_BYTES = 1024 * 1024
 UPLOADING, PROCESSED, DELETED = "uploading", "processed", "deleted"
