@@ -18,7 +18,7 @@ from app.dispatching.rebuild_after_redis_loss import begin_epoch
 from app.pacing.ports import WorkerReport
 from app.pacing.store.backlog_publisher import WINDOW, WINDOW_OF_ALL
 from app.platform.database import Database
-from app.platform.domain.queue import backlog_queue
+from app.platform.domain.names import backlog_queue
 from app.platform.migrate import upgrade
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import load_settings

@@ -16,8 +16,8 @@ from time import perf_counter
 
 from sqlalchemy import Connection, Engine, create_engine, insert
 
-from app.platform.bulk import reserve
 from app.platform.database import Database
+from app.platform.dialects import reserve
 from app.platform.migrate import upgrade
 from app.tasks.domain.task import Status, new_id
 from app.tasks.store.submissions import NewTask, insert_tasks

@@ -20,11 +20,11 @@ from app.dispatching.feed_backlog import CHUNK, Feeder
 from app.execution.celery_app import make_celery
 from app.execution.messages import Envelopes
 from app.pacing.store.backlog_publisher import WINDOW, RedisBacklogPublisher
-from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.migrate import upgrade
+from app.platform.ports import SystemClock
 from app.settings import Settings
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.store.submissions import insert_tasks
 from benchmarks.bench_inserts import drafts
 from tests.pacing.pacing_world import GateWorld, one_key

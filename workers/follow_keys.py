@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from app.composition.container import Container
-from app.platform.domain.queue import KEY, key_queue
+from app.platform.domain.names import KEY, key_queue
 from app.settings import ConfigError, Settings
-from app.settings.choose_keys import keys_in
+from app.settings.topology import keys_in
 from workers.process import WorkerProcess
 
 

@@ -34,7 +34,7 @@ from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
 from app.reporting.store.wait_reasons import WaitReasonWriter
-from app.settings.windows import windows_of
+from app.settings.price_lists import windows_of
 from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections

@@ -17,9 +17,9 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 
 from app.execution.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
 from app.execution.revoke_task import RevokeTasks
-from app.platform.domain.queue import KEY
+from app.platform.domain.names import KEY
 from app.settings import ConfigError
-from app.settings.choose_keys import started_regions
+from app.settings.topology import started_regions
 from workers.celery import celery, parts
 from workers.follow_keys import FollowKeys
 from workers.gather_events import GatherEvents

@@ -25,7 +25,7 @@ from app.execution.run_task import ModelRetryPolicy, Policies, RunTask
 from app.execution.store.claims import claim
 from app.pacing.build_controllers import rests
 from app.platform.database import Database, GroupCommit
-from app.platform.domain.queue import KEY, key_queue
+from app.platform.domain.names import KEY, key_queue
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
 from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Outcome, Recorded

@@ -25,11 +25,10 @@ from app.access.domain.audit import (
 )
 from app.access.store.access_tables import UNCHAINED, audit, audit_head
 from app.platform.background_loop import BackgroundLoop
-from app.platform.bulk import insert_rows
 from app.platform.database import Database
+from app.platform.dialects import insert_or, insert_rows
 from app.platform.domain.errors import PenstockError
-from app.platform.domain.instant import to_rfc3339
-from app.platform.upsert import insert_or
+from app.platform.domain.times import to_rfc3339
 
 
 @dataclass(frozen=True, slots=True)

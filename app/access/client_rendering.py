@@ -7,7 +7,7 @@ from typing import Any
 from app.access.domain.client_limits import as_mapping
 from app.access.manage_clients import read_limits
 from app.access.store.clients import ClientRow, ListedKey
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import to_rfc3339
 
 
 def client_json(row: ClientRow) -> dict[str, Any]:

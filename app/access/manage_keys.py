@@ -13,8 +13,8 @@ from app.access.manage_clients import Chance
 from app.access.store import clients
 from app.access.store.clients import ListedKey
 from app.platform.database import Database
-from app.platform.domain.duration import DAY
 from app.platform.domain.errors import Conflict, Invalid, NotFound
+from app.platform.domain.times import DAY
 from app.platform.ports import Clock
 from app.tasks.domain.task import new_id
 

@@ -15,9 +15,9 @@ from app.access.domain.policy import AccessPolicy, CallFacts, Decision, Effect, 
 from app.access.manage_clients import check_name
 from app.access.store.access_tables import policy
 from app.platform.database import Database
+from app.platform.dialects import insert_or
 from app.platform.domain.errors import DatabaseUnreachable, Invalid, NotFound
 from app.platform.ports import Clock
-from app.platform.upsert import insert_or
 from app.tasks.domain.task import new_id
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import orjson
 
 from app.access.domain.caller import Caller
-from app.platform.domain.network import Address, Network, parse_address
+from app.platform.domain.url_rules import Address, Network, parse_address
 
 _MOST_HOPS = 32
 

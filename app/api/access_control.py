@@ -15,9 +15,9 @@ from app.access.manage_policies import PolicyBook
 from app.access.request_context import CallerContext, client_address, current, zones_of
 from app.access.request_rates import Rate, RequestRates
 from app.platform.domain.errors import Forbidden, OverLimit
-from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import parse_networks
 from app.platform.ports import Clock
-from app.settings.access_models import AccessSettings
+from app.settings.models import AccessSettings
 
 log = structlog.get_logger("penstock.access")
 

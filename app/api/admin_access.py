@@ -22,7 +22,7 @@ from app.api.operations import JSONL, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
-from app.platform.domain.instant import parse_instant, to_rfc3339
+from app.platform.domain.times import parse_instant, to_rfc3339
 from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_parts import Malformed, end_of_value, skip_space
+from app.platform.domain.json_text import Malformed, end_of_value, skip_space
 from app.submission.bodies import MOST_NAMES, BatchBody, BatchLine
 from app.submission.submit_batch import MOST_TASKS
 from app.submission.validation import parse, parse_json

@@ -22,7 +22,7 @@ from app.api.rendering import Rendering
 from app.api.shapes import AcceptedBatch, Batch, ResultLine
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_lines import lines
+from app.platform.domain.json_text import lines
 from app.settings import ApiSettings
 from app.submission.bodies import BatchBody, BatchLine
 from app.submission.domain.request import BatchRequest, TaskRequest

@@ -21,7 +21,7 @@ from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_sec
 from app.callbacks.dead_letters import DeadLetterRow, DeadLetters
 from app.callbacks.ports import NoCallbackNotifier
 from app.platform.domain.errors import Invalid, NotFound
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import to_rfc3339
 from app.submission.validation import parse, parse_json
 
 _MOST = 64 * 1024  # bytes of a body

@@ -10,8 +10,8 @@ from pydantic import Field
 from app.api.queries import Query, read_query
 from app.api.shapes import Cost, Shape, Time
 from app.platform.domain.errors import Invalid
-from app.platform.domain.instant import to_rfc3339
 from app.platform.domain.money import micros
+from app.platform.domain.times import to_rfc3339
 from app.submission.bodies import BatchOptions
 from app.submission.estimate_batch import Estimate
 from app.submission.validation import parse

@@ -19,8 +19,8 @@ from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
 from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
-from app.platform.domain.duration import parse_duration
 from app.platform.domain.errors import Conflict, Invalid
+from app.platform.domain.times import parse_duration
 from app.submission.bodies import Body, CallbackUrl, Metadata, refuse
 from app.submission.create_file_batch import FileBatchRequest
 from app.submission.domain.openai_batch import openai_batch_view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.api.use_cases import Dependencies, UseCases, rules_of
-from app.settings.build_topology import build_topology
+from app.settings.topology import build_topology
 from app.submission.answer_chat import AnswerChat, BeginChat
 from app.submission.create_file_batch import CreateFileBatch, RunIntakes
 from app.submission.estimate_batch import EstimateBatch

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import to_rfc3339
 from app.reporting.domain.dispatcher_snapshot import (
     DispatcherSnapshot,
     KeyStanding,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from flask import request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.platform.domain.duration import parse_duration
 from app.platform.domain.errors import Invalid
+from app.platform.domain.times import parse_duration
 from app.submission.bodies import BatchOptions, few_names, refuse
 from app.submission.validation import parse
 

@@ -8,7 +8,7 @@ import orjson
 
 from app.api.answers import raw
 from app.pacing.ports import Explain, Queued
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import to_rfc3339
 from app.tasks.domain.task import Status
 from app.tasks.domain.views import batch_view, cost_view, error_view, task_view, usage_view
 from app.tasks.read_tasks import TaskPage

@@ -17,14 +17,13 @@ from app.dispatching.steer_dispatcher import SteerDispatcher
 from app.pacing.build_controllers import held_keys
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database
-from app.platform.domain.network import parse_networks
-from app.platform.domain.url_rules import TargetRules, parse_ports
+from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.ports import Clock
 from app.reporting.meters import Meters
 from app.reporting.read_dispatcher import ReadDispatcher
 from app.settings import Settings
-from app.settings.build_topology import build_topology
-from app.settings.windows import windows_of
+from app.settings.price_lists import windows_of
+from app.settings.topology import build_topology
 from app.submission.admit import Admission
 from app.submission.check_request import SubmissionRules, conditions_of
 from app.submission.retry_tasks import RetryTask, RetryTasks

@@ -13,7 +13,7 @@ import orjson
 from app.cli.failure import CommandFailure, Exit
 from app.cli.opened import configuration, database_url, on_database, opened
 from app.cli.tables import new_table, print_tables
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import to_rfc3339
 from app.reporting.domain.alerts import Alert, AlertState, sentence
 from app.settings.domain.alert_rules import RULES, Severity
 

@@ -28,7 +28,7 @@ def command(file: Path, yes: bool, dry_run: bool) -> None:
     penstock apply clients.toml
     """
     from app.access.apply_clients import carry_out, plan, read_wishes
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     with opened() as database:
         changes = plan(database, read_wishes(_parsed(file)))

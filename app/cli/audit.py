@@ -69,7 +69,7 @@ def export(since: str | None, until: str | None, limit: int | None, **asked: Any
 
 
 def _instant(option: str, text: str | None) -> float | None:
-    from app.platform.domain.instant import parse_instant
+    from app.platform.domain.times import parse_instant
 
     try:
         return None if text is None else parse_instant(text)

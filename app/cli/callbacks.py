@@ -13,8 +13,7 @@ from app.cli.failure import CommandFailure
 from app.cli.opened import on_database, opened
 from app.cli.since import parse_since
 from app.cli.tables import new_table, print_tables
-from app.platform.domain.duration import parse_duration
-from app.platform.domain.instant import to_rfc3339
+from app.platform.domain.times import parse_duration, to_rfc3339
 
 if TYPE_CHECKING:
     from app.callbacks.dead_letters import DeadLetters
@@ -105,7 +104,7 @@ def rotate_secret(client: str, overlap: str) -> None:
     """
     from app.access.domain.caller import SECRET_BYTES
     from app.callbacks.callback_settings import rotate_callback_secret
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     seconds = _duration(overlap)
     with opened() as database:
@@ -152,6 +151,6 @@ def _letters(database: Database) -> DeadLetters:
     """The leader rings what is replayed, within a second."""
     from app.callbacks.dead_letters import DeadLetters
     from app.callbacks.ports import NoCallbackNotifier
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     return DeadLetters(database, NoCallbackNotifier(), SystemClock())

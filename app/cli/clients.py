@@ -70,7 +70,7 @@ def add(
     """
     from app.access.client_rendering import client_json
     from app.access.manage_clients import check_limits
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     checked = check_limits(_limits({}, limits))
     with opened() as database:

@@ -16,7 +16,7 @@ from app.cli.presets.catalog import Preset, presets
 from app.cli.tables import new_table, print_tables
 from app.cli.try_keys import try_keys
 from app.settings import Settings, load_settings
-from app.settings.wire_values import is_reference
+from app.settings.values import is_reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import orjson
 from app.access.domain.caller import SCOPES
 from app.cli.audited import audited
 from app.cli.opened import on_database, opened
-from app.platform.domain.duration import parse_duration
+from app.platform.domain.times import parse_duration
 
 
 @click.group("keys", short_help="a client's API keys: list, add, rotate, revoke")
@@ -59,7 +59,7 @@ def add(
     penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
     """
     from app.access.manage_keys import KeyWish, create_key
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     clock = SystemClock()
     ends = None if expires is None else clock.now() + _duration("--expires", expires)
@@ -81,7 +81,7 @@ def rotate(client: str, key_id: str, overlap: str) -> None:
     penstock clients keys rotate team-a ak_06f3... --overlap 24h
     """
     from app.access.manage_keys import rotate_key
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     with opened() as database:
         made = rotate_key(database, SystemClock(), client, key_id, _duration("--overlap", overlap))
@@ -100,7 +100,7 @@ def revoke(client: str, key_id: str) -> None:
     penstock clients keys revoke team-a ak_06f3...
     """
     from app.access.manage_keys import revoke_key
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
 
     with opened() as database:
         revoke_key(database, SystemClock(), client, key_id)

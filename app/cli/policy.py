@@ -51,7 +51,7 @@ def add(file: Path) -> None:
     penstock policy add rule.json
     """
     from app.access.manage_policies import put_policy
-    from app.platform.clock import SystemClock
+    from app.platform.ports import SystemClock
     from app.settings import load_settings
 
     settings = load_settings(configuration(), os.environ)
@@ -115,7 +115,7 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
 
     from app.access.domain.policy import CallFacts, evaluate
     from app.access.manage_policies import check_policy, list_policies
-    from app.platform.domain.instant import parse_instant
+    from app.platform.domain.times import parse_instant
     from app.settings import load_settings
 
     try:

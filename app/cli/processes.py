@@ -107,8 +107,8 @@ def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency:
     penstock worker --name edge -Q key.edge-1,key.edge-2
     """
     from app.composition.container import from_environment
-    from app.platform.domain.queue import key_queue
-    from app.settings.choose_keys import STARTED_FOR, keys_of_regions
+    from app.platform.domain.names import key_queue
+    from app.settings.topology import STARTED_FOR, keys_of_regions
 
     settings = from_environment().settings
     if queues and regions:
@@ -129,7 +129,7 @@ def callback_worker(name: str, concurrency: int) -> None:
     \b
     penstock callback-worker
     """
-    from app.platform.domain.queue import CALLBACKS
+    from app.platform.domain.names import CALLBACKS
 
     _celery_worker(name, concurrency, "-Q", CALLBACKS)
 

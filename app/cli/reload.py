@@ -17,7 +17,7 @@ from app.cli.supervisor.loop import Supervisor
 from app.platform.database import Database
 from app.platform.domain.errors import PenstockError
 from app.settings import Settings
-from app.settings.store.configuration import ask_reload
+from app.settings.follow_configuration import ask_reload
 
 # Sections that a running process cannot change: it starts again for them.
 AT_START = ("api", "worker", "storage", "metrics")

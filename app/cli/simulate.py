@@ -28,9 +28,8 @@ from app.diagnosis.simulate_load import (
 from app.pacing.domain.why import named
 from app.platform.domain.money import amount
 from app.settings import Settings, load_settings, price_book
-from app.settings.build_topology import build_topology
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.domain.routing import ConfiguredQuota, Route, Topology, account_quota
+from app.settings.topology import build_topology
 from app.tasks.domain.attempt import TokenUsage
 from simulator.latency import parse_latency
 

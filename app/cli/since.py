@@ -6,8 +6,7 @@ import time
 
 import click
 
-from app.platform.domain.duration import parse_duration
-from app.platform.domain.instant import parse_instant
+from app.platform.domain.times import parse_duration, parse_instant
 
 
 def parse_since(text: str) -> float:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from app.diagnosis.domain.finding import milliseconds
 from app.diagnosis.profile_tasks import Report, SampleSize
-from app.platform.domain.duration import parse_duration
 from app.platform.domain.money import amount
+from app.platform.domain.times import parse_duration
 
 _BAR = 24  # characters
 

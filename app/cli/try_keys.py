@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.settings import Settings
 from app.upstreams.domain.key_health import KeyTestResult, Probe
 from app.upstreams.upstream_tests import UpstreamTests

@@ -32,13 +32,11 @@ from app.pacing.recent_lines import Lines
 from app.pacing.store.backlog_publisher import RedisBacklogPublisher
 from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import count_failures
-from app.platform.clock import SystemClock
 from app.platform.database import Database
-from app.platform.domain.network import parse_networks
-from app.platform.domain.url_rules import TargetRules, parse_ports
+from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import use_vault
 from app.platform.logs import configure_logs
-from app.platform.ports import Clock, NoTracer, Tracer
+from app.platform.ports import Clock, NoTracer, SystemClock, Tracer
 from app.platform.redis_scripts import Scripts, connect
 from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
 from app.reporting.build_alert_config import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
@@ -50,9 +48,9 @@ from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 from app.reporting.store.wait_reasons import WaitReasonReader
 from app.reporting.watch_alerts import WatchAlerts
 from app.settings import ConfigError, Settings, load_settings, price_book
-from app.settings.build_topology import build_topology
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
+from app.settings.topology import build_topology
 from app.submission.admit import Admission
 from app.submission.submission_rules import admission_of, vault_of
 from app.tasks.ports import BacklogPublisher

@@ -27,7 +27,7 @@ from app.platform.ports import Clock
 from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
 from app.reporting.read_overview import ReadOverview
 from app.settings import Settings
-from app.settings.build_topology import build_topology
+from app.settings.topology import build_topology
 from app.submission.retry_tasks import RetryTask
 
 MOST_STREAMS = 32

@@ -18,7 +18,7 @@ from app.dashboard.usage import read_usage
 from app.pacing.ports import Explain, Explanation, Queued
 from app.platform.database import Database
 from app.platform.domain.errors import NotFound, PenstockError, Rejected, Unauthenticated
-from app.platform.domain.identity import is_id
+from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.reporting.domain.timeline import timeline
 from app.reporting.store import overview

@@ -29,8 +29,7 @@ from app.pacing.domain.limit_estimator import RULES
 from app.pacing.domain.rate_controller import configured_limits, tighter
 from app.pacing.store.learned import load_learned
 from app.platform.database import Database
-from app.settings.domain.quota import Bucket, QuotaLimits
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.domain.routing import Bucket, QuotaLimits, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain.attribute_refusal import Figure
 

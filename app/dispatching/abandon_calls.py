@@ -5,8 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from app.platform.database import Database
-from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
-from app.platform.find_dead_processes import find_dead
+from app.platform.heartbeats import HeartbeatMonitor, find_dead
 from app.platform.ports import Clock
 from app.submission import hold_connections
 from app.submission.hold_connections import GRACE_SECONDS

@@ -19,8 +19,7 @@ from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, WaitingList, p
 from app.pacing.domain.rate_controller import BrakeOrder, CallReport, RateController
 from app.pacing.domain.throughput import PerMinuteCounter
 from app.pacing.domain.worker_slots import Consumer, allocate_slots
-from app.settings.domain.quota import QuotaLimits, QuotaState
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from app.pacing.domain.reachable import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines
 from app.platform.database import Database
-from app.platform.domain.queue import parse_backlog_queue
+from app.platform.domain.names import parse_backlog_queue
 from app.platform.ports import Clock
 from app.settings.domain.routing import Topology
 from app.tasks.domain.attempt import TaskFailure

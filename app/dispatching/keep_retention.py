@@ -8,7 +8,7 @@ from app.access.manage_clients import read_limits
 from app.access.store import clients
 from app.platform.database import Database
 from app.platform.ports import Clock
-from app.settings.access_models import StorageSettings
+from app.settings.models import StorageSettings
 from app.tasks.store import retention
 
 _ROWS = 500  # of one transaction

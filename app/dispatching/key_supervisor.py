@@ -18,7 +18,7 @@ from app.pacing.store.pauses import load_pauses
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.domain.routing import ANY, account_quota, key_quota
-from app.settings.store.configuration import ask_secrets
+from app.settings.follow_configuration import ask_secrets
 from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.pauses import Pauses, Suspension, Suspensions
 from app.upstreams.domain.key_health import (

@@ -11,8 +11,7 @@ from app.pacing.domain.plan import Release, Snapshot, Wait
 from app.pacing.domain.throughput import ReleaseRates
 from app.pacing.domain.throughput_estimate import capacities, expected_paces
 from app.pacing.domain.why import binding_of, in_words
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import QuotaState, Topology
 
 EVERY = 1.0  # seconds
 

@@ -11,8 +11,7 @@ from app.dispatching.store import reconciling
 from app.execution.store import workers
 from app.pacing.ports import Permits
 from app.platform.database import Database
-from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
-from app.platform.find_dead_processes import find_dead
+from app.platform.heartbeats import HeartbeatMonitor, find_dead
 from app.platform.ports import Clock
 from app.tasks.domain.attempt import Outcome, Settlement
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter

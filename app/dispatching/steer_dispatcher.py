@@ -13,7 +13,7 @@ from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
 from app.platform.database import Database
 from app.platform.domain.errors import NotFound
 from app.platform.ports import Clock
-from app.settings.store.configuration import ask_secrets
+from app.settings.follow_configuration import ask_secrets
 from app.tasks.domain.pauses import subject_in_words, subject_of
 from app.upstreams.domain.key_health import Condition, Held, KeyStatus, KeyTestResult, Probe, Probed
 from app.upstreams.store.health import load_health, save_health

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 
-from app.platform.domain.queue import key_queue
+from app.platform.domain.names import key_queue
 from app.settings import ConfigError, Settings
 from app.tasks.domain.task import PriorityStep
 

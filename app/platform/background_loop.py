@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 import structlog
+
+from app.platform.ports import Clock
 
 log = structlog.get_logger("penstock.loops")
 
@@ -144,3 +148,55 @@ class BackgroundLoop:
         if self._failures:
             log.info("a loop works again", loop=self.name, failures=self._failures)
         self._failures = 0
+
+
+class PipelinedWriter:
+    """Not for several threads. Whoever is done, or gives up, settles."""
+
+    def __init__(self) -> None:
+        self._pending: Future[None] | None = None
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Begin a piece of work once the one before has ended. Raises what that one raised: nothing begins then."""
+        self.settle()
+        self._pending = pending = Future[None]()
+        threading.Thread(target=_run, args=(work, pending), name="one-behind", daemon=True).start()
+
+    def settle(self) -> None:
+        """Wait until nothing is under way. Raises what the last piece raised, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def _run(work: Callable[[], object], pending: Future[None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        pending.set_exception(error)
+    else:
+        pending.set_result(None)
+
+
+_REST = 20  # how many times as long as a read took nothing is read again
+
+T = TypeVar("T")
+
+
+class RateLimitedRead(Generic[T]):
+    """A value that is read again after `least` seconds, or twenty times what reading it took."""
+
+    def __init__(self, value: T, least: float, clock: Clock) -> None:
+        self.value = value
+        self._least = least
+        self._clock = clock
+        self._due = -1.0
+
+    def get(self, read: Callable[[], T]) -> T:
+        """The value; read now if it is due. Raises what `read` raises."""
+        began = self._clock.monotonic()
+        if began >= self._due:
+            self.value = read()
+            ended = self._clock.monotonic()
+            self._due = ended + max(self._least, _REST * (ended - began))
+        return self.value

@@ -5,24 +5,53 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import QueuePool
 
-from app.platform.completion_counter import Told, tallied
 from app.platform.engines import (
     USUAL,
     DatabaseTimeouts,
+    connection_lost,
+    in_the_way,
+    may_be_repeated,
     parse_url,
     postgresql_engine,
     sqlite_readers,
     sqlite_writer,
+    translated,
 )
-from app.platform.failures import connection_lost, in_the_way, may_be_repeated, translated
 from app.platform.group_commit import GroupCommit
 from app.platform.single_writer import SingleWriter
+
+Told = Callable[[Mapping[str, int]], object]
+
+_tally: ContextVar[Counter[str] | None] = ContextVar("tally", default=None)
+
+
+def count_ended(statuses: Iterable[str]) -> None:
+    """Count tasks that the transaction of this thread ends, where somebody wants to know."""
+    tally = _tally.get()
+    if tally is not None:
+        tally.update(statuses)
+
+
+def tallied(fn: Callable[[Connection], T], tally: Counter[str]) -> Callable[[Connection], T]:
+    """`fn` with its ends counted in `tally`, which is empty at the beginning of each of its runs."""
+
+    def run(conn: Connection) -> T:
+        tally.clear()
+        token = _tally.set(tally)
+        try:
+            return fn(conn)
+        finally:
+            _tally.reset(token)
+
+    return run
+
 
 __all__ = ["Database", "DatabaseTimeouts", "GroupCommit"]
 

@@ -15,8 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, text
 
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.engines import parse_url, postgresql_engine, sqlite_writer
-from app.platform.failures import translated
+from app.platform.engines import parse_url, postgresql_engine, sqlite_writer, translated
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 LOCK_SECONDS = 120.0  # for as long another process may take to migrate

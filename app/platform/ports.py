@@ -1,7 +1,8 @@
-"""Time and traces, as every room needs them. Real ones stand beside this file; tests bring fakes with state."""
+"""Time and traces: the interfaces that every room uses, the real clock, and a tracer that records nothing."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -79,3 +80,15 @@ class NoTracer:
 
     def close(self) -> None:
         """Nothing is left."""
+
+
+class SystemClock:
+    """Wall time for what people read, monotonic time for what is measured."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some start; never steps."""
+        return time.monotonic()

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.failures import busy, translated, unreachable
+from app.platform.engines import busy, translated, unreachable
 
 T = TypeVar("T")
 _MOST = 200  # writes in one transaction: other processes want their turn

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.values import ValueClass
 
 from app.platform.background_loop import BackgroundLoop
-from app.platform.domain.folded import Folded
 from app.platform.domain.money import PICOS_PER_UNIT
+from app.platform.domain.names import Folded
 from app.tasks.domain.attempt import AttemptEnd, Outcome
 
 BY_CLIENT = "penstock_client_"  # how the names of all figures by client begin

@@ -15,10 +15,10 @@ from app.execution.store import workers
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.why import Binding, Bound
 from app.pacing.store.pauses import load_pauses
+from app.platform.background_loop import RateLimitedRead
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
-from app.platform.rate_limited_read import RateLimitedRead
 from app.reporting.domain.bottleneck import ModelBacklog, Service, bottleneck
 from app.reporting.domain.dashboard_view import WaitingLine, waiting_lines
 from app.reporting.domain.dispatcher_snapshot import (
@@ -35,8 +35,7 @@ from app.reporting.domain.dispatcher_snapshot import (
 )
 from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
 from app.reporting.store import overview
-from app.settings.domain.quota import WINDOW
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import WINDOW, Topology
 from app.tasks.domain.pauses import Pauses
 from app.upstreams.domain.key_health import Held, KeyStatus, worse
 from app.upstreams.store.health import load_health

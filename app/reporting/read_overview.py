@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 
 from app.callbacks.dead_letters import DeadLetterRow, list_dead
 from app.pacing.store.pauses import load_pauses
+from app.platform.background_loop import RateLimitedRead
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.encryption import leniently
 from app.platform.ports import Clock
-from app.platform.rate_limited_read import RateLimitedRead
 from app.reporting.domain.alerts import Alert
 from app.reporting.domain.dashboard_view import (
     QuotaLine,

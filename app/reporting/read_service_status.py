@@ -18,7 +18,7 @@ from app.reporting.read_dispatcher import SnapshotReader
 from app.reporting.read_overview import Overview, ReadOverview
 from app.reporting.store import alert_queries
 from app.settings import Settings
-from app.settings.build_topology import build_topology
+from app.settings.topology import build_topology
 from app.upstreams.domain.key_health import Condition
 from app.upstreams.domain.key_health import KeyStatus as KeyStanding
 from app.upstreams.store.health import load_health

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from app.platform.domain.folded import folded_counts
+from app.platform.domain.names import folded_counts
 from app.reporting.domain.service_status import ServiceStatus, breaker_state
 from app.reporting.meters import cpu_busy
 

@@ -7,8 +7,8 @@ references until `resolve_secret` is asked for one. Begin with `models.py`: each
 Uses `billing` (prices, calendars), `tasks` and `platform`.
 """
 
+from app.settings.config_errors import ConfigError
 from app.settings.cost_models import CacheSettings, PriceSettings
-from app.settings.errors import ConfigError
 from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
 from app.settings.load import load_settings
 from app.settings.models import (

@@ -1,6 +1,6 @@
-"""Read the configuration again when a reload was asked for, and secrets when that was: one follower in every process.
+"""Follow reload requests: each process reads the configuration again, or resolves its secrets again.
 
-What cannot be read, or be taken, is refused with its line and its mend; the old one stays in force.
+A configuration that cannot be read or applied is rejected with its line and a hint; the old one stays in force.
 """
 
 from __future__ import annotations
@@ -8,12 +8,46 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
+from sqlalchemy import Connection, select
 
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
+from app.platform.dialects import insert_or
 from app.platform.domain.errors import Unreachable
 from app.settings import ConfigError, Settings
-from app.settings.store.configuration import asked
+from app.tasks.store.tables import configuration
+
+_RELOADS, _SECRETS = 1, 2  # the rows there are, one for each count
+
+
+def generation(conn: Connection) -> int:
+    """The number of reloads so far."""
+    return asked(conn)[0]
+
+
+def asked(conn: Connection) -> tuple[int, int]:
+    """How often a reload, and how often secrets, were asked for so far."""
+    rows = conn.execute(select(configuration.c.id, configuration.c.generation))
+    counts = {row.id: row.generation for row in rows}
+    return counts.get(_RELOADS, 0), counts.get(_SECRETS, 0)
+
+
+def ask_reload(conn: Connection, now: float) -> int:
+    """Ask every process to read its configuration again, secrets included. Returns the new number."""
+    _ask(conn, _RELOADS, now)
+    return generation(conn)
+
+
+def ask_secrets(conn: Connection, now: float) -> None:
+    """Ask every process to resolve its secrets again, and nothing else."""
+    _ask(conn, _SECRETS, now)
+
+
+def _ask(conn: Connection, which: int, now: float) -> None:
+    row = insert_or(conn, configuration).values(id=which, generation=1, asked_at=now)
+    more = {"generation": configuration.c.generation + 1, "asked_at": now}
+    conn.execute(row.on_conflict_do_update(index_elements=["id"], set_=more))
+
 
 log = structlog.get_logger("penstock.configuration")
 

@@ -1,4 +1,4 @@
-"""Prices, from the built-in lists (app/settings/prices/*.toml) and from [[price]], as one book."""
+"""The price book, from the built-in lists (app/settings/prices/*.toml) and [[price]], and busy hours by model."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.billing.domain.calendar import Calendar
+from app.billing.domain.calendar import Calendar, Windows
 from app.billing.domain.pricing import IsPeak, Price, PriceBook, Rates
-from app.settings.calendars import calendars
-from app.settings.cost_models import DatedPriceSettings, RateSettings
+from app.settings.cost_models import DatedPriceSettings, RateSettings, calendars
 from app.settings.models import Settings, UpstreamSettings
 from app.settings.values import Section
 
@@ -83,3 +82,30 @@ def _rates(told: RateSettings) -> Rates:
         output=told.output,
         reasoning=told.output if told.reasoning is None else told.reasoning,
     )
+
+
+def all_calendars(settings: Settings) -> Mapping[str, Calendar]:
+    """Every calendar that may be named; [[calendar]] goes before the built-in ones."""
+    return {**calendars(), **{one.name: one.calendar() for one in settings.calendars}}
+
+
+def windows_of(settings: Settings) -> dict[str, Windows]:
+    """By model: the busy hours of the upstreams of its first tier. Models without any are left out."""
+    known = all_calendars(settings)
+    upstreams = {upstream.name: _busy(upstream) for upstream in settings.upstreams}
+    upstream_of = {key.name: key.upstream for key in settings.keys}
+    found = {}
+    for model in settings.models:
+        first = next((tier for tier in model.routes() if tier), ())
+        names = {name for route in first for name in upstreams[upstream_of[route.key]]}
+        if names:
+            found[model.name] = Windows(tuple(known[name] for name in sorted(names)))
+    return found
+
+
+def _busy(upstream: UpstreamSettings) -> tuple[str, ...]:
+    """The calendars that an upstream goes by: those told, else its price list's."""
+    if upstream.busy is not None:
+        return upstream.busy
+    prices = built_in().get(list_of(upstream) or "")  # another check refuses an unknown list
+    return (prices.calendar,) if prices is not None and prices.calendar else ()

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from app.settings.errors import ConfigError, Place
+from app.settings.config_errors import ConfigError, Place, line_of
 from app.settings.models import Settings, UpstreamSettings
-from app.settings.toml_lines import line_of
-from app.settings.wire_values import is_reference
+from app.settings.values import is_reference
 
 COMMAND_SECONDS = 30
 

@@ -1,12 +1,113 @@
-"""[[model.tier]]: a tier with more to say than which keys it has."""
+"""Tiers of a model, [[model.tier]], and the conditions on which they serve a task."""
 
-from typing import Annotated, Literal, Self
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
+from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
-from app.settings.conditions import checked_condition
 from app.settings.config_errors import config_error
 from app.settings.values import FromList, Section
+from app.tasks.domain.eligibility import FOREVER, Span
+
+WAIT = "queue_wait"
+# What an expression may speak of, with a value of its kind.
+NAMES: Mapping[str, Any] = {
+    "prompt_tokens": 0,  # of the prompt, estimated
+    "max_tokens": 0,  # asked for; 0 where the request leaves it open
+    "metadata": {},  # of the task: metadata.NAME, '' where there is none
+    "client": "",
+    "region": "",  # the client's
+    "priority": "",  # high, normal, low
+    WAIT: 0.0,  # seconds since the task could first run
+}
+FUNCTIONS = {
+    "lower": lambda text: str(text).lower(),
+    "starts_with": lambda text, with_: str(text).startswith(with_),
+}
+LONGEST = 500  # characters
+_OPERATORS = {
+    kind: act for kind, act in DEFAULT_OPERATORS.items() if kind not in (ast.Pow, ast.LShift, ast.RShift)
+}
+
+
+class _Metadata(dict[str, Any]):
+    """A name that is not there is empty text."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def spans_of(text: str, facts: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The spans of waiting time in which the condition holds for these facts; none when it cannot be judged.
+
+    A condition changes only where the waiting time passes a number that it is compared with.
+    """
+    edges = [0.0, *sorted({number for number in _compared(ast.parse(text, mode="eval")) if number > 0})]
+    spans: list[Span] = []
+    for begin, end in zip(edges, [*edges[1:], FOREVER], strict=True):
+        inside = begin + 1.0 if end == FOREVER else (begin + end) / 2
+        if not _holds(text, {**facts, WAIT: inside}):
+            continue
+        if spans and spans[-1][1] == begin:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((begin, end))
+    return tuple(spans)
+
+
+def checked_condition(text: str) -> str:
+    """`text` unchanged when it is a condition."""
+    if len(text) > LONGEST:
+        raise config_error(f"is longer than {LONGEST} characters", "shorten it, or use several tiers")
+    try:
+        tree = ast.parse(text, mode="eval")
+        _check(tree)
+        _evaluate(text, NAMES)
+    except (SyntaxError, InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError) as error:
+        said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        mend = f'it may speak of {", ".join(NAMES)}; for instance "prompt_tokens < 500"'
+        raise config_error(f"is no condition ({said})", mend) from None
+    return text
+
+
+def _check(tree: ast.Expression) -> None:
+    """The waiting time may only be compared with numbers: its edges must be known beforehand."""
+    waits = sum(isinstance(node, ast.Name) and node.id == WAIT for node in ast.walk(tree))
+    if waits != len(_compared(tree)):
+        raise ValueError(f'{WAIT} may only be compared with a number, as in "{WAIT} > 60"')
+
+
+def _compared(tree: ast.AST) -> list[float]:
+    """The numbers that the waiting time is compared with."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and len(node.comparators) == 1:
+            sides = (node.left, node.comparators[0])
+            names = [side for side in sides if isinstance(side, ast.Name) and side.id == WAIT]
+            numbers = [
+                s.value for s in sides if isinstance(s, ast.Constant) and isinstance(s.value, int | float)
+            ]
+            if len(names) == len(numbers) == 1:
+                found.append(float(numbers[0]))
+    return found
+
+
+def _holds(text: str, facts: Mapping[str, Any]) -> bool:
+    try:
+        return bool(_evaluate(text, facts))
+    except (InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError):
+        return False  # of another kind than the condition expects, such as text where it compares numbers
+
+
+def _evaluate(text: str, facts: Mapping[str, Any]) -> Any:
+    names = {**NAMES, **facts, "true": True, "false": False}
+    names["metadata"] = _Metadata(names["metadata"] or {})
+    return EvalWithCompoundTypes(operators=_OPERATORS, functions=FUNCTIONS, names=names).eval(text)
+
 
 Condition = Annotated[str, Field(min_length=1), AfterValidator(checked_condition)]
 Fall = Literal["context_length", "content_filter"]

@@ -21,8 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from app.caching.domain.caching import CacheScope, CacheWish, Mode
 from app.pacing.domain.tokens import CHOICES, LARGEST, LENGTHS
-from app.platform.domain.duration import parse_duration
-from app.platform.domain.instant import parse_instant
+from app.platform.domain.times import parse_duration, parse_instant
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.tasks.domain.task import Priority
 

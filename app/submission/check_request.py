@@ -14,10 +14,10 @@ from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
 from app.pacing.domain.affinity import prefix_of
 from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens
 from app.platform.domain.errors import Invalid
-from app.platform.domain.queue import backlog_queue
+from app.platform.domain.names import backlog_queue
 from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
 from app.settings import Settings
-from app.settings.conditions import spans_of
+from app.settings.tier_models import spans_of
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.tasks.domain.eligibility import TierFacts, condition_id, write_facts
 from app.tasks.domain.task import NOT_DUE, Hold, Priority, PriorityStep, new_id

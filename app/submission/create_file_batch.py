@@ -12,7 +12,7 @@ from app.access.request_context import current, to_text
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Invalid
-from app.platform.domain.identity import is_id
+from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.submission.check_request import SubmissionRules, as_json, check_callback
 from app.submission.domain.request import BatchRequest

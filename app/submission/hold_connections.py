@@ -11,10 +11,10 @@ from sqlalchemy import Connection, delete, exists, insert, null, select, text, t
 
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
+from app.platform.dialects import insert_or
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
+from app.platform.heartbeats import HeartbeatMonitor
 from app.platform.ports import Clock
-from app.platform.upsert import insert_or
 from app.tasks.store.tables import ABANDONED_CALLS, holder, task, waiting_call
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound, Rejected
-from app.platform.domain.identity import is_id
+from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.submission.admit import Admission
 from app.tasks.domain.task import FINAL, may_run_again, new_id

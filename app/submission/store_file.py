@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound, PenstockError
-from app.platform.domain.identity import is_id
+from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.tasks.domain.task import new_id
 from app.tasks.store import files

@@ -10,8 +10,8 @@ from app.platform.database import Database
 from app.platform.encryption import KeyRing
 from app.platform.ports import Clock
 from app.settings import Settings, price_book, resolve_secret
-from app.settings.access_models import StorageSettings
-from app.settings.build_topology import build_topology
+from app.settings.models import StorageSettings
+from app.settings.topology import build_topology
 from app.submission.admit import Admission, Ceiling, LimitsBook, Places
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 
 from app.billing.domain.budget import Spent
 from app.pacing.ports import Explain, NoExplanation
+from app.platform.background_loop import PipelinedWriter
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound, PenstockError
-from app.platform.pipelined_writer import PipelinedWriter
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.submission.admit import Admission
 from app.submission.check_request import (

@@ -16,11 +16,11 @@ from sqlalchemy import Connection
 
 from app.access.request_context import calling, from_text
 from app.billing.domain.budget import Spent
+from app.platform.background_loop import PipelinedWriter
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, Rejected
-from app.platform.domain.json_lines import lines
-from app.platform.domain.queue import backlog_queue
-from app.platform.pipelined_writer import PipelinedWriter
+from app.platform.domain.json_text import lines
+from app.platform.domain.names import backlog_queue
 from app.platform.ports import Clock
 from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, as_json, draft_task

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_parts import MOST_VALUES, check_values
+from app.platform.domain.json_text import MOST_VALUES, check_values
 
 M = TypeVar("M", bound=BaseModel)
 

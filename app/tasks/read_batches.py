@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound
-from app.platform.domain.identity import is_id
+from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
 from app.platform.ports import Clock
 from app.tasks.domain.batch import BatchStatus

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound
-from app.platform.domain.identity import is_id
 from app.platform.domain.json_text import one_line
+from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.tasks.domain.task import Status
 from app.tasks.domain.views import failure_status

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
 from app.access.request_context import client_address, zones_of
-from app.platform.domain.network import parse_networks
+from app.platform.domain.url_rules import parse_networks
 
 DOCUMENT = {
     "effect": "allow",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_lines import lines
+from app.platform.domain.json_text import lines
 from app.submission.bodies import BatchBody, BatchLine, TaskBody
 from app.submission.chat_bodies import ChatBody
 from app.submission.validation import parse, parse_json

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from app.dispatching.keep_retention import KeepRetention
-from app.settings.access_models import StorageSettings
+from app.settings.models import StorageSettings
 from app.tasks.store.tables import task, task_content
 from tests.api.gatekeeping import made
 from tests.api.world import Client, World

@@ -21,9 +21,9 @@ from app.api import access_shapes, openai_batches, operator_shapes, queries, tas
 from app.api.batch_json import read_batch
 from app.api.queries import Query
 from app.api.uploads import read_form
-from app.platform.domain import json_lines
+from app.platform.domain import json_text
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_parts import check_values
+from app.platform.domain.json_text import check_values
 from app.submission.bodies import MOST_MESSAGES, MOST_NAMES, BatchBody, BatchLine, Body, TaskBody
 from app.submission.chat_bodies import ChatBody
 from app.submission.file_lines import FileLine, parse_line
@@ -259,7 +259,7 @@ def blanks(blank: bytes) -> Iterable[bytes]:
 def test_half_a_gib_of_blanks_costs_little_and_holds_nothing(blank: bytes) -> None:
     def read() -> int | None:
         try:
-            return len(list(json_lines.lines(blanks(blank), 10_000)))
+            return len(list(json_text.lines(blanks(blank), 10_000)))
         except Invalid as refusal:
             return refusal.status
 
@@ -271,7 +271,7 @@ def test_half_a_gib_of_blanks_costs_little_and_holds_nothing(blank: bytes) -> No
 
 def test_as_many_blank_lines_as_are_let_pass_cost_little() -> None:
     made = [b"\n" * 50_000 + b'{"a":1}\n'] * 20
-    (last, cpu, _) = measured(lambda: list(json_lines.lines(made, 100))[-1][0])
+    (last, cpu, _) = measured(lambda: list(json_text.lines(made, 100))[-1][0])
     assert last == 20 * 50_001
     assert cpu < 0.2
 

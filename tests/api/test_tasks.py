@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.platform.domain.instant import parse_instant
+from app.platform.domain.times import parse_instant
 from app.tasks.domain.attempt import Outcome, Refusal
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues

@@ -20,9 +20,9 @@ from app.caching.domain.answer import AnswerCache, NoAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.pacing.ports import Explanation, Queued, QueueForecast
-from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
+from app.platform.ports import SystemClock
 from app.reporting.meters import Meters
 from app.settings import Settings
 from app.tasks.domain.attempt import (

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.billing.domain.calendar import Calendar
-from app.settings.calendars import CalendarSettings, calendars
+from app.settings.cost_models import CalendarSettings, calendars
 from simulator.prices import is_peak
 
 DEEPSEEK = calendars()["deepseek"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.billing.domain.calendar import MARGIN, SLACK, Calendar, Windows, latest_start, must_start
 from app.settings import Settings
-from app.settings.windows import windows_of
+from app.settings.price_lists import windows_of
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
 HOUR = 3600.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 
 
 class MovableClock(SystemClock):

@@ -9,7 +9,7 @@ import redis
 
 from app.callbacks.store.callback_notifier import DELIVER_CALLBACK, RedisCallbackNotifier
 from app.execution.celery_app import make_celery
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
 from tests.callbacks.world import MovedClock

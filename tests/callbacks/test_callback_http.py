@@ -10,8 +10,7 @@ import pytest
 
 from app.callbacks.callback_http import MAX_RESPONSE_BYTES, CallbackHttp
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
-from app.platform.domain.network import parse_networks
-from app.platform.domain.url_rules import TargetRules
+from app.platform.domain.url_rules import TargetRules, parse_networks
 from tests.callbacks.receivers import (
     RawReceiver,
     answering,

@@ -12,8 +12,8 @@ from app.callbacks.feed_callbacks import CallbackFeeder
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.cli.listener import Listener, Receipt
 from app.execution.celery_app import make_celery
-from app.platform.clock import SystemClock
 from app.platform.database import Database
+from app.platform.ports import SystemClock
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import Settings
 from app.tasks.store.tables import callback

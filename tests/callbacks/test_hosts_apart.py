@@ -16,10 +16,9 @@ from app.callbacks.host_concurrency import (
     HostLimits,
     Paused,
 )
-from app.platform.clock import SystemClock
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.network import parse_networks
-from app.platform.domain.url_rules import TargetRules, host_of
+from app.platform.domain.url_rules import TargetRules, host_of, parse_networks
+from app.platform.ports import SystemClock
 from tests.callbacks.receivers import RawReceiver, answering, silent
 from tests.callbacks.world import MovedClock, World
 from tests.stack import wait_until

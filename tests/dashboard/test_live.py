@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from app.dashboard.live import LivePages
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from tests.api.world import ADMIN_KEY
 from tests.dashboard.conftest import Pages
 from tests.stack import NotInTime, wait_until

@@ -10,8 +10,7 @@ from app.diagnosis.profile_tasks import ProfileTasks, limits_of
 from app.diagnosis.store import profiling
 from app.diagnosis.store.profiling import RowRange
 from app.platform.database import Database
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import ConfiguredQuota, Topology
 from app.tasks.store.tables import attempt, task
 from tests.tasks.rows import NOW, add, new_task, record, success, take
 

@@ -21,8 +21,7 @@ from app.diagnosis.simulate_load import (
     usage_of,
 )
 from app.diagnosis.store.simulation_facts import CallRow, WaitingRows
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.domain.routing import ConfiguredQuota, Route, Topology, account_quota
 from app.tasks.domain.attempt import TokenUsage
 
 USAGE = TokenUsage(1000, 500)

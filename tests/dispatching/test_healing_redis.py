@@ -16,9 +16,9 @@ from app.execution.store import claims, workers
 from app.pacing.store.pacing_store import EpochBroken
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.queue import backlog_queue
+from app.platform.domain.names import backlog_queue
 from app.platform.engines import parse_url
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Claim, Message, Outcome, Permit, Settlement
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.submissions import NewTask, insert_tasks

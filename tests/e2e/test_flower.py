@@ -11,7 +11,7 @@ import pytest
 import redis
 import urllib3
 
-from app.platform.domain.queue import redis_list
+from app.platform.domain.names import redis_list
 from app.tasks.domain.task import PriorityStep
 from tests.cli.running import environment, http, wait_until
 from tests.e2e.up import Up

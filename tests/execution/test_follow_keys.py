@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.settings import Settings
-from app.settings.choose_keys import started_regions
+from app.settings.topology import started_regions
 from workers.follow_keys import followed, wanted_queues
 
 

@@ -12,7 +12,7 @@ from celery import Celery
 
 from app.execution.celery_app import PRIORITY_STEPS, RUN_TASK, make_celery
 from app.execution.messages import Envelopes
-from app.platform.domain.queue import redis_list
+from app.platform.domain.names import redis_list
 from app.settings import ConfigError, KeySettings, Settings
 from app.tasks.domain.attempt import Message
 

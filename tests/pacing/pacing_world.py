@@ -12,10 +12,16 @@ from app.pacing.ports import WorkerReport
 from app.pacing.store.backlog_publisher import RedisBacklogPublisher
 from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import RedisPermits
-from app.platform.domain.queue import backlog_queue
+from app.platform.domain.names import backlog_queue
 from app.platform.redis_scripts import Scripts, connect
-from app.settings.domain.quota import ConfiguredQuota, QuotaLimits, request_bucket, token_bucket
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import (
+    ConfiguredQuota,
+    QuotaLimits,
+    Route,
+    Topology,
+    request_bucket,
+    token_bucket,
+)
 from app.tasks.domain.attempt import Message
 
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from app.pacing.domain.affinity import PrefixAffinity, prefer_cached_account, prefix_of
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import QuotaState, Route, Topology
 
 LONG = "You are a careful clerk who reads every line twice. " * 10
 SYSTEM = {"role": "system", "content": LONG}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.plan import WaitingList
 from app.pacing.store.pacing_store import RedisPacingStore
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from tests.pacing.pacing_world import GateWorld, one_key
 
 CLIENTS = ("alice", "bob", "carol")

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.limit_estimator import CallSample, new_learner
 from app.pacing.domain.rate_controller import CallReport, RateController
-from app.settings.domain.quota import ConfiguredQuota, QuotaLimits, QuotaState
-from app.settings.domain.routing import ANY, Route, Topology, account_quota
+from app.settings.domain.routing import (
+    ANY,
+    ConfiguredQuota,
+    QuotaLimits,
+    QuotaState,
+    Route,
+    Topology,
+    account_quota,
+)
 from app.tasks.domain.attempt import Outcome
 
 ACCOUNT = account_quota("a", "m")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Message, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.pacing.domain.running import RunningCall
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Outcome, Permit, RefusedPermit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 from tests.servers import RedisServer

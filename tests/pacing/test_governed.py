@@ -11,7 +11,7 @@ from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import Snapshot, plan
 from app.pacing.domain.rate_controller import RateController
 from app.pacing.domain.tokens import DEFAULT_ANSWER
-from app.settings.domain.quota import ConfiguredQuota, request_bucket
+from app.settings.domain.routing import ConfiguredQuota, request_bucket
 from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement, TokenUsage
 from tests.pacing.pacing_world import GateWorld, one_key
 from tests.stack import wait_until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.pacing.domain.rate_controller import RateController
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 

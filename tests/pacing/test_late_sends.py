@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.pacing.store.permits import LATE_FOR, SOON
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Permit, RefusedPermit
 from simulator.limits import TokenBucket
 from tests.pacing.pacing_world import GateWorld, one_key

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.pacing.domain.breaker import CircuitBreaker
 from app.pacing.domain.estimated_limit import EstimatedLimit
 from app.pacing.domain.limit_estimator import from_facts, new_learner, to_facts
-from app.settings.domain.quota import Bucket, QuotaLimits
+from app.settings.domain.routing import Bucket, QuotaLimits
 from app.upstreams.domain.attribute_refusal import Figure
 from simulator.latency import Latency
 from tests.pacing.virtual_upstream import SECOND, World

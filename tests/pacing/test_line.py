@@ -11,8 +11,7 @@ from app.pacing.domain.fairness import ClientShare
 from app.pacing.domain.queue_position import QueuePosition
 from app.pacing.domain.throughput_estimate import capacities, expected_paces
 from app.pacing.domain.waiting import QueueHead, WaitingList
-from app.settings.domain.quota import Bucket, QuotaState
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import Bucket, QuotaState, Route, Topology
 from app.tasks.domain.task import NOT_DUE
 
 DUES = st.sampled_from([100.0, 200.0, NOT_DUE])

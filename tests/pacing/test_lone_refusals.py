@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.pacing.domain.rate_controller import RateController
-from app.settings.domain.quota import ConfiguredQuota, request_bucket
+from app.settings.domain.routing import ConfiguredQuota, request_bucket
 from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.dispatching.feed_backlog import Feeder
 from app.platform.database import Database
 from app.platform.migrate import upgrade
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.task import NOT_DUE
 from app.tasks.store.submissions import NewTask, insert_tasks
 from tests.pacing.pacing_world import GateWorld, one_key

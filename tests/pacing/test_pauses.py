@@ -7,8 +7,7 @@ import pytest
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import NEVER, Plan, plan
 from app.pacing.domain.why import Bound, binding_of, in_words
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import QuotaState, Topology
 from app.tasks.domain.pauses import KINDS, Pauses, Suspension, Suspensions, subject_of
 from tests.pacing.test_plan import NOW, ONE, clients_of, keys_of, route, snapshot, topology, waiting
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import ClientShare, Shares
 from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
-from app.settings.domain.quota import Bucket, QuotaState
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import Bucket, QuotaState, Route, Topology
 
 NOW = 1000.0
 _ids = count()

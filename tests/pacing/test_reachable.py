@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pacing.domain.reachable import AT_ONCE, ThroughputCeiling, ceiling_of, unreachable
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import BalancingPolicy, Route, Topology
+from app.settings.domain.routing import BalancingPolicy, ConfiguredQuota, Route, Topology
 from app.tasks.domain.eligibility import TierRule
 
 ONE, TWO = Route("k1", "u", "a", "m"), Route("k2", "u", "b", "m")

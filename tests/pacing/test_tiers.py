@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Balance, BalancingPolicy, Route, Topology
+from app.settings.domain.routing import Balance, BalancingPolicy, QuotaState, Route, Topology
 from app.tasks.domain.eligibility import (
     FOREVER,
     TierFacts,

@@ -19,7 +19,7 @@ from app.pacing.domain.tokens import (
     prompt_tokens,
     text_tokens,
 )
-from app.settings.domain.quota import ConfiguredQuota, token_bucket
+from app.settings.domain.routing import ConfiguredQuota, token_bucket
 from simulator.requests import ServedModel, read_chat_request
 
 USER = "user"

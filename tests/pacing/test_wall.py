@@ -15,8 +15,7 @@ from app.pacing.domain.brake import BrakeDurations
 from app.pacing.domain.plan import Release
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.pacing.domain.wall import Wall, pause_after
-from app.settings.domain.quota import ConfiguredQuota, QuotaState
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.domain.routing import ConfiguredQuota, QuotaState, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome
 
 ACCOUNT = account_quota("a", "m")

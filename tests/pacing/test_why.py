@@ -7,7 +7,7 @@ import pytest
 from app.pacing.domain.plan import NEVER, Wait
 from app.pacing.domain.throughput import ReleaseRates
 from app.pacing.domain.why import binding_of, held_in_words, in_words, named, starts_in
-from app.settings.domain.quota import Bucket, QuotaState
+from app.settings.domain.routing import Bucket, QuotaState
 from app.tasks.domain.task import Hold
 
 NOW = 1000.0

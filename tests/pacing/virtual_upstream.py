@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from app.pacing.domain.breaker import BreakerState, CircuitBreaker
 from app.pacing.domain.limit_estimator import CallSample, LimitEstimator, new_learner
 from app.pacing.domain.rate_controller import tighter
-from app.settings.domain.quota import QuotaLimits
+from app.settings.domain.routing import QuotaLimits
 from app.tasks.domain.attempt import Outcome
 from simulator.latency import Latency
 from simulator.limits import Gate, Limit, Refusal, SimulatedCaller

@@ -5,8 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.callbacks.domain.callback import check_headers, usable_headers
-from app.platform.domain.network import parse_networks
-from app.platform.domain.url_rules import BadTarget, TargetRules, host_of, parse_ports, parse_target
+from app.platform.domain.url_rules import (
+    BadTarget,
+    TargetRules,
+    host_of,
+    parse_networks,
+    parse_ports,
+    parse_target,
+)
 
 RULES = TargetRules()
 OPEN = TargetRules(ports=((1, 65535),), networks=parse_networks(["127.0.0.0/8", "::1"]))

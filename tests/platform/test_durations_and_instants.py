@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.platform.domain.duration import parse_duration
-from app.platform.domain.instant import parse_instant, to_rfc3339
+from app.platform.domain.times import parse_duration, parse_instant, to_rfc3339
 
 
 @pytest.mark.parametrize(

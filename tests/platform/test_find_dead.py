@@ -8,8 +8,7 @@ import pytest
 from app.execution.store import workers
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.domain.heartbeat_monitor import HeartbeatMonitor
-from app.platform.find_dead_processes import Beats, Touch, find_dead
+from app.platform.heartbeats import Beats, HeartbeatMonitor, Touch, find_dead
 from app.submission import hold_connections
 
 KINDS = {

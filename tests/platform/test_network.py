@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.platform.domain.network import METADATA, parse_address, parse_networks, why_refused
+from app.platform.domain.url_rules import METADATA, parse_address, parse_networks, why_refused
 
 FORBIDDEN = [
     ("127.0.0.1", "loopback"),

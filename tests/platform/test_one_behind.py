@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from app.platform.pipelined_writer import PipelinedWriter
+from app.platform.background_loop import PipelinedWriter
 
 
 def test_pieces_run_one_after_the_other_and_behind_whoever_gives_them() -> None:

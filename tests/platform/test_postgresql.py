@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 from sqlalchemy import Connection, text
 
-from app.platform.database import Database, Limits
+from app.platform.database import Database, DatabaseTimeouts
 from app.platform.domain.errors import DatabaseUnreachable
 from app.tasks.store.tables import learned
 from tests.platform.transactions import in_threads, put, stored
@@ -78,7 +78,7 @@ def test_a_server_that_comes_back_is_used_again(make_postgres: Callable[[], Post
 def test_a_server_that_stands_still_is_given_up(make_postgres: Callable[[], PostgresServer]) -> None:
     """Its kernel still takes connections and statements; nothing ever answers."""
     server = make_postgres()
-    database = Database(server.create_database(), limits=Limits(connect=2, answer=1.2))
+    database = Database(server.create_database(), limits=DatabaseTimeouts(connect=2, answer=1.2))
     database.write(learned.create)
     processes = _family(server.pid)
     _signal(processes, signal.SIGSTOP)
@@ -97,14 +97,16 @@ def test_a_server_that_stands_still_is_given_up(make_postgres: Callable[[], Post
 
 
 def test_a_statement_that_takes_too_long_counts_as_out_of_reach(postgresql_url: str) -> None:
-    impatient = Database(postgresql_url, limits=Limits(statement=0.5))
+    impatient = Database(postgresql_url, limits=DatabaseTimeouts(statement=0.5))
     with pytest.raises(DatabaseUnreachable, match="timeout"):
         impatient.write(lambda conn: conn.execute(text("SELECT pg_sleep(120)")))
     impatient.close()
 
 
 def test_who_finds_no_free_connection_is_told_within_the_limit(postgresql_url: str) -> None:
-    narrow = Database(postgresql_url, pool_size=6, limits=Limits(checkout=0.5))  # three of them for this
+    narrow = Database(
+        postgresql_url, pool_size=6, limits=DatabaseTimeouts(checkout=0.5)
+    )  # three of them for this
     go_on = Event()
     ready = Barrier(4)
 

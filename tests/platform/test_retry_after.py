@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.platform.domain.retry_after import LONGEST_SECONDS, retry_after_seconds
+from app.platform.domain.times import LONGEST_SECONDS, retry_after_seconds
 from tests.attempts import NOW
 
 EARLIER = "Mon, 21 Sep 2026 14:13:10 GMT"

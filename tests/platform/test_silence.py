@@ -1,6 +1,6 @@
 """A process is dead once its beat has not changed for long, by the time that its observer has looked."""
 
-from app.platform.domain.heartbeat_monitor import DEAD_SECONDS, HeartbeatMonitor
+from app.platform.heartbeats import DEAD_SECONDS, HeartbeatMonitor
 
 
 def seconds_until_dead(silence: HeartbeatMonitor, *, look_every: float) -> float:

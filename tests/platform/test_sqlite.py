@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from app.platform.database import Database, Limits
+from app.platform.database import Database, DatabaseTimeouts
 from app.platform.domain.errors import DatabaseUnreachable
 from tests.platform.transactions import in_threads, put, stored
 
@@ -18,7 +18,7 @@ from tests.platform.transactions import in_threads, put, stored
 @pytest.fixture
 def sqlite(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
     (tmp_path / "penstock.db").write_bytes(migrated_file.read_bytes())
-    database = Database(f"sqlite:///{tmp_path}/penstock.db", limits=Limits(busy=0.2))
+    database = Database(f"sqlite:///{tmp_path}/penstock.db", limits=DatabaseTimeouts(busy=0.2))
     yield database
     database.close()
 

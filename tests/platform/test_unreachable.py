@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from app.dispatching.expire_unreachable import ExpireUnreachable
 from app.platform.database import Database
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import ConfiguredQuota, Route, Topology
 from app.tasks.domain.task import Status
 from tests.tasks.rows import DAY, NOW, add, add_batch, new_task, row_of, take
 from tests.tasks.test_windows import Clock, Told

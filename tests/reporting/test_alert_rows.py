@@ -10,8 +10,8 @@ import pytest
 from app.access.store.clients import add_client
 from app.billing.domain.budget import Spent
 from app.billing.store.budgets import add_spent
-from app.platform.bulk import insert_rows
 from app.platform.database import Database
+from app.platform.dialects import insert_rows
 from app.platform.domain.errors import RedisUnreachable
 from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
 from app.reporting.domain.alerts import AlertState, Readings

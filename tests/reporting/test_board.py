@@ -18,8 +18,7 @@ from app.reporting.domain.dashboard_view import (
 from app.reporting.domain.pace import SPAN, EndedCall, Forecast, Pace, Sender, Sent, kind_of, per_second
 from app.reporting.domain.pacing_snapshot import QuotaSnapshot
 from app.reporting.domain.timeline import timeline
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.settings.domain.routing import ConfiguredQuota, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.task import may_run_again
 

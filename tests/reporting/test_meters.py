@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.platform.domain.folded import OTHER, Folded, folded_counts
 from app.platform.domain.money import CallCost
+from app.platform.domain.names import OTHER, Folded, folded_counts
 from app.reporting.domain.pacing_snapshot import QuotaSnapshot
 from app.reporting.domain.service_status import OldestWait, ServiceStatus, oldest_wait
 from app.reporting.meters import FIGURES, Meters

@@ -12,17 +12,16 @@ from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.pacing.recent_lines import Lines
 from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
-from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.migrate import upgrade
+from app.platform.ports import SystemClock
 from app.platform.redis_scripts import Scripts, connect
 from app.reporting.domain.bottleneck import Cause
 from app.reporting.domain.dispatcher_snapshot import DispatcherSnapshot, KeyState
 from app.reporting.read_dispatcher import ReadDispatcher
 from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
-from app.settings.domain.quota import ConfiguredQuota
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import ConfiguredQuota, Topology
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.key_health import (
     Condition,

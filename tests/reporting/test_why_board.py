@@ -8,7 +8,7 @@ from app.pacing.domain.why import NO_LEADER, NO_REDIS
 from app.pacing.ports import Explanation, Queued
 from app.platform.redis_scripts import Scripts, connect
 from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
-from app.settings.domain.quota import ConfiguredQuota
+from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.task import NOT_DUE, Hold
 from tests.pacing.pacing_world import GateWorld, HandClock, one_key
 

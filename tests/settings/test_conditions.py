@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from app.settings import ConfigError, load_settings
-from app.settings.build_topology import build_topology
-from app.settings.conditions import checked_condition, spans_of
+from app.settings.tier_models import checked_condition, spans_of
+from app.settings.topology import build_topology
 from app.tasks.domain.eligibility import FOREVER
 
 ALWAYS, NEVER = ((0.0, FOREVER),), ()

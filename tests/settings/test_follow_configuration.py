@@ -6,8 +6,7 @@ import pytest
 
 from app.platform.database import Database
 from app.settings import ConfigError, Settings
-from app.settings.follow_configuration import FollowConfiguration
-from app.settings.store.configuration import ask_reload, ask_secrets, generation
+from app.settings.follow_configuration import FollowConfiguration, ask_reload, ask_secrets, generation
 
 
 class File:

@@ -10,8 +10,8 @@ from app.pacing.build_controllers import breaker_rules, make_governor, rests
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings import ConfigError, Settings, load_settings
-from app.settings.build_topology import build_topology
-from app.settings.domain.quota import QuotaState
+from app.settings.domain.routing import QuotaState
+from app.settings.topology import build_topology
 from app.tasks.domain.attempt import Outcome
 
 BASE = """\

@@ -12,7 +12,7 @@ from app.cli.first_configuration import NO_KEY_NEEDED, configuration_text
 from app.cli.init import ProviderOptions, choose
 from app.cli.presets.catalog import presets
 from app.settings import Settings, load_settings
-from app.settings.build_topology import build_topology
+from app.settings.topology import build_topology
 
 WANTED = {
     "deepseek", "siliconflow", "modelscope", "bailian", "tencent", "tencent-ti", "volcengine", "huawei", "aws",

@@ -7,8 +7,8 @@ import pytest
 
 from app.billing.domain.pricing import Rates
 from app.settings import ConfigError, Settings, load_settings, price_book
+from app.settings.load import cache_address
 from app.settings.price_lists import built_in, list_of
-from app.settings.redis_addresses import cache_address
 from app.tasks.domain.attempt import TokenUsage
 from simulator.prices import DEEPSEEK_PRICES
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings.domain.quota import (
+from app.settings.domain.routing import (
     JITTER,
     Bucket,
     ConfiguredQuota,

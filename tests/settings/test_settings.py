@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import RetrySettings, Route, Settings, load_settings
+from app.settings import RetrySettings, RouteSettings, Settings, load_settings
 from app.settings.values import Section
 from tests.settings.configurations import BASE, changed, load, refused
 
@@ -73,13 +73,13 @@ def test_whole_numbers_do_where_fractions_are_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "route"),
     [
-        ("main", Route("main", "flash")),
-        ("main:deepseek-ai/DeepSeek-V3", Route("main", "deepseek-ai/DeepSeek-V3")),
-        ("main:llama3:8b", Route("main", "llama3:8b")),
-        ("main:", Route("main", "flash")),
+        ("main", RouteSettings("main", "flash")),
+        ("main:deepseek-ai/DeepSeek-V3", RouteSettings("main", "deepseek-ai/DeepSeek-V3")),
+        ("main:llama3:8b", RouteSettings("main", "llama3:8b")),
+        ("main:", RouteSettings("main", "flash")),
     ],
 )
-def test_a_tier_is_split_at_its_first_colon(tmp_path: Path, reference: str, route: Route) -> None:
+def test_a_tier_is_split_at_its_first_colon(tmp_path: Path, reference: str, route: RouteSettings) -> None:
     settings = load(tmp_path, changed('[["main"]]', f'[["{reference}"]]'))
     assert settings.models[0].routes() == ((route,),)
 

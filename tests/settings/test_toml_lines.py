@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.settings.toml_lines import line_of
+from app.settings.config_errors import line_of
 
 TEXT = """\
 # [[key]] in a comment does not count

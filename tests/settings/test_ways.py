@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import ConfigError, Settings, load_settings
-from app.settings.choose_keys import keys_of_regions
+from app.settings.topology import keys_of_regions
 
 UPSTREAM = '[[upstream]]\nname = "u"\nbase_url = "https://u.example/v1"\n'
 REGIONS = """\

@@ -14,9 +14,9 @@ from app.access.manage_policies import PolicyBook
 from app.access.store.access_tables import budget_use
 from app.billing.domain.budget import Spent
 from app.billing.store.budgets import settle_ended
-from app.platform.clock import SystemClock
 from app.platform.database import Database
 from app.platform.domain.errors import OverLimit
+from app.platform.ports import SystemClock
 from app.submission.admit import Admission, LimitsBook
 from app.tasks.store.retention import delete_marked, mark_deleted
 from app.tasks.store.submissions import insert_tasks

@@ -10,9 +10,8 @@ import pytest
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
 from app.settings import Settings, load_settings
-from app.settings.build_topology import build_topology
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import QuotaState, Topology
+from app.settings.topology import build_topology
 from app.submission.check_request import SubmissionRules, conditions_of, draft_task
 from app.submission.domain.request import TaskRequest
 

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from app.platform.bulk import insert_rows
 from app.platform.database import Database
+from app.platform.dialects import insert_rows
 from app.tasks.domain.task import Hold
 from app.tasks.store.submissions import forget_keys, insert_tasks, remember_key
 from app.tasks.store.tables import idempotency, learned, task

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamHeaders, UpstreamSettings
 from app.upstreams.call_upstream import Upstreams
 from app.upstreams.domain.reply import Reply, TransportError

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import Upstreams

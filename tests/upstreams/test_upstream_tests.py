@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.settings import Settings
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.upstream_tests import UpstreamTests

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from app.platform.domain.network import Address, parse_address
+from app.platform.domain.url_rules import Address, parse_address
 
 Effect = Literal["allow", "deny"]
 PRINCIPALS = ("user", "client", "team", "key")

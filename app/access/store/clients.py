@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, insert, null, select, update
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.tasks.store.tables import api_key, client
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, case, delete, func, literal_column, select, t
 
 from app.access.store.access_tables import budget_use
 from app.billing.domain.budget import Spent, periods
+from app.platform.dialects import insert_or
 from app.platform.domain.money import NO_SUM
-from app.platform.upsert import insert_or
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.locks import Batches, lock_batches

@@ -23,8 +23,7 @@ from sqlalchemy import (
 )
 
 from app.billing.domain.usage import FIGURES, UsageEntry, as_columns, from_columns, merge
-from app.platform.bulk import insert_rows
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or, insert_rows
 from app.tasks.store.tables import Serial, metadata
 
 HEADING = ("day", "client_id", "model", "key", "account", "upstream_model", "currency")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.platform.domain.duration import DAY
 from app.platform.domain.errors import Invalid
+from app.platform.domain.times import DAY
 
 DEFAULT_TTL = DAY  # seconds
 SHARED = "shared"

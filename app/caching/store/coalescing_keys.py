@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from app.caching.domain.coalescing import Participant
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import in_order, is_now
 from app.tasks.store.tables import FOLLOWING, LEADING, task

@@ -12,11 +12,10 @@ from sqlalchemy import Column, Connection, Double, Index, Select, Table, Text, d
 
 from app.caching.domain.answer import CachedAnswer, read, write
 from app.platform.database import Database, GroupCommit
+from app.platform.dialects import ROWS, encode, insert_or, recordset
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.encryption import Sealed, Unsealable
 from app.platform.ports import Clock
-from app.platform.recordset import ROWS, encode, recordset
-from app.platform.upsert import insert_or
 from app.tasks.domain.task import new_id
 from app.tasks.store.tables import metadata
 

@@ -28,8 +28,8 @@ from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
 from app.caching.domain.answer import CachedAnswer
 from app.caching.store.coalescing_keys import followers, is_following
+from app.platform.dialects import ROWS, encode, recordset
 from app.platform.domain.money import NO_SUM
-from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task, task_content

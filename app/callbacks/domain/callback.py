@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from app.platform.domain.instant import to_rfc3339
-from app.platform.domain.retry_after import retry_after_seconds
+from app.platform.domain.times import retry_after_seconds, to_rfc3339
 from app.tasks.domain.task import CallbackState
 
 MAX_RESULT_BYTES = 256 * 1024  # of the upstream's answer inside an event; a longer one is fetched

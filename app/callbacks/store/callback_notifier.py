@@ -14,7 +14,7 @@ import orjson
 from celery import Celery
 
 from app.platform.domain.errors import RedisUnreachable
-from app.platform.domain.queue import CALLBACKS
+from app.platform.domain.names import CALLBACKS
 from app.platform.ports import Clock
 from app.platform.redis_scripts import Scripts
 

@@ -10,7 +10,7 @@ import urllib3
 
 from app.cli.profile import Profile
 from app.platform.background_loop import BackgroundLoop
-from app.platform.domain.queue import BACKLOG, KEY
+from app.platform.domain.names import BACKLOG, KEY
 
 EVERY_SECONDS = 0.5
 

@@ -18,8 +18,8 @@ from app.cli.demo.work import DemoSubmission, DemoWatch, all_tasks, prompts, spa
 from app.cli.failure import CommandFailure
 from app.cli.listener import Listener
 from app.cli.remote import Remote
-from app.platform.clock import SystemClock
 from app.platform.database import Database
+from app.platform.ports import SystemClock
 from app.settings import load_settings
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average

@@ -27,7 +27,7 @@ from app.diagnosis.examine import Check
 from app.diagnosis.probe_http import get
 from app.diagnosis.store import probing
 from app.platform.domain.errors import PenstockError
-from app.platform.domain.queue import CALLBACKS
+from app.platform.domain.names import CALLBACKS
 from app.settings import Settings
 
 _NO_REDIS = "Set REDIS_URL, or start the service once by: penstock up"

@@ -30,7 +30,7 @@ from app.diagnosis.domain.finding import Finding, ok
 from app.diagnosis.examine import Check
 from app.diagnosis.probe_http import get
 from app.diagnosis.probe_network import connect_often, look_up, shake_hands
-from app.platform.clock import SystemClock
+from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import UpstreamHeaders
 from app.upstreams.upstream_connections import tls_rules

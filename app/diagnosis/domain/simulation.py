@@ -20,9 +20,8 @@ from random import Random
 from app.pacing.domain.fairness import ClientShare, Shares
 from app.pacing.domain.plan import NEVER, Plan, Release, Snapshot, plan, settle_shares
 from app.pacing.domain.waiting import QueueHead, WaitingList
-from app.platform.domain.queue import backlog_queue
-from app.settings.domain.quota import QuotaLimits, QuotaState
-from app.settings.domain.routing import Route, Topology, account_quota
+from app.platform.domain.names import backlog_queue
+from app.settings.domain.routing import QuotaLimits, QuotaState, Route, Topology, account_quota
 from app.tasks.domain.attempt import TokenUsage
 
 _HEADS = 256  # of each list, shown to one plan

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, func, select, text
 
 from app.diagnosis.domain.doctor_service import DatabaseFigures
 from app.platform.domain.errors import DatabaseUnreachable
-from app.platform.engines import parse_url
-from app.platform.failures import translated
+from app.platform.engines import parse_url, translated
 from app.platform.migrate import connected, head_is_current
 from app.tasks.store.tables import worker
 

@@ -24,8 +24,8 @@ from sqlalchemy import (
 
 from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
+from app.platform.dialects import ROWS, encode, recordset
 from app.platform.domain.money import NO_SUM
-from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.progress import Ended, record_progress

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Text, select, text, tuple_
 
 from app.execution.store.attempts import write_lost
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import Batches, lock_batches, lock_tasks

@@ -28,8 +28,8 @@ from sqlalchemy import (
 from app.billing.domain.usage import UsageEntry
 from app.billing.store.usage import USAGE, usage_entry, usage_rows, write_usage
 from app.execution.store.attempts import ATTEMPT, attempt_row, write_attempts
+from app.platform.dialects import ROWS, encode, recordset
 from app.platform.encryption import seal
-from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import AttemptEnd
 from app.tasks.store.tables import attempt, task_content
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Delete, Row, Select, Text, delete, literal_column, select
 
-from app.platform.bulk import insert_rows
+from app.platform.dialects import ROWS, clean, encode, insert_rows, recordset
 from app.platform.encryption import seal
-from app.platform.recordset import ROWS, clean, encode, recordset
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
 from app.tasks.store.tables import attempt
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import Claim, Claimed
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import are_few, is_now

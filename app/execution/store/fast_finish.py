@@ -33,9 +33,9 @@ from app.execution.store.attempt_writes import LARGE
 from app.execution.store.attempts import ATTEMPT, attempt_row
 from app.execution.store.finish_rows import finished, used
 from app.execution.store.finish_sql import FINISHED, finish
-from app.platform.completion_counter import count_ended
+from app.platform.database import count_ended
+from app.platform.dialects import ROWS, encode, recordset
 from app.platform.encryption import seal
-from app.platform.recordset import ROWS, encode, recordset
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import are_few, is_now

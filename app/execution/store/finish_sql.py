@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from app.platform.dialects import recordset
 from app.platform.domain.money import NO_SUM
-from app.platform.recordset import recordset
 from app.tasks.store.batch_slots import hold_unless_paused
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import back_in_queue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, func, null, or_, select, text, update
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.tables import RUNNING, task, worker

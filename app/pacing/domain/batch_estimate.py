@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from app.settings.domain.quota import WINDOW
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import WINDOW, Route, Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from app.pacing.domain.estimated_limit import (
     EstimatorConfig,
 )
 from app.pacing.domain.traffic import PAUSE, Traffic
-from app.settings.domain.quota import Bucket
+from app.settings.domain.routing import Bucket
 from app.upstreams.domain.attribute_refusal import USED, Figure, LimitUsage, attribute_refusal
 
 SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; between them a round is as long as a call

@@ -24,8 +24,7 @@ from app.pacing.domain.fairness import PRIORITY_WEIGHTS, ClientShare, Shares
 from app.pacing.domain.quota_ledger import NEVER, QuotaLedger
 from app.pacing.domain.route_availability import TURN, RouteAvailability
 from app.pacing.domain.waiting import QueueHead, WaitingList
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Balance, Route, Topology
+from app.settings.domain.routing import Balance, QuotaState, Route, Topology
 from app.tasks.domain.pauses import Suspension, Suspensions
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.settings.domain.quota import QuotaState
+from app.settings.domain.routing import QuotaState
 
 NEVER = float("inf")
 _DUST = 1e-6  # rounding of levels stored as decimals

@@ -26,15 +26,18 @@ from app.pacing.domain.ratelimit_headers import HeaderLimits, revealed
 from app.pacing.domain.response_pace import PaceRules, ResponsePace
 from app.pacing.domain.token_learner import TokenBook, TokensUsed
 from app.pacing.domain.wall import Wall
-from app.settings.domain.quota import (
+from app.settings.domain.routing import (
     Bucket,
     ConfiguredQuota,
     QuotaLimits,
     QuotaState,
+    Route,
+    Topology,
+    account_quota,
     request_bucket,
     token_bucket,
+    upstream_quota,
 )
-from app.settings.domain.routing import Route, Topology, account_quota, upstream_quota
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.attribute_refusal import Figure
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from app.settings.domain.quota import WINDOW
+from app.settings.domain.routing import WINDOW
 
 
 @dataclass(frozen=True, slots=True)

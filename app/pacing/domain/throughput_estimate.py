@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from app.pacing.domain.fairness import PRIORITY_WEIGHTS, ClientShare
 from app.pacing.domain.waiting import WaitingList
-from app.settings.domain.quota import QuotaState
-from app.settings.domain.routing import Route, Topology
+from app.settings.domain.routing import QuotaState, Route, Topology
 
 List = tuple[str, int]  # queue and step
 Speeds = Mapping[tuple[str, str], float]  # by key and upstream model: seconds a call

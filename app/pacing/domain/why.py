@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from app.pacing.domain.plan import Wait
-from app.platform.domain.instant import to_rfc3339
-from app.settings.domain.quota import QuotaState
+from app.platform.domain.times import to_rfc3339
+from app.settings.domain.routing import QuotaState
 from app.tasks.domain.task import Hold
 
 NO_LEADER = "a dispatcher: none has told anything for ten seconds"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, select
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.tasks.store.tables import learned
 
 

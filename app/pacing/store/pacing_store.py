@@ -19,10 +19,9 @@ from app.pacing.domain.running import RunningCall
 from app.pacing.domain.token_learner import TokensUsed
 from app.pacing.store.backlog_publisher import MEMORY_SHARE, WINDOW_OF_ALL
 from app.pacing.store.queue_head_cache import QueueHeadCache
-from app.platform.domain.queue import SEPARATOR, key_queue, parse_backlog_queue
+from app.platform.domain.names import SEPARATOR, key_queue, parse_backlog_queue
 from app.platform.redis_scripts import Scripts
-from app.settings.domain.quota import QuotaLimits, QuotaState
-from app.settings.domain.routing import Topology
+from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.task import PriorityStep
 from app.upstreams.domain.key_health import NO_PROOFS, Proof

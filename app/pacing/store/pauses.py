@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, select
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.tasks.store.tables import pause
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.pacing.domain.place import read_place
 from app.pacing.domain.plan import QueueHead, WaitingList
-from app.platform.domain.queue import parse_backlog_queue
+from app.platform.domain.names import parse_backlog_queue
 
 EVERY = 1.0  # seconds after which all are looked at again, whatever has been said of changes
 LOOKED = 128  # as in prelude.lua: behind so many heads changes are not told

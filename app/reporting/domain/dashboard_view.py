@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from app.pacing.domain.breaker import BreakerState
-from app.platform.domain.queue import parse_backlog_queue
+from app.platform.domain.names import parse_backlog_queue
 from app.reporting.domain.dispatcher_snapshot import BreakerSnapshot, LimitFigures
 from app.reporting.domain.pace import Sender, Sent
 from app.reporting.domain.pacing_snapshot import QuotaSnapshot
-from app.settings.domain.quota import WINDOW
-from app.settings.domain.routing import ANY, Topology
+from app.settings.domain.routing import ANY, WINDOW, Topology
 
 
 @dataclass(frozen=True, slots=True)

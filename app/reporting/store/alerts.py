@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.reporting.domain.alerts import Alert, AlertState, Place
 from app.reporting.store.alert_tables import alert, alert_channel, alert_watch, vital
 from app.settings.domain.alert_rules import Severity

@@ -9,7 +9,7 @@ import orjson
 import redis
 
 from app.platform.domain.errors import RedisUnreachable
-from app.platform.domain.queue import key_queue, redis_list
+from app.platform.domain.names import key_queue, redis_list
 from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot, WorkerSnapshot
 from app.tasks.domain.task import PriorityStep
 

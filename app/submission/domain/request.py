@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.caching.domain.caching import CacheWish
-from app.platform.domain.duration import DAY
+from app.platform.domain.times import DAY
 from app.tasks.domain.task import Priority
 
 Order = Literal["arrival", "deadline"]

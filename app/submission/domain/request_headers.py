@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.platform.domain.duration import DAY
 from app.platform.domain.errors import Invalid
+from app.platform.domain.times import DAY
 
 DEFAULT_READ_TIMEOUT = 600.0  # seconds, the OpenAI clients' own
 _HEADROOM = 5.0  # seconds before the client's read timeout by which an answer is on its way

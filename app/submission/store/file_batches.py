@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, delete, select, text, update
 
-from app.platform.bulk import insert_rows, reserve
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or, insert_rows, reserve
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches

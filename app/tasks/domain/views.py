@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.platform.domain.instant import to_rfc3339
 from app.platform.domain.money import amount, micros
+from app.platform.domain.times import to_rfc3339
 from app.tasks.domain.task import PriorityStep
 
 Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Connection, FromClause, Row, Select, Text, bindparam, select, text
 
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import batch, task
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Integer, Row, Text, Update, case, update
 
-from app.platform.bulk import insert_rows
-from app.platform.completion_counter import count_ended
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.database import count_ended
+from app.platform.dialects import ROWS, encode, insert_rows, recordset
 from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
 from app.tasks.domain.task import Hold, Status, new_id
 from app.tasks.store.batch_slots import admit_next

@@ -12,11 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, TextualSelect, delete, insert, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql
 
-from app.platform.bulk import insert_rows, reserve
+from app.platform.dialects import ROWS, encode, insert_or, insert_rows, reserve
 from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
-from app.platform.recordset import ROWS, encode
-from app.platform.upsert import insert_or
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status
 from app.tasks.store.batch_slots import begin_batch, set_sweeping

@@ -21,7 +21,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
 from app.tasks.domain.task import ENDS, CallbackState, Hold, Status
 from app.tasks.store.locks import is_of

@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.platform.recordset import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Hold, Status

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.platform.domain.json_text import Parse, read_json
-from app.platform.domain.retry_after import retry_after_seconds
+from app.platform.domain.times import retry_after_seconds
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain import parameter_fix
 from app.upstreams.domain.attribute_refusal import Figure

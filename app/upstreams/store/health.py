@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import orjson
 from sqlalchemy import Connection, delete, select
 
-from app.platform.upsert import insert_or
+from app.platform.dialects import insert_or
 from app.tasks.store.tables import health
 from app.upstreams.domain.key_health import KeyStatus, from_facts, to_facts
 

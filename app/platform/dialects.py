@@ -1,15 +1,31 @@
-"""Inserts of many rows, by each database's fastest way in."""
+"""SQL that SQLite and PostgreSQL write differently: bulk inserts, upserts, many rows in one parameter, locks."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import orjson
 import psycopg
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import (
+    Connection,
+    FromClause,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 _SIZES = (512, 64, 8, 1)  # rows of one statement on SQLite
 _RESERVE = text("SELECT nextval(pg_get_serial_sequence(:name, 'seq')) FROM generate_series(1, :count)")
@@ -79,3 +95,51 @@ def _wrapped(conn: Connection, driver: Any, statement: str, error: Exception) ->
     return DBAPIError.instance(
         statement, None, error, base, connection_invalidated=lost, dialect=conn.dialect
     )
+
+
+def insert_or(conn: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Begin an INSERT that can be given an `on_conflict_...` clause."""
+    return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+ROWS = "rows"
+_NAME = "wanted"
+
+
+def recordset(dialect: str, parameter: str = ROWS, /, **columns: TypeEngine[Any]) -> FromClause:
+    """Make a table `wanted` of the given columns; the statement is executed with `{ROWS: encode(...)}`.
+
+    `parameter`: another name than ROWS, where one statement has several of them.
+    """
+    rows = bindparam(parameter, type_=Text())
+    if dialect == "postgresql":
+        typed = [column(key, kind) for key, kind in columns.items()]
+        unpacked = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*typed)
+        return unpacked.render_derived(name=_NAME, with_types=True)
+    each = func.json_each(rows).table_valued("value", name="each")
+    fields = [
+        literal_column(f"json_extract(each.value, '$.{key}')", kind).label(key)
+        for key, kind in columns.items()
+    ]
+    return select(*fields).select_from(each).subquery(_NAME)
+
+
+def encode(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Encode rows for a recordset's parameter."""
+    listed = list(rows)
+    try:
+        encoded = orjson.dumps(listed)
+    except TypeError:  # half of a surrogate pair, from a careless upstream
+        encoded = orjson.dumps([_cleaned(row) for row in listed])
+    if b"\\u0000" in encoded:
+        encoded = orjson.dumps([_cleaned(row) for row in listed])
+    return encoded.decode()
+
+
+def clean(text: str) -> str:
+    """Replace what PostgreSQL cannot store in a text: NUL, and halves of surrogate pairs."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _cleaned(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: clean(value) if isinstance(value, str) else value for key, value in row.items()}

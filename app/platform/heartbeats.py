@@ -1,8 +1,13 @@
-"""When a process that beats is held to be dead: by the observer's own clock, so that a step of one kills nobody."""
+"""Heartbeats: when a process that stopped sending them counts as dead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+
+from sqlalchemy import Connection
+
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
 
 DEAD_SECONDS = 15.0  # of successful looks without another beat
 _LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a frozen observer kills nobody
@@ -40,3 +45,28 @@ class HeartbeatMonitor:
 
     def _silent_for(self, seconds: float) -> list[str]:
         return [name for name, silent in self._silent.items() if silent >= seconds]
+
+
+Beats = Callable[[Connection], Mapping[str, int]]
+Touch = Callable[[Connection, Collection[str]], object]
+
+
+def find_dead(
+    database: Database, silence: HeartbeatMonitor, beats: Beats, touch: Touch, at: float
+) -> list[str]:
+    """Look at all beats, at an instant of the monotonic clock; gives back who is dead.
+
+    A database whose disk is full still answers reads, and takes no beat. So while somebody is overdue, every look
+    writes to his row what stands there already (`touch`): where that fails, nobody's silence counts.
+
+    Raises DatabaseUnreachable.
+    """
+    dead = silence.look(database.read(beats), at)
+    overdue = silence.overdue
+    if overdue:
+        try:
+            database.write(lambda conn: touch(conn, overdue))
+        except DatabaseUnreachable:
+            silence.excuse()
+            raise
+    return dead
