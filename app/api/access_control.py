@@ -1,4 +1,4 @@
-"""What every call with a key must pass before its view sees it: scope, requests per minute, policy."""
+"""Who is calling, and what every call with a key must pass: scope, requests per minute, policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Collection
 import structlog
 from flask import Flask, Request, Response
 from flask.globals import app_ctx, request_ctx
+from structlog.contextvars import bind_contextvars
 
+from app.access.authenticate import Authenticate
 from app.access.domain.caller import Caller, scope_of
 from app.access.domain.policy import CallFacts, Decision
 from app.access.manage_policies import PolicyBook
@@ -18,6 +20,7 @@ from app.platform.domain.errors import Forbidden, OverLimit
 from app.platform.domain.url_rules import parse_networks
 from app.platform.ports import Clock
 from app.settings.models import AccessSettings
+from app.submission.domain.request_headers import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
 
 log = structlog.get_logger("penstock.access")
 
@@ -144,3 +147,38 @@ def _check_administration(caller: Caller, path: str) -> None:
         return
     if not (caller.administers and path.startswith(_TEAMS)):
         raise Forbidden("this is for administrators", code="not_an_administrator")
+
+
+class Callers:
+    """Reads the caller out of the request that is being served."""
+
+    def __init__(self, authenticate: Authenticate, gatekeeper: AccessControl) -> None:
+        self._authenticate = authenticate
+        self._gatekeeper = gatekeeper
+
+    def current(self) -> Caller:
+        """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
+        caller = self._authenticate.caller(request_ctx.request.environ.get("HTTP_AUTHORIZATION"))
+        bind_contextvars(client_id=caller.client_id)
+        return self._gatekeeper.admit(caller)
+
+
+class Repeats:
+    """The Idempotency-Key of the request that is being served, and its payload as that is read."""
+
+    def __init__(self, operation: str) -> None:
+        """Raises Invalid for a malformed key."""
+        self._key = parse_key(request_ctx.request.headers.get(IDEMPOTENCY_KEY))
+        self._fingerprint = None if self._key is None else Fingerprint(operation)
+
+    def add(self, piece: bytes) -> bytes:
+        """Go on with the next piece; gives it back."""
+        if self._fingerprint is not None:
+            self._fingerprint.add(piece)
+        return piece
+
+    def repeat(self) -> IdempotencyKey | None:
+        """What was read so far, as a repeat; None without a key."""
+        if self._key is None or self._fingerprint is None:
+            return None
+        return IdempotencyKey(self._key, self._fingerprint.text())

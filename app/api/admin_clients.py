@@ -13,6 +13,7 @@ from app.access.client_rendering import client_json, key_json
 from app.access.domain.caller import SECRET_BYTES, Caller, within
 from app.access.manage_clients import check_limits
 from app.access.store.clients import ClientRow
+from app.api.access_control import Callers
 from app.api.access_shapes import (
     ApiKeyList,
     Client,
@@ -28,7 +29,6 @@ from app.api.access_shapes import (
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.use_cases import UseCases
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret

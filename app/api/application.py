@@ -10,14 +10,13 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
-from app.api.access_control import CallerAddresses
+from app.api.access_control import CallerAddresses, Callers
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
 from app.api.auditing import install_auditing
 from app.api.batch_steering import SteeringViews
 from app.api.batches import BatchViews
-from app.api.callers import Callers
 from app.api.chat import ChatViews
 from app.api.compression import install_compression
 from app.api.dead_letters import DeadLetterViews

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from flask.typing import ResponseReturnValue
 
+from app.api.access_control import Callers
 from app.api.answers import answer
-from app.api.callers import Callers
 from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import Operation, ResponseDoc, View
 from app.api.rendering import Rendering

@@ -10,11 +10,11 @@ from typing import Any
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
+from app.api.access_control import Callers, Repeats
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.batch_json import read_batch
 from app.api.body import is_packed, pieces, read_body
-from app.api.callers import Callers, Repeats
 from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run, refuse_options_in_query
 from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, read_batch_options, read_query

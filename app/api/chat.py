@@ -11,10 +11,10 @@ import orjson
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
+from app.api.access_control import Callers, Repeats
 from app.api.answers import answer
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body
-from app.api.callers import Callers, Repeats
 from app.api.errors import SHOULD_RETRY, envelope, error_response
 from app.api.openai_shapes import ChatCompletion
 from app.api.openai_use_cases import OpenAiHouse

@@ -10,10 +10,10 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.access.domain.caller import SECRET_BYTES
+from app.api.access_control import Callers
 from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
 from app.api.answers import answer
 from app.api.body import read_body
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.use_cases import UseCases

@@ -9,7 +9,7 @@ import orjson
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
-from app.api.callers import Callers
+from app.api.access_control import Callers
 from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer

@@ -8,10 +8,10 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, Field
 
+from app.api.access_control import Callers
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import pieces
-from app.api.callers import Callers
 from app.api.openai_shapes import DeletedFile, File, FileList
 from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import BYTES, Operation, ResponseDoc

@@ -10,10 +10,10 @@ from flask import request
 from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, Field
 
+from app.api.access_control import Callers
 from app.api.answers import answer, raw
 from app.api.auditing import note
 from app.api.body import read_body
-from app.api.callers import Callers
 from app.api.files import kept_seconds
 from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
 from app.api.openai_use_cases import OpenAiHouse

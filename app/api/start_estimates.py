@@ -7,8 +7,8 @@ from typing import Literal
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
+from app.api.access_control import Callers
 from app.api.answers import answer
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.shapes import Shape
 from app.pacing.domain.estimates import quality

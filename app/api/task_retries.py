@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
+from app.api.access_control import Callers
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
 from app.api.shapes import RetriedTasks, Task

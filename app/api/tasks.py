@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import request
 from flask.typing import ResponseReturnValue
 
+from app.api.access_control import Callers, Repeats
 from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import ONE_TASK, read_body
-from app.api.callers import Callers, Repeats
 from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query

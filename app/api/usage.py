@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.access.domain.caller import Caller
+from app.api.access_control import Callers
 from app.api.answers import answer
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.shapes import Shape

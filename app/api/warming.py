@@ -8,9 +8,9 @@ from typing import Annotated, Self
 from flask.typing import ResponseReturnValue
 from pydantic import Field, model_validator
 
+from app.api.access_control import Callers
 from app.api.answers import answer
 from app.api.body import read_body
-from app.api.callers import Callers
 from app.api.operations import Operation, ResponseDoc
 from app.api.shapes import Shape
 from app.billing.domain.calendar import Calendar
