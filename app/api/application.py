@@ -29,7 +29,6 @@ from app.api.health import HealthViews
 from app.api.metrics import Metrics
 from app.api.models import ModelViews
 from app.api.openai_batches import OpenAiBatchViews
-from app.api.openai_use_cases import OpenAiHouse, build_openai
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
@@ -38,7 +37,7 @@ from app.api.start_estimates import ForetoldViews
 from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews
 from app.api.usage import UsageViews
-from app.api.use_cases import Dependencies, UseCases, build_use_cases, rules_of
+from app.api.use_cases import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases, rules_of
 from app.api.warming import WarmViews
 from app.dashboard.dashboard import install_dashboard
 from app.dashboard.live import LivePages

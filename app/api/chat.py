@@ -17,11 +17,11 @@ from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body
 from app.api.errors import SHOULD_RETRY, envelope, error_response
 from app.api.openai_shapes import ChatCompletion
-from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.api.shapes import Task
+from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited

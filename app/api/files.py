@@ -13,10 +13,10 @@ from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import pieces
 from app.api.openai_shapes import DeletedFile, File, FileList
-from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.uploads import boundary, read_form
+from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Invalid
 from app.settings import ApiSettings
 from app.submission.store_file import PURPOSES, Upload, UploadParams

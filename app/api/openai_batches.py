@@ -16,9 +16,9 @@ from app.api.auditing import note
 from app.api.body import read_body
 from app.api.files import kept_seconds
 from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
-from app.api.openai_use_cases import OpenAiHouse
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
 from app.submission.bodies import Body, CallbackUrl, Metadata, refuse
