@@ -15,11 +15,11 @@ from app.access.audit_log import AuditFilter, Kept, as_json
 from app.access.manage_policies import StoredPolicy
 from app.api.access_control import Callers
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
-from app.api.answers import answer, raw
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import JSONL, Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.responses import answer, raw
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import parse_instant, to_rfc3339

@@ -26,10 +26,10 @@ from app.api.access_shapes import (
     RotateBody,
     Secret,
 )
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
+from app.api.responses import answer
 from app.api.use_cases import UseCases
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.platform.domain.errors import Forbidden, NotFound

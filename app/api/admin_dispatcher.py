@@ -6,7 +6,6 @@ from flask.typing import ResponseReturnValue
 
 from app.api import operator_rendering as rendering
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
@@ -18,6 +17,7 @@ from app.api.operator_shapes import (
     UpstreamKey,
     UpstreamKeyList,
 )
+from app.api.responses import answer
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.submission.validation import parse, parse_json

@@ -18,10 +18,8 @@ from app.api.auditing import install_auditing
 from app.api.batch_steering import SteeringViews
 from app.api.batches import BatchViews
 from app.api.chat import ChatViews
-from app.api.compression import install_compression
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page
-from app.api.errors import install_errors
 from app.api.events import EventViews
 from app.api.files import FileViews
 from app.api.following import install_following
@@ -33,6 +31,7 @@ from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
 from app.api.request_ids import install_request_ids
+from app.api.responses import install_compression, install_errors
 from app.api.start_estimates import ForetoldViews
 from app.api.task_retries import RetryViews
 from app.api.tasks import TaskViews

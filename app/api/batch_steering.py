@@ -7,9 +7,9 @@ from collections.abc import Callable
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.operations import Operation, ResponseDoc, View
 from app.api.rendering import Rendering
+from app.api.responses import answer
 from app.api.shapes import Batch
 from app.api.use_cases import OpenAiHouse
 from app.tasks.store.batches import BatchRow

@@ -11,7 +11,6 @@ from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers, Repeats
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.batch_json import read_batch
 from app.api.body import is_packed, pieces, read_body
@@ -19,6 +18,7 @@ from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dr
 from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
+from app.api.responses import answer
 from app.api.shapes import AcceptedBatch, Batch, ResultLine
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid

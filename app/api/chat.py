@@ -12,14 +12,13 @@ from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers, Repeats
-from app.api.answers import answer
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body
-from app.api.errors import SHOULD_RETRY, envelope, error_response
 from app.api.openai_shapes import ChatCompletion
 from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.rendering import Rendering
+from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
 from app.api.shapes import Task
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Invalid, NotFound

@@ -9,12 +9,12 @@ from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, Field
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import pieces
 from app.api.openai_shapes import DeletedFile, File, FileList
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.responses import answer
 from app.api.uploads import boundary, read_form
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Invalid

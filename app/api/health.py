@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Response
 from flask.typing import ResponseReturnValue
 
-from app.api.answers import answer
 from app.api.metrics import Metrics
 from app.api.operations import TEXT, Operation, ResponseDoc
+from app.api.responses import answer
 from app.api.shapes import Health
 from app.platform.database import Database
 

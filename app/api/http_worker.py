@@ -19,7 +19,7 @@ from gunicorn.http import errors, wsgi
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from app.api.errors import envelope
+from app.api.responses import envelope
 from app.api.slow_clients import SlowClient, paced_parser
 from app.tasks.domain.task import new_id
 

@@ -7,9 +7,9 @@ from typing import Any
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.openai_shapes import Model, ModelList
 from app.api.operations import Operation, ResponseDoc
+from app.api.responses import answer
 from app.platform.domain.errors import NotFound
 from app.settings import Settings
 

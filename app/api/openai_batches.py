@@ -11,13 +11,13 @@ from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, Field
 
 from app.api.access_control import Callers
-from app.api.answers import answer, raw
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.files import kept_seconds
 from app.api.openai_shapes import OpenAiBatch, OpenAiBatchList
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.responses import answer, raw
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.api.answers import raw
+from app.api.responses import raw
 from app.pacing.ports import Explain, Queued
 from app.platform.domain.times import to_rfc3339
 from app.tasks.domain.task import Status

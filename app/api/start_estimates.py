@@ -8,8 +8,8 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.operations import Operation, ResponseDoc
+from app.api.responses import answer
 from app.api.shapes import Shape
 from app.pacing.domain.estimates import quality
 from app.pacing.store.lines import foretold

@@ -6,11 +6,11 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
+from app.api.responses import answer
 from app.api.shapes import RetriedTasks, Task
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid

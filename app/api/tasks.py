@@ -6,13 +6,13 @@ from flask import request
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers, Repeats
-from app.api.answers import answer
 from app.api.auditing import note
 from app.api.body import ONE_TASK, read_body
 from app.api.operations import Operation, ResponseDoc
 from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
+from app.api.responses import answer
 from app.api.shapes import AttemptList, Deleted, DeliveryList, Task, TaskList
 from app.api.use_cases import UseCases
 from app.submission.bodies import TaskBody

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from app.access.domain.caller import Caller
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
+from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.usage import BY, as_csv, usage_row
 from app.billing.store.usage import UsageFilter

@@ -9,9 +9,9 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field, model_validator
 
 from app.api.access_control import Callers
-from app.api.answers import answer
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
+from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.calendar import Calendar
 from app.platform.domain.money import PICOS_PER_UNIT, amount

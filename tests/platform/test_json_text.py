@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.answers import raw
+from app.api.responses import raw
 from app.platform.domain.json_text import one_line, read_json
 from app.tasks.domain.task import Status
 from app.tasks.read_files import output_line

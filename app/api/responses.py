@@ -1,18 +1,73 @@
-"""Every failure in one envelope: {"error": {message, type, param, code}} and an x-request-id."""
+"""Writing responses: JSON, compression, and every failure in one envelope with an x-request-id."""
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 from flask import Flask, Response, g, has_request_context
+from flask.globals import request_ctx
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from app.platform.domain.errors import OverLimit, Rejected, Unreachable
+from app.platform.domain.json_text import one_line
 from app.platform.encryption import Unsealable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class PrebuiltResponse(Response):
+    """A response that is made in one piece, of headers that may be sent as they are: ASCII, a length among them.
+
+    Werkzeug would look for both in every response, and close each when it has been sent.
+    """
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002
+        """Those that it has."""
+        return self.headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Its one piece."""
+        return () if environ["REQUEST_METHOD"] == "HEAD" else [self.get_data()]
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response, of a status that has a body. Stored JSON text goes in as orjson.Fragment, unparsed."""
+    return PrebuiltResponse(orjson.dumps(value), status, headers, content_type="application/json")
+
+
+def raw(text: str | None) -> orjson.Fragment | None:
+    """Stored JSON text, to be written out on one line."""
+    return None if text is None else orjson.Fragment(one_line(text))
+
+
+_SMALLEST = 1_024  # bytes worth it
+_LEVEL = 5
+
+
+def install_compression(app: Flask) -> None:
+    """Pack whole answers of some size."""
+
+    @app.after_request
+    def pack(response: Response) -> Response:
+        asked = request_ctx.request
+        named = "gzip" in asked.environ.get("HTTP_ACCEPT_ENCODING", "")
+        wanted = named and asked.accept_encodings.quality("gzip") > 0
+        if not wanted or response.is_streamed or response.headers.get("Content-Encoding"):
+            return response
+        data = response.get_data()
+        if len(data) >= _SMALLEST:
+            response.set_data(gzip.compress(data, _LEVEL))
+            response.headers["Content-Encoding"] = "gzip"
+            response.vary.add("Accept-Encoding")
+        return response
+
 
 log = structlog.get_logger(__name__)
 
