@@ -33,8 +33,7 @@ from app.api.rendering import Rendering
 from app.api.request_ids import install_request_ids
 from app.api.responses import install_compression, install_errors
 from app.api.start_estimates import ForetoldViews
-from app.api.task_retries import RetryViews
-from app.api.tasks import TaskViews
+from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import UsageViews
 from app.api.use_cases import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases, rules_of
 from app.api.warming import WarmViews
