@@ -21,12 +21,11 @@ from app.api.chat import ChatViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page
 from app.api.events import EventViews
-from app.api.files import FileViews
 from app.api.following import install_following
 from app.api.health import HealthViews
 from app.api.metrics import Metrics
 from app.api.models import ModelViews
-from app.api.openai_batches import OpenAiBatchViews
+from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
