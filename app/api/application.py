@@ -15,8 +15,7 @@ from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
 from app.api.auditing import install_auditing
-from app.api.batch_steering import SteeringViews
-from app.api.batches import BatchViews
+from app.api.batches import BatchViews, SteeringViews
 from app.api.chat import ChatViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page

@@ -1,34 +1,105 @@
-"""/v1/batch: many prompts at a time."""
+"""/v1/batch: many prompts in one request; dry runs, results, pause, resume and retry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, Literal
 
 from flask import Response, request
 from flask.typing import ResponseReturnValue
+from pydantic import Field
 
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
 from app.api.batch_json import read_batch
 from app.api.body import is_packed, pieces, read_body
-from app.api.estimates import BatchEstimate, DryRunQuery, estimate_view, read_dry_run, refuse_options_in_query
 from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer
-from app.api.shapes import AcceptedBatch, Batch, ResultLine
-from app.api.use_cases import UseCases
+from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
+from app.api.use_cases import OpenAiHouse, UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
+from app.platform.domain.money import micros
+from app.platform.domain.times import to_rfc3339
 from app.settings import ApiSettings
-from app.submission.bodies import BatchBody, BatchLine
+from app.submission.bodies import BatchBody, BatchLine, BatchOptions
 from app.submission.domain.request import BatchRequest, TaskRequest
-from app.submission.estimate_batch import EstimateBatch
+from app.submission.estimate_batch import Estimate, EstimateBatch
 from app.submission.submit_batch import SubmittedBatch
 from app.submission.validation import parse, parse_json
+from app.tasks.store.batches import BatchRow
+
+
+class DryRunQuery(Query):
+    """Whether to submit at all."""
+
+    dry_run: Literal["true", "false"] = Field(
+        "false", description="true: check everything, say what it would come to, and store nothing."
+    )
+
+
+class ModelEstimate(Shape):
+    """What goes to one model."""
+
+    requests: int
+    tokens: int
+
+
+class BatchEstimate(Shape):
+    """What a batch would come to."""
+
+    object: Literal["batch.estimate"]
+    requests: int
+    tokens: int = Field(description="Estimated, prompts and answers together.")
+    cost: Cost | None = Field(description="The most it can cost; null: a price is unknown.")
+    seconds: float | None = Field(
+        description="At the told limits, if nothing else runs; null: none are told."
+    )
+    finished_at: Time | None
+    models: dict[str, ModelEstimate]
+
+
+def read_dry_run() -> bool:
+    """Whether the request that is being served is only a question. Raises Invalid."""
+    given = request.args.get("dry_run")
+    return given is not None and parse(DryRunQuery, {"dry_run": given}).dry_run == "true"
+
+
+def refuse_options_in_query() -> None:
+    """With a JSON body nothing else stands in the query string: an option there would be overlooked. Raises Invalid."""
+    for name in request.args:
+        if name in BatchOptions.model_fields:
+            raise Invalid(
+                f"{name}: stands in the body when that is JSON; in the query string it is for JSON lines "
+                "(Content-Type: application/x-ndjson)",
+                param=name,
+                code="invalid_value",
+            )
+    read_query(DryRunQuery)
+
+
+def estimate_view(estimate: Estimate) -> dict[str, Any]:
+    """The answer."""
+    cost = None
+    if estimate.cost_picos is not None:
+        cost = {"micros": micros(estimate.cost_picos), "currency": estimate.currency}
+    return {
+        "object": "batch.estimate",
+        "requests": estimate.requests,
+        "tokens": estimate.tokens,
+        "cost": cost,
+        "seconds": estimate.seconds,
+        "finished_at": to_rfc3339(estimate.finished_at),
+        "models": {
+            name: {"requests": demand.requests, "tokens": demand.tokens}
+            for name, demand in estimate.models.items()
+        },
+    }
+
 
 _LINES = frozenset(
     {"application/x-ndjson", "application/jsonl", "application/ndjson", "application/x-jsonlines"}
@@ -219,3 +290,56 @@ def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:
         except Invalid as error:
             raise Invalid(error.message, param=within, code=error.code) from None
         yield parse(BatchLine, value, within=within, where=where).line_request()
+
+
+class SteeringViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering) -> None:
+        self._house = house
+        self._callers = callers
+        self._rendering = rendering
+
+    def operations(self) -> list[Operation]:
+        """What is offered, each also under /api."""
+        return [
+            _steering("pause", "Start nothing more of a batch.", self.pause, "Running calls are let finish."),
+            _steering("resume", "Let a paused batch go on.", self.resume, "In the order of its requests."),
+            _steering(
+                "retry",
+                "Run the failed lines of a batch again.",
+                self.retry,
+                "Those that failed or expired, and those alone. Each becomes a new task; the old one stays as it "
+                "ended. A batch whose time was up gets as much again.",
+            ),
+        ]
+
+    def pause(self, batch_id: str) -> ResponseReturnValue:
+        """The batch as it stands after the wish."""
+        return self._do(self._house.steer_batch.pause, batch_id)
+
+    def resume(self, batch_id: str) -> ResponseReturnValue:
+        """The batch as it stands after the wish."""
+        return self._do(self._house.steer_batch.resume, batch_id)
+
+    def retry(self, batch_id: str) -> ResponseReturnValue:
+        """The batch as it stands after the wish."""
+        return self._do(self._house.steer_batch.retry, batch_id)
+
+    def _do(self, what: Callable[[str, str], BatchRow], batch_id: str) -> ResponseReturnValue:
+        return answer(self._rendering.batch(what(self._callers.current().client_id, batch_id)))
+
+
+def _steering(word: str, summary: str, view: View, description: str) -> Operation:
+    path = f"/v1/batch/{{batch_id}}/{word}"
+    return Operation(
+        "POST",
+        path,
+        summary,
+        view,
+        {200: ResponseDoc("The batch.", Batch)},
+        group="Batches",
+        description=description,
+        refusals=(404, 409),
+        aliases=(f"/api{path}",),
+    )
