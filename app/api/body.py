@@ -10,8 +10,8 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from app.api.gzip_members import BadGzip, Members
+from app.api.http_worker import SlowClient
 from app.api.peer import watch_peer
-from app.api.slow_clients import SlowClient
 from app.platform.domain.errors import Invalid
 
 _PIECE = 64 * 1024  # bytes

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.api.slow_clients import LEAST_PACE, SlowClient, SlowClientGuard
+from app.api.http_worker import LEAST_PACE, SlowClient, SlowClientGuard
 
 
 def test_waiting_is_counted_over_all_reads_of_a_request_and_begins_anew_with_the_next() -> None:
