@@ -1,18 +1,109 @@
-"""Reading what was sent: never more than allowed, and a broken transmission is the sender's matter."""
+"""Reading request bodies: size limits, gzip, forms, and clients that hang up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import select
+import socket
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Any, Protocol
 
-from flask import Request
+from flask import Request, request
 from flask.globals import request_ctx
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from app.api.gzip_members import BadGzip, Members
 from app.api.http_worker import SlowClient
-from app.api.peer import watch_peer
 from app.platform.domain.errors import Invalid
+
+MOST_MEMBERS = 100_000  # each costs some 10 us; block gzip of 512 MiB has 8,192
+_FIRST, _WHOLE = (
+    512,
+    64 * 1024,
+)  # bytes handed to zlib at a time: few to a new member, for it copies what it leaves
+
+
+class BadGzip(ValueError):
+    """It is no gzip; the message says in what way."""
+
+
+class Members:
+    """Unpacks piece by piece. Linear in what comes in and goes out."""
+
+    def __init__(self) -> None:
+        self._at_a_time = _FIRST
+        self._fresh = True
+        self._zlib = zlib.decompressobj(wbits=31)
+        self._ended = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether what has come so far ends where a member ends."""
+        return self._ended > 0 and self._fresh
+
+    def unpack(self, packed: bytes, most: int) -> Iterator[bytes]:
+        """Unpack the next piece, `most` bytes at a time. Raises BadGzip."""
+        place = 0
+        while place < len(packed):
+            given = packed[place : place + self._at_a_time]
+            place += len(given)
+            self._at_a_time = min(2 * self._at_a_time, _WHOLE)
+            yield from self._unpack(given, most)
+            if self._zlib.eof:
+                place -= len(self._zlib.unused_data)
+                self._end()
+
+    def _unpack(self, given: bytes, most: int) -> Iterator[bytes]:
+        self._fresh = False
+        while out := self._next(given, most):
+            yield out
+            given = self._zlib.unconsumed_tail
+
+    def _next(self, given: bytes, most: int) -> bytes:
+        try:
+            return self._zlib.decompress(given, most)
+        except zlib.error:
+            where = "what follows its end is not gzip" if self._ended else "it is damaged, or something else"
+            raise BadGzip(where) from None
+
+    def _end(self) -> None:
+        self._ended += 1
+        if self._ended >= MOST_MEMBERS:
+            raise BadGzip(f"more than {MOST_MEMBERS} members, pack it as one")
+        self._begin()
+
+    def _begin(self) -> None:
+        self._zlib, self._fresh, self._at_a_time = zlib.decompressobj(wbits=31), True, _FIRST
+
+
+_SOCKETS = ("gunicorn.socket", "werkzeug.socket")
+
+
+def watch_peer(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """A function that tells whether the client has hung up; it looks at the socket and takes nothing from it.
+
+    Where the server does not show its socket, nobody is ever seen to hang up.
+    """
+    sock = next((environ[name] for name in _SOCKETS if isinstance(environ.get(name), socket.socket)), None)
+    if sock is None:
+        return lambda: False
+    return lambda: _hung_up(sock)
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(0):
+            return False
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except (OSError, ValueError):
+        return True
+
 
 _PIECE = 64 * 1024  # bytes
 _LOOK_EVERY = 16  # pieces unpacked between two looks whether the client is there
@@ -128,3 +219,108 @@ def _too_large(most: int) -> Invalid:
 
 def _broken_off() -> Invalid:
     return Invalid("the body broke off before its end", code="incomplete_body")
+
+
+_LONGEST_FIELD = 4096  # bytes
+_MOST_PARTS = 20
+_MOST_AROUND = (
+    64 * 1024
+)  # bytes held that are no part's data: its head, and what stands before and behind all parts
+
+
+class Sink(Protocol):
+    """What takes a file's bytes."""
+
+    def write(self, data: bytes) -> None:
+        """Go on with the next ones."""
+
+
+def boundary() -> bytes:
+    """The boundary of the request that is being served. Raises Invalid when it is no form."""
+    kind, options = parse_options_header(request.headers.get("Content-Type", ""))
+    if kind != "multipart/form-data" or not options.get("boundary"):
+        raise Invalid("a form is expected: Content-Type: multipart/form-data", code="invalid_content_type")
+    return options["boundary"].encode("latin-1", "replace")
+
+
+def read_form(received: Iterable[bytes], mark: bytes, open_file: Callable[[str], Sink]) -> dict[str, str]:
+    """Read a form to its end; gives back its fields. `open_file` is told the name of the one file in it.
+
+    Raises Invalid for what is no form, is cut off, or has another number of files.
+    """
+    reading = _Reading(open_file)
+    for said in _events(received, mark):
+        reading.take(said)
+        if isinstance(said, Epilogue):
+            return reading.fields()
+    raise Invalid("the form broke off before its end", code="incomplete_body")
+
+
+class _Reading:
+    def __init__(self, open_file: Callable[[str], Sink]) -> None:
+        self._open_file = open_file
+        self._fields: dict[str, bytearray] = {}
+        self._field: bytearray | None = None
+        self._sink: Sink | None = None
+        self._in_file = False
+
+    def take(self, said: Event) -> None:
+        if isinstance(said, Field):
+            self._in_file = False
+            self._field = self._fields.setdefault(said.name, bytearray())
+        elif isinstance(said, File):
+            self._begin_file(said)
+        elif isinstance(said, Data):
+            self._add(said.data)
+
+    def fields(self) -> dict[str, str]:
+        if self._sink is None:
+            raise Invalid("file: is needed", param="file", code="missing_field")
+        try:
+            return {name: value.decode() for name, value in self._fields.items()}
+        except UnicodeDecodeError:
+            raise Invalid("the form's fields must be UTF-8", code="invalid_value") from None
+
+    def _begin_file(self, said: File) -> None:
+        if said.name != "file" or self._sink is not None:
+            raise Invalid(
+                "exactly one file is expected, in the field file", param="file", code="invalid_value"
+            )
+        self._in_file = True
+        self._sink = self._open_file(said.filename)
+
+    def _add(self, data: bytes) -> None:
+        if self._in_file and self._sink is not None:
+            self._sink.write(data)
+        elif self._field is not None:
+            self._field += data
+            if len(self._field) > _LONGEST_FIELD:
+                raise Invalid("a field of the form is too long", code="request_too_large", status=413)
+
+
+def _events(received: Iterable[bytes], mark: bytes) -> Iterator[Event]:
+    decoder = MultipartDecoder(mark, max_parts=_MOST_PARTS)
+    try:
+        for piece in _ended(received):
+            decoder.receive_data(piece)
+            while not isinstance(said := decoder.next_event(), NeedData):
+                yield said
+                if isinstance(said, Epilogue):
+                    return
+            _check_held(decoder)
+    except RequestEntityTooLarge:
+        raise Invalid("the form has too many parts", code="request_too_large", status=413) from None
+    except ValueError:
+        raise Invalid("the form is malformed, or broke off before its end", code="incomplete_body") from None
+
+
+def _check_held(decoder: MultipartDecoder) -> None:
+    """Of data the decoder holds what may be a boundary; of all else, until it is whole."""
+    if len(decoder.buffer) > _MOST_AROUND:
+        message = f"the form holds more than {_MOST_AROUND} bytes in the head of a part, or around the parts"
+        raise Invalid(message, code="request_too_large", status=413)
+
+
+def _ended(received: Iterable[bytes]) -> Iterator[bytes | None]:
+    yield from received
+    yield None

@@ -13,10 +13,9 @@ from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import TASK_HEADER, note
-from app.api.body import ONE_TASK, read_body
+from app.api.body import ONE_TASK, read_body, watch_peer
 from app.api.openai_shapes import ChatCompletion
 from app.api.operations import Operation, ResponseDoc
-from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
 from app.api.shapes import Task

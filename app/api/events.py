@@ -10,8 +10,8 @@ from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers
+from app.api.body import watch_peer
 from app.api.operations import Operation, ResponseDoc
-from app.api.peer import watch_peer
 from app.api.rendering import Rendering
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.event_stream import COMMENT, named_event

@@ -12,12 +12,11 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.access_control import Callers
 from app.api.auditing import note
-from app.api.body import pieces, read_body
+from app.api.body import boundary, pieces, read_body, read_form
 from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, OpenAiBatchList
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer, raw
-from app.api.uploads import boundary, read_form
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration

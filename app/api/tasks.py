@@ -8,9 +8,8 @@ from pydantic import Field
 
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
-from app.api.body import ONE_TASK, read_body
+from app.api.body import ONE_TASK, read_body, watch_peer
 from app.api.operations import Operation, ResponseDoc
-from app.api.peer import watch_peer
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer

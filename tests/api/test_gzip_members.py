@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api import gzip_members
-from app.api.gzip_members import BadGzip, Members
+from app.api import body
+from app.api.body import BadGzip, Members
 
 PIECE = 64 * 1024
 EMPTY = gzip.compress(b"", mtime=0)
@@ -66,4 +66,4 @@ def test_many_tiny_members_cost_in_proportion_and_have_a_most() -> None:
     pieces = tiny * (PIECE // len(tiny))
     with pytest.raises(BadGzip, match="more than 100000 members"):
         [list(members.unpack(pieces, PIECE)) for _ in range(10_000)]
-    assert time.process_time() - began < 10 * gzip_members.MOST_MEMBERS / 100_000
+    assert time.process_time() - began < 10 * body.MOST_MEMBERS / 100_000

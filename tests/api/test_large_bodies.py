@@ -19,8 +19,8 @@ from pydantic_core import SchemaValidator
 
 from app.api import access_shapes, openai_batches, operator_shapes, queries, tasks, warming
 from app.api.batch_json import read_batch
+from app.api.body import read_form
 from app.api.queries import Query
-from app.api.uploads import read_form
 from app.platform.domain import json_text
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import check_values
