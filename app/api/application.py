@@ -16,14 +16,13 @@ from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
 from app.api.auditing import install_auditing
 from app.api.batches import BatchViews, SteeringViews
-from app.api.chat import ChatViews
+from app.api.chat import ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page
 from app.api.events import EventViews
 from app.api.following import install_following
 from app.api.health import HealthViews
 from app.api.metrics import Metrics
-from app.api.models import ModelViews
 from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: calls that wait, and calls that stream."""
+"""/v1/chat/completions, waiting and streaming, and /v1/models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask.typing import ResponseReturnValue
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body, watch_peer
-from app.api.openai_shapes import ChatCompletion
+from app.api.openai_shapes import ChatCompletion, Model, ModelList
 from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
 from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
@@ -22,6 +22,7 @@ from app.api.shapes import Task
 from app.api.use_cases import OpenAiHouse
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
+from app.settings import Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.chat_bodies import ChatBody
 from app.submission.domain import request_headers
@@ -29,6 +30,66 @@ from app.submission.domain.request_headers import read_patience
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
 from app.upstreams.domain.chat_stream import for_client
+
+
+class ModelViews:
+    """The configuration's models, in its order."""
+
+    def __init__(self, callers: Callers, settings: Settings) -> None:
+        self._callers = callers
+        self._models = {model["id"]: model for model in _models(settings)}
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        return [
+            Operation(
+                "GET",
+                "/v1/models",
+                "List the models.",
+                self.list,
+                {200: ResponseDoc("All of them.", ModelList)},
+                group="OpenAI",
+            ),
+            Operation(
+                "GET",
+                "/v1/models/{model}",
+                "Look at a model.",
+                self.show,
+                {200: ResponseDoc("The model.", Model)},
+                group="OpenAI",
+                refusals=(404,),
+                whole_paths=("model",),
+            ),
+        ]
+
+    def list(self) -> ResponseReturnValue:
+        """All of them."""
+        self._callers.current()
+        return answer({"object": "list", "data": list(self._models.values())})
+
+    def show(self, model: str) -> ResponseReturnValue:
+        """One of them; its name may hold slashes."""
+        self._callers.current()
+        found = self._models.get(model)
+        if found is None:
+            raise NotFound(
+                f"no model {model[:80]!r} is configured here", param="model", code="model_not_found"
+            )
+        return answer(found)
+
+
+def _models(settings: Settings) -> list[dict[str, Any]]:
+    upstreams = {key.name: key.upstream for key in settings.keys}
+    return [
+        {
+            "id": model.name,
+            "object": "model",
+            "created": 0,  # nobody knows
+            "owned_by": upstreams.get(model.routes()[0][0].key, "penstock"),
+        }
+        for model in settings.models
+    ]
+
 
 PATH = "/v1/chat/completions"
 _ABOUT = (
