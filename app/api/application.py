@@ -29,9 +29,8 @@ from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
 from app.api.request_ids import install_request_ids
 from app.api.responses import install_compression, install_errors
-from app.api.start_estimates import ForetoldViews
 from app.api.tasks import RetryViews, TaskViews
-from app.api.usage import UsageViews
+from app.api.usage import ForetoldViews, UsageViews
 from app.api.use_cases import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases, rules_of
 from app.api.warming import WarmViews
 from app.dashboard.dashboard import install_dashboard

@@ -1,4 +1,4 @@
-"""/v1/usage: what was used, paid and saved."""
+"""/v1/usage and /v1/estimates: what was used, paid and saved, and how good start estimates were."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.usage import BY, as_csv, usage_row
 from app.billing.store.usage import UsageFilter
+from app.pacing.domain.estimates import quality
+from app.pacing.store.lines import foretold
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
 from app.reporting.read_usage import ReadUsage
 
-_DAYS = 30
+_DEFAULT_DAYS = 30
 _DAY = 86400.0
 
 
@@ -119,7 +121,7 @@ class UsageViews:
     def _wanted(self, query: UsageQuery, caller: Caller, by: list[str]) -> UsageFilter:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date()
         last = query.last or today
-        first = query.first or min(last, today - timedelta(days=_DAYS))
+        first = query.first or min(last, today - timedelta(days=_DEFAULT_DAYS))
         if last < first:
             raise Invalid("to: lies before from", param="to", code="invalid_value")
         client = query.client if caller.is_admin else caller.client_id
@@ -140,3 +142,57 @@ def _divided(text: str) -> list[str]:
         if name not in BY:
             raise Invalid(f"by: there is no {name[:40]!r}; there are {', '.join(BY)}", param="by")
     return [name for name in BY if name in names]
+
+
+OVER = 1_000  # tasks: the newest that succeeded
+
+
+class EstimateQuality(Shape):
+    """The starts estimated at submission, against the real ones, of your newest tasks that succeeded."""
+
+    object: Literal["estimates"]
+    tasks: int = Field(description=f"How many were looked at; the newest {OVER} at most.")
+    unestimated: int = Field(description="Of these, those whose start nobody could estimate when they came.")
+    median_error_seconds: float | None
+    median_error_share: float | None = Field(
+        description="Of the real wait; waits under a second count as one."
+    )
+    within_twice: float | None = Field(
+        description="The share of estimates of half to twice the real wait; waits under a second count as one."
+    )
+
+
+class ForetoldViews:
+    """Parse, authenticate, call one service, render."""
+
+    def __init__(self, database: Database, callers: Callers) -> None:
+        self._database = database
+        self._callers = callers
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        return [
+            Operation(
+                "GET",
+                "/v1/estimates",
+                "How good estimated starts were.",
+                self.read,
+                {200: ResponseDoc("Estimates against what came.", EstimateQuality)},
+                group="Usage",
+            )
+        ]
+
+    def read(self) -> ResponseReturnValue:
+        """The quality of the caller's estimates."""
+        caller = self._callers.current()
+        found = quality(self._database.read(lambda conn: foretold(conn, caller.client_id, OVER)))
+        return answer(
+            {
+                "object": "estimates",
+                "tasks": found.tasks,
+                "unestimated": found.unestimated,
+                "median_error_seconds": found.median_error_seconds,
+                "median_error_share": found.median_error_share,
+                "within_twice": found.within_twice,
+            }
+        )
