@@ -1,27 +1,291 @@
-"""/v1/admin/dispatcher, /v1/admin/keys and /v1/admin/pauses: for operators."""
+"""What operators are answered: the dispatcher, its quotas, keys and pauses."""
 
 from __future__ import annotations
 
-from flask.typing import ResponseReturnValue
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
 
-from app.api import operator_rendering as rendering
+from flask.typing import ResponseReturnValue
+from pydantic import Field
+
 from app.api.access_control import Callers
 from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
-from app.api.operator_shapes import (
-    DispatcherShape,
-    KeyTest,
-    PauseBody,
-    PauseList,
-    UpstreamKey,
-    UpstreamKeyList,
-)
 from app.api.responses import answer
+from app.api.shapes import Shape, Time
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.times import to_rfc3339
+from app.reporting.domain.dispatcher_snapshot import (
+    DispatcherSnapshot,
+    KeyStanding,
+    LeaderSnapshot,
+    QuotaStanding,
+    WorkerStanding,
+)
+from app.submission.bodies import Body
 from app.submission.validation import parse, parse_json
 from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
+from app.upstreams.domain.key_health import Probed
+
+
+class Limits(Shape):
+    """Limits a minute, and at once; null: none is known."""
+
+    rpm: float | None
+    tpm: float | None
+    concurrency: int | None
+
+
+class HoldupShape(Shape):
+    """Who holds work up."""
+
+    holder: Literal["nobody", "us", "upstream", "limits", "operator"]
+    words: str
+
+
+class Leader(Shape):
+    """The dispatcher that leads."""
+
+    term: str
+    beats: bool
+    since: Time | None
+    last_beat_at: Time | None
+    ticks: int | None
+
+
+class Worker(Shape):
+    """A worker process; slots are null while Redis is away."""
+
+    id: str
+    host: str | None
+    pid: int | None
+    keys: list[str]
+    slots: int | None
+    held: int | None
+    last_seen_at: Time
+
+
+class Breaker(Shape):
+    """A breaker that is not closed."""
+
+    state: Literal["closed", "open", "half_open"]
+    reason: str
+    opens_at: Time
+
+
+class Quota(Shape):
+    """A quota: told, learned, in force, in use."""
+
+    id: str
+    kind: str
+    name: str
+    model: str
+    upstreams: list[str]
+    told: Limits
+    learned: Limits
+    in_force: Limits
+    in_flight: int
+    last_minute: int = Field(description="Calls let through in the last 60 s.")
+    waiting: int = Field(description="Tasks of the models whose calls pass it.")
+    braked_until: Time | None
+    why: str
+    brakes: int
+    breaker: Breaker | None
+
+
+class WaitingModel(Shape):
+    """What waits for a model."""
+
+    name: str
+    waiting: int
+    waiting_for: str | None
+    opens_in: float | None = Field(description="Seconds; null: not known, or only an end can free it.")
+
+
+class PauseShape(Shape):
+    """Something that an operator has paused."""
+
+    subject: str = Field(description="everything, model:NAME, client:NAME or key:NAME.")
+    since: Time
+
+
+class PauseList(Shape):
+    """All pauses."""
+
+    object: Literal["list"]
+    data: list[PauseShape]
+
+
+class PauseBody(Body):
+    """What to pause: exactly one of them."""
+
+    everything: Literal[True] | None = None
+    model: str | None = Field(None, min_length=1, max_length=200)
+    client: str | None = Field(None, min_length=1, max_length=40)
+    key: str | None = Field(None, min_length=1, max_length=200, description="The name of a [[key]].")
+
+
+class LastTest(Shape):
+    """A test of a key."""
+
+    finding: Literal["works", "refused", "not_offered", "no_answer"]
+    at: Time
+    seconds: float
+    status: int | None
+    words: str
+
+
+class UpstreamKey(Shape):
+    """A key of ours at an upstream, without its secret."""
+
+    name: str
+    object: Literal["upstream_key"]
+    upstream: str
+    account: str
+    state: Literal["active", "paused", "disabled", "no_balance", "braked", "unused"]
+    reason: str
+    since: Time | None
+    in_flight: int
+    last_minute: int
+    workers: int = Field(description="That consume its queue.")
+    next_test_at: Time | None
+    last_test: LastTest | None
+    quotas: list[Quota]
+
+
+class UpstreamKeyList(Shape):
+    """All keys."""
+
+    object: Literal["list"]
+    data: list[UpstreamKey]
+
+
+class KeyTest(LastTest):
+    """What a test came to."""
+
+    name: str
+    object: Literal["key_test"]
+
+
+class DispatcherShape(Shape):
+    """The dispatcher as it stands."""
+
+    object: Literal["dispatcher"]
+    at: Time
+    holdup: HoldupShape
+    database: bool = Field(description="Whether it answers.")
+    redis: bool
+    leader: Leader
+    waiting: int
+    in_flight: int
+    slots: int
+    pauses: list[PauseShape]
+    models: list[WaitingModel]
+    quotas: list[Quota]
+    keys: list[UpstreamKey]
+    workers: list[Worker]
+
+
+def dispatcher(sight: DispatcherSnapshot) -> dict[str, Any]:
+    """All of it."""
+    quotas = {quota.id: quota for quota in sight.quotas}
+    return {
+        "object": "dispatcher",
+        "at": to_rfc3339(sight.at),
+        "holdup": {"holder": sight.holdup.holder, "words": sight.holdup.words},
+        "database": sight.database,
+        "redis": sight.redis,
+        "leader": _leader(sight.leader),
+        "waiting": sight.waiting,
+        "in_flight": sight.flight,
+        "slots": sight.slots,
+        "pauses": pauses(sight.pauses),
+        "models": [asdict(model) for model in sight.models],
+        "quotas": [_quota(quota) for quota in sight.quotas],
+        "keys": [key(one, quotas) for one in sight.keys],
+        "workers": [_worker(worker) for worker in sight.workers],
+    }
+
+
+def pauses(since: Mapping[str, float]) -> list[dict[str, Any]]:
+    """By subject."""
+    return [{"subject": subject, "since": to_rfc3339(at)} for subject, at in since.items()]
+
+
+def key(one: KeyStanding, quotas: Mapping[str, QuotaStanding]) -> dict[str, Any]:
+    """Without its secret: that is not known here."""
+    standing = one.standing
+    return {
+        "name": one.name,
+        "object": "upstream_key",
+        "upstream": one.upstream,
+        "account": one.account,
+        "state": one.state,
+        "reason": one.reason,
+        "since": to_rfc3339(standing.since) if standing.since else None,
+        "in_flight": one.flight,
+        "last_minute": one.last_minute,
+        "workers": one.workers,
+        "next_test_at": _instant(standing.next_test_at),
+        "last_test": None if standing.last is None else test(standing.last),
+        "quotas": [_quota(quotas[name]) for name in one.quotas],
+    }
+
+
+def test(tested: Probed) -> dict[str, Any]:
+    """A test of a key."""
+    return {
+        "finding": tested.finding,
+        "at": to_rfc3339(tested.at),
+        "seconds": round(tested.seconds, 3),
+        "status": tested.status,
+        "words": tested.words,
+    }
+
+
+def _leader(leader: LeaderSnapshot) -> dict[str, Any]:
+    return {
+        "term": leader.term,
+        "beats": leader.beats,
+        "since": _instant(leader.since),
+        "last_beat_at": _instant(leader.last_beat_at),
+        "ticks": leader.ticks,
+    }
+
+
+def _quota(quota: QuotaStanding) -> dict[str, Any]:
+    breaker = quota.breaker
+    return {
+        "id": quota.id,
+        "kind": quota.kind,
+        "name": quota.name,
+        "model": quota.model,
+        "upstreams": list(quota.upstreams),
+        "told": asdict(quota.told),
+        "learned": asdict(quota.learned),
+        "in_force": asdict(quota.in_force),
+        "in_flight": quota.flight,
+        "last_minute": quota.last_minute,
+        "waiting": quota.waiting,
+        "braked_until": _instant(quota.braked_until),
+        "why": quota.why,
+        "brakes": quota.brakes,
+        "breaker": None
+        if breaker is None
+        else {"state": breaker.state, "reason": breaker.reason, "opens_at": to_rfc3339(breaker.opens_at)},
+    }
+
+
+def _worker(worker: WorkerStanding) -> dict[str, Any]:
+    return {**asdict(worker), "keys": list(worker.keys), "last_seen_at": to_rfc3339(worker.last_seen_at)}
+
+
+def _instant(at: float | None) -> str | None:
+    return None if at is None else to_rfc3339(at)
+
 
 _MOST = 4 * 1024  # bytes of a body
 _GROUP = "Administration"
@@ -118,7 +382,7 @@ class DispatcherViews:
     def show(self) -> ResponseReturnValue:
         """All of it."""
         self._callers.current()
-        return answer(rendering.dispatcher(self._house.read_dispatcher.read()))
+        return answer(dispatcher(self._house.read_dispatcher.read()))
 
     def list_pauses(self) -> ResponseReturnValue:
         """All."""
@@ -142,7 +406,7 @@ class DispatcherViews:
         self._callers.current()
         sight = self._house.read_dispatcher.read()
         quotas = {quota.id: quota for quota in sight.quotas}
-        return answer({"object": "list", "data": [rendering.key(one, quotas) for one in sight.keys]})
+        return answer({"object": "list", "data": [key(one, quotas) for one in sight.keys]})
 
     def pause_key(self, name: str) -> ResponseReturnValue:
         """The key, paused."""
@@ -160,10 +424,10 @@ class DispatcherViews:
         """Status and time."""
         self._callers.current()
         tested = self._house.steer.test_key(name)
-        return answer({"name": name, "object": "key_test", **rendering.test(tested)})
+        return answer({"name": name, "object": "key_test", **test(tested)})
 
     def _pauses(self) -> ResponseReturnValue:
-        return answer({"object": "list", "data": rendering.pauses(self._house.steer.pauses())})
+        return answer({"object": "list", "data": pauses(self._house.steer.pauses())})
 
     def _key(self, name: str) -> ResponseReturnValue:
         sight = self._house.read_dispatcher.read()
@@ -171,7 +435,7 @@ class DispatcherViews:
         found = next((one for one in sight.keys if one.name == name), None)
         if found is None:
             raise NotFound(f"there is no key {name[:40]!r}")
-        return answer(rendering.key(found, quotas))
+        return answer(key(found, quotas))
 
     @staticmethod
     def _subject() -> str:

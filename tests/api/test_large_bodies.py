@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import SchemaValidator
 
-from app.api import access_shapes, openai_batches, operator_shapes, queries, tasks, warming
+from app.api import access_shapes, admin_dispatcher, openai_batches, queries, tasks, warming
 from app.api.batch_json import read_batch
 from app.api.body import read_form
 from app.api.queries import Query
@@ -129,7 +129,7 @@ def test_a_wrong_body_of_any_size_is_refused_at_little_cost(reader: str, made: t
 
 def test_every_list_and_object_that_callers_send_stops_at_its_first_fault() -> None:
     """Of whatever model there is, and will be."""
-    modules = (access_shapes, operator_shapes, openai_batches, queries, tasks, warming)
+    modules = (access_shapes, admin_dispatcher, openai_batches, queries, tasks, warming)
     assert modules  # imported so that their models are known
     open_ended = [f"{model.__name__}: {kind}" for model in _models() for kind in _patient(model)]
     assert open_ended == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.access.audit_log import AuditFilter, entries
-from app.api.operator_shapes import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
+from app.api.admin_dispatcher import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
 from app.pacing.store.pauses import load_pauses
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 
