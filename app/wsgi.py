@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from app.api.application import PenstockApi
 
 if TYPE_CHECKING:
-    from app.api.reloadable_app import ReloadableApp
+    from app.api.serve import ReloadableApp
 
 
 def create_app() -> PenstockApi:
@@ -21,7 +21,7 @@ def create_app() -> PenstockApi:
 def create_renewing() -> ReloadableApp:
     """The same, exchanged for another when the configuration is reloaded. Made after the fork: it has a thread."""
     from app.api.application import create_app as create
-    from app.api.reloadable_app import ReloadableApp
+    from app.api.serve import ReloadableApp
     from app.composition.container import from_environment
 
     parts = from_environment()

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import Client as Browser
 
 from app.api.application import PenstockApi, create_app
-from app.api.reloadable_app import ReloadableApp
+from app.api.serve import ReloadableApp
 from app.settings import ConfigError, Settings
 from tests.api.world import ADMIN_KEY, World, make_settings
 from tests.stack import wait_until
