@@ -20,14 +20,13 @@ from app.api.chat import ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page
 from app.api.events import EventViews
-from app.api.following import install_following
 from app.api.health import HealthViews
 from app.api.metrics import Metrics
 from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
-from app.api.request_ids import install_request_ids
+from app.api.request_ids import install_following, install_request_ids
 from app.api.responses import install_compression, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import ForetoldViews, UsageViews

@@ -1,14 +1,15 @@
-"""A name for every request: the caller's own where it is well-formed, else one of ours."""
+"""A request id and a trace for every request."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from flask import Flask, Response
+from flask import Flask, Response, g, request
 from flask.globals import app_ctx, request_ctx
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from app.platform.ports import Clock
+from app.platform.ports import Clock, Tracer
 from app.tasks.domain.task import new_id
 
 HEADER = "x-request-id"
@@ -33,3 +34,20 @@ def install_request_ids(app: Flask, clock: Clock) -> None:
     def name_response(response: Response) -> Response:
         response.headers[HEADER] = app_ctx.g.get("request_id") or new_id("req", clock.now())
         return response
+
+
+def install_following(app: Flask, tracer: Tracer) -> None:
+    """Take up the `traceparent` of each request, until it has been answered. Nothing without a tracer."""
+    if not tracer.enabled:
+        return
+
+    @app.before_request
+    def follow() -> None:
+        if parent := request.headers.get("traceparent"):
+            g.leave_trace = tracer.follow(parent)
+
+    @app.teardown_request
+    def leave(_error: BaseException | None) -> None:
+        leave: Callable[[], None] | None = g.pop("leave_trace", None)
+        if leave is not None:
+            leave()
