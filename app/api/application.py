@@ -20,8 +20,7 @@ from app.api.chat import ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.docs import docs_page
 from app.api.events import EventViews
-from app.api.health import HealthViews
-from app.api.metrics import Metrics
+from app.api.monitoring import HealthViews, Metrics
 from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import openapi
 from app.api.operations import Operation, add_routes

@@ -1,4 +1,4 @@
-"""/metrics: what this process counts, or all of this machine's that share a folder; and how the service stands."""
+"""/healthz, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from flask import Flask, Response, request
 from flask.globals import app_ctx, request_ctx
+from flask.typing import ResponseReturnValue
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -20,6 +21,10 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 
 from app.access.authenticate import Authenticate
+from app.api.operations import TEXT, Operation, ResponseDoc
+from app.api.responses import answer
+from app.api.shapes import Health
+from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.reporting.meter_files import FolderCollector, folder_in_use
 from app.reporting.meters import BY_CLIENT, Meters
@@ -105,3 +110,52 @@ def _registry(shown: _CollectorGroup) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(shown)
     return registry
+
+
+class HealthViews:
+    """Probes and figures; none needs a key, none tells anything of a client."""
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self._database = database
+        self._metrics = metrics
+
+    def operations(self) -> list[Operation]:
+        """What is offered."""
+        works = {200: ResponseDoc("It works.", Health)}
+        return [
+            Operation(
+                "GET", "/healthz", "Does this process answer?", self.healthz, works, "Operations", public=True
+            ),
+            Operation(
+                "GET",
+                "/readyz",
+                "Can this process serve? Fails only when the database is out of reach.",
+                self.readyz,
+                works,
+                "Operations",
+                refusals=(503,),
+                public=True,
+            ),
+            Operation(
+                "GET",
+                "/metrics",
+                "Figures of this process, for Prometheus.",
+                self.metrics,
+                {200: ResponseDoc("Prometheus' text format.", media=TEXT)},
+                "Operations",
+                public=True,
+            ),
+        ]
+
+    def healthz(self) -> ResponseReturnValue:
+        """It answers: that is all."""
+        return answer({"status": "ok"})
+
+    def readyz(self) -> ResponseReturnValue:
+        """503 without the database; Redis may be away."""
+        self._database.ping()
+        return answer({"status": "ok"})
+
+    def metrics(self) -> Response:
+        """The exposition."""
+        return self._metrics.page()
