@@ -18,11 +18,10 @@ from app.api.auditing import install_auditing
 from app.api.batches import BatchViews, SteeringViews
 from app.api.chat import ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
-from app.api.docs import docs_page
 from app.api.events import EventViews
 from app.api.monitoring import HealthViews, Metrics
 from app.api.openai_batches import FileViews, OpenAiBatchViews
-from app.api.openapi import openapi
+from app.api.openapi import docs_page, openapi
 from app.api.operations import Operation, add_routes
 from app.api.rendering import Rendering
 from app.api.request_ids import install_following, install_request_ids
