@@ -1,11 +1,14 @@
-"""Who looks: a signed cookie that holds a ticket, and a token that every form must bring back."""
+"""Dashboard sessions: a signed cookie that holds a ticket, and a CSRF token in every form."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,8 +18,41 @@ from itsdangerous import URLSafeTimedSerializer
 
 from app.access.authenticate import KeepSession, Ticket
 from app.access.domain.caller import Caller, allows
-from app.dashboard.signing import signing_key
 from app.platform.domain.errors import Forbidden, Unauthenticated
+
+_FILE = "dashboard.key"
+
+
+def signing_key(admin_key: str | None, environ: Mapping[str, str] = os.environ) -> bytes:
+    """Derive it from the administrator's key; without one, make it once and keep it in the data folder (0600).
+
+    scrypt, since an administrator's key is what somebody chose: a stolen cookie is no quick test of guesses.
+    Where no file can be kept, the key lives as long as this process.
+    """
+    if admin_key:
+        return hashlib.scrypt(admin_key.encode(), salt=b"penstock dashboard", n=2**14, r=8, p=1, dklen=32)
+    folder = Path(environ.get("PENSTOCK_DATA") or ".penstock").expanduser()
+    try:
+        return _kept(folder / _FILE)
+    except OSError:
+        return secrets.token_bytes(32)
+
+
+def _kept(path: Path) -> bytes:
+    """What the file holds; of several processes that start together one writes it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    if not path.exists():
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    return path.read_bytes()
+
 
 SESSION_SECONDS = 12 * 3600
 COOKIE = "penstock_session"
