@@ -14,11 +14,10 @@ from werkzeug.exceptions import HTTPException
 from app.access.authenticate import Authenticate, KeepSession
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.ports import CallbackNotifier, NoCallbackNotifier
-from app.dashboard.formatting import FILTERS
 from app.dashboard.live import LivePages
 from app.dashboard.pages import Actions, Views
+from app.dashboard.rendering import FILTERS, render_parts
 from app.dashboard.session import Admit, SessionAuth, install_sessions
-from app.dashboard.shapes import render_parts
 from app.pacing.ports import Explain
 from app.platform.database import Database
 from app.platform.domain.errors import Rejected, Unauthenticated, Unreachable

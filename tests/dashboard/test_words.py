@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.dashboard.formatting import about, duration, money, number, pace, percent, short
+from app.dashboard.rendering import about, duration, money, number, pace, percent, short
 
 
 @pytest.mark.parametrize(
