@@ -127,7 +127,7 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
         streams=RedisStreamWriter(parts.scripts),
         keeping=make_keeping(parts),
         announce=parts.reservoir.announce,
-        put_off=lambda task, until, code: database.write(lambda c: feeding.put_off(c, task, until, code)),
+        put_off=lambda task, until, code: database.write(lambda c: feeding.postpone(c, task, until, code)),
         meter=parts.meters,
         tracer=parts.tracer,
     )

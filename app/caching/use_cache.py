@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
 from app.caching.store import coalesce_join
-from app.caching.store.coalesce_join import JoiningTask, Settled, admit, answer_new
+from app.caching.store.coalesce_join import JoiningTask, JoinResult, admit, answer_new
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
@@ -38,10 +38,10 @@ class UseCache:
 
     def join(
         self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, CachedAnswer]
-    ) -> tuple[list[NewTask], Settled, dict[str, CachedAnswer]]:
+    ) -> tuple[list[NewTask], JoinResult, dict[str, CachedAnswer]]:
         """The rows as they are to be inserted, in order, and all answers by task: `found`, and what is kept since."""
         running = [row for row in rows if row.id not in found]
-        joined, settled, late = running, Settled(), dict[str, CachedAnswer]()
+        joined, settled, late = running, JoinResult(), dict[str, CachedAnswer]()
         if self.coalesce:
             joined, settled, late = admit(conn, running, self.answers.look)
         standing = {row.id: row for row in joined if row.id not in late}
@@ -58,7 +58,7 @@ def _answered(row: NewTask) -> NewTask:
     return replace(row, hold=Hold.JOINING, fed_at=None)
 
 
-def tell_joined(database: Database, reservoir: BacklogPublisher, settled: Settled) -> None:
+def publish_join(database: Database, reservoir: BacklogPublisher, settled: JoinResult) -> None:
     """Void places, send leaders to the front, tell who waits. Never raises: the reconciler puts right what is left.
 
     A leader that has to hurry loses its place first and is given to the feeder then: in the other order its new
@@ -117,7 +117,7 @@ class JoinIdentical:
 
     def _take_over(self) -> bool:
         now = self._clock.now()
-        settled = self._database.write(lambda conn: coalesce_join.settle_abandoned(conn, _LEADERS, now))
+        settled = self._database.write(lambda conn: coalesce_join.replace_abandoned(conn, _LEADERS, now))
         self._tell(settled)
         return bool(settled.ended)
 
@@ -125,7 +125,9 @@ class JoinIdentical:
         answers, look = self._look(waiting), self._answers.look
         now = self._clock.now()
         settled = self._database.write(
-            lambda conn: coalesce_join.settle(conn, waiting, answers, now, coalesce=self._coalesce, look=look)
+            lambda conn: coalesce_join.join_waiting(
+                conn, waiting, answers, now, coalesce=self._coalesce, look=look
+            )
         )
         self._tell(settled)
         return settled.left > 0
@@ -134,7 +136,7 @@ class JoinIdentical:
         """What is kept for those who look. Asked outside the transaction: it may be another server."""
         return self._answers.look(sorted({one.key for one in waiting if one.looks}))
 
-    def _tell(self, settled: Settled) -> None:
-        tell_joined(self._database, self._reservoir, settled)
+    def _tell(self, settled: JoinResult) -> None:
+        publish_join(self._database, self._reservoir, settled)
         if settled.callbacks:
             self._ring(settled.callbacks)

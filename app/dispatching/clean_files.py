@@ -27,7 +27,7 @@ class CleanFiles:
         self._due_at = self._clock.monotonic() + EVERY_SECONDS
         now = self._clock.now()
         self._database.write(lambda conn: files.hide_expired(conn, now, 100))
-        gone = self._database.read(lambda conn: files.unsettled(conn, now - _SURELY_DEAD, _FILES))
+        gone = self._database.read(lambda conn: files.files_to_delete(conn, now - _SURELY_DEAD, _FILES))
         for seq in gone:
             drop_file(self._database, seq)
         return len(gone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.submission.submit_batch import INTAKE_SECONDS
-from app.tasks.store.submissions import discard_intake, forget_keys, stale_intakes
+from app.tasks.store.submissions import delete_expired_keys, discard_intake, stale_intakes
 
 EVERY_SECONDS = 60.0
 _SURELY_DEAD = 2 * INTAKE_SECONDS  # an intake that takes longer than INTAKE_SECONDS ends itself
@@ -39,7 +39,7 @@ class CleanUp:
         """Delete idempotency keys that are no longer kept."""
         now = self._clock.now()
         for _ in range(_ROUNDS):
-            if self._database.write(lambda conn: forget_keys(conn, now, _ROWS)) < _ROWS:
+            if self._database.write(lambda conn: delete_expired_keys(conn, now, _ROWS)) < _ROWS:
                 break
 
     def _discard(self, batch_id: str) -> None:

@@ -72,7 +72,7 @@ class Feeder:
         now = self._clock.now()
         self._database.write(lambda c: feeding.promote_due(c, now, DUE_AT_ONCE))
         overflows = self._window.overflows()
-        queues = self._database.read(feeding.unfed_queues)
+        queues = self._database.read(feeding.queues_to_feed)
         more, parts = False, self._parts(queues)
         while parts:
             taken = self._take(parts)
@@ -91,7 +91,7 @@ class Feeder:
         roomy = [queue for queue in queues if rooms[queue] > 0]
         if not roomy:
             return []
-        ordered = self._database.read(lambda c: {q for q in roomy if feeding.any_ordered(c, q)})
+        ordered = self._database.read(lambda c: {q for q in roomy if feeding.any_by_deadline(c, q)})
         return [
             _Part(queue, rooms[queue], self._window.ordered_room(queue) if queue in ordered else None)
             for queue in roomy
@@ -104,7 +104,7 @@ class Feeder:
         def take(connection: Connection) -> list[list[Message]]:
             taken: list[list[Message]] = []
             for part in parts:
-                taken.append(feeding.take_unfed(connection, part.queue, part.most, part.ordered))
+                taken.append(feeding.next_to_feed(connection, part.queue, part.most, part.ordered))
                 if sum(map(len, taken)) >= CHUNK:
                     break
             feeding.mark_fed(connection, [m.task_id for messages in taken for m in messages], at)

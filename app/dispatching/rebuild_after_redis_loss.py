@@ -58,13 +58,13 @@ def begin_epoch(
     # Without workers nothing can be on its way.
     if database.read(workers.beats) and not _wait(epochs, clock, pause):
         return False
-    while database.write(lambda c: feeding.unfeed_some(c, _CHUNK)):
+    while database.write(lambda c: feeding.mark_some_unqueued(c, _CHUNK)):
         epochs.beat()
         if pause(0.0):
             return False
     rows = database.read(reconciling.running_rows)
     calls = [_running_call(row, upstreams) for row in rows]
-    epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.unfed_queues))
+    epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.queues_to_feed))
     return True
 
 

@@ -98,7 +98,7 @@ class RetriesAhead:
             return
         now = self._clock.now()
         after = self._after or (now + SETTLED, 0)
-        self._after = self._database.write(lambda c: feeding.bring_back(c, now, SETTLED, after, PAGE))
+        self._after = self._database.write(lambda c: feeding.correct_postponed(c, now, SETTLED, after, PAGE))
         if self._after is None:
             self._again_at = self._clock.monotonic() + PASS_EVERY
             self._reservoir.ring()

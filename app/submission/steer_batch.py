@@ -15,7 +15,7 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
 from app.tasks.store import batch_slots, retrying
-from app.tasks.store.batch_slots import set_sweeping
+from app.tasks.store.batch_slots import set_backfilling
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.submissions import NewTask
@@ -56,8 +56,8 @@ class SteerBatch:
             _must_run(row.status)
             if row.paused_at is None:
                 batch_slots.set_paused(conn, batch_id, now)
-            held, void = batch_slots.hold_back(conn, batch_id, _AT_ONCE)
-            set_sweeping(conn, batch_id, held == _AT_ONCE or bool(row.sweeping))
+            held, void = batch_slots.pause_rows(conn, batch_id, _AT_ONCE)
+            set_backfilling(conn, batch_id, held == _AT_ONCE or bool(row.sweeping))
             return void
 
         self._reservoir.forget(self._database.write(hold))
@@ -74,8 +74,8 @@ class SteerBatch:
             if row.paused_at is None:
                 return
             batch_slots.end_pause(conn, row, now)
-            moved = batch_slots.resume(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
-            set_sweeping(conn, batch_id, moved == _AT_ONCE)
+            moved = batch_slots.resume_rows(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
+            set_backfilling(conn, batch_id, moved == _AT_ONCE)
 
         self._database.write(let_on)
         return self._changed(client_id, batch_id)

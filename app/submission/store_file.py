@@ -132,5 +132,5 @@ class StoreFile:
 
 def drop_file(database: Database, seq: int) -> None:
     """Delete a hidden file, a few chunks a transaction. Raises DatabaseUnreachable; what is left is cleaned later."""
-    while database.write(lambda conn: files.drop_some(conn, seq, _DROPPED_AT_ONCE)):
+    while database.write(lambda conn: files.delete_chunks(conn, seq, _DROPPED_AT_ONCE)):
         pass

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from app.caching.domain.answer import CachedAnswer
-from app.caching.store.coalesce_join import Settled
-from app.caching.use_cache import UseCache, tell_joined
+from app.caching.store.coalesce_join import JoinResult
+from app.caching.use_cache import UseCache, publish_join
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.errors import DatabaseUnreachable, Rejected
@@ -24,7 +24,7 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.feeding import mark_unqueued
-from app.tasks.store.submissions import FEW, NewTask, forget_key, insert_tasks, remember_key
+from app.tasks.store.submissions import SMALL_BATCH, NewTask, insert_tasks, release_key, remember_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Stored:
     row: NewTask | None = None  # as it was stored
     runs: bool = True  # False: its answer was there
     refusal: Rejected | None = None  # instead of being stored
-    settled: Settled | None = None  # what joining changed for others; told by one of those stored together
+    settled: JoinResult | None = None  # what joining changed for others; told by one of those stored together
 
 
 class SubmitTask:
@@ -134,7 +134,7 @@ class SubmitTask:
         row = stored.row or row
         self._count(row, "single" if call is None else "chat", found=not stored.runs)
         if stored.settled is not None:
-            tell_joined(self._database, self._reservoir, stored.settled)
+            publish_join(self._database, self._reservoir, stored.settled)
         return Submitted(row.id, row, answered=not stored.runs)
 
     def _count(self, row: NewTask, way: str, *, found: bool) -> None:
@@ -148,7 +148,7 @@ class SubmitTask:
 
     def _commit(self, wishes: Sequence[_Wish]) -> list[_Stored]:
         """Store wishes for good; where nothing but their tasks is to be stored, in a single statement."""
-        if len(wishes) > FEW or not all(map(self._is_plain, wishes)):
+        if len(wishes) > SMALL_BATCH or not all(map(self._is_plain, wishes)):
             return self._database.write(lambda conn: self._store(conn, wishes))
         rows = [wish.row for wish in wishes]
         numbers = self._database.write_single(lambda conn: insert_tasks(conn, rows))
@@ -233,7 +233,7 @@ def _admitted(admitted: Mapping[str, NewTask | Rejected], row: NewTask) -> NewTa
 def _forget_repeats(conn: Connection, wishes: Sequence[_Wish]) -> None:
     """A request that is refused leaves its key free."""
     for row, repeat in _keyed(wishes):
-        forget_key(conn, row.client_id, repeat.key, row.id)
+        release_key(conn, row.client_id, repeat.key, row.id)
 
 
 def _keyed(wishes: Sequence[_Wish]) -> list[tuple[NewTask, IdempotencyKey]]:

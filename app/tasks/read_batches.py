@@ -16,7 +16,7 @@ from app.platform.encryption import leniently
 from app.platform.ports import Clock
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.store import batches
-from app.tasks.store.batches import BatchRow, ResultRow, batch_used, keep_usage
+from app.tasks.store.batches import BatchRow, ResultRow, store_usage, sum_usage
 
 _FIRST_PAGE, _LARGEST_PAGE = 16, 500  # rows
 _PAGE_CHARACTERS = 4 * 1024 * 1024  # about what one page of results may hold in memory
@@ -89,9 +89,9 @@ class ReadBatchUsage:
         if row.usage is not None:
             found: Usage = orjson.loads(row.usage)
             return found
-        usage = asdict(self._database.read(lambda conn: batch_used(conn, row.id)))
+        usage = asdict(self._database.read(lambda conn: sum_usage(conn, row.id)))
         text = orjson.dumps(usage).decode()
-        self._database.write(lambda conn: keep_usage(conn, row.id, text))
+        self._database.write(lambda conn: store_usage(conn, row.id, text))
         return usage
 
     def so_far(self, row: BatchRow) -> Usage:
@@ -102,7 +102,7 @@ class ReadBatchUsage:
         began = self._clock.monotonic()
         if began < until:
             return usage
-        usage = asdict(self._database.read(lambda conn: batch_used(conn, row.id)))
+        usage = asdict(self._database.read(lambda conn: sum_usage(conn, row.id)))
         if len(self._known) >= _MOST:
             self._known.clear()
         took = self._clock.monotonic() - began

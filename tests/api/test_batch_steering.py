@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app.tasks.domain.task import Status
-from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.tasks import get_task
 from tests.api.world import Client, World
 
@@ -17,7 +17,9 @@ def runnable(world: World, batch: Any) -> set[str]:
     """The tasks of a batch that the feeder would take now."""
 
     def read(conn: Any) -> set[str]:
-        found = (message.task_id for queue in unfed_queues(conn) for message in take_unfed(conn, queue, 1000))
+        found = (
+            message.task_id for queue in queues_to_feed(conn) for message in next_to_feed(conn, queue, 1000)
+        )
         return set(found) & set(batch["task_ids"])
 
     return world.database.read(read)

@@ -13,7 +13,7 @@ from app.dispatching.clean_up import CleanUp
 from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.tasks.domain.task import Hold, new_id
-from app.tasks.store.feeding import unfed_queues
+from app.tasks.store.feeding import queues_to_feed
 from app.tasks.store.submissions import NewBatch, discard_intake, insert_batch, insert_tasks, stale_intakes
 from app.tasks.store.tables import task
 from tests.api.test_tasks import row_of
@@ -41,7 +41,7 @@ def results_of(client: Client, batch_id: str) -> list[Any]:
 
 def nothing_is_left(world: World, client: Client) -> bool:
     listed: Any = client.get("/v1/tasks").json
-    waiting = f"backlog.{MODEL}.{client.id}" in world.database.read(unfed_queues)
+    waiting = f"backlog.{MODEL}.{client.id}" in world.database.read(queues_to_feed)
     now = world.parts.clock.now()
     return (
         listed["data"] == []
@@ -201,12 +201,12 @@ def test_while_a_batch_comes_in_nobody_sees_or_runs_any_of_it(world: World, alic
                 )
                 assert alice.get(f"/v1/batch/{coming_in}").status_code == 404
                 seen.append(alice.get("/v1/tasks").json["data"] == [])  # type: ignore[index]
-                seen.append(f"backlog.{MODEL}.{alice.id}" not in world.database.read(unfed_queues))
+                seen.append(f"backlog.{MODEL}.{alice.id}" not in world.database.read(queues_to_feed))
             yield TaskRequest([{"role": "user", "content": "x"}])
 
     world.app.house.submit_batch.submit(alice.id, BatchRequest(), requests())
     assert seen == [True, True]
-    assert f"backlog.{MODEL}.{alice.id}" in world.database.read(unfed_queues)
+    assert f"backlog.{MODEL}.{alice.id}" in world.database.read(queues_to_feed)
 
 
 def begin_an_intake(world: World, client: Client, tasks: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from app.platform.domain.times import parse_instant
 from app.tasks.domain.attempt import Outcome, Refusal
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.tasks import get_task
 from tests.api.world import COMPLETION, MODEL, Client, World
 
@@ -110,8 +110,8 @@ def test_what_redis_refuses_waits_for_the_feeder_and_is_accepted_all_the_same(
     assert row_of(world, task_id).fed_at is None
     assert world.reservoir.rings == 1
     queue = f"backlog.{MODEL}.{alice.id}"
-    assert queue in world.database.read(unfed_queues)
-    assert [m.task_id for m in world.database.read(lambda c: take_unfed(c, queue, 5))] == [task_id]
+    assert queue in world.database.read(queues_to_feed)
+    assert [m.task_id for m in world.database.read(lambda c: next_to_feed(c, queue, 5))] == [task_id]
 
 
 def test_a_task_for_later_is_not_published(world: World, alice: Client) -> None:

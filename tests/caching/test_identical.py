@@ -13,13 +13,19 @@ from sqlalchemy import Connection, update
 
 from app.billing.store.usage import UsageFilter, report
 from app.caching.domain.answer import CachedAnswer
-from app.caching.store.coalesce_join import Settled, admit, settle, settle_abandoned, waiting_to_join
+from app.caching.store.coalesce_join import (
+    JoinResult,
+    admit,
+    join_waiting,
+    replace_abandoned,
+    waiting_to_join,
+)
 from app.dispatching.store.reconciling import expire
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.submissions import NewTask, insert_tasks
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task
@@ -54,10 +60,10 @@ def nothing_kept(keys: Collection[str]) -> dict[str, CachedAnswer]:
     return {}
 
 
-def submit(database: Database, *tasks: NewTask) -> Settled:
+def submit(database: Database, *tasks: NewTask) -> JoinResult:
     """What a submission does in its transaction."""
 
-    def store(conn: Connection) -> Settled:
+    def store(conn: Connection) -> JoinResult:
         rows, settled, _ = admit(conn, [replace(one, fed_at=NOW) for one in tasks], nothing_kept)
         insert_tasks(conn, rows)
         return settled
@@ -65,18 +71,18 @@ def submit(database: Database, *tasks: NewTask) -> Settled:
     return database.write(store)
 
 
-def join_waiting(
+def join_round(
     database: Database, answers: dict[str, CachedAnswer] | None = None, coalesce: bool = True
-) -> Settled:
+) -> JoinResult:
     """What the leader's look does."""
     waiting = database.read(lambda conn: waiting_to_join(conn, 1000))
     return database.write(
-        lambda conn: settle(conn, waiting, answers or {}, NOW, coalesce=coalesce, look=nothing_kept)
+        lambda conn: join_waiting(conn, waiting, answers or {}, NOW, coalesce=coalesce, look=nothing_kept)
     )
 
 
-def abandoned(database: Database, at: float = NOW + 2) -> Settled:
-    return database.write(lambda conn: settle_abandoned(conn, 100, at))
+def abandoned(database: Database, at: float = NOW + 2) -> JoinResult:
+    return database.write(lambda conn: replace_abandoned(conn, 100, at))
 
 
 def states(database: Database, *names: str) -> list[tuple[str, Hold, bool]]:
@@ -93,7 +99,9 @@ def feedable(database: Database) -> list[str]:
     """What the feeder would take."""
 
     def look(conn: Connection) -> Sequence[str]:
-        return [message.task_id for queue in unfed_queues(conn) for message in take_unfed(conn, queue, 100)]
+        return [
+            message.task_id for queue in queues_to_feed(conn) for message in next_to_feed(conn, queue, 100)
+        ]
 
     return list(database.read(look))
 
@@ -177,7 +185,7 @@ def test_followers_in_batches_move_their_batches(database: Database) -> None:
     submit(database, cacheable("lead"))
     fields = {"cache_key": KEY, "cache_look": True, "cache_seconds": 60.0}
     add_batch(database, 3, callback_url="https://alice.example/", task=fields)
-    join_waiting(database)
+    join_round(database)
     record(database, success(take(database, "task_lead")["task_lead"]))
     batch = batch_of(database)
     assert (batch.status, batch.completed) == ("completed", 3)
@@ -190,7 +198,7 @@ def test_a_retry_keeps_the_lead_and_its_followers(database: Database) -> None:
     assert states(database, "1", "2") == [("queued", Hold.UNTIL, True), FOLLOWS]
     database.write(lambda conn: promote_due(conn, NOW + 100, 10))
     assert states(database, "1") == [LEADS]
-    assert abandoned(database) == Settled()
+    assert abandoned(database) == JoinResult()
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled", "expired"])
@@ -297,7 +305,7 @@ def test_batches_wait_to_join_and_find_what_is_kept(database: Database) -> None:
     fields = {"cache_key": KEY, "cache_look": True, "cache_seconds": 60.0}
     ids = add_batch(database, 4, callback_url="https://alice.example/", task=fields)
     assert feedable(database) == []
-    settled = join_waiting(database, {KEY: ANSWER})
+    settled = join_round(database, {KEY: ANSWER})
     assert (sorted(settled.ended), len(settled.callbacks)) == (sorted(ids), 1)
     row = row_of(database, ids[0])
     assert (row.status, row.cached, row.coalesced, row.result) == ("succeeded", True, False, '{"kept":1}')
@@ -310,7 +318,7 @@ def test_batches_wait_to_join_and_find_what_is_kept(database: Database) -> None:
 def test_batches_are_joined_when_nothing_is_kept(database: Database) -> None:
     fields = {"cache_key": KEY, "cache_look": True, "cache_seconds": 60.0}
     ids = add_batch(database, 4, task=fields)
-    settled = join_waiting(database)
+    settled = join_round(database)
     assert settled.released == 1
     assert feedable(database) == ids[:1]
     record(database, success(take(database, ids[0])[ids[0]]))
@@ -322,21 +330,21 @@ def test_a_place_within_batch_size_is_freed_by_an_answer(database: Database) -> 
     add_batch(database, 5, batch_size=2, task=fields)
     ended = 0
     for _ in range(3):
-        ended += len(join_waiting(database, {KEY: ANSWER}).ended)
+        ended += len(join_round(database, {KEY: ANSWER}).ended)
     assert (ended, batch_of(database).status) == (5, "completed")
 
 
 def test_who_refreshes_is_not_answered_and_runs(database: Database) -> None:
     fields = {"cache_key": KEY, "cache_look": False, "cache_seconds": 60.0}
     ids = add_batch(database, 2, task=fields)
-    assert join_waiting(database, {KEY: ANSWER}).ended == []
+    assert join_round(database, {KEY: ANSWER}).ended == []
     assert feedable(database) == ids
 
 
 def test_where_joining_is_switched_off_everybody_runs(database: Database) -> None:
     fields = {"cache_key": KEY, "cache_look": True, "cache_seconds": 60.0}
     ids = add_batch(database, 2, task=fields)
-    join_waiting(database, coalesce=False)
+    join_round(database, coalesce=False)
     assert feedable(database) == ids
 
 
@@ -345,7 +353,7 @@ def test_a_task_for_later_joins_when_its_time_has_come(database: Database) -> No
     submit(database, cacheable("2"))
     database.write(lambda conn: promote_due(conn, NOW + 11, 10))
     assert states(database, "1") == [("queued", Hold.JOINING, False)]
-    join_waiting(database)
+    join_round(database)
     assert states(database, "1", "2") == [FOLLOWS, LEADS]
 
 
@@ -355,7 +363,7 @@ def test_waiting_to_join_may_be_cancelled_and_does_not_come_back(database: Datab
     waiting = database.read(lambda conn: waiting_to_join(conn, 1000))
     database.write(lambda conn: cancel_task(conn, "alice", ids[0], NOW))
     settled = database.write(
-        lambda conn: settle(conn, waiting, {KEY: ANSWER}, NOW, coalesce=True, look=nothing_kept)
+        lambda conn: join_waiting(conn, waiting, {KEY: ANSWER}, NOW, coalesce=True, look=nothing_kept)
     )
     assert settled.ended == [ids[1]]
     assert row_of(database, ids[0]).status == "cancelled"

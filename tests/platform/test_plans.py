@@ -24,7 +24,7 @@ from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
 from app.tasks.store import feeding, tasks, transitions
 from app.tasks.store.submissions import insert_tasks
-from app.tasks.store.windows import waiting_for_windows
+from app.tasks.store.windows import off_peak_queues
 from tests.tasks.rows import DAY, NOW, new_task, permit, success
 
 ROWS = 200_000
@@ -33,16 +33,16 @@ IDS = [f"task_p{number}" for number in range(0, 100_000, 300)]
 
 Call = Callable[[Connection], Any]
 HEADS: dict[str, tuple[Call, str]] = {
-    "unfed_queues": (feeding.unfed_queues, "ix_task_unfed"),
-    "take_unfed": (lambda conn: feeding.take_unfed(conn, QUEUE, 1000), "ix_task_unfed"),
-    "any_ordered": (lambda conn: feeding.any_ordered(conn, QUEUE), "ix_task_unfed"),
+    "unfed_queues": (feeding.queues_to_feed, "ix_task_unfed"),
+    "take_unfed": (lambda conn: feeding.next_to_feed(conn, QUEUE, 1000), "ix_task_unfed"),
+    "any_ordered": (lambda conn: feeding.any_by_deadline(conn, QUEUE), "ix_task_unfed"),
     "read_line": (lambda conn: read_line(conn, QUEUE, 3, 5000), "ix_task_line"),
     "degrade": (lambda conn: degrade(conn, NOW, 500, lambda *_: "{}"), "ix_task_degradable"),
-    "waiting_for_windows": (waiting_for_windows, "ix_task_off_peak"),
+    "waiting_for_windows": (off_peak_queues, "ix_task_off_peak"),
     "deadlines": (lambda conn: deadlines(conn, QUEUE, 3, 5000), "ix_task_line"),
     "next_due": (feeding.next_due, "ix_task_timed"),
     "promote_due": (lambda conn: feeding.promote_due(conn, NOW + 9, 2000), "ix_task_timed"),
-    "unfeed_some": (lambda conn: feeding.unfeed_some(conn, 5000), "ix_task_fed"),
+    "unfeed_some": (lambda conn: feeding.mark_some_unqueued(conn, 5000), "ix_task_fed"),
     "fed_page": (lambda conn: reconciling.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
     "expire": (lambda conn: reconciling.expire(conn, NOW, 1000), "ix_task_expiry"),
     "waits": (lambda conn: alert_queries.waits(conn, NOW), "ix_task_expiry"),

@@ -16,7 +16,7 @@ from app.execution.store.endings import end
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import ENDS, Status
-from app.tasks.store.feeding import mark_fed, mark_unqueued, promote_due, take_unfed, unfed_queues
+from app.tasks.store.feeding import mark_fed, mark_unqueued, next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.tables import attempt, batch, callback, task
 from app.tasks.store.transitions import cancel_batch, cancel_task
 from tests.tasks.rows import (
@@ -107,8 +107,8 @@ def _disturb(url: str) -> None:
         rows = _unended(database)
         if not rows:
             break
-        for queue in database.read(unfed_queues):
-            messages = database.read(lambda conn, queue=queue: take_unfed(conn, queue, 30))
+        for queue in database.read(queues_to_feed):
+            messages = database.read(lambda conn, queue=queue: next_to_feed(conn, queue, 30))
             ids = [message.task_id for message in messages][::-1]
             database.write(lambda conn, ids=ids: mark_fed(conn, ids, NOW))
             database.write(lambda conn, ids=ids: mark_unqueued(conn, ids))

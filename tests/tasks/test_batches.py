@@ -9,7 +9,7 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batch_slots import AT_ONCE
 from app.tasks.store.batches import get_batch, list_batches, results, task_ids
-from app.tasks.store.feeding import promote_due, take_unfed, unfed_queues
+from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.submissions import (
     NewBatch,
     discard_intake,
@@ -56,7 +56,7 @@ def test_nobody_sees_or_runs_a_batch_that_is_still_coming_in(database: Database)
     database.write(lambda conn: insert_batch(conn, NewBatch("batch_1", "alice", NOW, NOW + DAY)))
     add(database, *rows)
     assert batch_of(database).status == "validating"
-    assert database.read(unfed_queues) == []
+    assert database.read(queues_to_feed) == []
     assert take(database, rows[0].id) == {}
     assert database.read(lambda conn: list_tasks(conn, "alice")) == []
     assert database.read(lambda conn: list_tasks(conn, "alice", batch_id="batch_1")) == []
@@ -321,7 +321,7 @@ def test_ten_thousand_waiting_tasks_are_cancelled_in_one_go(database: Database) 
     row = batch_of(database)
     assert (row.status, row.cancelled) == ("cancelled", 10_000)
     assert len(told(database)) == 10_000
-    assert database.read(unfed_queues) == []
+    assert database.read(queues_to_feed) == []
 
 
 # reading
@@ -376,5 +376,5 @@ def test_results_come_in_the_order_of_the_input_as_far_as_they_have_ended(databa
 
 def test_what_is_let_go_is_fed_in_the_order_of_the_input(database: Database) -> None:
     ids = add_batch(database, 5)
-    messages = database.read(lambda conn: take_unfed(conn, "backlog.deepseek-flash.alice", 3))
+    messages = database.read(lambda conn: next_to_feed(conn, "backlog.deepseek-flash.alice", 3))
     assert [message.task_id for message in messages] == ids[:3]

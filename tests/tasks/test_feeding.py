@@ -18,15 +18,15 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.domain.views import error_view
 from app.tasks.store.feeding import (
-    any_ordered,
+    any_by_deadline,
     mark_fed,
+    mark_some_unqueued,
     mark_unqueued,
     next_due,
+    next_to_feed,
+    postpone,
     promote_due,
-    put_off,
-    take_unfed,
-    unfed_queues,
-    unfeed_some,
+    queues_to_feed,
 )
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task
@@ -36,7 +36,7 @@ QUEUE = "backlog.deepseek-flash.alice"
 
 
 def _taken(database: Database, limit: int = 10, queue: str = QUEUE) -> list[str]:
-    return [message.task_id for message in database.read(lambda conn: take_unfed(conn, queue, limit))]
+    return [message.task_id for message in database.read(lambda conn: next_to_feed(conn, queue, limit))]
 
 
 def _fed(database: Database, *ids: str) -> list[float | None]:
@@ -52,22 +52,22 @@ def test_queues_are_named_once_each_and_only_those_with_rows_to_feed(database: D
         new_task("over", queue="backlog.m.over"),
     )
     database.write(lambda conn: cancel_task(conn, "alice", "task_over", NOW))
-    assert database.read(unfed_queues) == ["backlog.m.alice", "backlog.m.bob", "backlog.m.carol"]
+    assert database.read(queues_to_feed) == ["backlog.m.alice", "backlog.m.bob", "backlog.m.carol"]
 
 
 def test_without_a_backlog_there_are_no_queues(database: Database) -> None:
-    assert database.read(unfed_queues) == []
+    assert database.read(queues_to_feed) == []
 
 
 def test_a_message_carries_ids_and_routing_facts(database: Database) -> None:
     (seq,) = add(database, new_task("1", step=0, estimate=42))
-    (message,) = database.read(lambda conn: take_unfed(conn, QUEUE, 5))
+    (message,) = database.read(lambda conn: next_to_feed(conn, QUEUE, 5))
     assert message == Message("task_1", seq, "deepseek-flash", "alice", QUEUE, 0, 42)
 
 
 def test_a_message_carries_what_was_judged_of_its_tiers(database: Database) -> None:
     add(database, new_task("1", facts="1000;a1b2c3d4:60-"))
-    (message,) = database.read(lambda conn: take_unfed(conn, QUEUE, 5))
+    (message,) = database.read(lambda conn: next_to_feed(conn, QUEUE, 5))
     assert message.facts == "1000;a1b2c3d4:60-"
 
 
@@ -79,7 +79,7 @@ def test_retries_come_first_then_steps_then_the_order_of_arrival(database: Datab
     assert _taken(database) == ["task_s", "task_r", "task_c", "task_b", "task_d", "task_a"]
     assert _taken(database, limit=1) == ["task_s"]
     assert _taken(database, limit=3) == ["task_s", "task_r", "task_c"]
-    message = database.read(lambda conn: take_unfed(conn, QUEUE, 1))[0]
+    message = database.read(lambda conn: next_to_feed(conn, QUEUE, 1))[0]
     assert (message.front, message.avoid) == (True, ("main",))
 
 
@@ -129,7 +129,7 @@ def test_nothing_happens_for_no_ids(database: Database) -> None:
 def test_after_redis_was_lost_everything_fed_is_given_back_in_parts(database: Database) -> None:
     add(database, *(new_task(f"{number}", fed_at=NOW + number) for number in range(7)), new_task("unfed"))
     take(database, "task_0")
-    counts = [database.write(lambda conn: unfeed_some(conn, 4)) for _ in range(3)]
+    counts = [database.write(lambda conn: mark_some_unqueued(conn, 4)) for _ in range(3)]
     assert counts == [4, 2, 0]
     assert len(_taken(database)) == 7
 
@@ -166,13 +166,13 @@ def test_those_that_go_by_their_deadline_come_first_as_far_as_there_is_room_for_
 ) -> None:
     add(database, new_task("plain"), new_task("late", due=NOW + 90), new_task("soon", due=NOW + 30))
     add(database, new_task("low", step=6, due=NOW + 10), new_task("low_plain", step=6))
-    assert database.read(lambda conn: any_ordered(conn, QUEUE))
+    assert database.read(lambda conn: any_by_deadline(conn, QUEUE))
     assert _taken(database) == ["task_soon", "task_late", "task_plain", "task_low", "task_low_plain"]
     rooms = {0: 9, 3: 1, 6: 0}
-    taken = database.read(lambda conn: take_unfed(conn, QUEUE, 10, rooms))
+    taken = database.read(lambda conn: next_to_feed(conn, QUEUE, 10, rooms))
     assert [message.task_id for message in taken] == ["task_soon", "task_plain", "task_low_plain"]
     assert taken[0].due == NOW + 30
-    assert not database.read(lambda conn: any_ordered(conn, "backlog.other.alice"))
+    assert not database.read(lambda conn: any_by_deadline(conn, "backlog.other.alice"))
 
 
 def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
@@ -215,11 +215,11 @@ def test_a_task_that_cannot_be_read_waits_says_for_which_key_and_runs_once_it_is
     with pytest.raises(Unsealable) as caught:
         take(database, "task_1")
     code = key_missing(caught.value.key_id)
-    assert database.write(lambda conn: put_off(conn, "task_1", NOW + 60, code))
-    assert not database.write(lambda conn: put_off(conn, "task_1", NOW + 90, code))
+    assert database.write(lambda conn: postpone(conn, "task_1", NOW + 60, code))
+    assert not database.write(lambda conn: postpone(conn, "task_1", NOW + 90, code))
     database.write(lambda conn: mark_unqueued(conn, ["task_1"]))
     assert database.write(lambda conn: promote_due(conn, NOW + 59, 10)) == 0
-    assert database.read(unfed_queues) == []
+    assert database.read(queues_to_feed) == []
     keys(b"an old key")
     row = row_of(database, "task_1")
     words = held_in_words(row.hold, row.available_at, NOW, code=row.error_code)

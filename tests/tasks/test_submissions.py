@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from app.platform.database import Database
 from app.platform.dialects import insert_rows
 from app.tasks.domain.task import Hold
-from app.tasks.store.submissions import forget_keys, insert_tasks, remember_key
+from app.tasks.store.submissions import delete_expired_keys, insert_tasks, remember_key
 from app.tasks.store.tables import idempotency, learned, task
 from tests.tasks.rows import DAY, NOW, add, all_of, new_task, row_of
 
@@ -127,8 +127,8 @@ def test_old_keys_are_forgotten_some_at_a_time(database: Database) -> None:
         database.write(
             lambda conn, number=number: remember_key(conn, "alice", f"k{number}", "f", "t", NOW, NOW + number)
         )
-    assert database.write(lambda conn: forget_keys(conn, NOW + 3, 3)) == 3
-    assert database.write(lambda conn: forget_keys(conn, NOW + 3, 3)) == 1
+    assert database.write(lambda conn: delete_expired_keys(conn, NOW + 3, 3)) == 3
+    assert database.write(lambda conn: delete_expired_keys(conn, NOW + 3, 3)) == 1
     left = database.read(lambda conn: conn.execute(select(idempotency.c.key)).scalars().all())
     assert left == ["k4"]
 

@@ -11,7 +11,7 @@ from app.platform.database import Database
 from app.tasks.domain.task import Hold
 from app.tasks.store.batches import get_batch
 from app.tasks.store.feeding import promote_due
-from app.tasks.store.windows import begin_windows, hold_for_window, start_early, waiting_for_windows
+from app.tasks.store.windows import hold_for_window, off_peak_queues, open_windows, start_early
 from tests.tasks.rows import DAY, NOW, add, add_batch, new_task, row_of
 
 QUEUE = "backlog.deepseek-flash.alice"
@@ -50,7 +50,7 @@ class Clock:
 def test_what_waits_is_counted_by_queue_beside_what_is_in_line(database: Database) -> None:
     add(database, off_peak("b", expires_at=NOW + 90), off_peak("a", expires_at=NOW + 30), new_task("c"))
     add(database, new_task("low", step=6), off_peak("x", queue="backlog.other.bob", model="other"))
-    mine, other = database.read(waiting_for_windows)
+    mine, other = database.read(off_peak_queues)
     assert (mine.queue, mine.model) == (QUEUE, "deepseek-flash")
     assert (mine.deadlines, mine.count, mine.backlog) == ([NOW + 30, NOW + 90], 2, 2)
     assert (other.queue, other.count, other.backlog) == ("backlog.other.bob", 1, 0)
@@ -63,7 +63,7 @@ def test_when_their_hours_begin_rows_go_on_to_the_feeder(database: Database) -> 
         off_peak("b", cache_key="k", available_at=NOW),
         off_peak("c", available_at=NOW),
     )
-    assert database.write(lambda conn: begin_windows(conn, NOW, 10)) == 2
+    assert database.write(lambda conn: open_windows(conn, NOW, 10)) == 2
     assert [row_of(database, f"task_{n}").hold for n in "abc"] == [Hold.OFF_PEAK, Hold.JOINING, Hold.NONE]
     assert database.write(lambda conn: promote_due(conn, LATER, 10)) == 1
 

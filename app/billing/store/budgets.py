@@ -15,7 +15,7 @@ from app.platform.dialects import insert_or
 from app.platform.domain.money import NO_SUM
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batch_slots import admit_next
-from app.tasks.store.locks import Batches, lock_batches
+from app.tasks.store.locks import LockedBatches, lock_batches
 from app.tasks.store.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
 
 
@@ -94,7 +94,9 @@ def clients_waiting(conn: Connection) -> list[str]:
     return list(conn.execute(select(task.c.client_id).where(text(OVER_BUDGET)).distinct()).scalars())
 
 
-def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list[BudgetWaiter], Batches]:
+def lock_for_release(
+    conn: Connection, client_id: str, limit: int
+) -> tuple[list[BudgetWaiter], LockedBatches]:
     """A client's oldest tasks that wait for its budget, held until this transaction ends, and their batches.
 
     In the order of `locks`: what is found without a lock is looked at again once its batch is held. Batches that are
@@ -114,7 +116,7 @@ def lock_for_release(conn: Connection, client_id: str, limit: int) -> tuple[list
     return wishes, batches
 
 
-def release(conn: Connection, chosen: Sequence[BudgetWaiter], batches: Batches, now: float) -> None:
+def release(conn: Connection, chosen: Sequence[BudgetWaiter], batches: LockedBatches, now: float) -> None:
     """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet.
 
     All of them and their batches were locked by `lock_for_release`.
@@ -137,7 +139,7 @@ def forget_periods(conn: Connection, before: str) -> int:
     return conn.execute(delete(budget_use).where(budget_use.c.period < before)).rowcount
 
 
-def _sized(batches: Batches, ids: Collection[str | None]) -> Mapping[str, int]:
+def _sized(batches: LockedBatches, ids: Collection[str | None]) -> Mapping[str, int]:
     return {
         name: row.batch_size for name, row in batches.items() if name in ids and row.batch_size is not None
     }

@@ -17,19 +17,19 @@ from app.caching.domain.coalescing import Joined, Participant, join_all, success
 from app.caching.store.coalescing_keys import (
     Move,
     followers,
-    hold_keys,
     is_following,
     leaders,
+    lock_keys,
     move,
-    party,
-    resign,
+    participant,
+    stop_leading,
 )
-from app.caching.store.reuse_answer import GivenAnswer, give_answers
+from app.caching.store.reuse_answer import ReusedAnswer, reuse_answers
 from app.platform.domain.money import NO_SUM, CallCost
 from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import lock_batches, lock_tasks
-from app.tasks.store.progress import Ended, record_progress
+from app.tasks.store.progress import EndedTask, record_progress
 from app.tasks.store.submissions import NewTask
 from app.tasks.store.tables import ABANDONED, JOINING, task, task_content
 
@@ -50,7 +50,7 @@ class JoiningTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class JoinResult:
     """What Redis and waiters have still to be told."""
 
     ended: Sequence[str] = ()
@@ -82,7 +82,7 @@ class _Changes:
 
 def admit(
     conn: Connection, rows: Sequence[NewTask], look: Look
-) -> tuple[list[NewTask], Settled, dict[str, CachedAnswer]]:
+) -> tuple[list[NewTask], JoinResult, dict[str, CachedAnswer]]:
     """Let new tasks join, before they are inserted; returns them as they are to be stored, in order.
 
     Those that lead may be published; those that follow are held. Answers, by task, are those that `look` found for
@@ -90,7 +90,7 @@ def admit(
     """
     joining = [row for row in rows if row.joins and row.hold == Hold.NONE]
     if not joining:
-        return list(rows), Settled(), {}
+        return list(rows), JoinResult(), {}
     keys = {row.cache_key or "" for row in joining}
     standing = _hold(conn, keys)
     late = look(sorted(keys - standing.keys())) if keys - standing.keys() else {}
@@ -104,16 +104,16 @@ def admit(
             stored[row.id] = replace(row, leads=True) if leads else _as_follower(row)
     move(conn, [one for one in changes.moves if one.task_id not in stored])
     answers = {row.id: late[key] for row in joining if (key := row.cache_key or "") in late}
-    settled = Settled(replaced=changes.replaced, hurried=changes.hurried)
+    settled = JoinResult(replaced=changes.replaced, hurried=changes.hurried)
     return [stored.get(row.id, row) for row in rows], settled, answers
 
 
 def answer_new(conn: Connection, answers: Mapping[str, CachedAnswer], at: float) -> None:
     """End single tasks, inserted in this transaction, by answers that were kept; `answers` by task."""
     rows = lock_tasks(conn, answers)
-    given = [GivenAnswer(row, answers[name], at, cached=True) for name, row in rows.items()]
-    give_answers(conn, given)
-    record_progress(conn, {}, [Ended.of(item.row, Status.SUCCEEDED, at) for item in given])
+    given = [ReusedAnswer(row, answers[name], at, cached=True) for name, row in rows.items()]
+    reuse_answers(conn, given)
+    record_progress(conn, {}, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
 
 
 def waiting_to_join(conn: Connection, limit: int) -> list[JoiningTask]:
@@ -132,7 +132,7 @@ def waiting_to_join(conn: Connection, limit: int) -> list[JoiningTask]:
     ]
 
 
-def settle(
+def join_waiting(
     conn: Connection,
     waiting: Sequence[JoiningTask],
     answers: Mapping[str, CachedAnswer],
@@ -140,7 +140,7 @@ def settle(
     *,
     coalesce: bool,
     look: Look,
-) -> Settled:
+) -> JoinResult:
     """Answer, join or let run the rows that were read. `answers` by key.
 
     1. Hold the keys of those who may join, then batches, then rows. 2. Give answers that are there.
@@ -148,18 +148,20 @@ def settle(
     next round, since batches are locked before rows.
     """
     joins = {one.key for one in waiting if one.joins and coalesce and not _answer(one, answers)}
-    hold_keys(conn, joins)
+    lock_keys(conn, joins)
     answered = {one.task_id: answer for one in waiting if (answer := _answer(one, answers)) is not None}
     batches = lock_batches(conn, (one.batch_id for one in waiting if one.task_id in answered))
     led = leaders(conn, joins)
     rows = lock_tasks(conn, {one.task_id for one in waiting} | set(led.values()))
-    standing = {key: party(rows[name]) for key, name in led.items() if name in rows and rows[name].leads}
+    standing = {
+        key: participant(rows[name]) for key, name in led.items() if name in rows and rows[name].leads
+    }
     late = look(sorted(joins - standing.keys())) if joins - standing.keys() else {}
     here = {one.task_id: rows[one.task_id] for one in waiting if _is_joining(rows.get(one.task_id))}
     given = [
-        GivenAnswer(here[name], answer, at, cached=True) for name, answer in answered.items() if name in here
+        ReusedAnswer(here[name], answer, at, cached=True) for name, answer in answered.items() if name in here
     ]
-    give_answers(conn, given)
+    reuse_answers(conn, given)
     left = {one.task_id for one in waiting if one.joins and one.key in late and one.task_id in here}
     changes = _join(
         [row for name, row in here.items() if name not in answered and name not in left],
@@ -167,8 +169,8 @@ def settle(
         standing,
     )
     move(conn, changes.moves)
-    told = record_progress(conn, batches, [Ended.of(item.row, Status.SUCCEEDED, at) for item in given])
-    return Settled(
+    told = record_progress(conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
+    return JoinResult(
         ended=[item.row.id for item in given],
         callbacks=[event for events in told.values() for event in events],
         replaced=changes.replaced,
@@ -193,16 +195,16 @@ def _join(rows: Sequence[Row[Any]], joining: set[str], standing: Mapping[str, Pa
         if row.id in joining:
             by_key.setdefault(row.cache_key, []).append(row)
     for key, mine in by_key.items():
-        changes.add(join_all([party(row) for row in mine], standing.get(key)), {row.id for row in mine})
+        changes.add(join_all([participant(row) for row in mine], standing.get(key)), {row.id for row in mine})
     return changes
 
 
 def _hold(conn: Connection, keys: set[str]) -> dict[str, Participant]:
     """Hold keys and their leaders; gives back the leaders by key."""
-    hold_keys(conn, keys)
+    lock_keys(conn, keys)
     led = leaders(conn, keys)
     rows = lock_tasks(conn, led.values()) if led else {}
-    return {key: party(rows[name]) for key, name in led.items() if name in rows and rows[name].leads}
+    return {key: participant(rows[name]) for key, name in led.items() if name in rows and rows[name].leads}
 
 
 def _as_follower(row: NewTask) -> NewTask:
@@ -229,7 +231,7 @@ def any_abandoned(conn: Connection) -> bool:
     return conn.execute(some).first() is not None
 
 
-def settle_abandoned(conn: Connection, limit: int, at: float) -> Settled:
+def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
     """See to the followers of up to `limit` such leaders, a bounded number of them. Until nothing is settled.
 
     1. Hold the keys, then batches, then rows. 2. Give answers where there is one. 3. Else let the most urgent
@@ -239,9 +241,9 @@ def settle_abandoned(conn: Connection, limit: int, at: float) -> Settled:
         select(task.c.id, task.c.cache_key).where(text(ABANDONED)).order_by(task.c.seq).limit(limit)
     ).all()
     if not found:
-        return Settled()
+        return JoinResult()
     keys = {row.cache_key for row in found}
-    hold_keys(conn, keys)
+    lock_keys(conn, keys)
     waiting = followers(conn, keys, FOLLOWERS_AT_ONCE)
     batches = lock_batches(conn, {row.batch_id for row in waiting})
     rows = lock_tasks(conn, {row.id for row in found} | {row.id for row in waiting})
@@ -249,14 +251,14 @@ def settle_abandoned(conn: Connection, limit: int, at: float) -> Settled:
     following = [rows[row.id] for row in waiting if row.id in rows]
     over = [row for row in old if _is_over(row)]
     given = _answers(conn, [row for row in over if row.status == Status.SUCCEEDED], following, at)
-    give_answers(conn, given)
+    reuse_answers(conn, given)
     heirs = _heirs([row for row in over if row.status != Status.SUCCEEDED], following)
-    resign(
+    stop_leading(
         conn, [row.id for row in over if len(waiting) < FOLLOWERS_AT_ONCE or row.status != Status.SUCCEEDED]
     )
     move(conn, [Move(heir.id, Hold.NONE, leads=True) for heir in heirs])
-    told = record_progress(conn, batches, [Ended.of(item.row, Status.SUCCEEDED, at) for item in given])
-    return Settled(
+    told = record_progress(conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
+    return JoinResult(
         ended=[item.row.id for item in given],
         callbacks=[event for events in told.values() for event in events],
         released=len(heirs),
@@ -271,7 +273,7 @@ def _heirs(old: Sequence[Row[Any]], following: Sequence[Row[Any]]) -> list[Row[A
     found = []
     for leader in old:
         mine = {row.id: row for row in following if is_following(row, leader.cache_key)}
-        heir = successor(map(party, mine.values()))
+        heir = successor(map(participant, mine.values()))
         if heir is not None:
             found.append(mine[heir.task_id])
     return found
@@ -279,12 +281,12 @@ def _heirs(old: Sequence[Row[Any]], following: Sequence[Row[Any]]) -> list[Row[A
 
 def _answers(
     conn: Connection, leaders: Sequence[Row[Any]], following: Sequence[Row[Any]], at: float
-) -> list[GivenAnswer]:
+) -> list[ReusedAnswer]:
     given = []
     for leader in leaders:
         answer = _answer_of(conn, leader.seq)
         mine = [row for row in following if is_following(row, leader.cache_key)]
-        given += [GivenAnswer(row, answer, at, cached=False) for row in mine]
+        given += [ReusedAnswer(row, answer, at, cached=False) for row in mine]
     return given
 
 

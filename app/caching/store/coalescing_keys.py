@@ -30,7 +30,7 @@ from sqlalchemy import (
 from app.caching.domain.coalescing import Participant
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.locks import in_order, is_now
+from app.tasks.store.locks import has_status, lock_in_order
 from app.tasks.store.tables import FOLLOWING, LEADING, task
 
 _SPACE = 7_221_046  # of PostgreSQL's advisory locks; any number that nobody else uses
@@ -53,7 +53,7 @@ class Move:
     hurries: bool = False  # to the front of its queue
 
 
-def hold_keys(conn: Connection, keys: Iterable[str]) -> None:
+def lock_keys(conn: Connection, keys: Iterable[str]) -> None:
     """Keep others from joining by these keys until the transaction ends."""
     buckets = sorted({crc32(key.encode()) % _BUCKETS for key in keys})
     if buckets and conn.dialect.name == "postgresql":
@@ -81,7 +81,7 @@ def is_following(row: Row[Any], key: str) -> bool:
     return bool(row.status == Status.QUEUED and row.hold == Hold.FOLLOWING and row.cache_key == key)
 
 
-def party(row: Row[Any]) -> Participant:
+def participant(row: Row[Any]) -> Participant:
     """A locked row, as decisions about joining see it. What is not simply waiting cannot be lifted."""
     waits = row.status == Status.QUEUED and row.hold in (Hold.NONE, Hold.UNTIL)
     return Participant(
@@ -96,7 +96,7 @@ def move(conn: Connection, moves: Sequence[Move]) -> None:
         conn.execute(_move(conn.dialect.name), {ROWS: encode(rows)})
 
 
-def resign(conn: Connection, ids: Collection[str]) -> None:
+def stop_leading(conn: Connection, ids: Collection[str]) -> None:
     """Let these lead no more, whatever their state."""
     if ids:
         conn.execute(_resign(conn.dialect.name), {ROWS: encode({"id": name} for name in sorted(ids))})
@@ -126,7 +126,7 @@ def _move(dialect: str) -> Update:
     stays = wanted.c.hold == Hold.NONE
     return (
         update(task)
-        .where(task.c.id == wanted.c.id, is_now(Status.QUEUED))
+        .where(task.c.id == wanted.c.id, has_status(Status.QUEUED))
         .values(
             hold=case((wanted.c.hurries, task.c.hold), else_=wanted.c.hold),
             leads=wanted.c.leads,
@@ -138,5 +138,5 @@ def _move(dialect: str) -> Update:
 
 @cache
 def _resign(dialect: str) -> Update:
-    locked = in_order(recordset(dialect, id=Text()))
+    locked = lock_in_order(recordset(dialect, id=Text()))
     return update(task).where(task.c.seq == locked.c.seq).values(leads=False)

@@ -38,7 +38,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 
 @dataclass(frozen=True, slots=True)
-class GivenAnswer:
+class ReusedAnswer:
     """An answer given to a task. `cached`: it was kept; else an identical task's call has just brought it."""
 
     row: Row[Any]  # locked, as `locks.lock_tasks` reads it
@@ -47,7 +47,7 @@ class GivenAnswer:
     cached: bool
 
 
-def give_answers(conn: Connection, given: Sequence[GivenAnswer]) -> None:
+def reuse_answers(conn: Connection, given: Sequence[ReusedAnswer]) -> None:
     """End queued tasks as succeeded at no further cost, and enter what that saved.
 
     What follows from their ends (batches, callbacks) is the caller's, by `progress.record_progress`.
@@ -59,10 +59,10 @@ def give_answers(conn: Connection, given: Sequence[GivenAnswer]) -> None:
         conn.execute(
             _content(conn.dialect.name), {"result": result, ROWS: encode({"seq": n} for n in numbers)}
         )
-    write_usage(conn, (saving(item.row, item.answer, cached=item.cached, at=item.at) for item in given))
+    write_usage(conn, (saving_entry(item.row, item.answer, cached=item.cached, at=item.at) for item in given))
 
 
-def saving(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> UsageEntry:
+def saving_entry(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> UsageEntry:
     """What an answer given again adds to the ledger. `row` has `client_id` and `model`."""
     saved = answer.cost.picos if answer.cost else 0
     heading = Heading(day_of(at), row.client_id, row.model, currency=answer.currency or "")
@@ -76,7 +76,7 @@ def tokens(answer: CachedAnswer) -> Mapping[str, int | None]:
     return {name: getattr(answer.usage, name) if answer.usage else None for name in _TOKENS}
 
 
-def _by_result(given: Sequence[GivenAnswer]) -> dict[str, list[int]]:
+def _by_result(given: Sequence[ReusedAnswer]) -> dict[str, list[int]]:
     """Equal results go over the wire once."""
     found: dict[str, list[int]] = {}
     for item in given:
@@ -84,7 +84,7 @@ def _by_result(given: Sequence[GivenAnswer]) -> dict[str, list[int]]:
     return found
 
 
-def _columns(item: GivenAnswer) -> dict[str, Any]:
+def _columns(item: ReusedAnswer) -> dict[str, Any]:
     return {
         "id": item.row.id,
         "was_hold": item.row.hold,
@@ -155,14 +155,14 @@ def following(conn: Connection, endings: Sequence[AttemptEnd]) -> Following:
 
 def given_by(
     ending: AttemptEnd, leader: Row[Any], waiting: Following, rows: Mapping[str, Row[Any]]
-) -> list[GivenAnswer]:
+) -> list[ReusedAnswer]:
     """The answers that a leader's success gives; `rows` are the locked ones."""
     if not leader.leads or ending.result is None:
         return []
     answer = CachedAnswer(ending.result, ending.usage, ending.cost, ending.simulated)
     mine = (rows[row.id] for row in waiting.rows if row.cache_key == leader.cache_key and row.id in rows)
     return [
-        GivenAnswer(row, answer, ending.finished_at, cached=False)
+        ReusedAnswer(row, answer, ending.finished_at, cached=False)
         for row in mine
         if row.id != leader.id and is_following(row, leader.cache_key)
     ]

@@ -13,9 +13,9 @@ from app.execution.store.attempts import write_lost
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Status
-from app.tasks.store.locks import Batches, lock_batches, lock_tasks
+from app.tasks.store.locks import LockedBatches, lock_batches, lock_tasks
 from app.tasks.store.tables import FED, QUEUED, RUNNING, task
-from app.tasks.store.transitions import Requeued, finish, send_back
+from app.tasks.store.transitions import RequeueReason, finish, requeue
 
 MOST_LOSSES = 3  # a task that took so many workers with it is not tried again
 EXPIRED = TaskFailure("timeout_error", "expired", "the task's deadline passed before it could run")
@@ -104,13 +104,13 @@ def lose(conn: Connection, worker_id: str, now: float, limit: int) -> list[Runni
     return [RunningRow.of(row) for row in rows]
 
 
-def _take_away(conn: Connection, batches: Batches, rows: Sequence[Row[Any]], now: float) -> None:
+def _take_away(conn: Connection, batches: LockedBatches, rows: Sequence[Row[Any]], now: float) -> None:
     cancelled = [row for row in rows if row.cancel_requested]
     failed = [row for row in rows if not row.cancel_requested and row.lost + 1 >= MOST_LOSSES]
     gone = {row.id for row in (*cancelled, *failed)}
     finish(conn, batches, cancelled, Status.CANCELLED, now)
     finish(conn, batches, failed, Status.FAILED, now, WORKER_LOST)
-    send_back(conn, [row for row in rows if row.id not in gone], Requeued.LOST)
+    requeue(conn, [row for row in rows if row.id not in gone], RequeueReason.LOST)
 
 
 @cache

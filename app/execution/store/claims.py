@@ -26,7 +26,7 @@ from sqlalchemy.types import TypeEngine
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import Claim, Claimed
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.locks import are_few, is_now
+from app.tasks.store.locks import assume_few, has_status
 from app.tasks.store.tables import task, task_content
 
 _FACTS: Sequence[ColumnElement[Any]] = (
@@ -118,7 +118,7 @@ def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
     wanted = recordset(dialect, id=Text(), **_CLAIM)
     free = [
         task.c.id == wanted.c.id,
-        is_now(Status.QUEUED),
+        has_status(Status.QUEUED),
         task.c.hold == Hold.NONE,
         task.c.expires_at > wanted.c.at,
     ]
@@ -131,7 +131,7 @@ def _select(dialect: str) -> Select[Any]:
     wanted, free = _wanted(dialect)
     claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
     found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
-    found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free, are_few(wanted))
+    found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free, assume_few(wanted))
     return found.order_by(task.c.seq).with_for_update(of=task)
 
 

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Row
 
 from app.caching.store.reuse_answer import (
     Following,
-    GivenAnswer,
+    ReusedAnswer,
     anyone_left,
     following,
-    give_answers,
     given_by,
+    reuse_answers,
 )
 from app.execution.store.attempt_writes import AttemptWrites, Change
 from app.execution.store.attempts import erase_lost, recorded
@@ -27,7 +27,7 @@ from app.execution.store.finish_sql import finish_statement, requeue_statement
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches, lock_tasks
-from app.tasks.store.progress import Callbacks, Ended, record_progress
+from app.tasks.store.progress import Callbacks, EndedTask, record_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     decided = _decide_all(endings, rows)
     _write(conn, list(decided.values()), _leave_lead(conn, decided.values(), waiting))
     given = {number: given_by(item.ending, item.row, waiting, rows) for number, item in decided.items()}
-    give_answers(conn, [one for many in given.values() for one in many])
-    ended = [Ended.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
-    ended += [Ended.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
+    reuse_answers(conn, [one for many in given.values() for one in many])
+    ended = [EndedTask.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
+    ended += [EndedTask.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
     callbacks = record_progress(conn, batches, [item for item in ended if item.status.ended])
     standing = {name: Status(row.status) for name, row in rows.items()}
     standing |= {item.row.id: item.status for item in decided.values()}
@@ -146,7 +146,7 @@ def _repeats(
 def _recorded(
     ending: AttemptEnd,
     decided: _Decided | None,
-    given: Sequence[GivenAnswer],
+    given: Sequence[ReusedAnswer],
     callbacks: Callbacks,
     repeats: dict[tuple[str, int], Status],
 ) -> Recorded:

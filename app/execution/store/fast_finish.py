@@ -38,7 +38,7 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
-from app.tasks.store.locks import are_few, is_now
+from app.tasks.store.locks import assume_few, has_status
 from app.tasks.store.tables import attempt, task, task_content
 
 Held = tuple[str, int]  # (task id, release)
@@ -115,8 +115,8 @@ def _found() -> CTE:
         select(task.c.seq, *wanted.c)
         .join(wanted, wanted.c.id == task.c.id)
         .where(
-            are_few(wanted),
-            is_now(Status.RUNNING),
+            assume_few(wanted),
+            has_status(Status.RUNNING),
             task.c.worker == wanted.c.worker,
             task.c.release == wanted.c.release,
             task.c.batch_id.is_(None),

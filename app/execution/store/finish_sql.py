@@ -30,7 +30,7 @@ from app.platform.dialects import recordset
 from app.platform.domain.money import NO_SUM
 from app.tasks.store.batch_slots import hold_unless_paused
 from app.tasks.store.tables import task
-from app.tasks.store.transitions import back_in_queue
+from app.tasks.store.transitions import requeued_columns
 
 _WAS: dict[str, TypeEngine[Any]] = {
     "id": Text(),
@@ -109,5 +109,5 @@ def requeue_statement(dialect: str) -> Update:
         available_at=func.coalesce(wanted.c.available_at, task.c.available_at),
         avoid=case((unsent, task.c.avoid), else_=wanted.c.avoid),
         started_at=case((unsent & (task.c.attempts == 1), null()), else_=task.c.started_at),
-        **back_in_queue(),
+        **requeued_columns(),
     )

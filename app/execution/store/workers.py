@@ -11,7 +11,7 @@ from app.platform.dialects import insert_or
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.tables import RUNNING, task, worker
-from app.tasks.store.transitions import Requeued, finish, send_back
+from app.tasks.store.transitions import RequeueReason, finish, requeue
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +99,4 @@ def _give_up(
     rows = [row for row in still if (row.id, row.release) in stray]
     unwanted = [row for row in rows if row.cancel_requested]
     finish(conn, batches, unwanted, Status.CANCELLED, now, unsent=True)
-    send_back(conn, [row for row in rows if not row.cancel_requested], Requeued.UNSENT)
+    requeue(conn, [row for row in rows if not row.cancel_requested], RequeueReason.UNSENT)

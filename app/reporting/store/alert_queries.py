@@ -10,7 +10,7 @@ from app.access.store.access_tables import budget_use
 from app.access.store.clients import list_clients
 from app.billing.domain.budget import Spent
 from app.tasks.domain.task import Hold
-from app.tasks.store.feeding import unfed_queues
+from app.tasks.store.feeding import queues_to_feed
 from app.tasks.store.tables import FED, QUEUED, UNFED, attempt, task
 
 _NEAREST = 500  # tasks nearest to their deadline that are looked at
@@ -29,7 +29,7 @@ def waits(conn: Connection, now: float) -> list[Wait]:
     ]
     fed = select(*_COLUMNS).where(text(FED)).order_by(task.c.fed_at, task.c.seq).limit(_OLDEST)
     found += [tuple(row) for row in conn.execute(fed)]
-    for queue in unfed_queues(conn)[:_QUEUES]:
+    for queue in queues_to_feed(conn)[:_QUEUES]:
         first = select(*_COLUMNS).where(task.c.queue == queue, text(UNFED))
         first = first.order_by(task.c.queue, task.c.front, task.c.step, task.c.due, task.c.seq).limit(1)
         found += [tuple(row) for row in conn.execute(first)]
@@ -39,7 +39,7 @@ def waits(conn: Connection, now: float) -> list[Wait]:
 def work_waits(conn: Connection) -> bool:
     """Whether any task could run now."""
     fed = select(task.c.seq).where(text(FED)).order_by(task.c.fed_at, task.c.seq).limit(1)
-    return conn.execute(fed).first() is not None or bool(unfed_queues(conn))
+    return conn.execute(fed).first() is not None or bool(queues_to_feed(conn))
 
 
 def calls_after(conn: Connection, seq: int, most: int) -> list[Any]:

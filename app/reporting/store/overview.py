@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, func, literal_column, select, text, u
 
 from app.reporting.domain.pace import EndedCall
 from app.tasks.domain.task import Status
-from app.tasks.store.feeding import unfed_queues
+from app.tasks.store.feeding import queues_to_feed
 from app.tasks.store.tables import FED, RUNNING, UNFED, attempt, client, task, task_content
 
 MOST_QUEUES = 500  # of which rows are counted in one look
@@ -75,7 +75,7 @@ def waiting_by_client(conn: Connection, most: int) -> dict[str, int]:
 def unfed_by_queue(conn: Connection, most: int) -> dict[str, int]:
     """How many rows wait in the database for a place in each backlog queue: each counted up to `most`."""
     found: dict[str, int] = {}
-    for queue in unfed_queues(conn)[:MOST_QUEUES]:
+    for queue in queues_to_feed(conn)[:MOST_QUEUES]:
         rows: Select[Any] = select(literal_column("1").label("one")).where(task.c.queue == queue, text(UNFED))
         rows = rows.order_by(task.c.queue, task.c.front, task.c.step, task.c.due, task.c.seq).limit(most)
         found[queue] = conn.execute(select(func.count()).select_from(rows.subquery())).scalar_one()

@@ -11,7 +11,7 @@ from app.platform.dialects import insert_or, insert_rows, reserve
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status
 from app.tasks.store.locks import lock_batches
-from app.tasks.store.progress import News, write_callbacks
+from app.tasks.store.progress import CallbackEvent, write_callbacks
 from app.tasks.store.tables import INTAKE, batch, holder, idempotency, task, task_content
 
 
@@ -143,7 +143,9 @@ def fail_intake(conn: Connection, row: Row[tuple[object, ...]], errors: str, now
     failed = {"status": BatchStatus.FAILED, "failed_at": now, "errors": errors, "taker": None, "asker": None}
     conn.execute(update(batch).where(batch.c.id == row.id, text(INTAKE)).values(failed))
     if row.callback_url is not None:
-        write_callbacks(conn, [News(row.client_id, "batch.failed", row.callback_url, now, batch_id=row.id)])
+        write_callbacks(
+            conn, [CallbackEvent(row.client_id, "batch.failed", row.callback_url, now, batch_id=row.id)]
+        )
 
 
 def note_creation(conn: Connection, client_id: str, key: str, batch_id: str, expires_at: float) -> None:

@@ -22,7 +22,7 @@ def begin_batch(conn: Connection, batch_id: str, now: float) -> None:
     if size is not None:
         admit_next(conn, batch_id, size, now)
     elif admit_next(conn, batch_id, AT_ONCE, now) == AT_ONCE:
-        set_sweeping(conn, batch_id, True)
+        set_backfilling(conn, batch_id, True)
 
 
 def admit_next(conn: Connection, batch_id: str, places: int, now: float) -> int:
@@ -37,7 +37,7 @@ def admit_next(conn: Connection, batch_id: str, places: int, now: float) -> int:
     return conn.execute(
         update(task)
         .where(these, text(HELD_BY_BATCH))
-        .values(hold=begun_hold(now), degrade_at=_counting_from(now))
+        .values(hold=hold_once_admitted(now), degrade_at=_counting_from(now))
     ).rowcount
 
 
@@ -48,7 +48,7 @@ def _counting_from(now: float) -> Case[Any]:
     )
 
 
-def begun_hold(now: float) -> Case[Any]:
+def hold_once_admitted(now: float) -> Case[Any]:
     """What a row still waits for once its batch lets it go."""
     return case(
         (task.c.reserved_tokens.is_not(None) & task.c.reserved_at.is_(None), Hold.BUDGET.value),
@@ -59,7 +59,7 @@ def begun_hold(now: float) -> Case[Any]:
     )
 
 
-def set_sweeping(conn: Connection, batch_id: str, value: bool) -> None:
+def set_backfilling(conn: Connection, batch_id: str, value: bool) -> None:
     """Say whether rows of a batch have still to follow its state. Its row is locked."""
     conn.execute(update(batch).where(batch.c.id == batch_id).values(sweeping=value))
 
@@ -84,7 +84,7 @@ def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
     conn.execute(update(task).where(held, task.c.degrade_at.is_not(None)).values(later))
 
 
-def hold_back(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
+def pause_rows(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
     """Hold up to `limit` rows back; gives back how many, and the ids whose messages are void. The batch is locked."""
     waiting = (task.c.batch_id == batch_id) & text(QUEUED) & task.c.hold.in_(_HAVE_PLACES)
     chosen = select(task.c.seq, task.c.id, task.c.fed_at, task.c.batch_index).where(waiting)
@@ -95,20 +95,20 @@ def hold_back(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[st
     return len(rows), [row.id for row in rows if row.fed_at is not None]
 
 
-def resume(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+def resume_rows(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     """Let up to `limit` rows of a locked batch on that is paused no more; gives back how many."""
     paused = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
     chosen = select(task.c.batch_index).where(paused).order_by(task.c.batch_index).limit(limit)
     indexes = conn.execute(chosen).scalars().all()
     if indexes:
         these = paused & (task.c.batch_index <= indexes[-1])
-        conn.execute(update(task).where(these).values(hold=begun_hold(now)))
+        conn.execute(update(task).where(these).values(hold=hold_once_admitted(now)))
     if len(indexes) == limit:
         return limit
-    return len(indexes) + fill_places(conn, row, now, limit - len(indexes))
+    return len(indexes) + fill_slots(conn, row, now, limit - len(indexes))
 
 
-def fill_places(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+def fill_slots(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     """Give places to rows of a locked batch that wait for them, as many as its `batch_size` leaves, and `limit`."""
     if row.batch_size is None:
         return admit_next(conn, row.id, limit, now)

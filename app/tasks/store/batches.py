@@ -197,7 +197,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 
 @dataclass(frozen=True, slots=True)
-class BatchUsed:
+class BatchUsage:
     """Sums over all tasks; money in pico-units, None where it has no one sum."""
 
     prompt_tokens: int
@@ -208,7 +208,7 @@ class BatchUsed:
     currency: str | None
 
 
-def batch_used(conn: Connection, batch_id: str) -> BatchUsed:
+def sum_usage(conn: Connection, batch_id: str) -> BatchUsage:
     """Add up."""
     tokens = [func.coalesce(func.sum(task.c[name]), 0).label(name) for name in _TOKENS]
     money = [
@@ -219,12 +219,12 @@ def batch_used(conn: Connection, batch_id: str) -> BatchUsed:
     row = conn.execute(select(*tokens, *money).where(task.c.batch_id == batch_id)).one()
     one = row.currencies == 1 and row.cost is not None
     sums = {name: int(getattr(row, name)) for name in _TOKENS}
-    return BatchUsed(
+    return BatchUsage(
         **sums, cost_picos=int(row.cost) if one else None, currency=row.currency if one else None
     )
 
 
-def keep_usage(conn: Connection, batch_id: str, usage: str) -> None:
+def store_usage(conn: Connection, batch_id: str, usage: str) -> None:
     """Keep the sums of a batch that has ended; `usage` is JSON text."""
     ended = batch.c.status.in_([status.value for status in BATCH_ENDS])
     conn.execute(update(batch).where(batch.c.id == batch_id, ended).values(usage=usage))

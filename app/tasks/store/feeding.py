@@ -32,16 +32,16 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
-from app.tasks.store.batch_slots import hold_back, resume, set_sweeping
-from app.tasks.store.locks import first, in_order, is_now, lock_batches
+from app.tasks.store.batch_slots import pause_rows, resume_rows, set_backfilling
+from app.tasks.store.locks import first_rows, has_status, lock_batches, lock_in_order
 from app.tasks.store.tables import FED, SWEEPING, TIMED, UNFED, attempt, batch, task
 from app.tasks.store.transitions import cancel_waiting
-from app.tasks.store.windows import begin_windows
+from app.tasks.store.windows import open_windows
 
 _BATCHES = 20  # looked at in one transaction
 
 
-def sweep(conn: Connection, now: float, limit: int) -> int:
+def backfill_batches(conn: Connection, now: float, limit: int) -> int:
     """Let go, hold back, or cancel, up to `limit` more rows of each batch that has some left; gives back how many."""
     chosen = select(batch.c.id).where(text(SWEEPING)).order_by(batch.c.id).limit(_BATCHES)
     rows = lock_batches(conn, conn.execute(chosen).scalars())
@@ -50,13 +50,13 @@ def sweep(conn: Connection, now: float, limit: int) -> int:
 
 def _sweep(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     if row.status == BatchStatus.IN_PROGRESS and row.paused_at is not None:
-        moved, _ = hold_back(conn, row.id, limit)
+        moved, _ = pause_rows(conn, row.id, limit)
     elif row.status == BatchStatus.IN_PROGRESS:
-        moved = resume(conn, row, now, limit)
+        moved = resume_rows(conn, row, now, limit)
     else:
         moved = len(cancel_waiting(conn, row, now, limit))
     if moved < limit:
-        set_sweeping(conn, row.id, False)
+        set_backfilling(conn, row.id, False)
     return moved
 
 
@@ -74,17 +74,17 @@ _QUEUES = text(
 )
 
 
-def unfed_queues(conn: Connection) -> list[str]:
+def queues_to_feed(conn: Connection) -> list[str]:
     """Queues of which rows wait in the database, by name: one step in the index for each."""
     return list(conn.execute(_QUEUES).scalars())
 
 
-def any_ordered(conn: Connection, queue: str) -> bool:
+def any_by_deadline(conn: Connection, queue: str) -> bool:
     """Whether a queue has rows to feed that go by their deadline."""
     return any(due is not None and due < NOT_DUE for due in conn.execute(_FIRST_DUE, {"queue": queue}).one())
 
 
-def take_unfed(
+def next_to_feed(
     conn: Connection, queue: str, limit: int, rooms: Mapping[int, int] | None = None
 ) -> list[Message]:
     """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing.
@@ -120,17 +120,17 @@ def mark_unqueued(conn: Connection, ids: Sequence[str]) -> None:
         conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
 
 
-def put_off(conn: Connection, task_id: str, until: float, why: str) -> bool:
+def postpone(conn: Connection, task_id: str, until: float, why: str) -> bool:
     """Let a queued row wait until then (Unix seconds), with a code that says why; whether it did.
 
     The next claim takes the code away.
     """
-    free = (task.c.id == task_id, is_now(Status.QUEUED), task.c.hold == Hold.NONE)
+    free = (task.c.id == task_id, has_status(Status.QUEUED), task.c.hold == Hold.NONE)
     later = update(task).where(*free).values(hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why)
     return conn.execute(later).rowcount == 1
 
 
-def unfeed_some(conn: Connection, limit: int) -> int:
+def mark_some_unqueued(conn: Connection, limit: int) -> int:
     """Give up to `limit` fed rows back to the feeder, as after Redis was lost; gives back how many. Until 0."""
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
 
@@ -141,7 +141,7 @@ def clamp_queued_at(conn: Connection, now: float, ahead: float, limit: int) -> i
     return _count(conn.execute(_DATE_BACK, given))
 
 
-def bring_back(
+def correct_postponed(
     conn: Connection, now: float, ahead: float, after: tuple[float, int], limit: int
 ) -> tuple[float, int] | None:
     """Look at up to `limit` rows that wait for a time behind `after`, an (available_at, seq); returns the last's.
@@ -161,8 +161,8 @@ def bring_back(
 
 def promote_due(conn: Connection, now: float, limit: int) -> int:
     """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
-    swept = sweep(conn, now, limit)
-    swept += begin_windows(conn, now, limit)
+    swept = backfill_batches(conn, now, limit)
+    swept += open_windows(conn, now, limit)
     return swept + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
 
 
@@ -225,15 +225,15 @@ def _message(row: Row[Any]) -> Message:
 
 @cache
 def _mark(dialect: str) -> Update:
-    free = (is_now(Status.QUEUED), task.c.hold == Hold.NONE, task.c.fed_at.is_(None))
-    locked = in_order(recordset(dialect, id=Text()), *free)
+    free = (has_status(Status.QUEUED), task.c.hold == Hold.NONE, task.c.fed_at.is_(None))
+    locked = lock_in_order(recordset(dialect, id=Text()), *free)
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=bindparam("at", type_=Double()))
 
 
 @cache
 def _unmark(dialect: str) -> Update:
-    fed = (is_now(Status.QUEUED), task.c.fed_at.is_not(None))
-    locked = in_order(recordset(dialect, id=Text()), *fed)
+    fed = (has_status(Status.QUEUED), task.c.fed_at.is_not(None))
+    locked = lock_in_order(recordset(dialect, id=Text()), *fed)
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
 
 
@@ -250,9 +250,9 @@ _FIRST_DUE = select(
     )
 )
 _NEXT_DUE = select(task.c.available_at).where(text(TIMED)).order_by(task.c.available_at).limit(1)
-_FED_ROWS = first(FED, task.c.fed_at, task.c.seq)
+_FED_ROWS = first_rows(FED, task.c.fed_at, task.c.seq)
 _UNFEED_SOME = update(task).where(task.c.seq == _FED_ROWS.c.seq).values(fed_at=null()).returning(task.c.seq)
-_AHEAD_ROWS = first(f"{FED} AND fed_at > :latest", task.c.fed_at, task.c.seq)
+_AHEAD_ROWS = first_rows(f"{FED} AND fed_at > :latest", task.c.fed_at, task.c.seq)
 _DATE_BACK = (
     update(task)
     .where(task.c.seq == _AHEAD_ROWS.c.seq)
@@ -275,7 +275,7 @@ _BRING_BACK = (
     .where(task.c.seq == bindparam("number"), text(TIMED), task.c.available_at == bindparam("was"))
     .values(available_at=bindparam("soon", type_=Double()))
 )
-_DUE_ROWS = first(f"{TIMED} AND available_at <= :now", task.c.available_at)
+_DUE_ROWS = first_rows(f"{TIMED} AND available_at <= :now", task.c.available_at)
 # Who leads identical tasks, or has been called before, simply goes on.
 _JOINS = task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0)
 _PROMOTE = (

@@ -116,7 +116,7 @@ def delete_file(conn: Connection, client_id: str, file_id: str, now: float) -> i
     return seq
 
 
-def drop_some(conn: Connection, file_seq: int, limit: int) -> bool:
+def delete_chunks(conn: Connection, file_seq: int, limit: int) -> bool:
     """Delete up to `limit` chunks of a file that is hidden, and it with the last of them; whether there are more."""
     first = select(file_chunk.c.number).where(file_chunk.c.file_seq == file_seq)
     numbers = list(conn.execute(first.order_by(file_chunk.c.number).limit(limit)).scalars())
@@ -136,7 +136,7 @@ def hide_expired(conn: Connection, now: float, limit: int) -> None:
     conn.execute(update(file).where(file.c.seq.in_(due)).values(status=DELETED))
 
 
-def unsettled(conn: Connection, before: float, limit: int) -> Sequence[int]:
+def files_to_delete(conn: Connection, before: float, limit: int) -> Sequence[int]:
     """Files to be dropped: deleted ones, and uploads begun before that instant, whose process has died."""
     dead = (file.c.status == DELETED) | (file.c.created_at < before)
     found = select(file.c.seq).where(text(UNSETTLED), dead).order_by(file.c.seq).limit(limit)

@@ -22,7 +22,7 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import batch, task
 
-Batches = dict[str, Row[Any]]
+LockedBatches = dict[str, Row[Any]]
 
 _FACTS: Sequence[ColumnElement[Any]] = (
     task.c.seq,
@@ -52,7 +52,7 @@ _FACTS: Sequence[ColumnElement[Any]] = (
 )
 
 
-def lock_batches(conn: Connection, ids: Iterable[str | None]) -> Batches:
+def lock_batches(conn: Connection, ids: Iterable[str | None]) -> LockedBatches:
     """Hold these batches (None among the ids is passed over); unknown ones are left out."""
     wanted = [{"id": name} for name in sorted({name for name in ids if name is not None})]
     if not wanted:
@@ -68,21 +68,21 @@ def lock_tasks(conn: Connection, ids: Iterable[str]) -> dict[str, Row[Any]]:
 
 def lock_waiting(conn: Connection, batch_id: str, limit: int) -> Sequence[Row[Any]]:
     """Hold up to `limit` queued tasks of a batch, in order: its lines were numbered as they came in."""
-    waiting = select(*_FACTS).where(task.c.batch_id == batch_id, is_now(Status.QUEUED))
+    waiting = select(*_FACTS).where(task.c.batch_id == batch_id, has_status(Status.QUEUED))
     return conn.execute(waiting.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
 
 
-def is_now(status: Status) -> ColumnElement[bool]:
+def has_status(status: Status) -> ColumnElement[bool]:
     """Whether a row that was found by its id is in this state."""
     return task.c.status.concat("") == status
 
 
-def is_of(client_id: ColumnElement[str]) -> ColumnElement[bool]:
+def belongs_to(client_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Whether a row that was found by its id is this client's."""
     return task.c.client_id.concat("") == client_id
 
 
-def are_few(wanted: FromClause) -> ColumnElement[bool]:
+def assume_few(wanted: FromClause) -> ColumnElement[bool]:
     """Holds for every row of a recordset with an `id`, and lets PostgreSQL count on one row instead of a hundred.
 
     A plan that is kept since the tables were small would else read a whole index once, rather than look a hundred rows
@@ -91,13 +91,13 @@ def are_few(wanted: FromClause) -> ColumnElement[bool]:
     return wanted.c.id.concat("") == wanted.c.id
 
 
-def in_order(wanted: FromClause, *conditions: ColumnElement[bool]) -> CTE:
+def lock_in_order(wanted: FromClause, *conditions: ColumnElement[bool]) -> CTE:
     """The seq of the tasks wanted by id that meet all conditions, locked in order, to join an UPDATE with."""
     found = select(task.c.seq).join(wanted, wanted.c.id == task.c.id).where(*conditions)
     return found.order_by(task.c.seq).with_for_update(of=task).cte("locked")
 
 
-def first(condition: str, *order: ColumnElement[Any]) -> CTE:
+def first_rows(condition: str, *order: ColumnElement[Any]) -> CTE:
     """The seq of the first `:most` rows of a partial index, to join an UPDATE with.
 
     What another transaction is changing at this moment is passed over, not awaited.

@@ -21,14 +21,14 @@ from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
 from app.tasks.domain.task import Hold, Status, new_id
 from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.files import EndedBatch, add_output_files
-from app.tasks.store.locks import Batches
+from app.tasks.store.locks import LockedBatches
 from app.tasks.store.tables import batch, callback
 
 _COLUMNS = ("id", "client_id", "task_id", "batch_id", "type", "url", "status", "next_at", "created_at")
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class CallbackEvent:
     """Something to tell a client: `type` is task.succeeded, batch.completed and the like."""
 
     client_id: str
@@ -39,7 +39,7 @@ class News:
     batch_id: str | None = None
 
 
-def write_callbacks(conn: Connection, news: Sequence[News]) -> list[str]:
+def write_callbacks(conn: Connection, news: Sequence[CallbackEvent]) -> list[str]:
     """Write a pending callback for each, due at once; gives back their ids in order."""
     ids = [new_id("evt", item.at) for item in news]
     if news:
@@ -65,7 +65,7 @@ Callbacks = dict[str, tuple[str, ...]]  # task id: the callbacks that its end ca
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedTask:
     """A task that this transaction has ended. `hold` is what it had when it ended."""
 
     task_id: str
@@ -77,7 +77,7 @@ class Ended:
     at: float
 
     @classmethod
-    def of(cls, row: Row[Any], status: Status, at: float) -> Ended:
+    def of(cls, row: Row[Any], status: Status, at: float) -> EndedTask:
         """Take the facts from the row that was locked before it ended."""
         return cls(row.id, row.client_id, row.batch_id, row.hold, row.callback_url, status, at)
 
@@ -87,7 +87,7 @@ class _Move:
     """One batch before and after this transaction's ends."""
 
     row: Row[Any]
-    ends: Sequence[Ended]
+    ends: Sequence[EndedTask]
     before: BatchProgress
     after: BatchProgress
     at: float
@@ -102,7 +102,7 @@ class _Move:
         return sum(end.hold != Hold.BATCH for end in self.ends)
 
 
-def record_progress(conn: Connection, batches: Batches, ended: Sequence[Ended]) -> Callbacks:
+def record_progress(conn: Connection, batches: LockedBatches, ended: Sequence[EndedTask]) -> Callbacks:
     """Carry out what follows from these ends. `batches` holds the locked rows of all their batches."""
     count_ended(end.status.value for end in ended)
     moves = [_move(batches[name], ends) for name, ends in sorted(_by_batch(ended).items())]
@@ -128,15 +128,15 @@ def progress_of(row: Row[Any]) -> BatchProgress:
     return BatchProgress(BatchStatus(row.status), *counts, expires_at=row.expires_at)
 
 
-def _by_batch(ended: Iterable[Ended]) -> dict[str, list[Ended]]:
-    batches: dict[str, list[Ended]] = {}
+def _by_batch(ended: Iterable[EndedTask]) -> dict[str, list[EndedTask]]:
+    batches: dict[str, list[EndedTask]] = {}
     for end in ended:
         if end.batch_id is not None:
             batches.setdefault(end.batch_id, []).append(end)
     return batches
 
 
-def _move(row: Row[Any], ends: Sequence[Ended]) -> _Move:
+def _move(row: Row[Any], ends: Sequence[EndedTask]) -> _Move:
     counts = Counter(end.status for end in ends)
     before, at = progress_of(row), max(end.at for end in ends)
     after = advance(
@@ -191,7 +191,7 @@ def _batch_update(dialect: str) -> Update:
     )
 
 
-def _tell(conn: Connection, ended: Sequence[Ended], finished: Sequence[_Move]) -> Callbacks:
+def _tell(conn: Connection, ended: Sequence[EndedTask], finished: Sequence[_Move]) -> Callbacks:
     """Write the callback rows. A batch's own is laid to the last of its tasks here."""
     told = [end for end in ended if end.callback_url is not None]
     closed = [move for move in finished if move.row.callback_url is not None]
@@ -203,11 +203,15 @@ def _tell(conn: Connection, ended: Sequence[Ended], finished: Sequence[_Move]) -
     return callbacks
 
 
-def _task_news(end: Ended) -> News:
+def _task_news(end: EndedTask) -> CallbackEvent:
     url = end.callback_url or ""
-    return News(end.client_id, f"task.{end.status}", url, end.at, task_id=end.task_id, batch_id=end.batch_id)
+    return CallbackEvent(
+        end.client_id, f"task.{end.status}", url, end.at, task_id=end.task_id, batch_id=end.batch_id
+    )
 
 
-def _batch_news(move: _Move) -> News:
+def _batch_news(move: _Move) -> CallbackEvent:
     row = move.row
-    return News(row.client_id, f"batch.{move.after.status}", row.callback_url, move.at, batch_id=row.id)
+    return CallbackEvent(
+        row.client_id, f"batch.{move.after.status}", row.callback_url, move.at, batch_id=row.id
+    )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Text, bindparam, func, select, update
 
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status, new_id
-from app.tasks.store.batch_slots import fill_places
+from app.tasks.store.batch_slots import fill_slots
 from app.tasks.store.files import drop_output_files
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.submissions import NewTask, insert_tasks
@@ -56,7 +56,7 @@ def run_again(
     pairs = [{"old": before.seq, "new": after.id} for before, after in zip(old, new, strict=True)]
     conn.execute(_REPLACED, pairs)
     if row.paused_at is None:
-        fill_places(conn, lock_batches(conn, [batch_id])[batch_id], now, len(new))
+        fill_slots(conn, lock_batches(conn, [batch_id])[batch_id], now, len(new))
     return len(old)
 
 

@@ -17,15 +17,15 @@ from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status
-from app.tasks.store.batch_slots import begin_batch, set_sweeping
+from app.tasks.store.batch_slots import begin_batch, set_backfilling
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import close_if_done
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
 
-FEW = 32  # tasks: above it COPY is as fast a way in
+SMALL_BATCH = 32  # tasks: above it COPY is as fast a way in
 
 
-def insert_few(
+def insert_small(
     conn: Connection, status: str, columns: Mapping[str, Sequence[Any]], requests: Sequence[str]
 ) -> list[int]:
     """Insert tasks in this status, given column by column (`id` among them), and what they ask for; on PostgreSQL.
@@ -142,8 +142,8 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     if not rows:
         return []
     columns, requests = _told(rows), [seal(row.request) for row in rows]
-    if len(rows) <= FEW and conn.dialect.name == "postgresql":
-        return insert_few(conn, Status.QUEUED.value, columns, requests)
+    if len(rows) <= SMALL_BATCH and conn.dialect.name == "postgresql":
+        return insert_small(conn, Status.QUEUED.value, columns, requests)
     numbers = reserve(conn, task, len(rows))
     queued = repeat(Status.QUEUED.value, len(rows))
     insert_rows(conn, task, ("seq", "status", *columns), zip(numbers, queued, *columns.values(), strict=True))
@@ -175,7 +175,7 @@ def finish_intake(conn: Connection, batch_id: str, total: int, now: float) -> No
         raise Conflict("the batch took too long to come in, and was taken back", code="intake_timeout")
     conn.execute(update(batch).where(batch.c.id == batch_id).values(total=total))
     if before.status != BatchStatus.VALIDATING:
-        set_sweeping(conn, batch_id, True)
+        set_backfilling(conn, batch_id, True)
         return
     begun = {"status": BatchStatus.IN_PROGRESS, "in_progress_at": now}
     conn.execute(update(batch).where(batch.c.id == batch_id, text(INTAKE)).values(begun))
@@ -209,13 +209,13 @@ def remember_key(
     return stands.fingerprint, stands.object_id
 
 
-def forget_key(conn: Connection, client_id: str, key: str, object_id: str) -> None:
+def release_key(conn: Connection, client_id: str, key: str, object_id: str) -> None:
     """Free a key that this transaction has claimed for an object that came to nothing."""
     mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
     conn.execute(delete(idempotency).where(mine, idempotency.c.object_id == object_id))
 
 
-def forget_keys(conn: Connection, now: float, limit: int) -> int:
+def delete_expired_keys(conn: Connection, now: float, limit: int) -> int:
     """Delete up to `limit` idempotency keys that have expired; gives back how many."""
     pair = (idempotency.c.client_id, idempotency.c.key)
     old = select(*pair).where(idempotency.c.expires_at <= now).order_by(idempotency.c.expires_at).limit(limit)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
 from app.tasks.domain.task import ENDS, CallbackState, Hold, Status
-from app.tasks.store.locks import is_of
+from app.tasks.store.locks import belongs_to
 from app.tasks.store.tables import INTAKE, attempt, batch, callback, delivery, task, task_content
 
 
@@ -211,7 +211,7 @@ def _of_batch(client_id: str, status: str | None, batch_id: str, after_seq: int 
 def _one(*, owned: bool) -> Select[Any]:
     found = select(*_columns(task_content.c.result)).join(task_content, task_content.c.seq == task.c.seq)
     found = found.where(task.c.id == bindparam("id"))
-    return found.where(is_of(bindparam("client")), task.c.deleted_at.is_(null())) if owned else found
+    return found.where(belongs_to(bindparam("client")), task.c.deleted_at.is_(null())) if owned else found
 
 
 @cache

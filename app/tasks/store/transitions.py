@@ -28,15 +28,15 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.batch_slots import hold_unless_paused, set_sweeping
-from app.tasks.store.locks import Batches, is_now, lock_batches, lock_tasks, lock_waiting
-from app.tasks.store.progress import Ended, close_if_done, record_progress
+from app.tasks.store.batch_slots import hold_unless_paused, set_backfilling
+from app.tasks.store.locks import LockedBatches, has_status, lock_batches, lock_tasks, lock_waiting
+from app.tasks.store.progress import EndedTask, close_if_done, record_progress
 from app.tasks.store.tables import batch, task
 
 
 def finish(
     conn: Connection,
-    batches: Batches,
+    batches: LockedBatches,
     rows: Sequence[Row[Any]],
     status: Status,
     at: float,
@@ -61,7 +61,7 @@ def finish(
         "unsent": int(unsent),
     }
     changed = set(conn.execute(_finish(conn.dialect.name), values).scalars())
-    ended = [Ended.of(row, status, at) for row in rows if row.id in changed]
+    ended = [EndedTask.of(row, status, at) for row in rows if row.id in changed]
     record_progress(conn, batches, ended)
     return [end.task_id for end in ended]
 
@@ -117,7 +117,7 @@ def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) ->
     _mark_batch(conn, row, now)
     ids = cancel_waiting(conn, lock_batches(conn, [batch_id])[batch_id], now, AT_ONCE)
     if len(ids) == AT_ONCE:
-        set_sweeping(conn, batch_id, True)
+        set_backfilling(conn, batch_id, True)
     close_if_done(conn, lock_batches(conn, [batch_id])[batch_id], now)
     return ids
 
@@ -130,7 +130,7 @@ def cancel_waiting(conn: Connection, locked: Row[Any], now: float, limit: int) -
     within = task.c.batch_id == locked.id
     waiting = lock_waiting(conn, locked.id, limit)
     ended = finish(conn, {locked.id: locked}, waiting, Status.CANCELLED, now)
-    conn.execute(update(task).where(within, is_now(Status.RUNNING)).values(cancel_requested=True))
+    conn.execute(update(task).where(within, has_status(Status.RUNNING)).values(cancel_requested=True))
     return ended
 
 
@@ -165,19 +165,19 @@ _FED_AGAIN: dict[str, Any] = {"front": true(), "fed_at": null()}
 _NOBODY = ("worker", "release", "claimed_at", "key", "account", "upstream_model")
 
 
-class Requeued(Enum):
+class RequeueReason(Enum):
     """Why a running row goes back without an ending."""
 
     LOST = "lost"  # its worker vanished; the call may have been made, and may yet succeed
     UNSENT = "unsent"  # its worker never held it: the claim's answer was lost
 
 
-def back_in_queue() -> dict[str, Any]:
+def requeued_columns() -> dict[str, Any]:
     """Columns of a row that goes back for good, beside `status` and `hold`: nothing late can come for it."""
     return _FED_AGAIN | {name: null() for name in _NOBODY}
 
 
-def send_back(conn: Connection, rows: Sequence[Row[Any]], why: Requeued) -> None:
+def requeue(conn: Connection, rows: Sequence[Row[Any]], why: RequeueReason) -> None:
     """Send locked running rows back, from the worker and release they were read with."""
     if rows:
         wanted = encode({"id": row.id, "worker": row.worker, "release": row.release} for row in rows)
@@ -185,16 +185,16 @@ def send_back(conn: Connection, rows: Sequence[Row[Any]], why: Requeued) -> None
 
 
 @cache
-def _requeue(dialect: str, why: Requeued) -> Update:
+def _requeue(dialect: str, why: RequeueReason) -> Update:
     """A lost row keeps worker and release: whose success is still accepted."""
     wanted = recordset(dialect, id=Text(), worker=Text(), release=BigInteger())
     same = (task.c.worker == wanted.c.worker) & (task.c.release == wanted.c.release)
     lost = {**_FED_AGAIN, "lost": task.c.lost + 1}
     never = case((task.c.attempts == 1, null()), else_=task.c.started_at)
-    unsent = {**back_in_queue(), "attempts": task.c.attempts - 1, "started_at": never}
+    unsent = {**requeued_columns(), "attempts": task.c.attempts - 1, "started_at": never}
     return (
         update(task)
-        .where(task.c.id == wanted.c.id, is_now(Status.RUNNING), same)
+        .where(task.c.id == wanted.c.id, has_status(Status.RUNNING), same)
         .values(status=Status.QUEUED, hold=hold_unless_paused(Hold.NONE.value))
-        .values(lost if why is Requeued.LOST else unsent)
+        .values(lost if why is RequeueReason.LOST else unsent)
     )

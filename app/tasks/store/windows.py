@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Double, bindparam, case, false, func, null, select, text, update
 
 from app.tasks.domain.task import Hold, PriorityStep
-from app.tasks.store.locks import first
+from app.tasks.store.locks import first_rows
 from app.tasks.store.tables import IN_LINE, IN_WINDOW, LINE_OF, OFF_PEAK, task
 
 _SEEN = 5_000  # deadlines read of one queue
@@ -40,7 +40,7 @@ _DEADLINES = (
 )
 
 
-def waiting_for_windows(conn: Connection) -> list[OffPeakQueue]:
+def off_peak_queues(conn: Connection) -> list[OffPeakQueue]:
     """Every queue that has rows waiting for off-peak hours: one step in the index for each, and a bounded count."""
     found: list[OffPeakQueue] = []
     after = ""
@@ -82,7 +82,7 @@ def hold_for_window(conn: Connection, model: str, until: float, limit: int) -> l
     return list(conn.execute(_HOLD, given).scalars())
 
 
-def begin_windows(conn: Connection, now: float, limit: int) -> int:
+def open_windows(conn: Connection, now: float, limit: int) -> int:
     """Let up to `limit` rows go whose off-peak hours have begun; gives back how many."""
     return len(conn.execute(_BEGIN, {"now": now, "most": limit}).all())
 
@@ -93,9 +93,11 @@ _GO: Any = case(
 )
 _NOW: Any = bindparam("now", type_=Double())
 _UNTIL: Any = bindparam("until", type_=Double())
-_BEGUN = first(f"{OFF_PEAK} AND available_at <= :now", task.c.available_at)
+_BEGUN = first_rows(f"{OFF_PEAK} AND available_at <= :now", task.c.available_at)
 _BEGIN = update(task).where(task.c.seq == _BEGUN.c.seq).values(hold=_GO).returning(task.c.seq)
-_LATE = first(f"{OFF_PEAK} AND queue = :of_queue AND expires_at <= :until", task.c.queue, task.c.expires_at)
+_LATE = first_rows(
+    f"{OFF_PEAK} AND queue = :of_queue AND expires_at <= :until", task.c.queue, task.c.expires_at
+)
 _START_EARLY = (
     update(task)
     .where(task.c.seq == _LATE.c.seq)
@@ -107,7 +109,7 @@ _START_EARLY = (
     )
     .returning(task.c.seq)
 )
-_OUT_OF_HOURS = first(f"{IN_WINDOW} AND NOT leads AND model = :of_model", task.c.model, task.c.seq)
+_OUT_OF_HOURS = first_rows(f"{IN_WINDOW} AND NOT leads AND model = :of_model", task.c.model, task.c.seq)
 _HOLD = (
     update(task)
     .where(task.c.seq == _OUT_OF_HOURS.c.seq)
