@@ -17,8 +17,7 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.dispatching.feed_backlog import CHUNK, Feeder
-from app.execution.celery_app import make_celery
-from app.execution.messages import Envelopes
+from app.execution.celery_app import Envelopes, make_celery
 from app.pacing.store.backlog_publisher import WINDOW, RedisBacklogPublisher
 from app.platform.database import Database
 from app.platform.migrate import upgrade

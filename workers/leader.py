@@ -39,7 +39,7 @@ from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
 from app.submission.take_in_file import TakeInFile
-from app.upstreams.upstream_tests import UpstreamTests
+from app.upstreams.key_tests import UpstreamTests
 
 
 @dataclass

@@ -21,9 +21,8 @@ from app.platform.domain.names import KEY
 from app.settings import ConfigError
 from app.settings.topology import started_regions
 from workers.celery import celery, parts
-from workers.follow_keys import FollowKeys
-from workers.gather_events import GatherEvents
-from workers.process import WorkerProcess, build_worker, refuse_queues
+from workers.consumer import GatherEvents
+from workers.process import FollowKeys, WorkerProcess, build_worker, refuse_queues
 
 log = structlog.get_logger("penstock.worker")
 

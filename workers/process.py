@@ -5,35 +5,33 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import structlog
 from sqlalchemy import Connection
 
 from app.composition.container import Container
-from app.execution.beat_worker import BeatWorker, WorkerInstance
 from app.execution.domain.retry import RetryPolicy
-from app.execution.drain_worker import GRACE_SECONDS, DrainWorker
-from app.execution.in_flight import CallsInFlight, WorkerReadiness
-from app.execution.keep_answers import KeepAnswers
-from app.execution.record_endings import record_endings
+from app.execution.in_flight import GRACE_SECONDS, CallsInFlight, DrainWorker, WorkerReadiness
 from app.execution.release_permits import ReleasePermits
-from app.execution.report_slots import ReportSlots
-from app.execution.run_task import ModelRetryPolicy, Policies, RunTask
+from app.execution.report_worker import BeatWorker, ReportSlots, WorkerInstance
+from app.execution.run_task import KeepAnswers, ModelRetryPolicy, Policies, RunTask
 from app.execution.store.claims import claim
+from app.execution.store.endings import record_endings
 from app.pacing.build_controllers import rests
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.names import KEY, key_queue
 from app.platform.redis_scripts import Scripts, connect
-from app.settings import Settings
+from app.settings import ConfigError, Settings
+from app.settings.topology import keys_in
 from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Outcome, Recorded
 from app.tasks.store import feeding
-from app.upstreams.call_upstream import Upstreams
+from app.upstreams.answer_streams import RedisStreamWriter
+from app.upstreams.call_upstream import UpstreamGenerations, Upstreams
 from app.upstreams.held_secrets import HeldSecrets
-from app.upstreams.store.streams import RedisStreamWriter
-from app.upstreams.upstream_generations import UpstreamGenerations
 
 log = structlog.get_logger("penstock.worker")
 
@@ -226,3 +224,61 @@ def _claim_in_order(conn: Connection, wishes: Sequence[Claim]) -> list[Claimed |
     found = claim(conn, wishes)
     answers = ((wish, found.get(wish.permit.task_id)) for wish in wishes)
     return [got if got is not None and got.permit is wish.permit else None for wish, got in answers]
+
+
+class FollowKeys:
+    """One for a worker process that consumes key queues."""
+
+    def __init__(
+        self, parts: Container, process: WorkerProcess, queues: Collection[str], regions: Collection[str] = ()
+    ) -> None:
+        """`regions`: those that it was started for."""
+        self._parts = parts
+        self._process = process
+        self._queues = tuple(name for name in queues if name.startswith(KEY))
+        self._followed = followed(parts.settings, self._queues, regions)
+        self.consumer: Any = None  # Celery's, once it is there
+
+    def take(self, settings: Settings) -> None:
+        """Another configuration. Raises ConfigError; then everything stays as it was.
+
+        1. What is gone is consumed no more. 2. Calls are made by the new one. 3. What has come is consumed: from the
+        next report on the dispatcher releases to it.
+        """
+        wanted = wanted_queues(settings, self._queues, self._followed)
+        if not wanted:
+            raise ConfigError(
+                str(settings.path), None, "no key of this worker is left", "stop the worker instead"
+            )
+        self._process.renew(self._parts.renewed(settings), wanted)
+        for name in set(self._queues) - set(wanted):
+            self.consumer.call_soon(self.consumer.cancel_task_queue, name)
+        for name in set(wanted) - set(self._queues):
+            self.consumer.call_soon(self.consumer.add_task_queue, name, exchange="penstock", routing_key=name)
+        self._queues = wanted
+
+
+Followed = Callable[[Settings], tuple[str, ...]]  # the queues that a configuration means for a worker
+
+
+def followed(settings: Settings, queues: Sequence[str], regions: Collection[str]) -> Followed | None:
+    """What a worker follows that began with these queues; None: it was told them by name, and keeps to them."""
+
+    def of_regions(settings: Settings) -> tuple[str, ...]:
+        return tuple(key_queue(name) for name in keys_in(settings, regions))
+
+    kinds: tuple[Followed, ...] = (of_regions, all_queues) if regions else (all_queues,)
+    return next((kind for kind in kinds if set(kind(settings)) == set(queues)), None)
+
+
+def all_queues(settings: Settings) -> tuple[str, ...]:
+    """The queues of all keys that a worker without a region may use."""
+    return tuple(key_queue(name) for name in settings.open_keys)
+
+
+def wanted_queues(settings: Settings, now: Sequence[str], followed: Followed | None) -> tuple[str, ...]:
+    """What a worker is to consume."""
+    if followed is not None:
+        return followed(settings)
+    known = {key_queue(key.name) for key in settings.keys}
+    return tuple(name for name in now if name in known)

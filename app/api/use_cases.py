@@ -45,8 +45,8 @@ from app.tasks.read_batches import ListBatches, ReadBatches, ReadBatchUsage
 from app.tasks.read_files import ReadFiles
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.wait import FollowObject, Waiters, WaitForTask, WatchEndings
-from app.upstreams.ports import NoStreamReader, StreamReader
-from app.upstreams.upstream_tests import UpstreamTests
+from app.upstreams.answer_streams import NoStreamReader, StreamReader
+from app.upstreams.key_tests import UpstreamTests
 
 
 class Dependencies(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from app.platform.ports import SystemClock
 from app.settings import Settings
 from app.upstreams.domain.key_health import KeyTestResult, Probe
-from app.upstreams.upstream_tests import UpstreamTests
+from app.upstreams.key_tests import UpstreamTests
 
 _SAID = {
     KeyTestResult.WORKS: "works",

@@ -25,8 +25,7 @@ from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
-from app.execution.celery_app import make_celery
-from app.execution.messages import Envelopes
+from app.execution.celery_app import Envelopes, make_celery
 from app.pacing.ports import Explain
 from app.pacing.recent_lines import Lines
 from app.pacing.store.backlog_publisher import RedisBacklogPublisher
@@ -55,7 +54,7 @@ from app.submission.admit import Admission
 from app.submission.submission_rules import admission_of, vault_of
 from app.tasks.ports import BacklogPublisher
 from app.tasks.wait import RedisChanges
-from app.upstreams.store.streams import RedisStreamReader
+from app.upstreams.answer_streams import RedisStreamReader
 
 log = structlog.get_logger("penstock.secrets")
 

@@ -7,7 +7,7 @@ import time
 import orjson
 import urllib3
 
-from app.upstreams.domain.page import FetchedPage
+from app.upstreams.domain.reply import FetchedPage
 
 _MOST_BYTES = 1024 * 1024
 _USER_AGENT = "Penstock-doctor/1"

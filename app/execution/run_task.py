@@ -13,10 +13,11 @@ from typing import Literal, Protocol
 
 import structlog
 
+from app.billing.domain.pricing import PriceBook
+from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
+from app.caching.domain.caching import may_keep
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
 from app.execution.in_flight import CallsInFlight, WorkerReadiness
-from app.execution.keep_answers import KeepAnswers
-from app.execution.pass_on_stream import PassOnStream
 from app.execution.release_permits import ReleasePermits
 from app.pacing.domain.brake import DEFAULT_RESTS, BrakeDurations, brakes
 from app.pacing.domain.why import key_missing
@@ -39,10 +40,84 @@ from app.tasks.domain.attempt import (
 )
 from app.tasks.domain.task import Status
 from app.tasks.ports import Meter, NoMeter
+from app.upstreams.answer_streams import NoStreams, StreamWriter
+from app.upstreams.domain import request_parameters
+from app.upstreams.domain.chat_stream import Piece
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.refusals import about_a_key
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.ports import NoStreams, StreamWriter
+
+
+class PassOnStream:
+    """One run of one task."""
+
+    def __init__(self, writer: StreamWriter, task_id: str, release: int) -> None:
+        self._writer = writer
+        self._task_id = task_id
+        self._release = release
+        self._count = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was passed on: from then on the answer cannot begin anew."""
+        return self._count > 0
+
+    def send(self, data: bytes) -> None:
+        """Pass the next chunk on."""
+        number, self._count = self._count, self._count + 1
+        self._writer.send(self._task_id, Piece(self._release, number, data))
+
+    def end(self) -> None:
+        """Say that the run is over and recorded, whatever came of it."""
+        self._writer.send(self._task_id, Piece(self._release, self._count))
+
+
+cache_log = structlog.get_logger("penstock.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAnswers:
+    """The use case. May be used by many threads."""
+
+    parse: Parse
+    prices: PriceBook = field(default_factory=PriceBook)
+    cache: AnswerCache = field(default_factory=NoAnswers)
+    most_bytes: int = 1024 * 1024
+
+    def priced(self, ending: AttemptEnd) -> AttemptEnd:
+        """The ending with its cost, at the price in force when the call was sent; None stays unknown."""
+        permit = ending.claimed.permit
+        if not ending.called:
+            return ending
+        sent_at = ending.claimed.started_at
+        cost = self.prices.cost(permit.upstream, permit.upstream_model, ending.usage, sent_at)
+        return replace(ending, cost=cost)
+
+    def keep(self, ending: AttemptEnd) -> None:
+        """Keep the answer where its task asks for it and it is a whole one. Never raises."""
+        try:
+            self._keep(ending)
+        except Exception as error:  # noqa: BLE001  # an answer that is not kept is recorded all the same
+            cache_log.warning("an answer was not kept", error=type(error).__name__)
+
+    def _keep(self, ending: AttemptEnd) -> None:
+        claimed, result = ending.claimed, ending.result
+        if ending.status is not Status.SUCCEEDED or result is None:
+            return
+        if claimed.cache_key is None or claimed.cache_seconds is None:
+            return
+        encoded = result.encode()
+        whole = may_keep(
+            self.parse(encoded),
+            simulated=ending.simulated,
+            repaired=bool(request_parameters.remembered_fixes(claimed.avoid)),
+            size=len(encoded),
+            most=self.most_bytes,
+        )
+        if whole:
+            answer = CachedAnswer(result, ending.usage, ending.cost)
+            self.cache.keep(claimed.cache_key, answer, claimed.cache_seconds)
+
 
 log = structlog.get_logger("penstock.worker")
 

@@ -24,9 +24,8 @@ from app.tasks.domain.views import failure_status
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
 from app.tasks.wait import Waiters
-from app.upstreams.domain.chat_stream import chunks_of
-from app.upstreams.domain.stream_piece import Piece
-from app.upstreams.ports import StreamReader, Subscription
+from app.upstreams.answer_streams import StreamReader, Subscription
+from app.upstreams.domain.chat_stream import Piece, chunks_of
 
 ALIVE_EVERY = 10.0  # seconds between signs of life
 HEAD_SECONDS = 3.0  # for which the head is held back: what fails at once fails with a status of its own

@@ -21,13 +21,20 @@ from urllib3.response import BaseHTTPResponse
 from app.platform.ports import Clock
 from app.settings import Settings, UpstreamHeaders, UpstreamSettings
 from app.tasks.domain.attempt import Claimed
-from app.upstreams.domain import parameter_fix
-from app.upstreams.domain.default_parameters import strip_default_parameters
+from app.upstreams.domain import request_parameters
 from app.upstreams.domain.reply import Reply, TransportError
-from app.upstreams.upstream_answer import HttpResponse
-from app.upstreams.upstream_call import TROUBLES, IncompleteCall, UpstreamCall, not_sent
+from app.upstreams.domain.request_parameters import strip_default_parameters
+from app.upstreams.held_secrets import HeldSecrets
+from app.upstreams.upstream_call import (
+    TROUBLES,
+    HttpResponse,
+    IncompleteCall,
+    PassOn,
+    StreamReading,
+    UpstreamCall,
+    not_sent,
+)
 from app.upstreams.upstream_connections import ConnectionPool, PooledConnection
-from app.upstreams.upstream_stream import PassOn, StreamReading
 
 USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
@@ -256,7 +263,7 @@ def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> byte
     Parameters that say what `defaults` say are left out.
     """
     head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model) + (_STREAMED if claimed.stream else b"")
-    repairs = parameter_fix.remembered(claimed.avoid)
+    repairs = request_parameters.remembered_fixes(claimed.avoid)
     text = claimed.request.strip()
     if repairs or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
         request = orjson.loads(text)
@@ -265,3 +272,51 @@ def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> byte
         request = strip_default_parameters(request, defaults or {})
         text = orjson.dumps(request).decode()
     return head + (b"," if text != "{}" else b"") + text[1:].encode()
+
+
+class UpstreamGenerations:
+    """Fits RunTask's port. Calls in flight end in the configuration in which they began."""
+
+    def __init__(self, first: Upstreams, held: HeldSecrets) -> None:
+        """`held`: the secrets that calls by `first` carry."""
+        self.held = held
+        held.tell(first.take_secrets)
+        self._all: tuple[Upstreams, ...] = (
+            first,
+        )  # the newest first; reloads are rare, and an old one holds nothing open
+
+    def renew(self, newer: Upstreams, held: HeldSecrets) -> None:
+        """Make new calls by another configuration."""
+        older = self._all[0]
+        self.held = held
+        held.tell(newer.take_secrets)
+        self._all = (newer, *self._all)
+        older.close()
+
+    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
+        """See Upstreams."""
+        return self._of(claimed).call(claimed, send_by)
+
+    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
+        """See Upstreams."""
+        return self._of(claimed).stream(claimed, send_by, pass_on)
+
+    def wire(self) -> tuple[int, int]:
+        """Calls begun in this process's life, and connections opened for them."""
+        counts = [one.wire() for one in self._all]
+        return sum(calls for calls, _ in counts), sum(opened for _, opened in counts)
+
+    def abort(self) -> None:
+        """End every call in flight, and refuse those that have not sent yet."""
+        for one in self._all:
+            one.abort()
+
+    def close(self) -> None:
+        """Close what is kept open between calls."""
+        for one in self._all:
+            one.close()
+
+    def _of(self, claimed: Claimed) -> Upstreams:
+        permit = claimed.permit
+        self.held.before_call(permit.key)
+        return next((one for one in self._all if one.knows(permit.key, permit.upstream)), self._all[0])

@@ -7,10 +7,18 @@ import re
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
+import orjson
 from urllib3.exceptions import HTTPError, NameResolutionError
+from urllib3.response import BaseHTTPResponse
 
+from app.platform.domain.event_stream import DONE, EventReader
+from app.platform.domain.json_text import read_json
 from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSocket
+from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
 
 # Whatever can go wrong between us and an upstream.
@@ -127,3 +135,140 @@ def _causes(error: BaseException | None) -> list[BaseException]:
         inner = next((part for part in error.args if isinstance(part, BaseException)), None)
         error = error.__cause__ or inner or error.__context__
     return found
+
+
+_CHUNK = 65536
+
+
+class HttpResponse:
+    """An answer that has begun: its status and headers are there, its body comes."""
+
+    def __init__(self, call: UpstreamCall, response: BaseHTTPResponse, first_byte_at: float) -> None:
+        self.sent_at = call.sent_at
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.first_byte_at = first_byte_at
+        self.whole = False
+        self._call = call
+        self._response = response
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it arrives, undone of any compression. Raises IncompleteCall when it is cut off."""
+        try:
+            while chunk := self._response.read1(_CHUNK, decode_content=True):
+                yield chunk
+        except TROUBLES as error:
+            raise self.failed(self._call.fault(error)) from None
+        self.whole = True
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it comes as server-sent events."""
+        return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
+
+    def hurry(self, seconds: float) -> None:
+        """Give what is left of the body so many seconds at most."""
+        self._call.deadline.hurry(seconds)
+
+    def read(self, most: int) -> bytes:
+        """The whole body. Raises IncompleteCall beyond `most` bytes."""
+        body = bytearray()
+        for chunk in self.chunks():
+            body += chunk
+            if len(body) > most:
+                raise self.failed(
+                    TransportError(
+                        TransportErrorKind.TOO_LARGE, f"The upstream's answer is larger than {most} bytes."
+                    )
+                )
+        return bytes(body)
+
+    def failed(self, fault: TransportError) -> IncompleteCall:
+        """The error for a fault of this answer."""
+        return IncompleteCall(
+            replace(
+                fault,
+                status=self.status,
+                headers=self.headers,
+                first_byte_at=self.first_byte_at,
+                sent_at=self.sent_at,
+            )
+        )
+
+
+PassOn = Callable[[bytes], None]  # takes a chunk's JSON
+_AFTER_DONE = 1.0  # seconds for an upstream to end its body once it has said that it is done
+
+
+class StreamReading:
+    """Reads one streamed answer. `shown`: something was passed on."""
+
+    def __init__(self, most: int, pass_on: PassOn) -> None:
+        """`most` bytes of events."""
+        self._most = most
+        self._pass_on = pass_on
+        self._events = EventReader()
+        self._assembly = Assembly()
+        self._error: bytes | None = None
+        self._done = False
+        self.shown = False
+
+    def read(self, answer: HttpResponse) -> bytes:
+        """The whole answer as JSON, or the error that the upstream sent in its place or amidst it.
+
+        Raises IncompleteCall when it is cut off, also without a word.
+        """
+        try:
+            self._read_events(answer)
+        except IncompleteCall:
+            if not (self._done and self._assembly.finished):
+                raise
+        if self._error is not None:
+            return self._error
+        if not self._assembly.finished:
+            raise answer.failed(
+                TransportError(TransportErrorKind.CUT, "The upstream's stream ended before its answer did.")
+            )
+        return orjson.dumps(self._assembly.completion())
+
+    def _read_events(self, answer: HttpResponse) -> None:
+        size = 0
+        for received in answer.chunks():
+            size += len(received)
+            if size > self._most:
+                words = f"The upstream's answer is larger than {self._most} bytes."
+                raise answer.failed(TransportError(TransportErrorKind.TOO_LARGE, words))
+            for data in self._events.feed(received):
+                self._take(data, answer)
+            if self._error is not None:
+                return
+
+    def _take(self, data: bytes, answer: HttpResponse) -> None:
+        """One event. Nothing counts after an error or the end."""
+        if self._done or self._error is not None:
+            return
+        if data == DONE:
+            self._done = True
+            answer.hurry(_AFTER_DONE)
+            return
+        chunk, text = _parsed(data, answer)
+        if chunk.get("error"):
+            self._error = data
+            return
+        self._assembly.add(chunk)
+        self.shown = True
+        self._pass_on(text.encode())
+
+
+def _parsed(data: bytes, answer: HttpResponse) -> tuple[Mapping[str, Any], str]:
+    try:
+        chunk, text = read_json(data, orjson.loads)
+    except ValueError:
+        chunk, text = None, ""
+    if not isinstance(chunk, Mapping):
+        raise answer.failed(
+            TransportError(
+                TransportErrorKind.CUT, "The upstream's stream holds something that is not a JSON object."
+            )
+        )
+    return chunk, text

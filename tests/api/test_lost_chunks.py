@@ -12,8 +12,8 @@ from sqlalchemy import select
 from app.api.application import create_app
 from app.platform.redis_scripts import Scripts, connect
 from app.tasks.store.tables import task
-from app.upstreams.domain.stream_piece import Piece
-from app.upstreams.store.streams import RedisStreamReader, RedisStreamWriter
+from app.upstreams.answer_streams import RedisStreamReader, RedisStreamWriter
+from app.upstreams.domain.chat_stream import Piece
 from tests.api.world import Client, Parts, World
 from tests.stack import wait_until
 

@@ -12,7 +12,7 @@ from app.caching.domain.answer import CachedAnswer
 from app.caching.domain.caching import CacheRules, CacheWish, Mode
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.use_cache import JoinIdentical, UseCache
-from app.execution.keep_answers import KeepAnswers
+from app.execution.run_task import KeepAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.platform.database import Database

@@ -37,7 +37,7 @@ from app.diagnosis.domain.doctor_service import (
 )
 from app.diagnosis.domain.finding import Finding, Level, ok, warn, worst
 from app.diagnosis.examine import Check, examine
-from app.upstreams.domain.page import FetchedPage
+from app.upstreams.domain.reply import FetchedPage
 
 GIB = 1024**3
 NOW = 1_700_000_000.0

@@ -6,7 +6,7 @@ import pytest
 
 from app.settings import Settings
 from app.settings.topology import started_regions
-from workers.follow_keys import followed, wanted_queues
+from workers.process import followed, wanted_queues
 
 
 def settings(**keys: str) -> Settings:

@@ -10,8 +10,7 @@ import pytest
 import redis
 from celery import Celery
 
-from app.execution.celery_app import PRIORITY_STEPS, RUN_TASK, make_celery
-from app.execution.messages import Envelopes
+from app.execution.celery_app import PRIORITY_STEPS, RUN_TASK, Envelopes, make_celery
 from app.platform.domain.names import redis_list
 from app.settings import ConfigError, KeySettings, Settings
 from app.tasks.domain.attempt import Message

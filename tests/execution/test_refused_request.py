@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.execution.domain.refused_request import LONGEST_WAIT, Visit, is_its_own_fault, note_of, remembered
-from app.execution.domain.retry import RetryContext, RetryPolicy, decide
+from app.execution.domain.retry import (
+    LONGEST_WAIT,
+    KeyRefusals,
+    RetryContext,
+    RetryPolicy,
+    decide,
+    is_request_at_fault,
+    refusal_note,
+    remembered_refusals,
+)
 from app.tasks.domain.attempt import AttemptEnd, Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
@@ -17,8 +25,8 @@ from tests.attempts import NOW, a_claimed, a_permit
 
 CREDENTIALS = (Outcome.UNAUTHORIZED, Outcome.NO_BALANCE)
 GONE = "the upstream's words"
-K1, K2 = Visit("k1", "acme", 1, 0, NOW), Visit("k2", "acme", 1, 0, NOW)
-K3 = Visit("k3", "bee", 1, 0, NOW)
+K1, K2 = KeyRefusals("k1", "acme", 1, 0, NOW), KeyRefusals("k2", "acme", 1, 0, NOW)
+K3 = KeyRefusals("k3", "bee", 1, 0, NOW)
 ONCE, TWICE = replace(K1, disproved=1), replace(K1, disproved=2)
 
 
@@ -43,8 +51,8 @@ ONCE, TWICE = replace(K1, disproved=1), replace(K1, disproved=2)
         (Outcome.NO_BALANCE, [K1, K3], {"k1", "k3"}, False),
     ],
 )
-def test_whose_fault_it_is(outcome: Outcome, visits: list[Visit], keys: set[str], fault: bool) -> None:
-    assert is_its_own_fault(outcome, visits, keys) is fault
+def test_whose_fault_it_is(outcome: Outcome, visits: list[KeyRefusals], keys: set[str], fault: bool) -> None:
+    assert is_request_at_fault(outcome, visits, keys) is fault
 
 
 def refused(
@@ -122,7 +130,7 @@ def test_a_key_that_is_met_again_while_another_is_closed_is_not_met_in_a_loop(ou
 def test_a_visit_is_remembered_whatever_keys_are_called(
     key: str, account: str, visits: int, disproved: int, at: float
 ) -> None:
-    visit = Visit(key, account, visits, disproved, round(at, 3))
-    note = note_of(visit)
+    visit = KeyRefusals(key, account, visits, disproved, round(at, 3))
+    note = refusal_note(visit)
     assert not set(note) & {",", "|"}  # what parts notes, and places
-    assert remembered(["k9", "unknown:k2", "refused:rubbish", note]) == {key: visit}
+    assert remembered_refusals(["k9", "unknown:k2", "refused:rubbish", note]) == {key: visit}

@@ -5,9 +5,8 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.execution.domain.prefetch_allowance import LEAST, MOST, prefetch_allowance
 from app.execution.in_flight import CallsInFlight, WorkerReadiness
-from app.execution.report_slots import ReportSlots
+from app.execution.report_worker import LEAST, MOST, ReportSlots, prefetch_allowance
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import RedisUnreachable
 from tests.execution.test_run_task import FakeClock

@@ -10,7 +10,7 @@ from app.execution.domain.retry import RetryContext, RetryPolicy, decide
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
-from app.upstreams.domain.parameter_fix import ParameterFix
+from app.upstreams.domain.request_parameters import ParameterFix
 from tests.attempts import NOW, a_claimed, a_permit
 
 KEYS = ("k1", "k2")

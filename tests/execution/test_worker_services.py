@@ -8,9 +8,8 @@ import pytest
 from sqlalchemy import Connection
 
 from app.access.store import clients
-from app.execution.beat_worker import BEAT_SECONDS, BeatWorker, WorkerInstance
-from app.execution.drain_worker import DrainWorker
-from app.execution.in_flight import CallsInFlight, WorkerReadiness
+from app.execution.in_flight import CallsInFlight, DrainWorker, WorkerReadiness
+from app.execution.report_worker import BEAT_SECONDS, BeatWorker, WorkerInstance
 from app.execution.revoke_task import RevokeTasks
 from app.execution.store import workers
 from app.execution.store.claims import claim

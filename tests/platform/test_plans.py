@@ -12,10 +12,9 @@ from sqlalchemy import Connection, event, text
 
 from app.dispatching.store import reconciling
 from app.dispatching.store.degrading import degrade
-from app.execution.record_endings import record_endings
 from app.execution.store import workers
 from app.execution.store.claims import claim
-from app.execution.store.endings import end
+from app.execution.store.endings import end, record_endings
 from app.pacing.store.lines import deadlines, read_line
 from app.platform.database import Database
 from app.platform.migrate import upgrade

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
-from app.execution.record_endings import record_endings
 from app.execution.store.claims import claim
+from app.execution.store.endings import record_endings
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import (

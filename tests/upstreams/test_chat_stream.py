@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.platform.domain.event_stream import COMMENT, EventReader, event, named_event
-from app.upstreams.domain.chat_stream import Assembly, chunks_of, for_client
-from app.upstreams.domain.stream_piece import Piece
+from app.upstreams.domain.chat_stream import Assembly, Piece, chunks_of, for_client
 
 words = st.text(max_size=12)
 tool_calls = st.lists(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain.classify import CallVerdict, classify
-from app.upstreams.domain.parameter_fix import ParameterFix
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
+from app.upstreams.domain.request_parameters import ParameterFix
 from app.upstreams.domain.upstream_error import LimitScope
 from tests.attempts import NOW, a_completion, a_reply
 

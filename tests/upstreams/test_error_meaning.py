@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.classify import CallVerdict, classify
-from app.upstreams.domain.phrases import folded
 from app.upstreams.domain.upstream_error import read_error
-from app.upstreams.domain.upstream_words import WORDS, Meaning
+from app.upstreams.domain.upstream_words import WORDS, Meaning, folded
 from tests.attempts import NOW, a_completion, a_reply
 
 WAITS = {Outcome.OVERLOADED, Outcome.RATE_LIMITED}

@@ -9,10 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.settings import ConfigError, Settings
-from app.upstreams.call_upstream import Upstreams
+from app.upstreams.call_upstream import UpstreamGenerations, Upstreams
 from app.upstreams.domain.reply import Reply
 from app.upstreams.held_secrets import AGAIN_SECONDS, HeldSecrets
-from app.upstreams.upstream_generations import UpstreamGenerations
 from tests.attempts import a_claimed
 from tests.upstreams.calls import MovableClock
 from tests.upstreams.wire import Peer, WireServer, answer

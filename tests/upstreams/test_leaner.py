@@ -8,7 +8,7 @@ import pytest
 
 from app.billing.domain.usage import FIGURES, as_csv
 from app.upstreams.call_upstream import body_of
-from app.upstreams.domain.default_parameters import strip_default_parameters
+from app.upstreams.domain.request_parameters import strip_default_parameters
 from tests.attempts import a_claimed
 
 MONEY = ("currency", "cost_micros")

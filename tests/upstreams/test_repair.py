@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.upstreams.domain.parameter_fix import ParameterFix, remembered
+from app.upstreams.domain.request_parameters import ParameterFix, remembered_fixes
 
 ALL = [
     ParameterFix("clamp", "max_tokens", "8192"),
@@ -13,7 +13,7 @@ ALL = [
 
 @pytest.mark.parametrize("repair", ALL)
 def test_a_repair_is_remembered_among_what_a_task_avoids(repair: ParameterFix) -> None:
-    assert remembered(("key-1", str(repair), "unknown:key-1")) == (repair,)
+    assert remembered_fixes(("key-1", str(repair), "unknown:key-1")) == (repair,)
 
 
 def test_a_note_can_travel_in_a_list_separated_by_commas() -> None:

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from app.upstreams.call_upstream import body_of
-from app.upstreams.domain.parameter_fix import ParameterFix
 from app.upstreams.domain.reply import Reply, TransportErrorKind
+from app.upstreams.domain.request_parameters import ParameterFix
 from tests.attempts import a_claimed, a_permit
 from tests.upstreams.calls import HEAD, SECRET, broken_off, call, chunked, faulty, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering

@@ -13,7 +13,7 @@ from app.settings import Settings, UpstreamSettings
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import Upstreams
 from app.upstreams.domain.classify import CallVerdict, classify
-from app.upstreams.domain.parameter_fix import ParameterFix
+from app.upstreams.domain.request_parameters import ParameterFix
 from simulator.client import SimulatorProcess
 from simulator.config import SimulatorConfig
 from simulator.faults import KINDS, Fault

@@ -11,7 +11,7 @@ import pytest
 from app.platform.ports import SystemClock
 from app.settings import Settings
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
-from app.upstreams.upstream_tests import UpstreamTests
+from app.upstreams.key_tests import UpstreamTests
 from simulator.client import SimulatorProcess
 from simulator.config import Account, SimulatorConfig
 from simulator.faults import Fault

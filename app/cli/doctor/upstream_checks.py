@@ -33,8 +33,8 @@ from app.diagnosis.probe_network import connect_often, look_up, shake_hands
 from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import UpstreamHeaders
+from app.upstreams.key_tests import UpstreamPages
 from app.upstreams.upstream_connections import tls_rules
-from app.upstreams.upstream_pages import UpstreamPages
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.diagnosis.domain.finding import Finding, fail, milliseconds, ok, warn
 from app.pacing.domain.ratelimit_headers import used_up_in
-from app.upstreams.domain.page import FetchedPage
+from app.upstreams.domain.reply import FetchedPage
 
 REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 

@@ -16,16 +16,95 @@ An answer that was streamed, and of which a part has been seen, is never begun a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
+from urllib.parse import quote, unquote
 
-from app.execution.domain import refused_request
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, TaskFailure
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, Permit, TaskFailure
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
 from app.tasks.domain.task import Status
-from app.upstreams.domain import parameter_fix
+from app.upstreams.domain import request_parameters
 from app.upstreams.domain.classify import CallVerdict
+
+_NOTE = "refused:"
+LONGEST_WAIT = 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRefusals:
+    """What a task remembers of one key that refused it."""
+
+    key: str
+    account: str
+    visits: int = 0
+    disproved: int = 0
+    at: float = float("inf")  # gate time of the last one's release
+    tested: bool = False  # the key's own test has succeeded since the visit before
+
+
+def remembered_refusals(notes: Iterable[str]) -> dict[str, KeyRefusals]:
+    """The visits among what a task avoids, by key; what cannot be read is left out."""
+    found = {}
+    for note in notes:
+        if note.startswith(_NOTE):
+            try:
+                key, account, visits, disproved, at = map(unquote, note.removeprefix(_NOTE).split(":"))
+                found[key] = KeyRefusals(key, account, int(visits), int(disproved), float(at))
+            except ValueError:
+                continue
+    return found
+
+
+def add_refusal(visits: dict[str, KeyRefusals], permit: Permit) -> KeyRefusals:
+    """The visit that this refusal adds to those before it."""
+    before = visits.get(permit.key, KeyRefusals(permit.key, permit.account))
+    return KeyRefusals(
+        permit.key,
+        permit.account,
+        before.visits + 1,
+        before.disproved + (permit.proved_at > before.at),
+        permit.released_at,
+        permit.tested_at > before.at,
+    )
+
+
+def refusal_note(visit: KeyRefusals) -> str:
+    """As it is remembered."""
+    names = f"{quote(visit.key, safe='')}:{quote(visit.account, safe='')}"
+    return f"{_NOTE}{names}:{visit.visits}:{visit.disproved}:{visit.at:.3f}"
+
+
+def without_key(notes: Iterable[str], visit: KeyRefusals) -> list[str]:
+    """What a task avoids, but for earlier visits to the same key."""
+    mine = f"{_NOTE}{quote(visit.key, safe='')}:"
+    return [note for note in notes if not note.startswith(mine)]
+
+
+def is_request_at_fault(outcome: Outcome, visits: Collection[KeyRefusals], keys: Collection[str]) -> bool:
+    """Whether the request is what was refused; `visits` is one for each key, `keys` all that could serve it."""
+    disproved = sum(visit.disproved for visit in visits)
+    nobody_left = {visit.key for visit in visits} >= set(keys)
+    if outcome is Outcome.UNKNOWN_MODEL:
+        return nobody_left
+    if outcome is not Outcome.FORBIDDEN:
+        return disproved > 1
+    accounts = {visit.account for visit in visits}
+    return (
+        len(accounts) > 1
+        or (nobody_left and len(visits) > 1)
+        or disproved > 0
+        or any(visit.tested for visit in visits)
+    )
+
+
+def refusal_wait(visit: KeyRefusals, visits: Collection[KeyRefusals], keys: Collection[str]) -> float:
+    """Seconds until the task may try again."""
+    others_left = set(keys) - {one.key for one in visits}
+    if visit.visits == 1 and others_left:
+        return 0.0
+    return float(min(LONGEST_WAIT, 2.0 ** min(visit.visits - 1, 10)))
+
 
 _WAITS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _COUNTS = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED})
@@ -145,19 +224,19 @@ def _asked(verdict: CallVerdict, chance: float) -> float:
 def _elsewhere(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     """Keys that have not refused it may serve it at once; where they are not at fault, the request is."""
     permit = ending.claimed.permit
-    before = refused_request.remembered(ending.avoid)
-    visit = refused_request.visited(before, permit)
+    before = remembered_refusals(ending.avoid)
+    visit = add_refusal(before, permit)
     visits = [*(one for one in before.values() if one.key != visit.key), visit]
-    if refused_request.is_its_own_fault(verdict.outcome, visits, at.keys):
+    if is_request_at_fault(verdict.outcome, visits, at.keys):
         return _fallen(ending, verdict, at)
-    kept = replace(ending, avoid=tuple(refused_request.without(ending.avoid, visit)))
-    wait = refused_request.wait(visit, visits, at.keys)
-    return _again(_avoiding(kept, permit.key, refused_request.note_of(visit)), verdict, at, at.now + wait)
+    kept = replace(ending, avoid=tuple(without_key(ending.avoid, visit)))
+    wait = refusal_wait(visit, visits, at.keys)
+    return _again(_avoiding(kept, permit.key, refusal_note(visit)), verdict, at, at.now + wait)
 
 
 def _repaired(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     found = verdict.repair
-    repaired_before = bool(parameter_fix.remembered(ending.avoid))
+    repaired_before = bool(request_parameters.remembered_fixes(ending.avoid))
     if found is None or repaired_before or f'"{found.parameter}"' not in ending.claimed.request:
         return _fallen(ending, verdict, at)
     return _again(_avoiding(ending, str(found)), verdict, at, at.now)

@@ -6,28 +6,65 @@ since: `healing.lose` leaves worker and release in place for that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Table,
+    Text,
+    Update,
+    cast,
+    func,
+    insert,
+    select,
+    update,
+)
 
+from app.billing.domain.usage import FIGURES, as_columns
+from app.billing.store.usage import HEADING, USAGE, usage_entry
 from app.caching.store.reuse_answer import (
     Following,
-    ReusedAnswer,
+    GivenAnswer,
     anyone_left,
     following,
+    give_answers,
     given_by,
-    reuse_answers,
 )
-from app.execution.store.attempt_writes import AttemptWrites, Change
-from app.execution.store.attempts import erase_lost, recorded
-from app.execution.store.finish_rows import finished, requeued, used
-from app.execution.store.finish_sql import finish_statement, requeue_statement
+from app.execution.store.attempts import (
+    ATTEMPT,
+    LARGE,
+    AttemptWrites,
+    Change,
+    attempt_row,
+    erase_lost,
+    recorded,
+)
+from app.execution.store.finish_task import (
+    FINISHED,
+    finish,
+    finish_statement,
+    finished,
+    requeue_statement,
+    requeued,
+    used,
+)
+from app.platform.database import Database, count_ended
+from app.platform.dialects import ROWS, encode, recordset
+from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
-from app.tasks.store.locks import lock_batches, lock_tasks
-from app.tasks.store.progress import Callbacks, EndedTask, record_progress
+from app.tasks.store.locks import are_few, is_now, lock_batches, lock_tasks
+from app.tasks.store.progress import Callbacks, Ended, record_progress
+from app.tasks.store.tables import attempt, task, task_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +96,9 @@ def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     decided = _decide_all(endings, rows)
     _write(conn, list(decided.values()), _leave_lead(conn, decided.values(), waiting))
     given = {number: given_by(item.ending, item.row, waiting, rows) for number, item in decided.items()}
-    reuse_answers(conn, [one for many in given.values() for one in many])
-    ended = [EndedTask.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
-    ended += [EndedTask.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
+    give_answers(conn, [one for many in given.values() for one in many])
+    ended = [Ended.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
+    ended += [Ended.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
     callbacks = record_progress(conn, batches, [item for item in ended if item.status.ended])
     standing = {name: Status(row.status) for name, row in rows.items()}
     standing |= {item.row.id: item.status for item in decided.values()}
@@ -146,7 +183,7 @@ def _repeats(
 def _recorded(
     ending: AttemptEnd,
     decided: _Decided | None,
-    given: Sequence[ReusedAnswer],
+    given: Sequence[GivenAnswer],
     callbacks: Callbacks,
     repeats: dict[tuple[str, int], Status],
 ) -> Recorded:
@@ -157,3 +194,120 @@ def _recorded(
         return Recorded(permit.task_id, True, decided.status, tuple(events), others)
     status = repeats.get((permit.task_id, permit.release))
     return Recorded(permit.task_id, status is not None, status)
+
+
+Held = tuple[str, int]  # (task id, release)
+
+
+def has_no_side_effects(ending: AttemptEnd) -> bool:
+    """Whether nothing follows from it, as far as its claim told."""
+    claimed = ending.claimed
+    follows = claimed.batch_id or claimed.callback_url or claimed.cache_key
+    is_small = ending.result is None or len(ending.result) < LARGE
+    return ending.status.ended and ending.called and not follows and is_small
+
+
+def held_by(ending: AttemptEnd) -> Held:
+    """What it ends."""
+    return ending.claimed.permit.task_id, ending.claimed.permit.release
+
+
+def end_plainly(conn: Connection, endings: Sequence[AttemptEnd]) -> dict[Held, Recorded]:
+    """End the rows that stand as they were claimed, on PostgreSQL; gives back those. All must be plain.
+
+    Of two endings for one release the first holds.
+    """
+    wanted: dict[Held, AttemptEnd] = {}
+    for ending in endings:
+        wanted.setdefault(held_by(ending), ending)
+    at = time.time()
+    rows = conn.execute(_statement(), {ROWS: encode(_row(one, at) for one in wanted.values())})
+    done = {(row.id, row.release): wanted[row.id, row.release] for row in rows}
+    count_ended(ending.status.value for ending in done.values())
+    return {key: Recorded(key[0], True, ending.status) for key, ending in done.items()}
+
+
+def _row(ending: AttemptEnd, at: float) -> dict[str, Any]:
+    """All that is written of one end. What goes into other tables has their names in front, as columns recur."""
+    call = zip(_named("attempt", ATTEMPT), attempt_row(ending, at), strict=True)
+    usage = as_columns(used(ending, ending.status))
+    return {
+        **finished(ending, Status.RUNNING, ending.status, leads=False),
+        "result": None if ending.result is None else seal(ending.result),
+        **dict(call),
+        **{f"usage_{name}": usage[name] for name in USAGE},
+    }
+
+
+def _named(table: str, columns: Sequence[str]) -> list[str]:
+    return [f"{table}_{name}" for name in columns]
+
+
+@cache
+def _statement() -> Update:
+    """One recordset holds everything, so that nothing has to be joined by what it holds."""
+    found = _found()
+    results = (
+        update(task_content)
+        .where(task_content.c.seq == found.c.seq, found.c.result.is_not(None))
+        .values(result=found.c.result)
+        .cte("results")
+    )
+    calls = _insert(
+        "attempts", attempt, ATTEMPT, [found.c[name] for name in _named("attempt", ATTEMPT)], found
+    )
+    statement = finish(found).where(task.c.seq == found.c.seq).returning(task.c.id, task.c.release)
+    return statement.add_cte(results, calls, _usage(found))
+
+
+def _found() -> CTE:
+    """The rows that stand as they were claimed, locked in order, each with what is to be written of it."""
+    attempts = {f"attempt_{name}": attempt.c[name].type for name in ATTEMPT}
+    usage = {f"usage_{name}": usage_entry.c[name].type for name in USAGE}
+    wanted = recordset("postgresql", **FINISHED, result=Text(), **attempts, **usage)
+    succeeded = wanted.c.status == Status.SUCCEEDED
+    found = (
+        select(task.c.seq, *wanted.c)
+        .join(wanted, wanted.c.id == task.c.id)
+        .where(
+            are_few(wanted),
+            is_now(Status.RUNNING),
+            task.c.worker == wanted.c.worker,
+            task.c.release == wanted.c.release,
+            task.c.batch_id.is_(None),
+            task.c.callback_url.is_(None),
+            ~task.c.leads,
+            ~task.c.cancel_requested | succeeded,
+        )
+    )
+    return found.order_by(task.c.seq).with_for_update(of=task).cte("found")
+
+
+def _usage(found: FromClause) -> CTE:
+    """What has one heading is one entry."""
+    headings = [found.c[name] for name in _named("usage", HEADING)]
+    sums = [cast(func.sum(found.c[name]), BigInteger) for name in _named("usage", FIGURES)]
+    rows = select(*headings, *sums).group_by(*headings)
+    return insert(usage_entry).from_select(list(USAGE), rows).cte("used")
+
+
+def _insert(
+    name: str, table: Table, columns: Sequence[str], values: Sequence[ColumnElement[Any]], found: FromClause
+) -> CTE:
+    return insert(table).from_select(list(columns), select(*values).select_from(found)).cte(name)
+
+
+def record_endings(database: Database, endings: Sequence[AttemptEnd]) -> list[Recorded]:
+    """Record and commit; gives back, in order, which of them still held their row.
+
+    1. Where nothing follows from any of them, end those whose rows stand as they were claimed.
+    2. What is left goes the longer way, which also finds what was recorded before. Raises DatabaseUnreachable.
+    """
+    recorded: dict[Held, Recorded] = {}
+    if database.dialect == "postgresql" and all(map(has_no_side_effects, endings)):
+        recorded = database.write_single(lambda conn: end_plainly(conn, endings))
+    left = [ending for ending in endings if held_by(ending) not in recorded]
+    if left:
+        others = database.write(lambda conn: end(conn, left))
+        recorded |= {held_by(ending): one for ending, one in zip(left, others, strict=True)}
+    return [recorded[held_by(ending)] for ending in endings]

@@ -1,10 +1,13 @@
-"""Which limit a refusal is about, when the upstream does not say."""
+"""Which limit a refusal is about: the one its words name, else the one that was most used."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from app.upstreams.domain.upstream_error import UpstreamError
 
 Figure = Literal["calls", "pace", "tokens"]
 
@@ -57,3 +60,23 @@ def attribute_refusal(
     if len(suspects) == 2 and calls.known is not None:
         return ("pace",) if pace.bound and not calls.bound else ("calls",)
     return suspects or ("calls", "pace")
+
+
+_CALLS = re.compile(r"\bconcurren|\bin flight\b|\bsimultaneous|\bparallel requests", re.IGNORECASE)
+_TOKENS = re.compile(r"\btokens? per (min|sec|day)|\btpm\b|\btokens[_ ]limit", re.IGNORECASE)
+_PACE = re.compile(
+    r"\brequests? per (min|sec|day)|\brpm\b|\bqps\b|\brps\b|\btoo many requests per\b", re.IGNORECASE
+)
+
+
+def named_limit(error: UpstreamError) -> Figure | None:
+    """`calls` at once, `tokens` or `pace` (calls a minute or second); None when it names none, or more than one."""
+    text = f"{error.code} {error.type} {error.message}"
+    named: set[Figure] = set()
+    if _CALLS.search(text) or "并发" in text:
+        named.add("calls")
+    if _TOKENS.search(text):
+        named.add("tokens")
+    if _PACE.search(text):
+        named.add("pace")
+    return named.pop() if len(named) == 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 Completion = dict[str, Any]
@@ -134,3 +135,27 @@ def for_client(chunk: Mapping[str, Any], *, with_usage: bool) -> Mapping[str, An
     if chunk.get("usage") is not None and not chunk.get("choices"):
         return None
     return {name: value for name, value in chunk.items() if name != "usage"}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One chunk of one run of a task, as the upstream sent it; `data` None: the run is over after `number` chunks."""
+
+    release: int
+    number: int  # from 0
+    data: bytes | None = None
+
+    def encode(self) -> bytes:
+        """As it travels."""
+        mark = b"." if self.data is None else b":"
+        return b"%d %d%b%b" % (self.release, self.number, mark, self.data or b"")
+
+    @classmethod
+    def decode(cls, message: bytes) -> Piece:
+        """Raises ValueError for anything else."""
+        release, _, rest = message.partition(b" ")
+        digits = len(rest) - len(rest.lstrip(b"0123456789"))
+        mark, number = rest[digits : digits + 1], int(rest[:digits])
+        if mark not in (b".", b":"):
+            raise ValueError("not a piece")
+        return cls(int(release), number, rest[digits + 1 :] if mark == b":" else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class TransportErrorKind(StrEnum):
@@ -47,3 +48,15 @@ class TransportError:
     def sent(self) -> bool:
         """Whether any of the request may have reached the upstream."""
         return self.trouble not in (TransportErrorKind.NOT_SENT, TransportErrorKind.UNCONNECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedPage:
+    """One GET. `status` 0: no answer came, `error` says why."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    body: Any = None  # parsed JSON; None when it was none
+    seconds: float = 0.0
+    asked_at: float = 0.0  # Unix seconds
+    error: str = ""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.upstreams.domain.phrases import Fillers, folded
-from app.upstreams.domain.upstream_words import FILLERS
+from app.upstreams.domain.upstream_words import FILLERS, Fillers, folded
 
 _LONGEST_MESSAGE = 1000  # characters kept of an upstream's message
 _LONGEST_NESTED = 65536  # characters of a message that are read as a document in a document

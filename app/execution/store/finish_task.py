@@ -1,7 +1,4 @@
-"""The two statements by which attempts leave their rows: to an end, or back to the queue.
-
-Both take, for every row, the state in which it was read: they change nothing that moved on.
-"""
+"""What the statements of `ending_statements` take for each attempt, and what it adds to the ledger of usage."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -26,11 +24,90 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from app.billing.domain.usage import Heading, UsageEntry, call_figures, day_of
 from app.platform.dialects import recordset
 from app.platform.domain.money import NO_SUM
+from app.platform.encryption import seal
+from app.tasks.domain.attempt import AttemptEnd, TaskFailure
+from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batch_slots import hold_unless_paused
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import requeued_columns
+
+
+def finished(ending: AttemptEnd, was: Status, status: Status, *, leads: bool) -> dict[str, Any]:
+    """To an end: `was` is the status in which the row was read, `leads` whether others go on following it."""
+    usage = ending.usage
+    return {
+        **_was(ending, was, status),
+        **_error(ending.failure if status is not Status.CANCELLED else None),
+        "finished_at": ending.finished_at,
+        "prompt_tokens": usage and usage.prompt_tokens,
+        "completion_tokens": usage and usage.completion_tokens,
+        "cached_tokens": usage and usage.cached_tokens,
+        "reasoning_tokens": usage and usage.reasoning_tokens,
+        "simulated": ending.simulated,
+        "leads": leads,
+    }
+
+
+def requeued(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
+    """Back to the queue."""
+    later = ending.called and ending.available_at is not None
+    return {
+        **_was(ending, was, status),
+        "hold": Hold.UNTIL if later else Hold.NONE,
+        "available_at": ending.available_at if later else None,
+        "avoid": orjson.dumps(ending.avoid).decode() if ending.avoid else None,
+    }
+
+
+def used(ending: AttemptEnd, status: Status) -> UsageEntry:
+    """What the call adds."""
+    permit = ending.claimed.permit
+    heading = Heading(
+        day_of(ending.finished_at),
+        ending.claimed.client_id,
+        ending.claimed.model,
+        permit.key,
+        permit.account,
+        permit.upstream_model,
+        ending.cost.currency if ending.cost else "",
+    )
+    return UsageEntry(heading, call_figures(ending.usage, ending.cost, succeeded=status is Status.SUCCEEDED))
+
+
+def _was(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
+    """The state that the row was read in, and how its counts change."""
+    return {
+        "id": ending.claimed.permit.task_id,
+        "was": was,
+        "worker": ending.claimed.worker,
+        "release": ending.claimed.permit.release,
+        "status": status,
+        "returned": 0 if ending.called else 1,
+        "counted": 1 if ending.counts and ending.called else 0,
+        "cost_picos": ending.cost and ending.cost.picos,
+        "currency": _currency(ending),
+    }
+
+
+def _currency(ending: AttemptEnd) -> str | None:
+    """Whose sum the attempt's cost joins. Tokens at an unknown price leave no sum."""
+    if ending.cost is not None:
+        return ending.cost.currency
+    return NO_SUM if ending.called and ending.usage is not None else None
+
+
+def _error(failure: TaskFailure | None) -> dict[str, Any]:
+    if failure is None:
+        return {}
+    return {
+        "error_type": failure.type,
+        "error_code": failure.code,
+        "error_message": seal(failure.message),
+    }
+
 
 _WAS: dict[str, TypeEngine[Any]] = {
     "id": Text(),
@@ -61,7 +138,7 @@ FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_TOLD}
 def _update(wanted: FromClause) -> Update:
     """From the state that was read; the counts change alike whether a task ends or not."""
     spent = func.coalesce(task.c.cost_picos, 0) + wanted.c.cost_picos
-    currency = _currency(wanted)
+    currency = _currency_after(wanted)
     return (
         update(task)
         .where(
@@ -80,7 +157,7 @@ def _update(wanted: FromClause) -> Update:
     )
 
 
-def _currency(wanted: FromClause) -> Case[Any]:
+def _currency_after(wanted: FromClause) -> Case[Any]:
     """The task's currency after this attempt; NO_SUM once there are two of them, or an unknown price."""
     first = task.c.currency.is_(None) | (task.c.currency == wanted.c.currency)
     return case(

@@ -70,7 +70,7 @@ class ParameterFix:
         return changed
 
 
-def suggest(message: str) -> ParameterFix | None:
+def suggest_fix(message: str) -> ParameterFix | None:
     """The repair that an upstream's error message asks for, if it names one parameter and a way."""
     for pattern in _CLAMPS:
         if (found := pattern.search(message)) and found[1] in _LENGTHS and int(found[2]) > 0:
@@ -83,7 +83,7 @@ def suggest(message: str) -> ParameterFix | None:
     return None
 
 
-def remembered(avoid: Iterable[str]) -> tuple[ParameterFix, ...]:
+def remembered_fixes(avoid: Iterable[str]) -> tuple[ParameterFix, ...]:
     """The repairs among what a task avoids."""
     return tuple(_read(note) for note in avoid if note.startswith(f"{_PREFIX}:"))
 
@@ -93,3 +93,14 @@ def _read(note: str) -> ParameterFix:
     if how == "clamp":
         return ParameterFix("clamp", parameter, value)
     return ParameterFix("rename", parameter, value) if how == "rename" else ParameterFix("drop", parameter)
+
+
+def strip_default_parameters(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without the parameters that say what holds anyway. 1 and 1.0 are the same, 1 and true are not."""
+    return {
+        name: value for name, value in body.items() if not (name in defaults and _same(value, defaults[name]))
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)

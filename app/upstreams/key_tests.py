@@ -1,0 +1,151 @@
+"""Tests of upstream keys: GET /models and GET /user/balance, each within its own time. Secrets are shown to nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from app.platform.ports import Clock
+from app.settings import ConfigError, Settings, UpstreamHeaders, UpstreamSettings, outfits, resolve_secret
+from app.tasks.domain.attempt import Outcome
+from app.upstreams.call_upstream import USER_AGENT
+from app.upstreams.domain.classify import outcome_of
+from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
+from app.upstreams.domain.reply import FetchedPage
+from app.upstreams.domain.upstream_error import read_error
+from app.upstreams.upstream_call import TROUBLES, HttpResponse, IncompleteCall, UpstreamCall
+from app.upstreams.upstream_connections import ConnectionPool
+
+_MOST = 4 * 1024 * 1024  # bytes of a page
+
+
+class UpstreamPages:
+    """One upstream. By its proxy, with its headers and its rules for TLS; each GET on a connection of its own."""
+
+    def __init__(
+        self,
+        upstream: UpstreamSettings,
+        *,
+        clock: Clock,
+        seconds: float = 10.0,
+        outfit: UpstreamHeaders | None = None,
+    ) -> None:
+        """`seconds` for one page. Raises ConfigError when the `ca_file` holds no certificate."""
+        self._base = urlsplit(upstream.base_url).path
+        self._connections = ConnectionPool(upstream, most_idle=0, clock=clock, outfit=outfit)
+        self._clock = clock
+        self._seconds = seconds
+
+    def models(self, secret: str = "") -> FetchedPage:
+        """What GET /models answers, with a key or without one. Never raises for what the other side does."""
+        return self._get(f"{self._base}/models", secret)
+
+    def balance(self, secret: str) -> FetchedPage:
+        """What its balance page answers. Where there is one, it stands before the version or at the root (DeepSeek)."""
+        before = self._base.removesuffix("/v1")
+        page = self._get(f"{before}/user/balance", secret)
+        return self._get("/user/balance", secret) if page.status == 404 and before else page
+
+    def page(self, test: Probe, secret: str) -> FetchedPage:
+        """The page that a test of a key asks for."""
+        return self.models(secret) if test is Probe.MODELS else self.balance(secret)
+
+    def _get(self, path: str, secret: str) -> FetchedPage:
+        call, asked_at, begun = UpstreamCall(self._seconds), self._clock.now(), time.monotonic()
+
+        def failed(error: Exception) -> FetchedPage:
+            fault = error.fault if isinstance(error, IncompleteCall) else call.fault(error)
+            return FetchedPage(asked_at=asked_at, seconds=time.monotonic() - begun, error=fault.message)
+
+        try:
+            loan = self._connections.borrow()
+        except TROUBLES as error:
+            return failed(error)
+        loan.clean = False
+        try:
+            call.sending(loan.socket)
+            loan.connection.request(
+                "GET", self._connections.base + path, headers=self._headers(secret), preload_content=False
+            )
+            response = loan.connection.getresponse()
+            call.reading()
+            body = HttpResponse(call, response, self._clock.now()).read(_MOST)
+        except (IncompleteCall, *TROUBLES) as error:
+            return failed(error)
+        finally:
+            call.done()
+            self._connections.give_back(loan)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return FetchedPage(response.status, headers, _json(body), time.monotonic() - begun, asked_at)
+
+    def _headers(self, secret: str) -> dict[str, str]:
+        found = {"user-agent": USER_AGENT, **self._connections.headers, "accept": "application/json"}
+        return {**found, "authorization": f"Bearer {secret}"} if secret else found
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+_REFUSED = {401, 403}
+_NOT_OFFERED = {404, 405, 501}
+
+
+class UpstreamTests:
+    """Implements the Tester port. A secret is looked up for each test: it may have been put in place since."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], clock: Clock) -> None:
+        self._settings = settings
+        self._keys = {key.name: key for key in settings.keys}
+        self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self._environ = environ
+        self._seconds = settings.health.timeout
+        self._clock = clock
+
+    def test(self, key: str, test: Probe) -> Probed:
+        """Ask the key's upstream. Never raises for what an upstream, or a secret that is not there, can cause."""
+        begun = self._clock.monotonic()
+
+        def found(finding: KeyTestResult, status: int | None, words: str) -> Probed:
+            return Probed(finding, self._clock.now(), self._clock.monotonic() - begun, status, words)
+
+        known = self._keys[key]
+        try:
+            secret = resolve_secret(known.secret, self._environ)
+            outfit = outfits(self._settings, self._environ, {known.upstream})[known.upstream]
+            upstream = self._upstreams[known.upstream]
+            pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, outfit=outfit)
+        except ConfigError as error:  # a worker may have it: its next call will tell
+            return found(KeyTestResult.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
+        page = pages.page(test, secret)
+        if page.error:
+            return found(KeyTestResult.NO_ANSWER, None, page.error)
+        return found(*_finding(test, page.status, page.body))
+
+
+def _finding(test: Probe, status: int, body: Any) -> tuple[KeyTestResult, int, str]:
+    if status in _REFUSED or (status == 400 and outcome_of(status, read_error(body)) is Outcome.UNAUTHORIZED):
+        return KeyTestResult.REFUSED, status, f"the upstream refuses the key ({status})"
+    if status in _NOT_OFFERED:
+        return KeyTestResult.NOT_OFFERED, status, f"the upstream has no such page ({status})"
+    if status != 200:
+        return KeyTestResult.NO_ANSWER, status, f"the upstream answers {status}"
+    if test is Probe.MODELS:
+        return KeyTestResult.WORKS, status, "the key works"
+    available = _available(body)
+    if available is None:
+        return KeyTestResult.NOT_OFFERED, status, "the upstream's balance page says nothing that we know"
+    words = "there is a balance" if available else "there is no balance"
+    return (KeyTestResult.WORKS if available else KeyTestResult.REFUSED), status, words
+
+
+def _available(said: Any) -> bool | None:
+    available = said.get("is_available") if isinstance(said, dict) else None
+    return available if isinstance(available, bool) else None
