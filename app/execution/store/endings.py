@@ -33,11 +33,11 @@ from app.billing.domain.usage import FIGURES, as_columns
 from app.billing.store.usage import HEADING, USAGE, usage_entry
 from app.caching.store.reuse_answer import (
     Following,
-    GivenAnswer,
+    ReusedAnswer,
     anyone_left,
     following,
-    give_answers,
     given_by,
+    reuse_answers,
 )
 from app.execution.store.attempts import (
     ATTEMPT,
@@ -62,8 +62,8 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
-from app.tasks.store.locks import are_few, is_now, lock_batches, lock_tasks
-from app.tasks.store.progress import Callbacks, Ended, record_progress
+from app.tasks.store.locks import assume_few, has_status, lock_batches, lock_tasks
+from app.tasks.store.progress import Callbacks, EndedTask, record_progress
 from app.tasks.store.tables import attempt, task, task_content
 
 
@@ -96,9 +96,9 @@ def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     decided = _decide_all(endings, rows)
     _write(conn, list(decided.values()), _leave_lead(conn, decided.values(), waiting))
     given = {number: given_by(item.ending, item.row, waiting, rows) for number, item in decided.items()}
-    give_answers(conn, [one for many in given.values() for one in many])
-    ended = [Ended.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
-    ended += [Ended.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
+    reuse_answers(conn, [one for many in given.values() for one in many])
+    ended = [EndedTask.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
+    ended += [EndedTask.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
     callbacks = record_progress(conn, batches, [item for item in ended if item.status.ended])
     standing = {name: Status(row.status) for name, row in rows.items()}
     standing |= {item.row.id: item.status for item in decided.values()}
@@ -183,7 +183,7 @@ def _repeats(
 def _recorded(
     ending: AttemptEnd,
     decided: _Decided | None,
-    given: Sequence[GivenAnswer],
+    given: Sequence[ReusedAnswer],
     callbacks: Callbacks,
     repeats: dict[tuple[str, int], Status],
 ) -> Recorded:
@@ -270,8 +270,8 @@ def _found() -> CTE:
         select(task.c.seq, *wanted.c)
         .join(wanted, wanted.c.id == task.c.id)
         .where(
-            are_few(wanted),
-            is_now(Status.RUNNING),
+            assume_few(wanted),
+            has_status(Status.RUNNING),
             task.c.worker == wanted.c.worker,
             task.c.release == wanted.c.release,
             task.c.batch_id.is_(None),
