@@ -14,7 +14,7 @@ from uuid import uuid4
 from sqlalchemy import text
 
 from app.composition.container import build
-from app.dispatching.rebuild_after_redis_loss import begin_epoch
+from app.dispatching.leadership import begin_epoch
 from app.pacing.ports import WorkerReport
 from app.pacing.store.backlog_publisher import WINDOW, WINDOW_OF_ALL
 from app.platform.database import Database

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 import structlog
 
 from app.composition.container import Container, from_environment
-from app.dispatching.rebuild_after_redis_loss import begin_epoch
+from app.dispatching.leadership import begin_epoch
 from app.dispatching.reconcile import heal
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.platform.background_loop import END, BackgroundLoop

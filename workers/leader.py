@@ -10,26 +10,23 @@ from app.api.use_cases import rules_of
 from app.caching.use_cache import JoinIdentical
 from app.callbacks.feed_callbacks import CallbackFeeder
 from app.composition.container import Container
-from app.dispatching.abandon_calls import AbandonCalls
-from app.dispatching.clean_files import CleanFiles
-from app.dispatching.clean_up import CleanUp
 from app.dispatching.dispatch import Dispatcher
-from app.dispatching.expire_unreachable import ExpireUnreachable
 from app.dispatching.feed_backlog import Feeder
-from app.dispatching.give_degraded import GiveDegraded
-from app.dispatching.keep_retention import KeepRetention
+from app.dispatching.housekeeping import (
+    ChainAudit,
+    CleanFiles,
+    CleanUp,
+    KeepRetention,
+    RollUpUsage,
+    SettleBudgets,
+)
 from app.dispatching.key_supervisor import KeySupervisor
-from app.dispatching.leader_election import LeaderElection
-from app.dispatching.persist_estimates import PersistEstimates
+from app.dispatching.leadership import LeaderElection
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
-from app.dispatching.requeue_tasks import RefeedTasks
-from app.dispatching.roll_up_usage import RollUpUsage
-from app.dispatching.schedule_off_peak import ScheduleOffPeak
-from app.dispatching.settle_budgets import ChainAudit, SettleBudgets
-from app.dispatching.trace_releases import TraceReleases
+from app.dispatching.tick_handoff import KnowShares, PersistEstimates, RefeedTasks, TraceReleases
+from app.dispatching.waiting_tasks import AbandonCalls, ExpireUnreachable, GiveDegraded, ScheduleOffPeak
 from app.pacing.build_controllers import make_governor, make_health
-from app.pacing.know_shares import KnowShares
 from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable

@@ -12,7 +12,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import control
 from kombu.entity import Exchange, Queue
 
-from app.pacing.store.backlog_queues import BacklogQueues
+from app.pacing.store.backlog_publisher import BacklogQueues
 from workers.celery import parts
 from workers.lifecycle import revoking
 from workers.process import quick_scripts

@@ -17,7 +17,7 @@ from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.usage import BY, as_csv, usage_row
 from app.billing.store.usage import UsageFilter
-from app.pacing.domain.estimates import quality
+from app.pacing.domain.throughput import quality
 from app.pacing.store.lines import foretold
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid

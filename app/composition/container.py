@@ -27,8 +27,8 @@ from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.execution.celery_app import Envelopes, make_celery
 from app.pacing.ports import Explain
-from app.pacing.recent_lines import Lines
 from app.pacing.store.backlog_publisher import RedisBacklogPublisher
+from app.pacing.store.lines import Lines
 from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import count_failures
 from app.platform.database import Database

@@ -14,7 +14,7 @@ from app.diagnosis.domain.profile_advice import SHOWN, AskedPrompt, RepeatedProm
 from app.diagnosis.domain.time_split import QuotaLimit, Split, split
 from app.diagnosis.store import profiling
 from app.pacing.domain.tokens import answer_limit
-from app.pacing.store.learned import load_learned
+from app.pacing.store.leader_state import load_learned
 from app.platform.database import Database
 from app.platform.domain.money import NO_SUM
 from app.platform.encryption import Unsealable

@@ -27,7 +27,7 @@ from app.diagnosis.store.simulation_facts import CallRow, WaitingRows, latest_ca
 from app.pacing.domain.estimated_limit import EstimatedLimit, resting_level
 from app.pacing.domain.limit_estimator import RULES
 from app.pacing.domain.rate_controller import configured_limits, tighter
-from app.pacing.store.learned import load_learned
+from app.pacing.store.leader_state import load_learned
 from app.platform.database import Database
 from app.settings.domain.routing import Bucket, QuotaLimits, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome, TokenUsage

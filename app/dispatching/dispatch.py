@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
-from app.pacing.domain.affinity import PrefixAffinity
 from app.pacing.domain.fairness import ClientShare, Shares
 from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, WaitingList, plan, settle_shares
 from app.pacing.domain.rate_controller import BrakeOrder, CallReport, RateController
+from app.pacing.domain.route_availability import Consumer, PrefixAffinity, allocate_slots
 from app.pacing.domain.throughput import PerMinuteCounter
-from app.pacing.domain.worker_slots import Consumer, allocate_slots
 from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof

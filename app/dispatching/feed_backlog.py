@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from app.dispatching.store import reconciling
+from app.dispatching import store
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.tasks.domain.attempt import Message
@@ -129,7 +129,7 @@ class Feeder:
 
     def _forget_gone(self, task_ids: list[str]) -> None:
         """What was cancelled while it was published has a place that nobody else would delete."""
-        found = self._database.read(lambda c: reconciling.releases_of(c, task_ids)) if task_ids else {}
+        found = self._database.read(lambda c: store.releases_of(c, task_ids)) if task_ids else {}
         gone = [i for i in task_ids if i not in found or found[i][0].ended]
         if gone:
             self._reservoir.forget(gone)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from app.pacing.domain.rate_controller import CallReport
-from app.pacing.store.pauses import load_pauses
+from app.pacing.store.leader_state import load_pauses
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.domain.routing import ANY, account_quota, key_quota

@@ -8,8 +8,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from app.pacing.domain.plan import Release, Snapshot, Wait
-from app.pacing.domain.throughput import ReleaseRates
-from app.pacing.domain.throughput_estimate import capacities, expected_paces
+from app.pacing.domain.throughput import ReleaseRates, capacities, expected_paces
 from app.pacing.domain.why import binding_of, in_words
 from app.settings.domain.routing import QuotaState, Topology
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from app.dispatching.store import reconciling
+from app.dispatching import store
 from app.execution.store import workers
 from app.pacing.ports import Permits
 from app.platform.database import Database
@@ -58,7 +58,7 @@ class FedRows:
         now = self._clock.now()
         if self._after[0] > now:  # the clock went back: what is fed from now on comes before what was checked
             self._after = (0.0, 0)
-        page = self._database.read(lambda c: reconciling.fed_page(c, self._after, now - SETTLED, PAGE))
+        page = self._database.read(lambda c: store.fed_page(c, self._after, now - SETTLED, PAGE))
         if not page:
             self._begin_again(now)
             return 0
@@ -115,7 +115,7 @@ class Expiry:
     def tick(self) -> int:
         """Expire one page. Gives back how many."""
         now = self._clock.now()
-        ids = self._database.write(lambda c: reconciling.expire(c, now, PAGE))
+        ids = self._database.write(lambda c: store.expire(c, now, PAGE))
         if ids:
             self._reservoir.forget(ids)
             self._reservoir.announce(ids)
@@ -161,8 +161,8 @@ class LostWorkers:
         self._reservoir.announce(())
         return lost
 
-    def _lose(self, worker: str) -> list[reconciling.RunningRow]:
-        return self._database.write(lambda c: reconciling.lose(c, worker, self._clock.now(), PAGE))
+    def _lose(self, worker: str) -> list[store.RunningRow]:
+        return self._database.write(lambda c: store.lose(c, worker, self._clock.now(), PAGE))
 
 
 class EndedPermits:
@@ -180,7 +180,7 @@ class EndedPermits:
         self._cursor, page = self._truth.permits_page(self._cursor, CLAIMED)
         if not page:
             return 0
-        found = self._database.read(lambda c: reconciling.releases_of(c, list(page)))
+        found = self._database.read(lambda c: store.releases_of(c, list(page)))
         over = {(task, release) for task, release in page.items() if found.get(task) != ("running", release)}
         ended = over & self._suspects
         self._suspects = (self._suspects - {(task, release) for task, release in page.items()}) | (

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from app.access.store.clients import get_client
 from app.dispatching.key_supervisor import Tester
-from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
+from app.pacing.store.leader_state import add_pause, load_pauses, remove_pause
 from app.platform.database import Database
 from app.platform.domain.errors import NotFound
 from app.platform.ports import Clock

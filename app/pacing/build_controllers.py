@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from app.pacing.domain.brake import BrakeDurations
 from app.pacing.domain.breaker import BreakerRules
-from app.pacing.domain.estimated_limit import EstimatorConfig
+from app.pacing.domain.estimated_limit import EstimatorConfig, PaceRules
 from app.pacing.domain.limit_estimator import RULES
 from app.pacing.domain.rate_controller import RateController
-from app.pacing.domain.response_pace import PaceRules
 from app.settings import Settings
 from app.settings.domain.routing import Topology
 from app.upstreams.domain.attribute_refusal import Figure

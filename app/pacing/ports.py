@@ -118,3 +118,18 @@ class NoExplanation:
     def explain(self, task: Queued) -> Explanation:  # noqa: ARG002
         """An empty explanation."""
         return Explanation()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """What a permit must say of a call that runs: it is put back after Redis was lost."""
+
+    task_id: str
+    release: int
+    worker: str
+    key: str
+    upstream: str
+    account: str
+    upstream_model: str
+    quotas: tuple[str, ...]
+    estimate: int

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from app.execution.store import workers
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.why import Binding, Bound
-from app.pacing.store.pauses import load_pauses
+from app.pacing.store.leader_state import load_pauses
 from app.platform.background_loop import RateLimitedRead
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable

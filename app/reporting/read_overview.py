@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from app.callbacks.dead_letters import DeadLetterRow, list_dead
-from app.pacing.store.pauses import load_pauses
+from app.pacing.store.leader_state import load_pauses
 from app.platform.background_loop import RateLimitedRead
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable

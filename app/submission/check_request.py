@@ -11,7 +11,7 @@ import orjson
 
 from app.billing.domain.calendar import Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
-from app.pacing.domain.affinity import prefix_of
+from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens
 from app.platform.domain.errors import Invalid
 from app.platform.domain.names import backlog_queue

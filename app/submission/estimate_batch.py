@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.pacing.domain.batch_estimate import Demand, seconds_for
+from app.pacing.domain.throughput import Demand, seconds_for
 from app.platform.domain.errors import Invalid
 from app.platform.ports import Clock
 from app.settings.domain.routing import Topology

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from app.access.store.access_tables import budget_use
-from app.dispatching.settle_budgets import SettleBudgets
+from app.dispatching.housekeeping import SettleBudgets
 from app.submission.submission_rules import admission_of
 from app.tasks.store.tables import task
 from tests.api.world import Client, World

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from app.api.use_cases import rules_of
-from app.dispatching.clean_up import CleanUp
+from app.dispatching.housekeeping import CleanUp
 from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.tasks.domain.task import Hold, new_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from app.dispatching.give_degraded import GiveDegraded
+from app.dispatching.waiting_tasks import GiveDegraded
 from app.tasks.store.tables import task
 from tests.api.world import MODEL, Client, World
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.dispatching.clean_files import CleanFiles
+from app.dispatching.housekeeping import CleanFiles
 from app.tasks.store.files import CHUNK_BYTES
 from app.tasks.store.tables import file, file_chunk
 from tests.api.world import Client, World

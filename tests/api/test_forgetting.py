@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.dispatching.keep_retention import KeepRetention
+from app.dispatching.housekeeping import KeepRetention
 from app.settings.models import StorageSettings
 from app.tasks.store.tables import task, task_content
 from tests.api.gatekeeping import made

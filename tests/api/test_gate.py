@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from app.access.request_rates import Rate
 from app.access.store.access_tables import audit
-from app.dispatching.settle_budgets import ChainAudit
+from app.dispatching.housekeeping import ChainAudit
 from tests.api.gatekeeping import failed, later, made, with_key
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 

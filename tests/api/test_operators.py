@@ -8,7 +8,7 @@ import pytest
 
 from app.access.audit_log import AuditFilter, entries
 from app.api.admin_dispatcher import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
-from app.pacing.store.pauses import load_pauses
+from app.pacing.store.leader_state import load_pauses
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
 
 ROUTES = [

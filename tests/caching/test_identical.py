@@ -20,7 +20,7 @@ from app.caching.store.coalesce_join import (
     replace_abandoned,
     waiting_to_join,
 )
-from app.dispatching.store.reconciling import expire
+from app.dispatching.store import expire
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sqlalchemy import Connection
 
-from app.pacing.store.pauses import add_pause, remove_pause
+from app.pacing.store.leader_state import add_pause, remove_pause
 from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
 from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from app.dispatching.give_degraded import GiveDegraded
-from app.dispatching.store.degrading import degrade
+from app.dispatching.store import degrade
+from app.dispatching.waiting_tasks import GiveDegraded
 from app.platform.database import Database
 from app.submission.steer_batch import SteerBatch
 from app.tasks.domain.task import Hold, Status

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.dispatching.store.reconciling import RunningRow, expire, fed_page, lose, releases_of, running_rows
+from app.dispatching.store import RunningRow, expire, fed_page, lose, releases_of, running_rows
 from app.platform.database import Database
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.transitions import cancel_by_id, cancel_task

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, insert, select, update
 
 from app.composition.schema import metadata
 from app.dispatching.feed_backlog import Feeder
-from app.dispatching.rebuild_after_redis_loss import begin_epoch
+from app.dispatching.leadership import begin_epoch
 from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
 from app.execution.store import claims, workers
 from app.pacing.store.pacing_store import EpochBroken

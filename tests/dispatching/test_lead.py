@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.dispatching.leader_election import SILENCE, LeaderElection
+from app.dispatching.leadership import SILENCE, LeaderElection
 
 
 @dataclass

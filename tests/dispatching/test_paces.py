@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from app.dispatching.publish_wait_reasons import EVERY, PublishWaitReasons
-from app.pacing.domain.throughput import WINDOW
+from app.pacing.domain.throughput import MEASURED_SECONDS
 
 KEY = ("backlog.m.alice", 3)
 
@@ -26,7 +26,7 @@ class Interleaved(deque[float]):
 def test_two_who_ask_at_one_instant_never_take_the_same_release_away() -> None:
     """Both see an old release at the front; only one may take it out, and nobody may look at an empty list."""
     why = PublishWaitReasons(board=None)  # type: ignore[arg-type]
-    why.lists, why._due = (KEY,), WINDOW + 1 + EVERY
+    why.lists, why._due = (KEY,), MEASURED_SECONDS + 1 + EVERY
     times = why.paces._released[KEY] = Interleaved([0.0])
     other = threading.Thread(target=why.pace_of, args=(KEY[0], "m"), daemon=True)
     began = threading.Event()

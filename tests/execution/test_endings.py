@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from app.billing.store.usage import UsageFilter, report
-from app.dispatching.store.reconciling import lose
+from app.dispatching.store import lose
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import Claimed, Outcome, Recorded, TaskFailure, TokenUsage

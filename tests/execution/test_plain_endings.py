@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, event, select, update
 
 from app.billing.store.usage import UsageFilter, report, usage_entry
-from app.dispatching.store.reconciling import lose
+from app.dispatching.store import lose
 from app.execution.store.endings import end
 from app.platform.database import Database
 from app.platform.domain.money import CallCost

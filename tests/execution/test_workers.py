@@ -1,6 +1,6 @@
 """Worker processes, their beats, and what they hold in memory."""
 
-from app.dispatching.store.reconciling import lose
+from app.dispatching.store import lose
 from app.execution.store.workers import CLAIM_SECONDS, beat, beats, ended, register
 from app.platform.database import Database
 from app.tasks.store.transitions import cancel_task

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.affinity import PrefixAffinity, prefer_cached_account, prefix_of
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
+from app.pacing.domain.route_availability import PrefixAffinity, prefer_cached_account, prefix_of
 from app.settings.domain.routing import QuotaState, Route, Topology
 
 LONG = "You are a careful clerk who reads every line twice. " * 10

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.breaker import BreakerState, CircuitBreaker
-from app.pacing.domain.evidence import DEAD, NOISE, QUIET, SUCCESS, Evidence, threshold
+from app.pacing.domain.breaker import (
+    DEAD,
+    NOISE,
+    QUIET,
+    SUCCESS,
+    BreakerState,
+    CircuitBreaker,
+    Evidence,
+    threshold,
+)
 from app.tasks.domain.attempt import Outcome
 
 RATES = (0.1, 1.0, 10.0, 50.0, 500.0)  # calls a second

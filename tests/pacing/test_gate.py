@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from app.pacing.domain.running import RunningCall
+from app.pacing.ports import RunningCall
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Outcome, Permit, RefusedPermit, Settlement

@@ -1,6 +1,6 @@
 """What was learned is kept for the next leader."""
 
-from app.dispatching.persist_estimates import PersistEstimates
+from app.dispatching.tick_handoff import PersistEstimates
 from app.pacing.domain.limit_estimator import new_learner
 from app.pacing.domain.rate_controller import RateController
 from app.platform.database import Database

@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.estimates import Foretold, quality
+from app.pacing.domain.backlog import QueueHead, QueuePosition, WaitingList
 from app.pacing.domain.fairness import ClientShare
-from app.pacing.domain.queue_position import QueuePosition
-from app.pacing.domain.throughput_estimate import capacities, expected_paces
-from app.pacing.domain.waiting import QueueHead, WaitingList
+from app.pacing.domain.throughput import Foretold, capacities, expected_paces, quality
 from app.settings.domain.routing import Bucket, QuotaState, Route, Topology
 from app.tasks.domain.task import NOT_DUE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.pacing.domain.estimates import Foretold
+from app.pacing.domain.throughput import Foretold
 from app.pacing.store.lines import foretold, read_line
 from app.platform.database import Database
 from app.tasks.domain.task import NOT_DUE, Hold

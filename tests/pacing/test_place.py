@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.place import read_place, write_place
+from app.pacing.domain.backlog import read_place, write_place
 from app.tasks.domain.attempt import Message
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=30)  # lone surrogates too

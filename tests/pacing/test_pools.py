@@ -1,6 +1,6 @@
 """A worker's slots count once, whichever of its queues they serve."""
 
-from app.pacing.domain.worker_slots import Consumer, allocate_slots
+from app.pacing.domain.route_availability import Consumer, allocate_slots
 
 
 def test_keys_of_one_worker_share_its_slots() -> None:

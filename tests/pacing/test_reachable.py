@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.reachable import AT_ONCE, ThroughputCeiling, ceiling_of, unreachable
+from app.pacing.domain.throughput import AT_ONCE, ThroughputCeiling, ceiling_of, unreachable
 from app.settings.domain.routing import BalancingPolicy, ConfiguredQuota, Route, Topology
 from app.tasks.domain.eligibility import TierRule
 

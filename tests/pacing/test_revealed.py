@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.pacing.domain.estimated_limit import PaceRules, ResponsePace
 from app.pacing.domain.ratelimit_headers import NOTHING, HeaderLimits, duration, revealed
-from app.pacing.domain.response_pace import PaceRules, ResponsePace
 
 
 @pytest.mark.parametrize(

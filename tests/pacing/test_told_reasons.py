@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
+from app.pacing.domain.estimated_limit import PaceRules
 from app.pacing.domain.rate_controller import RateController
-from app.pacing.domain.response_pace import PaceRules
 from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.brake import BrakeDurations
+from app.pacing.domain.brake import BrakeDurations, Wall, pause_after
 from app.pacing.domain.plan import Release
 from app.pacing.domain.rate_controller import CallReport, RateController
-from app.pacing.domain.wall import Wall, pause_after
 from app.settings.domain.routing import ConfiguredQuota, QuotaState, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome
 

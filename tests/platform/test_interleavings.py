@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from app.composition.schema import metadata
-from app.dispatching.store.reconciling import expire, lose
+from app.dispatching.store import expire, lose
 from app.execution.store.workers import beat
 from app.platform.database import Database
 from app.tasks.domain.attempt import Claimed

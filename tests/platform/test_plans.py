@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from app.dispatching.store import reconciling
-from app.dispatching.store.degrading import degrade
+from app.dispatching import store
+from app.dispatching.store import degrade
 from app.execution.store import workers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end, record_endings
@@ -42,8 +43,8 @@ HEADS: dict[str, tuple[Call, str]] = {
     "next_due": (feeding.next_due, "ix_task_timed"),
     "promote_due": (lambda conn: feeding.promote_due(conn, NOW + 9, 2000), "ix_task_timed"),
     "unfeed_some": (lambda conn: feeding.mark_some_unqueued(conn, 5000), "ix_task_fed"),
-    "fed_page": (lambda conn: reconciling.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
-    "expire": (lambda conn: reconciling.expire(conn, NOW, 1000), "ix_task_expiry"),
+    "fed_page": (lambda conn: store.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
+    "expire": (lambda conn: store.expire(conn, NOW, 1000), "ix_task_expiry"),
     "waits": (lambda conn: alert_queries.waits(conn, NOW), "ix_task_expiry"),
     "work_waits": (alert_queries.work_waits, "ix_task_fed"),
     "list_tasks": (lambda conn: tasks.list_tasks(conn, "alice"), "ix_task_client_id_status_seq"),
@@ -51,7 +52,7 @@ HEADS: dict[str, tuple[Call, str]] = {
 BY_ID: dict[str, Call] = {
     "mark_fed": lambda conn: feeding.mark_fed(conn, IDS, NOW),
     "unfeed": lambda conn: feeding.mark_unqueued(conn, IDS),
-    "releases_of": lambda conn: reconciling.releases_of(conn, IDS),
+    "releases_of": lambda conn: store.releases_of(conn, IDS),
     "ended_among": lambda conn: tasks.ended_among(conn, IDS),
     "cancel_task": lambda conn: transitions.cancel_task(conn, "alice", IDS[0], NOW),
 }
@@ -160,8 +161,8 @@ def _work(conn: Connection) -> None:
     assert len(claimed) == len(IDS)
     end(conn, [success(item) for item in list(claimed.values())[:200]])
     workers.beat(conn, "w1", [], NOW)
-    reconciling.running_rows(conn)
-    reconciling.lose(conn, "w1", NOW, 100)
+    store.running_rows(conn)
+    store.lose(conn, "w1", NOW, 100)
 
 
 def _plan(database: Database, call: Call) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from app.dispatching.store.reconciling import expire, lose
+from app.dispatching.store import expire, lose
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.platform.database import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from app.dispatching.expire_unreachable import ExpireUnreachable
+from app.dispatching.waiting_tasks import ExpireUnreachable
 from app.platform.database import Database
 from app.settings.domain.routing import ConfiguredQuota, Route, Topology
 from app.tasks.domain.task import Status

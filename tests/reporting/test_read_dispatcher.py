@@ -10,8 +10,8 @@ import pytest
 from app.dispatching.key_supervisor import KeySupervisor
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.pacing.domain.rate_controller import CallReport, RateController
-from app.pacing.recent_lines import Lines
-from app.pacing.store.pauses import add_pause, load_pauses, remove_pause
+from app.pacing.store.leader_state import add_pause, load_pauses, remove_pause
+from app.pacing.store.lines import Lines
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.platform.ports import SystemClock

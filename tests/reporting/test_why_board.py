@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
-from app.pacing.domain.queue_position import QueuePosition
+from app.pacing.domain.backlog import QueuePosition
 from app.pacing.domain.why import NO_LEADER, NO_REDIS
 from app.pacing.ports import Explanation, Queued
 from app.platform.redis_scripts import Scripts, connect

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.dispatching.store.reconciling import expire, lose
+from app.dispatching.store import expire, lose
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict
 from app.tasks.domain.batch import BatchStatus

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.dispatching import reconcile
 from app.dispatching.reconcile import RetriesAhead
-from app.dispatching.requeue_tasks import RefeedTasks
+from app.dispatching.tick_handoff import RefeedTasks
 from app.pacing.domain.why import held_in_words, key_missing
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable

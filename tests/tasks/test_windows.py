@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 
 from app.billing.domain.calendar import Calendar, Windows
-from app.dispatching.schedule_off_peak import ScheduleOffPeak
+from app.dispatching.waiting_tasks import ScheduleOffPeak
 from app.platform.database import Database
 from app.tasks.domain.task import Hold
 from app.tasks.store.batches import get_batch

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from app.pacing.domain.backlog import QueueHead, WaitingList
 from app.pacing.domain.fairness import ClientShare, Shares
 from app.pacing.domain.plan import NEVER, Plan, Release, Snapshot, plan, settle_shares
-from app.pacing.domain.waiting import QueueHead, WaitingList
 from app.platform.domain.names import backlog_queue
 from app.settings.domain.routing import QuotaLimits, QuotaState, Route, Topology, account_quota
 from app.tasks.domain.attempt import TokenUsage

@@ -10,13 +10,94 @@ opened says nothing of now.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from app.pacing.domain.evidence import Evidence
 from app.tasks.domain.attempt import Outcome
+
+NOISE, DEAD = 0.4, 0.98  # shares of calls that fail: tolerable, and of what is dead
+QUIET = 3600.0  # seconds in the mean, at least, between false alarms at any noise up to NOISE
+SUCCESS = -4  # the score of a success, where a failure scores 1
+_SLOWEST = 0.1  # calls a second: below it no fewer failures suffice
+_ROUNDING = 0.001  # seconds: instants that were written with fewer digits
+_KEPT = 1000  # calls that came back
+_OUT = SUCCESS - 1  # of a call that is not back yet: it counts as a success until then
+
+
+def threshold(calls_a_second: float) -> int:
+    """The score at which what is called so often is dead: false alarms are QUIET seconds apart in the mean."""
+    return math.ceil(math.log(max(_SLOWEST, calls_a_second) * QUIET) / math.log(DEAD / NOISE))
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The last calls in the order of their release. Instants are gate time."""
+
+    _at: list[float] = field(default_factory=list)  # in order
+    _scores: list[int] = field(default_factory=list)
+    _out: int = 0
+    _last_failed: float = -math.inf  # the latest release of a call that failed
+
+    def released(self, at: float, calls: int) -> None:
+        """Calls were let through."""
+        if self._at and at < self._at[-1]:  # gate time has gone back
+            self._at, self._scores, self._out = [], [], 0
+        self._at += [at] * calls
+        self._scores += [_OUT] * calls
+        self._out += calls
+        if len(self._at) > 2 * _KEPT + self._out:
+            self._forget_oldest()
+
+    def settled(self, released_at: float, *, failed: bool) -> None:
+        """A call came back."""
+        self.forget(released_at)
+        place = bisect_right(self._at, released_at)
+        self._at.insert(place, released_at)
+        self._scores.insert(place, 1 if failed else SUCCESS)
+        if failed:
+            self._last_failed = max(self._last_failed, released_at)
+
+    def forget(self, released_at: float) -> None:
+        """A call came to what tells nothing."""
+        for place in range(bisect_left(self._at, released_at - _ROUNDING), len(self._at)):
+            if self._at[place] > released_at + _ROUNDING:
+                return
+            if self._scores[place] == _OUT:
+                self._drop(place)
+                return
+
+    def keep_undecided(self, most: int) -> None:
+        """No more calls than so many are out: older ones ended without a word (their permits were never redeemed)."""
+        if self._out > most:
+            out = [place for place, score in enumerate(self._scores) if score == _OUT]
+            for place in reversed(out[: self._out - most]):
+                self._drop(place)
+
+    def failures(self, calls_a_second: float) -> int:
+        """How many failures say that it is dead; 0: it is not."""
+        wanted, score, failures = threshold(calls_a_second), 0, 0
+        for place in range(bisect_right(self._at, self._last_failed) - 1, -1, -1):
+            score += max(SUCCESS, self._scores[place])
+            failures += self._scores[place] == 1
+            if score >= wanted:
+                return failures
+            if score <= -wanted:  # what failed before would have been seen then
+                return 0
+        return 0
+
+    def _drop(self, place: int) -> None:
+        self._out -= self._scores[place] == _OUT
+        del self._at[place], self._scores[place]
+
+    def _forget_oldest(self) -> None:
+        decided = [place for place, score in enumerate(self._scores) if score != _OUT]
+        for place in reversed(decided[:-_KEPT]):
+            self._drop(place)
+
 
 FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED, Outcome.OVERLOADED})
 # What an upstream answers while it works, whatever it makes of the request.

@@ -14,7 +14,10 @@ The rest and the widening probe are what CUBIC (RFC 9438) does for a network pat
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
 
 FREE = math.inf  # the level of a figure that holds nothing back
 
@@ -138,3 +141,161 @@ def restarted(figure: EstimatedLimit, rules: EstimatorConfig) -> EstimatedLimit:
     if figure.is_free:
         return figure
     return replace(figure, level=max(min(figure.level, rules.start), figure.level / 2))
+
+
+BIN = 0.02  # seconds
+KEPT = 90.0  # seconds
+BURST = 2.0  # seconds' worth that a provider is taken to let through at once after a rest
+PAUSE = 5.0  # seconds without a release, after which nothing before counts
+SHORTEST_SPAN = 0.5  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Calls and tokens a second, and the number of calls they are measured by."""
+
+    calls_a_second: float
+    tokens_a_second: float
+    calls: float
+
+
+@dataclass(slots=True)
+class _Bin:
+    number: float
+    calls: float = 0.0
+    tokens: float = 0.0
+    flight: int = 0  # the most calls at once
+
+
+class Traffic:
+    """Amounts by the instant of their release, in bins of 20 ms."""
+
+    __slots__ = ("_bins",)
+
+    def __init__(self) -> None:
+        self._bins: deque[_Bin] = deque()  # in order
+
+    def add(self, at: float, calls: int, tokens: float, flight: int) -> None:
+        """Count a release in, which made `flight` calls at once."""
+        found = self._bin(at // BIN)
+        found.calls += calls
+        found.tokens += tokens
+        found.flight = max(found.flight, flight)
+
+    def refuse(self, at: float, tokens: float) -> None:
+        """Take a call out that was released at `at`, and was not admitted: it was never in flight upstream."""
+        found = self._bin(at // BIN)
+        found.calls -= 1
+        found.tokens -= tokens
+        for known in reversed(self._bins):
+            if known.number < found.number:
+                break
+            known.flight -= 1
+
+    def between(self, since: float, until: float) -> tuple[float, float]:
+        """Calls and tokens released after `since`, until and with `until`."""
+        first, last = since // BIN, until // BIN
+        within = [known for known in self._bins if first < known.number <= last]
+        return sum(known.calls for known in within), sum(known.tokens for known in within)
+
+    def flight(self, at: float) -> int:
+        """How many calls at once there were after the release at `at`; 0 when that is forgotten."""
+        index = bisect_left(self._bins, at // BIN, key=lambda known: known.number)
+        return self._bins[index].flight if index < len(self._bins) else 0
+
+    def admitted_rate(self, at: float, empty_at: float) -> Measured:
+        """How fast an upstream admitted what was released until it refused at `at`.
+
+        Between two instants at which its bucket was empty (`empty_at` is the last one before) it admitted what it
+        refilled. Over any other span it admitted up to BURST seconds' worth more than that, and less where it was not
+        asked for more: the largest of these measures is the nearest. A pause of PAUSE seconds begins anew.
+        """
+        started = self.busy_since(at, gap=PAUSE)
+        if started is None:
+            return Measured(0.0, 0.0, 0.0)
+        if empty_at >= started:
+            started = empty_at
+            spans = [(started, max(SHORTEST_SPAN, at - started))]
+        else:
+            spans = [(started - 2 * BIN, at - started + BURST)]
+        spans += [(at - span, span + BURST) for span in (2.0, 4.0, 8.0, 16.0, 32.0) if span < at - started]
+        amounts = [(*self.between(since, at), seconds) for since, seconds in spans]
+        return Measured(
+            max(calls / seconds for calls, _, seconds in amounts),
+            max(tokens / seconds for _, tokens, seconds in amounts),
+            self.between(started - 2 * BIN, at)[0],
+        )
+
+    def busy_since(self, now: float, gap: float) -> float | None:
+        """The first release after the last pause of more than `gap` seconds; None when there was none lately."""
+        start, before = None, now // BIN
+        for known in reversed(self._bins):
+            if (before - known.number) * BIN > gap:
+                break
+            start = before = known.number
+        return None if start is None else start * BIN
+
+    def _bin(self, number: float) -> _Bin:
+        if not self._bins or self._bins[-1].number < number:
+            self._bins.append(_Bin(number))
+            while (number - self._bins[0].number) * BIN > KEPT:
+                self._bins.popleft()
+            return self._bins[-1]
+        index = bisect_left(self._bins, number, key=lambda known: known.number)
+        return self._bins[index]  # its own, or the next when it was never made or is forgotten
+
+
+_REMEMBERED = 200  # calls by which a model's own median is known
+
+
+@dataclass(frozen=True, slots=True)
+class PaceRules:
+    """Figures of the policy. Times in seconds, paces in calls a second."""
+
+    slow: float = 2.0  # slower than this on average: pace x `down`
+    slow_times: float | None = None  # instead: so many times the model's own median
+    fast: float = 0.5  # faster than this: pace x `up`
+    calls: int = 20  # over which the average is taken, anew after each change
+    down: float = 0.8
+    up: float = 1.25
+    start: float = 5.0
+    floor: float = 1.0
+    ceiling: float = 20.0
+    upstreams: frozenset[str] = frozenset()  # it is for; none: all
+
+    def concerns(self, upstream: str) -> bool:
+        """Whether calls to an upstream are paced by it."""
+        return not self.upstreams or upstream in self.upstreams
+
+
+@dataclass(slots=True)
+class ResponsePace:
+    """The pace of one quota."""
+
+    rules: PaceRules = PaceRules()
+    level: float = 0.0
+    _last: list[float] = field(default_factory=list)
+    _known: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    def __post_init__(self) -> None:
+        self.level = self.level or self.rules.start
+
+    def settled(self, seconds: float) -> None:
+        """A call took so long."""
+        self._last.append(seconds)
+        if len(self._last) >= self.rules.calls:
+            self.level = self._changed(fmean(self._last))
+            self._known.extend(self._last)
+            self._last.clear()
+
+    def _changed(self, mean: float) -> float:
+        if mean > self._slow():
+            return max(self.rules.floor, self.level * self.rules.down)
+        if mean < self.rules.fast:
+            return min(self.rules.ceiling, self.level * self.rules.up)
+        return self.level
+
+    def _slow(self) -> float:
+        if self.rules.slow_times is None or not self._known:
+            return self.rules.slow
+        return self.rules.slow_times * median(self._known)

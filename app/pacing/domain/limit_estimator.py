@@ -19,11 +19,12 @@ from app.pacing.domain.estimated_limit import (
     CALLS_A_SECOND,
     CALLS_AT_ONCE,
     FREE,
+    PAUSE,
     TOKENS_A_SECOND,
     EstimatedLimit,
     EstimatorConfig,
+    Traffic,
 )
-from app.pacing.domain.traffic import PAUSE, Traffic
 from app.settings.domain.routing import Bucket
 from app.upstreams.domain.attribute_refusal import USED, Figure, LimitUsage, attribute_refusal
 

@@ -18,12 +18,16 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.pacing.domain.affinity import PrefixAffinity, prefer_cached_account
-from app.pacing.domain.client_queues import ClientQueue, PriorityQueue
+from app.pacing.domain.backlog import ClientQueue, PriorityQueue, QueueHead, WaitingList
 from app.pacing.domain.fairness import PRIORITY_WEIGHTS, ClientShare, Shares
-from app.pacing.domain.quota_ledger import NEVER, QuotaLedger
-from app.pacing.domain.route_availability import TURN, RouteAvailability
-from app.pacing.domain.waiting import QueueHead, WaitingList
+from app.pacing.domain.route_availability import (
+    NEVER,
+    TURN,
+    PrefixAffinity,
+    QuotaLedger,
+    RouteAvailability,
+    prefer_cached_account,
+)
 from app.settings.domain.routing import Balance, QuotaState, Route, Topology
 from app.tasks.domain.pauses import Suspension, Suspensions
 

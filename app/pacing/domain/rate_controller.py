@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.pacing.domain.brake import DEFAULT_RESTS, PAUSING, BrakeDurations
+from app.pacing.domain.brake import DEFAULT_RESTS, PAUSING, BrakeDurations, Wall
 from app.pacing.domain.breaker import BreakerRules, BreakerState, CircuitBreaker
-from app.pacing.domain.estimated_limit import EstimatorConfig
+from app.pacing.domain.estimated_limit import EstimatorConfig, PaceRules, ResponsePace
 from app.pacing.domain.limit_estimator import (
     RULES,
     CallSample,
@@ -23,9 +23,7 @@ from app.pacing.domain.limit_estimator import (
 )
 from app.pacing.domain.plan import Release
 from app.pacing.domain.ratelimit_headers import HeaderLimits, revealed
-from app.pacing.domain.response_pace import PaceRules, ResponsePace
 from app.pacing.domain.token_learner import TokenBook, TokensUsed
-from app.pacing.domain.wall import Wall
 from app.settings.domain.routing import (
     Bucket,
     ConfiguredQuota,

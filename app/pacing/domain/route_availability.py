@@ -1,15 +1,171 @@
-"""Which routes are open while planning, and whose turn it is among them."""
+"""Which routes can take a task now: quotas, worker slots, and the account whose prompt cache knows its prefix."""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from app.pacing.domain.quota_ledger import QuotaLedger
-from app.pacing.domain.waiting import QueueHead
-from app.settings.domain.routing import Balance, Route, Topology
+from app.pacing.domain.backlog import QueueHead
+from app.pacing.domain.tokens import text_tokens
+from app.settings.domain.routing import Balance, QuotaState, Route, Topology
 from app.tasks.domain.eligibility import may_use, upstream_note
+
+NEVER = float("inf")
+_DUST = 1e-6  # rounding of levels stored as decimals
+
+
+class QuotaLedger:
+    """Taken from on paper; the state that it began with stays as it was."""
+
+    __slots__ = ("braked", "held_for", "level", "name", "room", "state", "tokens")
+
+    def __init__(self, name: str, state: QuotaState, now: float) -> None:
+        self.name = name
+        self.state = state
+        self.braked = state.braked_until > now
+        self.held_for: float | None = None  # tokens of the head that holds its turn here
+        self.level = state.level if state.requests else NEVER
+        self.tokens = state.token_level if state.tokens else NEVER
+        self.room = NEVER if state.cap is None else state.cap - state.flight
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has any limit."""
+        return bool(self.state.requests or self.state.tokens or self.state.cap is not None)
+
+    def is_open(self) -> bool:
+        """Whether one more call passes, tokens aside."""
+        return not self.braked and self.held_for is None and self.room >= 1 and self.level >= 1 - _DUST
+
+    def lacks(self, estimate: float) -> bool:
+        """Whether it has too few tokens; a full bucket lets any prompt pass."""
+        tokens = self.state.tokens
+        return tokens is not None and self.tokens < min(estimate, tokens.size) - _DUST
+
+    def take(self, estimate: float) -> None:
+        """Take a call out."""
+        self.level -= 1
+        self.tokens -= estimate
+        self.room -= 1
+
+    def after(self) -> QuotaState:
+        """The quota as it stands after what was taken."""
+        s = self.state
+        taken = 0 if s.cap is None else int(s.cap - s.flight - self.room)
+        return QuotaState(
+            s.requests,
+            self.level,
+            s.tokens,
+            self.tokens,
+            s.cap,
+            s.flight + taken,
+            s.braked_until,
+            s.reason,
+            s.judged,
+        )
+
+    def opens_in(self, estimate: float, now: float) -> float:
+        """Seconds until a call would pass, behind the head that holds its turn."""
+        if not (self.is_limited or self.braked):
+            return 0.0
+        after = self.after()
+        return max(after.opens_in(estimate, now), after.tokens_in(self.held_for or 0.0))
+
+    def cost(self, estimate: float, call_seconds: float) -> float:
+        """Seconds of this quota that a call takes: of whichever resource it takes most of; 0 without limits."""
+        s = self.state
+        return max(
+            1 / s.requests.rate if s.requests and s.requests.rate else 0.0,
+            estimate / s.tokens.rate if s.tokens and s.tokens.rate else 0.0,
+            call_seconds / s.cap if s.cap else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A live worker process: the keys whose queues it consumes, and its pool's size."""
+
+    keys: tuple[str, ...]
+    slots: int
+
+
+def allocate_slots(
+    consumers: Iterable[Consumer], flights: Mapping[str, int]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Give back the pool of each key, and the free slots of each pool.
+
+    Keys that are reachable from each other through workers share a pool, named by one of its keys: a worker that
+    consumes several queues has its slots only once. Permits that are out (`flights`, by key) take slots.
+    """
+    pools: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while pools[key] != key:
+            key = pools[key]
+        return key
+
+    consumers = [c for c in consumers if c.keys]
+    for consumer in consumers:
+        for key in consumer.keys:
+            pools.setdefault(key, key)
+            pools[root(key)] = root(consumer.keys[0])
+    of_key = {key: root(key) for key in pools}
+    free = dict.fromkeys(of_key.values(), 0)
+    for consumer in consumers:
+        free[of_key[consumer.keys[0]]] += consumer.slots
+    for key, pool in of_key.items():
+        free[pool] -= flights.get(key, 0)
+    return of_key, {pool: max(0, slots) for pool, slots in free.items()}
+
+
+LEAST_TOKENS = 64.0  # of a beginning: upstreams cache whole blocks, and a shorter one has none
+_REMEMBERED = 10_000
+
+
+def prefix_of(client_id: str, model: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """A short name for the system prompt that a client's task for a model begins with; None for none of weight."""
+    first = messages[0] if messages else {}
+    content = first.get("content")
+    if first.get("role") not in ("system", "developer") or not isinstance(content, str):
+        return None
+    if text_tokens(content) < LEAST_TOKENS:
+        return None
+    text = f"{client_id}\n{model}\n{content}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+class PrefixAffinity:
+    """The account that saw each prefix last, per prefix. Those not used longest are forgotten."""
+
+    def __init__(self, most: int = _REMEMBERED) -> None:
+        self._most = most
+        self._accounts: OrderedDict[str, str] = OrderedDict()
+
+    def get(self, prefix: str) -> str | None:
+        """The account, if one has seen it."""
+        return self._accounts.get(prefix)
+
+    def saw(self, prefix: str, account: str) -> None:
+        """An account gets a task that begins so."""
+        self._accounts[prefix] = account
+        self._accounts.move_to_end(prefix)
+        if len(self._accounts) > self._most:
+            self._accounts.popitem(last=False)
+
+
+def prefer_cached_account(
+    chosen: Route, account: str | None, tier: Iterable[Route], able: Iterable[Route]
+) -> Route:
+    """The route to take: of those able to, one of the account in the chosen one's own tier, else the chosen one."""
+    if account is None or chosen.account == account:
+        return chosen
+    rank = set(tier)
+    return next((route for route in able if route.account == account and route in rank), chosen)
+
 
 TURN = "turn:"  # resource of a tier's keys
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.pacing.domain.backlog import WaitingList
 from app.pacing.domain.tokens import DEFAULT_ANSWER
-from app.pacing.domain.waiting import WaitingList
 
 KEPT_AS = "tokens:"  # before a model's name, among what is kept by quota
 FEW = 5  # calls below which nothing is believed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
-from app.pacing.domain.place import write_place
+from app.pacing.domain.backlog import write_place
 from app.platform.domain.errors import RedisUnreachable
 from app.platform.ports import Clock
 from app.platform.redis_scripts import Scripts
@@ -100,3 +100,23 @@ class RedisBacklogPublisher:
             self._scripts.command(*arguments)
         except RedisUnreachable:
             self._silent_until = self._clock.monotonic() + _PAUSE
+
+
+MOST = 10_000
+
+
+class BacklogQueues:
+    """Asked from Celery's main loop: it needs a client with a short timeout."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._last: list[str] = []
+
+    def names(self) -> list[str]:
+        """All of them in order of their names, at most 10,000; as last seen when Redis does not answer."""
+        try:
+            found = cast("list[bytes]", self._scripts.command("HKEYS", "penstock:queues"))
+        except RedisUnreachable:
+            return self._last
+        self._last = sorted(name.decode() for name in found)[:MOST]
+        return self._last

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, text
 
-from app.pacing.domain.estimates import Foretold
-from app.pacing.domain.queue_position import QueuePosition
+from app.pacing.domain.backlog import QueuePosition
+from app.pacing.domain.throughput import Foretold
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.ports import Clock
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import lock_batches, lock_tasks
@@ -66,3 +70,50 @@ def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: Ta
     rows = lock_tasks(conn, (row.id for row in found)).values()
     waiting = [row for row in rows if row.status == Status.QUEUED and row.hold == Hold.NONE]
     return finish(conn, batches, waiting, Status.EXPIRED, now, why)
+
+
+KEPT = 2.0  # seconds
+_MARKS = 5_000  # tasks of a line that are read: some milliseconds; those behind are reckoned
+_LISTS = 1_000  # remembered at once
+
+
+class Lines:
+    """May be used by many threads."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, int], tuple[float, QueuePosition | None]] = {}
+        self._came: dict[tuple[str, int], int] = {}
+
+    def of(self, queue: str, step: int) -> QueuePosition | None:
+        """A line as it stood lately; None while the database does not answer. Never raises."""
+        now, key = self._clock.monotonic(), (queue, step)
+        found = self._known.get(key)
+        if found is not None and now < found[0]:
+            return found[1]
+        with self._lock:
+            found = self._known.get(key)
+            if found is None or now >= found[0]:
+                if len(self._known) >= _LISTS:
+                    self._known.clear()
+                    self._came.clear()
+                self._came.pop(key, None)
+                found = self._known[key] = (now + KEPT, self._read(queue, step))
+            return found[1]
+
+    def coming(self, queue: str, step: int, due: float) -> int | None:
+        """How many are before a task that comes now, those counted in that came since the line was looked at."""
+        line = self.of(queue, step)
+        if line is None:
+            return None
+        with self._lock:
+            came = self._came[queue, step] = self._came.get((queue, step), -1) + 1
+        return line.ahead_of_new(due) + came
+
+    def _read(self, queue: str, step: int) -> QueuePosition | None:
+        try:
+            return self._database.read(lambda conn: read_line(conn, queue, step, _MARKS))
+        except DatabaseUnreachable:
+            return None

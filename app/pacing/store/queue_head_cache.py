@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.pacing.domain.place import read_place
+from app.pacing.domain.backlog import read_place
 from app.pacing.domain.plan import QueueHead, WaitingList
 from app.platform.domain.names import parse_backlog_queue
 

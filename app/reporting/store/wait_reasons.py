@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from app.pacing.domain.queue_position import QueuePosition
+from app.pacing.domain.backlog import QueuePosition
 from app.pacing.domain.why import NO_LEADER, NO_REDIS, held_in_words, starts_in
 from app.pacing.ports import Explanation, Queued, QueueForecast
 from app.platform.domain.errors import RedisUnreachable

@@ -236,8 +236,8 @@ task = Table(
     partial("ix_task_batch", "batch_id", "batch_index", where=IN_BATCH),  # results in input order
     partial("ix_task_over_budget", "client_id", "seq", where=OVER_BUDGET),  # keep_budgets
     partial("ix_task_settling", "seq", where=SETTLING),  # keep_budgets
-    partial("ix_task_unstored", "finished_at", where=UNSTORED),  # keep_retention
-    partial("ix_task_deleted", "seq", where=DELETED),  # keep_retention
+    partial("ix_task_unstored", "finished_at", where=UNSTORED),  # housekeeping
+    partial("ix_task_deleted", "seq", where=DELETED),  # housekeeping
     Index(None, "client_id", "status", "seq"),  # listing, with a status or status by status
     # Rows die young and often here: the indexes' heads stay short only when they are swept often.
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_analyze_scale_factor": 0.05},

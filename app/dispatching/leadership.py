@@ -1,23 +1,54 @@
-"""Redis lost or replaced what it held: begin again from the database.
-
-1. Throw away places and permits; from here on publishing is refused and no permit can be redeemed.
-2. Wait for what was redeemed before: it is sent within 2 s of that, or not at all.
-3. Everything queued counts as not fed.
-4. Put back the permits of calls that run; told buckets start empty; open.
-"""
+"""How a leader begins: it is elected, and rebuilds what Redis lost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from app.dispatching.store import reconciling
+from app.dispatching import store
 from app.execution.store import workers
-from app.pacing.domain.running import RunningCall
+from app.pacing.ports import RunningCall
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.domain.routing import Route, Topology
 from app.tasks.store import feeding
+
+SILENCE = 2.0  # seconds without a beat, on the candidate's own clock, after which a leader is taken for gone
+
+
+class LeaderLock(Protocol):
+    """Where the term is kept."""
+
+    def leader(self) -> tuple[str, str]:
+        """The present term and its beat."""
+
+    def take_lead(self, term: str, seen: str) -> bool:
+        """Take the lead if `seen` still stands."""
+
+
+class LeaderElection:
+    """Watches the leader's beat."""
+
+    def __init__(self, seat: LeaderLock, clock: Clock) -> None:
+        self._seat = seat
+        self._clock = clock
+        self._seen: tuple[str, str] | None = None
+        self._since = 0.0
+
+    def try_lead(self, term: str) -> bool:
+        """Take the lead under `term` if nobody leads, or the leader's beat has not changed for 2 s.
+
+        Raises RedisUnreachable.
+        """
+        present = self._seat.leader()
+        if present != self._seen:
+            self._seen, self._since = present, self._clock.monotonic()
+        vacant = not present[0]
+        if not vacant and self._clock.monotonic() - self._since < SILENCE:
+            return False
+        self._seen = None
+        return self._seat.take_lead(term, present[0])
+
 
 SENT_WITHIN = 3.0  # seconds after which nothing redeemed before can still be sent
 _STEP = 0.2  # seconds between beats meanwhile
@@ -62,7 +93,7 @@ def begin_epoch(
         epochs.beat()
         if pause(0.0):
             return False
-    rows = database.read(reconciling.running_rows)
+    rows = database.read(store.running_rows)
     calls = [_running_call(row, upstreams) for row in rows]
     epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.queues_to_feed))
     return True
@@ -78,7 +109,7 @@ def _wait(epochs: Epochs, clock: Clock, pause: Callable[[float], bool]) -> bool:
     return True
 
 
-def _running_call(row: reconciling.RunningRow, upstreams: Mapping[str, str]) -> RunningCall:
+def _running_call(row: store.RunningRow, upstreams: Mapping[str, str]) -> RunningCall:
     upstream = upstreams.get(row.key, "")
     quotas = Route(row.key, upstream, row.account, row.upstream_model).quotas
     return RunningCall(

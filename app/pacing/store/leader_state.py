@@ -1,4 +1,4 @@
-"""What the dispatcher has learned of quotas, kept for its successor."""
+"""What the leader keeps in the database: estimated limits, and what an operator has paused."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from app.platform.dialects import insert_or
-from app.tasks.store.tables import learned
+from app.tasks.store.tables import learned, pause
 
 
 def load_learned(conn: Connection) -> dict[str, dict[str, Any]]:
@@ -30,3 +30,20 @@ def save_learned(conn: Connection, figures: Mapping[str, Mapping[str, Any]], now
         statement = insert_or(conn, learned).values(values)
         changed = {"figures": values["figures"], "updated_at": now}
         conn.execute(statement.on_conflict_do_update(index_elements=["quota"], set_=changed))
+
+
+def load_pauses(conn: Connection) -> dict[str, float]:
+    """All of them by subject, with the instant since when."""
+    rows = conn.execute(select(pause.c.subject, pause.c.since).order_by(pause.c.subject))
+    return {row.subject: row.since for row in rows}
+
+
+def add_pause(conn: Connection, subject: str, now: float) -> None:
+    """Pause a subject; one that is paused stays so, since when it was."""
+    row = insert_or(conn, pause).values(subject=subject, since=now)
+    conn.execute(row.on_conflict_do_nothing(index_elements=["subject"]))
+
+
+def remove_pause(conn: Connection, subject: str) -> bool:
+    """End a pause; False: there was none."""
+    return conn.execute(delete(pause).where(pause.c.subject == subject)).rowcount > 0

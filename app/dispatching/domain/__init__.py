@@ -1,1 +1,0 @@
-"""Pure values and decisions: standard library only; time and chance arrive as arguments."""

@@ -1,0 +1,169 @@
+"""What passes between the tick, which waits for Redis alone, and threads that wait for the database."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from app.access.store import clients
+from app.pacing.domain.fairness import ClientShare
+from app.pacing.domain.plan import Release
+from app.pacing.store.leader_state import load_learned, save_learned
+from app.platform.background_loop import END, BackgroundLoop
+from app.platform.database import Database
+from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.ports import Clock, Tracer
+from app.tasks.domain.task import Priority
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store import feeding
+from app.tasks.store.tasks import traces_of
+
+
+class RefeedTasks:
+    """What Redis said once, kept until the database knows. Locked; may be used by many threads.
+
+    The dispatcher's turn only remembers: a database that does not answer must not cost a leader its lead.
+    """
+
+    def __init__(self, database: Database, reservoir: BacklogPublisher) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._lock = threading.Lock()
+        self._gone: set[str] = set()
+
+    def remember(self, task_ids: Iterable[str]) -> None:
+        """Have these fed again by the next `flush`. Waits for nothing."""
+        if ids := set(task_ids):
+            with self._lock:
+                self._gone |= ids
+
+    def flush(self) -> None:
+        """Feed again what is remembered. Raises DatabaseUnreachable: it stays remembered then."""
+        with self._lock:
+            gone, self._gone = self._gone, set()
+        if not gone:
+            return
+        try:
+            self._database.write(lambda conn: feeding.mark_unqueued(conn, sorted(gone)))
+        except BaseException:
+            self.remember(gone)
+            raise
+        self._reservoir.ring()
+
+
+class KnowShares:
+    """Read by the leader's loop of that name, looked up by its turns, which wait for no database.
+
+    May be used by many threads: a whole mapping is exchanged at once and never changed afterwards.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: Mapping[str, ClientShare] = {}
+
+    def known(self) -> Mapping[str, ClientShare]:
+        """What the last `look` found, by client."""
+        return self._known
+
+    def look(self) -> None:
+        """Read them again. Raises DatabaseUnreachable: the last ones stay in force."""
+        rows = self._database.read(clients.list_clients)
+        self._known = {r.id: ClientShare(r.weight, Priority(r.granted_priority).step) for r in rows}
+
+
+_MOST_WAITING = 200  # turns; when the database is slower, spans are missing, never releases
+
+
+class TraceReleases:
+    """Does nothing, and starts no thread, without a tracer that keeps anything."""
+
+    def __init__(self, database: Database, tracer: Tracer) -> None:
+        self._database = database
+        self._tracer = tracer
+        self._turns: queue.Queue[tuple[Sequence[Release], float] | None] = queue.Queue(_MOST_WAITING)
+        self._loop = BackgroundLoop("traces", self._next, expected=(DatabaseUnreachable,))
+
+    def released(self, releases: Sequence[Release], at: float) -> None:
+        """Hear of a turn's releases. Never waits."""
+        if not self._tracer.enabled:
+            return
+        self._loop.start()
+        try:
+            self._turns.put_nowait((releases, at))
+        except queue.Full:
+            return
+
+    def close(self) -> None:
+        """Trace no more."""
+        self._loop.stop()
+        try:
+            self._turns.put_nowait(None)
+        except queue.Full:
+            pass  # it is at work, and looks afterwards
+        self._loop.join()
+
+    def _next(self) -> object:
+        turn = self._turns.get()
+        if turn is None:
+            return END
+        self._tell(*turn)
+        return None
+
+    def _tell(self, releases: Sequence[Release], at: float) -> None:
+        known = self._database.read(lambda conn: traces_of(conn, [one.task_id for one in releases]))
+        for one in releases:
+            if (found := known.get(one.task_id)) is not None:
+                self._tracer.past(
+                    "release",
+                    found.trace,
+                    min(found.ready_at, at),
+                    at,
+                    task=one.task_id,
+                    key=one.route.key,
+                    model=one.route.upstream_model,
+                )
+
+
+EVERY = 10.0  # seconds
+
+
+class Learning(Protocol):
+    """Who learns."""
+
+    def facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was learned, by quota."""
+
+    def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up what was kept."""
+
+
+class PersistEstimates:
+    """One of the leader's chores."""
+
+    def __init__(self, database: Database, learning: Learning, clock: Clock) -> None:
+        self._database = database
+        self._learning = learning
+        self._clock = clock
+        self._written: Mapping[str, Mapping[str, Any]] = {}
+        self._due = 0.0
+
+    def recall(self) -> None:
+        """Take up what a predecessor wrote. Raises DatabaseUnreachable."""
+        self._learning.recall(self._database.read(load_learned))
+
+    def tick(self) -> int:
+        """Write what has changed, once every ten seconds. Gives back how many quotas."""
+        return 0 if self._clock.monotonic() < self._due else self.keep()
+
+    def keep(self) -> int:
+        """Write it now. Gives back how many quotas. Raises DatabaseUnreachable."""
+        self._due = self._clock.monotonic() + EVERY
+        facts = self._learning.facts()
+        changed = {name: kept for name, kept in facts.items() if self._written.get(name) != kept}
+        if changed:
+            now = self._clock.now()
+            self._database.write(lambda conn: save_learned(conn, changed, now))
+            self._written = {**self._written, **changed}
+        return len(changed)

@@ -1,0 +1,268 @@
+"""Periodic jobs for tasks that should not just wait: expired, abandoned, degraded, or kept for off-peak hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
+from app.dispatching.store import degrade
+from app.pacing.domain.throughput import ThroughputCeiling, ceiling_of, unreachable
+from app.pacing.store import lines
+from app.platform.database import Database
+from app.platform.domain.names import parse_backlog_queue
+from app.platform.heartbeats import HeartbeatMonitor, find_dead
+from app.platform.ports import Clock
+from app.settings.domain.routing import Topology
+from app.submission import hold_connections
+from app.submission.hold_connections import GRACE_SECONDS
+from app.tasks.domain.attempt import TaskFailure
+from app.tasks.domain.task import Status
+from app.tasks.ports import BacklogPublisher
+from app.tasks.store import transitions, windows
+
+
+def degraded_completion(task_id: str, model: str, text: str, at: float) -> dict[str, Any]:
+    """A chat completion of this text; `degraded` says that no model has answered. `at` is Unix seconds."""
+    return {
+        "id": f"chatcmpl-{task_id.removeprefix('task_')}",
+        "object": "chat.completion",
+        "created": int(at),
+        "model": model,
+        "degraded": True,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+
+
+UNREACHABLE_EVERY = 5.0  # seconds
+SEEN = 5_000  # tasks of a line that are looked at: those behind come forward
+_UNREACHABLE_AT_ONCE = 1_000  # ended in one transaction
+
+Lists = Callable[[], Iterable[tuple[str, int]]]
+"""The lists that have something waiting: queue and step."""
+
+
+class ExpireUnreachable:
+    """One of the leader's chores."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        topology: Topology,
+        waiting: Lists,
+    ) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._ceilings = {
+            model: ceiling
+            for model in topology.models
+            if (ceiling := ceiling_of(model, topology)) is not None
+        }
+        self._waiting = waiting
+        self._due = 0.0
+
+    def tick(self) -> int:
+        """Look at all lists once every five seconds; gives back how many ended. Raises DatabaseUnreachable."""
+        if self._clock.monotonic() < self._due:
+            return 0
+        self._due = self._clock.monotonic() + UNREACHABLE_EVERY
+        return sum(
+            self._look(queue, step, ceiling)
+            for queue, step in sorted(self._waiting())
+            if (ceiling := self._ceilings.get(parse_backlog_queue(queue)[0])) is not None
+        )
+
+    def _look(self, queue: str, step: int, ceiling: ThroughputCeiling) -> int:
+        now = self._clock.now()
+        line = self._database.read(lambda conn: lines.deadlines(conn, queue, step, SEEN))
+        late = unreachable([deadline for deadline, _ in line], now, ceiling)[:_UNREACHABLE_AT_ONCE]
+        if not late:
+            return 0
+        numbers = [line[place][1] for place in late]
+        ended = self._database.write(lambda conn: lines.expire_at_once(conn, numbers, now, _failure(ceiling)))
+        if ended:
+            self._reservoir.forget(ended)
+            self._reservoir.announce(ended)
+        return len(ended)
+
+
+def _failure(ceiling: ThroughputCeiling) -> TaskFailure:
+    return TaskFailure(
+        "timeout_error",
+        "deadline_unreachable",
+        f"the task could not have begun before its deadline: at most {ceiling.told:.0f} calls a minute may be made, "
+        "and too many of its client's tasks stand before it",
+    )
+
+
+_ORPHANS_EVERY = 5.0
+_ABANDONED_AT_ONCE = 200
+
+
+class AbandonCalls:
+    """A tick looks at the beats, frees what dead processes held, and cancels what nobody came for."""
+
+    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._silence = HeartbeatMonitor()
+        self._orphans_at = 0.0
+
+    def tick(self) -> int:
+        """Gives back how many tasks were given up."""
+        self._bury_dead()
+        return self._give_up()
+
+    def _bury_dead(self) -> None:
+        at = self._clock.monotonic()
+        dead = find_dead(self._database, self._silence, hold_connections.beats, hold_connections.touch, at)
+        if dead or at >= self._orphans_at:
+            self._orphans_at = at + _ORPHANS_EVERY
+            self._free(dead)
+
+    def _free(self, dead: list[str]) -> None:
+        abandon_at = self._clock.now() + GRACE_SECONDS
+
+        def free(conn: Connection) -> None:
+            hold_connections.drop(conn, dead)
+            hold_connections.free_orphans(conn, abandon_at)
+
+        self._database.write(free)
+
+    def _give_up(self) -> int:
+        now = self._clock.now()
+        due = self._database.read(lambda conn: hold_connections.abandoned(conn, now, _ABANDONED_AT_ONCE))
+        cancelled = [name for name, told in due.items() if self._cancel(name, told=told)]
+        if cancelled:
+            self._reservoir.forget(cancelled)
+            self._reservoir.announce(cancelled)
+        return len(cancelled)
+
+    def _cancel(self, task_id: str, *, told: bool) -> bool:
+        """Cancel a task unless a repeat was quicker; whether it ended by that. One with a callback goes on."""
+        now = self._clock.now()
+
+        def cancel(conn: Connection) -> bool:
+            mine = hold_connections.drop_abandoned(conn, task_id)
+            return mine and not told and transitions.cancel_by_id(conn, task_id, now) is Status.CANCELLED
+
+        return self._database.write(cancel)
+
+
+_DEGRADED_AT_ONCE = 500  # tasks ended in one transaction
+
+
+class GiveDegraded:
+    """One of the leader's chores."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        texts: Mapping[str, str],
+        ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
+    ) -> None:
+        """`texts` by model; `ring` tells who delivers callbacks."""
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._texts = texts
+        self._ring = ring
+
+    def tick(self) -> int:
+        """Answer one page; gives back how many. Raises DatabaseUnreachable."""
+        if not self._texts:
+            return 0
+        now = self._clock.now()
+
+        def answer(task_id: str, model: str) -> str | None:
+            text = self._texts.get(model)
+            if text is None:
+                return None
+            return orjson.dumps(degraded_completion(task_id, model, text, now)).decode()
+
+        ended, callbacks = self._database.write(lambda conn: degrade(conn, now, _DEGRADED_AT_ONCE, answer))
+        if ended:
+            self._reservoir.forget(ended)
+            self._reservoir.announce(ended)
+        if callbacks:
+            self._ring(callbacks)
+        return len(ended)
+
+
+OFF_PEAK_EVERY = 5.0  # seconds
+_OFF_PEAK_AT_ONCE = 2_000  # rows moved in one transaction
+
+PaceOf = Callable[[str, str], float | None]
+"""A queue's and a model's pace, in tasks a second; None: nobody knows."""
+
+
+class ScheduleOffPeak:
+    """One of the leader's chores."""
+
+    def __init__(
+        self,
+        database: Database,
+        reservoir: BacklogPublisher,
+        clock: Clock,
+        hours: Mapping[str, Windows],
+        pace_of: PaceOf,
+    ) -> None:
+        """`hours` are the busy ones, by model."""
+        self._database = database
+        self._reservoir = reservoir
+        self._clock = clock
+        self._hours = hours
+        self._pace_of = pace_of
+        self._due = 0.0
+
+    def tick(self) -> int:
+        """Do both, once every five seconds; gives back how many rows moved. Raises DatabaseUnreachable."""
+        if self._clock.monotonic() < self._due:
+            return 0
+        self._due = self._clock.monotonic() + OFF_PEAK_EVERY
+        now = self._clock.now()
+        moved = sum(self._hold(model, hours, now) for model, hours in self._hours.items())
+        started = sum(
+            self._start(one, now) for one in self._database.read(windows.waiting_for_windows) if one.deadlines
+        )
+        if started:
+            self._reservoir.ring()
+        return moved + started
+
+    def _hold(self, model: str, hours: Windows, now: float) -> int:
+        if not hours.is_busy(now):
+            return 0
+        until = hours.quiet_from(now)
+        held = self._database.write(
+            lambda conn: windows.hold_for_window(conn, model, until, _OFF_PEAK_AT_ONCE)
+        )
+        if held:
+            self._reservoir.forget(held)
+        return len(held)
+
+    def _start(self, one: windows.OffPeakQueue, now: float) -> int:
+        pace = self._pace_of(one.queue, one.model) or UNKNOWN_PACE
+        number = must_start(one.deadlines, one.count, one.backlog, pace, now)
+        if not number:
+            return 0
+        until = one.deadlines[number - 1]
+        return self._database.write(
+            lambda conn: windows.start_early(conn, one.queue, until, now, _OFF_PEAK_AT_ONCE)
+        )
