@@ -18,7 +18,7 @@ from app.submission.store_file import drop_file
 from app.submission.submit_batch import INTAKE_SECONDS
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import files, retention
-from app.tasks.store.submissions import discard_intake, forget_keys, stale_intakes
+from app.tasks.store.submissions import delete_expired_keys, discard_intake, stale_intakes
 
 CLEAN_FILES_EVERY = 60.0
 _UPLOAD_DEAD = 2 * 3600.0  # seconds: no upload takes so long
@@ -40,7 +40,9 @@ class CleanFiles:
         self._due_at = self._clock.monotonic() + CLEAN_FILES_EVERY
         now = self._clock.now()
         self._database.write(lambda conn: files.hide_expired(conn, now, 100))
-        gone = self._database.read(lambda conn: files.unsettled(conn, now - _UPLOAD_DEAD, _FILES_AT_ONCE))
+        gone = self._database.read(
+            lambda conn: files.files_to_delete(conn, now - _UPLOAD_DEAD, _FILES_AT_ONCE)
+        )
         for seq in gone:
             drop_file(self._database, seq)
         return len(gone)
@@ -78,7 +80,7 @@ class CleanUp:
         """Delete idempotency keys that are no longer kept."""
         now = self._clock.now()
         for _ in range(_CLEAN_ROUNDS):
-            if self._database.write(lambda conn: forget_keys(conn, now, _CLEAN_ROWS)) < _CLEAN_ROWS:
+            if self._database.write(lambda conn: delete_expired_keys(conn, now, _CLEAN_ROWS)) < _CLEAN_ROWS:
                 break
 
     def _discard(self, batch_id: str) -> None:

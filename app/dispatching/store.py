@@ -34,7 +34,7 @@ from app.platform.domain.money import NO_SUM
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import LockedBatches, lock_batches, lock_tasks
-from app.tasks.store.progress import Ended, record_progress
+from app.tasks.store.progress import EndedTask, record_progress
 from app.tasks.store.tables import DEGRADABLE, FED, QUEUED, RUNNING, task, task_content
 from app.tasks.store.transitions import RequeueReason, finish, requeue
 
@@ -174,7 +174,7 @@ def degrade(
         conn,
         (UsageEntry(Heading(day_of(now), row.client_id, row.model), UsageFigures(tasks=1)) for row in given),
     )
-    told = record_progress(conn, batches, [Ended.of(row, Status.SUCCEEDED, now) for row in given])
+    told = record_progress(conn, batches, [EndedTask.of(row, Status.SUCCEEDED, now) for row in given])
     return [row.id for row in given], [event for events in told.values() for event in events]
 
 

@@ -240,7 +240,7 @@ class ScheduleOffPeak:
         now = self._clock.now()
         moved = sum(self._hold(model, hours, now) for model, hours in self._hours.items())
         started = sum(
-            self._start(one, now) for one in self._database.read(windows.waiting_for_windows) if one.deadlines
+            self._start(one, now) for one in self._database.read(windows.off_peak_queues) if one.deadlines
         )
         if started:
             self._reservoir.ring()
