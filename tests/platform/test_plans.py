@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from app.dispatching.store import reconciling
 from app.dispatching import store
 from app.dispatching.store import degrade
 from app.execution.store import workers
