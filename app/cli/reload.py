@@ -12,8 +12,7 @@ import urllib3
 
 from app.cli.failure import CommandFailure
 from app.cli.setup import Setup, UpParams, reconfigure
-from app.cli.supervisor.hangup import Hangup
-from app.cli.supervisor.loop import Supervisor
+from app.cli.supervisor.loop import Hangup, Supervisor
 from app.platform.database import Database
 from app.platform.domain.errors import PenstockError
 from app.settings import Settings

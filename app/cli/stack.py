@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.supervisor.component import Component
+from app.cli.supervisor.decisions import Component
 
 Probe = Callable[[], bool]
 

@@ -17,8 +17,7 @@ from app.cli.setup import Setup, UpParams, find_configuration, prepare
 from app.cli.stack import components
 from app.cli.supervisor import lifeline
 from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers, sole
-from app.cli.supervisor.loop import Supervisor
-from app.cli.supervisor.teller import Terminal
+from app.cli.supervisor.loop import Supervisor, Terminal
 from app.reporting.meter_files import FOLDER, clean_folder
 from app.settings import load_settings
 

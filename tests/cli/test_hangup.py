@@ -11,7 +11,7 @@ from tests.cli.running import environment, wait_until
 
 PROGRAM = """
 import pathlib, signal, sys, time
-from app.cli.supervisor.hangup import Hangup
+from app.cli.supervisor.loop import Hangup
 hangup, said = Hangup(), pathlib.Path(sys.argv[1])
 def hear(*_):
     said.write_text(f"closed: {hangup.happened()}")

@@ -19,10 +19,10 @@ CHECKOUT = Path(__file__).parents[2]
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from app.cli.supervisor.component import Component
+from app.cli.supervisor.decisions import Component
 from app.cli.supervisor.leftovers import sole
 from app.cli.supervisor.loop import Supervisor
-from app.cli.supervisor.state import Policy
+from app.cli.supervisor.decisions import Policy
 
 folder = Path(sys.argv[1])
 

@@ -3,10 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.supervisor import state as states
-from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, ProcessState, RestartPolicy
-from app.cli.supervisor.steps import SupervisorStep, next_steps
+from app.cli.supervisor import decisions as states
+from app.cli.supervisor.decisions import (
+    Component,
+    Phase,
+    ProcessState,
+    RestartPolicy,
+    SupervisorStep,
+    next_steps,
+)
 
 POLICY = RestartPolicy(first_seconds=0.5, most_seconds=30, steady_seconds=30, tries=3)
 GROUND = Component("ground", ("true",), stop_seconds=10)

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, ProcessState
-from app.cli.supervisor.teller import Terminal
+from app.cli.supervisor.decisions import Component, Phase, ProcessState
+from app.cli.supervisor.loop import Terminal
 
 PART = Component("api", ("true",))
 

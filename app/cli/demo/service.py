@@ -16,7 +16,7 @@ from pathlib import Path
 from app.cli.failure import CommandFailure
 from app.cli.profile import Profile, load
 from app.cli.supervisor.child import Child
-from app.cli.supervisor.component import Component
+from app.cli.supervisor.decisions import Component
 
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from app.cli.supervisor import state as states
+import click
+
+from app.cli.supervisor import decisions as states
 from app.cli.supervisor.child import Child
-from app.cli.supervisor.component import Component
-from app.cli.supervisor.state import Phase, ProcessState, RestartPolicy
-from app.cli.supervisor.steps import SupervisorStep, next_steps
+from app.cli.supervisor.decisions import (
+    Component,
+    Phase,
+    ProcessState,
+    RestartPolicy,
+    SupervisorStep,
+    next_steps,
+)
 
 TICK_SECONDS = 0.1
 
@@ -166,3 +175,76 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+_COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta")
+
+
+class Terminal:
+    """Writes to standard output. With `verbose` every line of every component, its name before it."""
+
+    def __init__(self, names: Iterable[str], *, verbose: bool) -> None:
+        names = list(names)
+        self._verbose = verbose
+        self._width = max(map(len, names), default=0)
+        self._colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+
+    def say(self, text: str) -> None:
+        """Write a line of the supervisor's own. A terminal that went away is no reason to stop."""
+        try:
+            click.echo(text)
+            sys.stdout.flush()
+        except OSError:
+            pass
+
+    def line(self, component: str, line: str) -> None:
+        """A component wrote a line."""
+        if self._verbose:
+            self._tell(component, line)
+
+    def changed(
+        self, component: Component, state: ProcessState, child: Child | None, code: int | None
+    ) -> None:
+        """A component came into another phase."""
+        name = component.name
+        if state.phase is Phase.READY and (self._verbose or state.failures):
+            self._tell(name, "ready")
+        elif state.phase is Phase.BACKOFF:
+            pause = state.again_at - state.since
+            self._tell_end(name, child, f"{_how(code)}; it is started again in {pause:.1f} s")
+        elif state.phase is Phase.GAVE_UP:
+            self._tell_end(name, child, f"{_how(code)} and cannot be made to work")
+
+    def _tell_end(self, name: str, child: Child | None, what: str) -> None:
+        if child is not None and not self._verbose:
+            for line in child.tail:
+                self._tell(name, line)
+        self._tell(name, what)
+
+    def _tell(self, name: str, line: str) -> None:
+        prefix = click.style(f"{name:<{self._width}} |", fg=self._colours.get(name))
+        self.say(f"{prefix} {line}")
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"ended by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+class Hangup:
+    """Made at the start, when the terminal (if there is one) is still there."""
+
+    def __init__(self) -> None:
+        self._had_terminal = _has_terminal()
+
+    def happened(self) -> bool:
+        """Whether there was a terminal, and it has gone."""
+        return self._had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        return os.isatty(sys.stdin.fileno()) and bool(termios.tcgetattr(sys.stdin.fileno()))
+    except (OSError, ValueError, termios.error):
+        return False
