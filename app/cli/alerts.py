@@ -11,7 +11,7 @@ import click
 import orjson
 
 from app.cli.failure import CommandFailure, Exit
-from app.cli.opened import configuration, database_url, on_database, opened
+from app.cli.profile import configuration, database_url, on_database, opened
 from app.cli.tables import new_table, print_tables
 from app.platform.domain.times import to_rfc3339
 from app.reporting.domain.alerts import Alert, AlertState, sentence

@@ -8,7 +8,7 @@ import click
 import orjson
 
 from app.cli.failure import CommandFailure
-from app.cli.opened import on_database, opened
+from app.cli.profile import on_database, opened
 
 
 @click.group("audit", short_help="who did what, and whether anything was taken out")

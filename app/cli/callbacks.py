@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from app.cli.audited import audited
 from app.cli.failure import CommandFailure
-from app.cli.opened import on_database, opened
-from app.cli.since import parse_since
+from app.cli.profile import audited, on_database, opened, parse_since
 from app.cli.tables import new_table, print_tables
 from app.platform.domain.times import parse_duration, to_rfc3339
 

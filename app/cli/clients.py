@@ -1,19 +1,127 @@
-"""`penstock clients`: those who may submit."""
+"""`penstock clients`, `penstock clients keys` and `penstock apply`: who may submit, and with which API keys."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
+from app.access.domain.caller import SCOPES
 from app.access.manage_clients import add_client, change_client, get_client, list_clients
-from app.cli.audited import audited
-from app.cli.keys_of_clients import group as keys
-from app.cli.opened import on_database, opened
+from app.cli.failure import CommandFailure
+from app.cli.profile import audited, on_database, opened
 from app.cli.tables import new_table, print_tables
+from app.platform.domain.times import parse_duration
+
+
+@click.group("keys", short_help="a client's API keys: list, add, rotate, revoke")
+def keys_group() -> None:
+    """A client's API keys: list, add, rotate, revoke.
+
+    \b
+    penstock clients keys add team-a --scope tasks:read --expires 90d
+    penstock clients keys rotate team-a ak_06f3... --overlap 24h
+    """
+
+
+@keys_group.command("list")
+@on_database
+@click.argument("client")
+def list_keys_command(client: str) -> None:
+    """List a client's keys, one JSON object a line, without the keys themselves.
+
+    \b
+    penstock clients keys list team-a | jq 'select(.revoked_at == null)'
+    """
+    from app.access.client_rendering import key_json
+    from app.access.manage_keys import list_keys
+
+    with opened() as database:
+        for key in list_keys(database, client):
+            click.echo(orjson.dumps(key_json(key)).decode())
+
+
+@keys_group.command("add")
+@on_database
+@click.argument("client")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help=f"{', '.join(SCOPES)}, AREA:* or *; may be repeated; left out: everything.",
+)
+@click.option("--expires", help='After how long it ends, such as "90d".')
+@click.option("--name", help="For people.")
+@click.option("--user", help="Who will hold it; policies and the audit log know him by this.")
+def add_key(
+    client: str, scopes: tuple[str, ...], expires: str | None, name: str | None, user: str | None
+) -> None:
+    """Make a key, and print it: this once.
+
+    \b
+    penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
+    """
+    from app.access.manage_keys import KeyWish, create_key
+    from app.platform.ports import SystemClock
+
+    clock = SystemClock()
+    ends = None if expires is None else clock.now() + _duration("--expires", expires)
+    with opened() as database:
+        made = create_key(database, clock, client, KeyWish(scopes or ("*",), ends, name, user))
+        audited(database, "key.add", f"{client}/{made.row.id}")
+    click.echo(made.shown)
+
+
+@keys_group.command("rotate")
+@on_database
+@click.argument("client")
+@click.argument("key_id")
+@click.option("--overlap", default="24h", show_default=True, help="How long the old one stays valid.")
+def rotate(client: str, key_id: str, overlap: str) -> None:
+    """Make a key in place of one that ends after the overlap, and print it: this once.
+
+    \b
+    penstock clients keys rotate team-a ak_06f3... --overlap 24h
+    """
+    from app.access.manage_keys import rotate_key
+    from app.platform.ports import SystemClock
+
+    with opened() as database:
+        made = rotate_key(database, SystemClock(), client, key_id, _duration("--overlap", overlap))
+        audited(database, "key.rotate", f"{client}/{key_id}")
+    click.echo(made.shown)
+
+
+@keys_group.command("revoke")
+@on_database
+@click.argument("client")
+@click.argument("key_id")
+def revoke(client: str, key_id: str) -> None:
+    """End a key now; within seconds in every process.
+
+    \b
+    penstock clients keys revoke team-a ak_06f3...
+    """
+    from app.access.manage_keys import revoke_key
+    from app.platform.ports import SystemClock
+
+    with opened() as database:
+        revoke_key(database, SystemClock(), client, key_id)
+        audited(database, "key.revoke", f"{client}/{key_id}")
+    click.echo("It is revoked.")
+
+
+def _duration(option: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
 
 PRIORITIES = ("high", "normal", "low")
 
@@ -32,7 +140,7 @@ def group() -> None:
     """
 
 
-group.add_command(keys)
+group.add_command(keys_group)
 
 
 @group.command("add")
@@ -202,3 +310,45 @@ def _value(text: str) -> Any:
     except orjson.JSONDecodeError:
         return text
     return value if isinstance(value, bool | int | float) else text
+
+
+@click.command("apply", short_help="make clients as a file says, with a diff first")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@on_database
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+def apply_command(file: Path, yes: bool, dry_run: bool) -> None:
+    """Make clients as FILE says: those that are missing are added, others changed. None is ever removed.
+
+    New clients' keys are printed this once. A [[client]] holds id, and any of weight, granted_priority, team,
+    administers and a table limits.
+
+    \b
+    penstock apply clients.toml
+    """
+    from app.access.apply_clients import carry_out, plan, read_wishes
+    from app.platform.ports import SystemClock
+
+    with opened() as database:
+        changes = plan(database, read_wishes(_parsed(file)))
+        for change in changes:
+            for line in change.lines():
+                click.echo(line)
+        if not changes:
+            click.echo("Nothing to do.")
+        if not changes or dry_run:
+            return
+        if not yes:
+            click.confirm("Do it?", abort=True)
+        for change in changes:
+            made = carry_out(database, SystemClock(), change)
+            audited(database, "client.add" if made else "client.change", change.id)
+            if made:
+                click.echo(f"{made.id}: API key {made.api_key}, callback secret {made.callback_secret}")
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CommandFailure(f"{file}: not TOML: {error}", "Write [[client]] tables") from None

@@ -13,6 +13,8 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,9 +24,34 @@ from flower.app import Flower
 from flower.command import apply_env_options, extract_settings, settings
 from flower.options import options
 from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.template import Loader, Template
 
 from app.cli.failure import CommandFailure
-from app.cli.flower_links import LinkedTemplates
+
+_BAR = '<ul class="app-nav navbar-nav">'
+_TASK = "{% block container %}"
+
+
+class LinkedTemplates(Loader):
+    """Where a template of a later Flower looks otherwise, it is left as it is."""
+
+    def __init__(self, folder: str, dashboard_url: str) -> None:
+        super().__init__(folder)
+        self._url = escape(dashboard_url, quote=True)
+
+    def _create_template(self, name: str) -> Template:
+        text = (Path(self.root) / name).read_text(encoding="utf-8")
+        if name == "navbar.html":
+            link = f'<li class="nav-item"><a class="nav-link" href="{self._url}/">Penstock</a></li>'
+            text = text.replace(_BAR, _BAR + link, 1)
+        elif name == "task.html":
+            text = text.replace(_TASK, _TASK + self._task_link(), 1)
+        return Template(text, name=name, loader=self)
+
+    def _task_link(self) -> str:
+        href = f"{self._url}/tasks/{{{{ url_escape(task.uuid) }}}}"
+        return f'<p class="px-3 pt-3 mb-0"><a href="{href}">This task in Penstock</a></p>'
+
 
 INSPECT_SECONDS = 3.0  # how long workers may take to answer; a busy one needs more than Flower's 1 s
 QUEUES_SECONDS = 2.0

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from app.cli.failure import CommandFailure, Exit
-from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, configuration_text
-from app.cli.presets.catalog import Preset, presets
+from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, Preset, configuration_text, presets
 from app.cli.tables import new_table, print_tables
-from app.cli.try_keys import try_keys
+from app.platform.ports import SystemClock
 from app.settings import Settings, load_settings
 from app.settings.values import is_reference
+from app.upstreams.domain.key_health import KeyTestResult, Probe
+from app.upstreams.key_tests import UpstreamTests
+
+_SAID = {
+    KeyTestResult.WORKS: "works",
+    KeyTestResult.REFUSED: "is refused",
+    KeyTestResult.NOT_OFFERED: "is not tested",
+    KeyTestResult.NO_ANSWER: "is not tested",
+}
+
+
+def try_keys(settings: Settings, environ: Mapping[str, str], say: Callable[[str], object]) -> bool:
+    """Ask each key's provider for its models and say what comes of it. False when a key is refused."""
+    tests = UpstreamTests(settings, environ, SystemClock())
+    findings = []
+    for key in settings.keys:
+        probed = tests.test(key.name, Probe.MODELS)
+        findings.append(probed.finding)
+        say(f"Key {key.name} {_SAID[probed.finding]}: {probed.words}")
+    return KeyTestResult.REFUSED not in findings
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,190 @@
-"""`penstock listen`: a receiver for trying out callbacks."""
+"""`penstock listen`: receives callbacks, verifies their signatures and prints them."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import click
 import orjson
 from rich.console import Console
 from rich.text import Text
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
 
 from app.cli.failure import CommandFailure, Exit
-from app.cli.listener import Listener, Receipt
 from app.cli.supervisor import lifeline
 
-__all__ = ["Listener", "Receipt", "command", "listen"]
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One callback as it came in."""
+
+    at: float  # Unix seconds
+    path: str
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    verified: bool | None  # None: no secret to verify with
+    problem: str | None  # why it is not verified
+
+    @property
+    def id(self) -> str | None:
+        """The `webhook-id`: the same for every try of one callback."""
+        return self.headers.get("webhook-id")
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The body, parsed; empty when it is no JSON object."""
+        try:
+            parsed = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+
+Heard = Callable[[Receipt], None]
+Status = Callable[[Receipt], int]
+
+
+class Listener:
+    """Listens on a port of its own (`url`), in threads, from `with` until its end.
+
+    Answers `status` to what verifies with one of `secrets` (or to everything, when there are none), 401 to
+    the rest.
+    """
+
+    def __init__(
+        self,
+        secrets: Sequence[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        status: int | Status = 200,
+        heard: Heard | None = None,
+    ) -> None:
+        """Port 0: any free one. Raises OSError when the port is taken, ValueError for a faulty secret."""
+        self._webhooks = [_webhook(secret) for secret in secrets]
+        self._status = status
+        self._heard = heard
+        self._changed = threading.Condition()
+        self._receipts: list[Receipt] = []
+        self._server = _Server((host, port), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """All that came in so far, in order."""
+        with self._changed:
+            return list(self._receipts)
+
+    def wait_for(self, enough: Callable[[list[Receipt]], bool], seconds: float = 30.0) -> bool:
+        """Wait until what came in is enough; whether it was, in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: enough(list(self._receipts)), seconds)
+
+    def close(self) -> None:
+        """Stop listening and wait for the thread."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Take one callback in; gives back the status to answer."""
+        problem = self._problem(headers, body)
+        verified = None if not self._webhooks else problem is None
+        receipt = Receipt(time.time(), path, headers, body, verified, problem)
+        with self._changed:
+            self._receipts.append(receipt)
+            self._changed.notify_all()
+        if self._heard is not None:
+            self._heard(receipt)
+        if verified is False:
+            return 401
+        return self._status(receipt) if callable(self._status) else self._status
+
+    def _problem(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        problem = None
+        for webhook in self._webhooks:
+            try:
+                webhook.verify(body, dict(headers), json_parse=False)
+            except (WebhookVerificationError, ValueError) as error:
+                problem = str(error) or "not verified"
+            else:
+                return None
+        return problem
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        listener = self
+
+        class Handler(_Handler):
+            receive = staticmethod(listener.receive)
+
+        return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    block_on_close = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Reads one POST after the other."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "penstock-listen"
+    sys_version = ""
+    timeout = 30  # seconds for the next request of a connection
+    receive: Callable[[str, Mapping[str, str], bytes], int]
+
+    def do_POST(self) -> None:
+        """Read, hand on, answer."""
+        try:
+            length = int(self.headers.get("content-length", "0"))
+        except ValueError:
+            length = -1
+        if not 0 <= length <= MAX_BODY_BYTES:
+            self.close_connection = True
+            self._answer(413)
+            return
+        body = self.rfile.read(length)
+        if len(body) < length:  # its sender was cut off: not a callback, and nobody is there to answer
+            self.close_connection = True
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self._answer(self.receive(self.path, headers, body))
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's signature
+        """Silent: what came in is in the receipts."""
+
+
+def _webhook(secret: str) -> Webhook:
+    try:
+        return Webhook(secret)
+    except (EmptyWebhookSecretError, ValueError) as error:
+        raise ValueError("a callback secret is whsec_ and base64, as it was printed") from error
 
 
 @click.command("listen", short_help="receive callbacks, verify and print them")
@@ -39,7 +208,7 @@ __all__ = ["Listener", "Receipt", "command", "listen"]
     help="Answer this to what verifies, to see what Penstock then does.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of colours.")
-def listen(port: int, host: str, secrets: tuple[str, ...], status: int, as_json: bool) -> None:
+def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json: bool) -> None:
     """Receive callbacks until stopped; verify their signatures and print them.
 
     Callbacks go to this machine only when the operator allows it (callbacks.allow_networks).
@@ -67,9 +236,6 @@ def listen(port: int, host: str, secrets: tuple[str, ...], status: int, as_json:
             click.echo("Without --secret nothing is verified.", err=True)
         lifeline.ready()
         stop.wait()
-
-
-command = listen
 
 
 def _print_json(receipt: Receipt) -> None:

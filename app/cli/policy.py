@@ -9,9 +9,8 @@ from typing import Any
 import click
 import orjson
 
-from app.cli.audited import audited
 from app.cli.failure import CommandFailure
-from app.cli.opened import configuration, on_database, opened
+from app.cli.profile import audited, configuration, on_database, opened
 
 
 @click.group("policy", short_help="who may run what, when, from where: keep and try policies")

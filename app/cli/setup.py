@@ -5,20 +5,140 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from app.access.domain.caller import KEY_BYTES, make_key
-from app.cli import ports, presets
+from app.cli import presets
 from app.cli.failure import CommandFailure, Exit
+from app.cli.processes import PASSWORD_VARIABLE
 from app.cli.profile import Profile, load, write_private
-from app.cli.redis import PASSWORD_VARIABLE
-from app.cli.simulated import read, simulate
-from app.cli.stack import Stack
-from app.cli.toml_text import to_toml
+from app.cli.stack import Stack, any_free_port, choose_port
 from app.settings import Settings, key_secrets, load_settings, outfits
+from app.settings.price_lists import list_of
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What stands in for the real upstreams."""
+
+    configuration: dict[str, Any]  # penstock.toml with addresses and secrets replaced
+    upstream: dict[str, Any]  # the simulator's own configuration
+    secrets: dict[Path, str]  # files that the configuration refers to
+
+
+def simulate(
+    data: Mapping[str, Any], settings: Settings, *, port: int, latency: str, folder: Path
+) -> Simulation:
+    """Derive it from the file's data and from what was read of it.
+
+    The simulator will listen on `port` and answer after `latency`, as `simulate-upstream` takes it; the keys'
+    secrets will stand in `folder`. Each quota becomes a limit of the simulator, so that pacing has something to
+    pace against.
+    """
+    address = f"http://127.0.0.1:{port}/v1"
+    lists = {upstream.name: list_of(upstream) or "" for upstream in settings.upstreams}
+    upstreams = [
+        {**_without_way(upstream), "base_url": address, "prices": lists[upstream["name"]]}
+        for upstream in data.get("upstream", [])
+    ]
+    files = {key.name: folder / f"{number}.key" for number, key in enumerate(settings.keys, 1)}
+    keys = [{**key, "secret": f"file:{files[key['name']]}"} for key in data.get("key", [])]
+    secrets = {file: _secret(name) for name, file in files.items()}
+    upstream = {**simulator(settings), "latency": latency}
+    return Simulation({**data, "upstream": upstreams, "key": keys}, upstream, secrets)
+
+
+def _without_way(upstream: Mapping[str, Any]) -> dict[str, Any]:
+    """An upstream's table without what is said of the way to the real one."""
+    way = ("proxy", "proxy_auth", "headers", "ca_file", "bound")
+    return {name: value for name, value in upstream.items() if name not in way}
+
+
+def simulator(settings: Settings) -> dict[str, Any]:
+    """The simulator's configuration: our keys and accounts, our quotas as its limits, our models."""
+    models = {route.upstream_model for model in settings.models for tier in model.routes() for route in tier}
+    return {
+        "keys": {_secret(key.name): key.account for key in settings.keys},
+        "models": {name: {} for name in sorted(models)},
+        "limits": [_limit(quota.model_dump()) for quota in settings.quotas],
+    }
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A configuration file that was checked already, as plain data."""
+    return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+
+
+def _limit(quota: Mapping[str, Any]) -> dict[str, Any]:
+    owner = {"account": quota["account"]} if quota["key"] is None else {"key": _secret(quota["key"])}
+    figures = {name: quota[name] for name in ("rpm", "tpm", "concurrency") if quota[name] is not None}
+    return {**owner, "model": quota["model"], **figures, "burst_seconds": _burst_seconds(quota)}
+
+
+def _burst_seconds(quota: Mapping[str, Any]) -> float:
+    """The simulator's usual 2 s, or more where the quota says that more may start at once."""
+    if quota["burst"] is None or quota["rpm"] is None:
+        return 2.0
+    return max(2.0, float(quota["burst"]) * 60 / float(quota["rpm"]))
+
+
+def _secret(key: str) -> str:
+    """Its secret at the simulator; not one anywhere else."""
+    return f"sk-simulated-{key}"
+
+
+def to_toml(data: Mapping[str, Any]) -> str:
+    """The text that `tomllib.loads` reads as `data`. None cannot be said in TOML and is left out."""
+    return "\n".join(_lines(data, ())) + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    """Values first: in TOML what follows a header belongs to that table."""
+    for name, value in table.items():
+        if value is not None and not _is_table(value):
+            yield f"{_key(name)} = {_value(value)}"
+    for name, value in table.items():
+        header = ".".join(map(_key, (*path, name)))
+        if isinstance(value, Mapping):
+            yield f"\n[{header}]"
+            yield from _lines(value, (*path, name))
+        elif _is_table(value):
+            for element in value:
+                yield f"\n[[{header}]]"
+                yield from _lines(element, (*path, name))
+
+
+def _is_table(value: Any) -> bool:
+    """A table, or a list of nothing but tables."""
+    listed = isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+    return isinstance(value, Mapping) or listed
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("-", "_").isidentifier() else _text(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_key(name)} = {_value(item)}' for name, item in value.items())}}}"
+    return str(value)  # numbers, dates and times write themselves as TOML does
+
+
+def _text(value: str) -> str:
+    """JSON's escapes are TOML's; DEL alone must be escaped here and is not there."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
 
 NO_KEY = """\
 Either  export DEEPSEEK_API_KEY=...  (https://platform.deepseek.com/api_keys)
@@ -127,8 +247,8 @@ def reconfigure(wish: UpParams, stack: Stack, environ: Mapping[str, str]) -> Set
 
 def _stack(wish: UpParams, settings: Settings, *, simulated: bool) -> Stack:
     host = "127.0.0.1"
-    port = ports.choose(wish.host, wish.port, option="--port", explicit=wish.port_explicit)
-    flower = ports.choose(
+    port = choose_port(wish.host, wish.port, option="--port", explicit=wish.port_explicit)
+    flower = choose_port(
         host, wish.flower_port, option="--flower-port", explicit=wish.flower_port_explicit, taken=(port,)
     )
     own_redis = settings.redis_url is None
@@ -139,9 +259,9 @@ def _stack(wish: UpParams, settings: Settings, *, simulated: bool) -> Stack:
         workers=wish.workers,
         data=wish.data,
         drain_seconds=settings.worker.drain_seconds,
-        redis_port=ports.any_free(host) if own_redis else None,
+        redis_port=any_free_port(host) if own_redis else None,
         redis_folder=wish.data / ("redis-simulated" if simulated else "redis") if own_redis else None,
-        simulator_port=ports.any_free(host) if simulated else None,
+        simulator_port=any_free_port(host) if simulated else None,
         simulator_file=wish.data / "simulation" / "simulator.json" if simulated else None,
     )
 

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from app.cli.failure import CommandFailure, Exit
-from app.cli.opened import configuration, database_url, on_database
+from app.cli.profile import configuration, database_url, on_database
 from app.cli.tables import new_table, print_tables
 from app.diagnosis.domain.simulation import ClientProfile, Load, Rehearsed
 from app.diagnosis.simulate_load import (

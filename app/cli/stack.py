@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
 
+from app.cli.failure import CommandFailure, Exit
 from app.cli.supervisor.decisions import Component
 
 Probe = Callable[[], bool]
@@ -118,3 +124,97 @@ def _simulator(stack: Stack, answers: Callable[[str], Probe]) -> list[Component]
     port = str(stack.simulator_port)
     command = _penstock("simulate-upstream", "--port", port, "--config", str(stack.simulator_file))
     return [Component("upstream", command, probe=answers(f"http://127.0.0.1:{port}/stats"))]
+
+
+TRIES = 50
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now. Raises Failure when the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise CommandFailure(f"cannot listen on {host}: {error.strerror}", code=Exit.USAGE) from error
+    return True
+
+
+def choose_port(host: str, port: int, *, option: str, explicit: bool, taken: tuple[int, ...] = ()) -> int:
+    """`port` if it is free, else the next free one, unless it was asked for by `option`. Port 0: any.
+
+    Raises Failure.
+    """
+    if port == 0:
+        return any_free_port(host)
+    if explicit and (port in taken or not port_is_free(host, port)):
+        raise CommandFailure(f"port {port} is taken", f"End what listens there, or name another by {option}.")
+    free = (
+        number for number in range(port, port + TRIES) if number not in taken and port_is_free(host, number)
+    )
+    found = next(free, None)
+    if found is None:
+        raise CommandFailure(
+            f"ports {port} to {port + TRIES - 1} are all taken", f"Name a free one by {option}."
+        )
+    return found
+
+
+def any_free_port(host: str) -> int:
+    """A port that was free a moment ago."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+SECONDS = 1.0
+# No proxy stands between this machine and itself.
+_opener = build_opener(ProxyHandler({}))
+
+
+def http_probe(url: str) -> Callable[[], bool]:
+    """A probe: whether `url` answers 200 within a second."""
+
+    def ask() -> bool:
+        try:
+            with _opener.open(url, timeout=SECONDS) as response:
+                return bool(response.status == 200)
+        except (URLError, OSError, http.client.HTTPException):
+            return False
+
+    return ask
+
+
+def leader_probe(redis_url: str) -> Callable[[], bool]:
+    """A probe: whether a dispatcher leads and has opened the gate for the Redis that runs now."""
+    import redis
+
+    client = redis.Redis.from_url(
+        redis_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, decode_responses=True
+    )
+
+    def ask() -> bool:
+        try:
+            return bool(client.hget("penstock:gate", "run_id") == client.info("server")["run_id"])
+        except redis.RedisError:
+            return False
+
+    return ask
+
+
+def require_redis(redis_url: str) -> None:
+    """A given Redis must be there at the start; later it may come and go. Raises Failure."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as client:
+            client.ping()
+    except redis.RedisError as error:
+        mend = "Start it, correct REDIS_URL, or unset it: a Redis of our own is started then."
+        raise CommandFailure(
+            f"no Redis answers at REDIS_URL ({type(error).__name__})", mend, Exit.UNREACHABLE
+        ) from None

@@ -8,8 +8,8 @@ import click
 import orjson
 
 from app.cli.failure import CommandFailure
+from app.cli.profile import parse_since
 from app.cli.remote import Remote, with_remote
-from app.cli.since import parse_since
 from app.cli.tables import new_table, print_tables
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")

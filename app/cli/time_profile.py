@@ -56,7 +56,7 @@ def command(since: str, config: Path | None, data: Path | None, as_json: bool) -
 
 def read(config: Path | None, data: Path | None, environ: Mapping[str, str], seconds: float) -> Report:
     """The report on the database in use. Raises Failure, DatabaseUnreachable."""
-    from app.cli.doctor.found import find
+    from app.cli.doctor.command import find
     from app.cli.failure import CommandFailure, Exit
     from app.composition.container import build
     from app.diagnosis.profile_tasks import ProfileTasks

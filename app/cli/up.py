@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from app.cli import probe, welcome
+from app.cli import stack
 from app.cli.failure import CommandFailure
-from app.cli.limits import raise_open_files
+from app.cli.processes import raise_open_files
 from app.cli.profile import data_folder, save
 from app.cli.reload import Reload
 from app.cli.setup import Setup, UpParams, find_configuration, prepare
@@ -20,6 +22,56 @@ from app.cli.supervisor.leftovers import AlreadyRunningError, Run, end_leftovers
 from app.cli.supervisor.loop import Supervisor, Terminal
 from app.reporting.meter_files import FOLDER, clean_folder
 from app.settings import load_settings
+
+
+def lines_at_start(setup: Setup) -> Iterator[str]:
+    """What is about to run, and with which upstream."""
+    if setup.simulated:
+        yield 'Simulated upstream: answers are made up, free of charge, and marked "simulated": true.'
+    else:
+        yield f"Real upstream: {setup.configuration}"
+    yield "Starting ..."
+
+
+def lines_when_ready(setup: Setup) -> Iterator[str]:
+    """Addresses, what was made for this folder, and lines to paste into another terminal."""
+    stack = setup.stack
+    yield ""
+    yield "Penstock is ready."
+    yield f"  Look     {stack.url}   (the dashboard; sign in with an API key)"
+    yield f"  API      {stack.url}/v1   (documentation at /docs)"
+    login = setup.profile.flower_auth or "as in PENSTOCK_FLOWER_AUTH"
+    yield f"  Flower   {stack.flower_url}   (user and password: {login})"
+    if setup.profile.simulator_url:
+        yield f"  Upstream {setup.profile.simulator_url}/stats   (simulated: what it has admitted and refused)"
+    yield f"  Data     {stack.data}   (logs in logs/, addresses and keys in profile.json)"
+    if setup.new_admin_key:
+        yield f"  Key      {setup.new_admin_key}   (administrator; shown this once, kept in profile.json)"
+    yield ""
+    yield "In another terminal:"
+    yield from (f"  {line}" for line in curl_lines(setup))
+    yield ""
+    yield "Ctrl-C ends it in order."
+
+
+def curl_lines(setup: Setup) -> list[str]:
+    """A task and its answer, a batch, a list: each line runs as it stands."""
+    url, header = setup.stack.url, _header(setup)
+    json = "-H 'Content-Type: application/json'"
+    task = """-d '{"prompt": "Say hello in three languages"}'"""
+    batch = """-d '{"requests": [{"prompt": "one"}, {"prompt": "two"}], "batch_size": 5}'"""
+    return [
+        f"curl -s {url}/v1/tasks {header} {json} {task}",
+        f"curl -s '{url}/v1/tasks?limit=1' {header}",
+        f"curl -s {url}/v1/batch {header} {json} {batch}",
+    ]
+
+
+def _header(setup: Setup) -> str:
+    """The key by a file, so that it stands in no history; or by the variable that gave it to us."""
+    if not setup.profile.api_key:
+        return '-H "Authorization: Bearer $PENSTOCK_ADMIN_KEY"'
+    return f"-H @{shlex.quote(str(setup.stack.data / 'authorization'))}"
 
 
 @click.command("up")
@@ -104,14 +156,14 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
     left = end_leftovers(record)
     setup = prepare(wish, os.environ)
     if setup.stack.redis_port is None:
-        probe.require_redis(setup.environment["REDIS_URL"])
+        stack.require_redis(setup.environment["REDIS_URL"])
     raise_open_files()
     clean_folder(Path(setup.environment[FOLDER]))
-    parts = components(setup.stack, probe.answers, probe.leads(setup.environment["REDIS_URL"]))
+    parts = components(setup.stack, stack.http_probe, stack.leader_probe(setup.environment["REDIS_URL"]))
     terminal = Terminal([part.name for part in parts], verbose=verbose)
     if left:
         terminal.say(f"Ended what an earlier run left behind: {', '.join(left)}")
-    for line in welcome.before(setup):
+    for line in lines_at_start(setup):
         terminal.say(line)
     logs = wish.data / "logs"
     logs.mkdir(exist_ok=True)
@@ -132,7 +184,7 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
 def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
     """Only now is the profile written: a key that was made is kept when it is shown, and not before."""
     save(wish.data, setup.profile)
-    for line in welcome.after(setup):
+    for line in lines_when_ready(setup):
         terminal.say(line)
     lifeline.ready()
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from app.api.serve import Serving, serve
-from app.cli.limits import raise_open_files
+from app.cli.processes import raise_open_files
 from tests.ports import kept_port
 from tests.stack import wait_until
 

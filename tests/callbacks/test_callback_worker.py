@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from app.callbacks.feed_callbacks import CallbackFeeder
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
-from app.cli.listener import Listener, Receipt
+from app.cli.listen import Listener, Receipt
 from app.execution.celery_app import make_celery
 from app.platform.database import Database
 from app.platform.ports import SystemClock

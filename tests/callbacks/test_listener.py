@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from standardwebhooks.webhooks import Webhook
 
-from app.cli.listener import Listener
+from app.cli.listen import Listener
 from tests.callbacks.world import SECRET, STRANGER
 
 BODY = json.dumps({"id": "evt_1", "object": "event", "type": "task.succeeded", "data": {"id": "task_1"}})

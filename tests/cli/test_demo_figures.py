@@ -6,7 +6,7 @@ import pytest
 
 from app.cli import presets
 from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of, percentile
-from app.cli.demo.work import prompts
+from app.cli.demo.session import prompts
 from app.settings import load_settings
 
 GOOD = DemoFigures(

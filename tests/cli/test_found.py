@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.doctor.found import find
+from app.cli.doctor.command import find
 from app.cli.profile import Profile, save
 
 CONFIG = """

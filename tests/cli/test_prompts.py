@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.batch.job import Job
+from app.cli.batch.commands import Job, write_results
 from app.cli.batch.prompts import KINDS, PromptFile, Request, fill, kind_of, requests_of
-from app.cli.batch.results import write_results
 from app.cli.failure import CommandFailure
 
 ROW = {"text": "a {brace} in a value", "into": "French"}

@@ -11,7 +11,7 @@ from app.cli.failure import CommandFailure
 from app.cli.profile import Profile, save
 from app.cli.setup import Setup, UpParams, find_configuration, prepare
 from app.cli.stack import components
-from app.cli.welcome import after, curl_lines
+from app.cli.up import curl_lines, lines_when_ready
 from app.settings import ConfigError, load_settings
 
 REAL = """
@@ -44,7 +44,7 @@ def real(tmp_path: Path) -> Path:
 
 def text(setup: Setup) -> str:
     """All that would be printed when it is ready."""
-    return "\n".join(after(setup))
+    return "\n".join(lines_when_ready(setup))
 
 
 def test_configured_keys_are_used_for_real(wish: UpParams, real: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import presets
-from app.cli.simulated import Simulation, read, simulate
-from app.cli.toml_text import to_toml
+from app.cli.setup import Simulation, read, simulate, to_toml
 from app.settings import Settings, key_secrets, load_settings
 from simulator.config import build_config
 

@@ -19,10 +19,9 @@ CHECKOUT = Path(__file__).parents[2]
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from app.cli.supervisor.decisions import Component
+from app.cli.supervisor.decisions import Component, RestartPolicy
 from app.cli.supervisor.leftovers import sole
 from app.cli.supervisor.loop import Supervisor
-from app.cli.supervisor.decisions import Policy
 
 folder = Path(sys.argv[1])
 
@@ -37,7 +36,7 @@ def python(name, text, **more):
 PRELUDE = "from app.cli.supervisor import lifeline; import os, signal, sys, time; lifeline.hold();"
 STAY = "lifeline.ready();\\nwhile True: time.sleep(60)"
 COMPONENTS = [{components}]
-policy = Policy(first_seconds=0.05, most_seconds=0.2, tries=2)
+policy = RestartPolicy(first_seconds=0.05, most_seconds=0.2, tries=2)
 with sole(folder / "run") as run:
     supervisor = Supervisor(COMPONENTS, dict(__import__("os").environ), folder, Teller(), policy=policy,
                             on_processes=run.record)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cli.presets import DEMO, FOLDER
-from app.cli.toml_text import to_toml
+from app.cli.setup import to_toml
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 values = st.one_of(

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import redis
 
-from app.cli.listener import Listener
+from app.cli.listen import Listener
 from tests.cli.running import penstock, survivors, wait_until
 from tests.e2e.up import CONFIGURATION, Up
 

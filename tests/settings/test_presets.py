@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.cli.failure import CommandFailure
-from app.cli.first_configuration import NO_KEY_NEEDED, configuration_text
+from app.cli.first_configuration import NO_KEY_NEEDED, configuration_text, presets
 from app.cli.init import ProviderOptions, choose
-from app.cli.presets.catalog import presets
 from app.settings import Settings, load_settings
 from app.settings.topology import build_topology
 

@@ -16,10 +16,8 @@ from urllib.parse import urlencode
 import click
 import orjson
 
-from app.cli.batch.commands import finish, follow
-from app.cli.batch.job import Job, save_job
+from app.cli.batch.commands import Job, cost_of, finish, follow, save_job
 from app.cli.batch.prompts import KINDS, PromptFile, Request, kind_of, requests_of
-from app.cli.batch.watch import cost_of
 from app.cli.failure import CommandFailure
 from app.cli.remote import Remote, with_remote
 

@@ -10,11 +10,10 @@ import click
 from rich.console import Console
 
 from app.cli import presets
-from app.cli.demo.report import table
+from app.cli.demo.figures import table
 from app.cli.demo.session import run
 from app.cli.failure import CommandFailure, Exit
-from app.cli.simulated import read
-from app.cli.toml_text import to_toml
+from app.cli.setup import read, to_toml
 
 REAL_COST = "about 200 short answers, some US cents at DeepSeek's prices of November 2026"
 

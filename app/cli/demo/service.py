@@ -8,15 +8,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+
+import urllib3
 
 from app.cli.failure import CommandFailure
 from app.cli.profile import Profile, load
 from app.cli.supervisor.child import Child
 from app.cli.supervisor.decisions import Component
+from app.platform.background_loop import BackgroundLoop
+from app.platform.domain.names import BACKLOG, KEY
 
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
@@ -91,3 +96,56 @@ def _end(child: Child) -> None:
         time.sleep(0.05)
     child.kill()
     child.close()
+
+
+EVERY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class FlowerBacklog:
+    """Reads the queues' lengths in a thread of its own, for as long as `with` lasts."""
+
+    profile: Profile
+    lengths: Mapping[str, int] = field(default_factory=dict)  # as last seen, by queue
+    peak: int = 0  # the most seen waiting in all backlog queues together
+    _loop: BackgroundLoop = field(init=False)
+    _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False))
+
+    def __post_init__(self) -> None:
+        self._loop = BackgroundLoop(
+            "backlog", self._read, every=EVERY_SECONDS, at_once=False, backoff=(EVERY_SECONDS, EVERY_SECONDS)
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Messages in backlog queues, as last seen."""
+        return sum(length for queue, length in self.lengths.items() if queue.startswith(BACKLOG))
+
+    @property
+    def released(self) -> int:
+        """Messages in key queues, as last seen: near zero when pacing is exact."""
+        return sum(length for queue, length in self.lengths.items() if queue.startswith(KEY))
+
+    def __enter__(self) -> Self:
+        self._loop.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.close(10)
+        self._pool.clear()
+
+    def look(self, pool: urllib3.PoolManager) -> None:
+        """Ask once. Raises urllib3's HTTPError, ValueError."""
+        headers = urllib3.make_headers(basic_auth=self.profile.flower_auth)
+        answer = pool.request(
+            "GET", f"{self.profile.flower_url}/api/queues/length", headers=headers, timeout=5.0
+        )
+        queues = answer.json()["active_queues"]
+        self.lengths = {queue["name"]: int(queue["messages"]) for queue in queues}
+        self.peak = max(self.peak, self.waiting)
+
+    def _read(self) -> None:
+        try:
+            self.look(self._pool)
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError):
+            return  # no answer now: the next one will do

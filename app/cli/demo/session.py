@@ -4,23 +4,176 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import urllib3
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from app.access.manage_clients import CreatedClient, add_client
-from app.cli.demo.backlog import FlowerBacklog
-from app.cli.demo.display import Display
 from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of
-from app.cli.demo.service import DemoService, service
-from app.cli.demo.work import DemoSubmission, DemoWatch, all_tasks, prompts, spans, submit
+from app.cli.demo.service import DemoService, FlowerBacklog, service
 from app.cli.failure import CommandFailure
-from app.cli.listener import Listener
+from app.cli.listen import Listener
 from app.cli.remote import Remote
 from app.platform.database import Database
 from app.platform.ports import SystemClock
 from app.settings import load_settings
+
+LINE_SECONDS = 3.0
+
+
+class Display:
+    """One bar of `total` tasks, and what Flower says beside it."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._live = console.is_terminal
+        self._said_at = 0.0
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), TextColumn("[cyan]{task.fields[flower]}"), console=console
+        )
+        self._row = self._bar.add_task("starting", total=total, flower="")
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        (self._bar.console if self._live else self._console).print(text, highlight=False)
+
+    def show(self, what: str, done: int = 0, flower: str = "", *, now: bool = False) -> None:
+        """Where it stands. Without a terminal: every few seconds, or `now`."""
+        if self._live:
+            self._bar.update(self._row, description=what, completed=done, flower=flower)
+            return
+        if now or time.monotonic() - self._said_at >= LINE_SECONDS:
+            self._said_at = time.monotonic()
+            self._console.print(f"{what}: {done}/{self._total}  {flower}".rstrip(), highlight=False)
+
+
+PROMPTS = Path(__file__).with_name("prompts.txt")
+SINGLY = 0.2  # this share of them; the rest is one batch
+_PRIORITIES = ("normal", "high", "normal", "low")
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSubmission:
+    """What was accepted."""
+
+    task_ids: tuple[str, ...]  # those submitted singly
+    batch_id: str
+    batch_size: int
+    callbacks: int  # to expect: one for each single task, one for the batch
+
+
+@dataclass(frozen=True, slots=True)
+class DemoProgress:
+    """How far it is."""
+
+    succeeded: int
+    failed: int  # or cancelled, or expired
+
+    @property
+    def ended(self) -> int:
+        """Tasks that reached an end."""
+        return self.succeeded + self.failed
+
+
+def prompts(count: int) -> list[str]:
+    """So many prompts, English and Chinese in turn; beyond 200 they come again."""
+    known = PROMPTS.read_text(encoding="utf-8").splitlines()
+    return [known[number % len(known)] for number in range(count)]
+
+
+def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> DemoSubmission:
+    """Send a fifth of them one by one, of unlike priorities, and the rest as a batch."""
+    single = max(1, round(len(texts) * SINGLY))
+    ids = [
+        remote.post(
+            "/v1/tasks",
+            {
+                "prompt": text,
+                "parameters": {"max_tokens": 200},
+                "priority": _PRIORITIES[number % len(_PRIORITIES)],
+                "callback_url": callback_url,
+                "metadata": {"demo": "single"},
+            },
+        )["id"]
+        for number, text in enumerate(texts[:single])
+    ]
+    requests = [{"prompt": text, "parameters": {"max_tokens": 200}} for text in texts[single:]]
+    batch = remote.post("/v1/batch", {"requests": requests, "callback_url": callback_url})
+    return DemoSubmission(tuple(ids), batch["id"], len(requests), callbacks=single + 1)
+
+
+class DemoWatch:
+    """Asks how far the tasks are; ended ones are asked for once."""
+
+    def __init__(self, remote: Remote, submitted: DemoSubmission) -> None:
+        self._remote = remote
+        self._submitted = submitted
+        self._ended: dict[str, str] = {}
+
+    def progress(self) -> DemoProgress:
+        """Ask now. Raises Failure."""
+        for task_id in self._submitted.task_ids:
+            if task_id not in self._ended:
+                status = self._remote.get(f"/v1/tasks/{task_id}")["status"]
+                if status not in ("queued", "running"):
+                    self._ended[task_id] = status
+        counts = self._remote.get(f"/v1/batch/{self._submitted.batch_id}")["request_counts"]
+        good = sum(status == "succeeded" for status in self._ended.values())
+        bad = len(self._ended) - good
+        return DemoProgress(good + counts["completed"], bad + counts["failed"] + counts.get("cancelled", 0))
+
+
+def all_tasks(remote: Remote) -> list[dict[str, Any]]:
+    """Every task of this client, page by page."""
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = remote.get("/v1/tasks", limit=_PAGE, after=after)
+        found += page["data"]
+        if not page["has_more"] or not page["data"]:
+            return found
+        after = page["last_id"]
+
+
+def spans(tasks: Sequence[dict[str, Any]]) -> tuple[list[float], float]:
+    """(seconds from submission to end of each ended task, seconds from the first submission to the last end)."""
+    times = [(_seconds(t["created_at"]), _seconds(t["finished_at"])) for t in tasks if t["finished_at"]]
+    if not times:
+        return [], 0.0
+    return [end - start for start, end in times], max(t[1] for t in times) - min(t[0] for t in times)
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average
 POLL_SECONDS = 0.4
