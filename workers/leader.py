@@ -30,7 +30,7 @@ from app.pacing.build_controllers import make_governor, make_health
 from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
-from app.reporting.store.wait_reasons import WaitReasonWriter
+from app.reporting.store.pacing_snapshot import WaitReasonWriter
 from app.settings.price_lists import windows_of
 from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line

@@ -18,7 +18,7 @@ from app.api.shapes import Shape, Time
 from app.api.use_cases import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
-from app.reporting.domain.dispatcher_snapshot import (
+from app.reporting.domain.snapshot import (
     DispatcherSnapshot,
     KeyStanding,
     LeaderSnapshot,

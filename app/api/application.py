@@ -34,9 +34,9 @@ from app.dashboard.dashboard import install_dashboard
 from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
 from app.platform.ports import NoTracer
-from app.reporting.alert_loop import AlertLoop
+from app.reporting.meters import ServiceFigures
 from app.reporting.read_service_status import ReadStanding
-from app.reporting.service_figures import ServiceFigures
+from app.reporting.watch_alerts import AlertLoop
 from app.settings.price_lists import peak_calendar
 from app.submission.submission_rules import ceiling_of, longest_of
 from app.submission.warm_cache import WarmCache

@@ -37,15 +37,20 @@ from app.platform.encryption import use_vault
 from app.platform.logs import configure_logs
 from app.platform.ports import Clock, NoTracer, SystemClock, Tracer
 from app.platform.redis_scripts import Scripts, connect
-from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
-from app.reporting.build_alert_config import RUNBOOK, lay_addresses, lay_alert_rules, lay_watching
 from app.reporting.measure_alerts import MeasureAlerts
 from app.reporting.meters import Meters, cpu_busy
-from app.reporting.notifier import AppriseNotifier
-from app.reporting.send_alerts import SendAlerts
-from app.reporting.store.pacing_snapshot import PacingSnapshotReader
-from app.reporting.store.wait_reasons import WaitReasonReader
-from app.reporting.watch_alerts import WatchAlerts
+from app.reporting.send_alerts import AppriseNotifier, SendAlerts
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader, WaitReasonReader
+from app.reporting.watch_alerts import (
+    RUNBOOK,
+    AlertLoop,
+    NobodyLeads,
+    NoteVitals,
+    WatchAlerts,
+    lay_addresses,
+    lay_alert_rules,
+    lay_watching,
+)
 from app.settings import ConfigError, Settings, load_settings, price_book
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration

@@ -20,8 +20,8 @@ from app.platform.database import Database
 from app.platform.domain.errors import NotFound, PenstockError, Rejected, Unauthenticated
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
-from app.reporting.domain.timeline import timeline
-from app.reporting.store import overview
+from app.reporting.domain.dashboard_view import timeline
+from app.reporting.store import service_queries
 from app.submission.retry_tasks import RetryTask
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Status, may_run_again
@@ -171,7 +171,7 @@ class Views:
         if row is None:
             raise NotFound("There is no such task.")
         calls, tries = tasks.attempts_of(conn, task_id), deliveries_of(conn, task_id)
-        return row, calls, tries, overview.content_of(conn, row.seq)
+        return row, calls, tries, service_queries.content_of(conn, row.seq)
 
     def _why(self, row: TaskRow) -> Explanation:
         return self._explain.explain(Queued.of(row))
@@ -184,8 +184,8 @@ class Views:
             row = batches.get_batch(conn, viewer.sees, batch_id) if is_id("batch", batch_id) else None
             if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
                 raise NotFound("There is no such batch.")
-            failed = overview.failures_of_batch(conn, batch_id, 50)
-            return row, failed, overview.tasks_of_batch(conn, batch_id, None, 50)
+            failed = service_queries.failures_of_batch(conn, batch_id, 50)
+            return row, failed, service_queries.tasks_of_batch(conn, batch_id, None, 50)
 
         row, failed, first = self._database.read(read)
         return self._page(
@@ -211,7 +211,9 @@ class Views:
         """Run again what failed for one reason, as far as it is among the latest failures."""
         viewer = self._doer()
         reason, _, model = request.form.get("group", "").partition(" ")
-        found = self._database.read(lambda conn: overview.recent_failures(conn, viewer.sees, _MOST_RETRIES))
+        found = self._database.read(
+            lambda conn: service_queries.recent_failures(conn, viewer.sees, _MOST_RETRIES)
+        )
         rows = [row for row in found if (row.error_code or row.status) == reason and row.model == model]
         count = sum(self._again(viewer, row.id) for row in rows if _may(row))
         return _done(f"{count} {'task runs' if count == 1 else 'tasks run'} again.", "/")
@@ -254,7 +256,7 @@ def _done(message: str, target: str) -> ResponseReturnValue:
     return redirect(target, 303)
 
 
-def _may(row: overview.FailedRow) -> bool:
+def _may(row: service_queries.FailedRow) -> bool:
     return may_run_again(row.status, row.error_code, row.replaced_by)
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from app.platform.domain.money import NO_SUM, PICOS_PER_UNIT
 from app.reporting.domain.alerts import Alert, sentence
 from app.reporting.domain.dashboard_view import by_reason
-from app.reporting.domain.pace import Second, per_second
+from app.reporting.domain.recent_calls import Second, per_second
 from app.reporting.read_overview import Overview
 from app.settings.domain.alert_rules import RULES
 from app.tasks.domain.task import may_run_again

@@ -13,6 +13,8 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+from sqlalchemy import Connection, func, select, text
+
 from app.billing.domain.pricing import PriceBook
 from app.diagnosis.domain.simulation import (
     ClientProfile,
@@ -23,7 +25,6 @@ from app.diagnosis.domain.simulation import (
     with_account,
     with_key,
 )
-from app.diagnosis.store.simulation_facts import CallRow, WaitingRows, latest_calls, waiting_rows
 from app.pacing.domain.estimated_limit import EstimatedLimit, resting_level
 from app.pacing.domain.limit_estimator import RULES
 from app.pacing.domain.rate_controller import configured_limits, tighter
@@ -31,7 +32,50 @@ from app.pacing.store.leader_state import load_learned
 from app.platform.database import Database
 from app.settings.domain.routing import Bucket, QuotaLimits, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome, TokenUsage
+from app.tasks.store.tables import QUEUED, attempt, task
 from app.upstreams.domain.attribute_refusal import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRows:
+    """Tasks of one list that wait, for whatever reason."""
+
+    model: str
+    client_id: str
+    step: int
+    tasks: int
+    estimate: float  # mean tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """An upstream call that ended."""
+
+    key: str
+    upstream_model: str
+    outcome: str
+    seconds: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+
+
+def waiting_rows(conn: Connection) -> list[WaitingRows]:
+    """Everything that is queued, by model, client and priority."""
+    groups = (task.c.model, task.c.client_id, task.c.step)
+    found = select(*groups, func.count(), func.avg(task.c.estimate)).where(text(QUEUED)).group_by(*groups)
+    rows = conn.execute(found.order_by(*groups))
+    return [WaitingRows(row[0], row[1], row[2], row[3], float(row[4])) for row in rows]
+
+
+def latest_calls(conn: Connection, limit: int) -> list[CallRow]:
+    """The newest ended calls."""
+    seconds = attempt.c.finished_at - attempt.c.started_at
+    columns = (attempt.c.key, attempt.c.upstream_model, attempt.c.outcome, seconds)
+    tokens = (attempt.c.prompt_tokens, attempt.c.completion_tokens, attempt.c.cached_tokens)
+    found = select(*columns, *tokens).order_by(attempt.c.seq.desc()).limit(limit)
+    return [CallRow(*row) for row in conn.execute(found)]
+
 
 CALLS_LOOKED_AT = 5_000
 _SENT = frozenset(Outcome) - {Outcome.RETURNED, Outcome.CANCELLED}

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.reporting.domain.alerts import Readings
-from app.reporting.domain.call_window import SPAN, CallWindow
-from app.reporting.domain.service_status import oldest_wait
+from app.reporting.domain.recent_calls import WINDOW_SECONDS, CallWindow
+from app.reporting.domain.snapshot import oldest_wait
 from app.reporting.read_service_status import bad_subjects, used_budgets
-from app.reporting.store import alert_queries
+from app.reporting.store import service_queries
 from app.reporting.store.alerts import load_vitals
 from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import load_health
@@ -70,12 +70,12 @@ class MeasureAlerts:
     def _find(self, conn: Connection, now: float) -> _Found:
         after = self._after
         if after is None:
-            after = max(0, alert_queries.last_call(conn) - _BACK)
+            after = max(0, service_queries.last_call(conn) - _BACK)
         cpu, requests = load_vitals(conn, now)
-        oldest = oldest_wait(alert_queries.waits(conn, now), now)
+        oldest = oldest_wait(service_queries.waits(conn, now), now)
         return _Found(
-            alert_queries.calls_after(conn, after, _MOST),
-            alert_queries.work_waits(conn),
+            service_queries.calls_after(conn, after, _MOST),
+            service_queries.work_waits(conn),
             oldest.share,
             used_budgets(conn, now),
             load_health(conn),
@@ -88,7 +88,7 @@ class MeasureAlerts:
             self._after = 0
         for call in calls:
             self._after = max(self._after, call.seq)
-            if call.finished_at >= now - SPAN:
+            if call.finished_at >= now - WINDOW_SECONDS:
                 overhead = None if call.released_at is None else call.started_at - call.released_at
                 self._window.add(call.outcome, call.finished_at, overhead)
         self._window.forget(now)

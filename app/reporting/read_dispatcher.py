@@ -21,20 +21,21 @@ from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
 from app.reporting.domain.bottleneck import ModelBacklog, Service, bottleneck
 from app.reporting.domain.dashboard_view import WaitingLine, waiting_lines
-from app.reporting.domain.dispatcher_snapshot import (
+from app.reporting.domain.snapshot import (
     BreakerSnapshot,
     DispatcherSnapshot,
     KeyStanding,
     LeaderSnapshot,
     LimitFigures,
     ModelStanding,
+    PacingSnapshot,
+    QuotaSnapshot,
     QuotaStanding,
     WorkerStanding,
     key_state,
     seen_by_workers,
 )
-from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
-from app.reporting.store import overview
+from app.reporting.store import service_queries
 from app.settings.domain.routing import WINDOW, Topology
 from app.tasks.domain.pauses import Pauses
 from app.upstreams.domain.key_health import Held, KeyStatus, worse
@@ -117,7 +118,7 @@ class ReadDispatcher:
         now = self._clock.now()
         try:
             waiting, stored, fed = self._counts.get(lambda: self._count(gate))
-            running = self._database.read(lambda conn: overview.running(conn, now - _SENT))
+            running = self._database.read(lambda conn: service_queries.running(conn, now - _SENT))
             return _DatabaseFacts(
                 waiting,
                 stored,
@@ -131,9 +132,9 @@ class ReadDispatcher:
             return None
 
     def _count(self, gate: PacingSnapshot | None) -> tuple[int, Mapping[str, int], Mapping[str, int]]:
-        waiting = self._database.read(lambda conn: overview.waiting_by_client(conn, MOST))
-        stored = self._database.read(lambda conn: overview.unfed_by_queue(conn, MOST))
-        fed = {} if gate else self._database.read(lambda conn: overview.fed_by_queue(conn, _FED_MOST))
+        waiting = self._database.read(lambda conn: service_queries.waiting_by_client(conn, MOST))
+        stored = self._database.read(lambda conn: service_queries.unfed_by_queue(conn, MOST))
+        fed = {} if gate else self._database.read(lambda conn: service_queries.fed_by_queue(conn, _FED_MOST))
         return sum(waiting.values()), stored, fed
 
     def _put_together(

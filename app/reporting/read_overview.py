@@ -27,12 +27,12 @@ from app.reporting.domain.dashboard_view import (
     quota_lines,
     waiting_lines,
 )
-from app.reporting.domain.pace import SENT_SPAN, Forecast, Pace, Second, Sender, Sent
-from app.reporting.domain.pacing_snapshot import PacingSnapshot
+from app.reporting.domain.recent_calls import SENT_SPAN, Forecast, Pace, Second, Sender, Sent
+from app.reporting.domain.snapshot import PacingSnapshot
 from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
-from app.reporting.store import overview
+from app.reporting.store import service_queries
 from app.reporting.store.alerts import firing
-from app.reporting.store.overview import FailedRow, LatestRow, RunningCalls
+from app.reporting.store.service_queries import FailedRow, LatestRow, RunningCalls
 from app.settings.domain.routing import Topology
 from app.tasks.store.batches import BatchRow, list_batches
 from app.upstreams.domain.key_health import Condition, KeyStatus
@@ -160,7 +160,9 @@ class ReadOverview:
         try:
             self._count_calls()
             now = self._clock.now()
-            self._running.get(lambda: self._database.read(lambda c: overview.running(c, now - SENT_SPAN)))
+            self._running.get(
+                lambda: self._database.read(lambda c: service_queries.running(c, now - SENT_SPAN))
+            )
             self._counts.get(lambda: self._count(gate))
             for viewer in viewers:
                 kept = self._owns.setdefault(viewer, RateLimitedRead(Own(), 2.0, self._clock))
@@ -173,7 +175,7 @@ class ReadOverview:
     def _count_calls(self) -> None:
         """Take note of calls that have ended since the last look."""
         after = max(0, self._last_call - _OVERLAP)
-        found = self._database.read(lambda conn: overview.last_calls(conn, after, _CALLS))
+        found = self._database.read(lambda conn: service_queries.last_calls(conn, after, _CALLS))
         new = [(seq, call) for seq, call in found if seq not in self._seen]
         self._pace.add(call for _, call in new)
         self._seen.update(dict.fromkeys(seq for seq, _ in new))
@@ -183,8 +185,12 @@ class ReadOverview:
 
     def _count(self, gate: PacingSnapshot | None) -> _Counts:
         def read(conn: Connection) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-            fed = {} if gate else overview.fed_by_queue(conn, _FED_MOST)
-            return overview.waiting_by_client(conn, MOST), overview.unfed_by_queue(conn, MOST), fed
+            fed = {} if gate else service_queries.fed_by_queue(conn, _FED_MOST)
+            return (
+                service_queries.waiting_by_client(conn, MOST),
+                service_queries.unfed_by_queue(conn, MOST),
+                fed,
+            )
 
         waiting, stored, fed = self._database.read(read)
         ready = waiting_lines(gate.queues if gate else fed, stored, MOST)
@@ -249,8 +255,8 @@ def _own(conn: Connection, client_id: str | None) -> Own:
         known = replace(
             known,
             batches=list_batches(conn, client_id, limit=30),
-            failures=overview.recent_failures(conn, client_id, 100),
-            latest=overview.latest_tasks(conn, client_id, 10),
+            failures=service_queries.recent_failures(conn, client_id, 100),
+            latest=service_queries.latest_tasks(conn, client_id, 10),
             dead=list_dead(conn, client_id, limit=10),
         )
     return replace(known, sealed=str(unreadable[0])) if unreadable else known

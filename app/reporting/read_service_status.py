@@ -12,11 +12,10 @@ from app.billing.domain.budget import ceilings, periods, used_share
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
-from app.reporting.domain.pacing_snapshot import QuotaSnapshot
-from app.reporting.domain.service_status import OldestWait, ServiceStatus, oldest_wait
+from app.reporting.domain.snapshot import OldestWait, QuotaSnapshot, ServiceStatus, oldest_wait
 from app.reporting.read_dispatcher import SnapshotReader
 from app.reporting.read_overview import Overview, ReadOverview
-from app.reporting.store import alert_queries
+from app.reporting.store import service_queries
 from app.settings import Settings
 from app.settings.topology import build_topology
 from app.upstreams.domain.key_health import Condition
@@ -77,7 +76,7 @@ class ReadStanding:
         try:
             return self._database.read(
                 lambda conn: (
-                    oldest_wait(alert_queries.waits(conn, now), now),
+                    oldest_wait(service_queries.waits(conn, now), now),
                     used_budgets(conn, now),
                     load_health(conn),
                 )
@@ -97,11 +96,11 @@ def bad_subjects(health: Mapping[str, KeyStanding], kind: str, condition: Condit
 
 def used_budgets(conn: Connection, now: float) -> dict[str, float]:
     """The largest used part of each client's budgets, of those who have one."""
-    limits = {name: read_limits(told) for name, told in alert_queries.settings_of_clients(conn).items()}
+    limits = {name: read_limits(told) for name, told in service_queries.settings_of_clients(conn).items()}
     allowed = {name: found for name, limit in limits.items() if (found := ceilings(limit, now))}
     if not allowed:
         return {}
-    spent = alert_queries.spent_in(conn, periods(now))
+    spent = service_queries.spent_in(conn, periods(now))
     return {name: used_share(ceiling, spent.get(name, {})) for name, ceiling in allowed.items()}
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
 
+from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
-from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
 from app.reporting.domain.alerts import (
     Alert,
@@ -29,9 +31,14 @@ from app.reporting.domain.alerts import (
     step,
     told,
 )
-from app.reporting.send_alerts import SendAlerts
+from app.reporting.domain.snapshot import PacingSnapshot
+from app.reporting.send_alerts import ChannelAddresses, SendAlerts
 from app.reporting.store import alerts as rows
-from app.settings.domain.alert_rules import Rule
+from app.reporting.store.alerts import note_vitals
+from app.settings import ConfigError
+from app.settings.alert_models import AlertSettings, MuteSettings
+from app.settings.domain.alert_rules import RULES, Rule, Severity
+from app.settings.secrets import resolve_secret
 
 log = structlog.get_logger("penstock.alerts")
 
@@ -162,3 +169,157 @@ def rules_in_force(
             above = rule.above if above is None else above
             found.append(replace(rule, above=above, seconds=rule.seconds if seconds is None else seconds))
     return found
+
+
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+RUNBOOK = "docs/runbook.md"
+
+
+def lay_watching(settings: AlertSettings) -> Watching:
+    """Rules, muted hours and times."""
+    return Watching(
+        rules=lay_alert_rules(settings),
+        mutes=tuple(map(_mute, settings.mute)),
+        every=settings.every,
+        group_seconds=settings.group,
+        heartbeat_seconds=settings.heartbeat_every,
+    )
+
+
+def lay_alert_rules(settings: AlertSettings) -> list[Rule]:
+    """The rules in force."""
+    changes = {name: (told.above, told.seconds, told.enabled) for name, told in settings.rule.items()}
+    return rules_in_force(RULES, changes)
+
+
+def lay_addresses(settings: AlertSettings, environ: Mapping[str, str]) -> ChannelAddresses:
+    """Where to. The secrets are looked up whenever they are needed, so that a mended one is found."""
+
+    def channels(severity: Severity) -> Sequence[tuple[str | None, str]]:
+        references: tuple[str, ...] = getattr(settings, severity.value)
+        return [_address(reference, environ) for reference in references]
+
+    def heartbeat() -> tuple[str | None, str]:
+        return _address(settings.heartbeat, environ) if settings.heartbeat else (None, "")
+
+    return ChannelAddresses(channels, heartbeat)
+
+
+def _address(reference: str, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    try:
+        return resolve_secret(reference, environ), ""
+    except ConfigError as error:
+        return None, f"{error.file}: {error.message}"
+
+
+def _mute(told: MuteSettings) -> Mute:
+    return Mute(
+        begin=_minutes(told.begin),
+        end=_minutes(told.end),
+        severities=frozenset(map(Severity, told.severities)),
+        days=frozenset(map(_DAYS.index, told.days)),
+        zone=told.timezone,
+    )
+
+
+def _minutes(time: str) -> int:
+    hours, _, minutes = time.partition(":")
+    return int(hours) * 60 + int(minutes)
+
+
+VITALS_SECONDS = 10.0
+_NO_BEAT = 4.0  # seconds after which nobody leads
+
+
+class HeartbeatReader(Protocol):
+    """Looks at the gate."""
+
+    def look(self) -> PacingSnapshot:
+        """The gate as it stands. Raises RedisUnreachable."""
+
+
+@dataclass(slots=True)
+class NoteVitals:
+    """Every ten seconds: the machine's CPUs, and requests answered a second."""
+
+    process: str
+    host: str
+    database: Database
+    clock: Clock
+    cpu: Callable[[], float]  # busy part since it was last asked
+    requests: Callable[[], int] = field(default=lambda: 0)  # answered so far
+    _due: float = -1.0
+    _seen: tuple[float, int] | None = None
+
+    def tick(self) -> None:
+        """Write them down, when that is due. Raises DatabaseUnreachable."""
+        now, count = self.clock.monotonic(), self.requests()
+        if now < self._due:
+            return
+        self._due = now + VITALS_SECONDS
+        at, before = self._seen or (now, count)
+        self._seen = (now, count)
+        rate, cpu, wall = (count - before) / max(1.0, now - at), self.cpu(), self.clock.now()
+        self.database.write(lambda conn: note_vitals(conn, self.process, self.host, cpu, rate, wall))
+
+
+class NobodyLeads:
+    """Whether no leader beats, as an API process sees it."""
+
+    def __init__(self, gauge: HeartbeatReader, clock: Clock) -> None:
+        self._gauge = gauge
+        self._clock = clock
+        self._beat: tuple[str, int] | None = None
+        self._since = clock.monotonic()
+
+    def __call__(self) -> bool:
+        """Looks once. Redis out of reach: nobody can lead."""
+        try:
+            gate = self._gauge.look()
+        except RedisUnreachable:
+            return True
+        beat = (gate.term, gate.beat)
+        if beat != self._beat:
+            self._beat, self._since = beat, self._clock.monotonic()
+        return not gate.term or self._clock.monotonic() - self._since >= _NO_BEAT
+
+
+class AlertLoop:
+    """The thread. Whatever goes wrong in it, it goes on."""
+
+    def __init__(
+        self, vitals: NoteVitals, watch: WatchAlerts | None = None, may: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`may` tells whether watching falls to this process now."""
+        self._vitals = vitals
+        self._watch = watch
+        self._may = may
+        every = watch.watching.every if watch is not None else VITALS_SECONDS
+        self._loop = BackgroundLoop(
+            "alerts",
+            self.tick,
+            every=every,
+            at_once=False,
+            expected=(DatabaseUnreachable,),
+            backoff=(every, every),
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._loop.start()
+
+    def close(self) -> None:
+        """End, and leave the watch to others."""
+        self._loop.close()
+        if self._watch is not None:
+            self._watch.leave()
+            self._watch.sending.close()
+
+    def tick(self) -> None:
+        """What is due. Raises DatabaseUnreachable."""
+        self._vitals.tick()
+        if self._watch is not None:
+            if self._may():
+                self._watch.tick()
+            else:
+                self._watch.leave()

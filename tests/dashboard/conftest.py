@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.migrate import upgrade
-from app.reporting.domain.pacing_snapshot import PacingSnapshot
+from app.reporting.domain.snapshot import PacingSnapshot
 from tests.api.world import Client, Parts, World
 from tests.servers import PostgresServer
 

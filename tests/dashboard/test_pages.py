@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection
 
 from app.pacing.store.leader_state import add_pause, remove_pause
-from app.reporting.domain.pacing_snapshot import PacingSnapshot, QuotaSnapshot
+from app.reporting.domain.snapshot import PacingSnapshot, QuotaSnapshot
 from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status
 from app.upstreams.domain.key_health import Condition, KeyStatus

@@ -5,35 +5,37 @@ from typing import Any
 
 import pytest
 
-from app.diagnosis.domain.doctor_machine import Machine, judge_cpu, judge_disk, judge_files, judge_memory
-from app.diagnosis.domain.doctor_network import (
+from app.diagnosis.domain.doctor_service import (
+    DatabaseFigures,
+    GateFigures,
+    Machine,
+    RedisFigures,
+    judge_callback_workers,
+    judge_cpu,
+    judge_database,
+    judge_disk,
+    judge_dispatcher,
+    judge_files,
+    judge_memory,
+    judge_page,
+    judge_redis,
+    judge_workers,
+)
+from app.diagnosis.domain.doctor_upstream import (
     Connects,
     Handshake,
     Lookup,
     date_skew,
+    judge_balance,
     judge_connects,
     judge_handshake,
-    judge_lookup,
-    judge_proxy,
-    judge_skew,
-)
-from app.diagnosis.domain.doctor_provider import (
-    judge_balance,
     judge_headers,
     judge_key,
+    judge_lookup,
     judge_models,
+    judge_proxy,
+    judge_skew,
     judge_status_page,
-)
-from app.diagnosis.domain.doctor_service import (
-    DatabaseFigures,
-    GateFigures,
-    RedisFigures,
-    judge_callback_workers,
-    judge_database,
-    judge_dispatcher,
-    judge_page,
-    judge_redis,
-    judge_workers,
 )
 from app.diagnosis.domain.finding import Finding, Level, ok, warn, worst
 from app.diagnosis.examine import Check, examine

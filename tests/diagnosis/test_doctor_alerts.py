@@ -1,6 +1,6 @@
 """What the doctor says of alerts."""
 
-from app.diagnosis.domain.doctor_alerts import judge_channels, judge_firing
+from app.diagnosis.domain.doctor_service import judge_channels, judge_firing
 from app.diagnosis.domain.finding import Level
 from app.reporting.domain.alerts import Alert, AlertState
 from app.settings.domain.alert_rules import Severity

@@ -18,14 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.cli.doctor.upstream_checks import Way
-from app.diagnosis import probe_redis
-from app.diagnosis.domain.doctor_network import judge_handshake
+from app.diagnosis import probe_service
+from app.diagnosis.domain.doctor_upstream import judge_handshake
 from app.diagnosis.domain.finding import Finding, Level, worst
 from app.diagnosis.examine import Check, examine
-from app.diagnosis.probe_http import get
-from app.diagnosis.probe_machine import measure, room
-from app.diagnosis.probe_network import connect_often, look_up, shake_hands
-from app.diagnosis.store import probing
+from app.diagnosis.probe_service import free_space, measure_machine
+from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands
 from app.platform.migrate import upgrade
 from app.settings import UpstreamSettings
 from simulator.client import SimulatorProcess
@@ -199,36 +197,36 @@ def test_the_simulated_upstream_tells_of_keys_models_and_balances() -> None:
 
 def test_a_frozen_redis_is_told_in_time(make_redis: Callable[..., RedisServer]) -> None:
     server = make_redis(appendonly=True)
-    well = probe_redis.measure(server.url)
+    well = probe_service.measure_redis(server.url)
     assert well.error == ""
     assert well.appendonly is True
     assert abs(well.skew) < 1
     server.pause()
     began = time.monotonic()
-    frozen = probe_redis.measure(server.url)
+    frozen = probe_service.measure_redis(server.url)
     server.resume()
     assert "no answer within" in frozen.error
     assert time.monotonic() - began < 60
-    assert probe_redis.measure("redis://:hunter2secret@127.0.0.1:1/0").where == "127.0.0.1:1"
+    assert probe_service.measure_redis("redis://:hunter2secret@127.0.0.1:1/0").where == "127.0.0.1:1"
 
 
 def test_a_database_is_measured_before_and_after_its_migrations(database_url: str, tmp_path: Path) -> None:
-    before = probing.measure(database_url)
+    before = probe_service.measure_database(database_url)
     assert not before.current
     upgrade(database_url)
-    after = probing.measure(database_url)
+    after = probe_service.measure_database(database_url)
     assert after.current
     assert after.error == ""
     assert len(after.seconds) == 10
-    assert probing.measure(f"sqlite:///{tmp_path}/none.db").error
-    assert "hunter2" not in str(probing.measure("mysql://u:hunter2@127.0.0.1/x"))
-    assert probing.measure("postgresql://u:hunter2@127.0.0.1:1/x").error == "does not answer"
+    assert probe_service.measure_database(f"sqlite:///{tmp_path}/none.db").error
+    assert "hunter2" not in str(probe_service.measure_database("mysql://u:hunter2@127.0.0.1/x"))
+    assert probe_service.measure_database("postgresql://u:hunter2@127.0.0.1:1/x").error == "does not answer"
 
 
 def test_this_machine_is_measured(tmp_path: Path) -> None:
-    machine = measure(0.1)
+    machine = measure_machine(0.1)
     assert 0 < machine.memory_free <= machine.memory
     assert machine.cpus >= 1
     assert machine.most_files >= machine.files > 0
-    free, total = room(tmp_path / "not" / "there" / "yet")
+    free, total = free_space(tmp_path / "not" / "there" / "yet")
     assert 0 < free <= total

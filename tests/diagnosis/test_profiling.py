@@ -5,10 +5,9 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import insert
 
+from app.diagnosis import profile_tasks
 from app.diagnosis.domain.time_split import Part
-from app.diagnosis.profile_tasks import ProfileTasks, limits_of
-from app.diagnosis.store import profiling
-from app.diagnosis.store.profiling import RowRange
+from app.diagnosis.profile_tasks import ProfileTasks, RowRange, limits_of
 from app.platform.database import Database
 from app.settings.domain.routing import ConfiguredQuota, Topology
 from app.tasks.store.tables import attempt, task
@@ -32,7 +31,7 @@ def _history(database: Database) -> None:
 
 
 def test_an_instant_is_found_by_halving_the_numbers(database: Database) -> None:
-    assert database.read(lambda conn: profiling.attempts_since(conn, 0.0)).rows == 0
+    assert database.read(lambda conn: profile_tasks.attempts_since(conn, 0.0)).rows == 0
     _history(database)
     for since, rows in [
         (0.0, 500),
@@ -42,11 +41,11 @@ def test_an_instant_is_found_by_halving_the_numbers(database: Database) -> None:
         (NOW + 500, 1),
         (NOW + 501, 0),
     ]:
-        span = database.read(lambda conn, at=since: profiling.attempts_since(conn, at))
+        span = database.read(lambda conn, at=since: profile_tasks.attempts_since(conn, at))
         read = [
             trip
             for block in span.blocks()
-            for trip in database.read(lambda conn, b=block, at=since: profiling.trips(conn, b, at))
+            for trip in database.read(lambda conn, b=block, at=since: profile_tasks.read_timings(conn, b, at))
         ]
         assert len(read) == rows, since
         assert all(trip.finished_at >= since for trip in read)
@@ -70,7 +69,7 @@ def test_a_sample_is_said_to_be_one_and_its_shares_hold(
 ) -> None:
     _history(database)
     whole = ProfileTasks(database, Topology()).report(NOW, NOW + COUNT)
-    monkeypatch.setattr(profiling, "MOST_ROWS", 150)
+    monkeypatch.setattr(profile_tasks, "MOST_ROWS", 150)
     part = ProfileTasks(database, Topology()).report(NOW, NOW + COUNT)
     assert (whole.calls.sampled, whole.calls.read, whole.calls.rows) == (False, COUNT, COUNT)
     assert part.calls.sampled

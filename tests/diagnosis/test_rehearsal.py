@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from app.billing.domain.pricing import Price, PriceBook, Rates
 from app.diagnosis.domain.simulation import ClientProfile, Load
 from app.diagnosis.simulate_load import (
+    CallRow,
     LoadForecast,
     Question,
     RunningService,
+    WaitingRows,
     limits_of,
     live_loads,
     only_keys,
     rehearse_load,
     usage_of,
 )
-from app.diagnosis.store.simulation_facts import CallRow, WaitingRows
 from app.settings.domain.routing import ConfiguredQuota, Route, Topology, account_quota
 from app.tasks.domain.attempt import TokenUsage
 

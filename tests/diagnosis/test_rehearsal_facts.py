@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.diagnosis.store.simulation_facts import CallRow, WaitingRows, latest_calls, waiting_rows
+from app.diagnosis.simulate_load import CallRow, WaitingRows, latest_calls, waiting_rows
 from app.platform.database import Database
 from tests.tasks import rows
 

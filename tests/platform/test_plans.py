@@ -18,7 +18,7 @@ from app.execution.store.endings import end, record_endings
 from app.pacing.store.lines import deadlines, read_line
 from app.platform.database import Database
 from app.platform.migrate import upgrade
-from app.reporting.store import alert_queries
+from app.reporting.store import service_queries
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
 from app.tasks.store import feeding, tasks, transitions
@@ -44,8 +44,8 @@ HEADS: dict[str, tuple[Call, str]] = {
     "unfeed_some": (lambda conn: feeding.mark_some_unqueued(conn, 5000), "ix_task_fed"),
     "fed_page": (lambda conn: store.fed_page(conn, (NOW, 5), NOW + 1, 1000), "ix_task_fed"),
     "expire": (lambda conn: store.expire(conn, NOW, 1000), "ix_task_expiry"),
-    "waits": (lambda conn: alert_queries.waits(conn, NOW), "ix_task_expiry"),
-    "work_waits": (alert_queries.work_waits, "ix_task_fed"),
+    "waits": (lambda conn: service_queries.waits(conn, NOW), "ix_task_expiry"),
+    "work_waits": (service_queries.work_waits, "ix_task_fed"),
     "list_tasks": (lambda conn: tasks.list_tasks(conn, "alice"), "ix_task_client_id_status_seq"),
 }
 BY_ID: dict[str, Call] = {

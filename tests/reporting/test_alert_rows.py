@@ -13,13 +13,12 @@ from app.billing.store.budgets import add_spent
 from app.platform.database import Database
 from app.platform.dialects import insert_rows
 from app.platform.domain.errors import RedisUnreachable
-from app.reporting.alert_loop import AlertLoop, NobodyLeads, NoteVitals
 from app.reporting.domain.alerts import AlertState, Readings
-from app.reporting.domain.pacing_snapshot import PacingSnapshot
+from app.reporting.domain.snapshot import PacingSnapshot
 from app.reporting.measure_alerts import MeasureAlerts
 from app.reporting.send_alerts import ChannelAddresses, SendAlerts
 from app.reporting.store import alerts as rows
-from app.reporting.watch_alerts import LOOKS, WatchAlerts, Watching
+from app.reporting.watch_alerts import LOOKS, AlertLoop, NobodyLeads, NoteVitals, WatchAlerts, Watching
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.attempt import Outcome
 from app.tasks.store.tables import attempt

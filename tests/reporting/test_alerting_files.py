@@ -10,8 +10,7 @@ import pytest
 from prometheus_client import Counter, Histogram
 from ruamel.yaml import YAML
 
-from app.reporting.meters import FIGURES
-from app.reporting.service_figures import SERVICE_FIGURES
+from app.reporting.meters import FIGURES, SERVICE_FIGURES
 from app.settings.domain.alert_rules import RULES
 from app.tasks.domain.attempt import Outcome
 from simulator.faults import KINDS

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reporting.build_alert_config import lay_addresses, lay_watching
 from app.reporting.domain.alerts import (
     Alert,
     AlertState,
@@ -22,7 +21,8 @@ from app.reporting.domain.alerts import (
     step,
     told,
 )
-from app.reporting.domain.call_window import CallWindow
+from app.reporting.domain.recent_calls import CallWindow
+from app.reporting.watch_alerts import lay_addresses, lay_watching
 from app.settings import ConfigError, load_settings
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.attempt import Outcome

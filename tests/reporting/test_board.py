@@ -13,11 +13,20 @@ from app.reporting.domain.dashboard_view import (
     by_reason,
     later_by_client,
     quota_lines,
+    timeline,
     waiting_lines,
 )
-from app.reporting.domain.pace import SPAN, EndedCall, Forecast, Pace, Sender, Sent, kind_of, per_second
-from app.reporting.domain.pacing_snapshot import QuotaSnapshot
-from app.reporting.domain.timeline import timeline
+from app.reporting.domain.recent_calls import (
+    KEPT_SECONDS,
+    EndedCall,
+    Forecast,
+    Pace,
+    Sender,
+    Sent,
+    kind_of,
+    per_second,
+)
+from app.reporting.domain.snapshot import QuotaSnapshot
 from app.settings.domain.routing import ConfiguredQuota, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome
 from app.tasks.domain.task import may_run_again
@@ -65,7 +74,7 @@ def test_each_end_is_counted_in_its_second_and_for_its_client() -> None:
     assert (everybody[int(NOW) - 5].done, everybody[int(NOW) - 5].refused) == (2, 1)
     assert everybody[int(NOW) - 4].failed == 1
     assert sum(second.done for second in pace.seconds("alice", NOW)) == 1
-    assert len(everybody) == SPAN
+    assert len(everybody) == KEPT_SECONDS
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
@@ -86,7 +95,7 @@ def test_what_is_too_old_is_forgotten(ages: list[float]) -> None:
     pace = Pace()
     pace.add(call(NOW - age) for age in ages)
     pace.forget(NOW)
-    assert all(second >= NOW - SPAN - 2 for second in pace._ended)
+    assert all(second >= NOW - KEPT_SECONDS - 2 for second in pace._ended)
     assert pace.sent(NOW).get(Sender("acme", "k1", "flash"), Sent()).calls <= len(ages)
 
 

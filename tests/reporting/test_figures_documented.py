@@ -5,8 +5,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Histogram
 
-from app.reporting.meters import BY_CLIENT, FIGURES
-from app.reporting.service_figures import SERVICE_FIGURES
+from app.reporting.meters import BY_CLIENT, FIGURES, SERVICE_FIGURES
 
 ROOT = Path(__file__).parents[2]
 

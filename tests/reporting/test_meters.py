@@ -11,10 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from app.platform.domain.money import CallCost
 from app.platform.domain.names import OTHER, Folded, folded_counts
-from app.reporting.domain.pacing_snapshot import QuotaSnapshot
-from app.reporting.domain.service_status import OldestWait, ServiceStatus, oldest_wait
-from app.reporting.meters import FIGURES, Meters
-from app.reporting.service_figures import SERVICE_FIGURES, ServiceFigures
+from app.reporting.domain.snapshot import OldestWait, QuotaSnapshot, ServiceStatus, oldest_wait
+from app.reporting.meters import FIGURES, SERVICE_FIGURES, Meters, ServiceFigures
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, Permit, TokenUsage
 from app.tasks.domain.task import Status
 

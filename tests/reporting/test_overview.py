@@ -9,22 +9,25 @@ from sqlalchemy import Connection, text
 
 from app.access.store import clients
 from app.platform.database import Database
-from app.reporting.store import overview
+from app.reporting.store import service_queries
 from tests.platform.test_plans import FILL, NUMBERS, QUEUE, _plan, _reads_everything
 from tests.tasks.rows import NOW
 
 ROWS = 60_000
 
 READS: dict[str, tuple[Callable[[Connection], Any], str]] = {
-    "waiting_by_client": (lambda conn: overview.waiting_by_client(conn, 10**6), "ix_task"),
-    "unfed_by_queue": (lambda conn: overview.unfed_by_queue(conn, 10**6), "ix_task_unfed"),
-    "fed_by_queue": (lambda conn: overview.fed_by_queue(conn, 1000), "ix_task_fed"),
-    "running": (lambda conn: overview.running(conn, NOW), "ix_task_running"),
+    "waiting_by_client": (lambda conn: service_queries.waiting_by_client(conn, 10**6), "ix_task"),
+    "unfed_by_queue": (lambda conn: service_queries.unfed_by_queue(conn, 10**6), "ix_task_unfed"),
+    "fed_by_queue": (lambda conn: service_queries.fed_by_queue(conn, 1000), "ix_task_fed"),
+    "running": (lambda conn: service_queries.running(conn, NOW), "ix_task_running"),
     "recent_failures": (
-        lambda conn: overview.recent_failures(conn, None, 100),
+        lambda conn: service_queries.recent_failures(conn, None, 100),
         "ix_task_client_id_status_seq",
     ),
-    "latest_tasks": (lambda conn: overview.latest_tasks(conn, "alice", 10), "ix_task_client_id_status_seq"),
+    "latest_tasks": (
+        lambda conn: service_queries.latest_tasks(conn, "alice", 10),
+        "ix_task_client_id_status_seq",
+    ),
 }
 
 
@@ -40,12 +43,14 @@ def _fill(conn: Connection) -> None:
 def test_counts_are_right_bounded_and_read_by_index(database: Database) -> None:
     database.write(_fill)
     failed = ROWS // 1000
-    assert database.read(lambda conn: overview.waiting_by_client(conn, 10**6)) == {"alice": ROWS - failed}
-    assert database.read(lambda conn: overview.waiting_by_client(conn, 500)) == {"alice": 500}
-    assert database.read(lambda conn: overview.unfed_by_queue(conn, 500)) == {QUEUE: 500}
-    assert database.read(lambda conn: overview.fed_by_queue(conn, 500)) == {QUEUE: 500}
-    assert len(database.read(lambda conn: overview.recent_failures(conn, None, 100))) == failed
-    assert len(database.read(lambda conn: overview.latest_tasks(conn, None, 10))) == 10
+    assert database.read(lambda conn: service_queries.waiting_by_client(conn, 10**6)) == {
+        "alice": ROWS - failed
+    }
+    assert database.read(lambda conn: service_queries.waiting_by_client(conn, 500)) == {"alice": 500}
+    assert database.read(lambda conn: service_queries.unfed_by_queue(conn, 500)) == {QUEUE: 500}
+    assert database.read(lambda conn: service_queries.fed_by_queue(conn, 500)) == {QUEUE: 500}
+    assert len(database.read(lambda conn: service_queries.recent_failures(conn, None, 100))) == failed
+    assert len(database.read(lambda conn: service_queries.latest_tasks(conn, None, 10))) == 10
     if database.dialect == "postgresql":
         database.write(lambda conn: conn.execute(text("ANALYZE")))
     for name, (read, index) in READS.items():

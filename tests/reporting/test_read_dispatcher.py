@@ -17,10 +17,9 @@ from app.platform.migrate import upgrade
 from app.platform.ports import SystemClock
 from app.platform.redis_scripts import Scripts, connect
 from app.reporting.domain.bottleneck import Cause
-from app.reporting.domain.dispatcher_snapshot import DispatcherSnapshot, KeyState
+from app.reporting.domain.snapshot import DispatcherSnapshot, KeyState
 from app.reporting.read_dispatcher import ReadDispatcher
-from app.reporting.store.pacing_snapshot import PacingSnapshotReader
-from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader, WaitReasonReader, WaitReasonWriter
 from app.settings.domain.routing import ConfiguredQuota, Topology
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.key_health import (

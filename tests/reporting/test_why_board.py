@@ -7,7 +7,7 @@ from app.pacing.domain.backlog import QueuePosition
 from app.pacing.domain.why import NO_LEADER, NO_REDIS
 from app.pacing.ports import Explanation, Queued
 from app.platform.redis_scripts import Scripts, connect
-from app.reporting.store.wait_reasons import WaitReasonReader, WaitReasonWriter
+from app.reporting.store.pacing_snapshot import WaitReasonReader, WaitReasonWriter
 from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.task import NOT_DUE, Hold
 from tests.pacing.pacing_world import GateWorld, HandClock, one_key

@@ -11,29 +11,31 @@ from urllib.parse import urlsplit
 
 from app.cli.doctor.command import Found
 from app.composition.container import build
-from app.diagnosis import probe_machine, probe_redis
-from app.diagnosis.domain.doctor_alerts import judge_channels, judge_firing
-from app.diagnosis.domain.doctor_machine import judge_cpu, judge_disk, judge_files, judge_memory
+from app.diagnosis import probe_service
 from app.diagnosis.domain.doctor_service import (
     judge_cache,
     judge_callback_workers,
+    judge_channels,
+    judge_cpu,
     judge_database,
+    judge_disk,
     judge_dispatcher,
+    judge_files,
+    judge_firing,
+    judge_memory,
     judge_page,
     judge_redis,
     judge_workers,
 )
 from app.diagnosis.domain.finding import Finding, fail
 from app.diagnosis.examine import Check
-from app.diagnosis.probe_http import get
-from app.diagnosis.store import probing
+from app.diagnosis.probe_upstream import get
 from app.platform.domain.errors import PenstockError
 from app.platform.domain.names import CALLBACKS
-from app.reporting.build_alert_config import RUNBOOK, lay_addresses
 from app.reporting.domain.alerts import Alert
-from app.reporting.notifier import AppriseNotifier
-from app.reporting.send_alerts import HEARTBEAT
+from app.reporting.send_alerts import HEARTBEAT, AppriseNotifier
 from app.reporting.store.alerts import firing, load_channels
+from app.reporting.watch_alerts import RUNBOOK, lay_addresses
 from app.settings import Settings
 from app.settings.domain.alert_rules import Severity
 
@@ -83,7 +85,7 @@ def machine_checks(found: Found) -> list[Check]:
     """Processors, memory, open files, disks."""
 
     def measured() -> list[Finding]:
-        machine = probe_machine.measure()
+        machine = probe_service.measure_machine()
         concurrency = found.settings.worker.concurrency
         return [judge_cpu(machine), judge_memory(machine), judge_files(machine, concurrency)]
 
@@ -93,7 +95,8 @@ def machine_checks(found: Found) -> list[Check]:
         if parts.scheme.startswith("sqlite"):
             folders["database"] = Path(parts.path.removeprefix("/")).absolute().parent
         return [
-            judge_disk(what, str(folder), *probe_machine.room(folder)) for what, folder in folders.items()
+            judge_disk(what, str(folder), *probe_service.free_space(folder))
+            for what, folder in folders.items()
         ]
 
     section = "This machine"
@@ -120,16 +123,16 @@ def service_checks(found: Found) -> list[Check]:
 def _redis(settings: Settings) -> Sequence[Finding]:
     if not settings.redis_url:
         return [fail("reached", "no Redis is known here", _NO_REDIS)]
-    findings = judge_redis(probe_redis.measure(settings.redis_url))
+    findings = judge_redis(probe_service.measure_redis(settings.redis_url))
     if settings.cache_url:
-        findings.append(judge_cache(probe_redis.measure(settings.cache_url)))
+        findings.append(judge_cache(probe_service.measure_redis(settings.cache_url)))
     return findings
 
 
 def _database(settings: Settings) -> Sequence[Finding]:
     if not settings.database_url:
         return [fail("reached", "no database is known here", _NO_DATABASE)]
-    return judge_database(probing.measure(settings.database_url))
+    return judge_database(probe_service.measure_database(settings.database_url))
 
 
 def _gate(settings: Settings) -> Sequence[Finding]:
@@ -138,7 +141,7 @@ def _gate(settings: Settings) -> Sequence[Finding]:
         return [fail("dispatcher", "cannot be seen without Redis", _NO_REDIS)]
     parts = build(settings)
     try:
-        gate = probe_redis.watch_gate(parts.gauge)
+        gate = probe_service.watch_gate(parts.gauge)
     except PenstockError:
         return [fail("dispatcher", "cannot be seen: Redis does not answer", "Mend Redis first.")]
     return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]
@@ -150,7 +153,7 @@ def _alive(settings: Settings) -> int:
         return 0
     parts = build(settings)
     try:
-        return parts.database.read(lambda conn: probing.alive(conn, time.time()))
+        return parts.database.read(lambda conn: probe_service.alive(conn, time.time()))
     except PenstockError:
         return 0
     finally:
@@ -158,9 +161,9 @@ def _alive(settings: Settings) -> int:
 
 
 def _callback_workers(settings: Settings) -> Sequence[Finding]:
-    if not settings.redis_url or probe_redis.measure(settings.redis_url).error:
+    if not settings.redis_url or probe_service.measure_redis(settings.redis_url).error:
         return [judge_callback_workers(None)]
-    return [judge_callback_workers(probe_redis.consumers(build(settings).celery, CALLBACKS))]
+    return [judge_callback_workers(probe_service.consumers(build(settings).celery, CALLBACKS))]
 
 
 def _api(url: str) -> Sequence[Finding]:

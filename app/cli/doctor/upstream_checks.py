@@ -9,27 +9,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from app.diagnosis.domain.doctor_network import (
+from app.diagnosis.domain.doctor_upstream import (
     Handshake,
     date_skew,
+    judge_balance,
     judge_connects,
     judge_handshake,
-    judge_lookup,
-    judge_proxy,
-    judge_skew,
-)
-from app.diagnosis.domain.doctor_provider import (
-    judge_balance,
     judge_headers,
     judge_key,
+    judge_lookup,
     judge_models,
     judge_own_proxy,
+    judge_proxy,
+    judge_skew,
     judge_status_page,
 )
 from app.diagnosis.domain.finding import Finding, ok
 from app.diagnosis.examine import Check
-from app.diagnosis.probe_http import get
-from app.diagnosis.probe_network import connect_often, look_up, shake_hands
+from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands
 from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import UpstreamHeaders

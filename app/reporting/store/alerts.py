@@ -1,16 +1,70 @@
-"""Alerts as rows: one process watches and writes them, everybody may read them."""
+"""Alerts, their watcher, machine vitals and channel status as rows. One process writes alerts. Unix seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from app.platform.dialects import insert_or
 from app.reporting.domain.alerts import Alert, AlertState, Place
-from app.reporting.store.alert_tables import alert, alert_channel, alert_watch, vital
 from app.settings.domain.alert_rules import Severity
+from app.tasks.store.tables import metadata
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),  # a key, a client, a host; empty: the whole service
+    Column("severity", Text, nullable=False),
+    Column("state", Text, nullable=False),  # pending, firing, resolved
+    Column("since", Double, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("told", Boolean, nullable=False, server_default=text("false")),  # its channels know that it fires
+    Column("unsure", Boolean, nullable=False, server_default=text("false")),  # a message was begun, not noted
+)
+
+alert_watch = Table(
+    "alert_watch",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: one process watches
+    Column("watcher", Text, nullable=False),
+    Column("beat", BigInteger, nullable=False),  # counts up while it does
+)
+
+alert_channel = Table(
+    "alert_channel",
+    metadata,
+    Column("name", Text, primary_key=True),  # warning 1, heartbeat ...
+    Column("tried_at", Double, nullable=False),
+    Column("error", Text),  # null: the last try arrived
+)
+
+vital = Table(
+    "vital",
+    metadata,
+    Column("process", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("cpu", Double, nullable=False),  # busy part of the machine
+    Column("requests", Double, nullable=False),  # answered over HTTP a second
+    Column("at", Double, nullable=False),
+)
+
 
 _ONE = 1
 FRESH_SECONDS = 45.0  # for which a process's vitals are believed

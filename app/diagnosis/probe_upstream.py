@@ -1,4 +1,4 @@
-"""Measuring the way to a host: its name, TCP connections, one TLS handshake."""
+"""Measures the way to an upstream: its name, TCP connections, one TLS handshake, one HTTP GET."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import orjson
+import urllib3
 from cryptography import x509
 
-from app.diagnosis.domain.doctor_network import Connects, Handshake, Lookup
+from app.diagnosis.domain.doctor_upstream import Connects, Handshake, Lookup
+from app.upstreams.domain.reply import FetchedPage
 
 LOOKUPS = 3
 CONNECTS = 50
@@ -63,7 +66,7 @@ def shake_hands(host: str, port: int, context: ssl.SSLContext) -> Handshake:
     except ssl.SSLError as error:
         return Handshake(error=(error.reason or "handshake failed").replace("_", " ").lower())
     except OSError as error:
-        return Handshake(error=_why(error))
+        return Handshake(error=_socket_error(error))
 
 
 def _told(secured: ssl.SSLSocket, seconds: float) -> Handshake:
@@ -95,10 +98,10 @@ def _connect(address: str, port: int) -> float | str:
         with socket.create_connection((address, port), timeout=_TIMEOUT):
             return time.monotonic() - began
     except OSError as error:
-        return _why(error)
+        return _socket_error(error)
 
 
-def _why(error: OSError) -> str:
+def _socket_error(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_TIMEOUT:g} s"
     return (error.strerror or type(error).__name__).lower()
@@ -121,3 +124,43 @@ def _pinned(host: str, hosts: Path) -> bool:
     except OSError:
         return False
     return any(host in line.partition("#")[0].split()[1:] for line in lines)
+
+
+_MOST_BYTES = 1024 * 1024
+_USER_AGENT = "Penstock-doctor/1"
+
+
+def get(url: str, *, seconds: float = 10.0) -> FetchedPage:
+    """The answer, its headers in lower case, its body if that is JSON. Never raises for what the other side does.
+
+    What the environment says of proxies is not heard.
+    """
+    asked_at, began = time.time(), time.monotonic()
+    with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=seconds)) as pool:
+        try:
+            headers = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
+            answer = pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+            body = answer.read(_MOST_BYTES)
+            answer.close()
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            return FetchedPage(asked_at=asked_at, seconds=time.monotonic() - began, error=_why(error))
+    found = {name.lower(): value for name, value in answer.headers.items()}
+    return FetchedPage(answer.status, found, _json(body), time.monotonic() - began, asked_at)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _why(error: Exception) -> str:
+    """In words that hold nothing of the request."""
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return "TLS failed"
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # a kind of timeout to urllib3
+        return "connection refused"
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "no answer in time"
+    return type(error).__name__

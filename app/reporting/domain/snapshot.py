@@ -1,4 +1,4 @@
-"""The dispatcher as an operator looks at it: quotas, keys, models, the leader, workers. Instants are Unix seconds."""
+"""The service at one instant, as values: what Redis shows, what operators see of it and what /metrics exports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,55 @@ from enum import StrEnum
 
 from app.pacing.domain.breaker import BreakerState
 from app.reporting.domain.bottleneck import Holdup
-from app.reporting.domain.pacing_snapshot import WorkerSnapshot
 from app.tasks.domain.pauses import EVERYTHING, Pauses
 from app.upstreams.domain.key_health import Condition, KeyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSnapshot:
+    """A quota as it stands in Redis."""
+
+    id: str
+    rate: float | None = None  # calls a second at which its bucket refills
+    cap: int | None = None  # calls at once in force, told or learned
+    token_rate: float | None = None
+    flight: int = 0
+    braked_for: float = 0.0  # seconds from now
+    why: str = ""
+    brakes: int = 0  # since Redis began
+
+    @property
+    def braked(self) -> bool:
+        """Whether nothing may pass now."""
+        return self.braked_for > 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """A worker's last word."""
+
+    id: str
+    keys: tuple[str, ...]  # whose queues it consumes
+    slots: int  # calls it may hold by now
+    held: int
+    age: float  # seconds since it was said
+
+
+@dataclass(frozen=True, slots=True)
+class PacingSnapshot:
+    """All of it."""
+
+    term: str = ""  # of the present leader; empty: nobody leads
+    beat: int = 0  # counts up while the leader lives
+    queues: Mapping[str, int] = field(default_factory=dict)  # messages by backlog queue, all priorities
+    keys: Mapping[str, int] = field(default_factory=dict)  # messages by key: released, about to start
+    flights: Mapping[str, int] = field(default_factory=dict)  # permits out by key
+    released: int = 0  # permits that no worker has redeemed yet
+    workers: int = 0  # that reported in the last seconds
+    slots: int = 0  # calls that these may hold
+    quotas: Mapping[str, QuotaSnapshot] = field(default_factory=dict)
+    reports: Sequence[WorkerSnapshot] = ()  # of those workers
+    now: float = 0.0  # gate time
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +220,46 @@ def seen_by_workers(keys: Iterable[str], reports: Iterable[WorkerSnapshot]) -> d
     """How many workers consume each key's queue."""
     consumed = [set(report.keys) for report in reports]
     return {key: sum(key in of for of in consumed) for key in keys}
+
+
+@dataclass(frozen=True, slots=True)
+class OldestWait:
+    """The longest wait of a task that could run, and the largest part of a deadline that waiting has used."""
+
+    seconds: float = 0.0
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """What is not known now is empty or None."""
+
+    redis: bool = False
+    database: bool = False
+    leads: bool = False
+    workers: int = 0
+    slots: int = 0
+    waiting_by_model: Mapping[str, int] = field(default_factory=dict)
+    waiting_by_client: Mapping[str, int] = field(default_factory=dict)
+    oldest: OldestWait | None = None
+    quotas: Mapping[str, QuotaSnapshot] = field(default_factory=dict)
+    disabled: Mapping[str, float] = field(default_factory=dict)  # by key: 1 for a disabled one
+    without_balance: Mapping[str, float] = field(default_factory=dict)  # by account: 1 for one without
+    budgets: Mapping[str, float] = field(default_factory=dict)  # client: the largest used part of a budget
+
+
+def oldest_wait(rows: list[tuple[float, float, float, int]], now: float) -> OldestWait:
+    """Of tasks that could run, as (created_at, available_at, expires_at, attempts)."""
+    seconds = share = 0.0
+    for created_at, available_at, expires_at, attempts in rows:
+        since = created_at if attempts else max(created_at, available_at)
+        seconds = max(seconds, now - since)
+        share = max(share, (now - since) / max(1.0, expires_at - since))
+    return OldestWait(max(0.0, seconds), max(0.0, share))
+
+
+def breaker_state(sight: QuotaSnapshot) -> str:
+    """What an upstream's quota in Redis says of its breaker: no cap, none at all, or room for probes."""
+    if sight.cap is None:
+        return "closed"
+    return "open" if sight.cap == 0 else "half_open"
