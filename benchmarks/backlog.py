@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
-from app.composition.container import build
+from app.composition.container import Container
+from app.composition.dispatcher import LeaderProcess
 from app.dispatching.leadership import begin_epoch
 from app.pacing.ports import WorkerReport
 from app.pacing.store.backlog_publisher import WINDOW, WINDOW_OF_ALL
@@ -26,7 +27,6 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from tests.servers import RedisServer
 from tests.stack import Key, configuration, key_environment
-from workers.leader import LeaderProcess
 
 MODEL = "deepseek-flash"
 STEP, ESTIMATE = 3, 100
@@ -97,7 +97,7 @@ class Backlog:
             "PENSTOCK_ADMIN_KEY": "pk_" + "x" * 43,
         }
         upgrade(url)
-        self.parts = build(load_settings(path, {**environment, **key_environment(keys)}))
+        self.parts = Container(load_settings(path, {**environment, **key_environment(keys)}))
         self.scripts = Scripts(connect(self.redis.url, timeout=60))
         self.leader = LeaderProcess(self.parts)
         self._lead()

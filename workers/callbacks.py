@@ -11,11 +11,12 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from app.callbacks.deliver_callback import CurrentDelivery
 from app.callbacks.store.callback_notifier import DELIVER_CALLBACK
+from app.composition.callback_worker import build_callback_delivery
 from app.platform.domain.names import CALLBACKS
 from app.settings import Settings
 from workers.celery import celery, parts
 
-current = CurrentDelivery(lambda: parts.callback_delivery)
+current = CurrentDelivery(lambda: build_callback_delivery(parts))
 
 
 @celery.task(name=DELIVER_CALLBACK)
@@ -33,7 +34,7 @@ def _follow(**_: Any) -> None:
 def _renew(settings: Settings) -> None:
     """The next callback is delivered by another configuration."""
     newer = parts.renewed(settings)
-    current.replace(lambda: newer.callback_delivery)
+    current.replace(lambda: build_callback_delivery(newer))
 
 
 @worker_shutting_down.connect

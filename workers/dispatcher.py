@@ -18,12 +18,12 @@ from queue import SimpleQueue
 import structlog
 
 from app.composition.container import Container, from_environment
+from app.composition.dispatcher import LeaderProcess
 from app.dispatching.leadership import begin_epoch
 from app.dispatching.reconcile import heal
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
-from workers.leader import LeaderProcess
 
 log = structlog.get_logger("penstock.dispatcher")
 

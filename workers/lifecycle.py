@@ -15,6 +15,7 @@ from celery import bootsteps, concurrency
 from celery.concurrency.thread import TaskPool
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
+from app.composition.worker import FollowKeys, WorkerProcess, build_worker, refuse_queues
 from app.execution.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
 from app.execution.revoke_task import RevokeTasks
 from app.platform.domain.names import KEY
@@ -22,7 +23,6 @@ from app.settings import ConfigError
 from app.settings.topology import started_regions
 from workers.celery import celery, parts
 from workers.consumer import GatherEvents
-from workers.process import FollowKeys, WorkerProcess, build_worker, refuse_queues
 
 log = structlog.get_logger("penstock.worker")
 

@@ -12,10 +12,10 @@ from celery.utils.functional import maybe_list
 from celery.worker import control
 from kombu.entity import Exchange, Queue
 
+from app.composition.worker import quick_scripts
 from app.pacing.store.backlog_publisher import BacklogQueues
 from workers.celery import parts
 from workers.lifecycle import revoking
-from workers.process import quick_scripts
 
 TASK = "task_"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ from app.api.body import read_body
 from app.api.operations import JSONL, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer, raw
-from app.api.use_cases import UseCases
+from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import parse_instant, to_rfc3339
 from app.submission.validation import parse, parse_json
@@ -45,9 +45,11 @@ class AuditQuery(Query):
 class AccessViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: UseCases, callers: Callers) -> None:
+    def __init__(self, house: UseCases, callers: Callers, zones: Collection[str]) -> None:
+        """`zones`: the names of networks that policies may use."""
         self._house = house
         self._callers = callers
+        self._zones = zones
 
     def operations(self) -> list[Operation]:
         """What is offered."""
@@ -110,9 +112,7 @@ class AccessViews:
         self._callers.current()
         body = parse(PolicyBody, parse_json(read_body(_MOST)))
         document = body.model_dump(exclude_unset=True, exclude_none=True)
-        stored = manage_policies.put_policy(
-            self._house.database, self._house.clock, document, self._house.gatekeeper.zones
-        )
+        stored = manage_policies.put_policy(self._house.database, self._house.clock, document, self._zones)
         note(subject=stored.id)
         return answer(_policy(stored), 201)
 

@@ -30,8 +30,8 @@ from app.api.auditing import note
 from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
 from app.api.responses import answer
-from app.api.use_cases import UseCases
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
+from app.composition.api import UseCases
 from app.platform.domain.errors import Forbidden, NotFound
 from app.submission.validation import parse, parse_json
 

@@ -15,7 +15,7 @@ from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Shape, Time
-from app.api.use_cases import UseCases
+from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
 from app.reporting.domain.snapshot import (

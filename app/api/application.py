@@ -10,7 +10,7 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
-from app.api.access_control import CallerAddresses, Callers
+from app.api.access_control import AccessControl, CallerAddresses, Callers
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
@@ -28,8 +28,8 @@ from app.api.request_ids import install_following, install_request_ids
 from app.api.responses import install_compression, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import ForetoldViews, UsageViews
-from app.api.use_cases import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases, rules_of
 from app.api.warming import WarmViews
+from app.composition.api import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases
 from app.dashboard.dashboard import install_dashboard
 from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
@@ -38,13 +38,14 @@ from app.reporting.meters import ServiceFigures
 from app.reporting.read_service_status import ReadStanding
 from app.reporting.watch_alerts import AlertLoop
 from app.settings.price_lists import peak_calendar
-from app.submission.submission_rules import ceiling_of, longest_of
+from app.submission.submission_rules import ceiling_of, longest_of, rules_of
 from app.submission.warm_cache import WarmCache
 
 
 class PenstockApi(Flask):
     """The application, and the end of its life."""
 
+    access_control: AccessControl
     house: UseCases
     openai: OpenAiHouse
     live: LivePages
@@ -82,23 +83,23 @@ def create_app(parts: Dependencies) -> PenstockApi:
     app.url_map.merge_slashes = False  # a redirect would be no envelope
     app.house = build_use_cases(parts)
     app.openai = build_openai(app.house, parts)
+    app.access_control = AccessControl(app.house.policies, parts.rates, parts.clock, parts.settings.access)
     metrics = _add_metrics(app, parts)
     install_request_ids(app, parts.clock)
     install_following(app, getattr(parts, "tracer", None) or NoTracer())
     install_errors(app)
     _install_access(app, parts)
-    operations = _operations(app.house, app.openai, parts, metrics)
+    operations = _operations(app, parts, metrics)
     add_routes(app, operations)
     _add_documents(app, operations)
     _add_dashboard(app, parts)
     return app
 
 
-def _operations(
-    house: UseCases, openai: OpenAiHouse, parts: Dependencies, metrics: Metrics
-) -> list[Operation]:
+def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list[Operation]:
+    house, openai, access_control = app.house, app.openai, app.access_control
     callers, rendering, limits = (
-        Callers(house.authenticate, house.gatekeeper),
+        Callers(house.authenticate, access_control),
         Rendering(house.explain),
         parts.settings.api,
     )
@@ -113,7 +114,7 @@ def _operations(
         *SteeringViews(openai, callers, rendering).operations(),
         *EventViews(openai, callers, rendering).operations(),
         *ClientViews(house, callers).operations(),
-        *AccessViews(house, callers).operations(),
+        *AccessViews(house, callers, access_control.zones).operations(),
         *DispatcherViews(house, callers).operations(),
         *WarmViews(
             WarmCache(
@@ -151,7 +152,7 @@ def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
 
 def _install_access(app: PenstockApi, parts: Dependencies) -> None:
     install_compression(app)
-    app.house.gatekeeper.install(app)
+    app.access_control.install(app)
     install_auditing(app, app.house.record_audit, CallerAddresses(parts.settings.access), parts.clock)
 
 
@@ -176,7 +177,7 @@ def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
         database=parts.database,
         clock=parts.clock,
         authenticate=app.house.authenticate,
-        admit=app.house.gatekeeper.admit_page,
+        admit=app.access_control.admit_page,
         retry=app.house.retry_task,
         gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
         bell=getattr(parts, "callback_bell", None),

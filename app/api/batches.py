@@ -20,7 +20,7 @@ from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
-from app.api.use_cases import OpenAiHouse, UseCases
+from app.composition.api import OpenAiHouse, UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
 from app.platform.domain.money import micros

@@ -19,7 +19,7 @@ from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
 from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
 from app.api.shapes import Task
-from app.api.use_cases import OpenAiHouse
+from app.composition.api import OpenAiHouse
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings

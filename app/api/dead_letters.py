@@ -16,10 +16,10 @@ from app.api.body import read_body
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer
-from app.api.use_cases import UseCases
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.callbacks.dead_letters import DeadLetterRow, DeadLetters
 from app.callbacks.ports import NoCallbackNotifier
+from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
 from app.submission.validation import parse, parse_json

@@ -13,7 +13,7 @@ from app.api.access_control import Callers
 from app.api.body import watch_peer
 from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
-from app.api.use_cases import OpenAiHouse
+from app.composition.api import OpenAiHouse
 from app.platform.domain.event_stream import COMMENT, named_event
 from app.platform.domain.money import micros
 from app.tasks.store.batches import BatchRow

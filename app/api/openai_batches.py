@@ -17,7 +17,7 @@ from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, Open
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer, raw
-from app.api.use_cases import OpenAiHouse
+from app.composition.api import OpenAiHouse
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
 from app.settings import ApiSettings

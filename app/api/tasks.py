@@ -14,7 +14,7 @@ from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer
 from app.api.shapes import AttemptList, Deleted, DeliveryList, RetriedTasks, Task, TaskList
-from app.api.use_cases import UseCases
+from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import Body, Instant, Name, TaskBody
 from app.submission.validation import parse, parse_json

@@ -75,11 +75,11 @@ def test(severity: str | None, config: Path | None) -> None:
     penstock alerts test
     penstock alerts test --severity disaster
     """
-    from app.composition.container import build
+    from app.composition.container import Container
     from app.settings import load_settings
 
     settings = load_settings(configuration(config), {**os.environ, "DATABASE_URL": database_url()})
-    parts = build(settings)
+    parts = Container(settings)
     sending = parts.sending_alerts
     try:
         fared: list[Channel] = []

@@ -58,14 +58,14 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
     """The report on the database in use. Raises Failure, DatabaseUnreachable."""
     from app.cli.doctor.command import find
     from app.cli.failure import CommandFailure, Exit
-    from app.composition.container import build
+    from app.composition.container import Container
     from app.diagnosis.profile_tasks import ProfileTasks
 
     found = find(config, data, environ)
     if not found.settings.database_url:
         mend = "Set DATABASE_URL, or start the service once by: penstock up"
         raise CommandFailure("no database is known here", mend, Exit.CONFIGURATION)
-    parts = build(found.settings)
+    parts = Container(found.settings)
     now = time.time()
     try:
         return ProfileTasks(parts.database, parts.topology, found.settings.worker.concurrency).report(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,10 +19,6 @@ from app.caching.domain.answer import AnswerCache, NoAnswers
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers
-from app.callbacks.callback_http import CallbackHttp
-from app.callbacks.dead_letters import DeadLetters
-from app.callbacks.deliver_callback import CallbackDelivery
-from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.callbacks.store.callback_notifier import RedisCallbackNotifier
 from app.execution.celery_app import Envelopes, make_celery
 from app.pacing.ports import Explain
@@ -32,7 +27,6 @@ from app.pacing.store.lines import Lines
 from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import count_failures
 from app.platform.database import Database
-from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import use_vault
 from app.platform.logs import configure_logs
 from app.platform.ports import Clock, NoTracer, SystemClock, Tracer
@@ -55,8 +49,7 @@ from app.settings import ConfigError, Settings, load_settings, price_book
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
 from app.settings.topology import build_topology
-from app.submission.admit import Admission
-from app.submission.submission_rules import admission_of, vault_of
+from app.submission.submission_rules import vault_of
 from app.tasks.ports import BacklogPublisher
 from app.tasks.wait import RedisChanges
 from app.upstreams.answer_streams import RedisStreamReader
@@ -255,38 +248,10 @@ class Container:
         return RedisPermits(self.scripts)
 
     @cached_property
-    def admission(self) -> Admission:
-        """Policies, tasks waiting and budgets, as submissions meet them."""
-        return admission_of(self.settings, self.database, self.clock)
-
-    @cached_property
     def callback_bell(self) -> RedisCallbackNotifier:
         """Rings callback workers; fails fast, as the feeder finds what it could not ring."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
         return RedisCallbackNotifier(scripts, self.celery, self.clock)
-
-    @cached_property
-    def callback_delivery(self) -> CallbackDelivery:
-        """Delivers callbacks: one for each callback worker process."""
-        settings = self.settings.callbacks
-        rules = TargetRules(parse_ports(settings.ports), parse_networks(settings.allow_networks))
-        return CallbackDelivery(
-            self.database,
-            CallbackHttp(rules, timeout_seconds=settings.timeout, ca_file=settings.ca_file or None),
-            HostConcurrencyLimiter(self.clock, HostLimits(at_once=settings.per_host)),
-            self.clock,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
-            chance=random.random,
-            pause=time.sleep,
-            public_url=settings.public_url,
-            tracer=self.tracer,
-            meter=self.meters,
-        )
-
-    @cached_property
-    def dead_letters(self) -> DeadLetters:
-        """Callbacks that were given up, and their replay."""
-        return DeadLetters(self.database, self.callback_bell, self.clock)
 
     def keep_alerts(
         self, *, may: Callable[[], bool] | None = None, requests: Callable[[], int] = lambda: 0
@@ -330,15 +295,10 @@ class Container:
         return build_topology(self.settings)
 
 
-def build(settings: Settings, *, clock: Clock | None = None) -> Container:
-    """Give back the parts for these settings; nothing is opened yet."""
-    return Container(settings, clock or SystemClock())
-
-
 def from_environment(environ: Mapping[str, str] = os.environ) -> Container:
     """Load the settings that PENSTOCK_CONFIG and the environment name, and set up the logs. Raises ConfigError."""
     configure_logs()
-    return build(read_settings(environ))
+    return Container(read_settings(environ))
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

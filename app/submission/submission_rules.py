@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from app.access.manage_policies import PolicyBook
 from app.caching.domain.caching import CacheRules, model_version
 from app.platform.database import Database
+from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import KeyRing
 from app.platform.ports import Clock
 from app.settings import Settings, price_book, resolve_secret
 from app.settings.models import StorageSettings
+from app.settings.price_lists import windows_of
 from app.settings.topology import build_topology
 from app.submission.admit import Admission, Ceiling, LimitsBook, Places
+from app.submission.check_request import SubmissionRules, conditions_of
 
 
 def cache_rules(settings: Settings) -> CacheRules:
@@ -33,13 +36,27 @@ def model_versions(settings: Settings) -> Mapping[str, str]:
     }
 
 
-def admission_of(
-    settings: Settings, database: Database, clock: Clock, policies: PolicyBook | None = None
-) -> Admission:
+def rules_of(settings: Settings) -> SubmissionRules:
+    """What the configuration says about submissions."""
+    callbacks = settings.callbacks
+    return SubmissionRules(
+        models=frozenset(model.name for model in settings.models),
+        default_model=settings.default_model,
+        policies=frozenset(settings.retry),
+        targets=TargetRules(parse_ports(callbacks.ports), parse_networks(callbacks.allow_networks)),
+        cache=cache_rules(settings),
+        versions=model_versions(settings),
+        conditions=conditions_of(settings),
+        regions=settings.regions,
+        degraded={m.name: m.degraded.after for m in settings.models if m.degraded is not None},
+        windows=windows_of(settings),
+    )
+
+
+def admission_of(settings: Settings, database: Database, clock: Clock, policies: PolicyBook) -> Admission:
     """What decides on submissions."""
-    book = policies or PolicyBook(database, clock, settings.access.default)
     limits = LimitsBook(database, clock)
-    return Admission(book, limits, clock, places_of(settings), ceiling_of(settings), longest_of(settings))
+    return Admission(policies, limits, clock, places_of(settings), ceiling_of(settings), longest_of(settings))
 
 
 def vault_of(storage: StorageSettings, environ: Mapping[str, str]) -> KeyRing | None:

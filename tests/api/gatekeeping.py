@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from app.access.manage_policies import PolicyBook
 from app.access.store.access_tables import budget_use
 from app.dispatching.housekeeping import SettleBudgets
 from app.submission.submission_rules import admission_of
@@ -42,7 +43,8 @@ def spent(world: World, client: Client) -> list[tuple[int, int]]:
 
 
 def keep_budgets(world: World) -> None:
-    admission = admission_of(world.parts.settings, world.database, world.parts.clock)
+    policies = PolicyBook(world.database, world.parts.clock, world.parts.settings.access.default)
+    admission = admission_of(world.parts.settings, world.database, world.parts.clock, policies)
     SettleBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
 
 

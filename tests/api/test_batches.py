@@ -8,10 +8,10 @@ import orjson
 import pytest
 from sqlalchemy import Connection, func, select
 
-from app.api.use_cases import rules_of
 from app.dispatching.housekeeping import CleanUp
 from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
+from app.submission.submission_rules import rules_of
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.feeding import queues_to_feed
 from app.tasks.store.submissions import NewBatch, discard_intake, insert_batch, insert_tasks, stale_intakes

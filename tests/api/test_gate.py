@@ -98,7 +98,7 @@ def test_requests_per_minute_are_told_and_refused(world: World, admin: Client, s
             return Rate(self.left >= 0, rpm, max(0, self.left), 7.2, 9.1)
 
     alice = made(world, admin, limits={"rpm": 1})
-    world.app.house.gatekeeper._rates = OneLeft()
+    world.app.access_control._rates = OneLeft()
     try:
         first, second = alice.get("/v1/tasks"), alice.get("/v1/tasks")
         assert first.status_code == stranger.get("/v1/tasks").status_code == 200
@@ -107,7 +107,7 @@ def test_requests_per_minute_are_told_and_refused(world: World, admin: Client, s
         assert (second.status_code, second.headers["Retry-After"]) == (429, "8")
         assert second.json["error"]["type"] == "rate_limit_error"
     finally:
-        world.app.house.gatekeeper._rates = world.parts.rates
+        world.app.access_control._rates = world.parts.rates
 
 
 def test_no_more_tasks_wait_than_a_client_may_have(world: World, admin: Client, stranger: Client) -> None:

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.composition.container import Container, build
+from app.composition.container import Container
+from app.composition.dispatcher import LeaderProcess
 from app.platform.background_loop import BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.migrate import upgrade
@@ -18,7 +19,6 @@ from app.settings import load_settings
 from tests.stack import PATIENCE, Key, configuration, key_environment, wait_until
 from workers import dispatcher
 from workers.dispatcher import DispatcherSupervisor, live
-from workers.leader import LeaderProcess
 
 KEYS = [Key("k1", rpm=600, concurrency=5)]
 RELOADS = 4
@@ -32,7 +32,7 @@ def parts(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> It
     upgrade(url)
     for name, value in key_environment(KEYS).items():
         monkeypatch.setenv(name, value)
-    made = build(load_settings(file, {"DATABASE_URL": url, "REDIS_URL": redis_url}))
+    made = Container(load_settings(file, {"DATABASE_URL": url, "REDIS_URL": redis_url}))
     assert made.database  # one for all leaders, as in the process
     yield made
     made.database.close()

@@ -155,9 +155,10 @@ def _batch_is_whole(receiver: Receiver, batch_id: str) -> bool:
 def test_without_an_endpoint_nothing_of_it_is_even_imported() -> None:
     ours = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "app.platform.traces")
     check = (
-        "import sys, app.composition.container, app.api.application, workers.leader, workers.process\n"
+        "import sys, app.api.application, app.composition.dispatcher, app.composition.worker\n"
+        "from app.composition.container import Container\n"
         "from app.settings import Settings\n"
-        "assert not app.composition.container.build(Settings()).tracer.enabled\n"
+        "assert not Container(Settings()).tracer.enabled\n"
         f"print([name for name in sys.modules if name.startswith({ours!r})])"
     )
     environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}

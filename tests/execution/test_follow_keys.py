@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from app.composition.worker import followed, wanted_queues
 
 from app.settings import Settings
 from app.settings.topology import started_regions
-from workers.process import followed, wanted_queues
 
 
 def settings(**keys: str) -> Settings:

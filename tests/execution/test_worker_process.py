@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.composition.worker import build_worker, refuse_queues
 from app.execution.store import workers
 from app.settings import ConfigError
 from app.tasks.domain.attempt import Message
@@ -20,7 +21,6 @@ from tests.execution.world import WorkerWorld
 from tests.servers import RedisServer
 from tests.stack import PATIENCE, wait_until
 from tests.upstreams.wire import Peer, WireServer, answer
-from workers.process import build_worker, refuse_queues
 
 pytestmark = pytest.mark.xdist_group("worker-process")  # one world for all of them
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection
 
 from app.access.store import clients
+from app.composition.worker import keys_of, policies
 from app.execution.in_flight import CallsInFlight, DrainWorker, WorkerReadiness
 from app.execution.report_worker import BEAT_SECONDS, BeatWorker, WorkerInstance
 from app.execution.revoke_task import RevokeTasks
@@ -24,7 +25,6 @@ from app.tasks.store.submissions import NewTask, insert_tasks
 from tests.attempts import NOW, a_claimed, a_permit
 from tests.execution.test_run_task import FakeClock
 from tests.stack import wait_until
-from workers.process import keys_of, policies
 
 T = TypeVar("T")
 ME = WorkerInstance("worker_1", "host", 1)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import redis
 
 from app.access.store import clients
-from app.composition.container import Container, build
+from app.composition.container import Container
 from app.platform.migrate import upgrade
 from app.settings import load_settings
 from app.submission.check_request import SubmissionRules
@@ -98,7 +98,7 @@ class WorkerWorld:
 
     def _parts(self) -> Container:
         environment = {**os.environ, **self.stack.environment}
-        return build(load_settings(Path(environment["PENSTOCK_CONFIG"]), environment))
+        return Container(load_settings(Path(environment["PENSTOCK_CONFIG"]), environment))
 
     def _ready(self, workers: int) -> Callable[[], bool]:
         def ready() -> bool:

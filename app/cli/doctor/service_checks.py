@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.cli.doctor.command import Found
-from app.composition.container import build
+from app.composition.container import Container
 from app.diagnosis import probe_service
 from app.diagnosis.domain.doctor_service import (
     judge_cache,
@@ -67,7 +67,7 @@ def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert]]:
     """How channels fared, and what fires; nothing while the database is away, which has a heading of its own."""
     if not settings.database_url:
         return {}, []
-    database = build(settings).database
+    database = Container(settings).database
     try:
         channels, alerts = database.read(lambda conn: (load_channels(conn), firing(conn)))
     except PenstockError:
@@ -139,7 +139,7 @@ def _gate(settings: Settings) -> Sequence[Finding]:
     """Redis and the database are asked for both; that they are away is told under their own headings."""
     if not settings.redis_url:
         return [fail("dispatcher", "cannot be seen without Redis", _NO_REDIS)]
-    parts = build(settings)
+    parts = Container(settings)
     try:
         gate = probe_service.watch_gate(parts.gauge)
     except PenstockError:
@@ -151,7 +151,7 @@ def _alive(settings: Settings) -> int:
     """0 also when the database cannot be asked: it is told under its own heading."""
     if not settings.database_url:
         return 0
-    parts = build(settings)
+    parts = Container(settings)
     try:
         return parts.database.read(lambda conn: probe_service.alive(conn, time.time()))
     except PenstockError:
@@ -163,7 +163,7 @@ def _alive(settings: Settings) -> int:
 def _callback_workers(settings: Settings) -> Sequence[Finding]:
     if not settings.redis_url or probe_service.measure_redis(settings.redis_url).error:
         return [judge_callback_workers(None)]
-    return [judge_callback_workers(probe_service.consumers(build(settings).celery, CALLBACKS))]
+    return [judge_callback_workers(probe_service.consumers(Container(settings).celery, CALLBACKS))]
 
 
 def _api(url: str) -> Sequence[Finding]:

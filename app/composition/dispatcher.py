@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.api.use_cases import rules_of
+from app.access.manage_policies import PolicyBook
 from app.caching.use_cache import JoinIdentical
 from app.callbacks.feed_callbacks import CallbackFeeder
 from app.composition.container import Container
@@ -35,6 +35,7 @@ from app.settings.price_lists import windows_of
 from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
+from app.submission.submission_rules import admission_of, rules_of
 from app.submission.take_in_file import TakeInFile
 from app.upstreams.key_tests import UpstreamTests
 
@@ -87,8 +88,10 @@ class LeaderProcess:
             ring=parts.callback_bell.ring,
         )
         rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
+        policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
+        admission = admission_of(parts.settings, self.database, self.clock, policies)
         take_in = TakeInFile(
-            self.database, self.reservoir, rules, self.clock, parts.admission, parse_line, line, parts.meters
+            self.database, self.reservoir, rules, self.clock, admission, parse_line, line, parts.meters
         )
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)
@@ -106,7 +109,7 @@ class LeaderProcess:
             CleanFiles(self.database, self.clock).tick,
             self.intakes.tick,
             ChainAudit(self.database, self.clock, parts.settings.access.audit_retention).tick,
-            SettleBudgets(self.database, self.reservoir, parts.admission, self.clock).tick,
+            SettleBudgets(self.database, self.reservoir, admission, self.clock).tick,
             KeepRetention(self.database, self.clock, parts.settings.storage).tick,
             self.learned.tick,
             GiveDegraded(

@@ -10,23 +10,19 @@ from app.access.audit_log import RecordAudit
 from app.access.authenticate import Authenticate
 from app.access.manage_policies import PolicyBook
 from app.access.request_rates import RequestRates
-from app.api.access_control import AccessControl
 from app.caching.domain.answer import AnswerCache
 from app.caching.use_cache import UseCache
 from app.dispatching.steer_dispatcher import SteerDispatcher
 from app.pacing.build_controllers import held_keys
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database
-from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.ports import Clock
 from app.reporting.meters import Meters
 from app.reporting.read_dispatcher import ReadDispatcher
 from app.settings import Settings
-from app.settings.price_lists import windows_of
 from app.settings.topology import build_topology
 from app.submission.admit import Admission
 from app.submission.answer_chat import AnswerChat, BeginChat
-from app.submission.check_request import SubmissionRules, conditions_of
 from app.submission.create_file_batch import CreateFileBatch, RunIntakes
 from app.submission.estimate_batch import EstimateBatch
 from app.submission.file_lines import parse_line
@@ -35,7 +31,7 @@ from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.steer_batch import SteerBatch
 from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
-from app.submission.submission_rules import admission_of, cache_rules, ceiling_of, model_versions
+from app.submission.submission_rules import admission_of, ceiling_of, rules_of
 from app.submission.submit_batch import SubmitBatch
 from app.submission.submit_task import SubmitTask
 from app.submission.take_in_file import TakeInFile
@@ -115,7 +111,6 @@ class UseCases:
     clock: Clock
     policies: PolicyBook
     record_audit: RecordAudit
-    gatekeeper: AccessControl
     admission: Admission
     read_dispatcher: ReadDispatcher
     steer: SteerDispatcher
@@ -169,7 +164,6 @@ def build_use_cases(parts: Dependencies) -> UseCases:
         clock=clock,
         policies=policies,
         record_audit=RecordAudit(database),
-        gatekeeper=AccessControl(policies, parts.rates, clock, settings.access),
         admission=admission,
         read_dispatcher=ReadDispatcher(
             database,
@@ -186,23 +180,6 @@ def build_use_cases(parts: Dependencies) -> UseCases:
             UpstreamTests(settings, os.environ, clock),
             clock,
         ),
-    )
-
-
-def rules_of(settings: Settings) -> SubmissionRules:
-    """What the configuration says about submissions."""
-    callbacks = settings.callbacks
-    return SubmissionRules(
-        models=frozenset(model.name for model in settings.models),
-        default_model=settings.default_model,
-        policies=frozenset(settings.retry),
-        targets=TargetRules(parse_ports(callbacks.ports), parse_networks(callbacks.allow_networks)),
-        cache=cache_rules(settings),
-        versions=model_versions(settings),
-        conditions=conditions_of(settings),
-        regions=settings.regions,
-        degraded={m.name: m.degraded.after for m in settings.models if m.degraded is not None},
-        windows=windows_of(settings),
     )
 
 
