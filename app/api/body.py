@@ -114,16 +114,16 @@ _HEARD_OUT = (
 )  # bytes of a body that is too large, read and dropped so that the refusal is heard
 
 
-def read_body(most: int, mend: str = "send less") -> bytes:
+def read_body(most: int, hint: str = "send less") -> bytes:
     """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off,
-    (408) when it comes too slowly. `mend` says what to do about a body that is too large.
+    (408) when it comes too slowly. `hint` says what to do about a body that is too large.
     """
     try:
         return b"".join(pieces(most))
     except Invalid as error:
         if error.status != TOO_LARGE:
             raise
-        raise Invalid(f"{error.message}: {mend}", code=error.code, status=TOO_LARGE) from None
+        raise Invalid(f"{error.message}: {hint}", code=error.code, status=TOO_LARGE) from None
 
 
 def pieces(most: int) -> Iterator[bytes]:

@@ -96,8 +96,8 @@ def test(severity: str | None, config: Path | None) -> None:
 
 def _tell(fared: Sequence[Channel]) -> None:
     if not fared:
-        mend = 'Write [alerts] with critical = ["env:NAME"] into penstock.toml; NAME holds an apprise URL'
-        raise CommandFailure("no channel is configured", mend, Exit.CONFIGURATION)
+        hint = 'Write [alerts] with critical = ["env:NAME"] into penstock.toml; NAME holds an apprise URL'
+        raise CommandFailure("no channel is configured", hint, Exit.CONFIGURATION)
     for channel in fared:
         click.echo(f"{channel.name}: {'it arrived' if channel.error is None else channel.error}")
     if any(channel.error is not None for channel in fared):

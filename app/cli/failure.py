@@ -1,4 +1,4 @@
-"""What the command line says when it cannot do what was asked: one line, the mend, and an exit code."""
+"""What the command line says when it cannot do what was asked: one line, the hint, and an exit code."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Exit(IntEnum):
 class CommandFailure(click.ClickException):
     """The end of a command: what is wrong, and what to do about it."""
 
-    def __init__(self, message: str, mend: str | None = None, code: Exit = Exit.FAILED) -> None:
+    def __init__(self, message: str, hint: str | None = None, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
-        self.mend = mend
+        self.hint = hint
         self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print both lines to standard error."""
         file = file or sys.stderr
         click.echo(f"penstock: {self.message}", file=file)
-        if self.mend:
-            click.echo(f"  {self.mend}", file=file)
+        if self.hint:
+            click.echo(f"  {self.hint}", file=file)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _failure(error: PenstockError) -> CommandFailure:
 
     if isinstance(error, ConfigError):
         where = error.file if error.line is None else f"{error.file}:{error.line}"
-        return CommandFailure(f"{where}: {error.message}", f"Mend: {error.mend}", Exit.CONFIGURATION)
+        return CommandFailure(f"{where}: {error.message}", f"Mend: {error.hint}", Exit.CONFIGURATION)
     return CommandFailure(
         str(error), code=Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED
     )

@@ -107,8 +107,8 @@ def database_url() -> str:
 
     url = load_settings(None, os.environ).database_url or load(folder()).database_url
     if not url:
-        mend = "Set DATABASE_URL, name the service's folder by --data, or start it once by: penstock up"
-        raise CommandFailure(f"no database is known in {folder()}", mend, Exit.CONFIGURATION)
+        hint = "Set DATABASE_URL, name the service's folder by --data, or start it once by: penstock up"
+        raise CommandFailure(f"no database is known in {folder()}", hint, Exit.CONFIGURATION)
     return url
 
 

@@ -103,7 +103,7 @@ def _tell_simulator(url: str, file: Path) -> None:
 def reload_command(config: Path | None) -> None:
     """Read penstock.toml again in every process, within a second and without dropping a task.
 
-    The file is checked first: a wrong one is refused with its line and its mend (exit code 3), and the old one stays
+    The file is checked first: a wrong one is refused with its line and its hint (exit code 3), and the old one stays
     in force. Every process reads the file on its own machine: put the new one there first. A change of [api],
     [worker], [storage] or [metrics] needs a new start, which `penstock up` sees to by itself.
 

@@ -77,8 +77,8 @@ class Remote:
             raise self._no_answer(error) from error
 
     def _no_answer(self, error: urllib3.exceptions.HTTPError) -> CommandFailure:
-        mend = "Start it by `penstock up`, or name another by --url or PENSTOCK_URL."
-        return CommandFailure(f"no answer from {self.url} ({_kind(error)})", mend, Exit.UNREACHABLE)
+        hint = "Start it by `penstock up`, or name another by --url or PENSTOCK_URL."
+        return CommandFailure(f"no answer from {self.url} ({_kind(error)})", hint, Exit.UNREACHABLE)
 
 
 def _refusal(status: int, body: bytes) -> CommandFailure:
@@ -89,8 +89,8 @@ def _refusal(status: int, body: bytes) -> CommandFailure:
         message = f"{error['message']}{named}"
     except (ValueError, KeyError, TypeError):
         message = f"the service answered {status}"
-    mend = "Give a key by PENSTOCK_API_KEY or --key." if status == 401 else None
-    return CommandFailure(message, mend, Exit.UNREACHABLE if status >= 500 else Exit.FAILED)
+    hint = "Give a key by PENSTOCK_API_KEY or --key." if status == 401 else None
+    return CommandFailure(message, hint, Exit.UNREACHABLE if status >= 500 else Exit.FAILED)
 
 
 def _kind(error: urllib3.exceptions.HTTPError) -> str:
@@ -103,8 +103,8 @@ def find(url: str | None, key: str | None, environ: Mapping[str, str], data: Pat
     address = url or environ.get("PENSTOCK_URL") or profile.url
     secret = key or environ.get("PENSTOCK_API_KEY") or profile.api_key or environ.get("PENSTOCK_ADMIN_KEY")
     if not address:
-        mend = "Start it by `penstock up` in this folder, or name it by --url or PENSTOCK_URL."
-        raise CommandFailure("no service is known here", mend, Exit.CONFIGURATION)
+        hint = "Start it by `penstock up` in this folder, or name it by --url or PENSTOCK_URL."
+        raise CommandFailure("no service is known here", hint, Exit.CONFIGURATION)
     if not secret:
         raise CommandFailure(
             "no API key is known here", "Give one by --key or PENSTOCK_API_KEY.", Exit.CONFIGURATION

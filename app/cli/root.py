@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, lazy.line) for name, lazy in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what went wrong becomes one line with its mend."""
+        """Run the command; what went wrong becomes one line with its hint."""
         with translate():
             return super().invoke(ctx)
 

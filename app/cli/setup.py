@@ -221,7 +221,7 @@ def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> Configurat
             settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True
         )
     if settings.keys and settings.path:
-        # An unset one is an error, with the line and the mend. Keys of other regions are their workers' concern.
+        # An unset one is an error, with the line and the hint. Keys of other regions are their workers' concern.
         opened = settings.open_keys
         key_secrets(settings, environ, opened)
         outfits(settings, environ, {key.upstream for key in settings.keys if key.name in opened})

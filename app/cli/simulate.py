@@ -95,8 +95,8 @@ def _question(asked: dict[str, Any]) -> Question:
     loads = [_load(text, topology, settings, usage, asked["expires_in"]) for text in asked["loads"]]
     loads += live_loads(live, measured, topology)
     if not loads:
-        mend = "Nothing waits; add --load TASKS" if asked["from_live"] else "Add --load TASKS or --from-live"
-        raise CommandFailure("there is no load to play", mend, Exit.USAGE)
+        hint = "Nothing waits; add --load TASKS" if asked["from_live"] else "Add --load TASKS or --from-live"
+        raise CommandFailure("there is no load to play", hint, Exit.USAGE)
     return Question(
         topology,
         loads,

@@ -214,7 +214,7 @@ def require_redis(redis_url: str) -> None:
         with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as client:
             client.ping()
     except redis.RedisError as error:
-        mend = "Start it, correct REDIS_URL, or unset it: a Redis of our own is started then."
+        hint = "Start it, correct REDIS_URL, or unset it: a Redis of our own is started then."
         raise CommandFailure(
-            f"no Redis answers at REDIS_URL ({type(error).__name__})", mend, Exit.UNREACHABLE
+            f"no Redis answers at REDIS_URL ({type(error).__name__})", hint, Exit.UNREACHABLE
         ) from None

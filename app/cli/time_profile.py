@@ -63,8 +63,8 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
 
     found = find(config, data, environ)
     if not found.settings.database_url:
-        mend = "Set DATABASE_URL, or start the service once by: penstock up"
-        raise CommandFailure("no database is known here", mend, Exit.CONFIGURATION)
+        hint = "Set DATABASE_URL, or start the service once by: penstock up"
+        raise CommandFailure("no database is known here", hint, Exit.CONFIGURATION)
     parts = Container(found.settings)
     now = time.time()
     try:

@@ -191,5 +191,5 @@ def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
 
 def _already(wish: UpParams, error: AlreadyRunningError) -> CommandFailure:
     who = f" (process {error.pid})" if error.pid else ""
-    mend = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
-    return CommandFailure(f"Penstock already runs with the data folder {wish.data}{who}", mend)
+    hint = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
+    return CommandFailure(f"Penstock already runs with the data folder {wish.data}{who}", hint)

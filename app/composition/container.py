@@ -141,8 +141,8 @@ class Container:
             try:
                 self.meters.serve(address)
             except OSError as error:
-                name, mend = "PENSTOCK_METRICS_ADDRESS", "give each process of a machine a port of its own"
-                raise ConfigError(name, None, f"cannot listen there: {error.strerror}", mend) from error
+                name, hint = "PENSTOCK_METRICS_ADDRESS", "give each process of a machine a port of its own"
+                raise ConfigError(name, None, f"cannot listen there: {error.strerror}", hint) from error
 
     @cached_property
     def tracer(self) -> Tracer:

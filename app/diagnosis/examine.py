@@ -77,10 +77,10 @@ def _looked(check: Check) -> tuple[Finding, ...]:
     try:
         return tuple(check.look())
     except ConfigError as error:
-        return (fail(check.name, error.message, error.mend),)
+        return (fail(check.name, error.message, error.hint),)
     except Exception as error:  # noqa: BLE001  # a check that breaks is a finding; its words may hold a secret
         said = f"could not be looked at ({type(error).__name__})"
-        return (fail(check.name, said, "Mend what fails above first; if nothing does, report this."),)
+        return (fail(check.name, said, "Fix the failures above first; if there are none, report this."),)
 
 
 def _silent(check: Check, within: float) -> tuple[Finding, ...]:

@@ -1,6 +1,6 @@
 """The configuration: `penstock.toml`, checked at start, and the environment.
 
-`load_settings` gives immutable values or one ConfigError that names file, line and mend. Secrets stay
+`load_settings` gives immutable values or one ConfigError that names file, line and hint. Secrets stay
 references until `resolve_secret` is asked for one. Begin with `models.py`: each setting is explained above its default.
 `domain/` and `lay_routes.py` hold what the tables come to: quotas and routes.
 

@@ -43,8 +43,8 @@ def unknown_tables(data: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     known = _names_in_file(Settings) - set(ENVIRONMENT)
     for name in data:
         if name in ENVIRONMENT:
-            mend = f"take it out and set {ENVIRONMENT[name]} in the environment"
-            yield ConfigProblem((name,), f'"{name}" does not belong into this file', mend)
+            hint = f"take it out and set {ENVIRONMENT[name]} in the environment"
+            yield ConfigProblem((name,), f'"{name}" does not belong into this file', hint)
         elif name not in known:
             yield _unknown((name,), name, known, "at the top of the file")
 
@@ -67,21 +67,21 @@ def _problem(detail: ErrorDetails) -> ConfigProblem:
         )
     field = _field(place)
     message = detail["msg"].replace("Input should be", "must be")
-    return ConfigProblem(place, f"{field or _header(place)}: {message}", _mend(field, detail))
+    return ConfigProblem(place, f"{field or _header(place)}: {message}", _hint(field, detail))
 
 
-def _mend(field: str, detail: ErrorDetails) -> str:
+def _hint(field: str, detail: ErrorDetails) -> str:
     kind = detail["type"].split("_")[0]
     if len(detail["loc"]) == 1 and kind == "tuple":
         return f"write [[{field}]], once for each"
-    told: str | None = detail.get("ctx", {}).get("mend")
+    told: str | None = detail.get("ctx", {}).get("hint")
     return told or _MENDS.get(field) or _MENDS.get(kind) or "correct this value"
 
 
 def _unknown(place: Place, name: str, known: set[str], where: str) -> ConfigProblem:
     close = difflib.get_close_matches(name, known, n=1)
-    mend = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(sorted(known))}"
-    return ConfigProblem(place, f'unknown name "{name}" {where}', mend)
+    hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(sorted(known))}"
+    return ConfigProblem(place, f'unknown name "{name}" {where}', hint)
 
 
 def _names_in_file(model: type[BaseModel] | None) -> set[str]:
@@ -175,9 +175,9 @@ def _quotas(settings: Settings) -> Iterator[ConfigProblem]:
         if quota.key is not None:
             yield from _dangling(("quota", number, "key"), "key", quota.key, "key", keys)
         if quota.account is not None and quota.account not in accounts:
-            mend = _suggestion(quota.account, accounts) or "name the account of a [[key]]"
+            hint = _suggestion(quota.account, accounts) or "name the account of a [[key]]"
             yield ConfigProblem(
-                ("quota", number, "account"), f'no [[key]] has the account "{quota.account}"', mend
+                ("quota", number, "account"), f'no [[key]] has the account "{quota.account}"', hint
             )
         yield from _unmet(settings, number)
         subject = (quota.account, quota.key, quota.model)
@@ -221,16 +221,16 @@ def _prices(settings: Settings) -> Iterator[ConfigProblem]:
     lists, upstreams = list(built_in()), [upstream.name for upstream in settings.upstreams]
     for number, upstream in enumerate(settings.upstreams):
         if upstream.prices and upstream.prices not in lists:
-            mend = _suggestion(upstream.prices, lists) or f"there are: {', '.join(lists)}"
+            hint = _suggestion(upstream.prices, lists) or f"there are: {', '.join(lists)}"
             yield ConfigProblem(
-                ("upstream", number, "prices"), f'no built-in price list "{upstream.prices}"', mend
+                ("upstream", number, "prices"), f'no built-in price list "{upstream.prices}"', hint
             )
     yield from _busy(settings)
     for number, price in enumerate(settings.prices):
         yield from _dangling(("price", number, "upstream"), "upstream", price.upstream, "upstream", upstreams)
         if price.calendar and price.calendar not in calendars():
-            mend = _suggestion(price.calendar, calendars()) or f"there are: {', '.join(calendars())}"
-            yield ConfigProblem(("price", number, "calendar"), f'no calendar "{price.calendar}"', mend)
+            hint = _suggestion(price.calendar, calendars()) or f"there are: {', '.join(calendars())}"
+            yield ConfigProblem(("price", number, "calendar"), f'no calendar "{price.calendar}"', hint)
 
 
 def _busy(settings: Settings) -> Iterator[ConfigProblem]:
@@ -245,8 +245,8 @@ def _dangling(
 ) -> Iterator[ConfigProblem]:
     if name not in known:
         header = f"[{table}.{name}]" if table == "retry" else f'[[{table}]] named "{name}"'
-        mend = _suggestion(name, known) or f"add one, or name one of: {', '.join(known) or 'none so far'}"
-        yield ConfigProblem(place, f"{field}: there is no {header}", mend)
+        hint = _suggestion(name, known) or f"add one, or name one of: {', '.join(known) or 'none so far'}"
+        yield ConfigProblem(place, f"{field}: there is no {header}", hint)
 
 
 def _suggestion(name: str, known: Collection[str]) -> str | None:

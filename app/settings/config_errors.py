@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 from app.platform.domain.errors import PenstockError
 
 
-def config_error(message: str, mend: str) -> PydanticCustomError:
-    """What a validator raises: what is wrong with the value, which it does not quote, and how to mend it."""
-    return PydanticCustomError("fault", "{message}", {"message": message, "mend": mend})
+def config_error(message: str, hint: str) -> PydanticCustomError:
+    """What a validator raises: what is wrong with the value, which it does not quote, and a hint at the fix."""
+    return PydanticCustomError("fault", "{message}", {"message": message, "hint": hint})
 
 
 def checked_network(value: str) -> str:
@@ -42,15 +42,15 @@ Place = tuple[str | int, ...]
 
 
 class ConfigError(PenstockError):
-    """The service cannot start like this. Prints as `penstock.toml:12: what is wrong; mend: what to do`."""
+    """The service cannot start like this. Prints as `penstock.toml:12: what is wrong; hint: what to do`."""
 
-    def __init__(self, file: str, line: int | None, message: str, mend: str) -> None:
+    def __init__(self, file: str, line: int | None, message: str, hint: str) -> None:
         where = file if line is None else f"{file}:{line}"
-        super().__init__(f"{where}: {message}; mend: {mend}")
+        super().__init__(f"{where}: {message}; hint: {hint}")
         self.file = file
         self.line = line
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ConfigProblem:
 
     place: Place
     message: str
-    mend: str
+    hint: str
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]")

@@ -111,8 +111,8 @@ def _text(file: Path) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(str(file), line, "this is not UTF-8", "save the file as UTF-8") from None
     except OSError as error:
-        mend = "correct the path given by --config or PENSTOCK_CONFIG, or make the file readable"
-        raise ConfigError(str(file), None, f"cannot be read ({error.strerror})", mend) from None
+        hint = "correct the path given by --config or PENSTOCK_CONFIG, or make the file readable"
+        raise ConfigError(str(file), None, f"cannot be read ({error.strerror})", hint) from None
 
 
 def _parsed(file: str, text: str) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def _syntax_error(file: str, text: str, said: str) -> ConfigError:
     where = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$", said)
     line = int(where[1]) if where and where[1] else text.count("\n") + 1
     message = said[: where.start()] if where else said
-    mend = 'write it as TOML: name = "text", name = 12, [table] or [[table]]'
-    return ConfigError(file, line, f"not TOML: {_without_values(message)}", mend)
+    hint = 'write it as TOML: name = "text", name = 12, [table] or [[table]]'
+    return ConfigError(file, line, f"not TOML: {_without_values(message)}", hint)
 
 
 def _without_values(message: str) -> str:
@@ -144,7 +144,7 @@ def _refuse(file: Path | None, text: str, found: Iterable[ConfigProblem]) -> Non
 def _first(file: Path | None, text: str, found: list[ConfigProblem]) -> ConfigError:
     located = [(line_of(text, problem.place), problem) for problem in found]
     line, problem = min(located, key=lambda pair: pair[0] or 0)
-    return ConfigError(str(file), line, problem.message, problem.mend)
+    return ConfigError(str(file), line, problem.message, problem.hint)
 
 
 def _database_url(value: str | None) -> str | None:
@@ -155,8 +155,8 @@ def _database_url(value: str | None) -> str | None:
     if scheme in ("postgres", "postgresql"):
         return f"postgresql+psycopg:{rest}"
     if scheme not in ("postgresql+psycopg", "sqlite"):
-        mend = "write postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
-        raise ConfigError("DATABASE_URL", None, "neither PostgreSQL nor SQLite", mend)
+        hint = "write postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
+        raise ConfigError("DATABASE_URL", None, "neither PostgreSQL nor SQLite", hint)
     return value
 
 

@@ -23,15 +23,15 @@ def resolve_secret(reference: str, environ: Mapping[str, str]) -> str:
     kind, _, rest = reference.partition(":")
     readers = {"env": _from_environment, "file": _from_file, "command": _from_command}
     if kind not in readers or not rest.strip():
-        mend = 'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"'
-        raise ConfigError("secret", None, "says not where the secret is", mend)
+        hint = 'write "env:NAME", "file:PATH" or "command:PROGRAM ARGUMENTS"'
+        raise ConfigError("secret", None, "says not where the secret is", hint)
     value = readers[kind](rest.strip(), reference, environ).strip()
     if not value:
         raise ConfigError(reference, None, "the secret is empty", "put the provider's key there")
     if not value.isascii() or not value.isprintable() or " " in value:
-        mend = "put the provider's key there, one line and nothing else"
+        hint = "put the provider's key there, one line and nothing else"
         raise ConfigError(
-            reference, None, "the secret holds a line break, a blank or a non-ASCII character", mend
+            reference, None, "the secret holds a line break, a blank or a non-ASCII character", hint
         )
     return value
 
@@ -104,14 +104,14 @@ def _from_file(path: str, reference: str, _environ: Mapping[str, str]) -> str:
     except UnicodeDecodeError:
         raise ConfigError(reference, None, "the file is not text", "put the provider's key there") from None
     except OSError as error:
-        mend = "put the provider's key into that file and let this user read it"
-        raise ConfigError(reference, None, f"cannot be read ({error.strerror})", mend) from None
+        hint = "put the provider's key into that file and let this user read it"
+        raise ConfigError(reference, None, f"cannot be read ({error.strerror})", hint) from None
 
 
 def _from_command(command: str, reference: str, environ: Mapping[str, str]) -> str:
     """What the program prints. It runs without a shell; what it says on standard error is not shown, as that
     may hold the secret."""
-    mend = "run the command by hand as this user; it must print the secret and exit with 0"
+    hint = "run the command by hand as this user; it must print the secret and exit with 0"
     try:
         done = subprocess.run(
             shlex.split(command),
@@ -123,16 +123,16 @@ def _from_command(command: str, reference: str, environ: Mapping[str, str]) -> s
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(reference, None, f"took more than {COMMAND_SECONDS} s", mend) from None
+        raise ConfigError(reference, None, f"took more than {COMMAND_SECONDS} s", hint) from None
     except OSError as error:
-        raise ConfigError(reference, None, f"cannot be run ({error.strerror})", mend) from None
+        raise ConfigError(reference, None, f"cannot be run ({error.strerror})", hint) from None
     except ValueError:  # an open quote, or output that is no text
-        raise ConfigError(reference, None, "is no command line, or prints no text", mend) from None
+        raise ConfigError(reference, None, "is no command line, or prints no text", hint) from None
     if done.returncode != 0:
-        raise ConfigError(reference, None, f"ended with exit code {done.returncode}", mend)
+        raise ConfigError(reference, None, f"ended with exit code {done.returncode}", hint)
     return done.stdout
 
 
 def _at_its_line(path: Path | None, place: Place, what: str, error: ConfigError) -> ConfigError:
     text = path.read_text(encoding="utf-8-sig") if path else ""
-    return ConfigError(str(path), line_of(text, place), f"{what} ({error.file}): {error.message}", error.mend)
+    return ConfigError(str(path), line_of(text, place), f"{what} ({error.file}): {error.message}", error.hint)

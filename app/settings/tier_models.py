@@ -69,8 +69,8 @@ def checked_condition(text: str) -> str:
         _evaluate(text, NAMES)
     except (SyntaxError, InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError) as error:
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        mend = f'it may speak of {", ".join(NAMES)}; for instance "prompt_tokens < 500"'
-        raise config_error(f"is no condition ({said})", mend) from None
+        hint = f'it may speak of {", ".join(NAMES)}; for instance "prompt_tokens < 500"'
+        raise config_error(f"is no condition ({said})", hint) from None
     return text
 
 

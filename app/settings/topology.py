@@ -65,8 +65,8 @@ def keys_of_regions(settings: Settings, regions: Collection[str]) -> tuple[str, 
     for region in regions:
         if region not in known:
             there = ", ".join(sorted(known)) or "none so far"
-            mend = f'write region = "{region}" into its [[upstream]], or name one of: {there}'
-            raise ConfigError(str(settings.path), None, f'no key is in the region "{region}"', mend)
+            hint = f'write region = "{region}" into its [[upstream]], or name one of: {there}'
+            raise ConfigError(str(settings.path), None, f'no key is in the region "{region}"', hint)
     return keys_in(settings, regions)
 
 

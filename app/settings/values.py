@@ -95,18 +95,18 @@ def _reference(value: str) -> str:
 def _proxy(value: str) -> str:
     if not value:
         return value
-    mend = 'write it like "http://proxy.internal:3128"'
+    hint = 'write it like "http://proxy.internal:3128"'
     try:
         parts = urlsplit(value)
         right = parts.scheme == "http" and parts.hostname and parts.port
     except ValueError:
         right = None
     if not right:
-        raise config_error("must be an http address with a port", mend)
+        raise config_error("must be an http address with a port", hint)
     if parts.username is not None or parts.password is not None:
         raise config_error("must not hold a name or password", 'put them into proxy_auth = "env:NAME"')
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise config_error("must not hold a path", mend)
+        raise config_error("must not hold a path", hint)
     return f"http://{parts.netloc}"
 
 

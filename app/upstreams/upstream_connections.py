@@ -158,6 +158,6 @@ def tls_rules(upstream: UpstreamSettings) -> ssl.SSLContext:
         except OSError as error:  # ssl's own errors are of that kind
             said = error.strerror if not isinstance(error, ssl.SSLError) else "no certificate in it"
             what = f'ca_file of upstream "{upstream.name}": cannot be used ({said})'
-            mend = "name a PEM file with the certificates of the authorities to trust"
-            raise ConfigError(upstream.ca_file, None, what, mend) from None
+            hint = "name a PEM file with the certificates of the authorities to trust"
+            raise ConfigError(upstream.ca_file, None, what, hint) from None
     return context

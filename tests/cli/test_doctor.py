@@ -61,7 +61,7 @@ def test_every_part_is_looked_at_and_no_secret_is_told(tmp_path: Path) -> None:
     assert levels["Key main", "/user/balance"] == "ok"
     assert [levels["Alerts", f"critical {number}"] for number in (1, 2, 3)] == ["ok", "fail", "fail"]
     assert ("Key unset", "/models") not in levels
-    assert all(row["mend"] for row in told["checks"] if row["level"] != "ok")
+    assert all(row["hint"] for row in told["checks"] if row["level"] != "ok")
     assert not any(secret in said.stdout + said.stderr for secret in SECRETS)
 
 

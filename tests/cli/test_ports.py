@@ -24,7 +24,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_optio
     with pytest.raises(CommandFailure) as refused:
         stack.choose_port(HOST, taken, option="--port", explicit=True)
     assert str(taken) in refused.value.message
-    assert "--port" in str(refused.value.mend)
+    assert "--port" in str(refused.value.hint)
 
 
 def test_a_default_port_that_is_taken_gives_way_to_the_next_free_one(taken: int) -> None:

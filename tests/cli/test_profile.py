@@ -51,7 +51,7 @@ def test_without_a_service_or_a_key_the_mend_is_said(tmp_path: Path, given: dict
     with pytest.raises(CommandFailure) as refused:
         find(None, None, given, tmp_path)
     assert refused.value.exit_code == Exit.CONFIGURATION
-    assert refused.value.mend
+    assert refused.value.hint
 
 
 def test_a_key_does_not_show_in_what_is_printed(tmp_path: Path) -> None:

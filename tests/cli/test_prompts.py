@@ -181,7 +181,7 @@ def test_what_is_not_read_is_refused_with_what_to_do(
         read(path)
     assert str(caught.value).startswith(name)
     assert why in str(caught.value)
-    assert hint in (caught.value.mend or "")
+    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("kind", KINDS)

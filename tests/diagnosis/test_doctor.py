@@ -64,7 +64,7 @@ def _redis(**changed: Any) -> RedisFigures:
 
 def _level(found: Finding | list[Finding]) -> Level:
     findings = found if isinstance(found, list) else [found]
-    assert all(bool(finding.mend) == (finding.level is not Level.OK) for finding in findings)
+    assert all(bool(finding.hint) == (finding.level is not Level.OK) for finding in findings)
     return worst(findings)
 
 
@@ -154,7 +154,7 @@ def test_a_model_that_is_not_offered_names_the_nearest() -> None:
     assert _level(judge_models(page, ["deepseek-flash"])) is Level.OK
     found = judge_models(page, ["deepseek-flahs"])
     assert _level(found) is Level.FAIL
-    assert "deepseek-flash" in found.mend
+    assert "deepseek-flash" in found.hint
     assert _level(judge_models(FetchedPage(404), ["x"])) is Level.OK
     for odd in (None, [], {"data": 3}, {"data": [1, None, {}]}, "x"):
         assert _level(judge_models(FetchedPage(200, body=odd), ["x"])) is Level.WARN
@@ -305,7 +305,7 @@ def test_what_hangs_or_breaks_is_a_finding_and_keeps_nobody() -> None:
         Check("a", "well", lambda: [ok("well", "yes")]),
         Check("b", "broken", broken),
         Check("c", "hangs", hangs),
-        *(Check("d", str(n), lambda: [warn("w", "m", "mend")]) for n in range(20)),
+        *(Check("d", str(n), lambda: [warn("w", "m", "hint")]) for n in range(20)),
     ]
     examined = examine(checks, came=lambda check: came.append(check.name), within=3)
     never.set()

@@ -16,7 +16,7 @@ def test_an_address_that_cannot_be_had_and_a_message_that_did_not_arrive_are_fau
     problems = {"warning 1": None, "critical 1": "HOOK is not set in the environment", "disaster 1": None}
     found = judge_channels(problems, {"warning 1": None, "disaster 1": "it did not arrive"})
     assert [finding.level for finding in found] == [Level.OK, Level.FAIL, Level.FAIL]
-    assert "penstock alerts test" in found[1].mend
+    assert "penstock alerts test" in found[1].hint
     assert found[2].message == "it did not arrive"
 
 
@@ -27,5 +27,5 @@ def test_what_fires_is_as_bad_as_its_severity_and_names_its_entry() -> None:
     ]
     found = judge_firing(alerts, "docs/runbook.md")
     assert [finding.level for finding in found] == [Level.WARN, Level.FAIL]
-    assert found[0].mend == "See docs/runbook.md#budget"
+    assert found[0].hint == "See docs/runbook.md#budget"
     assert judge_firing([], "")[0].level is Level.OK

@@ -65,7 +65,7 @@ def test_prometheus_waits_as_long_as_penstock_itself() -> None:
 def test_every_alert_has_an_entry_with_all_that_is_asked_of_it_and_no_entry_is_left_over() -> None:
     assert list(entries()) == NAMES
     for name, text in entries().items():
-        for heading in ("Meaning", "Look first", "Mend", "Drill"):
+        for heading in ("Meaning", "Look first", "Fix", "Drill"):
             assert f"**{heading}.**" in text, (name, heading)
 
 

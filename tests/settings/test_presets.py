@@ -92,5 +92,5 @@ def test_what_is_missing_is_said_with_the_option_that_gives_it(
 ) -> None:
     with pytest.raises(CommandFailure) as caught:
         choose(names, given)
-    assert said in str(caught.value.mend)
-    assert "hunter2" not in f"{caught.value.message}{caught.value.mend}"
+    assert said in str(caught.value.hint)
+    assert "hunter2" not in f"{caught.value.message}{caught.value.hint}"

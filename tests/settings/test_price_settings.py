@@ -124,7 +124,7 @@ def test_a_price_that_cannot_be_meant_is_refused_with_its_line(
 def test_a_list_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, BASE.replace('.com/v1"', '.com/v1"\nprices = "depseek"'))
     assert "depseek" in error.message
-    assert "deepseek" in error.mend
+    assert "deepseek" in error.hint
 
 
 def test_every_built_in_list_can_be_read() -> None:

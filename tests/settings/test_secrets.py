@@ -38,7 +38,7 @@ def test_an_unset_variable_is_an_error_that_names_it() -> None:
     error = _refused("env:DEEPSEEK_API_KEY", OTHER="x")
     assert str(error) == (
         "env:DEEPSEEK_API_KEY: DEEPSEEK_API_KEY is not set in the environment; "
-        "mend: export DEEPSEEK_API_KEY=..."
+        "hint: export DEEPSEEK_API_KEY=..."
     )
 
 
@@ -52,7 +52,7 @@ def test_an_empty_secret_is_an_error(empty: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     error = _refused(f"file:{tmp_path / 'nothing'}")
     assert "cannot be read (No such file or directory)" in error.message
-    assert "let this user read it" in error.mend
+    assert "let this user read it" in error.hint
 
 
 def test_a_folder_in_place_of_a_file_is_an_error(tmp_path: Path) -> None:
@@ -77,20 +77,20 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
 def test_a_program_that_fails_is_an_error_without_what_it_printed(command: str, said: str) -> None:
     error = _refused(f"command:{command}")
     assert said in error.message
-    assert "hunter2" not in error.message + error.mend
+    assert "hunter2" not in error.message + error.hint
 
 
 @pytest.mark.parametrize("value", ["hunter2\nX-Evil: 1", "hunter2 two", "hunter2\x00", "hünter2"])
 def test_a_secret_that_cannot_stand_in_a_header_is_an_error_without_the_secret(value: str) -> None:
     error = _refused("env:KEY", KEY=value)
-    assert "one line and nothing else" in error.mend
+    assert "one line and nothing else" in error.hint
     assert "nter2" not in str(error)
 
 
 @pytest.mark.parametrize("reference", ["sk-hunter2", "vault:hunter2", "env:", "file: ", ""])
 def test_what_is_no_reference_is_an_error_that_does_not_repeat_it(reference: str) -> None:
     error = _refused(reference)
-    assert "env:NAME" in error.mend
+    assert "env:NAME" in error.hint
     assert "hunter2" not in str(error)
 
 
@@ -125,7 +125,7 @@ def test_a_key_without_its_secret_is_told_by_line_and_name(tmp_path: Path) -> No
     settings = load_settings(tmp_path / "penstock.toml", {})
     with pytest.raises(ConfigError) as caught:
         key_secrets(settings, {"ONE": "hunter2"})
-    assert (caught.value.line, caught.value.mend) == (11, "export TWO=...")
+    assert (caught.value.line, caught.value.hint) == (11, "export TWO=...")
     assert 'secret of key "two" (env:TWO): TWO is not set' in caught.value.message
 
 
@@ -164,5 +164,5 @@ def test_an_outfit_without_its_secrets_is_told_by_line_and_name(
     there = {name: "hunter2" for name in ("PROXY", "GATE") if name != missing}
     with pytest.raises(ConfigError) as caught:
         outfits(settings, there)
-    assert (caught.value.line, caught.value.mend) == (line, f"export {missing}=...")
+    assert (caught.value.line, caught.value.hint) == (line, f"export {missing}=...")
     assert "hunter" not in str(caught.value)

@@ -134,7 +134,7 @@ def test_an_unset_environment_leaves_the_choice_to_the_start_command(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "mend"),
+    ("name", "value", "hint"),
     [
         ("DATABASE_URL", "mysql://u:hunter2@h/db", "postgresql://"),
         ("REDIS_URL", "h:6379", "redis://"),
@@ -143,11 +143,11 @@ def test_an_unset_environment_leaves_the_choice_to_the_start_command(tmp_path: P
     ],
 )
 def test_a_wrong_address_in_the_environment_names_its_variable_only(
-    tmp_path: Path, name: str, value: str, mend: str
+    tmp_path: Path, name: str, value: str, hint: str
 ) -> None:
     error = refused(tmp_path, BASE, **{name: value})
     assert error.file == name
-    assert mend in error.mend
+    assert hint in error.hint
     assert "hunter2" not in str(error)
 
 

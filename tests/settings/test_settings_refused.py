@@ -1,4 +1,4 @@
-"""The configuration: what is refused with file, line and mend."""
+"""The configuration: what is refused with file, line and hint."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from app.settings import ConfigError, load_settings
 from tests.settings.configurations import changed, refused
 
-# What is refused. Each row: the change to BASE, the line, words of the message, words of the mend.
+# What is refused. Each row: the change to BASE, the line, words of the message, words of the hint.
 
 REFUSALS = [
     # unknown names
@@ -194,15 +194,15 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "line", "said", "mend"), REFUSALS)
+@pytest.mark.parametrize(("old", "new", "line", "said", "hint"), REFUSALS)
 def test_a_fault_is_refused_with_its_line_and_its_mend(
-    tmp_path: Path, old: str, new: str, line: int, said: str, mend: str
+    tmp_path: Path, old: str, new: str, line: int, said: str, hint: str
 ) -> None:
     error = refused(tmp_path, changed(old, new))
     assert said in error.message
-    assert mend in error.mend
+    assert hint in error.hint
     assert error.line == line
-    assert str(error) == f"{tmp_path / 'penstock.toml'}:{line}: {error.message}; mend: {error.mend}"
+    assert str(error) == f"{tmp_path / 'penstock.toml'}:{line}: {error.message}; hint: {error.hint}"
     assert "hunter2" not in str(error)
     assert error.__cause__ is None or "hunter2" not in str(error.__cause__)
 
@@ -217,7 +217,7 @@ def test_the_first_of_several_faults_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_an_error_when_it_was_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere.toml: cannot be read .*; mend: correct the path"):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: cannot be read .*; hint: correct the path"):
         load_settings(tmp_path / "nowhere.toml", {})
 
 

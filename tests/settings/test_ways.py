@@ -97,4 +97,4 @@ def test_a_regions_worker_calls_what_is_there_and_nothing_else(tmp_path: Path) -
 def test_a_region_without_a_key_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='no key is in the region "asia"') as caught:
         keys_of_regions(load(tmp_path, REGIONS), ["asia"])
-    assert "eu, us" in caught.value.mend
+    assert "eu, us" in caught.value.hint

@@ -98,8 +98,8 @@ def answer_of(line: Mapping[str, Any]) -> str:
 def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> int:
     source = _source_of(job)
     if source is not None and not source.path.is_file():
-        mend = "Put it back, or take the results as --out results.jsonl."
-        raise CommandFailure(f"{source.path} is gone, whose columns are to be kept", mend)
+        hint = "Put it back, or take the results as --out results.jsonl."
+        raise CommandFailure(f"{source.path} is gone, whose columns are to be kept", hint)
     kept = source.table.columns() if source is not None else ["custom_id"]
     added = [name if name not in kept else f"penstock_{name}" for name in ADDED]
     writer = csv.writer(file)

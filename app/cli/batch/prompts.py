@@ -293,5 +293,5 @@ def _column_hint(name: str, row: Mapping[str, str]) -> str:
     )
 
 
-def _wrong(message: str, mend: str | None = None) -> CommandFailure:
-    return CommandFailure(message, mend, Exit.FAILED)
+def _wrong(message: str, hint: str | None = None) -> CommandFailure:
+    return CommandFailure(message, hint, Exit.FAILED)

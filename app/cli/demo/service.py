@@ -53,7 +53,7 @@ def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[Dem
         yield DemoService(folder, load(folder))
     except CommandFailure as failure:
         keep = True
-        failure.mend = "\n  ".join(filter(None, [failure.mend, f"The logs are kept in {folder / 'logs'}"]))
+        failure.hint = "\n  ".join(filter(None, [failure.hint, f"The logs are kept in {folder / 'logs'}"]))
         raise
     finally:
         _end(child)

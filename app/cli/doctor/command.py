@@ -1,4 +1,4 @@
-"""`penstock doctor`: what is wrong here, and what mends it."""
+"""`penstock doctor`: check everything and say how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.settings.secrets import UpstreamHeaders, outfits
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
 
 
-@click.command("doctor", short_help="what is wrong here, and what mends it")
+@click.command("doctor", short_help="check everything and say how to fix what is wrong")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -71,7 +71,8 @@ def as_data(examined: Sequence[Examined], level: Level) -> dict[str, object]:
                 "name": finding.name,
                 "level": finding.level.word,
                 "message": finding.message,
-                "mend": finding.mend or None,
+                "hint": finding.hint or None,
+                "mend": finding.hint or None,  # the old name of `hint`
             }
             for section, finding in lines
         ],
@@ -96,7 +97,7 @@ def _show(examined: Sequence[Examined], level: Level) -> None:
         for finding in [finding for one in each for finding in one.findings]:
             _line(console, finding)
     counts = [sum(f.level is kind for one in examined for f in one.findings) for kind in Level]
-    said = f"{counts[0]} ok, {counts[1]} to look after, {counts[2]} to mend"
+    said = f"{counts[0]:,} passed, {counts[1]:,} warning{'' if counts[1] == 1 else 's'}, {counts[2]:,} failed"
     console.print(f"[{_COLOURS[level]}]{said}[/]")
 
 
@@ -105,8 +106,8 @@ def _line(console: Console, finding: Finding) -> None:
     console.print(
         f"  [{colour}]{finding.level.word:<4}[/]  {escape(finding.name):<18}  {escape(finding.message)}"
     )
-    if finding.mend:
-        console.print(f"        {'':<18}  [dim]{escape(finding.mend)}[/dim]")
+    if finding.hint:
+        console.print(f"        {'':<18}  [dim]{escape(finding.hint)}[/dim]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> 
         findings = [ok("file", f"{settings.path or 'none'}: {_counted(settings)}")]
     except ConfigError as error:
         settings = Settings()
-        findings = [fail("file", _placed(error), error.mend)]
+        findings = [fail("file", _placed(error), error.hint)]
     known = {
         "database_url": settings.database_url or environ.get("DATABASE_URL") or profile.database_url or None,
         "redis_url": settings.redis_url or environ.get("REDIS_URL") or profile.redis_url or None,
@@ -165,7 +166,7 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, 
         try:
             secrets[key.name] = resolve_secret(key.secret, environ)
         except ConfigError as error:
-            refused.append(fail(f"secret of {key.name}", f"{error.file}: {error.message}", error.mend))
+            refused.append(fail(f"secret of {key.name}", f"{error.file}: {error.message}", error.hint))
     return secrets, refused
 
 
@@ -177,7 +178,7 @@ def _outfits(
         try:
             dressed |= outfits(settings, environ, {upstream.name})
         except ConfigError as error:
-            lacking.append(fail(f"headers of {upstream.name}", _placed(error), error.mend))
+            lacking.append(fail(f"headers of {upstream.name}", _placed(error), error.hint))
     return dressed, lacking
 
 

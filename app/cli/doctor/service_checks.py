@@ -143,7 +143,7 @@ def _gate(settings: Settings) -> Sequence[Finding]:
     try:
         gate = probe_service.watch_gate(parts.gauge)
     except PenstockError:
-        return [fail("dispatcher", "cannot be seen: Redis does not answer", "Mend Redis first.")]
+        return [fail("dispatcher", "cannot be seen: Redis does not answer", "Fix Redis first.")]
     return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]
 
 
@@ -176,8 +176,8 @@ def _flower(url: str) -> Sequence[Finding]:
     parts = urlsplit(url)
     where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     page = get(f"{where}/healthcheck")
-    mend = "Start it: penstock flower (penstock up does). Nothing depends on it."
-    return [judge_page("Flower", where, page.status, page.error, mend)]
+    hint = "Start it: penstock flower (penstock up does). Nothing depends on it."
+    return [judge_page("Flower", where, page.status, page.error, hint)]
 
 
 def configuration_check(found: Found) -> Check:

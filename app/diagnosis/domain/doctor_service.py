@@ -58,8 +58,8 @@ class GateFigures:
 def judge_redis(found: RedisFigures) -> list[Finding]:
     """Reached, how fast, and set up so that it keeps what it is given."""
     if found.error:
-        mend = "Start it, or correct REDIS_URL. Until then submissions wait in the database and nothing runs."
-        return [fail("reached", f"no answer at {found.where}: {found.error}", mend)]
+        hint = "Start it, or correct REDIS_URL. Until then submissions wait in the database and nothing runs."
+        return [fail("reached", f"no answer at {found.where}: {found.error}", hint)]
     return [
         _round_trips(found.where, found.seconds, SLOW_REDIS, "Redis belongs on this machine or next to it."),
         _version("Redis", found.version, OLDEST_REDIS),
@@ -72,16 +72,16 @@ def judge_redis(found: RedisFigures) -> list[Finding]:
 def judge_cache(found: RedisFigures) -> Finding:
     """The Redis for cached answers: nothing depends on it."""
     if found.error:
-        mend = "Start it or unset CACHE_URL: every prompt is paid for meanwhile."
-        return warn("cache", f"no answer at {found.where}: {found.error}", mend)
+        hint = "Start it or unset CACHE_URL: every prompt is paid for meanwhile."
+        return warn("cache", f"no answer at {found.where}: {found.error}", hint)
     return ok("cache", f"{found.where} answers in {milliseconds(median(found.seconds))}")
 
 
 def judge_database(found: DatabaseFigures) -> list[Finding]:
     """Reached, how fast, new enough, and with this version's tables."""
     if found.error:
-        mend = "Start it, or correct DATABASE_URL. Until then nothing is accepted."
-        return [fail("reached", f"{found.kind}: {found.error}", mend)]
+        hint = "Start it, or correct DATABASE_URL. Until then nothing is accepted."
+        return [fail("reached", f"{found.kind}: {found.error}", hint)]
     oldest = OLDEST_SQLITE if found.kind == "sqlite" else OLDEST_POSTGRES
     findings = [
         _round_trips(found.kind, found.seconds, SLOW_DATABASE, "The database belongs near the workers."),
@@ -95,23 +95,23 @@ def judge_database(found: DatabaseFigures) -> list[Finding]:
 
 def judge_dispatcher(gate: GateFigures) -> Finding:
     """Whether somebody leads and beats."""
-    name, mend = "dispatcher", "Start one: penstock dispatcher (penstock up does); its log says why it ended."
+    name, hint = "dispatcher", "Start one: penstock dispatcher (penstock up does); its log says why it ended."
     if not gate.leads:
-        return fail(name, "nobody leads: nothing is released", mend)
+        return fail(name, "nobody leads: nothing is released", hint)
     if not gate.beats:
-        return fail(name, f"the leader has not beaten for {gate.watched:.0f} s", mend)
+        return fail(name, f"the leader has not beaten for {gate.watched:.0f} s", hint)
     return ok(name, "leads and beats")
 
 
 def judge_workers(gate: GateFigures, alive: int) -> Finding:
     """Workers that report to Redis, and whose beat the database knows (`alive`)."""
-    name, mend = "workers", "Start one: penstock worker (penstock up does); its log says why it ended."
+    name, hint = "workers", "Start one: penstock worker (penstock up does); its log says why it ended."
     if not gate.workers:
-        return fail(name, f"none reports a free slot ({alive} beat in the database): nothing runs", mend)
+        return fail(name, f"none reports a free slot ({alive} beat in the database): nothing runs", hint)
     said = f"{gate.workers} with {gate.slots:,} slots; {alive} beat in the database"
     if alive < gate.workers:
-        mend = "Look at their logs: do they reach the database?"
-        return warn(name, said, mend)
+        hint = "Look at their logs: do they reach the database?"
+        return warn(name, said, hint)
     return ok(name, said)
 
 
@@ -124,16 +124,16 @@ def judge_callback_workers(consumers: Sequence[str] | None) -> Finding:
     return warn(name, said, "Start one: penstock callback-worker (penstock up does).")
 
 
-def judge_page(name: str, where: str, status: int, error: str, mend: str) -> Finding:
+def judge_page(name: str, where: str, status: int, error: str, hint: str) -> Finding:
     """A page of ours: 200 is well. `where` without credentials."""
     if status == 200:
         return ok(name, f"{where} answers")
-    return warn(name, f"{where}: {error or status}", mend)
+    return warn(name, f"{where}: {error or status}", hint)
 
 
-def _round_trips(where: str, seconds: Sequence[float], slow: float, mend: str) -> Finding:
+def _round_trips(where: str, seconds: Sequence[float], slow: float, hint: str) -> Finding:
     said = f"{where}: median {milliseconds(median(seconds))}, slowest {milliseconds(max(seconds))}"
-    return warn("reached", f"{said}: slow", mend) if median(seconds) > slow else ok("reached", said)
+    return warn("reached", f"{said}: slow", hint) if median(seconds) > slow else ok("reached", said)
 
 
 def _version(what: str, version: str, oldest: tuple[int, int]) -> Finding:
@@ -167,11 +167,11 @@ def _filling(found: RedisFigures) -> Finding:
         return ok("memory", f"{used}, no limit set")
     share = found.used / found.most
     said = f"{used}, {share:.0%} of maxmemory"
-    mend = "Raise maxmemory; tasks wait in the database meanwhile."
+    hint = "Raise maxmemory; tasks wait in the database meanwhile."
     if share > FULL_REDIS:
-        return fail("memory", said, mend)
+        return fail("memory", said, hint)
     return (
-        warn("memory", f"{said}: nothing more is published", mend)
+        warn("memory", f"{said}: nothing more is published", hint)
         if share > FILLING_REDIS
         else ok("memory", said)
     )
@@ -212,30 +212,30 @@ def judge_memory(machine: Machine) -> Finding:
     """Whether there is memory left."""
     share = machine.memory_free / machine.memory if machine.memory else 0.0
     said = f"{_size(machine.memory_free)} of {_size(machine.memory)} free"
-    mend = "Lower [worker] concurrency or end something else: a process that is killed makes its calls again."
+    hint = "Lower [worker] concurrency or end something else: a process that is killed makes its calls again."
     if share < NO_MEMORY:
-        return fail("memory", said, mend)
-    return warn("memory", said, mend) if share < SCARCE_MEMORY else ok("memory", said)
+        return fail("memory", said, hint)
+    return warn("memory", said, hint) if share < SCARCE_MEMORY else ok("memory", said)
 
 
 def judge_disk(what: str, folder: str, free: int, total: int) -> Finding:
     """Whether a folder can still be written to."""
     name = f"disk of {what}"
     said = f"{_size(free)} of {_size(total)} free in {folder}"
-    mend = "Make room: a full disk stops the database, and with it everything."
+    hint = "Make room: a full disk stops the database, and with it everything."
     if free < NO_DISK:
-        return fail(name, said, mend)
-    return warn(name, said, mend) if free < SCARCE_DISK else ok(name, said)
+        return fail(name, said, hint)
+    return warn(name, said, hint) if free < SCARCE_DISK else ok(name, said)
 
 
 def judge_files(machine: Machine, concurrency: int) -> Finding:
     """Whether a worker can hold all its connections at once."""
     within = max(machine.files, min(machine.most_files, WANTED_FILES))
     said = f"{machine.files:,} open files, up to {machine.most_files:,}"
-    mend = f"Raise the limit to {WANTED_FILES} (ulimit -n, LimitNOFILE=), or lower [worker] concurrency."
+    hint = f"Raise the limit to {WANTED_FILES} (ulimit -n, LimitNOFILE=), or lower [worker] concurrency."
     if within < concurrency + FILES_BESIDE_CALLS:
-        return fail("open files", f"{said}: too few for {concurrency:,} calls at once", mend)
-    return warn("open files", said, mend) if within < WANTED_FILES else ok("open files", said)
+        return fail("open files", f"{said}: too few for {concurrency:,} calls at once", hint)
+    return warn("open files", said, hint) if within < WANTED_FILES else ok("open files", said)
 
 
 def _size(count: float) -> str:

@@ -105,10 +105,10 @@ def judge_connects(found: Connects) -> Finding:
     spread = f"median {milliseconds(median(found.seconds))}, slowest {milliseconds(max(found.seconds))}"
     if lost:
         said = f"{lost} of {found.tried} connections lost ({found.error or 'no answer'}); {spread}"
-        mend = (
+        hint = (
             "Look for loss on the way: mtr, ping; a firewall that limits new connections; a full NAT table."
         )
-        return (fail if lost > TOLERABLE_LOSS * found.tried else warn)(name, said, mend)
+        return (fail if lost > TOLERABLE_LOSS * found.tried else warn)(name, said, hint)
     said = f"{found.tried} of {found.tried} connections stood; {spread}"
     if median(found.seconds) > SLOW_CONNECT:
         return warn(name, said, "The way is long: run nearer to the provider, or name a nearer endpoint.")
@@ -165,9 +165,9 @@ def judge_skew(skew: float | None, whose: str) -> Finding:
     if abs(skew) <= OFF_CLOCK:
         return ok(name, f"agrees with {whose}")
     ahead = "ahead of" if skew > 0 else "behind"
-    mend = "Set this machine's clock by NTP (timedatectl set-ntp true), or look at the other's."
+    hint = "Set this machine's clock by NTP (timedatectl set-ntp true), or look at the other's."
     judge = fail if abs(skew) > WRONG_CLOCK else warn
-    return judge(name, f"this machine is {abs(skew):.1f} s {ahead} {whose}", mend)
+    return judge(name, f"this machine is {abs(skew):.1f} s {ahead} {whose}", hint)
 
 
 def judge_proxy(headers: Mapping[str, str], issuer: str, variables: Sequence[str]) -> Finding:
@@ -211,7 +211,7 @@ def judge_key(page: FetchedPage, key: str) -> Finding | None:
             f'Put a valid key where [[key]] "{key}" has its secret; the provider lists them in its console.',
         )
     if page.status == 0:
-        return fail("key", f"cannot be tried: {page.error}", "Mend the way to the provider first.")
+        return fail("key", f"cannot be tried: {page.error}", "Fix the connection to the provider first.")
     if page.status >= 500:
         return warn(
             "key", f"the provider answers {page.status}", "Try again later; its status page may know more."
@@ -261,8 +261,8 @@ def judge_own_proxy(proxy: str, page: FetchedPage) -> Finding:
     name = "proxy"
     if page.status:
         return ok(name, f"through {proxy}, as configured")
-    mend = "Look at proxy and proxy_auth of this [[upstream]], and whether the proxy lets its host through."
-    return fail(name, f"nothing comes through {proxy}: {page.error}", mend)
+    hint = "Look at proxy and proxy_auth of this [[upstream]], and whether the proxy lets its host through."
+    return fail(name, f"nothing comes through {proxy}: {page.error}", hint)
 
 
 def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
@@ -296,10 +296,10 @@ def judge_status_page(page: FetchedPage) -> Finding:
         )
     indicator = str(status.get("indicator", "none"))
     said = str(status.get("description") or indicator)[:120]
-    mend = "Nothing to do here: tasks wait and go on. Move work to another tier if it lasts."
+    hint = "Nothing to do here: tasks wait and go on. Move work to another tier if it lasts."
     if indicator in ("major", "critical"):
-        return fail(name, said, mend)
-    return ok(name, said) if indicator == "none" else warn(name, said, mend)
+        return fail(name, said, hint)
+    return ok(name, said) if indicator == "none" else warn(name, said, hint)
 
 
 def _model_ids(body: Any) -> list[str]:

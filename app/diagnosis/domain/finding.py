@@ -1,4 +1,4 @@
-"""What an examination finds: one line each, how bad it is, and what mends it."""
+"""What an examination finds: one line each, how bad it is, and how to fix it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. Never holds a secret. `mend` says what to do; empty when all is well."""
+    """One thing looked at. Never holds a secret. `hint` says what to do; empty when all is well."""
 
     name: str
     level: Level
     message: str
-    mend: str = ""
+    hint: str = ""
 
 
 def ok(name: str, message: str) -> Finding:
-    """All is well."""
+    """A check that passed."""
     return Finding(name, Level.OK, message)
 
 
-def warn(name: str, message: str, mend: str) -> Finding:
-    """Look after it."""
-    return Finding(name, Level.WARN, message, mend)
+def warn(name: str, message: str, hint: str) -> Finding:
+    """Something that should be looked at."""
+    return Finding(name, Level.WARN, message, hint)
 
 
-def fail(name: str, message: str, mend: str) -> Finding:
-    """Mend it."""
-    return Finding(name, Level.FAIL, message, mend)
+def fail(name: str, message: str, hint: str) -> Finding:
+    """Something that must be fixed."""
+    return Finding(name, Level.FAIL, message, hint)
 
 
 def worst(findings: Iterable[Finding]) -> Level:

@@ -125,10 +125,10 @@ def _slow_parts(found: Split) -> list[str]:
         Part.CALLBACK: (_MUCH, "receivers are slow or away: penstock callbacks list"),
     }
     said = []
-    for part, (much, mend) in words.items() if found.calls >= _ENOUGH_CALLS else ():
+    for part, (much, hint) in words.items() if found.calls >= _ENOUGH_CALLS else ():
         share = found.seconds.get(part, 0.0) / found.total if found.total else 0.0
         if share >= much:
-            said.append(f"{share:.0%} of all time goes into {part}: {mend}.")
+            said.append(f"{share:.0%} of all time goes into {part}: {hint}.")
     return said
 
 
