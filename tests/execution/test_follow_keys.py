@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from app.composition.worker import followed, wanted_queues
 
+from app.composition.worker import followed, wanted_queues
 from app.settings import Settings
 from app.settings.topology import started_regions
 
