@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 
 import structlog
@@ -20,7 +21,7 @@ import structlog
 from app.composition.container import Container, from_environment
 from app.composition.dispatcher import LeaderProcess
 from app.dispatching.leadership import begin_epoch
-from app.dispatching.reconcile import heal
+from app.dispatching.periodic import run_due
 from app.pacing.store.pacing_store import EpochBroken, NotLeading
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
@@ -207,7 +208,7 @@ def _loops(leader: LeaderProcess, leading: threading.Event) -> list[BackgroundLo
         leader.gate.take_back(leader.stale)
         if leader.clock.monotonic() >= heal_due:
             heal_due = leader.clock.monotonic() + HEAL_EVERY
-            heal(leader.healing, _report)
+            run_due(leader.jobs, leader.clock.monotonic(), partial(_report, leader))
 
     def loop(name: str, once: Callable[[], object], every: float) -> BackgroundLoop:
         def body() -> None:
@@ -234,9 +235,13 @@ def _while_leading(once: Callable[[], object]) -> None:
         time.sleep(POLL)  # the leader's own loop sees to that
 
 
-def _report(step: str, error: Exception) -> None:
-    if not isinstance(error, (NotLeading, EpochBroken)):
-        log.warning("healing step failed", step=step, error=repr(error))
+def _report(leader: LeaderProcess, job: str, error: Exception) -> None:
+    """Log a job's failure, and count it unless Redis or the database is out of reach."""
+    if isinstance(error, (NotLeading, EpochBroken)):
+        return
+    log.warning("a periodic job failed", job=job, error=repr(error))
+    if not isinstance(error, (RedisUnreachable, DatabaseUnreachable)):
+        leader.parts.meters.loop_failed(job)
 
 
 def _resign(leader: LeaderProcess) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from app.access.manage_policies import PolicyBook
 from app.caching.use_cache import JoinIdentical
@@ -17,11 +18,13 @@ from app.dispatching.housekeeping import (
     CleanFiles,
     CleanUp,
     KeepRetention,
-    RollUpUsage,
     SettleBudgets,
+    bound_cache,
+    roll_up_usage,
 )
 from app.dispatching.key_supervisor import KeySupervisor
 from app.dispatching.leadership import LeaderElection
+from app.dispatching.periodic import EACH_ROUND, PeriodicJob
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
 from app.dispatching.tick_handoff import KnowShares, PersistEstimates, RefeedTasks, TraceReleases
@@ -32,6 +35,7 @@ from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
 from app.reporting.store.pacing_snapshot import WaitReasonWriter
 from app.settings.price_lists import windows_of
+from app.submission.admit import Admission
 from app.submission.create_file_batch import RunIntakes
 from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
@@ -96,35 +100,44 @@ class LeaderProcess:
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)
-        self.healing: list[Callable[[], object]] = [
-            LostWorkers(self.database, self.gate, self.reservoir, self.clock, parts.meters, silence).tick,
-            Expiry(self.database, self.reservoir, self.clock).tick,
-            FedRows(self.database, self.gate, self.clock).tick,
-            RetriesAhead(self.database, self.reservoir, self.clock).tick,
-            EndedPermits(self.database, self.gate, parts.permits).tick,
-            CallbackFeeder(self.database, parts.callback_bell, self.clock).tick,
-            CleanUp(self.database, self.clock).tick,
-            RollUpUsage(self.database, self.clock, entries=cache.entries).tick,
-            AbandonCalls(self.database, self.reservoir, self.clock).tick,
-            CleanFiles(self.database, self.clock).tick,
-            self.intakes.tick,
-            ChainAudit(self.database, self.clock, parts.settings.access.audit_retention).tick,
-            SettleBudgets(self.database, self.reservoir, admission, self.clock).tick,
-            KeepRetention(self.database, self.clock, parts.settings.storage).tick,
-            self.learned.tick,
-            GiveDegraded(
-                self.database,
-                self.reservoir,
-                self.clock,
-                {m.name: m.degraded.text for m in parts.settings.models if m.degraded is not None},
-                parts.callback_bell.ring,
-            ).tick,
-            ExpireUnreachable(
-                self.database, self.reservoir, self.clock, parts.topology, lambda: self.why.lists
-            ).tick,
-            ScheduleOffPeak(
-                self.database, self.reservoir, self.clock, windows_of(parts.settings), self.why.pace_of
-            ).tick,
+        self.jobs = self._jobs(silence, admission)
+
+    def _jobs(self, silence: float, admission: Admission) -> list[PeriodicJob]:
+        """What the reconciler thread does, in this order. `silence`: seconds after which a worker is lost."""
+        parts, database, clock = self.parts, self.database, self.clock
+        publisher, settings = self.reservoir, self.parts.settings
+        lost = LostWorkers(database, self.gate, publisher, clock, parts.meters, silence)
+        audit = ChainAudit(database, clock, settings.access.audit_retention)
+        budgets = SettleBudgets(database, publisher, admission, clock)
+        retention = KeepRetention(database, clock, settings.storage)
+        texts = {m.name: m.degraded.text for m in settings.models if m.degraded is not None}
+        degraded = GiveDegraded(database, publisher, clock, texts, parts.callback_bell.ring)
+        late = ExpireUnreachable(database, publisher, clock, parts.topology, lambda: self.why.lists)
+        off_peak = ScheduleOffPeak(database, publisher, clock, windows_of(settings), self.why.pace_of)
+        each = EACH_ROUND
+        return [
+            PeriodicJob("lost workers", each, lost.tick),
+            PeriodicJob("expiry", each, Expiry(database, publisher, clock).tick),
+            PeriodicJob("queued rows", each, FedRows(database, self.gate, clock).tick),
+            PeriodicJob("retries ahead", each, RetriesAhead(database, publisher, clock).tick),
+            PeriodicJob("ended permits", each, EndedPermits(database, self.gate, parts.permits).tick),
+            PeriodicJob("callbacks", each, CallbackFeeder(database, parts.callback_bell, clock).tick),
+            PeriodicJob("clean up", 60.0, CleanUp(database, clock).tick),
+            PeriodicJob("usage", 30.0, partial(roll_up_usage, database)),
+            PeriodicJob("cache", 30.0, partial(bound_cache, database, clock, settings.cache.entries)),
+            PeriodicJob("abandoned calls", each, AbandonCalls(database, publisher, clock).tick),
+            PeriodicJob("files", 60.0, CleanFiles(database, clock).tick),
+            PeriodicJob("intakes", each, self.intakes.tick),
+            PeriodicJob("audit chain", each, audit.tick),
+            PeriodicJob("audit retention", 3600.0, audit.forget),
+            PeriodicJob("budgets", each, budgets.tick),
+            PeriodicJob("budget periods", 3600.0, budgets.forget),
+            PeriodicJob("retention", each, retention.tick),
+            PeriodicJob("retention walk", 600.0, retention.walk),
+            PeriodicJob("estimates", 10.0, self.learned.keep),
+            PeriodicJob("degraded answers", each, degraded.tick),
+            PeriodicJob("unreachable deadlines", 5.0, late.tick),
+            PeriodicJob("off-peak tasks", 5.0, off_peak.tick),
         ]
 
     @property

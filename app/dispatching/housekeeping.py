@@ -1,7 +1,11 @@
-"""Periodic jobs over the database: cleaning, retention, usage, the audit chain and budgets; each run is bounded."""
+"""Periodic jobs over the database: cleaning, retention, usage, the audit chain and budgets. Each run is bounded.
+
+All run in the leader's reconciler thread, one after the other. All raise DatabaseUnreachable.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from app.access import audit_log
@@ -10,6 +14,7 @@ from app.access.store import clients
 from app.billing.domain.budget import periods
 from app.billing.store import budgets, usage
 from app.caching.store import database_answers
+from app.dispatching.periodic import MORE
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.models import StorageSettings
@@ -20,82 +25,53 @@ from app.tasks.ports import BacklogPublisher
 from app.tasks.store import files, retention
 from app.tasks.store.submissions import delete_expired_keys, discard_intake, stale_intakes
 
-CLEAN_FILES_EVERY = 60.0
 _UPLOAD_DEAD = 2 * 3600.0  # seconds: no upload takes so long
-_FILES_AT_ONCE = 5  # of one tick
+_INTAKE_DEAD = 2 * INTAKE_SECONDS  # an intake that takes longer than INTAKE_SECONDS ends itself
+_AUDIT_ENTRIES = 2_000  # of one transaction
+_BUDGET_TASKS = 1_000
+_BUDGETS_KEPT = 100 * 86_400.0  # seconds: past the end of the longest period
+
+
+def _drain(step: Callable[[], int], page: int, rounds: int) -> bool:
+    """Repeat a step until it fills no page, `rounds` times at most. Returns whether it finished."""
+    return any(step() < page for _ in range(rounds))
 
 
 class CleanFiles:
-    """A tick does a bounded piece of it, once a minute."""
+    """Deletes files that nobody can see: expired and deleted ones, and uploads whose process died."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._due_at = clock.monotonic()
 
     def tick(self) -> int:
-        """Do a piece of it when it is due; gives back how many files went. Raises DatabaseUnreachable."""
-        if self._clock.monotonic() < self._due_at:
-            return 0
-        self._due_at = self._clock.monotonic() + CLEAN_FILES_EVERY
+        """Delete five files at most. Returns how many."""
         now = self._clock.now()
         self._database.write(lambda conn: files.hide_expired(conn, now, 100))
-        gone = self._database.read(
-            lambda conn: files.files_to_delete(conn, now - _UPLOAD_DEAD, _FILES_AT_ONCE)
-        )
+        gone = self._database.read(lambda conn: files.files_to_delete(conn, now - _UPLOAD_DEAD, 5))
         for seq in gone:
             drop_file(self._database, seq)
         return len(gone)
 
 
-CLEAN_UP_EVERY = 60.0
-_INTAKE_DEAD = 2 * INTAKE_SECONDS  # an intake that takes longer than INTAKE_SECONDS ends itself
-_CLEAN_ROWS = 2_000  # of one transaction
-_CLEAN_ROUNDS = 20  # transactions of one tick
-
-
 class CleanUp:
-    """The leader's chore; a tick does a bounded piece of it, once a minute."""
+    """Deletes batches whose intake died with its process, and expired idempotency keys."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._due_at = clock.monotonic()
 
     def tick(self) -> None:
-        """Do a piece of it when it is due. Raises DatabaseUnreachable."""
-        if self._clock.monotonic() < self._due_at:
-            return
-        self._due_at = self._clock.monotonic() + CLEAN_UP_EVERY
-        self.discard_stale()
-        self.forget_old_keys()
-
-    def discard_stale(self) -> None:
-        """Take back batches whose intake died with its process."""
-        before = self._clock.now() - _INTAKE_DEAD
-        for batch_id in self._database.read(lambda conn: stale_intakes(conn, before, limit=10)):
-            self._discard(batch_id)
-
-    def forget_old_keys(self) -> None:
-        """Delete idempotency keys that are no longer kept."""
-        now = self._clock.now()
-        for _ in range(_CLEAN_ROUNDS):
-            if self._database.write(lambda conn: delete_expired_keys(conn, now, _CLEAN_ROWS)) < _CLEAN_ROWS:
-                break
-
-    def _discard(self, batch_id: str) -> None:
-        for _ in range(_CLEAN_ROUNDS):
-            if not self._database.write(lambda conn: discard_intake(conn, batch_id, _CLEAN_ROWS)):
-                break
-
-
-_OLD_ROWS = 500  # of one transaction
-_OLD_ROUNDS = 4  # transactions of one tick, of each kind
-_WALK_EVERY = 600.0  # seconds between walks over all that might be old
+        """Delete both, 20 transactions of 2,000 rows of each at most."""
+        now, write = self._clock.now(), self._database.write
+        for batch_id in self._database.read(lambda conn: stale_intakes(conn, now - _INTAKE_DEAD, limit=10)):
+            step = partial(discard_intake, batch_id=batch_id, limit=2_000)
+            _drain(partial(write, step), 1, 20)
+        _drain(lambda: write(lambda conn: delete_expired_keys(conn, now, 2_000)), 2_000, 20)
 
 
 class KeepRetention:
-    """A tick does a bounded piece."""
+    """Erases and deletes what is no longer kept, in small transactions that nobody notices."""
 
     def __init__(self, database: Database, clock: Clock, settings: StorageSettings) -> None:
         self._database = database
@@ -103,42 +79,36 @@ class KeepRetention:
         self._settings = settings
         self._after = 0  # how far the walk has come
         self._among_batches = False  # it is done with tasks
-        self._walk_at = clock.monotonic()
 
     def tick(self) -> None:
-        """Erase what is not to be kept, delete what was asked for and what is too old. Raises DatabaseUnreachable."""
+        """Erase what is not stored and delete what clients deleted, four transactions of 500 rows of each at most."""
         now = self._clock.now()
-        unstored = partial(
-            retention.erase_unstored, ended_before=now - self._settings.unstored, now=now, limit=_OLD_ROWS
-        )
-        for step in (unstored, partial(retention.delete_marked, limit=_OLD_ROWS)):
-            for _ in range(_OLD_ROUNDS):
-                if self._database.write(step) < _OLD_ROWS:
-                    break
-        if self._clock.monotonic() >= self._walk_at:
-            self._walk(now)
+        before = now - self._settings.unstored
+        unstored = partial(retention.erase_unstored, ended_before=before, now=now, limit=500)
+        for step in (unstored, partial(retention.delete_marked, limit=500)):
+            _drain(partial(self._database.write, step), 500, 4)
 
-    def _walk(self, now: float) -> None:
-        """Tasks first, then the batches that they have left empty."""
+    def walk(self) -> object:
+        """Walk on over all that is too old, four transactions at most. Returns MORE until the walk is over.
+
+        Tasks first, then the batches that they have left empty.
+        """
+        now = self._clock.now()
         before = now - self._settings.retention
         own = {name: now - seconds for name, seconds in self._own().items()}
         oldest = min([before, *own.values()])
-        for _ in range(_OLD_ROUNDS):
+        for _ in range(4):
             if self._among_batches:
-                step = partial(
-                    retention.delete_empty_batches, after=self._after, before=oldest, limit=_OLD_ROWS
-                )
+                step = partial(retention.delete_empty_batches, after=self._after, before=oldest, limit=500)
             else:
-                step = partial(
-                    retention.delete_old, after=self._after, before=before, own=own, limit=_OLD_ROWS
-                )
+                step = partial(retention.delete_old, after=self._after, before=before, own=own, limit=500)
             looked = self._database.write(step)
             self._after = looked.last or 0
             if looked.last is None:
                 self._among_batches = not self._among_batches
                 if not self._among_batches:
-                    self._walk_at = self._clock.monotonic() + _WALK_EVERY
-                    return
+                    return None
+        return MORE
 
     def _own(self) -> dict[str, float]:
         """Clients with a retention of their own, in seconds."""
@@ -147,79 +117,40 @@ class KeepRetention:
         return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
-ROLL_UP_EVERY = 30.0
-_USAGE_ROWS = 2_000  # of one transaction
-_USAGE_ROUNDS = 20  # transactions of one tick
+def roll_up_usage(database: Database) -> None:
+    """Add usage entries to their days, 20 transactions of 2,000 at most."""
+    _drain(lambda: database.write(lambda conn: usage.fold_usage(conn, 2_000)), 2_000, 20)
 
 
-class RollUpUsage:
-    """A tick does a bounded piece of it, twice a minute."""
-
-    def __init__(self, database: Database, clock: Clock, *, entries: int) -> None:
-        """`entries`: cached answers that the database keeps at most."""
-        self._database = database
-        self._clock = clock
-        self._entries = entries
-        self._due_at = clock.monotonic()
-
-    def tick(self) -> None:
-        """Do a piece of it when it is due. Raises DatabaseUnreachable."""
-        if self._clock.monotonic() < self._due_at:
-            return
-        self._due_at = self._clock.monotonic() + ROLL_UP_EVERY
-        self.fold()
-        self.bound()
-
-    def fold(self) -> None:
-        """Gather the ledger's entries into days."""
-        for _ in range(_USAGE_ROUNDS):
-            if self._database.write(lambda conn: usage.fold_usage(conn, _USAGE_ROWS)) < _USAGE_ROWS:
-                break
-
-    def bound(self) -> None:
-        """Forget cached answers that are too old or too many."""
-        now = self._clock.now()
-        for _ in range(_USAGE_ROUNDS):
-            if not self._database.write(
-                lambda conn: database_answers.bound(conn, self._entries, now, _USAGE_ROWS)
-            ):
-                break
-
-
-_ENTRIES = 2_000  # of one transaction
-_TASKS = 1_000
-_ROUNDS = 5  # transactions of one tick
-_SLOWLY = 3600.0  # seconds between looks at what is too old
+def bound_cache(database: Database, clock: Clock, entries: int) -> None:
+    """Delete cached answers that are too old, or beyond `entries`; 20 transactions of 2,000 at most."""
+    now = clock.now()
+    _drain(lambda: database.write(lambda conn: database_answers.bound(conn, entries, now, 2_000)), 1, 20)
 
 
 class ChainAudit:
-    """Links new entries into the chain; once an hour takes from its beginning what is too old."""
+    """Links new audit entries into the chain, and deletes its oldest ones."""
 
     def __init__(self, database: Database, clock: Clock, kept_seconds: float) -> None:
         self._database = database
         self._clock = clock
         self._kept_seconds = kept_seconds
-        self._due_at = clock.monotonic()
 
     def tick(self) -> None:
-        """Do a bounded piece. Raises DatabaseUnreachable."""
+        """Link five transactions of 2,000 entries at most."""
         if self._database.read(audit_log.count_unlinked):
-            for _ in range(_ROUNDS):
-                if self._database.write(lambda conn: audit_log.link_audit(conn, _ENTRIES)) < _ENTRIES:
-                    break
-        if self._clock.monotonic() >= self._due_at:
-            self._forget()
+            link = partial(audit_log.link_audit, limit=_AUDIT_ENTRIES)
+            _drain(partial(self._database.write, link), _AUDIT_ENTRIES, 5)
 
-    def _forget(self) -> None:
+    def forget(self) -> object:
+        """Delete entries past their retention from the beginning of the chain. Returns MORE when some are left."""
         before = self._clock.now() - self._kept_seconds
-        for _ in range(_ROUNDS):
-            if self._database.write(lambda conn: audit_log.forget_audit(conn, before, _ENTRIES)) < _ENTRIES:
-                self._due_at = self._clock.monotonic() + _SLOWLY
-                return
+        forget = partial(audit_log.forget_audit, before=before, limit=_AUDIT_ENTRIES)
+        return None if _drain(partial(self._database.write, forget), _AUDIT_ENTRIES, 5) else MORE
 
 
 class SettleBudgets:
-    """Replaces what ended tasks had reserved by what they used, and lets tasks go on that waited for a budget."""
+    """Replaces what ended tasks had reserved by what they used, and releases tasks that waited for a budget."""
 
     def __init__(
         self, database: Database, reservoir: BacklogPublisher, admission: Admission, clock: Clock
@@ -228,24 +159,19 @@ class SettleBudgets:
         self._reservoir = reservoir
         self._admission = admission
         self._clock = clock
-        self._due_at = clock.monotonic()
 
     def tick(self) -> None:
-        """Do a bounded piece. Raises DatabaseUnreachable."""
-        for _ in range(_ROUNDS):
-            if self._database.write(lambda conn: budgets.settle_ended(conn, _TASKS)) < _TASKS:
-                break
-        released = sum(self._release(name) for name in self._database.read(budgets.clients_waiting))
-        if released:
+        """Settle five transactions of 1,000 tasks at most, and release up to 1,000 of each waiting client."""
+        settle = partial(budgets.settle_ended, limit=_BUDGET_TASKS)
+        _drain(partial(self._database.write, settle), _BUDGET_TASKS, 5)
+        if sum(self._release(name) for name in self._database.read(budgets.clients_waiting)):
             self._reservoir.ring()
-        if self._clock.monotonic() >= self._due_at:
-            self._due_at = self._clock.monotonic() + _SLOWLY
-            self._forget()
+
+    def forget(self) -> None:
+        """Delete periods that ended long ago."""
+        month = periods(self._clock.now() - _BUDGETS_KEPT)[1]
+        self._database.write(lambda conn: budgets.forget_periods(conn, month))
 
     def _release(self, client_id: str) -> int:
         now = self._clock.now()
-        return self._database.write(lambda conn: self._admission.release(conn, client_id, now, _TASKS))
-
-    def _forget(self) -> None:
-        month = periods(self._clock.now() - 100 * 86_400.0)[1]
-        self._database.write(lambda conn: budgets.forget_periods(conn, month))
+        return self._database.write(lambda conn: self._admission.release(conn, client_id, now, _BUDGET_TASKS))

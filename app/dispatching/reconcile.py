@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
 
 from app.dispatching import store
+from app.dispatching.periodic import Cooldown
 from app.execution.store import workers
 from app.pacing.ports import Permits
 from app.platform.database import Database
@@ -51,7 +52,7 @@ class FedRows:
         self._truth = truth
         self._clock = clock
         self._after = (0.0, 0)
-        self._again_at = 0.0  # monotonic
+        self._pass = Cooldown(PASS_EVERY)
 
     def tick(self) -> int:
         """Check one page. Gives back how many rows were put right."""
@@ -74,12 +75,11 @@ class FedRows:
 
         What was fed by a clock that was ahead is not looked at before that instant comes, so it is dated back.
         """
-        at = self._clock.monotonic()
-        if at < self._again_at:
+        if not self._pass.ready(self._clock.monotonic()):
             return
         self._after = (0.0, 0)
-        dated = self._database.write(lambda c: feeding.clamp_queued_at(c, now, SETTLED, PAGE))
-        self._again_at = at if dated == PAGE else at + PASS_EVERY
+        if self._database.write(lambda c: feeding.clamp_queued_at(c, now, SETTLED, PAGE)) == PAGE:
+            self._pass.reset()
 
 
 class RetriesAhead:
@@ -90,17 +90,16 @@ class RetriesAhead:
         self._reservoir = reservoir
         self._clock = clock
         self._after: tuple[float, int] | None = None
-        self._again_at = 0.0  # monotonic
+        self._pass = Cooldown(PASS_EVERY)
 
     def tick(self) -> None:
-        """Look at one page of what waits; when all is seen, again in a minute. Raises DatabaseUnreachable."""
-        if self._after is None and self._clock.monotonic() < self._again_at:
+        """Check one page of delayed retries; once all were checked, again in a minute. Raises DatabaseUnreachable."""
+        if self._after is None and not self._pass.ready(self._clock.monotonic()):
             return
         now = self._clock.now()
-        after = self._after or (now + SETTLED, 0)
+        self._after = after = self._after or (now + SETTLED, 0)
         self._after = self._database.write(lambda c: feeding.correct_postponed(c, now, SETTLED, after, PAGE))
         if self._after is None:
-            self._again_at = self._clock.monotonic() + PASS_EVERY
             self._reservoir.ring()
 
 
@@ -189,12 +188,3 @@ class EndedPermits:
         if ended:
             self._permits.settle([Settlement(task, release, Outcome.LOST) for task, release in ended])
         return len(ended)
-
-
-def heal(steps: Iterable[Callable[[], object]], report: Callable[[str, Exception], None]) -> None:
-    """Do each step; one that fails keeps none of the others from their work."""
-    for step in steps:
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - reported, and tried again a second later
-            report(getattr(step, "__qualname__", repr(step)), error)

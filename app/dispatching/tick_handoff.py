@@ -126,41 +126,36 @@ class TraceReleases:
                 )
 
 
-EVERY = 10.0  # seconds
-
-
-class Learning(Protocol):
-    """Who learns."""
+class Estimates(Protocol):
+    """The rate controller's estimates. Owned by the tick, which alone changes them; `facts` may be read meanwhile."""
 
     def facts(self) -> Mapping[str, Mapping[str, Any]]:
-        """What was learned, by quota."""
+        """What was estimated, by quota."""
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take up what was kept."""
+        """Restore what was stored."""
 
 
 class PersistEstimates:
-    """One of the leader's chores."""
+    """Stores estimated limits, so that the next leader starts from them.
 
-    def __init__(self, database: Database, learning: Learning, clock: Clock) -> None:
+    Owned by the reconciler thread. The leader's own thread calls `recall` before that starts to run jobs, and `keep`
+    after all loops were stopped.
+    """
+
+    def __init__(self, database: Database, estimates: Estimates, clock: Clock) -> None:
         self._database = database
-        self._learning = learning
+        self._estimates = estimates
         self._clock = clock
         self._written: Mapping[str, Mapping[str, Any]] = {}
-        self._due = 0.0
 
     def recall(self) -> None:
-        """Take up what a predecessor wrote. Raises DatabaseUnreachable."""
-        self._learning.recall(self._database.read(load_learned))
-
-    def tick(self) -> int:
-        """Write what has changed, once every ten seconds. Gives back how many quotas."""
-        return 0 if self._clock.monotonic() < self._due else self.keep()
+        """Restore what an earlier leader stored. Raises DatabaseUnreachable."""
+        self._estimates.recall(self._database.read(load_learned))
 
     def keep(self) -> int:
-        """Write it now. Gives back how many quotas. Raises DatabaseUnreachable."""
-        self._due = self._clock.monotonic() + EVERY
-        facts = self._learning.facts()
+        """Store what has changed. Returns how many quotas. Raises DatabaseUnreachable."""
+        facts = self._estimates.facts()
         changed = {name: kept for name, kept in facts.items() if self._written.get(name) != kept}
         if changed:
             now = self._clock.now()

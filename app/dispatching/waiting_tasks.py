@@ -1,4 +1,7 @@
-"""Periodic jobs for tasks that should not just wait: expired, abandoned, degraded, or kept for off-peak hours."""
+"""Periodic jobs for tasks that should not just wait: expired, abandoned, degraded, or kept for off-peak hours.
+
+All run in the leader's reconciler thread, one after the other. All raise DatabaseUnreachable.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import orjson
 from sqlalchemy import Connection
 
 from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
+from app.dispatching.periodic import Cooldown
 from app.dispatching.store import degrade
 from app.pacing.domain.throughput import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines
@@ -26,7 +30,7 @@ from app.tasks.store import transitions, windows
 
 
 def degraded_completion(task_id: str, model: str, text: str, at: float) -> dict[str, Any]:
-    """A chat completion of this text; `degraded` says that no model has answered. `at` is Unix seconds."""
+    """A chat completion of this text; `degraded` says that no model answered. `at`: Unix seconds."""
     return {
         "id": f"chatcmpl-{task_id.removeprefix('task_')}",
         "object": "chat.completion",
@@ -45,16 +49,15 @@ def degraded_completion(task_id: str, model: str, text: str, at: float) -> dict[
     }
 
 
-UNREACHABLE_EVERY = 5.0  # seconds
-SEEN = 5_000  # tasks of a line that are looked at: those behind come forward
+SEEN = 5_000  # tasks of a queue that are checked: those behind come forward
 _UNREACHABLE_AT_ONCE = 1_000  # ended in one transaction
 
 Lists = Callable[[], Iterable[tuple[str, int]]]
-"""The lists that have something waiting: queue and step."""
+"""Queue and step of each list that has tasks waiting."""
 
 
 class ExpireUnreachable:
-    """One of the leader's chores."""
+    """Expires tasks that can no longer begin before their deadlines, instead of letting them wait for it."""
 
     def __init__(
         self,
@@ -73,13 +76,9 @@ class ExpireUnreachable:
             if (ceiling := ceiling_of(model, topology)) is not None
         }
         self._waiting = waiting
-        self._due = 0.0
 
     def tick(self) -> int:
-        """Look at all lists once every five seconds; gives back how many ended. Raises DatabaseUnreachable."""
-        if self._clock.monotonic() < self._due:
-            return 0
-        self._due = self._clock.monotonic() + UNREACHABLE_EVERY
+        """Check all lists. Returns how many tasks ended."""
         return sum(
             self._look(queue, step, ceiling)
             for queue, step in sorted(self._waiting())
@@ -109,30 +108,29 @@ def _failure(ceiling: ThroughputCeiling) -> TaskFailure:
     )
 
 
-_ORPHANS_EVERY = 5.0
+_ORPHANS_EVERY = 5.0  # seconds
 _ABANDONED_AT_ONCE = 200
 
 
 class AbandonCalls:
-    """A tick looks at the beats, frees what dead processes held, and cancels what nobody came for."""
+    """Cancels tasks whose waiting request is gone and was not repeated, also those that dead processes held."""
 
     def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
         self._silence = HeartbeatMonitor()
-        self._orphans_at = 0.0
+        self._orphans = Cooldown(_ORPHANS_EVERY)
 
     def tick(self) -> int:
-        """Gives back how many tasks were given up."""
-        self._bury_dead()
+        """Check heartbeats, then cancel one page. Returns how many tasks were cancelled."""
+        self._free_dead()
         return self._give_up()
 
-    def _bury_dead(self) -> None:
+    def _free_dead(self) -> None:
         at = self._clock.monotonic()
         dead = find_dead(self._database, self._silence, hold_connections.beats, hold_connections.touch, at)
-        if dead or at >= self._orphans_at:
-            self._orphans_at = at + _ORPHANS_EVERY
+        if self._orphans.ready(at) or dead:
             self._free(dead)
 
     def _free(self, dead: list[str]) -> None:
@@ -147,19 +145,23 @@ class AbandonCalls:
     def _give_up(self) -> int:
         now = self._clock.now()
         due = self._database.read(lambda conn: hold_connections.abandoned(conn, now, _ABANDONED_AT_ONCE))
-        cancelled = [name for name, told in due.items() if self._cancel(name, told=told)]
+        cancelled = [
+            name for name, has_callback in due.items() if self._cancel(name, has_callback=has_callback)
+        ]
         if cancelled:
             self._reservoir.forget(cancelled)
             self._reservoir.announce(cancelled)
         return len(cancelled)
 
-    def _cancel(self, task_id: str, *, told: bool) -> bool:
-        """Cancel a task unless a repeat was quicker; whether it ended by that. One with a callback goes on."""
+    def _cancel(self, task_id: str, *, has_callback: bool) -> bool:
+        """Cancel a task unless its request was repeated or it has a callback. Returns whether that ended it."""
         now = self._clock.now()
 
         def cancel(conn: Connection) -> bool:
             mine = hold_connections.drop_abandoned(conn, task_id)
-            return mine and not told and transitions.cancel_by_id(conn, task_id, now) is Status.CANCELLED
+            return (
+                mine and not has_callback and transitions.cancel_by_id(conn, task_id, now) is Status.CANCELLED
+            )
 
         return self._database.write(cancel)
 
@@ -168,7 +170,7 @@ _DEGRADED_AT_ONCE = 500  # tasks ended in one transaction
 
 
 class GiveDegraded:
-    """One of the leader's chores."""
+    """Answers tasks that allow it by their model's configured text, once they have waited as long as configured."""
 
     def __init__(
         self,
@@ -178,7 +180,7 @@ class GiveDegraded:
         texts: Mapping[str, str],
         ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
     ) -> None:
-        """`texts` by model; `ring` tells who delivers callbacks."""
+        """`texts` by model; `ring` notifies the callback workers."""
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
@@ -186,7 +188,7 @@ class GiveDegraded:
         self._ring = ring
 
     def tick(self) -> int:
-        """Answer one page; gives back how many. Raises DatabaseUnreachable."""
+        """Answer one page. Returns how many."""
         if not self._texts:
             return 0
         now = self._clock.now()
@@ -206,15 +208,17 @@ class GiveDegraded:
         return len(ended)
 
 
-OFF_PEAK_EVERY = 5.0  # seconds
 _OFF_PEAK_AT_ONCE = 2_000  # rows moved in one transaction
 
 PaceOf = Callable[[str, str], float | None]
-"""A queue's and a model's pace, in tasks a second; None: nobody knows."""
+"""Tasks a second of a queue and a model; None if unknown."""
 
 
 class ScheduleOffPeak:
-    """One of the leader's chores."""
+    """Holds off-peak tasks when busy hours begin, and starts them in time for their deadlines.
+
+    When busy hours end the feeder releases them, as any task whose time has come.
+    """
 
     def __init__(
         self,
@@ -224,19 +228,15 @@ class ScheduleOffPeak:
         hours: Mapping[str, Windows],
         pace_of: PaceOf,
     ) -> None:
-        """`hours` are the busy ones, by model."""
+        """`hours`: busy hours by model."""
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
         self._hours = hours
         self._pace_of = pace_of
-        self._due = 0.0
 
     def tick(self) -> int:
-        """Do both, once every five seconds; gives back how many rows moved. Raises DatabaseUnreachable."""
-        if self._clock.monotonic() < self._due:
-            return 0
-        self._due = self._clock.monotonic() + OFF_PEAK_EVERY
+        """Do both. Returns how many rows moved."""
         now = self._clock.now()
         moved = sum(self._hold(model, hours, now) for model, hours in self._hours.items())
         started = sum(

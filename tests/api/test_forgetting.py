@@ -66,6 +66,6 @@ def test_tasks_are_deleted_when_their_time_is_over(world: World, admin: Client, 
     world.parts.clock.ahead += 61
     keep = KeepRetention(world.database, world.parts.clock, StorageSettings())
     for _ in range(40):  # a tick is bounded, and other tests have left thousands of tasks
-        keep.tick()
+        keep.walk()
     assert contents(world, name) is None
     assert contents(world, other) is not None
