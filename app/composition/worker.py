@@ -1,4 +1,4 @@
-"""One worker process for upstream calls: everything that it is made of, its start and its end."""
+"""A worker process that calls upstreams: its parts, its start, its reload and its end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import structlog
 from sqlalchemy import Connection
 
 from app.composition.container import Container
-from app.execution.domain.retry import RetryPolicy
+from app.execution.domain.retry import ModelRetryPolicy, Policies, RetryPolicy
 from app.execution.in_flight import GRACE_SECONDS, CallsInFlight, DrainWorker, WorkerReadiness
 from app.execution.release_permits import ReleasePermits
 from app.execution.report_worker import BeatWorker, ReportSlots, WorkerInstance
-from app.execution.run_task import KeepAnswers, ModelRetryPolicy, Policies, RunTask
+from app.execution.run_task import KeepAnswers, RunTask
 from app.execution.store.claims import claim
 from app.execution.store.endings import record_endings
 from app.pacing.build_controllers import rests
@@ -35,79 +35,77 @@ from app.upstreams.held_secrets import HeldSecrets
 
 log = structlog.get_logger("penstock.worker")
 
-_CLOSE_SECONDS = 1.0  # for each of the words that a process says at its end
-_REDIS_TIMEOUT = 5.0
-_GATHER_SECONDS = 0.02  # that a busy process gives claims and endings to come together: little beside a call
+_CLOSE_SECONDS = 1.0  # for each message that a process sends when it ends
+_GATHER_SECONDS = 0.02  # for which a busy process collects claims and endings: short compared with a call
 
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """The parts of this process. `runner` is what the Celery task calls."""
+    """The parts of this process. The Celery task calls `runner`; the reload thread replaces its settings."""
 
     runner: RunTask
     _upstreams: UpstreamGenerations
     _concurrency: int
-    _settling: ReleasePermits
-    _reporting: ReportSlots
-    _beating: BeatWorker
-    _draining: DrainWorker
-    _closing: Sequence[Callable[[], None]]
+    _releases: ReleasePermits
+    _slots: ReportSlots
+    _beat: BeatWorker
+    _drain: DrainWorker
+    _close: Sequence[Callable[[], None]]
 
     def start(self) -> None:
-        """Begin to beat, to report and to settle. Until the first beat, nothing is released to this process."""
-        self._settling.start()
-        self._draining.start()
-        self._beating.start()
-        self._reporting.start()
+        """Start the background loops. Nothing is released to this process until it is registered."""
+        self._releases.start()
+        self._drain.start()
+        self._beat.start()
+        self._slots.start()
 
     def renew(self, parts: Container, queues: Sequence[str]) -> None:
-        """Go on under another configuration; running calls end in the old one. Raises ConfigError."""
+        """Switch to another configuration; running calls finish under the old one. Raises ConfigError."""
         keys = keys_of(parts.settings, queues)
         held = HeldSecrets(parts.settings, keys, os.environ, parts.clock, before=self._upstreams.held)
-        self._upstreams.renew(make_upstreams(parts, held, self._concurrency), held)
+        self._upstreams.renew(_make_upstreams(parts, held, self._concurrency), held)
         self.runner.policies = policies(parts.settings)
-        self.runner.keeping = make_keeping(parts)
-        self._reporting.consume(keys)
+        self.runner.answers = _keep_answers(parts)
+        self._slots.consume(keys)
 
     def refresh(self) -> None:
-        """Make new calls with the secrets that the configuration's references lead to now."""
+        """Resolve the configured secrets again, for new calls."""
         self._upstreams.held.refresh()
 
     def begin_drain(self) -> None:
-        """Take nothing more; running calls get their time. May be called from a signal handler."""
-        self._draining.begin()
-        self._reporting.at_once()
+        """Accept no more tasks and let running calls finish. May be called from a signal handler."""
+        self._drain.begin()
+        self._slots.at_once()
 
     def close(self) -> None:
-        """Say goodbye: Redis and the database are told if they answer, else the leader finds out."""
-        self._draining.begin()
-        left = self._settling.close(_CLOSE_SECONDS)
-        if left:
-            log.error("permits are left to the leader", permits=left)
-        self._reporting.close(_CLOSE_SECONDS)
-        self._beating.close(_CLOSE_SECONDS)
-        for close in self._closing:
+        """Sign off in Redis and the database. If they do not answer, the leader notices by itself."""
+        self._drain.begin()
+        if left := self._releases.close(_CLOSE_SECONDS):
+            log.error("permits left to the leader", permits=left)
+        self._slots.close(_CLOSE_SECONDS)
+        self._beat.close(_CLOSE_SECONDS)
+        for close in self._close:
             close()
 
 
 def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> WorkerProcess:
-    """Make everything that a process needs which consumes these key queues with so many threads.
+    """Build the parts of a process that consumes these key queues with `concurrency` threads.
 
     Resolves the secrets of these keys. Raises ConfigError.
     """
     settings, clock, database = parts.settings, parts.clock, parts.database
     me = WorkerInstance(f"worker_{uuid.uuid4().hex}", socket.gethostname(), os.getpid())
-    held, state = CallsInFlight(), WorkerReadiness()
+    in_flight, readiness = CallsInFlight(), WorkerReadiness()
     keys = keys_of(settings, queues)
     secrets = HeldSecrets(settings, keys, os.environ, clock)
-    upstreams = UpstreamGenerations(make_upstreams(parts, secrets, concurrency), secrets)
-    settling = ReleasePermits(parts.permits)
+    upstreams = UpstreamGenerations(_make_upstreams(parts, secrets, concurrency), secrets)
+    releases = ReleasePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
-        lambda wishes: database.write_single(lambda conn: _claim_in_order(conn, wishes)),
+        lambda group: database.write_single(lambda conn: _claim_in_order(conn, group)),
         gather_seconds=_GATHER_SECONDS,
     )
     endings: GroupCommit[AttemptEnd, Recorded] = GroupCommit(
-        lambda ends: _record(database, upstreams, ends), gather_seconds=_GATHER_SECONDS
+        lambda group: _record(database, upstreams, group), gather_seconds=_GATHER_SECONDS
     )
     runner = RunTask(
         worker=me.id,
@@ -115,17 +113,19 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
         claims=claims,
         upstream=upstreams,
         endings=endings,
-        settling=settling,
-        held=held,
-        state=state,
+        releases=releases,
+        in_flight=in_flight,
+        readiness=readiness,
         policies=policies(settings),
         clock=clock,
         parse=orjson.loads,
-        ring=parts.callback_bell.ring,
+        notify_callbacks=parts.callback_bell.ring,
         streams=RedisStreamWriter(parts.scripts),
-        keeping=make_keeping(parts),
-        announce=parts.reservoir.announce,
-        put_off=lambda task, until, code: database.write(lambda c: feeding.postpone(c, task, until, code)),
+        answers=_keep_answers(parts),
+        notify_waiters=parts.reservoir.announce,
+        postpone=lambda task, until, reason: database.write(
+            lambda c: feeding.postpone(c, task, until, reason)
+        ),
         meter=parts.meters,
         tracer=parts.tracer,
     )
@@ -134,10 +134,10 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
         runner,
         upstreams,
         concurrency,
-        settling,
-        ReportSlots(me.id, keys, concurrency, parts.permits, held, state, clock),
-        BeatWorker(me, database, held, state, clock, upstreams.wire, beat),
-        DrainWorker(held, state, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
+        releases,
+        ReportSlots(me.id, keys, concurrency, parts.permits, in_flight, readiness, clock),
+        BeatWorker(me, database, in_flight, readiness, clock, upstreams.wire, beat),
+        DrainWorker(in_flight, readiness, upstreams.abort, seconds=drain, grace=GRACE_SECONDS),
         (
             claims.close,
             endings.close,
@@ -149,35 +149,37 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
     )
 
 
-def make_upstreams(parts: Container, held: HeldSecrets, concurrency: int) -> Upstreams:
-    """All upstreams of the keys whose secrets are held. Raises ConfigError."""
+def _make_upstreams(parts: Container, held: HeldSecrets, concurrency: int) -> Upstreams:
+    """The upstreams of the keys whose secrets are resolved. Raises ConfigError."""
     return Upstreams(
         parts.settings, held.secrets, concurrency=concurrency, clock=parts.clock, outfits=held.outfits
     )
 
 
-def _record(database: Database, upstreams: UpstreamGenerations, ends: Sequence[AttemptEnd]) -> list[Recorded]:
-    """Record how calls ended; who was refused as unknown may have had its secret rotated."""
-    for ending in ends:
+def _record(
+    database: Database, upstreams: UpstreamGenerations, endings: Sequence[AttemptEnd]
+) -> list[Recorded]:
+    """Record how calls ended. The secret of a key that was refused (401) may have been rotated."""
+    for ending in endings:
         if ending.outcome is Outcome.UNAUTHORIZED:
             upstreams.held.refused(ending.claimed.permit.key)
-    return record_endings(database, ends)
+    return record_endings(database, endings)
 
 
-def make_keeping(parts: Container) -> KeepAnswers:
-    """What puts a price on answers, and keeps them."""
-    most = parts.settings.cache.most_bytes
-    return KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, most)
+def _keep_answers(parts: Container) -> KeepAnswers:
+    """Prices and cache, as configured."""
+    max_bytes = parts.settings.cache.most_bytes
+    return KeepAnswers(orjson.loads, parts.prices, parts.shared_answers, max_bytes)
 
 
 def quick_scripts(settings: Settings) -> Scripts:
     """Redis for Celery's main loop, which must not wait."""
-    assert settings.redis_url is not None  # noqa: S101  # make_celery has refused otherwise
+    assert settings.redis_url is not None  # noqa: S101  # make_celery refuses a missing one
     return Scripts(connect(settings.redis_url, timeout=0.25, connections=4))
 
 
 def keys_of(settings: Settings, queues: Sequence[str]) -> tuple[str, ...]:
-    """The configured keys whose queues these are."""
+    """The configured keys that these queues belong to."""
     return tuple(key.name for key in settings.keys if key_queue(key.name) in set(queues))
 
 
@@ -200,9 +202,7 @@ def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:
     known = {key_queue(key.name) for key in settings.keys}
     for name in queues:
         if name.startswith("backlog."):
-            return (
-                f"{name} is not for workers: from a backlog queue tasks are released by the dispatcher alone"
-            )
+            return f"{name} is not for workers: only the dispatcher releases tasks from a backlog queue"
         if name == "celery":
             return _nothing_to_consume(settings)
         if name.startswith(KEY) and name not in known:
@@ -211,28 +211,32 @@ def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:
 
 
 def _nothing_to_consume(settings: Settings) -> str:
-    """Why Celery fell back on its default queue."""
+    """Why Celery fell back to its default queue."""
     if not settings.keys:
         return "no [[key]] is configured, so there is no queue to consume"
     if not settings.open_keys:
         return "every [[upstream]] is bound to its region: start it with --region"
-    return "celery is no queue here"
+    return "celery is not a queue of Penstock: name key queues with -Q"
 
 
-def _claim_in_order(conn: Connection, wishes: Sequence[Claim]) -> list[Claimed | None]:
-    """One answer for each wish; of two for one row the first has it."""
-    found = claim(conn, wishes)
-    answers = ((wish, found.get(wish.permit.task_id)) for wish in wishes)
-    return [got if got is not None and got.permit is wish.permit else None for wish, got in answers]
+def _claim_in_order(conn: Connection, claims: Sequence[Claim]) -> list[Claimed | None]:
+    """One result for each claim; of two claims for one row, the first gets it."""
+    found = claim(conn, claims)
+    results = ((one, found.get(one.permit.task_id)) for one in claims)
+    return [row if row is not None and row.permit is one.permit else None for one, row in results]
 
 
 class FollowKeys:
-    """One for a worker process that consumes key queues."""
+    """Applies reloads to a worker process: upstreams, policies, and the queues of added and removed keys.
+
+    A worker started without -Q follows all keys; one started for regions follows their keys; one started with
+    queue names keeps those that still exist. Only the reload thread calls `take`.
+    """
 
     def __init__(
         self, parts: Container, process: WorkerProcess, queues: Collection[str], regions: Collection[str] = ()
     ) -> None:
-        """`regions`: those that it was started for."""
+        """`regions`: those that the worker was started for."""
         self._parts = parts
         self._process = process
         self._queues = tuple(name for name in queues if name.startswith(KEY))
@@ -240,15 +244,15 @@ class FollowKeys:
         self.consumer: Any = None  # Celery's, once it is there
 
     def take(self, settings: Settings) -> None:
-        """Another configuration. Raises ConfigError; then everything stays as it was.
+        """Apply a configuration. Raises ConfigError, and changes nothing then.
 
-        1. What is gone is consumed no more. 2. Calls are made by the new one. 3. What has come is consumed: from the
-        next report on the dispatcher releases to it.
+        1. Switch upstreams and policies. 2. Stop consuming the queues of removed keys. 3. Consume those of added
+        keys: the dispatcher releases to them from the next report on.
         """
         wanted = wanted_queues(settings, self._queues, self._followed)
         if not wanted:
             raise ConfigError(
-                str(settings.path), None, "no key of this worker is left", "stop the worker instead"
+                str(settings.path), None, "leaves this worker no key", "stop the worker instead"
             )
         self._process.renew(self._parts.renewed(settings), wanted)
         for name in set(self._queues) - set(wanted):
@@ -258,11 +262,11 @@ class FollowKeys:
         self._queues = wanted
 
 
-Followed = Callable[[Settings], tuple[str, ...]]  # the queues that a configuration means for a worker
+Followed = Callable[[Settings], tuple[str, ...]]  # the queues that a worker consumes under a configuration
 
 
 def followed(settings: Settings, queues: Sequence[str], regions: Collection[str]) -> Followed | None:
-    """What a worker follows that began with these queues; None: it was told them by name, and keeps to them."""
+    """How a worker that was started on these queues follows the configuration; None: they were named, and stay."""
 
     def of_regions(settings: Settings) -> tuple[str, ...]:
         return tuple(key_queue(name) for name in keys_in(settings, regions))
@@ -272,12 +276,12 @@ def followed(settings: Settings, queues: Sequence[str], regions: Collection[str]
 
 
 def all_queues(settings: Settings) -> tuple[str, ...]:
-    """The queues of all keys that a worker without a region may use."""
+    """The queues of all keys that are open to a worker without a region."""
     return tuple(key_queue(name) for name in settings.open_keys)
 
 
 def wanted_queues(settings: Settings, now: Sequence[str], followed: Followed | None) -> tuple[str, ...]:
-    """What a worker is to consume."""
+    """The queues that a worker consumes from now on."""
     if followed is not None:
         return followed(settings)
     known = {key_queue(key.name) for key in settings.keys}

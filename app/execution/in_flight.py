@@ -1,4 +1,4 @@
-"""What a worker process holds in memory, and whether it may take more."""
+"""What a worker process holds in memory, whether it may take more, and how it drains at its end."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from contextlib import contextmanager
 
 import structlog
 
+log = structlog.get_logger("penstock.worker")
+
 Held = tuple[str, int]  # (task id, release)
+
+GRACE_SECONDS = 8.0  # after calls are cut off, for recording how they ended
 
 
 class CallsInFlight:
-    """Calls from their claim until their ending is recorded. May be used by many threads."""
+    """Calls from just before their claim until their ending is recorded.
+
+    All threads of the process share it; `_changed` guards the fields.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._messages = 0
         self._held: set[Held] = set()
-        self.started = 0  # calls ever held
+        self.started = 0  # calls since the process began
 
     @contextmanager
     def message(self) -> Iterator[None]:
-        """Count a message in hand: until it is done with, the process is not idle."""
+        """Count a message being handled: until it is done, the process is not idle."""
         with self._changed:
             self._messages += 1
         try:
@@ -34,7 +41,7 @@ class CallsInFlight:
 
     @contextmanager
     def call(self, task_id: str, release: int) -> Iterator[None]:
-        """Hold a call, from before its claim is asked for."""
+        """Hold a call. Enter before its claim is sent."""
         with self._changed:
             self._held.add((task_id, release))
             self.started += 1
@@ -45,30 +52,32 @@ class CallsInFlight:
                 self._held.discard((task_id, release))
 
     def pairs(self) -> tuple[Held, ...]:
-        """What is held now."""
+        """The calls held now."""
         with self._changed:
             return tuple(self._held)
 
     def count(self) -> int:
-        """How many are held now."""
+        """How many calls are held now."""
         return len(self._held)
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until no message is in hand, at most so long; whether that came to be."""
+        """Wait up to so long until no message is being handled. Returns whether the process is idle."""
         with self._changed:
             return self._changed.wait_for(lambda: self._messages == 0, timeout=max(0.0, seconds))
 
 
 class WorkerReadiness:
-    """Whether this process may take tasks: it is registered, its database answers, and it is not stopping."""
+    """Whether this process may take tasks: it is registered, its database answers, and it is not stopping.
+
+    Plain flags that any thread reads: `registered` belongs to BeatWorker, the events to DrainWorker.
+    `database_answers` is set by whoever last spoke to the database.
+    """
 
     def __init__(self) -> None:
         self.registered = False
         self.database_answers = True
-        self.draining = threading.Event()  # nothing new is begun
-        self.giving_up = (
-            threading.Event()
-        )  # what could not be recorded or settled by now is left to the leader
+        self.draining = threading.Event()  # accept no new task
+        self.giving_up = threading.Event()  # leave what is not yet recorded or released to the leader
 
     @property
     def takes_tasks(self) -> bool:
@@ -76,46 +85,43 @@ class WorkerReadiness:
         return self.registered and self.database_answers and not self.draining.is_set()
 
 
-log = structlog.get_logger("penstock.worker")
-
-GRACE_SECONDS = 8.0  # after the cut, for recording what the calls came to
-
-
 class DrainWorker:
-    """Waits in a thread of its own for the word to stop, as the main thread will wait for the calls."""
+    """Ends a worker process: no new tasks, time for running calls, then they are cut off and re-queued.
+
+    Runs in its own thread, because the main thread will be waiting for the calls.
+    """
 
     def __init__(
         self,
-        held: CallsInFlight,
-        state: WorkerReadiness,
+        in_flight: CallsInFlight,
+        readiness: WorkerReadiness,
         abort: Callable[[], None],
         *,
         seconds: float,
         grace: float,
     ) -> None:
-        """`abort` ends every upstream call in flight."""
-        self._held = held
-        self._state = state
+        """`abort` cuts off every upstream call; calls get `seconds` before it, and `grace` after it to be recorded."""
+        self._in_flight = in_flight
+        self._readiness = readiness
         self._abort = abort
         self._seconds = seconds
         self._grace = grace
         self._thread = threading.Thread(target=self._run, name="drain-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to wait for the word."""
+        """Start waiting for `begin`."""
         self._thread.start()
 
     def begin(self) -> None:
-        """Stop taking tasks. May be called from a signal handler, and again."""
-        self._state.draining.set()
+        """Accept no more tasks. May be called from a signal handler, and more than once."""
+        self._readiness.draining.set()
 
     def _run(self) -> None:
-        """1. Wait for the word. 2. Give calls their time. 3. Cut them off. 4. Let their endings be recorded."""
-        self._state.draining.wait()
-        if self._held.wait_until_idle(self._seconds):
+        self._readiness.draining.wait()
+        if self._in_flight.wait_until_idle(self._seconds):
             return
-        log.warning("running calls are cut off and given back", calls=self._held.count())
+        log.warning("running calls cut off and re-queued", calls=self._in_flight.count())
         self._abort()
-        if not self._held.wait_until_idle(self._grace):
-            log.error("calls are left to the leader", calls=self._held.count())
-        self._state.giving_up.set()
+        if not self._in_flight.wait_until_idle(self._grace):
+            log.error("calls left to the leader", calls=self._in_flight.count())
+        self._readiness.giving_up.set()

@@ -1,4 +1,4 @@
-"""Settles permits, again and again while Redis is away: whatever ends a call, its slot comes back."""
+"""Releases permits, with retries while Redis is away: however a call ends, its slot is freed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from app.tasks.domain.attempt import Settlement
 log = structlog.get_logger("penstock.worker")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0  # seconds
-_MOST_TOGETHER = 200
+_MAX_BATCH = 200
 
 
 class ReleasePermits:
-    """Settlements that are ready at the same time go together.
+    """Releases permits in batches. All threads of a worker process share it.
 
-    Who ends a call sends what waits, himself; what comes meanwhile, and what Redis did not take, a thread sends.
+    The caller flushes the queue; a background thread sends the rest and retries. One sender at a time: `_sending`
+    says that there is one, and `_changed` guards all fields.
     """
 
     def __init__(self, permits: Permits) -> None:
         self._permits = permits
         self._changed = threading.Condition()
         self._waiting: list[Settlement] = []
-        self._sending = False  # whether somebody does
-        self._by_thread = True  # until it runs, and while Redis is away: nobody else is to wait for that
+        self._sending = False
+        self._by_thread = True  # until the thread runs, and while Redis is away: callers must not wait for it
         self._closing = False
         self._loop = BackgroundLoop(
-            "settle-permits", self._turn, expected=(Unreachable,), backoff=(_FIRST_WAIT, _LONGEST_WAIT)
+            "release-permits", self._flush, expected=(Unreachable,), backoff=(_FIRST_WAIT, _LONGEST_WAIT)
         )
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start the background thread."""
         self._loop.start()
         with self._changed:
             self._by_thread = bool(self._waiting)
 
     def add(self, settlement: Settlement) -> None:
-        """Settle now, or soon where others are at it."""
+        """Release now, or soon if another thread is sending."""
         with self._changed:
             self._waiting.append(settlement)
             if self._sending:
@@ -54,7 +55,7 @@ class ReleasePermits:
         self._send()
 
     def close(self, seconds: float) -> int:
-        """Send what waits, at most so long; gives back how many settlements are left to the leader."""
+        """Send what is queued, within `seconds`. Returns how many permits are left to the leader."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -62,23 +63,23 @@ class ReleasePermits:
         with self._changed:
             return len(self._waiting)
 
-    def _turn(self) -> object:
-        if not self._take_turn():
+    def _flush(self) -> object:
+        if not self._acquire():
             return END
         if not self._send():
-            raise RedisUnreachable("settlements wait for Redis")
+            raise RedisUnreachable("permits wait for Redis to be released")
         return None
 
-    def _take_turn(self) -> bool:
-        """Wait for the thread's turn; False when nothing waits any more and the process ends."""
+    def _acquire(self) -> bool:
+        """Become the sender once there is something to send. False: the queue is empty and the process ends."""
         with self._changed:
             self._changed.wait_for(lambda: not self._sending and (self._waiting or self._closing))
             self._sending = bool(self._waiting)
             return self._sending
 
     def _send(self) -> bool:
-        """Send once, as whoever's turn it is; whether Redis took it."""
-        batch = self._waiting[:_MOST_TOGETHER]
+        """Send one batch, as the only sender. Returns whether Redis took it."""
+        batch = self._waiting[:_MAX_BATCH]
         taken = self._settle(batch)
         with self._changed:
             if taken:
@@ -89,14 +90,14 @@ class ReleasePermits:
         return taken
 
     def _settle(self, batch: Sequence[Settlement]) -> bool:
-        """Whether the batch is done with. One that is refused for itself is left out, not repeated for ever."""
+        """Whether the batch is done. A settlement that Redis itself refuses is dropped, not retried forever."""
         try:
             self._permits.settle(batch)
         except Unreachable:
             return False
         except Exception as error:  # noqa: BLE001  # the others must not wait for a bad one
             if len(batch) == 1:
-                log.error("a settlement was refused", task_id=batch[0].task_id, error=type(error).__name__)
+                log.error("settlement refused", task_id=batch[0].task_id, error=type(error).__name__)
                 return True
             return all(self._settle([one]) for one in batch)
         return True

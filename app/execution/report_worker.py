@@ -1,14 +1,11 @@
-"""A worker process's word to the dispatcher each second: which keys it consumes, and how much it can take.
-
-It can take what it could start in time, though its pool may be larger: see `start_room`.
-"""
+"""What a worker process reports: to the leader through the database, to the dispatcher through Redis."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
@@ -22,15 +19,21 @@ from app.platform.domain.errors import DatabaseUnreachable, Unreachable
 from app.platform.ports import Clock
 
 log = structlog.get_logger("penstock.worker")
-T = TypeVar("T")
 
 BEAT_SECONDS = 10.0
-LOOK_SECONDS = 1.0  # between looks at whether the database answers
+PING_SECONDS = 1.0  # between checks that the database answers
+
+REPORT_SECONDS = 1.0
+_CHECK_SECONDS = 0.05  # between checks of how many calls are held
+LEAST = 25  # slots that an idle worker asks for; more follow at the next check
+MOST = 300
+_SHARE = 0.75  # seconds' worth of starts: well below the 2 s after which an unredeemed permit is reclaimed
+_CHANGED = LEAST // 5  # a change of held calls that is reported at once
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInstance:
-    """One life of one worker process."""
+    """One run of one worker process; a restart is another instance."""
 
     id: str
     host: str
@@ -38,115 +41,118 @@ class WorkerInstance:
 
 
 class BeatWorker:
-    """Registers the process, beats every `beat_seconds`, and looks each second whether the database answers."""
+    """Registers the process, beats every `beat_seconds`, and pings the database every second.
+
+    Its state belongs to its loop's thread; `close` writes only after that has ended.
+    """
 
     def __init__(
         self,
-        me: WorkerInstance,
+        instance: WorkerInstance,
         database: Database,
-        held: CallsInFlight,
-        state: WorkerReadiness,
+        in_flight: CallsInFlight,
+        readiness: WorkerReadiness,
         clock: Clock,
-        wire: Callable[[], tuple[int, int]] | None = None,
+        count_wire: Callable[[], tuple[int, int]] | None = None,
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
-        """`wire`: upstream calls made so far, and connections opened for them."""
-        self._wire = wire
-        self._beat_seconds = beat_seconds
-        self._me = me
+        """`count_wire`: upstream calls made so far, and connections opened for them."""
+        self._instance = instance
         self._database = database
-        self._held = held
-        self._state = state
+        self._in_flight = in_flight
+        self._readiness = readiness
         self._clock = clock
+        self._count_wire = count_wire
+        self._beat_seconds = beat_seconds
         self._beat_due_at = 0.0  # monotonic
         self._loop = BackgroundLoop(
-            "beat-worker", self.tick, every=LOOK_SECONDS, backoff=(LOOK_SECONDS, LOOK_SECONDS)
+            "beat-worker", self.tick, every=PING_SECONDS, backoff=(PING_SECONDS, PING_SECONDS)
         )
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start beating."""
         self._loop.start()
 
     def close(self, seconds: float) -> None:
-        """Stop beating, and say goodbye if the database answers within about so long."""
-        if self._loop.close(seconds) and self._state.registered:
-            self._try(self._goodbye)
+        """Stop within about `seconds`, and sign off if the database answers."""
+        if self._loop.close(seconds) and self._readiness.registered:
+            self._write(self._sign_off)
 
     def tick(self) -> None:
-        """Do what is due."""
-        if not self._state.registered:
-            me = self._me
-            said = self._try(lambda conn: workers.register(conn, me.id, me.host, me.pid, self._clock.now()))
-            self._state.registered = said
+        """Register, beat or ping, whichever is due."""
+        if not self._readiness.registered:
+            self._readiness.registered = self._write(self._register)
         elif self._clock.monotonic() >= self._beat_due_at:
-            if self._try(self._beat):
+            if self._write(self._beat):
                 self._beat_due_at = self._clock.monotonic() + self._beat_seconds
         else:
-            self._look()
+            self._ping()
+
+    def _register(self, conn: Connection) -> None:
+        me = self._instance
+        workers.register(conn, me.id, me.host, me.pid, self._clock.now())
 
     def _beat(self, conn: Connection) -> None:
-        """What is held of rows that are not ours any more goes on: its result is offered all the same."""
-        workers.beat(conn, self._me.id, self._held.pairs(), self._clock.now())
-        self._count(conn)
+        """A call whose row is no longer ours goes on: its result is offered all the same."""
+        workers.beat(conn, self._instance.id, self._in_flight.pairs(), self._clock.now())
+        self._save_wire_counts(conn)
 
-    def _count(self, conn: Connection) -> None:
-        if self._wire is not None:
-            workers.count_wire(conn, self._me.id, *self._wire())
+    def _save_wire_counts(self, conn: Connection) -> None:
+        if self._count_wire is not None:
+            workers.count_wire(conn, self._instance.id, *self._count_wire())
 
-    def _goodbye(self, conn: Connection) -> None:
-        workers.ended(conn, self._me.id, self._clock.now())
-        self._count(conn)
+    def _sign_off(self, conn: Connection) -> None:
+        workers.ended(conn, self._instance.id, self._clock.now())
+        self._save_wire_counts(conn)
 
-    def _look(self) -> None:
+    def _ping(self) -> None:
         try:
             self._database.ping()
-            self._answered(True)
+            self._set_database_answers(True)
         except DatabaseUnreachable:
-            self._answered(False)
+            self._set_database_answers(False)
 
-    def _try(self, write: Callable[[Connection], object]) -> bool:
+    def _write(self, write: Callable[[Connection], object]) -> bool:
         try:
             self._database.write(write)
         except DatabaseUnreachable:
-            self._answered(False)
+            self._set_database_answers(False)
             return False
-        self._answered(True)
+        self._set_database_answers(True)
         return True
 
-    def _answered(self, answers: bool) -> None:
-        if answers != self._state.database_answers:
+    def _set_database_answers(self, answers: bool) -> None:
+        if answers != self._readiness.database_answers:
             log.warning("the database answers again" if answers else "the database does not answer")
-        self._state.database_answers = answers
-
-
-LEAST = 25  # also what an idle worker asks for: more follows within a twentieth of a second
-MOST = 300
-_SHARE = 0.75  # seconds' worth: waits stay well below the 2 s
+        self._readiness.database_answers = answers
 
 
 def prefetch_allowance(started: int, seconds: float) -> int:
-    """Calls to ask for beyond those held, after so many were `started` in the last `seconds`."""
+    """Calls to ask for beyond those held, after `started` calls began in the last `seconds`.
+
+    What is released must be redeemed within 2 s or it is reclaimed. A worker starts several hundred calls a second,
+    on a busy machine a few dozen; given 1,000 at once it would let most of them expire.
+    """
     rate = started / seconds if seconds > 0 else 0.0
     return round(min(MOST, max(LEAST, rate * _SHARE)))
 
 
-EVERY_SECONDS = 1.0
-_LOOK_SECONDS = 0.05  # between looks at how many are held
-_CHANGED = LEAST // 5  # so many more or fewer held are told at once
-
-
 class Reports(Protocol):
-    """Where reports go."""
+    """Where slot reports go."""
 
     def report(self, report: WorkerReport) -> None:
-        """Tell the dispatcher. Raises Unreachable."""
+        """Send a report to the dispatcher. Raises Unreachable."""
 
     def leave(self, worker: str) -> None:
-        """Say that this worker takes nothing more. Raises Unreachable."""
+        """Announce that this worker takes no more tasks. Raises Unreachable."""
 
 
 class ReportSlots:
-    """Reports each second, and at once when much has changed."""
+    """Reports which keys this worker serves and how many calls it can take: each second, at once on a large change.
+
+    It offers what it can start in time, though its pool may be larger (`prefetch_allowance`). The counters belong to
+    the loop's thread; other threads only set `_keys` and ring.
+    """
 
     def __init__(
         self,
@@ -154,8 +160,8 @@ class ReportSlots:
         keys: tuple[str, ...],
         slots: int,
         reports: Reports,
-        held: CallsInFlight,
-        state: WorkerReadiness,
+        in_flight: CallsInFlight,
+        readiness: WorkerReadiness,
         clock: Clock,
     ) -> None:
         """`slots`: the size of the pool."""
@@ -163,63 +169,63 @@ class ReportSlots:
         self._keys = keys
         self._slots = slots
         self._reports = reports
-        self._held = held
-        self._state = state
+        self._in_flight = in_flight
+        self._readiness = readiness
         self._clock = clock
-        self._told_at, self._told_held = -EVERY_SECONDS, 0
-        self._room, self._measured_at, self._measured = LEAST, clock.monotonic(), 0
-        self._asked = threading.Event()
-        self._asked.set()
+        self._reported_at, self._reported_held = -REPORT_SECONDS, 0
+        self._allowance, self._measured_at, self._measured = LEAST, clock.monotonic(), 0
+        self._requested = threading.Event()
+        self._requested.set()
         self._loop = BackgroundLoop(
-            "report-slots", self._due, every=_LOOK_SECONDS, backoff=(_LOOK_SECONDS, EVERY_SECONDS)
+            "report-slots",
+            self._report_if_due,
+            every=_CHECK_SECONDS,
+            backoff=(_CHECK_SECONDS, REPORT_SECONDS),
         )
 
     def start(self) -> None:
-        """Begin to report."""
+        """Start reporting."""
         self._loop.start()
 
     def consume(self, keys: tuple[str, ...]) -> None:
-        """From now on the queues of these keys are consumed."""
+        """Serve these keys from now on."""
         self._keys = keys
         self.at_once()
 
     def at_once(self) -> None:
-        """Something changed that should not wait for the next second."""
-        self._asked.set()
+        """Report without waiting for the next second."""
+        self._requested.set()
         self._loop.ring()
 
     def close(self, seconds: float) -> None:
-        """Say that this worker takes nothing more, if Redis answers."""
+        """Announce that this worker takes no more tasks, if Redis answers."""
         self._loop.close(seconds)
         try:
             self._reports.leave(self._worker)
         except Unreachable:
-            pass  # the report grows old by itself
-
-    def _measure(self) -> None:
-        """Once a second: how fast calls are started."""
-        now, started = self._clock.monotonic(), self._held.started
-        if now - self._measured_at >= EVERY_SECONDS:
-            self._room = prefetch_allowance(started - self._measured, now - self._measured_at)
-            self._measured_at, self._measured = now, started
+            pass  # the last report expires by itself
 
     def tick(self) -> None:
-        """Report what can be taken now: nothing while stopping, or while the database does not answer."""
+        """Report what can be taken now: nothing while draining, or while the database does not answer."""
         self._measure()
-        held = self._held.count()
-        slots = min(self._slots, held + self._room) if self._state.takes_tasks else 0
-        self._told_at, self._told_held = self._clock.monotonic(), held
+        held = self._in_flight.count()
+        slots = min(self._slots, held + self._allowance) if self._readiness.takes_tasks else 0
+        self._reported_at, self._reported_held = self._clock.monotonic(), held
         try:
             self._reports.report(WorkerReport(self._worker, self._keys, slots, held))
         except Unreachable:
-            pass  # so is everything else that the dispatcher could send us
+            pass  # the dispatcher could not release anything either
 
-    def _is_due(self) -> bool:
-        changed = abs(self._held.count() - self._told_held) >= _CHANGED
-        return changed or self._clock.monotonic() - self._told_at >= EVERY_SECONDS
+    def _measure(self) -> None:
+        """Once a second: how fast calls are started."""
+        now, started = self._clock.monotonic(), self._in_flight.started
+        if now - self._measured_at >= REPORT_SECONDS:
+            self._allowance = prefetch_allowance(started - self._measured, now - self._measured_at)
+            self._measured_at, self._measured = now, started
 
-    def _due(self) -> None:
-        asked = self._asked.is_set()
-        self._asked.clear()
-        if asked or self._is_due():
+    def _report_if_due(self) -> None:
+        requested = self._requested.is_set()
+        self._requested.clear()
+        changed = abs(self._in_flight.count() - self._reported_held) >= _CHANGED
+        if requested or changed or self._clock.monotonic() - self._reported_at >= REPORT_SECONDS:
             self.tick()

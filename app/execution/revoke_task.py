@@ -1,4 +1,4 @@
-"""A revoke in Celery or Flower cancels the row, and is not forgotten while the database is away."""
+"""Revokes from Celery or Flower cancel the row; they are retried while the database is away."""
 
 from __future__ import annotations
 
@@ -18,40 +18,43 @@ from app.tasks.store.transitions import cancel_by_id
 
 log = structlog.get_logger("penstock.worker")
 
-_MOST_WAITING = 100_000
-_AGAIN_SECONDS = 1.0
+_MAX_QUEUED = 100_000
+_RETRY_SECONDS = 1.0
 
 
 class RevokeTasks:
-    """Cancels in a thread of its own: who asks is Celery's main loop, which must not wait."""
+    """Cancels in a thread of its own, because Celery's main loop, which asks, must not wait.
+
+    The deque is filled by the main loop and emptied by the thread.
+    """
 
     def __init__(
-        self, database: Database, reservoir: BacklogPublisher, clock: Clock, cancelled: Callable[[str], None]
+        self, database: Database, backlog: BacklogPublisher, clock: Clock, cancelled: Callable[[str], None]
     ) -> None:
-        """`cancelled` hears of each task that ended by a revoke."""
+        """`cancelled` is called with each task that a revoke ended."""
         self._database = database
-        self._reservoir = reservoir
+        self._backlog = backlog
         self._clock = clock
         self._cancelled = cancelled
-        self._waiting: deque[str] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[str] = deque(maxlen=_MAX_QUEUED)
         self._loop = BackgroundLoop(
             "revoke-tasks",
             self._all,
             every=None,
             expected=(DatabaseUnreachable,),
-            backoff=(_AGAIN_SECONDS, _AGAIN_SECONDS),
+            backoff=(_RETRY_SECONDS, _RETRY_SECONDS),
         )
 
     def start(self) -> None:
-        """Begin to cancel."""
+        """Start the thread."""
         self._loop.start()
 
     def close(self) -> None:
-        """Cancel no more."""
-        self._loop.close(_AGAIN_SECONDS)
+        """Stop the thread."""
+        self._loop.close(_RETRY_SECONDS)
 
     def ask(self, task_ids: Iterable[str]) -> None:
-        """Cancel these soon."""
+        """Cancel these tasks soon."""
         self._waiting.extend(task_ids)
         self._loop.ring()
 
@@ -60,7 +63,7 @@ class RevokeTasks:
             self._one()
 
     def _one(self) -> None:
-        """Raises DatabaseUnreachable; then it is asked again."""
+        """Raises DatabaseUnreachable, and is called again then."""
         task_id = self._waiting[0]
         try:
             if self.revoke(task_id) is Status.CANCELLED:
@@ -68,14 +71,14 @@ class RevokeTasks:
         except DatabaseUnreachable:
             raise
         except Exception as error:  # noqa: BLE001  # the others must not wait for a bad one
-            log.error("a revoke failed", task_id=task_id, error=type(error).__name__)
+            log.error("revoke failed", task_id=task_id, error=type(error).__name__)
         self._waiting.popleft()
 
     def revoke(self, task_id: str) -> Status | None:
-        """Cancel one task; gives back its status then, None when there is none. Raises DatabaseUnreachable."""
+        """Cancel a task. Returns its status after that, None if it does not exist. Raises DatabaseUnreachable."""
         now = self._clock.now()
         status = self._database.write(partial(cancel_by_id, task_id=task_id, now=now))
         if status is Status.CANCELLED:
-            self._reservoir.forget([task_id])
-            self._reservoir.announce([task_id])
+            self._backlog.forget([task_id])
+            self._backlog.announce([task_id])
         return status

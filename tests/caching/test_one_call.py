@@ -183,7 +183,7 @@ def test_without_an_answer_the_next_one_leads(processes: tuple[Process, Process]
     """A call that ended without an answer worth keeping leaves nothing to take."""
     first, second = processes
     first.submit()
-    first.keeping = KeepAnswers(orjson.loads, cache=first.cache.inner, most_bytes=1)
+    first.keeping = KeepAnswers(orjson.loads, cache=first.cache.inner, max_bytes=1)
     second.cache.meanwhile = first.begin()
     submitted = second.submit()
     assert not submitted.answered

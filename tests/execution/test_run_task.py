@@ -7,10 +7,10 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from app.execution.domain.retry import RetryPolicy
+from app.execution.domain.retry import ModelRetryPolicy, RetryPolicy
 from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.release_permits import ReleasePermits
-from app.execution.run_task import KEY_MISSING_SECONDS, ModelRetryPolicy, Policies, RunTask
+from app.execution.run_task import KEY_MISSING_SECONDS, Policies, RunTask
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.encryption import Unsealable
@@ -138,9 +138,9 @@ class World:
             claims=self.rows,
             upstream=self.upstream,
             endings=FakeEndings(self.rows),
-            settling=self.settling,
-            held=self.held,
-            state=self.state,
+            releases=self.settling,
+            in_flight=self.held,
+            readiness=self.state,
             policies=policies,
             clock=self.clock,
             parse=orjson.loads,
@@ -340,7 +340,7 @@ def test_while_redis_is_away_nobody_but_one_thread_waits_for_it() -> None:
         settling.add(Settlement(name, 7, Outcome.SUCCEEDED))
     wait_until(lambda: len(tried) > 2)
     assert tried[0] == threading.current_thread().name
-    assert set(tried[1:]) == {"settle-permits"}
+    assert set(tried[1:]) == {"release-permits"}
     gate.away_for = 0
     assert settling.close(60) == 0
     assert len(gate.settled) == 3
@@ -404,7 +404,7 @@ def test_a_task_whose_content_key_is_missing_is_put_off_before_its_permit_goes_b
         assert world.gate.settled == []
         put_off.append(how)
 
-    world.runner.put_off = remember
+    world.runner.postpone = remember
     assert world.runner.run("task_1").reason == "not claimed"
     assert world.settlement().outcome is Outcome.RETURNED
     assert put_off == [("task_1", world.clock.now() + KEY_MISSING_SECONDS, "content_key_missing:ab12cd34")]
@@ -416,6 +416,6 @@ def test_the_permit_goes_back_also_when_a_task_cannot_be_put_off(world: World) -
     def away(*_how: object) -> None:
         raise DatabaseUnreachable("gone")
 
-    world.runner.put_off = away
+    world.runner.postpone = away
     world.runner.run("task_1")
     assert world.settlement().outcome is Outcome.RETURNED

@@ -270,7 +270,7 @@ def test_a_call_that_takes_too_long_is_cut_off_and_given_back(make_world: Callab
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["-Q", "backlog.deepseek-flash.alice"], "released by the dispatcher alone"),
+        (["-Q", "backlog.deepseek-flash.alice"], "only the dispatcher releases tasks"),
         (["-P", "solo"], "start it with -P threads"),
     ],
 )
@@ -293,8 +293,8 @@ def test_a_wrong_start_is_refused_with_a_clear_word(
 @pytest.mark.parametrize(
     ("queue", "word"),
     [
-        ("backlog.deepseek-flash.alice", "released by the dispatcher alone"),
-        ("celery", "no queue here"),
+        ("backlog.deepseek-flash.alice", "only the dispatcher releases tasks"),
+        ("celery", "not a queue of Penstock"),
         ("key.nobody", "there is no [[key]] of that name"),
         ("key.key-one", None),
         ("callbacks", None),

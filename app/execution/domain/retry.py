@@ -16,11 +16,12 @@ An answer that was streamed, and of which a part has been seen, is never begun a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import quote, unquote
 
+from app.pacing.domain.brake import DEFAULT_RESTS, BrakeDurations
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, Permit, TaskFailure
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
 from app.tasks.domain.task import Status
@@ -280,3 +281,37 @@ def failure_of(verdict: CallVerdict) -> TaskFailure:
 def _expired(verdict: CallVerdict) -> TaskFailure:
     last = f"The task's deadline has passed. Its last call: {verdict.message or verdict.outcome}"
     return TaskFailure("expired_error", "expired", last)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRetryPolicy:
+    """How tasks of a model are retried, and which keys can serve it at all."""
+
+    retry: str
+    keys: frozenset[str]
+    falls: frozenset[str] = frozenset()  # what its fallback tiers are for
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Retry policies and models by name. `retries` holds "default"."""
+
+    retries: Mapping[str, RetryPolicy]
+    models: Mapping[str, ModelRetryPolicy]
+    rests: BrakeDurations = DEFAULT_RESTS
+
+    def retry_of(self, claimed: Claimed) -> RetryPolicy:
+        """The policy that the request names, else its model's, else the default."""
+        model = self.models.get(claimed.model)
+        name = claimed.retry or (model.retry if model else "default")
+        return self.retries.get(name) or self.retries["default"]
+
+    def keys_of(self, claimed: Claimed) -> frozenset[str]:
+        """The keys that may serve the task's model."""
+        model = self.models.get(claimed.model)
+        return model.keys if model else frozenset({claimed.permit.key})
+
+    def falls_of(self, claimed: Claimed) -> frozenset[str]:
+        """What the model's fallback tiers are for."""
+        model = self.models.get(claimed.model)
+        return model.falls if model else frozenset()
