@@ -1,5 +1,6 @@
 """One envelope for every refusal, one request id on every answer."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -60,6 +61,9 @@ class Broken:
 
     def publish(self, messages: Any, *, feeding: bool = False) -> Any:
         raise RuntimeError("the secret prompt")
+
+    def listen(self, _heard: Any, stop: threading.Event) -> None:
+        stop.wait()
 
 
 class DeadDatabase:

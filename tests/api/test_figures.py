@@ -36,7 +36,8 @@ def test_figures_by_client_are_for_administrators(world: World, alice: Client) -
     }
     for who, page in shown.items():
         assert 'penstock_tasks_submitted_total{model="deepseek-flash",way="batch"}' in page
-        assert (alice.id in page) == (who == "administrator"), who
+        # Not her id: this process may have met more clients by now than are shown by name.
+        assert ("penstock_client_" in page) == (who == "administrator"), who
 
 
 def test_a_key_that_is_not_known_is_refused(world: World) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import SchemaValidator
 
-from app.api import access_shapes, admin_dispatcher, openai_batches, queries, tasks, warming
+from app.api import access_shapes, admin_dispatcher, batch_json, openai_batches, queries, tasks, warming
 from app.api.batch_json import read_batch
 from app.api.body import read_form
 from app.api.queries import Query
@@ -225,6 +225,24 @@ def test_any_bytes_read_by_parts_are_refused_as_those_read_whole(raw: bytes, cut
 def test_the_place_of_a_fault_counts_from_the_beginning_of_the_body() -> None:
     with pytest.raises(Invalid, match=r"line 3 column 7"):
         read_batch(b'{"requests":[\n{"prompt":"x"},\n{"a": nul}]}')
+
+
+@pytest.mark.parametrize(
+    "end", ['{"prompt": nul}]}', '{"prompt":"x"}}', '{"prompt":"x"} 1]}', '],"n":tru}', "{"]
+)
+def test_requests_before_a_syntax_error_are_parsed_once(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    parsed: list[bytes] = []
+
+    def recorded(raw: bytes, **more: Any) -> Any:
+        parsed.append(raw)
+        return parse_json(raw, **more)
+
+    monkeypatch.setattr(batch_json, "parse_json", recorded)
+    request = '{"prompt":"häéllo 😀"},'
+    raw = ('{"requests":[' + (request * 10 + "\n") * 100 + request * 10 + end).encode()
+    raw = raw.replace(b",]", b"]")
+    assert outcome(lambda: read_batch(raw)) == outcome(lambda: parse(BatchBody, parse_json(raw)))
+    assert sum(body.count(b'"prompt"') for body in parsed) <= raw.count(b'"prompt"') + 2
 
 
 @given(st.lists(JSON))
