@@ -58,7 +58,7 @@ def _answered(row: NewTask) -> NewTask:
     return replace(row, hold=Hold.JOINING, fed_at=None)
 
 
-def publish_join(database: Database, reservoir: BacklogPublisher, settled: JoinResult) -> None:
+def publish_join(database: Database, backlog: BacklogPublisher, settled: JoinResult) -> None:
     """Void places, send leaders to the front, tell who waits. Never raises: the reconciler puts right what is left.
 
     A leader that has to hurry loses its place first and is given to the feeder then: in the other order its new
@@ -66,16 +66,16 @@ def publish_join(database: Database, reservoir: BacklogPublisher, settled: JoinR
     """
     away = [*settled.replaced, *settled.hurried]
     if away:
-        reservoir.forget(away)
+        backlog.forget(away)
     if settled.hurried:
         try:
             database.write(lambda conn: mark_unqueued(conn, settled.hurried))
         except DatabaseUnreachable:
             return
     if settled.ended:
-        reservoir.announce(settled.ended)
+        backlog.announce(settled.ended)
     elif settled.hurried or settled.released:
-        reservoir.ring()
+        backlog.ring()
 
 
 _ROWS = 1_000  # looked at in one tick
@@ -88,7 +88,7 @@ class JoinIdentical:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        backlog: BacklogPublisher,
         answers: AnswerCache,
         clock: Clock,
         *,
@@ -97,7 +97,7 @@ class JoinIdentical:
     ) -> None:
         """`ring` tells who delivers callbacks."""
         self._database = database
-        self._reservoir = reservoir
+        self._backlog = backlog
         self._answers = answers
         self._clock = clock
         self._coalesce = coalesce
@@ -137,6 +137,6 @@ class JoinIdentical:
         return self._answers.look(sorted({one.key for one in waiting if one.looks}))
 
     def _tell(self, settled: JoinResult) -> None:
-        publish_join(self._database, self._reservoir, settled)
+        publish_join(self._database, self._backlog, settled)
         if settled.callbacks:
             self._ring(settled.callbacks)

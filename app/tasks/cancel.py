@@ -19,15 +19,15 @@ from app.tasks.store.transitions import cancel_task
 class CancelTask:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, backlog: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._backlog = backlog
         self._clock = clock
 
     def cancel(self, client_id: str, task_id: str) -> Status:
-        """Cancel a client's task; repeating it is harmless. Gives back the status it has now.
+        """Cancel a client's task and return its status now; repeating it is harmless.
 
-        `running` means that its call is let finish: a success is kept, anything else ends `cancelled`.
+        `running`: its call may finish; a success is kept, anything else ends `cancelled`.
         Raises NotFound, Conflict for one that ended otherwise, DatabaseUnreachable.
         """
         if not is_id("task", task_id):
@@ -39,8 +39,8 @@ class CancelTask:
         if status.ended and status is not Status.CANCELLED:
             raise Conflict(f"the task has ended already: {status}", param="task_id", code="task_ended")
         if status is Status.CANCELLED:
-            self._reservoir.forget([task_id])
-            self._reservoir.announce([task_id])
+            self._backlog.forget([task_id])
+            self._backlog.announce([task_id])
         return status
 
 
@@ -54,13 +54,13 @@ _HARMLESS = frozenset({BatchStatus.CANCELLING, BatchStatus.CANCELLED})
 class CancelBatch:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, backlog: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._backlog = backlog
         self._clock = clock
 
     def cancel(self, client_id: str, batch_id: str) -> BatchRow:
-        """Cancel a client's batch; repeating it is harmless. Gives back the batch as it stands after.
+        """Cancel a client's batch and return it as it is now; repeating it is harmless.
 
         Raises NotFound, Conflict for one that ended otherwise, DatabaseUnreachable.
         """
@@ -73,8 +73,8 @@ class CancelBatch:
             raise _no_batch(batch_id)
         if row.status not in _HARMLESS:
             raise Conflict(f"the batch has ended already: {row.status}", param="batch_id", code="batch_ended")
-        self._reservoir.forget(ids)
-        self._reservoir.announce([batch_id])  # who waits for one of its tasks hears of it from the database
+        self._backlog.forget(ids)
+        self._backlog.announce([batch_id])  # waiters for one of its tasks learn of it from the database
         return row
 
 
@@ -85,13 +85,13 @@ def _no_batch(batch_id: str) -> NotFound:
 class DeleteTask:
     """The use case."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, backlog: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._backlog = backlog
         self._clock = clock
 
     def delete(self, client_id: str, task_id: str) -> None:
-        """Cancel it if it has not ended (a running call is let finish, its result is kept nowhere), and delete it.
+        """Cancel the task if it has not ended, and delete it; a running call may finish, but its result is not kept.
 
         Raises NotFound, DatabaseUnreachable.
         """
@@ -103,5 +103,5 @@ class DeleteTask:
 
         if not is_id("task", task_id) or not self._database.write(mark):
             raise NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")
-        self._reservoir.forget([task_id])
-        self._reservoir.announce([task_id])
+        self._backlog.forget([task_id])
+        self._backlog.announce([task_id])

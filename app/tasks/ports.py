@@ -1,4 +1,4 @@
-"""What the use cases on tasks need from outside: the backlog queues, news of changes, and counters."""
+"""Ports of the use cases on tasks: the backlog queues, notifications of changes, and counters."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from app.tasks.domain.attempt import AttemptEnd, Message, Refusal
 
 
 class BacklogPublisher(Protocol):
-    """Backlog queues, as the API and the feeder see them. Never raises for an unreachable Redis: it refuses."""
+    """The backlog queues, as the API and the feeder see them. Refuses, and never raises, when Redis is unreachable."""
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
-        """Put messages into their backlog queues in order; gives back the refused ids with the reason.
+        """Put messages into their backlog queues in order; returns refused ids with the reason.
 
-        A task that is already in place or holds a permit counts as accepted. `feeding` is the feeder's right to
-        publish while rows wait in the database (others are refused with `behind`, so that order is kept).
+        A task that is already queued or holds a permit counts as accepted. Only with `feeding` may messages be
+        published while rows wait in the database (others are refused with `behind`, to keep the order).
         """
 
     def forget(self, task_ids: Iterable[str]) -> None:
-        """Delete places: what was cancelled, expired or paused will be dropped at release, free of charge."""
+        """Delete queue entries of cancelled, expired or paused tasks: their messages are dropped at release."""
 
     def announce(self, task_ids: Iterable[str]) -> None:
-        """Tell waiters in all processes that these tasks (or batches) changed."""
+        """Notify waiters in all processes that these tasks (or batches) changed."""
 
     def ring(self) -> None:
-        """Wake the dispatcher: rows wait in the database. Lost without harm; the feeder also looks by itself."""
+        """Wake the dispatcher: rows wait in the database. May be lost; the feeder also polls."""
 
 
 class Meter(Protocol):
-    """Counts what happens, where it happens, once it is committed. Never raises, and costs microseconds."""
+    """Counts committed events where they happen. Never raises, and takes microseconds."""
 
     def submitted(self, way: str, client_id: str, model: str, count: int = 1) -> None:
-        """Tasks were taken in: `single`, `chat`, `batch` or `file`. `model` empty: several."""
+        """Tasks were accepted as a `single`, `chat`, `batch` or `file`. `model` empty: several."""
 
     def looked_up(self, *, found: bool) -> None:
-        """A task asked the cache for its answer."""
+        """A task was looked up in the cache."""
 
     def called(self, ending: AttemptEnd, overhead_seconds: float) -> None:
-        """An upstream call was recorded; `overhead_seconds` passed since its release beside the call itself."""
+        """An upstream call was recorded; `overhead_seconds` passed since its release, the call itself excluded."""
 
     def lost(self, model: str, key: str) -> None:
         """A call vanished with its worker."""
 
     def ended(self, counts: Mapping[str, int]) -> None:
-        """Tasks came to their ends: how many, by status."""
+        """Tasks ended; `counts` is by status."""
 
     def delivered(self, result: str, seconds: float) -> None:
-        """A callback was tried: it is `delivered`, `pending` (to be tried again) or `failed`."""
+        """A callback delivery was tried: now `delivered`, `pending` (to be retried) or `failed`."""
 
     def turned(self, seconds: float) -> None:
-        """The dispatcher took a turn."""
+        """The dispatcher completed a tick."""
 
 
 class NoMeter:
@@ -80,7 +80,7 @@ class NoMeter:
 
 
 class Changes(Protocol):
-    """News of ended tasks and batches from all processes, as `announce` and `settle` publish them."""
+    """Notifications of ended tasks and batches from all processes."""
 
-    def listen(self, heard: Callable[[str], None], stop: threading.Event) -> None:
-        """Call `heard` with each id until `stop` is set; reconnects by itself. Blocks; run it in a thread."""
+    def listen(self, notify: Callable[[str], None], stop: threading.Event) -> None:
+        """Call `notify` with each id until `stop` is set; reconnects by itself. Blocks; run it in a thread."""

@@ -23,13 +23,13 @@ _PAGE_CHARACTERS = 4 * 1024 * 1024  # about what one page of results may hold in
 
 
 class ReadBatches:
-    """The use cases of looking. All raise DatabaseUnreachable."""
+    """Read batches and their results. Every method raises DatabaseUnreachable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def batch(self, client_id: str, batch_id: str) -> BatchRow:
-        """One batch. Raises NotFound, also while it is still coming in."""
+        """One batch. Raises NotFound, also while it is still being submitted."""
         if not is_id("batch", batch_id):
             raise _no_batch(batch_id)
         row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
@@ -38,9 +38,9 @@ class ReadBatches:
         return row
 
     def results(self, batch_id: str) -> Iterator[ResultRow]:
-        """The ended tasks of a batch in the order of its requests, read page by page: memory stays flat.
+        """The ended tasks of a batch in the order of its requests, read page by page to keep memory use flat.
 
-        A page is as large as the results before it suggest; no connection is held between two pages.
+        The page size follows the size of the results before it; no connection is held between pages.
         """
         after, size = -1, _FIRST_PAGE
         while page := self._page(batch_id, after, size):
@@ -57,7 +57,7 @@ class ReadBatches:
 
 
 def _next_size(page: list[ResultRow]) -> int:
-    """How many rows fit into a page, if they go on like these; growing fourfold at most."""
+    """How many rows of this size fit into a page; at most four times as many as before."""
     characters = sum(len(row.result or "") for row in page) + len(page)
     fitting = _PAGE_CHARACTERS * len(page) // characters
     return max(1, min(fitting, 4 * len(page), _LARGEST_PAGE))
@@ -67,15 +67,15 @@ def _no_batch(batch_id: str) -> NotFound:
     return NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")
 
 
-_LEAST_AGE = 1.0  # seconds for which sums of a running batch are told again
-_PATIENCE = 20  # times as long as adding up took
-_MOST = 1_000  # batches remembered
+_MIN_AGE = 1.0  # seconds for which the sums of a running batch are cached
+_AGE_PER_COST = 20  # seconds of caching per second that summing took
+_MAX_CACHED = 1_000  # batches
 
 Usage = dict[str, Any]  # names of BatchUsed
 
 
 class ReadBatchUsage:
-    """The use case; remembers the sums of running batches for a moment."""
+    """Read what batches used; caches the sums of running batches for a moment."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -95,7 +95,7 @@ class ReadBatchUsage:
         return usage
 
     def so_far(self, row: BatchRow) -> Usage:
-        """The sums as they stand, some seconds old at most. Raises DatabaseUnreachable."""
+        """The sums so far, at most some seconds old. Raises DatabaseUnreachable."""
         if (usage := self.ended(row)) is not None:
             return usage
         until, usage = self._known.get(row.id, (-1e18, {}))
@@ -103,10 +103,10 @@ class ReadBatchUsage:
         if began < until:
             return usage
         usage = asdict(self._database.read(lambda conn: sum_usage(conn, row.id)))
-        if len(self._known) >= _MOST:
+        if len(self._known) >= _MAX_CACHED:
             self._known.clear()
         took = self._clock.monotonic() - began
-        self._known[row.id] = (began + max(_LEAST_AGE, _PATIENCE * took), usage)
+        self._known[row.id] = (began + max(_MIN_AGE, _AGE_PER_COST * took), usage)
         return usage
 
 
@@ -117,10 +117,9 @@ class ListBatches:
         self._database = database
 
     def page(self, client_id: str, after: str | None, limit: int) -> tuple[list[BatchRow], bool]:
-        """Batches, newest first, beginning after the one with the id `after`; and whether there are more.
+        """Batches, newest first, after the one with the id `after`; and whether there are more.
 
-        Those that are still coming in as a body are left out. Raises Invalid for a bad cursor,
-        DatabaseUnreachable.
+        Those still being submitted are left out. Raises Invalid for a bad cursor, DatabaseUnreachable.
         """
 
         def read(conn: Connection) -> tuple[list[BatchRow], bool]:

@@ -28,13 +28,13 @@ _UNANSWERED = {
 
 
 def output_line(row: LineRow) -> bytes:
-    """A line that succeeded, its newline included."""
+    """The output line of a task that succeeded, with its newline."""
     body = orjson.Fragment(one_line(row.result)) if row.result is not None else None
     return _line(row, {"status_code": 200, "request_id": row.task_id, "body": body}, None)
 
 
 def error_line(row: LineRow) -> bytes:
-    """A line that did not: with the answer that it would have had, or with the reason why there is none."""
+    """The error line of a task that did not succeed: with the response it would have had, or why there is none."""
     if row.status in _UNANSWERED:
         code, message = _UNANSWERED[row.status]
         return _line(row, None, {"code": code, "message": message})
@@ -55,7 +55,7 @@ def error_line(row: LineRow) -> bytes:
 
 
 def input_line(row: InputRow) -> bytes:
-    """A line as it was asked, for batches that came without a file."""
+    """The request line of a batch that was submitted without a file."""
     body = {"model": row.model, **orjson.loads(row.request or "{}")}
     line = {
         "custom_id": _name(row.custom_id, row.batch_index),
@@ -80,7 +80,7 @@ def _name(custom_id: str | None, index: int) -> str:
     return custom_id if custom_id is not None else f"request-{index}"
 
 
-INPUT = "input"  # the kind of a file that stands for the requests of a batch without one
+INPUT = "input"  # kind of the virtual file with the requests of a batch that has no input file
 _PAGE = 100  # rows
 
 
@@ -94,14 +94,14 @@ R = TypeVar("R", bound=_Indexed)
 
 @dataclass(frozen=True, slots=True)
 class FilePage:
-    """Some of a list."""
+    """One page of a list."""
 
     rows: list[FileRow]
     has_more: bool
 
 
 class ReadFiles:
-    """The use cases of looking. All raise DatabaseUnreachable."""
+    """Read files and their content. Every method raises DatabaseUnreachable."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -114,7 +114,7 @@ class ReadFiles:
     def page(
         self, client_id: str, *, purpose: str | None, after: str | None, ascending: bool, limit: int
     ) -> FilePage:
-        """Files, beginning after the one with the id `after`. Raises Invalid for a bad cursor."""
+        """Files after the one with the id `after`. Raises Invalid for a bad cursor."""
         after_seq = None if after is None else self._cursor(client_id, after)
         now = self._clock.now()
         rows = self._database.read(
@@ -131,12 +131,12 @@ class ReadFiles:
         return FilePage([self._measured(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
     def content(self, client_id: str, file_id: str) -> tuple[FileRow, Iterator[bytes]]:
-        """A file and its bytes, read as they are taken. Raises NotFound."""
+        """A file and its bytes, read as they are consumed. Raises NotFound."""
         row = self._find(client_id, file_id)
         return row, self.chunks(row)
 
     def chunks(self, row: FileRow) -> Iterator[bytes]:
-        """The bytes of a file; fewer than it has when it is deleted meanwhile."""
+        """The bytes of a file; incomplete when it is deleted meanwhile."""
         return self._stored(row.seq) if row.batch_id is None else self._rendered(row.batch_id, row.kind)
 
     def _find(self, client_id: str, file_id: str) -> FileRow:
@@ -150,7 +150,7 @@ class ReadFiles:
         return row
 
     def _requests(self, client_id: str, file_id: str) -> FileRow | None:
-        """The requests of a batch without an input file, under the name that stands for them."""
+        """The virtual input file of a batch that was submitted without one."""
         batch_id = file_id.replace("file_", "batch_", 1)
         row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
         if row is None or row.input_file_id is not None:
@@ -166,7 +166,7 @@ class ReadFiles:
         return row.seq
 
     def _measured(self, row: FileRow) -> FileRow:
-        """With its size: that of a rendered file is found by rendering it once."""
+        """The file with its size: a rendered file is rendered once to measure it."""
         if row.bytes is not None:
             return row
         size = sum(map(len, self.chunks(row)))

@@ -1,4 +1,4 @@
-"""Look at tasks, each client at its own."""
+"""Read tasks; each client sees only its own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow, deliveri
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """Some of a list."""
+    """One page of a list."""
 
     rows: list[TaskRow]
     has_more: bool
 
 
 class ReadTasks:
-    """The use cases of looking. All raise DatabaseUnreachable."""
+    """Read tasks, their upstream calls and callback deliveries. Every method raises DatabaseUnreachable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -42,7 +42,7 @@ class ReadTasks:
         limit: int,
         reason: str | None = None,
     ) -> TaskPage:
-        """Tasks, newest first, beginning after the one with the id `after`; `reason` is an error code.
+        """Tasks, newest first, after the one with the id `after`; `reason` is an error code.
 
         Raises Invalid for a bad cursor.
         """
@@ -67,7 +67,7 @@ class ReadTasks:
         return self._database.read(read)
 
     def deliveries(self, client_id: str, task_id: str) -> list[DeliveryAttempt]:
-        """The tries at telling a task's callbacks, in order. Raises NotFound."""
+        """The delivery attempts of a task's callbacks, in order. Raises NotFound."""
 
         def read(conn: Connection) -> list[DeliveryAttempt]:
             _mine(conn, client_id, task_id)
@@ -77,7 +77,7 @@ class ReadTasks:
 
 
 def _mine(conn: Connection, client_id: str, task_id: str) -> TaskRow:
-    """The row, if it is this client's: others' tasks and unknown ones look alike."""
+    """The row, if it is this client's; other clients' tasks are reported like unknown ones."""
     row = tasks.get_task(conn, client_id, task_id) if is_id("task", task_id) else None
     if row is None:
         raise NotFound(f"no task {task_id[:80]!r}", param="task_id", code="task_not_found")

@@ -1,6 +1,7 @@
 """Wait for a task to end, or follow a task or batch, without holding a database connection.
 
-Waiters are notified by Redis at once, and by a poll of the database within a second."""
+Waiters are notified by Redis at once, and by a poll of the database within a second.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +21,16 @@ from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow, ended_among
 
 LONGEST_WAIT = 60.0  # seconds
-LOOK_EVERY = 5.0  # seconds between looks whether the client is still there: each wakes a thread of its own
+LOOK_EVERY = 5.0  # seconds between checks that the client is still connected: each wakes a thread
 
 
 class Waiters:
-    """Who waits for which id in this process. One notifier and one poll a second serve them all."""
+    """Registry of who waits for which id in this process. One notifier and one poll a second serve all of them."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._count = 0
-        self._bells: dict[str, set[threading.Event]] = {}
+        self._events: dict[str, set[threading.Event]] = {}
         self._changed = threading.Condition()
         self._closed = False
 
@@ -40,65 +41,65 @@ class Waiters:
 
     @contextmanager
     def enter(self, object_id: str) -> Iterator[threading.Event | None]:
-        """A bell that rings when the id changes, or None when no more may wait or the process is about to end."""
-        bell = self._add(object_id)
+        """An event that is set when the id changes; None when the limit is reached or the process is stopping."""
+        event = self._add(object_id)
         try:
-            yield bell
+            yield event
         finally:
-            if bell is not None:
-                self._remove(object_id, bell)
+            if event is not None:
+                self._remove(object_id, event)
 
-    def heard(self, object_id: str) -> None:
-        """Ring for whoever waits for this id."""
+    def notify(self, object_id: str) -> None:
+        """Set the events of everyone who waits for this id."""
         with self._changed:
-            for bell in self._bells.get(object_id, ()):
-                bell.set()
+            for event in self._events.get(object_id, ()):
+                event.set()
 
-    def waited(self, timeout: float) -> list[str]:
-        """The ids waited for; blocks up to `timeout` seconds while there are none."""
+    def waited_ids(self, timeout: float) -> list[str]:
+        """The ids that someone waits for; blocks up to `timeout` seconds while there are none."""
         with self._changed:
-            if not self._bells and not self._closed:
+            if not self._events and not self._closed:
                 self._changed.wait(timeout)
-            return list(self._bells)
+            return list(self._events)
 
     def close(self) -> None:
-        """Send everybody home, now and from now on."""
+        """Wake all waiters and accept no more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            for bells in self._bells.values():
-                for bell in bells:
-                    bell.set()
+            for events in self._events.values():
+                for event in events:
+                    event.set()
 
     @property
     def closed(self) -> bool:
-        """Whether the process is about to end."""
+        """Whether the process is stopping."""
         return self._closed
 
     def _add(self, object_id: str) -> threading.Event | None:
         with self._changed:
-            if self._closed or self._count >= self._most:
+            if self._closed or self._count >= self._limit:
                 return None
-            bell = threading.Event()
-            self._bells.setdefault(object_id, set()).add(bell)
+            event = threading.Event()
+            self._events.setdefault(object_id, set()).add(event)
             self._count += 1
             self._changed.notify_all()
-            return bell
+            return event
 
-    def _remove(self, object_id: str, bell: threading.Event) -> None:
+    def _remove(self, object_id: str, event: threading.Event) -> None:
         with self._changed:
             self._count -= 1
-            bells = self._bells[object_id]
-            bells.discard(bell)
-            if not bells:
-                del self._bells[object_id]
+            events = self._events[object_id]
+            events.discard(event)
+            if not events:
+                del self._events[object_id]
 
 
 class WaitForTask:
     """The use case of `?wait=`."""
 
     def __init__(self, reader: ReadTasks, waiters: Waiters, watch: Callable[[], None], clock: Clock) -> None:
-        """`watch` sees to it that somebody rings; it is called before each wait and must be quick."""
+        """`watch` starts the notifier if it is not running; it is called before each wait and must be quick."""
         self._reader = reader
         self._waiters = waiters
         self._watch = watch
@@ -107,30 +108,29 @@ class WaitForTask:
     def wait(
         self, client_id: str, task_id: str, seconds: float, gone: Callable[[], bool] = lambda: False
     ) -> TaskRow:
-        """The task as soon as it has ended, or as it stands after `seconds` (at most 60).
+        """The task as soon as it has ended, or as it is after `seconds` (at most 60).
 
-        1. Listen, then read: an end between the two is heard.
-        2. Wait for the bell with nothing held, read again, until it has ended, the time is up or the client is `gone`:
-           its place is another's then.
+        1. Register, then read: an end between the two sets the event.
+        2. Wait without a connection and read again, until the task has ended, the time is up or the client is `gone`.
 
         Raises NotFound, DatabaseUnreachable.
         """
         self._watch()
         deadline = self._clock.monotonic() + min(seconds, LONGEST_WAIT)
-        with self._waiters.enter(task_id) as bell:
+        with self._waiters.enter(task_id) as event:
             row = self._reader.task(client_id, task_id)
-            while bell is not None and not row.status.ended:
+            while event is not None and not row.status.ended:
                 left = deadline - self._clock.monotonic()
                 if left <= 0 or self._waiters.closed or gone():
                     break
-                if bell.wait(min(left, LOOK_EVERY)):
-                    bell.clear()
+                if event.wait(min(left, LOOK_EVERY)):
+                    event.clear()
                     row = self._reader.task(client_id, task_id)
         return row
 
 
-POLL_EVERY = 1.0  # seconds: progress of a batch is no news that anybody publishes
-ALIVE_EVERY = 10.0
+POLL_EVERY = 1.0  # seconds: nobody publishes the progress of a batch
+ALIVE_EVERY = 10.0  # seconds without a change until None is yielded
 
 T = TypeVar("T")
 
@@ -146,25 +146,25 @@ class FollowObject:
     def states(
         self, object_id: str, read: Callable[[], T], ended: Callable[[T], bool], gone: Callable[[], bool]
     ) -> Iterator[T | None]:
-        """Each state that differs from the one before; None now and then, while nothing does.
+        """Each state that differs from the one before; None every 10 seconds while nothing changes.
 
-        It ends with the object, with the client's connection or with this process. When very many wait already,
-        after the first state. Raises what `read` raises.
+        Ends with the object, the client's connection or this process; after the first state when the limit of waiters
+        is reached. Raises what `read` raises.
         """
         self._watch()
-        with self._waiters.enter(object_id) as bell:
+        with self._waiters.enter(object_id) as event:
             last = read()
             yield last
-            told_at = self._clock.monotonic()
-            while bell is not None and not ended(last) and not gone() and not self._waiters.closed:
-                bell.wait(POLL_EVERY)
-                bell.clear()
+            sent_at = self._clock.monotonic()
+            while event is not None and not ended(last) and not gone() and not self._waiters.closed:
+                event.wait(POLL_EVERY)
+                event.clear()
                 now = read()
                 if now != last:
-                    last, told_at = now, self._clock.monotonic()
+                    last, sent_at = now, self._clock.monotonic()
                     yield last
-                elif self._clock.monotonic() - told_at >= ALIVE_EVERY:
-                    told_at = self._clock.monotonic()
+                elif self._clock.monotonic() - sent_at >= ALIVE_EVERY:
+                    sent_at = self._clock.monotonic()
                     yield None
 
 
@@ -172,7 +172,7 @@ POLL_SECONDS = 1.0
 
 
 class WatchEndings:
-    """Two threads of the process, started by the first who waits (so that they are born after a fork)."""
+    """Two threads of the process, started by the first waiter (so that they start after a fork)."""
 
     def __init__(self, waiters: Waiters, database: Database, changes: Changes | None) -> None:
         self._waiters = waiters
@@ -191,7 +191,7 @@ class WatchEndings:
             listen = changes.listen
             self._loops.append(
                 BackgroundLoop(
-                    "listen-endings", lambda: listen(waiters.heard, self._stop), every=POLL_SECONDS
+                    "listen-endings", lambda: listen(waiters.notify, self._stop), every=POLL_SECONDS
                 )
             )
 
@@ -201,7 +201,7 @@ class WatchEndings:
             loop.start()
 
     def close(self) -> None:
-        """Send the waiters home and end the threads."""
+        """Wake the waiters and stop the threads."""
         self._stop.set()
         self._waiters.close()
         for loop in self._loops:
@@ -210,8 +210,8 @@ class WatchEndings:
             loop.join()
 
     def poll_once(self) -> None:
-        """One statement for all who wait, whatever their number; a database out of reach is asked again later."""
-        waited = self._waiters.waited(POLL_SECONDS)
+        """Read all awaited ids in one statement; an unreachable database is asked again later."""
+        waited = self._waiters.waited_ids(POLL_SECONDS)
         if not waited:
             return
         try:
@@ -219,21 +219,21 @@ class WatchEndings:
         except DatabaseUnreachable:
             return
         for object_id in ended:
-            self._waiters.heard(object_id)
+            self._waiters.notify(object_id)
 
 
 CHANNEL = "penstock:done"  # each message is the id of a task or batch
-_PAUSE_SECONDS = 1.0  # before connecting again
+_PAUSE_SECONDS = 1.0  # before reconnecting
 
 
 class RedisChanges:
-    """Listens on a connection of its own, and connects again whenever that breaks."""
+    """Listens on a connection of its own and reconnects whenever it breaks."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def listen(self, heard: Callable[[str], None], stop: threading.Event) -> None:
-        """Call `heard` with each id until `stop` is set. News sent while the connection is broken are lost."""
+    def listen(self, notify: Callable[[str], None], stop: threading.Event) -> None:
+        """Call `notify` with each id until `stop` is set. Messages sent while the connection is broken are lost."""
         while not stop.is_set():
             client = redis.Redis.from_url(
                 self._url,
@@ -243,17 +243,17 @@ class RedisChanges:
                 decode_responses=True,
             )
             try:
-                _pass_on(client, heard, stop)
+                _pass_on(client, notify, stop)
             except (redis.RedisError, OSError):
                 stop.wait(_PAUSE_SECONDS)
             finally:
                 client.close()
 
 
-def _pass_on(client: redis.Redis, heard: Callable[[str], None], stop: threading.Event) -> None:
+def _pass_on(client: redis.Redis, notify: Callable[[str], None], stop: threading.Event) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
         channel.subscribe(CHANNEL)
         while not stop.is_set():
             news = channel.get_message(timeout=0.5)
             if news is not None:
-                heard(str(news["data"]))
+                notify(str(news["data"]))

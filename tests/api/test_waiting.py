@@ -78,7 +78,7 @@ def test_news_of_a_change_that_is_no_end_does_not_end_the_poll(world: World, ali
     until(lambda: waiters(world.app) == 1)
     claimed = world.claim(task_id)
     world.reservoir.announce([task_id])
-    until(lambda: not world.app.house.waiters.waited(0) or poll.waits)
+    until(lambda: not world.app.house.waiters.waited_ids(0) or poll.waits)
     assert poll.waits
     world.record(claimed)
     assert poll.result()["status"] == "succeeded"
@@ -164,8 +164,8 @@ def test_the_registry_forgets_who_has_left() -> None:
         assert one is not None
         assert two is not None
         assert three is None
-        registry.heard("a")
+        registry.notify("a")
         assert one.is_set()
         assert two.is_set()
-        assert registry.waited(0) == ["a"]
-    assert (registry.waited(0), registry.count) == ([], 0)
+        assert registry.waited_ids(0) == ["a"]
+    assert (registry.waited_ids(0), registry.count) == ([], 0)

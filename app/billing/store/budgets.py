@@ -66,7 +66,7 @@ def count_waiting(conn: Connection, client_id: str, most: int) -> int:
 
 
 def settle_ended(conn: Connection, limit: int) -> int:
-    """Replace what ended tasks had reserved by what they used; gives back how many. Until fewer than `limit`.
+    """Replace what ended tasks had reserved by what they used; returns how many. Until fewer than `limit`.
 
     A use that nobody knows (an unknown price) counts as what was reserved: budgets fail closed.
     """

@@ -75,7 +75,7 @@ def usage_rows(entries: Iterable[UsageEntry]) -> list[dict[str, Any]]:
 
 
 def fold_usage(conn: Connection, limit: int) -> int:
-    """Gather up to `limit` entries into their days; gives back how many they were. Until fewer than `limit`.
+    """Gather up to `limit` entries into their days; returns how many they were. Until fewer than `limit`.
 
     In one transaction, so that a report sees each entry either here or there. For one caller at a time.
     """

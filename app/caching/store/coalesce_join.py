@@ -200,7 +200,7 @@ def _join(rows: Sequence[Row[Any]], joining: set[str], standing: Mapping[str, Pa
 
 
 def _hold(conn: Connection, keys: set[str]) -> dict[str, Participant]:
-    """Hold keys and their leaders; gives back the leaders by key."""
+    """Hold keys and their leaders; returns the leaders by key."""
     lock_keys(conn, keys)
     led = leaders(conn, keys)
     rows = lock_tasks(conn, led.values()) if led else {}

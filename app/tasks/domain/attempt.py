@@ -1,6 +1,6 @@
-"""The stages of an attempt, each a type of its own, so that none can be skipped.
+"""The stages of an attempt. Each is a type of its own, so that none can be skipped.
 
-Message -> Permit (redeemed) -> Claimed (the row is ours) -> Ending (recorded) -> Settlement (the gate knows).
+Message -> Permit (redeemed) -> Claimed (the row is ours) -> AttemptEnd (recorded) -> Settlement (permit released).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Outcome(StrEnum):
     UNKNOWN_MODEL = "unknown_model"  # 404: the next tier
     RESPONSE_TOO_LARGE = "response_too_large"
     LOST = "lost"  # the worker vanished
-    RETURNED = "returned"  # given back before anything was sent; does not count
+    RETURNED = "returned"  # returned before anything was sent; does not count
     CANCELLED = "cancelled"
 
 
@@ -46,13 +46,13 @@ class Message:
     queue: str  # backlog.<model>.<client>
     step: int
     estimate: int  # tokens, prompt and answer together
-    avoid: tuple[str, ...] = ()  # keys not to meet again while others can serve
+    avoid: tuple[str, ...] = ()  # keys to avoid while others can serve
     front: bool = False  # a retry returns to the front
-    facts: str = ""  # which conditions of tiers it meets, see eligibility.py
-    prefix: str = ""  # what its prompt begins with, see affinity.py
-    due: float = NOT_DUE  # where it stands in its list: see line.py
-    asked: int = 0  # tokens its answer may have; 0: open
-    trace: str = ""  # traceparent of what submitted it; empty: nobody traces
+    facts: str = ""  # which conditions of tiers it meets: see eligibility.py
+    prefix: str = ""  # digest of its system prompt, for prefix affinity
+    due: float = NOT_DUE  # deadline that orders its queue
+    asked: int = 0  # max_tokens; 0: not set
+    trace: str = ""  # traceparent of the submission; empty: not traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Permit:
     upstream_model: str
     quotas: tuple[str, ...]
     estimate: int
-    released_at: float  # gate time, Unix seconds
-    # On the worker's monotonic clock, when its send was counted on its quotas; None: it is counted when it comes.
+    released_at: float  # Redis time, Unix seconds
+    # Worker's monotonic clock: when the send was counted on its quotas; None: counted on arrival.
     counted_at: float | None = field(default=None, compare=False)
-    proved_at: float = 0.0  # the same: when the last call that succeeded with this key was released
-    tested_at: float = 0.0  # the same: when the key's own test last succeeded
+    proved_at: float = 0.0  # monotonic: release of the last call that succeeded with this key
+    tested_at: float = 0.0  # monotonic: when the key's own test last succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class RefusedPermit:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A worker's wish to run a queued row under a permit."""
+    """A worker's request to run a queued row under a permit."""
 
     permit: Permit
     worker: str  # the incarnation
@@ -93,7 +93,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A row that is ours until we end or release it."""
+    """A row that this worker owns until it ends or releases it."""
 
     permit: Permit
     worker: str
@@ -102,19 +102,19 @@ class Claimed:
     model: str
     request: str  # JSON: the body for the upstream, without `model`
     attempts: int  # calls made before this one
-    counted: int  # those that counted
+    counted: int  # of these, the calls that counted
     lost: int
     avoid: tuple[str, ...]
-    retry: str | None  # name of the policy asked for
+    retry: str | None  # name of the requested retry policy
     created_at: float
     started_at: float  # of this attempt
     expires_at: float
     callback_url: str | None
     metadata: str | None
     cache_key: str | None = None
-    cache_seconds: float | None = None  # how long its answer is to be kept
-    stream: bool = False  # the answer is passed on as it comes
-    ready_at: float | None = None  # from when on it could have run
+    cache_seconds: float | None = None  # how long to cache its answer
+    stream: bool = False  # the answer is streamed
+    ready_at: float | None = None  # since when it could have run
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """Why a task ended without a result, in the terms of the error envelope."""
+    """Why a task ended without a result, by the fields of the error envelope."""
 
     type: str
     code: str
@@ -138,10 +138,10 @@ class TaskFailure:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """What one attempt came to, and what becomes of its row.
+    """The end of one attempt, and the next state of its row.
 
-    `status` QUEUED sends the row back: at `available_at`, to the front of its queue. `counts` says whether the
-    attempt uses up one of the policy's tries; `called` whether anything was sent upstream at all.
+    `status` QUEUED requeues the row at `available_at`, at the front of its queue. `counts`: the attempt uses up one of
+    the policy's tries; `called`: something was sent upstream.
     """
 
     claimed: Claimed
@@ -155,10 +155,10 @@ class AttemptEnd:
     result: str | None = None  # JSON, when succeeded
     failure: TaskFailure | None = None
     usage: TokenUsage | None = None
-    cost: CallCost | None = None  # None: nothing was used, or at an unknown price
+    cost: CallCost | None = None  # None: nothing was used, or the price is unknown
     simulated: bool = False
     status_code: int | None = None
-    error_message: str | None = None  # the attempt's, also when the task will be tried again
+    error_message: str | None = None  # of the attempt, also when the task will be retried
     upstream_request_id: str | None = None
     sent_at: float | None = None
     first_byte_at: float | None = None
@@ -175,33 +175,33 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of a permit: slots and unused tokens go back, the outcome goes to the dispatcher."""
+    """The release of a permit: slots and unused tokens are freed, the outcome goes to the dispatcher."""
 
     task_id: str
     release: int
     outcome: Outcome
-    tokens: int | None = None  # used in truth; None keeps the reservation
+    tokens: int | None = None  # really used; None keeps the reservation
     brakes: tuple[Brake, ...] = ()
-    ended: bool = False  # the task reached an end: waiters are told
-    called: bool = True  # False: nothing was sent, the whole reservation goes back
-    seconds: float = 0.0  # how long the call took
-    hints: dict[str, str] = field(default_factory=dict)  # what the upstream's headers revealed
-    named: str | None = None  # the limit that a refusal names: calls, pace or tokens
-    usage: TokenUsage | None = None  # as the upstream counted it
-    asked: float | None = None  # seconds that a refusal asks us to wait
-    status: int | None = None  # what it answered
-    words: str = ""  # the upstream's own, where they may speak of a key or an account
+    ended: bool = False  # the task ended: notify waiters
+    called: bool = True  # False: nothing was sent, the whole reservation is freed
+    seconds: float = 0.0  # duration of the call
+    hints: dict[str, str] = field(default_factory=dict)  # rate-limit headers of the upstream
+    named: str | None = None  # the limit named by a refusal: calls, pace or tokens
+    usage: TokenUsage | None = None  # as counted by the upstream
+    asked: float | None = None  # seconds to wait, from a refusal's Retry-After
+    status: int | None = None  # HTTP status
+    words: str = ""  # the upstream's error text, where it may concern a key or account
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of an Ending: whether the row was still ours, and the callbacks that now wait."""
+    """The result of recording an AttemptEnd: whether the row was still ours, and the callbacks now pending."""
 
     task_id: str
     held: bool
-    status: Status | None = None  # as recorded: a requested cancel turns a retry into `cancelled`
+    status: Status | None = None  # as recorded: a requested cancellation turns a retry into `cancelled`
     callbacks: tuple[str, ...] = ()
-    followers: tuple[str, ...] = ()  # identical tasks that ended with it, by its answer
+    followers: tuple[str, ...] = ()  # identical tasks that ended with its answer
 
 
 Refusal = Literal["full", "memory", "behind", "held", "epoch", "unreachable"]

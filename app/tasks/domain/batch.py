@@ -1,4 +1,4 @@
-"""A batch: its states, and how it advances as its tasks end."""
+"""Batches: their states, and how they advance as their tasks end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class BatchStatus(StrEnum):
-    """States of a batch, in OpenAI's words. `failed` means that its input was refused."""
+    """States of a batch, as in OpenAI's API. `failed` means that its input was rejected."""
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -20,7 +20,7 @@ class BatchStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether this state is an end."""
+        """Whether this state is final."""
         return self in BATCH_ENDS
 
 
@@ -32,7 +32,7 @@ _RUNS = frozenset({BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch has come. `completed` counts successes, `failed` also what expired."""
+    """Counters of a batch. `completed` counts successes; `failed` includes expired tasks."""
 
     status: BatchStatus
     total: int
@@ -50,10 +50,10 @@ class BatchProgress:
 def advance(
     before: BatchProgress, *, completed: int, failed: int, cancelled: int, at: float
 ) -> BatchProgress:
-    """Count tasks that ended; end the batch with its last one.
+    """Count tasks that ended; the last one ends the batch.
 
-    A batch that was being cancelled ends `cancelled`; one that has failures and is past its time, `expired`;
-    any other `completed`. A batch whose input is still coming in has no last task yet.
+    A batch being cancelled ends `cancelled`; one with failures and past its deadline, `expired`; any other,
+    `completed`. A batch whose input is still arriving has no last task yet.
     """
     after = replace(
         before,

@@ -1,15 +1,15 @@
 """Which tiers a task may use.
 
-A tier's condition is judged when the task is submitted, as only then its prompt and metadata are at hand. What
-remains is when it holds: spans of waiting time. They travel with the task as its facts:
+A tier's condition is evaluated at submission, when prompt and metadata are at hand. The result is when it holds, as
+spans of waiting time. They travel with the task as its facts:
 
     1732160000;a1b2c3:0-;d4e5f6:60-,300-400
 
-is a task that may run since that instant (Unix seconds), meets condition a1b2c3 at once, and d4e5f6 after a minute's
-wait, but not so between the spans. Conditions that never hold are left out. They are named by their text's digest, so
-that a changed configuration does not mistake one for another.
+is a task that may run since that instant (Unix seconds) and meets condition a1b2c3 at once, d4e5f6 after a minute's
+wait, but not between the spans. Conditions that never hold are left out. Conditions are named by the digest of their
+text, so that a changed configuration cannot confuse them.
 
-Where a call came to something that other tiers are named for, a note says so (`tier:context_length`).
+When a call ended in a way that other tiers are configured for, a note says so (`tier:context_length`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import quote
 from app.tasks.domain.attempt import Outcome
 
 NOTE = "tier:"
-# What a tier can be named for, and the outcome that sends a task there.
+# What a tier can be configured for, and the outcome that sends a task there.
 FALLS = {"context_length": Outcome.CONTEXT_TOO_LONG, "content_filter": Outcome.CONTENT_REFUSED}
 
 _UPSTREAM = "upstream:"
@@ -37,7 +37,7 @@ class TierRule:
     """When a tier may be used."""
 
     condition: str = ""  # id of its condition; '' for none
-    serves: frozenset[str] = frozenset()  # only tasks whose call came to one of these, by FALLS' names
+    serves: frozenset[str] = frozenset()  # only tasks whose call ended in one of these keys of FALLS
 
     @property
     def is_plain(self) -> bool:
@@ -50,14 +50,14 @@ PLAIN = TierRule()
 
 @dataclass(frozen=True, slots=True)
 class TierFacts:
-    """What was judged at submission."""
+    """What was evaluated at submission."""
 
     since: float = 0.0  # Unix seconds: when the task could first run
     conditions: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
 
 
 def upstream_note(upstream: str) -> str:
-    """The note that an upstream failed a task, which other endpoints may serve better."""
+    """The note that an upstream failed a task, which other upstreams may serve."""
     return _UPSTREAM + quote(upstream, safe="")
 
 
@@ -67,7 +67,7 @@ def condition_id(text: str) -> str:
 
 
 def write_facts(facts: TierFacts) -> str:
-    """As they travel; '' when there is nothing to say."""
+    """Serialize facts; '' when there are none."""
     if not facts.conditions:
         return ""
     parts = [f"{name}:{','.join(map(_span, spans))}" for name, spans in facts.conditions.items() if spans]
@@ -80,7 +80,7 @@ def _span(span: Span) -> str:
 
 @lru_cache(8192)
 def read_facts(text: str) -> TierFacts:
-    """Facts as they were written; what cannot be read says nothing."""
+    """Parse facts; unreadable text counts as none."""
     try:
         since, *parts = text.split(";")
         named = (part.partition(":") for part in parts)

@@ -1,4 +1,4 @@
-"""What an operator has paused: everything, a model, a client, a key. Pure."""
+"""What operators have paused: everything, a model, a client or a key."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PAUSED = "paused by an operator: "
 
 
 def subject_of(kind: Kind, name: str = "") -> str:
-    """How a pause is named: `everything`, `model:deepseek-flash`, `client:alice`, `key:main`. Raises ValueError."""
+    """The name of a pause: `everything`, `model:deepseek-flash`, `client:alice`, `key:main`. Raises ValueError."""
     if kind not in KINDS or bool(name) == (kind == EVERYTHING):
         raise ValueError(f"a pause is of everything or of one of {', '.join(KINDS[1:])}")
     return f"{kind}:{name}" if name else kind
 
 
 def subject_in_words(subject: str) -> str:
-    """`model:deepseek-flash` is the model deepseek-flash."""
+    """`model:deepseek-flash` as "model deepseek-flash"."""
     return subject.replace(":", " ", 1)
 
 
@@ -34,17 +34,17 @@ class Suspension:
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """All that are in force, by subject. Running calls go on."""
+    """All pauses in force, by subject. Running calls continue."""
 
     subjects: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, subjects: Iterable[str]) -> Pauses:
-        """Out of names."""
+        """Make pauses from their names."""
         return cls(frozenset(subjects))
 
     def holds(self, model: str, client: str) -> Suspension | None:
-        """Whether a client's backlog for a model is not to be looked at, and why."""
+        """Why a client's backlog for a model is paused; None: it is not."""
         if not self.subjects:
             return None
         for subject in (EVERYTHING, f"model:{model}", f"client:{client}"):
@@ -63,20 +63,20 @@ class Pauses:
 
     @property
     def in_words(self) -> tuple[str, ...]:
-        """All of them, for people."""
+        """All pauses, as text for people."""
         return tuple(sorted(map(subject_in_words, self.subjects)))
 
 
 @dataclass(frozen=True, slots=True)
 class Suspensions:
-    """What planning leaves alone: an operator's pauses, and keys that are not to be used."""
+    """What planning must skip: operators' pauses, and keys that may not be used."""
 
     pauses: Pauses = Pauses()
     keys: Mapping[str, Suspension] = field(default_factory=dict)  # paused or disabled, by name
     refusing: Mapping[str, Mapping[str, Suspension]] = field(
         default_factory=dict
-    )  # by client: quotas that refuse it
+    )  # by client: quotas that refuse it, and why
     resting: Mapping[str, tuple[float, str]] = field(
         default_factory=dict
-    )  # the same for all: seconds, and why
+    )  # quotas that refuse every client: for how many seconds, and why
     probed: Mapping[str, str] = field(default_factory=dict)  # quotas that take one call at a time, and why

@@ -15,13 +15,13 @@ _lock = threading.Lock()
 _last_ms = 0
 _chance = (
     bytearray()
-)  # drawn ahead: asking the system lets go of the interpreter, and 50,000 ids may be wanted at once
-os.register_at_fork(after_in_child=_chance.clear)  # a child's chance is its own
+)  # drawn ahead: a system call per id would release the GIL 50,000 times for a large batch
+os.register_at_fork(after_in_child=_chance.clear)  # parent and child must not share random bytes
 _CHANCE_BYTES = 7
 
 
 class Status(StrEnum):
-    """States of a task. The last four are ends: nothing leaves them."""
+    """States of a task. The last four are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -32,7 +32,7 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether this state is an end."""
+        """Whether this state is final."""
         return self in ENDS
 
 
@@ -40,7 +40,7 @@ ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPI
 
 
 class Priority(StrEnum):
-    """What a request may ask for. `step` is kombu's priority step: 0 is taken first."""
+    """Priorities of a request. `step` is kombu's priority step: 0 is taken first."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -60,24 +60,24 @@ class PriorityStep(IntEnum):
     LOW = 6
 
 
-NOT_DUE = 1e12  # where a task stands in line that does not go by its deadline: behind all that do
+NOT_DUE = 1e12  # `due` of a task that is not ordered by its deadline: behind all that are
 
 
 class Hold(IntEnum):
-    """Why a queued row may not be fed to Redis now."""
+    """Why a queued row may not be enqueued in Redis now."""
 
     NONE = 0
     UNTIL = 1  # waits for `available_at`
-    BATCH = 2  # waits for a place within its batch's `batch_size`
+    BATCH = 2  # waits for a slot within its batch's `batch_size`
     PAUSED = 3
-    JOINING = 4  # waits to be answered from the cache, or to be joined with identical tasks
-    FOLLOWING = 5  # waits for the answer to an identical task
+    JOINING = 4  # waits to be answered from the cache, or to join identical tasks
+    FOLLOWING = 5  # waits for the answer of an identical task
     BUDGET = 6  # waits for room in its client's budget
     OFF_PEAK = 7  # waits for its upstream's off-peak hours
 
 
 def new_id(kind: str, now: float) -> str:
-    """Make a time-ordered id such as `task_06f3...`: 48 bits of milliseconds, 24 of order, 56 of chance.
+    """Make a time-ordered id such as `task_06f3...`: 48 bits of milliseconds, 24 of sequence, 56 random.
 
     Ids made by one process are strictly increasing while its clock does not step back.
     """
@@ -101,12 +101,12 @@ class CallbackState(StrEnum):
     FAILED = "failed"
 
 
-# The request itself was refused: it would be refused again.
+# The request itself was rejected, and would be again.
 FINAL = frozenset({"invalid_request", "content_filter", "context_length_exceeded", "response_too_large"})
 
 
 def may_run_again(status: str, error_code: str | None, replaced_by: str | None = None) -> bool:
-    """Whether a task that ended so may be run again; once, by a new task that takes its place."""
+    """Whether a task that ended this way may be run again; once, by a new task that replaces it."""
     if replaced_by is not None or status not in (Status.FAILED, Status.EXPIRED):
         return False
     return error_code not in FINAL

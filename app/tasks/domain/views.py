@@ -19,7 +19,7 @@ def task_view(
     queue: Mapping[str, Any] | None = None,
     callback_status: str | None = None,
 ) -> dict[str, Any]:
-    """Show a row of `task`; its `metadata` as parsed JSON, `result` as the upstream's answer, parsed.
+    """Render a row of `task`, its `metadata` parsed; `result` is the upstream's answer, parsed.
 
     `queue` is {position, estimated_start_at, waiting_for} of a task that waits.
     """
@@ -50,7 +50,7 @@ def task_view(
 
 
 def error_view(row: Row) -> dict[str, Any] | None:
-    """Why it failed, in the envelope's words; None when it did not. A code alone says why a queued task waits."""
+    """The error envelope of a failed task, else None. A code without type is why a queued task waits."""
     if row["error_type"] is None and row["error_message"] is None:
         return None
     return {
@@ -62,7 +62,7 @@ def error_view(row: Row) -> dict[str, Any] | None:
 
 
 def usage_view(row: Row) -> dict[str, Any] | None:
-    """Tokens in the words of chat completions."""
+    """Token counts, as in chat completions."""
     prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     if prompt is None and completion is None:
         return None
@@ -76,7 +76,7 @@ def usage_view(row: Row) -> dict[str, Any] | None:
 
 
 def cost_view(row: Row) -> dict[str, Any] | None:
-    """What it cost, exactly and in millionths of the currency; None when a price is unknown."""
+    """The cost, exact and in millionths of the currency; None when a price is unknown."""
     if row["cost_picos"] is None:
         return None
     exact = amount(row["cost_picos"])
@@ -98,7 +98,7 @@ _INSTANTS = (
 
 
 def batch_view(row: Row, *, errors: Any = None, callback_status: str | None = None) -> dict[str, Any]:
-    """Show a row of `batch`; its `metadata` and its `errors`, {code, message, param, line} each, parsed."""
+    """Render a row of `batch`, its `metadata` parsed; `errors` are {code, message, param, line} each."""
     return {
         "id": row["id"],
         "object": "batch",
@@ -113,7 +113,7 @@ def batch_view(row: Row, *, errors: Any = None, callback_status: str | None = No
 
 
 def counts(row: Row) -> dict[str, int]:
-    """Progress: `failed` counts what failed or expired; what was cancelled is the rest, once it has ended."""
+    """Progress: `failed` includes expired tasks; cancelled ones are the rest, once the batch has ended."""
     return {name: row[name] for name in ("total", "completed", "failed")}
 
 
@@ -131,9 +131,9 @@ _STATUSES: Mapping[str, int] = {
     "expired": 504,
     "deadline_unreachable": 504,
 }
-_OTHER = 502  # the upstream gave no answer that could be used
+_OTHER = 502  # the upstream gave no usable answer
 
 
 def failure_status(code: str | None) -> int:
-    """What a task that failed with this code would have been answered with."""
+    """The HTTP status that stands for a failed task's error code."""
     return _STATUSES.get(code or "", _OTHER)

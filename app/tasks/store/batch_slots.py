@@ -26,7 +26,7 @@ def begin_batch(conn: Connection, batch_id: str, now: float) -> None:
 
 
 def admit_next(conn: Connection, batch_id: str, places: int, now: float) -> int:
-    """Give places to the next rows of a batch; gives back how many there were. Its row is locked."""
+    """Give places to the next rows of a batch; returns how many there were. Its row is locked."""
     waiting = select(task.c.seq).where(task.c.batch_id == batch_id, text(HELD_BY_BATCH))
     chosen = waiting.order_by(task.c.seq).limit(places).subquery()
     # Up to the last of them, not one by one: PostgreSQL would compare each row with each.
@@ -85,7 +85,7 @@ def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
 
 
 def pause_rows(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
-    """Hold up to `limit` rows back; gives back how many, and the ids whose messages are void. The batch is locked."""
+    """Hold up to `limit` rows back; returns how many, and the ids whose messages are void. The batch is locked."""
     waiting = (task.c.batch_id == batch_id) & text(QUEUED) & task.c.hold.in_(_HAVE_PLACES)
     chosen = select(task.c.seq, task.c.id, task.c.fed_at, task.c.batch_index).where(waiting)
     rows = conn.execute(chosen.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
@@ -96,7 +96,7 @@ def pause_rows(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[s
 
 
 def resume_rows(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
-    """Let up to `limit` rows of a locked batch on that is paused no more; gives back how many."""
+    """Let up to `limit` rows of a locked batch on that is paused no more; returns how many."""
     paused = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
     chosen = select(task.c.batch_index).where(paused).order_by(task.c.batch_index).limit(limit)
     indexes = conn.execute(chosen).scalars().all()

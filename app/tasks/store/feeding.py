@@ -42,7 +42,7 @@ _BATCHES = 20  # looked at in one transaction
 
 
 def backfill_batches(conn: Connection, now: float, limit: int) -> int:
-    """Let go, hold back, or cancel, up to `limit` more rows of each batch that has some left; gives back how many."""
+    """Let go, hold back, or cancel, up to `limit` more rows of each batch that has some left; returns how many."""
     chosen = select(batch.c.id).where(text(SWEEPING)).order_by(batch.c.id).limit(_BATCHES)
     rows = lock_batches(conn, conn.execute(chosen).scalars())
     return sum(_sweep(conn, row, now, limit) for row in rows.values())
@@ -131,7 +131,7 @@ def postpone(conn: Connection, task_id: str, until: float, why: str) -> bool:
 
 
 def mark_some_unqueued(conn: Connection, limit: int) -> int:
-    """Give up to `limit` fed rows back to the feeder, as after Redis was lost; gives back how many. Until 0."""
+    """Give up to `limit` fed rows back to the feeder, as after Redis was lost; returns how many. Until 0."""
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
 
 

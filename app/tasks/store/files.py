@@ -50,7 +50,7 @@ class FileRow:
 
 
 def insert_file(conn: Connection, new: NewFile) -> int:
-    """Insert a file; gives back its sequence number."""
+    """Insert a file; returns its sequence number."""
     seq: int = conn.execute(insert(file).values(asdict(new)).returning(file.c.seq)).scalar_one()
     return seq
 
@@ -109,7 +109,7 @@ def set_size(conn: Connection, file_seq: int, size: int) -> None:
 
 
 def delete_file(conn: Connection, client_id: str, file_id: str, now: float) -> int | None:
-    """Hide a file from now on; gives back its sequence number, None when the client has no such file."""
+    """Hide a file from now on; returns its sequence number, None when the client has no such file."""
     mine = (file.c.id == file_id) & (file.c.client_id == client_id)
     gone = update(file).where(mine, *_seen(now)).values(status=DELETED).returning(file.c.seq)
     seq: int | None = conn.execute(gone).scalar()

@@ -40,7 +40,7 @@ class CallbackEvent:
 
 
 def write_callbacks(conn: Connection, news: Sequence[CallbackEvent]) -> list[str]:
-    """Write a pending callback for each, due at once; gives back their ids in order."""
+    """Write a pending callback for each, due at once; returns their ids in order."""
     ids = [new_id("evt", item.at) for item in news]
     if news:
         rows = (

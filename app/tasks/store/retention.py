@@ -49,7 +49,7 @@ def mark_deleted(conn: Connection, client_id: str, task_id: str, now: float) -> 
 
 
 def delete_marked(conn: Connection, limit: int) -> int:
-    """Delete tasks that were marked and have ended; gives back how many. Those with a reservation are settled first."""
+    """Delete tasks that were marked and have ended; returns how many. Those with a reservation are settled first."""
     over = task.c.status.in_(_ENDS) & task.c.reserved_at.is_(None)
     found = select(task.c.seq, task.c.id).where(text(DELETED), over)
     rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()

@@ -36,7 +36,7 @@ def last_failed(conn: Connection, batch_id: str, models: Collection[str]) -> int
 def run_again(
     conn: Connection, batch_id: str, models: Collection[str], last: int, now: float, limit: int, admit: Admit
 ) -> int:
-    """Run up to `limit` failed lines again, up to the one numbered `last`; gives back how many there were.
+    """Run up to `limit` failed lines again, up to the one numbered `last`; returns how many there were.
 
     The batch is `in_progress` from then on, with as much time as it had at first if its own is up. A batch that is
     cancelled, or never began, stays as it is.
@@ -66,7 +66,7 @@ def _lines(batch_id: str, models: Collection[str]) -> list[Any]:
 
 
 def _reopen(conn: Connection, row: Row[Any], lines: int, now: float) -> float:
-    """Let a locked batch go on; gives back until when."""
+    """Let a locked batch go on; returns until when."""
     window = float(row.expires_at - row.created_at)
     expires_at = float(row.expires_at) if row.expires_at > now else now + window
     if row.status != BatchStatus.IN_PROGRESS:

@@ -30,7 +30,7 @@ def insert_small(
 ) -> list[int]:
     """Insert tasks in this status, given column by column (`id` among them), and what they ask for; on PostgreSQL.
 
-    Gives back their sequence numbers in order. Raises sqlalchemy.exc.IntegrityError when an id exists already.
+    Returns their sequence numbers in order. Raises sqlalchemy.exc.IntegrityError when an id exists already.
     """
     names = (*columns, "request")
     rows = (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), requests, strict=True))
@@ -135,7 +135,7 @@ _SEALED = {"metadata": lambda row: None if row.metadata is None else seal(row.me
 
 
 def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
-    """Insert queued tasks and their contents; gives back their sequence numbers in order.
+    """Insert queued tasks and their contents; returns their sequence numbers in order.
 
     Single tasks and whole batches alike. Raises sqlalchemy.exc.IntegrityError when an id exists already.
     """
@@ -192,7 +192,7 @@ def remember_key(
     now: float,
     expires_at: float,
 ) -> tuple[str, str]:
-    """Claim an idempotency key for an object; gives back the (fingerprint, object_id) that stands.
+    """Claim an idempotency key for an object; returns the (fingerprint, object_id) that stands.
 
     That is the caller's own pair when the key was free or had expired. Two transactions with one key wait for
     each other, so only one of them is told so.
@@ -216,7 +216,7 @@ def release_key(conn: Connection, client_id: str, key: str, object_id: str) -> N
 
 
 def delete_expired_keys(conn: Connection, now: float, limit: int) -> int:
-    """Delete up to `limit` idempotency keys that have expired; gives back how many."""
+    """Delete up to `limit` idempotency keys that have expired; returns how many."""
     pair = (idempotency.c.client_id, idempotency.c.key)
     old = select(*pair).where(idempotency.c.expires_at <= now).order_by(idempotency.c.expires_at).limit(limit)
     return conn.execute(delete(idempotency).where(tuple_(*pair).in_(old))).rowcount
@@ -234,7 +234,7 @@ def stale_intakes(conn: Connection, before: float, limit: int) -> list[str]:
 def discard_intake(conn: Connection, batch_id: str, limit: int) -> bool:
     """Delete up to `limit` rows of a batch in state `validating`, and it with the last of them.
 
-    Gives back whether there are more; call it again then, in another transaction. Other batches are left alone.
+    Returns whether there are more; call it again then, in another transaction. Other batches are left alone.
     """
     row = lock_batches(conn, [batch_id]).get(batch_id)
     if row is None or row.status != BatchStatus.VALIDATING:

@@ -44,7 +44,7 @@ def finish(
     *,
     unsent: bool = False,
 ) -> list[str]:
-    """End these locked tasks from the state they were read in; gives back the ids that ended.
+    """End these locked tasks from the state they were read in; returns the ids that ended.
 
     `batches` holds the locked rows of all their batches. `unsent` says that the call they were claimed for was
     never made, so that it does not count as an attempt.
@@ -88,7 +88,7 @@ AT_ONCE = 50_000  # rows cancelled in one transaction: a queue's whole window in
 
 
 def cancel_task(conn: Connection, client_id: str, task_id: str, now: float) -> Status | None:
-    """Cancel a client's task; gives back the status it has now, or None when the client has no such task.
+    """Cancel a client's task; returns the status it has now, or None when the client has no such task.
 
     `cancelled`: it waited. `running`: asked to end; a success that still comes is kept. Else it had ended.
     """
@@ -101,7 +101,7 @@ def cancel_by_id(conn: Connection, task_id: str, now: float) -> Status | None:
 
 
 def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) -> list[str] | None:
-    """Cancel a client's batch; gives back the ids of tasks that ended by it, None when there is no such batch.
+    """Cancel a client's batch; returns the ids of tasks that ended by it, None when there is no such batch.
 
     Its running tasks are asked to end; with the last of them the batch is `cancelled`. Of more than 50,000 waiting
     ones the later follow by `feeding.promote_due`. A batch that has ended stays as it is.
@@ -125,7 +125,7 @@ def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) ->
 def cancel_waiting(conn: Connection, locked: Row[Any], now: float, limit: int) -> list[str]:
     """End a locked batch's queued tasks, at most `limit`, and ask its running ones to end.
 
-    Gives back the ids that ended. The waiting first: what is claimed meanwhile is then seen to run.
+    Returns the ids that ended. The waiting first: what is claimed meanwhile is then seen to run.
     """
     within = task.c.batch_id == locked.id
     waiting = lock_waiting(conn, locked.id, limit)

@@ -68,13 +68,13 @@ def _in_line(conn: Connection, queue: str) -> int:
 
 
 def start_early(conn: Connection, queue: str, until: float, now: float, limit: int) -> int:
-    """Let up to `limit` rows go whose deadlines lie at `until` or before, whatever the hour; gives back how many."""
+    """Let up to `limit` rows go whose deadlines lie at `until` or before, whatever the hour; returns how many."""
     given = {"of_queue": queue, "until": until, "now": now, "most": limit}
     return len(conn.execute(_START_EARLY, given).all())
 
 
 def hold_for_window(conn: Connection, model: str, until: float, limit: int) -> list[str]:
-    """Hold up to `limit` rows back that may run off-peak alone; gives back their ids, whose messages are void.
+    """Hold up to `limit` rows back that may run off-peak alone; returns their ids, whose messages are void.
 
     Those that identical tasks wait for go on: these may be in a hurry.
     """
@@ -83,7 +83,7 @@ def hold_for_window(conn: Connection, model: str, until: float, limit: int) -> l
 
 
 def open_windows(conn: Connection, now: float, limit: int) -> int:
-    """Let up to `limit` rows go whose off-peak hours have begun; gives back how many."""
+    """Let up to `limit` rows go whose off-peak hours have begun; returns how many."""
     return len(conn.execute(_BEGIN, {"now": now, "most": limit}).all())
 
 
