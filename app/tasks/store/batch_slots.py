@@ -1,8 +1,10 @@
 """Rows of a batch that wait for a slot (Hold.BATCH) or are paused (Hold.PAUSED), and how they are admitted.
 
 With a `batch_size`, that many are admitted when the batch begins, and one more whenever one of them ends. Without
-one, all are: the first part when the batch begins, the rest a part at a time (`sweep`), so that no transaction is long.
-A paused row keeps its slot: within a `batch_size` it counts as in flight."""
+one, all are: the first part when the batch begins, the rest a part at a time (`feeding.backfill_batches`),
+so that no transaction is long.
+A paused row keeps its slot: within a `batch_size` it counts as in flight.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from sqlalchemy import Case, ColumnElement, Connection, Row, case, exists, func,
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.tables import HELD_BY_BATCH, QUEUED, batch, task
 
-AT_ONCE = 5_000  # rows let go in one transaction
+AT_ONCE = 5_000  # rows admitted in one transaction
 
 
 def begin_batch(conn: Connection, batch_id: str, now: float) -> None:
-    """Let the first rows of a batch go. Its row is locked."""
+    """Admit the first rows of a batch. Its row is locked."""
     size: int | None = conn.execute(select(batch.c.batch_size).where(batch.c.id == batch_id)).scalar_one()
     if size is not None:
         admit_next(conn, batch_id, size, now)
@@ -25,11 +27,11 @@ def begin_batch(conn: Connection, batch_id: str, now: float) -> None:
         set_backfilling(conn, batch_id, True)
 
 
-def admit_next(conn: Connection, batch_id: str, places: int, now: float) -> int:
-    """Give places to the next rows of a batch; returns how many there were. Its row is locked."""
+def admit_next(conn: Connection, batch_id: str, slots: int, now: float) -> int:
+    """Admit up to `slots` next rows of a batch; returns how many. Its row is locked."""
     waiting = select(task.c.seq).where(task.c.batch_id == batch_id, text(HELD_BY_BATCH))
-    chosen = waiting.order_by(task.c.seq).limit(places).subquery()
-    # Up to the last of them, not one by one: PostgreSQL would compare each row with each.
+    chosen = waiting.order_by(task.c.seq).limit(slots).subquery()
+    # By the last seq, not by a list: PostgreSQL would compare each row with each.
     last = conn.execute(select(func.max(chosen.c.seq))).scalar()
     if last is None:
         return 0
@@ -42,14 +44,14 @@ def admit_next(conn: Connection, batch_id: str, places: int, now: float) -> int:
 
 
 def _counting_from(now: float) -> Case[Any]:
-    """When a row may be answered by a configured text: its wait for its tiers begins only now."""
+    """`degrade_at` of an admitted row: its wait for its tiers begins only now."""
     return case(
         (task.c.available_at < now, task.c.degrade_at + now - task.c.available_at), else_=task.c.degrade_at
     )
 
 
 def hold_once_admitted(now: float) -> Case[Any]:
-    """What a row still waits for once its batch lets it go."""
+    """What a row still waits for once its batch admits it."""
     return case(
         (task.c.reserved_tokens.is_not(None) & task.c.reserved_at.is_(None), Hold.BUDGET.value),
         (task.c.off_peak & (task.c.available_at > now), Hold.OFF_PEAK.value),
@@ -60,7 +62,7 @@ def hold_once_admitted(now: float) -> Case[Any]:
 
 
 def set_backfilling(conn: Connection, batch_id: str, value: bool) -> None:
-    """Say whether rows of a batch have still to follow its state. Its row is locked."""
+    """Set whether rows of a batch have yet to follow its state. Its row is locked."""
     conn.execute(update(batch).where(batch.c.id == batch_id).values(sweeping=value))
 
 
@@ -68,15 +70,15 @@ _HAVE_PLACES = (Hold.NONE, Hold.UNTIL, Hold.JOINING, Hold.FOLLOWING, Hold.BUDGET
 
 
 def set_paused(conn: Connection, batch_id: str, at: float | None) -> None:
-    """Say since when a batch is paused, None: it is not. Its row is locked."""
+    """Set since when a batch is paused; None: it is not. Its row is locked."""
     conn.execute(update(batch).where(batch.c.id == batch_id).values(paused_at=at))
 
 
 def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
-    """Say that a locked batch is paused no more. What a configured text may answer has not waited meanwhile.
+    """End the pause of a locked batch. The time until a degraded answer does not run during a pause.
 
-    That is put off for all its rows at once, large as it may be: they follow step by step, when nobody knows any
-    more since when it was paused.
+    `degrade_at` moves for all rows at once, even of a large batch: rows resume a part at a time, when `paused_at` is
+    already gone.
     """
     set_paused(conn, row.id, None)
     held = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
@@ -85,7 +87,7 @@ def end_pause(conn: Connection, row: Row[Any], now: float) -> None:
 
 
 def pause_rows(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[str]]:
-    """Hold up to `limit` rows back; returns how many, and the ids whose messages are void. The batch is locked."""
+    """Pause up to `limit` rows; returns how many, and the ids whose messages are void. The batch is locked."""
     waiting = (task.c.batch_id == batch_id) & text(QUEUED) & task.c.hold.in_(_HAVE_PLACES)
     chosen = select(task.c.seq, task.c.id, task.c.fed_at, task.c.batch_index).where(waiting)
     rows = conn.execute(chosen.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
@@ -96,7 +98,7 @@ def pause_rows(conn: Connection, batch_id: str, limit: int) -> tuple[int, list[s
 
 
 def resume_rows(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
-    """Let up to `limit` rows of a locked batch on that is paused no more; returns how many."""
+    """Resume up to `limit` rows of a locked batch; returns how many."""
     paused = (task.c.batch_id == row.id) & text(QUEUED) & (task.c.hold == Hold.PAUSED)
     chosen = select(task.c.batch_index).where(paused).order_by(task.c.batch_index).limit(limit)
     indexes = conn.execute(chosen).scalars().all()
@@ -109,19 +111,19 @@ def resume_rows(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
 
 
 def fill_slots(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
-    """Give places to rows of a locked batch that wait for them, as many as its `batch_size` leaves, and `limit`."""
+    """Admit rows of a locked batch: at most `limit`, and at most as many as its `batch_size` leaves."""
     if row.batch_size is None:
         return admit_next(conn, row.id, limit, now)
-    flying = (task.c.status == Status.RUNNING) | (
+    in_flight = (task.c.status == Status.RUNNING) | (
         (task.c.status == Status.QUEUED) & (task.c.hold != Hold.BATCH)
     )
-    count = select(func.count()).where(task.c.batch_id == row.id, flying)
+    count = select(func.count()).where(task.c.batch_id == row.id, in_flight)
     free = row.batch_size - conn.execute(count).scalar_one()
     return admit_next(conn, row.id, free, now) if free > 0 else 0
 
 
 def hold_unless_paused(otherwise: Any) -> Case[Any]:
-    """The hold of a row that goes back to the queue: its batch may have been paused while it ran."""
+    """The hold of a requeued row: its batch may have been paused while it ran."""
     paused: ColumnElement[bool] = exists().where(
         batch.c.id == task.c.batch_id, batch.c.paused_at.is_not(None)
     )

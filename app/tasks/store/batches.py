@@ -51,7 +51,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """What one line of a batch came to."""
+    """The result of one line of a batch."""
 
     batch_index: int
     task_id: str
@@ -74,7 +74,7 @@ class ResultRow:
 
 
 def get_batch(conn: Connection, client_id: str | None, batch_id: str) -> BatchRow | None:
-    """One batch; None when this client has no such batch. `client_id` None: whoever owns it."""
+    """One batch; None when this client (None: any client) has no such batch."""
     found = select(*_columns()).where(batch.c.id == batch_id)
     if client_id is not None:
         found = found.where(batch.c.client_id == client_id)
@@ -85,7 +85,7 @@ def get_batch(conn: Connection, client_id: str | None, batch_id: str) -> BatchRo
 def list_batches(
     conn: Connection, client_id: str | None, after_seq: int | None = None, limit: int = 20
 ) -> list[BatchRow]:
-    """A client's batches (None: all), newest first, beginning beyond `after_seq` (older ones)."""
+    """A client's batches (None: all), newest first, those older than `after_seq`."""
     found = select(*_columns()).order_by(batch.c.seq.desc())
     if client_id is not None:
         found = found.where(batch.c.client_id == client_id)
@@ -95,7 +95,7 @@ def list_batches(
 
 
 def results(conn: Connection, batch_id: str, after_index: int, limit: int) -> list[ResultRow]:
-    """Lines beyond `after_index` (-1: from the first) that have ended, in the order of the input."""
+    """Ended lines after `after_index` (-1: from the first), in input order."""
     others = {"task_id": task.c.id.label("task_id"), "result": task_content.c.result}
     names = [field.name for field in fields(ResultRow)]
     chosen: list[Any] = [others[name] if name in others else task.c[name] for name in names]
@@ -112,15 +112,17 @@ def results(conn: Connection, batch_id: str, after_index: int, limit: int) -> li
 
 
 def task_ids(conn: Connection, batch_id: str, limit: int) -> list[str]:
-    """The ids of a batch's first tasks, in the order of the input."""
+    """The ids of a batch's first tasks, in input order."""
     these = (task.c.batch_id == batch_id) & task.c.replaced_by.is_(None)
     found = select(task.c.id).where(these).order_by(task.c.batch_index).limit(limit)
     return list(conn.execute(found).scalars())
 
 
 def _columns() -> list[Any]:
-    told = select(callback.c.status).where(callback.c.batch_id == batch.c.id, callback.c.task_id.is_(None))
-    last = told.order_by(callback.c.seq.desc()).limit(1).scalar_subquery().label("callback_status")
+    last_callback = select(callback.c.status).where(
+        callback.c.batch_id == batch.c.id, callback.c.task_id.is_(None)
+    )
+    last = last_callback.order_by(callback.c.seq.desc()).limit(1).scalar_subquery().label("callback_status")
     return [*(batch.c[field.name] for field in fields(BatchRow)[:-1]), last]
 
 
@@ -138,7 +140,7 @@ FAILURES = (Status.FAILED, Status.EXPIRED, Status.CANCELLED)
 
 @dataclass(frozen=True, slots=True)
 class LineRow:
-    """What a line came to. `result` is JSON text."""
+    """An ended line. `result` is JSON text."""
 
     batch_index: int
     task_id: str
@@ -152,7 +154,7 @@ class LineRow:
 
 @dataclass(frozen=True, slots=True)
 class InputRow:
-    """A line as it was asked. `request` is JSON text, without `model`."""
+    """A line as submitted. `request` is JSON text, without `model`."""
 
     batch_index: int
     custom_id: str | None
@@ -163,7 +165,7 @@ class InputRow:
 def ended_lines(
     conn: Connection, batch_id: str, statuses: Collection[Status], after_index: int, limit: int
 ) -> list[LineRow]:
-    """Lines beyond `after_index` (-1: from the first) that ended so."""
+    """Lines after `after_index` (-1: from the first) that ended in one of these states."""
     names = [field.name for field in fields(LineRow)]
     found = _lines(batch_id, after_index, names).where(
         task.c.status.in_([status.value for status in statuses])
@@ -173,7 +175,7 @@ def ended_lines(
 
 
 def input_lines(conn: Connection, batch_id: str, after_index: int, limit: int) -> list[InputRow]:
-    """Lines beyond `after_index` as they were asked."""
+    """Lines after `after_index` as submitted."""
     names = [field.name for field in fields(InputRow)]
     found = _lines(batch_id, after_index, names).order_by(task.c.batch_index).limit(limit)
     return [InputRow(**row._asdict()) for row in conn.execute(found)]
@@ -198,7 +200,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 @dataclass(frozen=True, slots=True)
 class BatchUsage:
-    """Sums over all tasks; money in pico-units, None where it has no one sum."""
+    """Sums over all tasks; cost in pico-units, None where it has no single sum."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -209,7 +211,7 @@ class BatchUsage:
 
 
 def sum_usage(conn: Connection, batch_id: str) -> BatchUsage:
-    """Add up."""
+    """The usage of a batch, tasks that were run again included."""
     tokens = [func.coalesce(func.sum(task.c[name]), 0).label(name) for name in _TOKENS]
     money = [
         func.sum(task.c.cost_picos).label("cost"),
@@ -225,6 +227,6 @@ def sum_usage(conn: Connection, batch_id: str) -> BatchUsage:
 
 
 def store_usage(conn: Connection, batch_id: str, usage: str) -> None:
-    """Keep the sums of a batch that has ended; `usage` is JSON text."""
+    """Store the sums of an ended batch; `usage` is JSON text."""
     ended = batch.c.status.in_([status.value for status in BATCH_ENDS])
     conn.execute(update(batch).where(batch.c.id == batch_id, ended).values(usage=usage))

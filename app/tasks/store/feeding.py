@@ -1,7 +1,7 @@
-"""Rows on their way into backlog queues. A row is `fed` while `fed_at` is set: its message is in Redis, or should be.
+"""Feeding rows into backlog queues. A row is fed while `fed_at` is set: its message is in Redis, or should be.
 
-Whatever the backlog's size, each of these reads the head of one partial index: `ORDER BY ... LIMIT`, since for a
-minimum PostgreSQL may read the whole index while it believes that index to be empty.
+Whatever the size of the backlog, each statement reads the head of one partial index with `ORDER BY ... LIMIT`: for a
+MIN, PostgreSQL may read the whole index while its statistics say that the index is empty.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from app.tasks.store.tables import FED, SWEEPING, TIMED, UNFED, attempt, batch, 
 from app.tasks.store.transitions import cancel_waiting
 from app.tasks.store.windows import open_windows
 
-_BATCHES = 20  # looked at in one transaction
+_BATCHES = 20  # per transaction
 
 
 def backfill_batches(conn: Connection, now: float, limit: int) -> int:
-    """Let go, hold back, or cancel, up to `limit` more rows of each batch that has some left; returns how many."""
+    """Resume, pause or cancel up to `limit` more rows of each batch too large for one transaction; returns how many."""
     chosen = select(batch.c.id).where(text(SWEEPING)).order_by(batch.c.id).limit(_BATCHES)
     rows = lock_batches(conn, conn.execute(chosen).scalars())
-    return sum(_sweep(conn, row, now, limit) for row in rows.values())
+    return sum(_backfill(conn, row, now, limit) for row in rows.values())
 
 
-def _sweep(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
+def _backfill(conn: Connection, row: Row[Any], now: float, limit: int) -> int:
     if row.status == BatchStatus.IN_PROGRESS and row.paused_at is not None:
         moved, _ = pause_rows(conn, row.id, limit)
     elif row.status == BatchStatus.IN_PROGRESS:
@@ -75,21 +75,21 @@ _QUEUES = text(
 
 
 def queues_to_feed(conn: Connection) -> list[str]:
-    """Queues of which rows wait in the database, by name: one step in the index for each."""
+    """Names of the queues with rows to feed, one index step each."""
     return list(conn.execute(_QUEUES).scalars())
 
 
 def any_by_deadline(conn: Connection, queue: str) -> bool:
-    """Whether a queue has rows to feed that go by their deadline."""
+    """Whether a queue has rows to feed that are ordered by deadline."""
     return any(due is not None and due < NOT_DUE for due in conn.execute(_FIRST_DUE, {"queue": queue}).one())
 
 
 def next_to_feed(
     conn: Connection, queue: str, limit: int, rooms: Mapping[int, int] | None = None
 ) -> list[Message]:
-    """The next rows to feed: retries first, then by step, deadline where asked, sequence. Changes nothing.
+    """The next rows to feed: retries first, then by step, deadline if set, sequence. Changes nothing.
 
-    `rooms`: how many rows that go by their deadline each step may take now; None: there are none.
+    `rooms`: how many rows ordered by deadline each step may take now; None: the queue has none.
     """
     messages = [_message(row) for row in conn.execute(_head(front=True), {"queue": queue, "most": limit})]
     if rooms is None:
@@ -109,21 +109,21 @@ def _taken(conn: Connection, statement: Any, queue: str, most: int, step: int | 
 
 
 def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
-    """Say that these rows are fed; those that are queued no longer, or held again, stay as they are."""
+    """Mark these rows as fed, unless they are no longer queued or are held again."""
     if ids:
         conn.execute(_mark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids), "at": at})
 
 
 def mark_unqueued(conn: Connection, ids: Sequence[str]) -> None:
-    """Give rows back to the feeder: their messages never reached Redis, or were lost. Only queued ones."""
+    """Let queued rows be fed again: their messages never reached Redis, or were lost."""
     if ids:
         conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
 
 
 def postpone(conn: Connection, task_id: str, until: float, why: str) -> bool:
-    """Let a queued row wait until then (Unix seconds), with a code that says why; whether it did.
+    """Let a queued row wait until `until` (Unix seconds), with a code that says why; whether it was queued.
 
-    The next claim takes the code away.
+    The next claim clears the code.
     """
     free = (task.c.id == task_id, has_status(Status.QUEUED), task.c.hold == Hold.NONE)
     later = update(task).where(*free).values(hold=Hold.UNTIL, available_at=until, fed_at=None, error_code=why)
@@ -131,12 +131,12 @@ def postpone(conn: Connection, task_id: str, until: float, why: str) -> bool:
 
 
 def mark_some_unqueued(conn: Connection, limit: int) -> int:
-    """Give up to `limit` fed rows back to the feeder, as after Redis was lost; returns how many. Until 0."""
+    """Let up to `limit` fed rows be fed again, after Redis lost its data; returns how many. Call until 0."""
     return _count(conn.execute(_UNFEED_SOME, {"most": limit}))
 
 
 def clamp_queued_at(conn: Connection, now: float, ahead: float, limit: int) -> int:
-    """Let up to `limit` rows that look fed more than `ahead` seconds from now count as fed now: a clock was ahead."""
+    """Set `fed_at` to now in up to `limit` rows where it is more than `ahead` seconds ahead: a clock was."""
     given = {"now": now, "latest": now + ahead, "most": limit}
     return _count(conn.execute(_DATE_BACK, given))
 
@@ -144,10 +144,10 @@ def clamp_queued_at(conn: Connection, now: float, ahead: float, limit: int) -> i
 def correct_postponed(
     conn: Connection, now: float, ahead: float, after: tuple[float, int], limit: int
 ) -> tuple[float, int] | None:
-    """Look at up to `limit` rows that wait for a time behind `after`, an (available_at, seq); returns the last's.
+    """Check up to `limit` waiting rows after `after`, an (available_at, seq); returns that of the last one.
 
-    Those whose last call ended more than `ahead` seconds from now were put off by a clock that was ahead: they wait
-    from now for as long as was decided then. None: there are no more rows.
+    Rows whose last call ended more than `ahead` seconds in the future were postponed by a clock that was ahead: they
+    now wait from now on, for as long as was decided then. None: there are no more rows.
     """
     page = conn.execute(_LATER, {"at": after[0], "seq": after[1], "most": limit}).all()
     tried = [row.id for row in page if row.attempts]
@@ -160,19 +160,19 @@ def correct_postponed(
 
 
 def promote_due(conn: Connection, now: float, limit: int) -> int:
-    """Let up to `limit` rows go whose time has come, and the next rows of large batches; how many they were."""
-    swept = backfill_batches(conn, now, limit)
-    swept += open_windows(conn, now, limit)
-    return swept + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
+    """Release up to `limit` rows that have become due, and the next rows of large batches; returns how many."""
+    moved = backfill_batches(conn, now, limit)
+    moved += open_windows(conn, now, limit)
+    return moved + _count(conn.execute(_PROMOTE, {"now": now, "most": limit}))
 
 
 def next_due(conn: Connection) -> float | None:
-    """When the next row that waits for its time may go, in Unix seconds; None when there is none."""
+    """When the next waiting row becomes due, in Unix seconds; None when there is none."""
     return conn.execute(_NEXT_DUE).scalar()
 
 
 def _count(changed: CursorResult[Any]) -> int:
-    """How many rows came back: SQLite counts none for an update that begins WITH."""
+    """The number of returned rows: SQLite reports no rowcount for an UPDATE that begins with WITH."""
     return len(changed.all())
 
 
@@ -199,7 +199,7 @@ def _head(*, front: bool) -> Any:
 
 @cache
 def _of_step(*, ordered: bool) -> Any:
-    """One step's rows, those that go by their deadline, or the others."""
+    """The rows of one step that are ordered by deadline, or the others."""
     goes_by_it = task.c.due < NOT_DUE if ordered else task.c.due >= NOT_DUE
     return _head(front=False).where(task.c.step == bindparam("step"), goes_by_it)
 
@@ -237,7 +237,7 @@ def _unmark(dialect: str) -> Update:
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
 
 
-# The first of each step, in the order of the index: what goes by its deadline stands before what does not.
+# The first row of each step, in index order: rows ordered by deadline come before the others.
 _FIRST_DUE = select(
     *(
         select(task.c.due)
@@ -276,7 +276,7 @@ _BRING_BACK = (
     .values(available_at=bindparam("soon", type_=Double()))
 )
 _DUE_ROWS = first_rows(f"{TIMED} AND available_at <= :now", task.c.available_at)
-# Who leads identical tasks, or has been called before, simply goes on.
+# A leader of identical tasks, or a task that was called before, does not join again.
 _JOINS = task.c.cache_key.is_not(None) & ~task.c.leads & (task.c.attempts == 0)
 _PROMOTE = (
     update(task)

@@ -61,15 +61,15 @@ def add_chunk(conn: Connection, file_seq: int, number: int, data: bytes) -> None
 
 
 def finish_upload(conn: Connection, file_seq: int, size: int, purpose: str, expires_at: float | None) -> None:
-    """Let an upload be seen: it is whole."""
+    """Make a complete upload visible."""
     mine = (file.c.seq == file_seq) & (file.c.status == UPLOADING)
     whole = {"status": PROCESSED, "bytes": size, "purpose": purpose, "expires_at": expires_at}
     conn.execute(update(file).where(mine).values(whole))
 
 
 def get_file(conn: Connection, client_id: str | None, file_id: str, now: float) -> FileRow | None:
-    """One file that can be seen; None when this client (None: anybody) has no such file."""
-    found = select(*_columns()).where(file.c.id == file_id, *_seen(now))
+    """One visible file; None when this client (None: any client) has no such file."""
+    found = select(*_columns()).where(file.c.id == file_id, *_visible(now))
     if client_id is not None:
         found = found.where(file.c.client_id == client_id)
     row = conn.execute(found).first()
@@ -87,7 +87,7 @@ def list_files(
     limit: int = 20,
 ) -> list[FileRow]:
     """A client's files, newest first unless `ascending`, beginning beyond `after_seq`."""
-    found = select(*_columns()).where(file.c.client_id == client_id, *_seen(now))
+    found = select(*_columns()).where(file.c.client_id == client_id, *_visible(now))
     if purpose is not None:
         found = found.where(file.c.purpose == purpose)
     if after_seq is not None:
@@ -97,27 +97,27 @@ def list_files(
 
 
 def read_chunk(conn: Connection, file_seq: int, number: int) -> bytes | None:
-    """One chunk of an uploaded file; None beyond its end, or when the file is gone."""
+    """One chunk of an uploaded file; None past its end, or when the file is gone."""
     mine = (file_chunk.c.file_seq == file_seq) & (file_chunk.c.number == number)
     found: bytes | None = conn.execute(select(file_chunk.c.data).where(mine)).scalar()
     return found
 
 
 def set_size(conn: Connection, file_seq: int, size: int) -> None:
-    """Remember how long a rendered file is."""
+    """Store the size of a rendered file."""
     conn.execute(update(file).where(file.c.seq == file_seq, file.c.bytes.is_(None)).values(bytes=size))
 
 
 def delete_file(conn: Connection, client_id: str, file_id: str, now: float) -> int | None:
     """Hide a file from now on; returns its sequence number, None when the client has no such file."""
     mine = (file.c.id == file_id) & (file.c.client_id == client_id)
-    gone = update(file).where(mine, *_seen(now)).values(status=DELETED).returning(file.c.seq)
+    gone = update(file).where(mine, *_visible(now)).values(status=DELETED).returning(file.c.seq)
     seq: int | None = conn.execute(gone).scalar()
     return seq
 
 
 def delete_chunks(conn: Connection, file_seq: int, limit: int) -> bool:
-    """Delete up to `limit` chunks of a file that is hidden, and it with the last of them; whether there are more."""
+    """Delete up to `limit` chunks of a hidden file, then the file; returns whether there are more."""
     first = select(file_chunk.c.number).where(file_chunk.c.file_seq == file_seq)
     numbers = list(conn.execute(first.order_by(file_chunk.c.number).limit(limit)).scalars())
     if numbers:
@@ -130,20 +130,20 @@ def delete_chunks(conn: Connection, file_seq: int, limit: int) -> bool:
 
 
 def hide_expired(conn: Connection, now: float, limit: int) -> None:
-    """Hide files whose time is up, so that their chunks follow."""
+    """Hide expired files; their chunks are deleted later."""
     due = select(file.c.seq).where(text(PERISHABLE), file.c.expires_at <= now, file.c.status == PROCESSED)
     due = due.order_by(file.c.expires_at).limit(limit)
     conn.execute(update(file).where(file.c.seq.in_(due)).values(status=DELETED))
 
 
 def files_to_delete(conn: Connection, before: float, limit: int) -> Sequence[int]:
-    """Files to be dropped: deleted ones, and uploads begun before that instant, whose process has died."""
+    """Files to delete: hidden ones, and uploads started before that instant, whose process has died."""
     dead = (file.c.status == DELETED) | (file.c.created_at < before)
     found = select(file.c.seq).where(text(UNSETTLED), dead).order_by(file.c.seq).limit(limit)
     return list(conn.execute(found).scalars())
 
 
-def _seen(now: float) -> tuple[ColumnElement[bool], ...]:
+def _visible(now: float) -> tuple[ColumnElement[bool], ...]:
     return (file.c.status == PROCESSED, or_(file.c.expires_at.is_(None), file.c.expires_at > now))
 
 
@@ -159,7 +159,7 @@ OUTPUT, ERRORS = "output", "errors"
 
 
 class EndedBatch(NamedTuple):
-    """A batch that this transaction ends: its row before, its counts after."""
+    """A batch that this transaction ends: its row before, its counters after."""
 
     row: Row[Any]
     after: BatchProgress
@@ -167,7 +167,7 @@ class EndedBatch(NamedTuple):
 
 
 def add_output_files(conn: Connection, ended: Iterable[EndedBatch]) -> None:
-    """Name the lines that succeeded, and those that did not; where there are none, there is no file."""
+    """Create the output and error file of each batch that ended; one without lines is not created."""
     for one in ended:
         counts = one.after
         files = {
@@ -179,7 +179,7 @@ def add_output_files(conn: Connection, ended: Iterable[EndedBatch]) -> None:
 
 
 def drop_output_files(conn: Connection, batch_id: str) -> None:
-    """Take them back: lines of the batch run again. New ones follow at its end. Its row is locked."""
+    """Delete the output files of a batch whose lines run again; its next end creates new ones. Its row is locked."""
     conn.execute(delete(file).where(file.c.batch_id == batch_id))
     gone = {"output_file_id": None, "error_file_id": None, "usage": None}
     conn.execute(update(batch).where(batch.c.id == batch_id).values(gone))

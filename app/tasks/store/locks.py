@@ -1,13 +1,12 @@
-"""Rows that a transaction is about to change, read as they stand and held until it ends.
+"""Rows that a transaction is about to change: read with a lock that lasts until it ends.
 
-Every transaction locks in the same order, which is what keeps several processes free of deadlock: batches by id,
-then tasks by seq, then what a client has used of its budgets. Only who holds a batch's row ends its tasks or
-moves them out of hold 2.
-SQLite has one writer at a time: there the same statements merely read.
+Every transaction locks in one order, so that processes cannot deadlock: batches by id, then tasks by seq, then the
+budget use of clients. Only the holder of a batch's row may end its tasks or move them out of hold 2.
+SQLite has one writer at a time, and ignores the locks.
 
-Rows wanted by id are looked up by id, whatever the planner believes: a backlog that came in a moment ago is in no
-statistics yet, and an index that is thought to be empty would be read from end to end. So the state of such rows is
-compared by `is_now` and their owner by `is_of`, which no index fits, and updates join the numbers of locked rows.
+Rows wanted by id must be looked up by id whatever the statistics say: a backlog that arrived a moment ago is in none
+yet, and an index believed empty would be read from end to end. So their state is compared by `has_status` and their
+owner by `belongs_to`, which fit no index, and updates join the seq of locked rows.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _FACTS: Sequence[ColumnElement[Any]] = (
 
 
 def lock_batches(conn: Connection, ids: Iterable[str | None]) -> LockedBatches:
-    """Hold these batches (None among the ids is passed over); unknown ones are left out."""
+    """Lock these batches; None and unknown ids are left out."""
     wanted = [{"id": name} for name in sorted({name for name in ids if name is not None})]
     if not wanted:
         return {}
@@ -61,46 +60,46 @@ def lock_batches(conn: Connection, ids: Iterable[str | None]) -> LockedBatches:
 
 
 def lock_tasks(conn: Connection, ids: Iterable[str]) -> dict[str, Row[Any]]:
-    """Hold these tasks; unknown ids are left out."""
+    """Lock these tasks; unknown ids are left out."""
     wanted = encode({"id": name} for name in ids)
     return {row.id: row for row in conn.execute(_tasks(conn.dialect.name), {ROWS: wanted})}
 
 
 def lock_waiting(conn: Connection, batch_id: str, limit: int) -> Sequence[Row[Any]]:
-    """Hold up to `limit` queued tasks of a batch, in order: its lines were numbered as they came in."""
+    """Lock up to `limit` queued tasks of a batch by line, which is also the order of their seq."""
     waiting = select(*_FACTS).where(task.c.batch_id == batch_id, has_status(Status.QUEUED))
     return conn.execute(waiting.order_by(task.c.batch_index).limit(limit).with_for_update(of=task)).all()
 
 
 def has_status(status: Status) -> ColumnElement[bool]:
-    """Whether a row that was found by its id is in this state."""
+    """Whether a row found by its id has this status."""
     return task.c.status.concat("") == status
 
 
 def belongs_to(client_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether a row that was found by its id is this client's."""
+    """Whether a row found by its id belongs to this client."""
     return task.c.client_id.concat("") == client_id
 
 
 def assume_few(wanted: FromClause) -> ColumnElement[bool]:
-    """Holds for every row of a recordset with an `id`, and lets PostgreSQL count on one row instead of a hundred.
+    """True for every row of a recordset with an `id`, and makes PostgreSQL expect one row instead of a hundred.
 
-    A plan that is kept since the tables were small would else read a whole index once, rather than look a hundred rows
-    up, and go on so when the tables have grown.
+    Otherwise a plan made while the tables were small would read a whole index rather than look up a hundred rows, and
+    would be kept when the tables have grown.
     """
     return wanted.c.id.concat("") == wanted.c.id
 
 
 def lock_in_order(wanted: FromClause, *conditions: ColumnElement[bool]) -> CTE:
-    """The seq of the tasks wanted by id that meet all conditions, locked in order, to join an UPDATE with."""
+    """The seq of the wanted tasks that meet all conditions, locked in order, for an UPDATE to join."""
     found = select(task.c.seq).join(wanted, wanted.c.id == task.c.id).where(*conditions)
     return found.order_by(task.c.seq).with_for_update(of=task).cte("locked")
 
 
 def first_rows(condition: str, *order: ColumnElement[Any]) -> CTE:
-    """The seq of the first `:most` rows of a partial index, to join an UPDATE with.
+    """The seq of the first `:most` rows of a partial index, for an UPDATE to join.
 
-    What another transaction is changing at this moment is passed over, not awaited.
+    Rows locked by another transaction are skipped.
     """
     chosen = select(task.c.seq).where(text(condition)).order_by(*order).limit(bindparam("most"))
     return chosen.with_for_update(of=task, skip_locked=True).cte("chosen")

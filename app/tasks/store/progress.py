@@ -1,7 +1,7 @@
-"""What follows when tasks end, whoever ended them: their batches advance, and callbacks are written.
+"""What follows when tasks end, however they ended: their batches advance, and callbacks are written.
 
 1. Count each batch's ends and advance it, one UPDATE each.
-2. Give the places that became free to the next tasks of batches with a `batch_size`.
+2. Give freed slots to the next tasks of batches with a `batch_size`.
 3. Write callback rows for the tasks that have a URL, and for the batches that ended.
 """
 
@@ -29,7 +29,7 @@ _COLUMNS = ("id", "client_id", "task_id", "batch_id", "type", "url", "status", "
 
 @dataclass(frozen=True, slots=True)
 class CallbackEvent:
-    """Something to tell a client: `type` is task.succeeded, batch.completed and the like."""
+    """An event for a client's callback: `type` is task.succeeded, batch.completed and the like."""
 
     client_id: str
     type: str
@@ -39,34 +39,34 @@ class CallbackEvent:
     batch_id: str | None = None
 
 
-def write_callbacks(conn: Connection, news: Sequence[CallbackEvent]) -> list[str]:
-    """Write a pending callback for each, due at once; returns their ids in order."""
-    ids = [new_id("evt", item.at) for item in news]
-    if news:
+def write_callbacks(conn: Connection, events: Sequence[CallbackEvent]) -> list[str]:
+    """Write a pending callback for each event, due at once; returns their ids in order."""
+    ids = [new_id("evt", event.at) for event in events]
+    if events:
         rows = (
             (
                 name,
-                item.client_id,
-                item.task_id,
-                item.batch_id,
-                item.type,
-                item.url,
+                event.client_id,
+                event.task_id,
+                event.batch_id,
+                event.type,
+                event.url,
                 "pending",
-                item.at,
-                item.at,
+                event.at,
+                event.at,
             )
-            for name, item in zip(ids, news, strict=True)
+            for name, event in zip(ids, events, strict=True)
         )
         insert_rows(conn, callback, _COLUMNS, rows)
     return ids
 
 
-Callbacks = dict[str, tuple[str, ...]]  # task id: the callbacks that its end caused, its batch's among them
+Callbacks = dict[str, tuple[str, ...]]  # by task id: the callbacks caused by its end, its batch's included
 
 
 @dataclass(frozen=True, slots=True)
 class EndedTask:
-    """A task that this transaction has ended. `hold` is what it had when it ended."""
+    """A task that this transaction has ended, with its `hold` at that time."""
 
     task_id: str
     client_id: str
@@ -78,13 +78,13 @@ class EndedTask:
 
     @classmethod
     def of(cls, row: Row[Any], status: Status, at: float) -> EndedTask:
-        """Take the facts from the row that was locked before it ended."""
+        """From the row that was locked before it ended."""
         return cls(row.id, row.client_id, row.batch_id, row.hold, row.callback_url, status, at)
 
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One batch before and after this transaction's ends."""
+    """One batch before and after the ends of this transaction."""
 
     row: Row[Any]
     ends: Sequence[EndedTask]
@@ -98,12 +98,12 @@ class _Move:
 
     @property
     def freed(self) -> int:
-        """Places within `batch_size` that became free."""
+        """Freed slots within `batch_size`."""
         return sum(end.hold != Hold.BATCH for end in self.ends)
 
 
 def record_progress(conn: Connection, batches: LockedBatches, ended: Sequence[EndedTask]) -> Callbacks:
-    """Carry out what follows from these ends. `batches` holds the locked rows of all their batches."""
+    """Advance batches and write callbacks for these ends. `batches` holds the locked rows of all their batches."""
     count_ended(end.status.value for end in ended)
     moves = [_move(batches[name], ends) for name, ends in sorted(_by_batch(ended).items())]
     _write(conn, moves)
@@ -111,19 +111,19 @@ def record_progress(conn: Connection, batches: LockedBatches, ended: Sequence[En
         goes_on = move.after.status is BatchStatus.IN_PROGRESS and move.row.paused_at is None
         if move.row.batch_size is not None and move.freed and goes_on:
             admit_next(conn, move.row.id, move.freed, move.at)
-    return _tell(conn, ended, [move for move in moves if move.finished])
+    return _write_events(conn, ended, [move for move in moves if move.finished])
 
 
 def close_if_done(conn: Connection, row: Row[Any], at: float) -> None:
-    """End a batch whose tasks have all ended already. Its row is locked."""
+    """End a batch all of whose tasks have ended. Its row is locked."""
     before = progress_of(row)
     move = _Move(row, (), before, advance(before, completed=0, failed=0, cancelled=0, at=at), at)
     _write(conn, [move])
-    _tell(conn, (), [move] if move.finished else [])
+    _write_events(conn, (), [move] if move.finished else [])
 
 
 def progress_of(row: Row[Any]) -> BatchProgress:
-    """Read a batch row's counters and state."""
+    """The counters and state of a batch row."""
     counts = (row.total, row.completed, row.failed, row.cancelled)
     return BatchProgress(BatchStatus(row.status), *counts, expires_at=row.expires_at)
 
@@ -191,26 +191,28 @@ def _batch_update(dialect: str) -> Update:
     )
 
 
-def _tell(conn: Connection, ended: Sequence[EndedTask], finished: Sequence[_Move]) -> Callbacks:
-    """Write the callback rows. A batch's own is laid to the last of its tasks here."""
-    told = [end for end in ended if end.callback_url is not None]
+def _write_events(conn: Connection, ended: Sequence[EndedTask], finished: Sequence[_Move]) -> Callbacks:
+    """Write the callback rows. A batch's own is attributed to the last of its tasks that ended here."""
+    with_url = [end for end in ended if end.callback_url is not None]
     closed = [move for move in finished if move.row.callback_url is not None]
-    ids = write_callbacks(conn, [*map(_task_news, told), *map(_batch_news, closed)])
-    causes = [end.task_id for end in told] + [move.ends[-1].task_id if move.ends else "" for move in closed]
+    ids = write_callbacks(conn, [*map(_task_event, with_url), *map(_batch_event, closed)])
+    causes = [end.task_id for end in with_url] + [
+        move.ends[-1].task_id if move.ends else "" for move in closed
+    ]
     callbacks: Callbacks = {}
     for cause, event in zip(causes, ids, strict=True):
         callbacks[cause] = (*callbacks.get(cause, ()), event)
     return callbacks
 
 
-def _task_news(end: EndedTask) -> CallbackEvent:
+def _task_event(end: EndedTask) -> CallbackEvent:
     url = end.callback_url or ""
     return CallbackEvent(
         end.client_id, f"task.{end.status}", url, end.at, task_id=end.task_id, batch_id=end.batch_id
     )
 
 
-def _batch_news(move: _Move) -> CallbackEvent:
+def _batch_event(move: _Move) -> CallbackEvent:
     row = move.row
     return CallbackEvent(
         row.client_id, f"batch.{move.after.status}", row.callback_url, move.at, batch_id=row.id

@@ -1,4 +1,4 @@
-"""What is no longer kept: contents are erased, tasks and batches deleted, a bounded number at a time."""
+"""Retention: contents are erased, tasks and batches deleted, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _NOTHING = "{}"
 
 @dataclass(frozen=True, slots=True)
 class WalkProgress:
-    """How far a walk has come."""
+    """Progress of a walk over a table."""
 
     last: int | None  # None: it is at its end
     deleted: int
 
 
 def erase_unstored(conn: Connection, ended_before: float, now: float, limit: int) -> int:
-    """Erase tasks that are not to be kept: delivered ones at once, others when they ended before an instant.
+    """Erase the contents of unstored tasks: delivered ones at once, others that ended before an instant.
 
-    While its callback is on its way or waits to be replayed, a result is there for it, up to that instant.
+    Up to that instant, a result stays for a callback that is being delivered or may be replayed.
     """
     open_ = exists().where(callback.c.task_id == task.c.id, callback.c.status != "delivered")
-    told = task.c.callback_url.is_not(None) & ~open_
-    over = or_(told, task.c.finished_at < ended_before)
+    delivered = task.c.callback_url.is_not(None) & ~open_
+    over = or_(delivered, task.c.finished_at < ended_before)
     found = select(task.c.seq).where(text(UNSTORED), over).order_by(task.c.finished_at).limit(limit)
     return _erase(conn, list(conn.execute(found).scalars()), now)
 
 
 def mark_deleted(conn: Connection, client_id: str, task_id: str, now: float) -> bool:
-    """Hide a task from now on, and erase it if it has ended; False: the client has none of that id."""
+    """Hide a task from now on, and erase its contents if it has ended; False: the client has no such task."""
     mine = (task.c.id == task_id) & (task.c.client_id == client_id) & task.c.deleted_at.is_(null())
     row = conn.execute(
         update(task).where(mine).values(deleted_at=now).returning(task.c.seq, task.c.status)
@@ -49,7 +49,7 @@ def mark_deleted(conn: Connection, client_id: str, task_id: str, now: float) -> 
 
 
 def delete_marked(conn: Connection, limit: int) -> int:
-    """Delete tasks that were marked and have ended; returns how many. Those with a reservation are settled first."""
+    """Delete marked tasks that have ended; returns how many. Those with a budget reservation are settled first."""
     over = task.c.status.in_(_ENDS) & task.c.reserved_at.is_(None)
     found = select(task.c.seq, task.c.id).where(text(DELETED), over)
     rows = conn.execute(found.order_by(task.c.seq).limit(limit)).all()
@@ -59,10 +59,10 @@ def delete_marked(conn: Connection, limit: int) -> int:
 def delete_old(
     conn: Connection, after: int, before: float, own: Mapping[str, float], limit: int
 ) -> WalkProgress:
-    """Walk up to `limit` tasks in their order, and delete those that ended too long ago.
+    """Walk up to `limit` tasks in order, and delete those that ended too long ago.
 
-    `before` is the instant for most clients, `own` holds those of others. Tasks of batches go with the rest.
-    The walk ends where all of a page are too young: later rows are younger, and a million that wait are not read.
+    `before` is the instant for most clients, `own` has those of others. The walk ends at a page on which all tasks are
+    too young: later rows are younger still, and a backlog of a million is not read.
     """
     latest = max([before, *own.values()])
     columns = ("seq", "id", "client_id", "status", "created_at", "finished_at", "reserved_at")
@@ -82,9 +82,9 @@ def delete_old(
 
 
 def delete_empty_batches(conn: Connection, after: int, before: float, limit: int) -> WalkProgress:
-    """Walk up to `limit` batches in their order, and delete those that ended and of which no task is left.
+    """Walk up to `limit` batches in order, and delete ended ones of which no task is left.
 
-    As `delete_old` does it: the walk ends where all of a page were made at `before` or later.
+    As in `delete_old`, the walk ends at a page on which all were created at `before` or later.
     """
     left = exists().where(task.c.batch_id == batch.c.id)
     found = select(batch.c.seq, batch.c.id, batch.c.status, batch.c.created_at, left.label("left"))
@@ -99,7 +99,7 @@ def delete_empty_batches(conn: Connection, after: int, before: float, limit: int
 
 
 def _erase(conn: Connection, numbers: Sequence[int], now: float) -> int:
-    """Prompt, result, metadata, and messages of upstreams, which may quote a prompt."""
+    """Erase prompt, result, metadata, and error messages of upstreams, which may quote a prompt."""
     if not numbers:
         return 0
     these = task.c.seq.in_(numbers)

@@ -1,4 +1,4 @@
-"""What comes in: task rows and their contents, batches, idempotency keys."""
+"""Submissions: task rows and their contents, batches, idempotency keys."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import close_if_done
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
 
-SMALL_BATCH = 32  # tasks: above it COPY is as fast a way in
+SMALL_BATCH = 32  # tasks: above this, COPY is as fast
 
 
 def insert_small(
     conn: Connection, status: str, columns: Mapping[str, Sequence[Any]], requests: Sequence[str]
 ) -> list[int]:
-    """Insert tasks in this status, given column by column (`id` among them), and what they ask for; on PostgreSQL.
+    """Insert a few tasks and their contents in one statement, on PostgreSQL. `columns` include `id`.
 
     Returns their sequence numbers in order. Raises sqlalchemy.exc.IntegrityError when an id exists already.
     """
@@ -41,7 +41,7 @@ def insert_small(
 
 @lru_cache(64)
 def _statement(names: tuple[str, ...]) -> TextualSelect:
-    """One for each choice of columns: what holds nothing but defaults is left out. Names are those of our own table."""
+    """One statement per set of columns; those with only defaults are left out. Names are those of our own table."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     typed = ", ".join(f"{name} {task.c[name].type.compile(dialect)}" for name in names)
     listed = ", ".join(names)
@@ -58,12 +58,12 @@ def _statement(names: tuple[str, ...]) -> TextualSelect:
         SELECT id, seq FROM wanted
         """  # noqa: S608  # nosec B608
     )
-    return statement.columns(task.c.id, task.c.seq)  # told once, not asked of every answer
+    return statement.columns(task.c.id, task.c.seq)  # types given here are not looked up per result
 
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch to insert. How many tasks it has is told by `finish_intake`."""
+    """A batch to insert. `finish_intake` sets its number of tasks."""
 
     id: str
     client_id: str
@@ -75,16 +75,17 @@ class NewBatch:
     endpoint: str | None = None
     input_file_id: str | None = None
     completion_window: str | None = None
-    output_expires_seconds: float | None = None  # how long its output files are kept from its end on
-    taker: str | None = None  # the process that takes its file in
-    asker: str | None = None  # JSON: who made it, and from where
+    output_expires_seconds: float | None = None  # how long its output files are kept after its end
+    taker: str | None = None  # the process that reads its file
+    asker: str | None = None  # JSON: who created it, and from where
 
 
 @dataclass(slots=True)
 class NewTask:
     """A task to insert. `metadata` and `request` are JSON text; instants are Unix seconds.
 
-    Treat it as a value. It is not frozen because that doubles the time to make one, and a request may bring 50,000.
+    Treat it as immutable. It is not frozen because that would double the time to create one, and a request may have
+    50,000.
     """
 
     id: str
@@ -103,31 +104,31 @@ class NewTask:
     batch_index: int | None = None
     custom_id: str | None = None
     stream: bool = False
-    facts: str | None = None  # which conditions of its model's tiers it meets
-    prefix: str | None = None  # a short name of the system prompt that it begins with
+    facts: str | None = None  # which conditions of its model's tiers it meets: see eligibility.py
+    prefix: str | None = None  # digest of its system prompt
     retry: str | None = None
     callback_url: str | None = None
     metadata: str | None = None
     cache_key: str | None = None
-    cache_look: bool = False  # takes an answer that is there
-    cache_seconds: float | None = None  # how long its own answer is kept; None: it is not
+    cache_look: bool = False  # may be answered from the cache
+    cache_seconds: float | None = None  # how long its own answer is cached; None: it is not
     leads: bool = False  # identical tasks may wait for it
     stored: bool = True  # False: prompt and result are erased once delivered
-    reserved_tokens: int | None = None  # what it may use of its client's budget; None: there is none
+    reserved_tokens: int | None = None  # what it may use of its client's budget; None: no budget
     reserved_picos: int | None = None
     reserved_at: float | None = None  # None: not reserved
-    asked: int = 0  # tokens its answer may have; 0: the request leaves it open
-    due: float = NOT_DUE  # its deadline, if it stands in line by it
-    off_peak: bool = False  # to be run off-peak alone
-    degrade_at: float | None = None  # from when on a configured text may answer it; None: never
-    estimated_start_at: float | None = None  # as it looks now; None: nobody knows
-    trace: str | None = None  # traceparent of what submits it; None: nobody traces
+    asked: int = 0  # max_tokens; 0: not set
+    due: float = NOT_DUE  # its deadline, if that orders its queue
+    off_peak: bool = False  # runs only off-peak
+    degrade_at: float | None = None  # from when on a degraded answer may end it; None: never
+    estimated_start_at: float | None = None  # as estimated now; None: unknown
+    trace: str | None = None  # traceparent of the submission; None: not traced
 
     @property
     def joins(self) -> bool:
         """Whether it may share one upstream call with identical tasks."""
-        wishes = self.cache_look and self.cache_seconds is not None
-        return self.cache_key is not None and wishes and self.degrade_at is None
+        reads_and_writes = self.cache_look and self.cache_seconds is not None
+        return self.cache_key is not None and reads_and_writes and self.degrade_at is None
 
 
 _COLUMNS = {field.name: field.default for field in fields(NewTask) if field.name != "request"}
@@ -141,7 +142,7 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     """
     if not rows:
         return []
-    columns, requests = _told(rows), [seal(row.request) for row in rows]
+    columns, requests = _columns_of(rows), [seal(row.request) for row in rows]
     if len(rows) <= SMALL_BATCH and conn.dialect.name == "postgresql":
         return insert_small(conn, Status.QUEUED.value, columns, requests)
     numbers = reserve(conn, task, len(rows))
@@ -151,24 +152,24 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     return list(numbers)
 
 
-def _told(rows: Sequence[NewTask]) -> dict[str, list[Any]]:
-    """Values column by column, so that no line of ours runs once for each row.
+def _columns_of(rows: Sequence[NewTask]) -> dict[str, list[Any]]:
+    """Values by column, built without Python code per row.
 
-    A column that holds nothing but its default, which is the database's too, is left out: half of them usually.
+    Columns with only the default, which is the database's too, are left out: usually half of them.
     """
     columns = {name: list(map(_SEALED.get(name) or attrgetter(name), rows)) for name in _COLUMNS}
-    return {name: told for name, told in columns.items() if told.count(_COLUMNS[name]) < len(told)}
+    return {name: values for name, values in columns.items() if values.count(_COLUMNS[name]) < len(values)}
 
 
 def insert_batch(conn: Connection, new: NewBatch) -> None:
-    """Insert a batch in state `validating`: its rows may follow, held with Hold.BATCH, in several transactions."""
+    """Insert a batch in state `validating`; its rows follow with Hold.BATCH, in several transactions if large."""
     conn.execute(insert(batch).values(status=BatchStatus.VALIDATING, **asdict(new)))
 
 
 def finish_intake(conn: Connection, batch_id: str, total: int, now: float) -> None:
-    """Let a batch begin: `total` rows have come in, and the first of them may run.
+    """Start a batch: its `total` rows are stored, and the first of them may run.
 
-    A batch that was cancelled meanwhile is cancelled to its end. Raises Conflict for one that was taken back.
+    Completes the cancellation of a batch that was cancelled meanwhile. Raises Conflict for one that was discarded.
     """
     before = lock_batches(conn, [batch_id]).get(batch_id)
     if before is None:
@@ -194,8 +195,8 @@ def remember_key(
 ) -> tuple[str, str]:
     """Claim an idempotency key for an object; returns the (fingerprint, object_id) that stands.
 
-    That is the caller's own pair when the key was free or had expired. Two transactions with one key wait for
-    each other, so only one of them is told so.
+    That is the caller's own pair when the key was free or had expired. Two transactions with one key wait for each
+    other, so only one of them gets its own.
     """
     fresh = {"fingerprint": fingerprint, "object_id": object_id, "expires_at": expires_at}
     statement = insert_or(conn, idempotency).values(client_id=client_id, key=key, **fresh)
@@ -210,7 +211,7 @@ def remember_key(
 
 
 def release_key(conn: Connection, client_id: str, key: str, object_id: str) -> None:
-    """Free a key that this transaction has claimed for an object that came to nothing."""
+    """Release a key that this transaction claimed for an object that was not created."""
     mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
     conn.execute(delete(idempotency).where(mine, idempotency.c.object_id == object_id))
 
@@ -223,9 +224,9 @@ def delete_expired_keys(conn: Connection, now: float, limit: int) -> int:
 
 
 def stale_intakes(conn: Connection, before: float, limit: int) -> list[str]:
-    """Batches in state `validating` that were created before that instant: whoever took them in has died.
+    """Batches in state `validating` created before that instant, whose submitting process has died.
 
-    Those over files are not among them: their intake begins anew (`file_batches`).
+    Batches over files are left out: their intake starts again (`file_batches`).
     """
     old = select(batch.c.id).where(text(INTAKE), batch.c.created_at < before, batch.c.input_file_id.is_(None))
     return list(conn.execute(old.order_by(batch.c.created_at).limit(limit)).scalars())
@@ -234,7 +235,7 @@ def stale_intakes(conn: Connection, before: float, limit: int) -> list[str]:
 def discard_intake(conn: Connection, batch_id: str, limit: int) -> bool:
     """Delete up to `limit` rows of a batch in state `validating`, and it with the last of them.
 
-    Returns whether there are more; call it again then, in another transaction. Other batches are left alone.
+    Returns whether there are more: then call it again, in another transaction. Other batches are left alone.
     """
     row = lock_batches(conn, [batch_id]).get(batch_id)
     if row is None or row.status != BatchStatus.VALIDATING:

@@ -71,10 +71,10 @@ class TaskRow:
     simulated: bool
     callback_url: str | None
     metadata: str | None
-    due: float  # where it stands in line
+    due: float  # deadline that orders its queue
     off_peak: bool
     degraded: bool
-    estimated_start_at: float | None  # as it looked at submission
+    estimated_start_at: float | None  # estimated at submission
     batch_paused_at: float | None  # since when its batch is paused
     result: str | None  # None in lists
     callback_status: str | None  # of its own callback, once there is one
@@ -110,7 +110,7 @@ class AttemptRow:
 
 
 def get_task(conn: Connection, client_id: str | None, task_id: str) -> TaskRow | None:
-    """One task with its result; None when this client has no such task. `client_id` None: whoever owns it."""
+    """One task with its result; None when this client (None: any client) has no such task."""
     whose = {} if client_id is None else {"client": client_id}
     row = conn.execute(_one(owned=bool(whose)), {"id": task_id, **whose}).first()
     return None if row is None else _task(row)
@@ -125,15 +125,17 @@ def list_tasks(
     limit: int = 100,
     reason: str | None = None,
 ) -> list[TaskRow]:
-    """A client's tasks without results, newest first, beginning beyond `after_seq` (older ones).
+    """A client's tasks without results, newest first, those older than `after_seq`.
 
-    Tasks of a batch whose input is still coming in are not there yet. `reason`: those with this error code alone.
+    Tasks of a batch that is still being submitted are left out. `reason`: only those with this error code.
     """
     if batch_id is not None:
-        numbers = _because(_of_batch(client_id, status, batch_id, after_seq), reason).limit(limit)
+        numbers = _with_reason(_of_batch(client_id, status, batch_id, after_seq), reason).limit(limit)
     else:
         states = [status] if status is not None else list(Status)
-        parts = [_because(_in_state(client_id, state, after_seq), reason).limit(limit) for state in states]
+        parts = [
+            _with_reason(_in_state(client_id, state, after_seq), reason).limit(limit) for state in states
+        ]
         numbers = _newest(parts, limit)
     found = (
         select(*_columns(null()))
@@ -151,7 +153,7 @@ def attempts_of(conn: Connection, task_id: str) -> list[AttemptRow]:
 
 
 def ended_among(conn: Connection, ids: Iterable[str]) -> dict[str, str]:
-    """Which of these tasks and batches have ended, and how."""
+    """The status of those of these tasks and batches that have ended."""
     wanted = {ROWS: encode({"id": name} for name in ids)}
     rows = [row for statement in _ended(conn.dialect.name) for row in conn.execute(statement, wanted)]
     return {row.id: row.status for row in rows}
@@ -159,11 +161,13 @@ def ended_among(conn: Connection, ids: Iterable[str]) -> dict[str, str]:
 
 def _columns(result: ColumnElement[Any]) -> list[ColumnElement[Any]]:
     paused = select(batch.c.paused_at).where(batch.c.id == task.c.batch_id).scalar_subquery()
-    told = select(callback.c.status).where(callback.c.task_id == task.c.id).order_by(callback.c.seq.desc())
+    last_callback = (
+        select(callback.c.status).where(callback.c.task_id == task.c.id).order_by(callback.c.seq.desc())
+    )
     last = (
         paused.label("batch_paused_at"),
         result.label("result"),
-        told.limit(1).scalar_subquery().label("callback_status"),
+        last_callback.limit(1).scalar_subquery().label("callback_status"),
     )
     return [*(task.c[field.name] for field in fields(TaskRow)[: -len(last)]), *last]
 
@@ -185,12 +189,12 @@ def _in_state(client_id: str, status: str, after_seq: int | None) -> Select[Any]
     return found.order_by(task.c.seq.desc())
 
 
-def _because(found: Select[Any], reason: str | None) -> Select[Any]:
+def _with_reason(found: Select[Any], reason: str | None) -> Select[Any]:
     return found if reason is None else found.where(task.c.error_code == reason)
 
 
 def _newest(parts: list[Select[Any]], limit: int) -> Select[Any]:
-    """The newest of several ranges, each read only as far as needed."""
+    """The newest of several ranges, each read no further than needed."""
     ranges = union_all(*(select(part.subquery().c.seq) for part in parts)).subquery()
     return select(ranges.c.seq).order_by(ranges.c.seq.desc()).limit(limit)
 
@@ -221,20 +225,20 @@ def _ended(dialect: str) -> tuple[Select[Any], Select[Any]]:
     batches = select(batch.c.id, batch.c.status).join(wanted, wanted.c.id == batch.c.id)
     task_ends: list[Status] = sorted(ENDS)
     batch_ends: list[BatchStatus] = sorted(BATCH_ENDS)
-    ended = task.c.status.concat("").in_(task_ends)  # fits no index, as in `locks`: rows are looked up by id
+    ended = task.c.status.concat("").in_(task_ends)  # fits no index, as in locks.py: rows are looked up by id
     return tasks.where(ended), batches.where(batch.c.status.in_(batch_ends))
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A task with a trace, and from when on it could have run."""
+    """The trace of a task, and since when it could have run."""
 
     trace: str
     ready_at: float
 
 
 def traces_of(conn: Connection, ids: Sequence[str]) -> dict[str, Traced]:
-    """Those of these tasks that have one."""
+    """The traces of those of these tasks that have one."""
     columns = (task.c.id, task.c.trace, task.c.available_at, task.c.created_at)
     rows = conn.execute(select(*columns).where(task.c.id.in_(ids), task.c.trace.is_not(None)))
     return {row.id: Traced(row.trace, row.available_at or row.created_at) for row in rows}
@@ -242,7 +246,7 @@ def traces_of(conn: Connection, ids: Sequence[str]) -> dict[str, Traced]:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAttempt:
-    """One try, as the log tells it."""
+    """One delivery attempt of a callback."""
 
     callback_id: str
     type: str
@@ -256,7 +260,7 @@ class DeliveryAttempt:
 
 
 def deliveries_of(conn: Connection, task_id: str) -> list[DeliveryAttempt]:
-    """All tries to tell of a task (or a batch, by its id), oldest first."""
+    """All delivery attempts of a task's (or, by its id, a batch's) callbacks, oldest first."""
     subject = or_(
         callback.c.task_id == task_id, (callback.c.batch_id == task_id) & callback.c.task_id.is_(None)
     )

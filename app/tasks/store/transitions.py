@@ -44,10 +44,10 @@ def finish(
     *,
     unsent: bool = False,
 ) -> list[str]:
-    """End these locked tasks from the state they were read in; returns the ids that ended.
+    """End these locked tasks, if still in the state they were read in; returns the ids that ended.
 
-    `batches` holds the locked rows of all their batches. `unsent` says that the call they were claimed for was
-    never made, so that it does not count as an attempt.
+    `batches` holds the locked rows of all their batches. `unsent`: the call they were claimed for was never made, and
+    does not count as an attempt.
     """
     if not rows:
         return []
@@ -84,27 +84,27 @@ def _finish(dialect: str) -> Update:
     )
 
 
-AT_ONCE = 50_000  # rows cancelled in one transaction: a queue's whole window in Redis
+CANCELLED_AT_ONCE = 50_000  # rows in one transaction: as many as one queue has in Redis
 
 
 def cancel_task(conn: Connection, client_id: str, task_id: str, now: float) -> Status | None:
-    """Cancel a client's task; returns the status it has now, or None when the client has no such task.
+    """Cancel a client's task; returns its status now, or None when the client has no such task.
 
-    `cancelled`: it waited. `running`: asked to end; a success that still comes is kept. Else it had ended.
+    `cancelled`: it was waiting. `running`: its cancellation is requested; a success is still kept. Else it had ended.
     """
     return _cancel(conn, (task.c.id == task_id) & (task.c.client_id == client_id), now)
 
 
 def cancel_by_id(conn: Connection, task_id: str, now: float) -> Status | None:
-    """Cancel a task whoever owns it, as after a revoke in Celery or Flower. Else like `cancel_task`."""
+    """Cancel a task of any client, as after a revoke in Celery or Flower; otherwise like `cancel_task`."""
     return _cancel(conn, task.c.id == task_id, now)
 
 
 def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) -> list[str] | None:
-    """Cancel a client's batch; returns the ids of tasks that ended by it, None when there is no such batch.
+    """Cancel a client's batch; returns the ids of tasks that this ended, None when there is no such batch.
 
-    Its running tasks are asked to end; with the last of them the batch is `cancelled`. Of more than 50,000 waiting
-    ones the later follow by `feeding.promote_due`. A batch that has ended stays as it is.
+    Running tasks are asked to stop; the batch is `cancelled` once the last has ended. Beyond 50,000 waiting tasks, the
+    rest follow in `feeding.promote_due`. An ended batch stays as it is.
     """
     mine = (batch.c.id == batch_id) & (batch.c.client_id == client_id)
     if conn.execute(select(batch.c.id).where(mine)).first() is None:
@@ -115,17 +115,17 @@ def cancel_batch(conn: Connection, client_id: str, batch_id: str, now: float) ->
     if row.status == BatchStatus.VALIDATING:
         _count_lines(conn, batch_id)
     _mark_batch(conn, row, now)
-    ids = cancel_waiting(conn, lock_batches(conn, [batch_id])[batch_id], now, AT_ONCE)
-    if len(ids) == AT_ONCE:
+    ids = cancel_waiting(conn, lock_batches(conn, [batch_id])[batch_id], now, CANCELLED_AT_ONCE)
+    if len(ids) == CANCELLED_AT_ONCE:
         set_backfilling(conn, batch_id, True)
     close_if_done(conn, lock_batches(conn, [batch_id])[batch_id], now)
     return ids
 
 
 def cancel_waiting(conn: Connection, locked: Row[Any], now: float, limit: int) -> list[str]:
-    """End a locked batch's queued tasks, at most `limit`, and ask its running ones to end.
+    """End up to `limit` queued tasks of a locked batch, and request the cancellation of its running ones.
 
-    Returns the ids that ended. The waiting first: what is claimed meanwhile is then seen to run.
+    Returns the ids that ended. Queued tasks come first, so that one claimed meanwhile is seen running.
     """
     within = task.c.batch_id == locked.id
     waiting = lock_waiting(conn, locked.id, limit)
@@ -135,7 +135,7 @@ def cancel_waiting(conn: Connection, locked: Row[Any], now: float, limit: int) -
 
 
 def _count_lines(conn: Connection, batch_id: str) -> None:
-    """A batch that never came in whole has the lines that did."""
+    """Set the total of a batch that was never completely submitted to the lines that were."""
     count = select(func.count()).select_from(task).where(task.c.batch_id == batch_id).scalar_subquery()
     conn.execute(update(batch).where(batch.c.id == batch_id).values(total=count))
 
@@ -161,24 +161,24 @@ def _cancel(conn: Connection, which: ColumnElement[bool], now: float) -> Status 
     return Status(row.status)
 
 
-_FED_AGAIN: dict[str, Any] = {"front": true(), "fed_at": null()}
+_TO_FRONT: dict[str, Any] = {"front": true(), "fed_at": null()}
 _NOBODY = ("worker", "release", "claimed_at", "key", "account", "upstream_model")
 
 
 class RequeueReason(Enum):
-    """Why a running row goes back without an ending."""
+    """Why a running row is requeued without a recorded end."""
 
-    LOST = "lost"  # its worker vanished; the call may have been made, and may yet succeed
-    UNSENT = "unsent"  # its worker never held it: the claim's answer was lost
+    LOST = "lost"  # its worker vanished; its call may have been made, and may still succeed
+    UNSENT = "unsent"  # its worker never had it: the response to the claim was lost
 
 
 def requeued_columns() -> dict[str, Any]:
-    """Columns of a row that goes back for good, beside `status` and `hold`: nothing late can come for it."""
-    return _FED_AGAIN | {name: null() for name in _NOBODY}
+    """Columns of a requeued row besides `status` and `hold`, when no late result can arrive for it."""
+    return _TO_FRONT | {name: null() for name in _NOBODY}
 
 
 def requeue(conn: Connection, rows: Sequence[Row[Any]], why: RequeueReason) -> None:
-    """Send locked running rows back, from the worker and release they were read with."""
+    """Requeue locked running rows, if they still have the worker and release they were read with."""
     if rows:
         wanted = encode({"id": row.id, "worker": row.worker, "release": row.release} for row in rows)
         conn.execute(_requeue(conn.dialect.name, why), {ROWS: wanted})
@@ -186,10 +186,10 @@ def requeue(conn: Connection, rows: Sequence[Row[Any]], why: RequeueReason) -> N
 
 @cache
 def _requeue(dialect: str, why: RequeueReason) -> Update:
-    """A lost row keeps worker and release: whose success is still accepted."""
+    """A lost row keeps worker and release, so that a late success is still accepted."""
     wanted = recordset(dialect, id=Text(), worker=Text(), release=BigInteger())
     same = (task.c.worker == wanted.c.worker) & (task.c.release == wanted.c.release)
-    lost = {**_FED_AGAIN, "lost": task.c.lost + 1}
+    lost = {**_TO_FRONT, "lost": task.c.lost + 1}
     never = case((task.c.attempts == 1, null()), else_=task.c.started_at)
     unsent = {**requeued_columns(), "attempts": task.c.attempts - 1, "started_at": never}
     return (

@@ -1,4 +1,4 @@
-"""Rows that wait for off-peak hours (Hold.OFF_PEAK): let go when these begin or their deadline asks, and held again."""
+"""Rows that wait for off-peak hours (Hold.OFF_PEAK): released when these begin or a deadline nears, and held again."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.tasks.domain.task import Hold, PriorityStep
 from app.tasks.store.locks import first_rows
 from app.tasks.store.tables import IN_LINE, IN_WINDOW, LINE_OF, OFF_PEAK, task
 
-_SEEN = 5_000  # deadlines read of one queue
-_COUNTED = 200_000  # rows counted of one; more are as many
+_MAX_DEADLINES = 5_000  # read per queue
+_COUNTED = 200_000  # rows counted per queue at most
 
 
 @dataclass(frozen=True, slots=True)
 class OffPeakQueue:
-    """What one queue has waiting for off-peak hours, and in line."""
+    """Rows of one queue that wait for off-peak hours, and that may run."""
 
     queue: str
     model: str
@@ -36,12 +36,12 @@ _DEADLINES = (
     select(task.c.expires_at)
     .where(text(OFF_PEAK), task.c.queue == bindparam("queue"))
     .order_by(task.c.queue, task.c.expires_at)
-    .limit(_SEEN)
+    .limit(_MAX_DEADLINES)
 )
 
 
 def off_peak_queues(conn: Connection) -> list[OffPeakQueue]:
-    """Every queue that has rows waiting for off-peak hours: one step in the index for each, and a bounded count."""
+    """Every queue with rows that wait for off-peak hours: one index step each, and a bounded count."""
     found: list[OffPeakQueue] = []
     after = ""
     while (row := conn.execute(_NEXT, {"after": after}).first()) is not None:
@@ -68,22 +68,22 @@ def _in_line(conn: Connection, queue: str) -> int:
 
 
 def start_early(conn: Connection, queue: str, until: float, now: float, limit: int) -> int:
-    """Let up to `limit` rows go whose deadlines lie at `until` or before, whatever the hour; returns how many."""
+    """Release up to `limit` rows with deadlines up to `until`, whatever the hour; returns how many."""
     given = {"of_queue": queue, "until": until, "now": now, "most": limit}
     return len(conn.execute(_START_EARLY, given).all())
 
 
 def hold_for_window(conn: Connection, model: str, until: float, limit: int) -> list[str]:
-    """Hold up to `limit` rows back that may run off-peak alone; returns their ids, whose messages are void.
+    """Hold up to `limit` rows that may run only off-peak; returns their ids, whose messages are void.
 
-    Those that identical tasks wait for go on: these may be in a hurry.
+    Leaders of identical tasks are not held: their followers may be urgent.
     """
     given = {"of_model": model, "until": until, "most": limit}
     return list(conn.execute(_HOLD, given).scalars())
 
 
 def open_windows(conn: Connection, now: float, limit: int) -> int:
-    """Let up to `limit` rows go whose off-peak hours have begun; returns how many."""
+    """Release up to `limit` rows whose off-peak hours have begun; returns how many."""
     return len(conn.execute(_BEGIN, {"now": now, "most": limit}).all())
 
 
