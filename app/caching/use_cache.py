@@ -1,4 +1,8 @@
-"""What a single submission does with the cache: it is answered at once, joins an identical task, or runs."""
+"""How tasks use the cache: each is answered from it, joins an identical task, or runs.
+
+Single submissions do so at once (`UseCache`); tasks of batches, those that became due, and those whose leader brings no
+answer, in the leader's rounds (`JoinIdentical`).
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,17 @@ from app.tasks.store.submissions import NewTask
 
 @dataclass(frozen=True, slots=True)
 class UseCache:
-    """The decision and its hand; one for each process."""
+    """The cache as submissions use it; one per process."""
 
     answers: AnswerCache = field(default_factory=NoAnswers)
     coalesce: bool = False
 
     def draft(self, row: NewTask) -> NewTask:
-        """The row as it may be: content that is not to be stored is not kept either, nor shared."""
+        """The row, without the cache if its content may not be stored: it is neither kept nor shared."""
         return row if row.stored else replace(row, cache_key=None, cache_look=False, cache_seconds=None)
 
     def find(self, row: NewTask) -> CachedAnswer | None:
-        """The answer that is there for a task that may run now. Never raises."""
+        """The cached answer for a task that may run now. Never raises."""
         if row.hold != Hold.NONE or row.cache_key is None or not row.cache_look:
             return None
         return self.answers.look([row.cache_key]).get(row.cache_key)
@@ -39,7 +43,7 @@ class UseCache:
     def join(
         self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, CachedAnswer]
     ) -> tuple[list[NewTask], JoinResult, dict[str, CachedAnswer]]:
-        """The rows as they are to be inserted, in order, and all answers by task: `found`, and what is kept since."""
+        """The rows as to be inserted, in order, and all answers by task: `found`, and those cached since."""
         running = [row for row in rows if row.id not in found]
         joined, settled, late = running, JoinResult(), dict[str, CachedAnswer]()
         if self.coalesce:
@@ -48,21 +52,21 @@ class UseCache:
         return [standing.get(row.id) or _answered(row) for row in rows], settled, {**found, **late}
 
     def give(self, conn: Connection, found: Mapping[str, CachedAnswer], at: float) -> None:
-        """End those that were inserted with an answer, in the same transaction."""
+        """End inserted tasks that have an answer, in the same transaction."""
         if found:
             answer_new(conn, found, at)
 
 
 def _answered(row: NewTask) -> NewTask:
-    """Inserted so that nobody runs it; it ends in the same transaction."""
+    """Held so that nobody runs it; it ends in the same transaction."""
     return replace(row, hold=Hold.JOINING, fed_at=None)
 
 
 def publish_join(database: Database, backlog: BacklogPublisher, settled: JoinResult) -> None:
-    """Void places, send leaders to the front, tell who waits. Never raises: the reconciler puts right what is left.
+    """Delete void queue entries, move leaders to the front, notify waiters. Never raises: the reconciler repairs the rest.
 
-    A leader that has to hurry loses its place first and is given to the feeder then: in the other order its new
-    place would be lost.
+    A leader that hurries first loses its queue entry and is then fed again: in the other order, its new entry would be
+    lost.
     """
     away = [*settled.replaced, *settled.hurried]
     if away:
@@ -78,12 +82,12 @@ def publish_join(database: Database, backlog: BacklogPublisher, settled: JoinRes
         backlog.ring()
 
 
-_ROWS = 1_000  # looked at in one tick
-_LEADERS = 200  # seen to in one tick
+_ROWS = 1_000  # waiting tasks per tick
+_LEADERS = 200  # abandoned leaders per tick
 
 
 class JoinIdentical:
-    """A tick does one bounded round, before the feeder's."""
+    """Each tick runs one bounded round, before the feeder's."""
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class JoinIdentical:
         coalesce: bool,
         ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
     ) -> None:
-        """`ring` tells who delivers callbacks."""
+        """`ring` notifies the callback delivery."""
         self._database = database
         self._backlog = backlog
         self._answers = answers
@@ -104,9 +108,9 @@ class JoinIdentical:
         self._ring = ring
 
     def tick(self) -> bool:
-        """Do one round; returns whether there may be more at once. Raises DatabaseUnreachable.
+        """Run one round; returns whether there may be more now. Raises DatabaseUnreachable.
 
-        1. See to the followers of leaders that bring no answer. 2. Answer, join or let run what waits for it.
+        1. Replace leaders that bring no answer. 2. Answer, join or release the tasks that wait for it.
         """
         left, waiting = self._database.read(
             lambda conn: (coalesce_join.any_abandoned(conn), coalesce_join.waiting_to_join(conn, _ROWS))
@@ -133,7 +137,7 @@ class JoinIdentical:
         return settled.left > 0
 
     def _look(self, waiting: Sequence[JoiningTask]) -> Mapping[str, CachedAnswer]:
-        """What is kept for those who look. Asked outside the transaction: it may be another server."""
+        """Cached answers for waiting tasks. Read outside the transaction: the cache may be another server."""
         return self._answers.look(sorted({one.key for one in waiting if one.looks}))
 
     def _tell(self, settled: JoinResult) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.caching.domain.caching import CacheScope, CacheWish, Mode
+from app.caching.domain.caching import CacheParams, CacheScope, Mode
 from app.pacing.domain.tokens import CHOICES, LARGEST, LENGTHS
 from app.platform.domain.times import parse_duration, parse_instant
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
@@ -220,9 +220,9 @@ class CacheBody(Body):
         description="client (the default): yours alone. shared: with all who ask so, where that is open.",
     )
 
-    def wish(self) -> CacheWish:
+    def wish(self) -> CacheParams:
         """The plain value that the services take."""
-        return CacheWish(
+        return CacheParams(
             self.ttl, Mode(self.mode) if self.mode else None, CacheScope(self.scope) if self.scope else None
         )
 

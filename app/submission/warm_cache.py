@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import orjson
 from sqlalchemy import Connection, func, select
 
-from app.caching.domain.caching import CacheWish, Mode
+from app.caching.domain.caching import CacheParams, Mode
 from app.pacing.domain.tokens import LARGEST, OPEN_ANSWER, estimate
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
@@ -124,7 +124,7 @@ class WarmCache:
 
 
 def _quietly(request: TaskRequest, run_at: float | None) -> TaskRequest:
-    cache = CacheWish(ttl=request.cache.ttl if request.cache else None, mode=Mode.WRITE)
+    cache = CacheParams(ttl=request.cache.ttl if request.cache else None, mode=Mode.WRITE)
     return replace(request, priority=Priority.LOW, run_at=run_at, callback_url=None, cache=cache)
 
 

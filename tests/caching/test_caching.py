@@ -11,10 +11,10 @@ from app.caching.domain.caching import (
     DEFAULT_TTL,
     NO_CACHE,
     SHARED,
+    CacheParams,
     CacheRules,
     CacheScope,
     CacheUse,
-    CacheWish,
     Mode,
     cache_key,
     may_keep,
@@ -26,7 +26,7 @@ from app.platform.domain.errors import Invalid
 
 MESSAGES = [{"role": "user", "content": "2 + 2?"}]
 COLD: dict[str, Any] = {"messages": MESSAGES, "temperature": 0}
-ASKED = CacheWish()
+ASKED = CacheParams()
 
 texts = st.text(max_size=20)
 values = st.recursive(
@@ -38,7 +38,7 @@ bodies = st.dictionaries(texts, values, max_size=4)
 slugs = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
 
 
-def use(wish: CacheWish | None, body: dict[str, Any], client: str = "alice", **rules: Any) -> CacheUse:
+def use(wish: CacheParams | None, body: dict[str, Any], client: str = "alice", **rules: Any) -> CacheUse:
     return use_of(wish, CacheRules(**rules), client_id=client, model="m", version="v", body=body)
 
 
@@ -74,13 +74,13 @@ def test_at_temperature_zero_the_cache_is_on_by_itself(zero: float) -> None:
 def test_who_asks_is_served_at_any_temperature(
     mode: Mode | None, look: bool, keep: float | None, joins: bool
 ) -> None:
-    used = use(CacheWish(mode=mode), {"messages": MESSAGES, "temperature": 1.3})
+    used = use(CacheParams(mode=mode), {"messages": MESSAGES, "temperature": 1.3})
     assert used.key is not None
     assert (used.look, used.keep_seconds, used.joins) == (look, keep, joins)
 
 
 def test_off_is_off_at_temperature_zero_too() -> None:
-    assert use(CacheWish(mode=Mode.OFF), COLD) == NO_CACHE
+    assert use(CacheParams(mode=Mode.OFF), COLD) == NO_CACHE
 
 
 def test_an_operator_can_switch_it_off_for_everybody() -> None:
@@ -88,13 +88,13 @@ def test_an_operator_can_switch_it_off_for_everybody() -> None:
 
 
 def test_a_wished_lifetime_holds_up_to_the_operators_longest() -> None:
-    assert use(CacheWish(ttl=60), COLD).keep_seconds == 60
-    assert use(CacheWish(ttl=10**9), COLD, longest_ttl=500.0).keep_seconds == 500.0
+    assert use(CacheParams(ttl=60), COLD).keep_seconds == 60
+    assert use(CacheParams(ttl=10**9), COLD, longest_ttl=500.0).keep_seconds == 500.0
     assert use(None, COLD, ttl=10.0).keep_seconds == 10.0
 
 
 def test_a_shared_scope_needs_the_operator_and_the_request() -> None:
-    wish = CacheWish(scope=CacheScope.SHARED)
+    wish = CacheParams(scope=CacheScope.SHARED)
     with pytest.raises(Invalid, match=r"cache\.scope"):
         use(wish, COLD)
     alone, together = use(ASKED, COLD, shared=True), use(wish, COLD, shared=True)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from app.caching.domain.answer import CachedAnswer
-from app.caching.domain.caching import CacheRules, CacheWish, Mode
+from app.caching.domain.caching import CacheParams, CacheRules, Mode
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.use_cache import JoinIdentical, UseCache
 from app.execution.run_task import KeepAnswers
@@ -29,7 +29,7 @@ RULES = SubmissionRules(frozenset({"m"}), "m", cache=CacheRules())
 REQUEST = TaskRequest(
     messages=[{"role": "user", "content": "the same"}],
     parameters={"temperature": 0},
-    cache=CacheWish(mode=Mode.WRITE),
+    cache=CacheParams(mode=Mode.WRITE),
 )
 NOBODY = lambda: None  # noqa: E731
 

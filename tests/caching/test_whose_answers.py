@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
-from app.caching.domain.caching import CacheRules, CacheScope, CacheWish, Mode
+from app.caching.domain.caching import CacheParams, CacheRules, CacheScope, Mode
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.use_cache import JoinIdentical, UseCache
@@ -71,7 +71,7 @@ class Service:
         request = TaskRequest(
             messages=[{"role": "user", "content": prompt}],
             parameters={"temperature": 0},
-            cache=CacheWish(mode=mode, scope=CacheScope.SHARED if shared else None),
+            cache=CacheParams(mode=mode, scope=CacheScope.SHARED if shared else None),
         )
         self.asked[self.submissions.submit(client, request).task_id] = (client, prompt, shared)
 

@@ -13,24 +13,22 @@ from app.tasks.domain.attempt import TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """An upstream's answer, and what it took to get it."""
+    """An upstream's answer, and what it cost."""
 
     result: str  # JSON text on one line
     usage: TokenUsage | None = None
     cost: CallCost | None = None  # None: unknown
     simulated: bool = False
-    until: float | None = field(
-        default=None, compare=False
-    )  # Unix seconds: how long it is kept; None: nobody says
+    until: float | None = field(default=None, compare=False)  # Unix seconds: when it expires; None: unknown
 
     @property
     def currency(self) -> str | None:
-        """In what its cost is counted."""
+        """The currency of its cost."""
         return self.cost.currency if self.cost else None
 
 
 def write(key: str, answer: CachedAnswer) -> str:
-    """An entry: a line of JSON with the key it belongs to, then the result as it is. Simulated ones are refused."""
+    """Serialize an entry: a line of JSON with its key, then the result unchanged. Raises ValueError for a simulated one."""
     if answer.simulated:
         raise ValueError("a simulated answer is never kept")
     usage = astuple(answer.usage) if answer.usage else None
@@ -40,7 +38,7 @@ def write(key: str, answer: CachedAnswer) -> str:
 
 
 def read(key: str, entry: str) -> CachedAnswer | None:
-    """The answer in an entry; None when it is another key's, or not whole."""
+    """The answer in an entry; None when it belongs to another key or is damaged."""
     head, line_break, result = entry.partition("\n")
     try:
         known = json.loads(head)
@@ -55,23 +53,23 @@ def read(key: str, entry: str) -> CachedAnswer | None:
 
 
 class AnswerCache(Protocol):
-    """Answers kept to be given again. Whatever keeps it from answering counts as nothing kept: it never raises."""
+    """A store of answers. Never raises: a store that fails counts as empty."""
 
     def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
-        """The answers that are kept, by key."""
+        """The cached answers, by key."""
 
     def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
-        """Keep an answer for so long, in the place of an older one."""
+        """Cache an answer for so many seconds, replacing an older one."""
 
     def stamp(self) -> str | None:
-        """Changes whenever an answer takes an older one's place, in whatever process. None: it cannot be told now."""
+        """A value that changes whenever any process replaces an answer. None: it cannot be read now."""
 
     def close(self) -> None:
-        """Let go of what it holds open."""
+        """Close its connections."""
 
 
 class NoAnswers:
-    """Keeps nothing."""
+    """A cache that stores nothing."""
 
     def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:  # noqa: ARG002
         """Nothing."""

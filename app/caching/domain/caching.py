@@ -1,8 +1,8 @@
 """The exact cache: which tasks may use it, under which key, and which answers may be kept.
 
-A key is the hash of everything upstream that decides an answer, within a scope: a client's own, or the shared one
-where both the operator and the request open it. The scope stands in front of the key, readable, and is compared again
-when an entry is read: nothing that is hashed can make one client's answer another's.
+A key is the hash of everything that determines an answer, within a scope: the client's own, or the shared one where
+both the operator and the request allow it. The scope is a readable prefix of the key and is compared again when an
+entry is read, so no hash collision can give one client another's answer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from app.platform.domain.times import DAY
 
 DEFAULT_TTL = DAY  # seconds
 SHARED = "shared"
-_FORMAT = 1  # raised when keys are made in another way, so that old entries are not met
-# What an upstream reads without its deciding the answer: whom to bill, how to deliver, what to call it.
+_FORMAT = 1  # increase when keys change, so that old entries are not found
+# Parameters that do not determine the answer: whom to bill, how to deliver it, labels.
 _IRRELEVANT = frozenset(
     {
         "metadata",
@@ -36,15 +36,15 @@ _IRRELEVANT = frozenset(
     }
 )
 _WHOLE = frozenset({"stop", "tool_calls", "function_call"})
-_EXACT_TO = 2.0**53  # beyond it a float is not one whole number any more
+_EXACT_TO = 2.0**53  # above this, floats are not exact integers
 
 
 class Mode(StrEnum):
-    """What a request may ask of the cache."""
+    """How a request may use the cache."""
 
-    READ = "read"  # an answer that is there is taken; a new one is not kept
-    WRITE = "write"  # an answer that is there is taken, a new one is kept
-    REFRESH = "refresh"  # what is there is passed over, the new answer takes its place
+    READ = "read"  # use a cached answer; do not cache a new one
+    WRITE = "write"  # use a cached answer; cache a new one
+    REFRESH = "refresh"  # ignore a cached answer and replace it
     OFF = "off"
 
 
@@ -56,8 +56,8 @@ class CacheScope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CacheWish:
-    """A request's `cache` field. What is None was left out."""
+class CacheParams:
+    """A request's `cache` field; None: not given."""
 
     ttl: float | None = None  # seconds
     mode: Mode | None = None
@@ -69,22 +69,22 @@ class CacheRules:
     """What the operator allows."""
 
     enabled: bool = True
-    ttl: float = DEFAULT_TTL  # seconds, where a request names none
+    ttl: float = DEFAULT_TTL  # seconds, unless the request sets it
     longest_ttl: float = 7 * DAY
-    shared: bool = False  # whether requests may open the shared scope
+    shared: bool = False  # whether requests may use the shared scope
 
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What is done for one task. Without a key: nothing."""
+    """How one task uses the cache; without a key, it does not."""
 
     key: str | None = None
-    look: bool = False  # an answer that is there is taken
-    keep_seconds: float | None = None  # how long its own answer is kept; None: it is not
+    look: bool = False  # may be answered from the cache
+    keep_seconds: float | None = None  # how long its own answer is cached; None: it is not
 
     @property
     def joins(self) -> bool:
-        """Whether identical tasks in flight share one call with it: where both looking and keeping are wanted."""
+        """Whether it shares one call with identical tasks in flight: it both reads and writes the cache."""
         return self.key is not None and self.look and self.keep_seconds is not None
 
 
@@ -92,7 +92,7 @@ NO_CACHE = CacheUse()
 
 
 def use_of(
-    wish: CacheWish | None,
+    params: CacheParams | None,
     rules: CacheRules,
     *,
     client_id: str,
@@ -100,15 +100,16 @@ def use_of(
     version: str,
     body: Mapping[str, Any],
 ) -> CacheUse:
-    """Decide what is done for a request. `body` is what the upstream gets, without `model`.
+    """Decide how a request uses the cache. `body` is sent upstream, without `model`.
 
-    Without a wish the cache is used at temperature 0 alone. Raises Invalid for a wish that the operator forbids.
+    Without a `cache` field, the cache is used only at temperature 0. Raises Invalid for a scope that the operator does
+    not allow.
     """
-    mode = _mode(wish, body)
+    mode = _mode(params, body)
     if mode is Mode.OFF:
         return NO_CACHE
-    scope = _scope(wish, rules, client_id)
-    ttl = _ttl(wish, rules)
+    scope = _scope(params, rules, client_id)
+    ttl = _ttl(params, rules)
     if not rules.enabled:
         return NO_CACHE
     key = cache_key(scope, model, version, body)
@@ -119,16 +120,16 @@ def use_of(
     )
 
 
-def _mode(wish: CacheWish | None, body: Mapping[str, Any]) -> Mode:
-    if wish is not None:
-        return wish.mode or Mode.WRITE
+def _mode(params: CacheParams | None, body: Mapping[str, Any]) -> Mode:
+    if params is not None:
+        return params.mode or Mode.WRITE
     temperature = body.get("temperature")
     cold = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
     return Mode.WRITE if cold else Mode.OFF
 
 
-def _scope(wish: CacheWish | None, rules: CacheRules, client_id: str) -> str:
-    if wish is None or wish.scope is not CacheScope.SHARED:
+def _scope(params: CacheParams | None, rules: CacheRules, client_id: str) -> str:
+    if params is None or params.scope is not CacheScope.SHARED:
         return client_scope(client_id)
     if not rules.shared:
         raise Invalid(
@@ -139,24 +140,24 @@ def _scope(wish: CacheWish | None, rules: CacheRules, client_id: str) -> str:
     return SHARED
 
 
-def _ttl(wish: CacheWish | None, rules: CacheRules) -> float:
-    return min(rules.ttl if wish is None or wish.ttl is None else wish.ttl, rules.longest_ttl)
+def _ttl(params: CacheParams | None, rules: CacheRules) -> float:
+    return min(rules.ttl if params is None or params.ttl is None else params.ttl, rules.longest_ttl)
 
 
 def client_scope(client_id: str) -> str:
-    """The scope of one client. A slug holds no colon, so that no client is called like the shared scope."""
+    """The scope of one client. The prefix keeps a client named `shared` apart from the shared scope."""
     return f"client:{client_id}"
 
 
 def scope_of(key: str) -> str:
-    """The scope in front of a key."""
+    """The scope of a key."""
     return key.rpartition(":")[0]
 
 
 def cache_key(scope: str, model: str, version: str, body: Mapping[str, Any]) -> str:
-    """`<scope>:<SHA-256>` of what decides an answer: the model, its version, and the canonical body.
+    """`<scope>:<SHA-256>` of what determines an answer: the model, its version, and the canonical body.
 
-    `version` names what stands behind the model's name (see `model_version`).
+    `version` identifies what serves the model (see `model_version`).
     """
     identity = [_FORMAT, scope, model, version, _relevant(body)]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -164,7 +165,7 @@ def cache_key(scope: str, model: str, version: str, body: Mapping[str, Any]) -> 
 
 
 def _relevant(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body in its canonical form: a null parameter is one left out, as is asking for a single choice."""
+    """The canonical body: null parameters and `n` of 1 are left out."""
     kept = {name: _canonical(value) for name, value in body.items() if name not in _IRRELEVANT}
     kept = {name: value for name, value in kept.items() if value is not None}
     if kept.get("n") == 1:
@@ -173,7 +174,7 @@ def _relevant(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    """Numbers as JSON means them: 1.0 is 1. Texts stay as they are: other bytes may mean another answer."""
+    """Numbers as in JSON, where 1.0 is 1. Strings stay unchanged: other bytes may give another answer."""
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_TO:
         return int(value)
     if isinstance(value, Mapping):
@@ -183,20 +184,20 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def model_version(tiers: Sequence[Sequence[tuple[str, str]]], told: str) -> str:
-    """Name what stands behind a model: its tiers of (upstream, upstream model), and the operator's own word.
+def model_version(tiers: Sequence[Sequence[tuple[str, str]]], cache_version: str) -> str:
+    """Identify what serves a model: its tiers of (upstream, upstream model), and the configured cache version.
 
-    Other tiers are another version: their answers are not each other's.
+    Answers of one version are never used for another.
     """
-    text = json.dumps([[sorted(set(tier)) for tier in tiers], told], separators=(",", ":"))
+    text = json.dumps([[sorted(set(tier)) for tier in tiers], cache_version], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def may_keep(document: Any, *, simulated: bool, repaired: bool, size: int, most: int) -> bool:
-    """Whether an upstream's answer (parsed) may be given again.
+    """Whether an upstream's answer (parsed) may be cached.
 
-    Never one that is simulated, degraded, an error, truncated, filtered, or an answer to a request that was
-    changed on the way; nor one of more than `most` bytes.
+    Never one that is simulated, degraded, an error, truncated, filtered, larger than `most` bytes, or an answer to a
+    request that was changed on the way.
     """
     if simulated or repaired or size > most or not isinstance(document, Mapping):
         return False

@@ -1,7 +1,7 @@
-"""One upstream call for identical tasks in flight: who leads, who follows, who takes over, who lifts the call.
+"""One upstream call for identical tasks in flight: who leads, who follows, and who takes over.
 
-Of all tasks in flight with one cache key at most one leads: it alone is queued and called. The others follow: they
-wait for its answer and end with it, each under its own id. They share a scope, hence a client or a client's consent.
+Of all tasks in flight with one cache key, at most one leads: only it is queued and called. The others follow: they
+wait for its answer and end with it, each under its own id. They share a scope, hence a client or the clients' consent.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ class Participant:
     client_id: str
     step: int
     expires_at: float
-    running: bool = False  # its call is under way: nothing can lift it any more
+    running: bool = False  # its call is in progress and can no longer be moved forward
 
 
 class Joining(Enum):
-    """What becomes of a newcomer."""
+    """How a new task joins."""
 
     LEAD = "lead"  # nobody leads yet
     FOLLOW = "follow"
-    REPLACE = "replace"  # its priority is higher: it leads from now on, and who led follows it
+    REPLACE = "replace"  # its priority is higher: it leads from now on, and the former leader follows
     HURRY = "hurry"  # it follows, and the leader goes to the front of its queue
 
 
 def join(newcomer: Participant, leader: Participant | None) -> Joining:
-    """Say how a newcomer joins.
+    """Decide how a new task joins.
 
-    A higher priority replaces the leader, so that the call is queued, and charged, as the newcomer's own. A nearer
-    deadline sends the leader to the front of its queue; only within one client, since it is that client's other
-    tasks that it passes.
+    A higher priority replaces the leader, so that the call is queued and charged as the new task's own. A nearer deadline
+    moves the leader to the front of its queue, but only within one client, whose other tasks it overtakes.
     """
     if leader is None:
         return Joining.LEAD
@@ -52,16 +51,16 @@ def join(newcomer: Participant, leader: Participant | None) -> Joining:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """One key after newcomers have joined: who leads, who has to hurry, and who led before and follows now."""
+    """One key after new tasks have joined: who leads, whether the leader hurries, and who led before."""
 
     leader: Participant
-    followers: tuple[Participant, ...]  # newcomers alone
-    replaced: Participant | None = None  # it led when this began
-    hurried: bool = False  # the leader, which led when this began, goes to the front
+    followers: tuple[Participant, ...]  # only new ones
+    replaced: Participant | None = None  # the former leader, if it follows now
+    hurried: bool = False  # the leader is still the former one, and moves to the front
 
 
 def join_all(newcomers: Sequence[Participant], leader: Participant | None) -> Joined:
-    """Let newcomers (at least one) join one after the other."""
+    """Let new tasks (at least one) join one after the other."""
     state: Joined | None = None if leader is None else Joined(leader, ())
     for newcomer in newcomers:
         state = _joined(state, newcomer, leader)
@@ -82,5 +81,5 @@ def _joined(state: Joined | None, newcomer: Participant, first: Participant | No
 
 
 def successor(followers: Iterable[Participant]) -> Participant | None:
-    """Who takes over when the leader ended without an answer: the highest priority, nearest deadline, first come."""
+    """Who takes over when the leader ended without an answer: highest priority, nearest deadline, first submitted."""
     return min(followers, key=lambda one: (one.step, one.expires_at, one.seq), default=None)

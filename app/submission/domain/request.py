@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from app.caching.domain.caching import CacheWish
+from app.caching.domain.caching import CacheParams
 from app.platform.domain.times import DAY
 from app.tasks.domain.task import Priority
 
@@ -33,7 +33,7 @@ class TaskRequest:
     metadata: Mapping[str, str] | None = None
     custom_id: str | None = None
     retry: str | None = None  # name of a retry policy
-    cache: CacheWish | None = None
+    cache: CacheParams | None = None
     stream: bool = False  # somebody waits for its answer as it comes
     store: bool | None = (
         None  # False: prompt and result are erased once delivered; None: as the client wishes
