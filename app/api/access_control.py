@@ -152,15 +152,15 @@ def _check_administration(caller: Caller, path: str) -> None:
 class Callers:
     """Reads the caller out of the request that is being served."""
 
-    def __init__(self, authenticate: Authenticate, gatekeeper: AccessControl) -> None:
+    def __init__(self, authenticate: Authenticate, auth: AccessControl) -> None:
         self._authenticate = authenticate
-        self._gatekeeper = gatekeeper
+        self._auth = auth
 
     def current(self) -> Caller:
         """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
         caller = self._authenticate.caller(request_ctx.request.environ.get("HTTP_AUTHORIZATION"))
         bind_contextvars(client_id=caller.client_id)
-        return self._gatekeeper.admit(caller)
+        return self._auth.admit(caller)
 
 
 class Repeats:

@@ -45,9 +45,9 @@ class AuditQuery(Query):
 class AccessViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: UseCases, callers: Callers, zones: Collection[str]) -> None:
+    def __init__(self, use_cases: UseCases, callers: Callers, zones: Collection[str]) -> None:
         """`zones`: the names of networks that policies may use."""
-        self._house = house
+        self._use_cases = use_cases
         self._callers = callers
         self._zones = zones
 
@@ -104,7 +104,7 @@ class AccessViews:
     def list(self) -> ResponseReturnValue:
         """All."""
         self._callers.current()
-        found = manage_policies.list_policies(self._house.database)
+        found = manage_policies.list_policies(self._use_cases.database)
         return answer({"object": "list", "data": [_policy(item) for item in found]})
 
     def put(self) -> ResponseReturnValue:
@@ -112,28 +112,30 @@ class AccessViews:
         self._callers.current()
         body = parse(PolicyBody, parse_json(read_body(_MOST)))
         document = body.model_dump(exclude_unset=True, exclude_none=True)
-        stored = manage_policies.put_policy(self._house.database, self._house.clock, document, self._zones)
+        stored = manage_policies.put_policy(
+            self._use_cases.database, self._use_cases.clock, document, self._zones
+        )
         note(subject=stored.id)
         return answer(_policy(stored), 201)
 
     def remove(self, policy_id: str) -> ResponseReturnValue:
         """Gone."""
         self._callers.current()
-        manage_policies.remove_policy(self._house.database, policy_id)
+        manage_policies.remove_policy(self._use_cases.database, policy_id)
         return answer({"id": policy_id, "deleted": True})
 
     def export(self) -> ResponseReturnValue:
         """A stream, read from the database a page at a time."""
         self._callers.current()
         query = read_query(AuditQuery)
-        self._house.record_audit.flush()
-        kept = audit_log.entries(self._house.database, _wanted(query), query.limit)
+        self._use_cases.record_audit.flush()
+        kept = audit_log.entries(self._use_cases.database, _wanted(query), query.limit)
         return Response(_lines(kept), content_type=JSONL)
 
     def verify(self) -> ResponseReturnValue:
         """Walks all of it."""
         self._callers.current()
-        found = audit_log.verify(self._house.database)
+        found = audit_log.verify(self._use_cases.database)
         fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
         return answer(
             {

@@ -44,8 +44,8 @@ _KEYS = f"{_ONE}/keys"
 class ClientViews:
     """Parse, authenticate, call one service, render. A team's administrator sees its clients and no others."""
 
-    def __init__(self, house: UseCases, callers: Callers) -> None:
-        self._house = house
+    def __init__(self, use_cases: UseCases, callers: Callers) -> None:
+        self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
@@ -109,7 +109,7 @@ class ClientViews:
     def list(self) -> ResponseReturnValue:
         """Those the caller may manage."""
         caller = self._callers.current()
-        rows = manage_clients.list_clients(self._house.database)
+        rows = manage_clients.list_clients(self._use_cases.database)
         return answer(
             {"object": "list", "data": [client_json(row) for row in rows if caller.manages(row.team)]}
         )
@@ -123,11 +123,11 @@ class ClientViews:
         wish.setdefault("team", caller.administers or None)
         wish["scopes"] = caller.scopes  # nobody hands on more than he has
         if not caller.is_admin:
-            manage_policies.check_new_name(self._house.database, body.id)
+            manage_policies.check_new_name(self._use_cases.database, body.id)
             wish["added_by"] = caller.client_id
-        made = manage_clients.add_client(self._house.database, self._house.clock, body.id, **wish)
-        self._house.client_changed()
-        row = manage_clients.get_client(self._house.database, body.id)
+        made = manage_clients.add_client(self._use_cases.database, self._use_cases.clock, body.id, **wish)
+        self._use_cases.client_changed()
+        row = manage_clients.get_client(self._use_cases.database, body.id)
         secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
         return answer({**client_json(row), **secrets}, 201)
 
@@ -139,8 +139,8 @@ class ClientViews:
         """The client as it is now."""
         caller, _ = self._reach(client_id)
         wish = _wish(caller, parse(ClientChange, _json()))
-        row = manage_clients.change_client(self._house.database, client_id, wish)
-        self._house.client_changed()
+        row = manage_clients.change_client(self._use_cases.database, client_id, wish)
+        self._use_cases.client_changed()
         return answer(client_json(row))
 
     def keys(self, client_id: str) -> ResponseReturnValue:
@@ -155,7 +155,7 @@ class ClientViews:
         _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
         wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, _user(caller, body.user))
-        made = manage_keys.create_key(self._house.database, self._house.clock, client_id, wish)
+        made = manage_keys.create_key(self._use_cases.database, self._use_cases.clock, client_id, wish)
         return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
     def rotate(self, client_id: str, key_id: str) -> ResponseReturnValue:
@@ -163,14 +163,17 @@ class ClientViews:
         caller, row = self._reach(client_id)
         _refuse_administrators(caller, row)
         old = next(
-            (key for key in manage_keys.list_keys(self._house.database, client_id) if key.id == key_id), None
+            (key for key in manage_keys.list_keys(self._use_cases.database, client_id) if key.id == key_id),
+            None,
         )
         if old is not None:
             _refuse_more(caller, old.scopes.split())
             _refuse_others_user(caller, old.user_name)
         body = parse(RotateBody, _json())
         overlap = manage_keys.OVERLAP_SECONDS if body.overlap is None else body.overlap
-        made = manage_keys.rotate_key(self._house.database, self._house.clock, client_id, key_id, overlap)
+        made = manage_keys.rotate_key(
+            self._use_cases.database, self._use_cases.clock, client_id, key_id, overlap
+        )
         return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
     def revoke(self, client_id: str, key_id: str) -> ResponseReturnValue:
@@ -178,7 +181,7 @@ class ClientViews:
         caller, row = self._reach(client_id)
         if row.id != caller.client_id:
             _refuse_administrators(caller, row)
-        manage_keys.revoke_key(self._house.database, self._house.clock, client_id, key_id)
+        manage_keys.revoke_key(self._use_cases.database, self._use_cases.clock, client_id, key_id)
         return answer(self._listed(client_id))
 
     def rotate_secret(self, client_id: str) -> ResponseReturnValue:
@@ -189,13 +192,15 @@ class ClientViews:
         body = parse(RotateBody, _json())
         overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
         chance = os.urandom(SECRET_BYTES)
-        secret = rotate_callback_secret(self._house.database, self._house.clock, client_id, chance, overlap)
+        secret = rotate_callback_secret(
+            self._use_cases.database, self._use_cases.clock, client_id, chance, overlap
+        )
         return answer({"object": "callback_secret", "callback_secret": secret}, 201)
 
     def _reach(self, client_id: str) -> tuple[Caller, ClientRow]:
         """The caller, and a client that it may manage: others' look like none."""
         caller = self._callers.current()
-        row = manage_clients.get_client(self._house.database, client_id)
+        row = manage_clients.get_client(self._use_cases.database, client_id)
         if not caller.manages(row.team):
             raise NotFound(
                 f"there is no client {client_id[:40]!r}", param="client_id", code="client_not_found"
@@ -203,7 +208,7 @@ class ClientViews:
         return caller, row
 
     def _listed(self, client_id: str) -> dict[str, Any]:
-        rows = manage_keys.list_keys(self._house.database, client_id)
+        rows = manage_keys.list_keys(self._use_cases.database, client_id)
         return {"object": "list", "data": [key_json(row) for row in rows]}
 
 

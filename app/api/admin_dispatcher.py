@@ -294,8 +294,8 @@ _GROUP = "Administration"
 class DispatcherViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: UseCases, callers: Callers) -> None:
-        self._house = house
+    def __init__(self, use_cases: UseCases, callers: Callers) -> None:
+        self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
@@ -382,7 +382,7 @@ class DispatcherViews:
     def show(self) -> ResponseReturnValue:
         """All of it."""
         self._callers.current()
-        return answer(dispatcher(self._house.read_dispatcher.read()))
+        return answer(dispatcher(self._use_cases.read_dispatcher.read()))
 
     def list_pauses(self) -> ResponseReturnValue:
         """All."""
@@ -392,45 +392,45 @@ class DispatcherViews:
     def pause(self) -> ResponseReturnValue:
         """By subject."""
         self._callers.current()
-        self._house.steer.pause(self._subject())
+        self._use_cases.steer.pause(self._subject())
         return self._pauses()
 
     def resume(self) -> ResponseReturnValue:
         """By subject."""
         self._callers.current()
-        self._house.steer.resume(self._subject())
+        self._use_cases.steer.resume(self._subject())
         return self._pauses()
 
     def list_keys(self) -> ResponseReturnValue:
         """All."""
         self._callers.current()
-        sight = self._house.read_dispatcher.read()
+        sight = self._use_cases.read_dispatcher.read()
         quotas = {quota.id: quota for quota in sight.quotas}
         return answer({"object": "list", "data": [key(one, quotas) for one in sight.keys]})
 
     def pause_key(self, name: str) -> ResponseReturnValue:
         """The key, paused."""
         self._callers.current()
-        self._house.steer.pause(subject_of("key", name))
+        self._use_cases.steer.pause(subject_of("key", name))
         return self._key(name)
 
     def resume_key(self, name: str) -> ResponseReturnValue:
         """The key, in use."""
         self._callers.current()
-        self._house.steer.resume_key(name)
+        self._use_cases.steer.resume_key(name)
         return self._key(name)
 
     def test_key(self, name: str) -> ResponseReturnValue:
         """Status and time."""
         self._callers.current()
-        tested = self._house.steer.test_key(name)
+        tested = self._use_cases.steer.test_key(name)
         return answer({"name": name, "object": "key_test", **test(tested)})
 
     def _pauses(self) -> ResponseReturnValue:
-        return answer({"object": "list", "data": pauses(self._house.steer.pauses())})
+        return answer({"object": "list", "data": pauses(self._use_cases.steer.pauses())})
 
     def _key(self, name: str) -> ResponseReturnValue:
-        sight = self._house.read_dispatcher.read()
+        sight = self._use_cases.read_dispatcher.read()
         quotas = {quota.id: quota for quota in sight.quotas}
         found = next((one for one in sight.keys if one.name == name), None)
         if found is None:

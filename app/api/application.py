@@ -29,7 +29,13 @@ from app.api.responses import install_compression, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import ForetoldViews, UsageViews
 from app.api.warming import WarmViews
-from app.composition.api import Dependencies, OpenAiHouse, UseCases, build_openai, build_use_cases
+from app.composition.api import (
+    Dependencies,
+    OpenAiUseCases,
+    UseCases,
+    build_openai_use_cases,
+    build_use_cases,
+)
 from app.dashboard.dashboard import install_dashboard
 from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
@@ -46,8 +52,8 @@ class PenstockApi(Flask):
     """The application, and the end of its life."""
 
     access_control: AccessControl
-    house: UseCases
-    openai: OpenAiHouse
+    use_cases: UseCases
+    openai: OpenAiUseCases
     live: LivePages
     watch: AlertLoop | None = None
 
@@ -62,7 +68,7 @@ class PenstockApi(Flask):
 
     def drain(self) -> None:
         """Answer all long polls at once, end the dashboard's streams; new ones do not wait any more."""
-        self.house.waiters.close()
+        self.use_cases.waiters.close()
         self.live.end_streams()
 
     def close(self) -> None:
@@ -70,10 +76,10 @@ class PenstockApi(Flask):
         if self.watch is not None:
             self.watch.close()
         self.live.close()
-        self.house.watch.close()
+        self.use_cases.watch.close()
         self.openai.close()
-        self.house.submit_task.close()
-        self.house.record_audit.close()
+        self.use_cases.submit_task.close()
+        self.use_cases.record_audit.close()
 
 
 def create_app(parts: Dependencies) -> PenstockApi:
@@ -81,9 +87,11 @@ def create_app(parts: Dependencies) -> PenstockApi:
     app = PenstockApi(__name__, static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would be no envelope
-    app.house = build_use_cases(parts)
-    app.openai = build_openai(app.house, parts)
-    app.access_control = AccessControl(app.house.policies, parts.rates, parts.clock, parts.settings.access)
+    app.use_cases = build_use_cases(parts)
+    app.openai = build_openai_use_cases(app.use_cases, parts)
+    app.access_control = AccessControl(
+        app.use_cases.policies, parts.rates, parts.clock, parts.settings.access
+    )
     metrics = _add_metrics(app, parts)
     install_request_ids(app, parts.clock)
     install_following(app, getattr(parts, "tracer", None) or NoTracer())
@@ -97,29 +105,29 @@ def create_app(parts: Dependencies) -> PenstockApi:
 
 
 def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list[Operation]:
-    house, openai, access_control = app.house, app.openai, app.access_control
+    use_cases, openai, access_control = app.use_cases, app.openai, app.access_control
     callers, rendering, limits = (
-        Callers(house.authenticate, access_control),
-        Rendering(house.explain),
+        Callers(use_cases.authenticate, access_control),
+        Rendering(use_cases.explain),
         parts.settings.api,
     )
     return [
-        *TaskViews(house, callers, rendering, limits.max_task_body).operations(),
-        *RetryViews(house, callers, rendering).operations(),
-        *BatchViews(house, openai.estimate_batch, callers, rendering, limits).operations(),
+        *TaskViews(use_cases, callers, rendering, limits.max_task_body).operations(),
+        *RetryViews(use_cases, callers, rendering).operations(),
+        *BatchViews(use_cases, openai.estimate_batch, callers, rendering, limits).operations(),
         *ChatViews(openai, callers, rendering, limits.max_task_body).operations(),
         *ModelViews(callers, parts.settings).operations(),
         *FileViews(openai, callers, limits).operations(),
         *OpenAiBatchViews(openai, callers).operations(),
         *SteeringViews(openai, callers, rendering).operations(),
         *EventViews(openai, callers, rendering).operations(),
-        *ClientViews(house, callers).operations(),
-        *AccessViews(house, callers, access_control.zones).operations(),
-        *DispatcherViews(house, callers).operations(),
+        *ClientViews(use_cases, callers).operations(),
+        *AccessViews(use_cases, callers, access_control.zones).operations(),
+        *DispatcherViews(use_cases, callers).operations(),
         *WarmViews(
             WarmCache(
                 parts.database,
-                house.submit_task,
+                use_cases.submit_task,
                 rules_of(parts.settings),
                 ceiling_of(parts.settings),
                 parts.clock,
@@ -132,7 +140,7 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
         ).operations(),
         *UsageViews(parts.database, callers, parts.clock).operations(),
         *ForetoldViews(parts.database, callers).operations(),
-        *DeadLetterViews(house, callers).operations(),
+        *DeadLetterViews(use_cases, callers).operations(),
         *HealthViews(parts.database, metrics).operations(),
     ]
 
@@ -141,8 +149,8 @@ def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
     """Count requests from here on. `getattr`: without a gauge Redis is taken to be away."""
     standing = ReadStanding(parts.database, getattr(parts, "gauge", None), parts.settings, parts.clock)
     clients = parts.settings.metrics.clients
-    metrics = Metrics(parts.meters, ServiceFigures(standing.read, clients), app.house.authenticate)
-    parts.meters.watch("penstock_waiters", lambda: app.house.waiters.count)
+    metrics = Metrics(parts.meters, ServiceFigures(standing.read, clients), app.use_cases.authenticate)
+    parts.meters.watch("penstock_waiters", lambda: app.use_cases.waiters.count)
     metrics.install(app)
     keep_alerts = getattr(parts, "keep_alerts", None)  # small fakes watch over nothing
     if keep_alerts is not None:
@@ -153,7 +161,7 @@ def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
 def _install_access(app: PenstockApi, parts: Dependencies) -> None:
     install_compression(app)
     app.access_control.install(app)
-    install_auditing(app, app.house.record_audit, CallerAddresses(parts.settings.access), parts.clock)
+    install_auditing(app, app.use_cases.record_audit, CallerAddresses(parts.settings.access), parts.clock)
 
 
 def _add_documents(app: Flask, operations: list[Operation]) -> None:
@@ -176,9 +184,9 @@ def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
         settings=parts.settings,
         database=parts.database,
         clock=parts.clock,
-        authenticate=app.house.authenticate,
+        authenticate=app.use_cases.authenticate,
         admit=app.access_control.admit_page,
-        retry=app.house.retry_task,
+        retry=app.use_cases.retry_task,
         gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
         bell=getattr(parts, "callback_bell", None),
         explain=parts.explain or NoExplanation(),

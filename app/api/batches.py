@@ -20,7 +20,7 @@ from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
-from app.composition.api import OpenAiHouse, UseCases
+from app.composition.api import OpenAiUseCases, UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
 from app.platform.domain.money import micros
@@ -125,13 +125,13 @@ class BatchViews:
 
     def __init__(
         self,
-        house: UseCases,
+        use_cases: UseCases,
         estimates: EstimateBatch,
         callers: Callers,
         rendering: Rendering,
         limits: ApiSettings,
     ) -> None:
-        self._house = house
+        self._use_cases = use_cases
         self._estimates = estimates
         self._callers = callers
         self._rendering = rendering
@@ -207,28 +207,28 @@ class BatchViews:
         """The batch as it stands."""
         caller = self._callers.current()
         read_query(Query)
-        row = self._house.read_batches.batch(caller.client_id, batch_id)
+        row = self._use_cases.read_batches.batch(caller.client_id, batch_id)
         return answer(self._rendering.batch(row), 200, {} if row.status.ended else {"Retry-After": _SOON})
 
     def results(self, batch_id: str) -> ResponseReturnValue:
         """A stream, read from the database a page at a time."""
         caller = self._callers.current()
         read_query(Query)
-        row = self._house.read_batches.batch(caller.client_id, batch_id)
-        rows = self._house.read_batches.results(batch_id)
+        row = self._use_cases.read_batches.batch(caller.client_id, batch_id)
+        rows = self._use_cases.read_batches.results(batch_id)
         stream = (self._rendering.result_line(line) for line in rows)
         return Response(stream, content_type=JSONL, headers={"x-batch-status": row.status})
 
     def cancel(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands after the wish."""
         caller = self._callers.current()
-        row = self._house.cancel_batch.cancel(caller.client_id, batch_id)
+        row = self._use_cases.cancel_batch.cancel(caller.client_id, batch_id)
         return answer(self._rendering.batch(row))
 
     def _submit(
         self, client_id: str, options: BatchRequest, requests: Iterable[TaskRequest], repeats: Repeats
     ) -> Response:
-        submitted = self._house.submit_batch.submit(client_id, options, requests, repeats.repeat)
+        submitted = self._use_cases.submit_batch.submit(client_id, options, requests, repeats.repeat)
         note(subject=submitted.row.id)
         return self._accepted(submitted)
 
@@ -295,8 +295,8 @@ def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:
 class SteeringViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering) -> None:
-        self._house = house
+    def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering) -> None:
+        self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
 
@@ -316,15 +316,15 @@ class SteeringViews:
 
     def pause(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands after the wish."""
-        return self._do(self._house.steer_batch.pause, batch_id)
+        return self._do(self._use_cases.steer_batch.pause, batch_id)
 
     def resume(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands after the wish."""
-        return self._do(self._house.steer_batch.resume, batch_id)
+        return self._do(self._use_cases.steer_batch.resume, batch_id)
 
     def retry(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands after the wish."""
-        return self._do(self._house.steer_batch.retry, batch_id)
+        return self._do(self._use_cases.steer_batch.retry, batch_id)
 
     def _do(self, what: Callable[[str, str], BatchRow], batch_id: str) -> ResponseReturnValue:
         return answer(self._rendering.batch(what(self._callers.current().client_id, batch_id)))

@@ -19,7 +19,7 @@ from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
 from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
 from app.api.shapes import Task
-from app.composition.api import OpenAiHouse
+from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings
@@ -104,9 +104,9 @@ _ABOUT = (
 class ChatViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering, most: int) -> None:
+    def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
-        self._house = house
+        self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
         self._most = most
@@ -153,7 +153,7 @@ class ChatViews:
             raise _as_openai_has_it(error) from None
 
     def _whole(self, call: ChatCall) -> Response:
-        outcome = self._house.answer_chat.answer(call)
+        outcome = self._use_cases.answer_chat.answer(call)
         if outcome.why is Waited.ENDED:
             return _ended(outcome)
         outcome.chat.finish(answered=False)
@@ -176,7 +176,7 @@ class ChatViews:
             raise Invalid(
                 "stream: does not go with Prefer: respond-async", param="stream", code="invalid_value"
             )
-        streaming = self._house.stream_chat.stream(call)
+        streaming = self._use_cases.stream_chat.stream(call)
         try:
             first = next(streaming.events, None)
         except BaseException:

@@ -37,11 +37,11 @@ class DeadQuery(Query):
 class DeadLetterViews:
     """A client's own under /v1/callbacks, everybody's under /v1/admin/callbacks."""
 
-    def __init__(self, house: UseCases, callers: Callers) -> None:
-        self._house = house
+    def __init__(self, use_cases: UseCases, callers: Callers) -> None:
+        self._use_cases = use_cases
         self._callers = callers
         # The leader rings what is replayed, within a second.
-        self._letters = DeadLetters(house.database, NoCallbackNotifier(), house.clock)
+        self._letters = DeadLetters(use_cases.database, NoCallbackNotifier(), use_cases.clock)
 
     def operations(self) -> list[Operation]:
         """What is offered."""
@@ -125,12 +125,12 @@ class DeadLetterViews:
         overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
         chance = os.urandom(SECRET_BYTES)
         made = rotate_callback_secret(
-            self._house.database, self._house.clock, caller.client_id, chance, overlap
+            self._use_cases.database, self._use_cases.clock, caller.client_id, chance, overlap
         )
         return answer({"object": "callback_secret", "callback_secret": made}, 201)
 
     def _whose(self) -> str | None:
-        """The caller's own; under /v1/admin everybody's: the gatekeeper let an administrator in."""
+        """The caller's own; under /v1/admin everybody's: the auth let an administrator in."""
         caller = self._callers.current()
         return None if request.path.startswith("/v1/admin") else caller.client_id
 

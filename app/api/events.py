@@ -13,7 +13,7 @@ from app.api.access_control import Callers
 from app.api.body import watch_peer
 from app.api.operations import Operation, ResponseDoc
 from app.api.rendering import Rendering
-from app.composition.api import OpenAiHouse
+from app.composition.api import OpenAiUseCases
 from app.platform.domain.event_stream import COMMENT, named_event
 from app.platform.domain.money import micros
 from app.tasks.store.batches import BatchRow
@@ -27,8 +27,8 @@ _ABOUT = (
 class EventViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: OpenAiHouse, callers: Callers, rendering: Rendering) -> None:
-        self._house = house
+    def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering) -> None:
+        self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
 
@@ -59,8 +59,8 @@ class EventViews:
 
     def task(self, task_id: str) -> ResponseReturnValue:
         """The task, again and again."""
-        client_id, read = self._callers.current().client_id, self._house.read_tasks.task
-        states = self._house.follow.states(
+        client_id, read = self._callers.current().client_id, self._use_cases.read_tasks.task
+        states = self._use_cases.follow.states(
             task_id,
             lambda: read(client_id, task_id),
             lambda row: row.status.ended,
@@ -70,8 +70,8 @@ class EventViews:
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
         """The batch, again and again."""
-        client_id, read = self._callers.current().client_id, self._house.read_batches.batch
-        states = self._house.follow.states(
+        client_id, read = self._callers.current().client_id, self._use_cases.read_batches.batch
+        states = self._use_cases.follow.states(
             batch_id,
             lambda: read(client_id, batch_id),
             lambda row: row.status.ended,
@@ -80,7 +80,7 @@ class EventViews:
         return _stream("batch", states, self._progress)
 
     def _progress(self, row: BatchRow) -> dict[str, Any]:
-        used = self._house.read_batch_usage.so_far(row)
+        used = self._use_cases.read_batch_usage.so_far(row)
         cost = None
         if used["cost_picos"] is not None:
             cost = {"micros": micros(used["cost_picos"]), "currency": used["currency"]}

@@ -17,7 +17,7 @@ from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, Open
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer, raw
-from app.composition.api import OpenAiHouse
+from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
 from app.settings import ApiSettings
@@ -60,8 +60,8 @@ class FilesQuery(Query):
 class FileViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: OpenAiHouse, callers: Callers, limits: ApiSettings) -> None:
-        self._house = house
+    def __init__(self, use_cases: OpenAiUseCases, callers: Callers, limits: ApiSettings) -> None:
+        self._use_cases = use_cases
         self._callers = callers
         self._most = limits.max_batch_body
 
@@ -112,7 +112,7 @@ class FileViews:
         uploads: list[Upload] = []
 
         def open_file(filename: str) -> Upload:
-            uploads.append(self._house.store_file.begin(caller.client_id, _name(filename)))
+            uploads.append(self._use_cases.store_file.begin(caller.client_id, _name(filename)))
             return uploads[0]
 
         try:
@@ -129,7 +129,7 @@ class FileViews:
         """A page."""
         caller = self._callers.current()
         query = read_query(FilesQuery)
-        page = self._house.read_files.page(
+        page = self._use_cases.read_files.page(
             caller.client_id,
             purpose=query.purpose,
             after=query.after,
@@ -150,19 +150,19 @@ class FileViews:
     def show(self, file_id: str) -> ResponseReturnValue:
         """The file, without its bytes."""
         caller = self._callers.current()
-        return answer(file_view(self._house.read_files.file(caller.client_id, file_id)))
+        return answer(file_view(self._use_cases.read_files.file(caller.client_id, file_id)))
 
     def content(self, file_id: str) -> ResponseReturnValue:
         """A stream, read from the database a piece at a time."""
         caller = self._callers.current()
-        row, chunks = self._house.read_files.content(caller.client_id, file_id)
+        row, chunks = self._use_cases.read_files.content(caller.client_id, file_id)
         headers = {"Content-Length": str(row.bytes)} if row.bytes is not None else {}
         return Response(chunks, content_type=BYTES, headers=headers)
 
     def delete(self, file_id: str) -> ResponseReturnValue:
         """It is hidden at once; its pieces follow."""
         caller = self._callers.current()
-        self._house.store_file.delete(caller.client_id, file_id)
+        self._use_cases.store_file.delete(caller.client_id, file_id)
         return answer({"id": file_id, "object": "file", "deleted": True})
 
 
@@ -284,8 +284,8 @@ class BatchesQuery(Query):
 class OpenAiBatchViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: OpenAiHouse, callers: Callers) -> None:
-        self._house = house
+    def __init__(self, use_cases: OpenAiUseCases, callers: Callers) -> None:
+        self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
@@ -315,7 +315,7 @@ class OpenAiBatchViews:
         digest = hashlib.sha256(request.headers.get("Authorization", "").encode() + b"\n" + received)
         repeated = read_patience(request.headers.get).tries > 0
         wanted = body.wanted(digest.hexdigest(), repeated=repeated)
-        created = self._house.create_file_batch.create(caller.client_id, wanted)
+        created = self._use_cases.create_file_batch.create(caller.client_id, wanted)
         note(subject=created.id)
         return answer(self._view(created))
 
@@ -323,7 +323,7 @@ class OpenAiBatchViews:
         """A page, newest first."""
         caller = self._callers.current()
         query = read_query(BatchesQuery)
-        rows, has_more = self._house.list_batches.page(caller.client_id, query.after, query.limit)
+        rows, has_more = self._use_cases.list_batches.page(caller.client_id, query.after, query.limit)
         data = [self._view(row) for row in rows]
         return answer(
             {
@@ -338,13 +338,13 @@ class OpenAiBatchViews:
     def show(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands."""
         caller = self._callers.current()
-        return answer(self._view(self._house.read_batches.batch(caller.client_id, batch_id)))
+        return answer(self._view(self._use_cases.read_batches.batch(caller.client_id, batch_id)))
 
     def cancel(self, batch_id: str) -> ResponseReturnValue:
         """The batch as it stands after the wish. One that has ended is refused by 400, as OpenAI does."""
         caller = self._callers.current()
         try:
-            row = self._house.cancel_batch.cancel(caller.client_id, batch_id)
+            row = self._use_cases.cancel_batch.cancel(caller.client_id, batch_id)
         except Conflict as error:
             raise Invalid(error.message, param=error.param, code=error.code) from None
         return answer(self._view(row))
@@ -352,7 +352,7 @@ class OpenAiBatchViews:
     def _view(self, row: BatchRow) -> dict[str, Any]:
         values = {name: getattr(row, name) for name in row.__dataclass_fields__}
         errors = orjson.loads(row.errors) if row.errors else None
-        usage = self._house.read_batch_usage.ended(row)
+        usage = self._use_cases.read_batch_usage.ended(row)
         return openai_batch_view({**values, "metadata": raw(row.metadata)}, errors=errors, usage=usage)
 
 

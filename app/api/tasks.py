@@ -25,9 +25,9 @@ _SOON = "2"  # seconds after which asking again may pay
 class TaskViews:
     """Parse, authenticate, call one service, render."""
 
-    def __init__(self, house: UseCases, callers: Callers, rendering: Rendering, most: int) -> None:
+    def __init__(self, use_cases: UseCases, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
-        self._house = house
+        self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
         self._most = most
@@ -108,15 +108,15 @@ class TaskViews:
         repeats = Repeats("POST /v1/tasks")
         body = parse(TaskBody, parse_json(repeats.add(read_body(self._most, ONE_TASK))))
         note(body.model, parameters=body.parameters)
-        submitted = self._house.submit_task.submit(caller.client_id, body.request(), repeats.repeat())
+        submitted = self._use_cases.submit_task.submit(caller.client_id, body.request(), repeats.repeat())
         note(subject=submitted.task_id)
         headers = {"Location": f"/v1/tasks/{submitted.task_id}", "Retry-After": _SOON}
         if submitted.row is None:
             headers["Idempotent-Replayed"] = "true"
-            row = self._house.read_tasks.task(caller.client_id, submitted.task_id)
+            row = self._use_cases.read_tasks.task(caller.client_id, submitted.task_id)
             return answer(self._rendering.task(row), 202, headers)
         if submitted.answered:
-            row = self._house.read_tasks.task(caller.client_id, submitted.task_id)
+            row = self._use_cases.read_tasks.task(caller.client_id, submitted.task_id)
             return answer(self._rendering.task(row), 202, {"Location": headers["Location"]})
         return answer(self._rendering.new_task(submitted.row), 202, headers)
 
@@ -124,7 +124,7 @@ class TaskViews:
         """A page, newest first."""
         caller = self._callers.current()
         query = read_query(TasksQuery)
-        page = self._house.read_tasks.page(
+        page = self._use_cases.read_tasks.page(
             caller.client_id,
             status=query.status,
             reason=query.reason,
@@ -140,34 +140,36 @@ class TaskViews:
         query = read_query(WaitQuery)
         if query.wait > 0:
             gone = watch_peer(request.environ)
-            row = self._house.wait_for_task.wait(caller.client_id, task_id, query.wait, gone)
+            row = self._use_cases.wait_for_task.wait(caller.client_id, task_id, query.wait, gone)
         else:
-            row = self._house.read_tasks.task(caller.client_id, task_id)
+            row = self._use_cases.read_tasks.task(caller.client_id, task_id)
         headers = {} if row.status.ended else {"Retry-After": _SOON}
         return answer(self._rendering.task(row), 200, headers)
 
     def cancel(self, task_id: str) -> ResponseReturnValue:
         """The task as it stands after the wish."""
         caller = self._callers.current()
-        self._house.cancel_task.cancel(caller.client_id, task_id)
-        return answer(self._rendering.task(self._house.read_tasks.task(caller.client_id, task_id)))
+        self._use_cases.cancel_task.cancel(caller.client_id, task_id)
+        return answer(self._rendering.task(self._use_cases.read_tasks.task(caller.client_id, task_id)))
 
     def delete(self, task_id: str) -> ResponseReturnValue:
         """Gone, as far as anybody can see."""
         caller = self._callers.current()
-        self._house.delete_task.delete(caller.client_id, task_id)
+        self._use_cases.delete_task.delete(caller.client_id, task_id)
         return answer({"id": task_id, "object": "task.deleted", "deleted": True})
 
     def attempts(self, task_id: str) -> ResponseReturnValue:
         """The upstream calls."""
         caller = self._callers.current()
-        return answer(self._rendering.attempts(self._house.read_tasks.attempts(caller.client_id, task_id)))
+        return answer(
+            self._rendering.attempts(self._use_cases.read_tasks.attempts(caller.client_id, task_id))
+        )
 
     def deliveries(self, task_id: str) -> ResponseReturnValue:
         """The tries at its callback."""
         caller = self._callers.current()
         return answer(
-            self._rendering.deliveries(self._house.read_tasks.deliveries(caller.client_id, task_id))
+            self._rendering.deliveries(self._use_cases.read_tasks.deliveries(caller.client_id, task_id))
         )
 
 
@@ -184,8 +186,8 @@ class RetryBody(Body):
 class RetryViews:
     """One by its id, or all of a reason or since an instant."""
 
-    def __init__(self, house: UseCases, callers: Callers, rendering: Rendering) -> None:
-        self._house = house
+    def __init__(self, use_cases: UseCases, callers: Callers, rendering: Rendering) -> None:
+        self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
 
@@ -218,9 +220,9 @@ class RetryViews:
     def retry(self, task_id: str) -> ResponseReturnValue:
         """202 with the new task."""
         client_id = self._callers.current().client_id
-        new = self._house.retry_task.retry(client_id, task_id)
+        new = self._use_cases.retry_task.retry(client_id, task_id)
         note(subject=new)
-        row = self._house.read_tasks.task(client_id, new)
+        row = self._use_cases.read_tasks.task(client_id, new)
         return answer(self._rendering.task(row), 202, {"Location": f"/v1/tasks/{new}"})
 
     def retry_some(self) -> ResponseReturnValue:
@@ -229,7 +231,7 @@ class RetryViews:
         body = parse(RetryBody, parse_json(read_body(_RETRY_BODY_LIMIT)))
         if body.reason is None and body.since is None:
             raise Invalid("give a reason, a since, or both", param="reason", code="missing")
-        done = self._house.retry_tasks.retry(client_id, reason=body.reason, since=body.since)
+        done = self._use_cases.retry_tasks.retry(client_id, reason=body.reason, since=body.since)
         refusal = done.refusal
         shown = {
             "object": "retried_tasks",

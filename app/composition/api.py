@@ -184,7 +184,7 @@ def build_use_cases(parts: Dependencies) -> UseCases:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAiHouse:
+class OpenAiUseCases:
     """The use cases of one process."""
 
     answer_chat: AnswerChat
@@ -209,32 +209,32 @@ class OpenAiHouse:
         self.connections.close()
 
 
-def build_openai(house: UseCases, parts: Dependencies) -> OpenAiHouse:
+def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUseCases:
     """Make them upon the others. Threads start when they are first needed."""
-    settings, database, clock, waiters = parts.settings, parts.database, parts.clock, house.waiters
+    settings, database, clock, waiters = parts.settings, parts.database, parts.clock, use_cases.waiters
     connections = HoldConnections(database, clock)
-    begin = BeginChat(house.submit_task, waiters, house.watch.start, connections)
-    rules, admission = rules_of(settings), house.admission
+    begin = BeginChat(use_cases.submit_task, waiters, use_cases.watch.start, connections)
+    rules, admission = rules_of(settings), use_cases.admission
     longest = settings.api.max_task_body
     take_in = TakeInFile(
         database, parts.reservoir, rules, clock, admission, parse_line, longest, parts.meters
     )
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()
-    return OpenAiHouse(
-        answer_chat=AnswerChat(begin, house.read_tasks, waiters, clock),
-        stream_chat=StreamChat(begin, house.read_tasks, waiters, streams, clock),
+    return OpenAiUseCases(
+        answer_chat=AnswerChat(begin, use_cases.read_tasks, waiters, clock),
+        stream_chat=StreamChat(begin, use_cases.read_tasks, waiters, streams, clock),
         store_file=StoreFile(database, clock, settings.api.max_batch_body),
         read_files=ReadFiles(database, clock),
         create_file_batch=CreateFileBatch(database, intakes, rules, clock),
         list_batches=ListBatches(database),
-        read_batches=house.read_batches,
+        read_batches=use_cases.read_batches,
         read_batch_usage=ReadBatchUsage(database, clock),
-        cancel_batch=house.cancel_batch,
+        cancel_batch=use_cases.cancel_batch,
         steer_batch=SteerBatch(database, parts.reservoir, clock, admission, rules.models),
         estimate_batch=EstimateBatch(rules, build_topology(settings), ceiling_of(settings), clock),
-        read_tasks=house.read_tasks,
-        follow=FollowObject(waiters, house.watch.start, clock),
+        read_tasks=use_cases.read_tasks,
+        follow=FollowObject(waiters, use_cases.watch.start, clock),
         connections=connections,
         intakes=intakes,
     )

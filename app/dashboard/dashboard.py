@@ -63,12 +63,12 @@ def install_dashboard(
         clock,
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),
     )
-    deeds = Actions(
+    actions = Actions(
         retry,
         DeadLetters(database, bell or NoCallbackNotifier(), clock),
     )
-    gatekeeper = SessionAuth(KeepSession(database, authenticate, clock, admin_key), admit)
-    pages = Views(gatekeeper, live, database, clock, explain, deeds, flower_url)
+    auth = SessionAuth(KeepSession(database, authenticate, clock, admin_key), admit)
+    pages = Views(auth, live, database, clock, explain, actions, flower_url)
     app.register_blueprint(_blueprint(pages))
     return live
 

@@ -46,20 +46,20 @@ class Views:
 
     def __init__(
         self,
-        gatekeeper: SessionAuth,
+        auth: SessionAuth,
         live: LivePages,
         database: Database,
         clock: Clock,
         explain: Explain,
-        deeds: Actions,
+        actions: Actions,
         flower_url: str,
     ) -> None:
-        self._gatekeeper = gatekeeper
+        self._auth = auth
         self._live = live
         self._database = database
         self._clock = clock
         self._explain = explain
-        self._deeds = deeds
+        self._actions = actions
         self._flower_url = flower_url
 
     def routes(self) -> list[Route]:
@@ -93,7 +93,7 @@ class Views:
         check_form()
         target = _inside(request.form.get("next", ""))
         try:
-            self._gatekeeper.let_in(request.form.get("key", "").strip())
+            self._auth.let_in(request.form.get("key", "").strip())
         except Unauthenticated:
             said = "This API key is not known here."
             page = render_template("login.html", viewer=None, csrf=form_token(), next=target, said=said)
@@ -103,24 +103,24 @@ class Views:
     def sign_out(self) -> ResponseReturnValue:
         """End the session."""
         check_form()
-        self._gatekeeper.let_out()
+        self._auth.let_out()
         return redirect("/login", 303)
 
     # -- the overview
 
     def overview(self) -> ResponseReturnValue:
         """How things stand."""
-        viewer = self._gatekeeper.viewer()
+        viewer = self._auth.viewer()
         return self._page("overview.html", viewer, parts=self._live.now(viewer.sees))
 
     def parts(self) -> ResponseReturnValue:
         """Its parts as JSON, for browsers that find no place on the stream."""
-        viewer = self._gatekeeper.viewer()
+        viewer = self._auth.viewer()
         return Response(orjson.dumps(self._live.now(viewer.sees)), content_type="application/json")
 
     def live(self) -> ResponseReturnValue:
         """Its parts as they change. 503 while too many follow."""
-        viewer = self._gatekeeper.viewer()
+        viewer = self._auth.viewer()
         if request.method == "HEAD":
             return Response(content_type="text/event-stream")
         stream = self._live.follow(viewer.sees, lambda: self._still(viewer))
@@ -133,7 +133,7 @@ class Views:
 
     def _still(self, viewer: Viewer) -> bool:
         try:
-            return self._gatekeeper.viewer_of(viewer.ticket).sees == viewer.sees
+            return self._auth.viewer_of(viewer.ticket).sees == viewer.sees
         except PenstockError:
             return False
 
@@ -141,7 +141,7 @@ class Views:
 
     def find(self) -> ResponseReturnValue:
         """From a pasted id to its page."""
-        self._gatekeeper.viewer()
+        self._auth.viewer()
         wanted = request.args.get("id", "").strip()
         if is_id("task", wanted):
             return redirect(f"/tasks/{wanted}", 303)
@@ -151,7 +151,7 @@ class Views:
 
     def task(self, task_id: str) -> ResponseReturnValue:
         """A task's life."""
-        viewer = self._gatekeeper.viewer()
+        viewer = self._auth.viewer()
         row, calls, tries, content = self._database.read(lambda conn: self._read_task(conn, viewer, task_id))
         moments = timeline(_columns(row), map(_columns, calls), map(_columns, tries))
         return self._page(
@@ -178,7 +178,7 @@ class Views:
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
         """A batch: progress, failures, its first tasks."""
-        viewer = self._gatekeeper.viewer("batches:read")
+        viewer = self._auth.viewer("batches:read")
 
         def read(conn: Any) -> Any:
             row = batches.get_batch(conn, viewer.sees, batch_id) if is_id("batch", batch_id) else None
@@ -194,17 +194,17 @@ class Views:
 
     def usage(self) -> ResponseReturnValue:
         """Tokens and money by client, model and day."""
-        viewer = self._gatekeeper.viewer("usage:read")
+        viewer = self._auth.viewer("usage:read")
         days = min(90, max(1, request.args.get("days", 7, type=int)))
         report = self._database.read(lambda conn: read_usage(conn, viewer.sees, days, self._clock.now()))
         return self._page("usage.html", viewer, report=report, days=days)
 
-    # -- deeds
+    # -- actions
 
     def retry(self, task_id: str) -> ResponseReturnValue:
         """Run one task again."""
         viewer = self._doer()
-        new = self._deeds.retry.retry(viewer.sees, task_id)
+        new = self._actions.retry.retry(viewer.sees, task_id)
         return _done("It runs again as a new task.", f"/tasks/{new}")
 
     def retry_group(self) -> ResponseReturnValue:
@@ -220,7 +220,7 @@ class Views:
 
     def _again(self, viewer: Viewer, task_id: str) -> bool:
         try:
-            self._deeds.retry.retry(viewer.sees, task_id)
+            self._actions.retry.retry(viewer.sees, task_id)
         except Rejected:  # somebody was first
             return False
         return True
@@ -228,12 +228,12 @@ class Views:
     def replay(self, callback_id: str) -> ResponseReturnValue:
         """Send a callback that was given up once more."""
         viewer = self._doer()
-        if not self._deeds.letters.replay(viewer.sees, callback_id):
+        if not self._actions.letters.replay(viewer.sees, callback_id):
             raise NotFound("There is no such callback that was given up.")
         return _done("The callback is sent again.", "/")
 
     def _doer(self) -> Viewer:
-        viewer = self._gatekeeper.viewer("tasks:write")
+        viewer = self._auth.viewer("tasks:write")
         check_form()
         return viewer
 

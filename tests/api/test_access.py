@@ -56,7 +56,7 @@ def test_the_scheme_may_be_written_in_any_case(alice: Client) -> None:
 
 
 def test_the_key_from_the_environment_is_an_administrators(world: World) -> None:
-    caller = world.app.house.authenticate.caller_of(ADMIN_KEY)
+    caller = world.app.use_cases.authenticate.caller_of(ADMIN_KEY)
     assert (caller.client_id, caller.is_admin) == ("admin", True)
     assert world.database.read(lambda c: get_client(c, "admin")) is not None
 
@@ -69,15 +69,15 @@ def test_keys_are_stored_only_as_their_hashes(world: World, alice: Client) -> No
 
 def test_a_revoked_key_is_refused_within_seconds(world: World, alice: Client) -> None:
     clock = world.parts.clock
-    house = world.app.house
+    use_cases = world.app.use_cases
     key = make_key(os.urandom(32))
     key_id = f"ak_{alice.id}"
     world.database.write(lambda c: add_api_key(c, key_id, alice.id, key.hash, key.hint, clock.now()))
-    assert house.authenticate.caller_of(key.shown).client_id == alice.id
+    assert use_cases.authenticate.caller_of(key.shown).client_id == alice.id
     world.database.write(lambda c: revoke_api_key(c, alice.id, key_id, clock.now()))
     clock.ahead += KEPT_SECONDS + 0.1
     with pytest.raises(Unauthenticated):
-        house.authenticate.caller_of(key.shown)
+        use_cases.authenticate.caller_of(key.shown)
 
 
 def test_an_expired_key_is_refused(world: World, alice: Client) -> None:
@@ -87,10 +87,10 @@ def test_an_expired_key_is_refused(world: World, alice: Client) -> None:
     world.database.write(
         lambda c: add_api_key(c, f"ak_e{alice.id}", alice.id, key.hash, key.hint, at, expires_at=at + 60)
     )
-    assert world.app.house.authenticate.caller_of(key.shown)
+    assert world.app.use_cases.authenticate.caller_of(key.shown)
     clock.ahead += 61
     with pytest.raises(Unauthenticated):
-        world.app.house.authenticate.caller_of(key.shown)
+        world.app.use_cases.authenticate.caller_of(key.shown)
 
 
 def test_a_known_key_is_asked_of_the_database_once_in_five_seconds(world: World, alice: Client) -> None:
@@ -120,7 +120,7 @@ def test_adding_a_client_gives_its_secrets_once(world: World) -> None:
     with pytest.raises(Conflict):
         add_client(world.database, world.parts.clock, "acme-1")
     second = add_key(world.database, world.parts.clock, "acme-1")
-    assert {world.app.house.authenticate.caller_of(key).client_id for key in (made.api_key, second)} == {
+    assert {world.app.use_cases.authenticate.caller_of(key).client_id for key in (made.api_key, second)} == {
         "acme-1"
     }
 

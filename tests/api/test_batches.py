@@ -204,7 +204,7 @@ def test_while_a_batch_comes_in_nobody_sees_or_runs_any_of_it(world: World, alic
                 seen.append(f"backlog.{MODEL}.{alice.id}" not in world.database.read(queues_to_feed))
             yield TaskRequest([{"role": "user", "content": "x"}])
 
-    world.app.house.submit_batch.submit(alice.id, BatchRequest(), requests())
+    world.app.use_cases.submit_batch.submit(alice.id, BatchRequest(), requests())
     assert seen == [True, True]
     assert f"backlog.{MODEL}.{alice.id}" in world.database.read(queues_to_feed)
 

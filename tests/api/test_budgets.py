@@ -116,7 +116,7 @@ def test_a_batch_that_waits_for_its_budget_does_not_begin_before_all_of_it_is_th
                 later_on.extend(world.database.read(lambda c: c.execute(stored).all()))
             yield TaskRequest([{"role": "user", "content": "x"}])
 
-    world.app.house.submit_batch.submit(alice.id, BatchRequest(), requests())
+    world.app.use_cases.submit_batch.submit(alice.id, BatchRequest(), requests())
     assert {tuple(row) for row in later_on} == {(6, "queued")}, "nothing was let go in the middle"
     assert not any(map(sum, spent(world, alice))), "nothing was reserved in the middle"
     keep_budgets(world)

@@ -65,7 +65,7 @@ def test_a_long_poll_ends_in_the_application_in_which_it_began(world: World, ren
 
     waiting = threading.Thread(target=poll)
     waiting.start()
-    wait_until(lambda: old.house.waiters.count == 1)
+    wait_until(lambda: old.use_cases.waiters.count == 1)
     renewing.renew(make_settings(default_model="org/other.model"))
     assert renewing.app is not old
     assert seen == []

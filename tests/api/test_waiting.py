@@ -45,7 +45,7 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def waiters(app: PenstockApi) -> int:
-    return app.house.waiters.count
+    return app.use_cases.waiters.count
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["by the news", "by the database alone"])
@@ -78,7 +78,7 @@ def test_news_of_a_change_that_is_no_end_does_not_end_the_poll(world: World, ali
     until(lambda: waiters(world.app) == 1)
     claimed = world.claim(task_id)
     world.reservoir.announce([task_id])
-    until(lambda: not world.app.house.waiters.waited_ids(0) or poll.waits)
+    until(lambda: not world.app.use_cases.waiters.waited_ids(0) or poll.waits)
     assert poll.waits
     world.record(claimed)
     assert poll.result()["status"] == "succeeded"
