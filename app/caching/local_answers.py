@@ -25,8 +25,8 @@ class _Remembered:
 class LocalAnswers:
     """Implements the AnswerCache port. The least recently used answers are evicted first.
 
-    Once a second, the stamp of the last replacement is read: when another process replaced an answer, or the stamp cannot
-    be read, everything here is dropped.
+    Once a second, the stamp of the last replacement is read: when another process replaced an answer, or the stamp
+    cannot be read, everything here is dropped.
     """
 
     def __init__(self, inner: AnswerCache, clock: Clock, *, seconds: float, most_bytes: int) -> None:

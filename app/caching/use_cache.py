@@ -63,7 +63,7 @@ def _answered(row: NewTask) -> NewTask:
 
 
 def publish_join(database: Database, backlog: BacklogPublisher, settled: JoinResult) -> None:
-    """Delete void queue entries, move leaders to the front, notify waiters. Never raises: the reconciler repairs the rest.
+    """Delete void queue entries, move leaders to the front, notify waiters. Never raises: the reconciler does the rest.
 
     A leader that hurries first loses its queue entry and is then fed again: in the other order, its new entry would be
     lost.

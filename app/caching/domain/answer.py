@@ -28,7 +28,7 @@ class CachedAnswer:
 
 
 def write(key: str, answer: CachedAnswer) -> str:
-    """Serialize an entry: a line of JSON with its key, then the result unchanged. Raises ValueError for a simulated one."""
+    """Serialize an entry: a line of JSON with its key, then the result. Raises ValueError for a simulated answer."""
     if answer.simulated:
         raise ValueError("a simulated answer is never kept")
     usage = astuple(answer.usage) if answer.usage else None

@@ -35,8 +35,8 @@ class Joining(Enum):
 def join(newcomer: Participant, leader: Participant | None) -> Joining:
     """Decide how a new task joins.
 
-    A higher priority replaces the leader, so that the call is queued and charged as the new task's own. A nearer deadline
-    moves the leader to the front of its queue, but only within one client, whose other tasks it overtakes.
+    A higher priority replaces the leader, so that the call is queued and charged as the new task's own. A nearer
+    deadline moves the leader to the front of its queue, but only within one client, whose other tasks it overtakes.
     """
     if leader is None:
         return Joining.LEAD
