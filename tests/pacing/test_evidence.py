@@ -126,6 +126,18 @@ def test_calls_that_were_never_made_are_waited_for_no_longer_than_they_have_perm
     assert evidence.failures(FEW) == threshold(FEW)
 
 
+@pytest.mark.parametrize("written", [100.123, 100.124, 100.1234])
+def test_calls_of_one_instant_that_are_still_out_count_against_those_that_failed(written: float) -> None:
+    evidence = Evidence()
+    evidence.released(100.1234, 20)
+    for _ in range(10):
+        evidence.settled(written, failed=True)
+    assert evidence.failures(1.0) == 0
+    for _ in range(10):
+        evidence.settled(written, failed=True)
+    assert evidence.failures(1.0) >= 10
+
+
 def test_instants_with_fewer_digits_are_the_same() -> None:
     evidence = Evidence()
     for number in range(20):

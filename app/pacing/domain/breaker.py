@@ -54,21 +54,29 @@ class Evidence:
 
     def settled(self, released_at: float, *, failed: bool) -> None:
         """A call came back."""
-        self.forget(released_at)
-        place = bisect_right(self._at, released_at)
-        self._at.insert(place, released_at)
-        self._scores.insert(place, 1 if failed else SUCCESS)
+        score = 1 if failed else SUCCESS
+        place = self._undecided(released_at)
+        if place is None:
+            place = bisect_right(self._at, released_at)
+            self._at.insert(place, released_at)
+            self._scores.insert(place, score)
+        else:  # in its place: calls of one instant that are still out come after it, and count against a failure
+            self._scores[place] = score
+            self._out -= 1
         if failed:
-            self._last_failed = max(self._last_failed, released_at)
+            self._last_failed = max(self._last_failed, self._at[place])
 
     def forget(self, released_at: float) -> None:
-        """A call came to what tells nothing."""
-        for place in range(bisect_left(self._at, released_at - _ROUNDING), len(self._at)):
-            if self._at[place] > released_at + _ROUNDING:
-                return
-            if self._scores[place] == _OUT:
-                self._drop(place)
-                return
+        """A call ended in a way that is no evidence."""
+        place = self._undecided(released_at)
+        if place is not None:
+            self._drop(place)
+
+    def _undecided(self, released_at: float) -> int | None:
+        """Where the first call of that instant is that is still out."""
+        first = bisect_left(self._at, released_at - _ROUNDING)
+        end = bisect_right(self._at, released_at + _ROUNDING)
+        return next((place for place in range(first, end) if self._scores[place] == _OUT), None)
 
     def keep_undecided(self, most: int) -> None:
         """No more calls than so many are out: older ones ended without a word (their permits were never redeemed)."""
@@ -104,9 +112,6 @@ FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED,
 WORKING = frozenset(
     {Outcome.SUCCEEDED, Outcome.INVALID_REQUEST, Outcome.CONTENT_REFUSED, Outcome.CONTEXT_TOO_LONG}
 )
-
-
-_SAME = 0.001  # seconds: instants that were written with fewer digits
 
 
 class BreakerState(StrEnum):
@@ -184,7 +189,7 @@ class CircuitBreaker:
         if self.state is BreakerState.OPEN and now >= self.opens_until(waiting=waiting):
             self.state, self.changed_at = BreakerState.HALF_OPEN, now
             self._probes.clear()
-        self._probes = [at for at in self._probes if -_SAME <= now - at < self.rules.probe_patience]
+        self._probes = [at for at in self._probes if -_ROUNDING <= now - at < self.rules.probe_patience]
         if (
             self._closed_at is not None
             and now - self._closed_at > self.rules.within + self.rules.half_pace_for
@@ -253,7 +258,7 @@ class CircuitBreaker:
     # -- open and half open
 
     def _probed(self, outcome: Outcome, released_at: float, now: float) -> None:
-        if self.state is BreakerState.OPEN or released_at < self.changed_at - _SAME:
+        if self.state is BreakerState.OPEN or released_at < self.changed_at - _ROUNDING:
             return
         self._answered(released_at)
         if outcome in FAILURES:
@@ -262,7 +267,7 @@ class CircuitBreaker:
             self.state, self.changed_at, self._closed_at, self.reason = BreakerState.CLOSED, now, now, ""
 
     def _answered(self, released_at: float) -> None:
-        answered = next((at for at in self._probes if abs(at - released_at) <= _SAME), None)
+        answered = next((at for at in self._probes if abs(at - released_at) <= _ROUNDING), None)
         if answered is not None:
             self._probes.remove(answered)
 
