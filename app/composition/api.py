@@ -25,7 +25,6 @@ from app.submission.admit import Admission
 from app.submission.answer_chat import AnswerChat, BeginChat
 from app.submission.create_file_batch import CreateFileBatch, RunIntakes
 from app.submission.estimate_batch import EstimateBatch
-from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
 from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.steer_batch import SteerBatch
@@ -217,7 +216,7 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
     rules, admission = rules_of(settings), use_cases.admission
     longest = settings.api.max_task_body
     take_in = TakeInFile(
-        database, parts.reservoir, rules, clock, admission, parse_line, longest, parts.meters
+        database, parts.reservoir, rules, clock, admission, longest, parts.meters
     )
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()

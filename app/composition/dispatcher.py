@@ -37,7 +37,6 @@ from app.reporting.store.pacing_snapshot import WaitReasonWriter
 from app.settings.price_lists import windows_of
 from app.submission.admit import Admission
 from app.submission.create_file_batch import RunIntakes
-from app.submission.file_lines import parse_line
 from app.submission.hold_connections import HoldConnections
 from app.submission.submission_rules import admission_of, rules_of
 from app.submission.take_in_file import TakeInFile
@@ -95,7 +94,7 @@ class LeaderProcess:
         policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
         admission = admission_of(parts.settings, self.database, self.clock, policies)
         take_in = TakeInFile(
-            self.database, self.reservoir, rules, self.clock, admission, parse_line, line, parts.meters
+            self.database, self.reservoir, rules, self.clock, admission, line, parts.meters
         )
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)

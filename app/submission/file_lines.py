@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,8 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import CustomId
 from app.submission.chat_bodies import ChatBody
-from app.submission.take_in_file import BatchFileLine
+from app.submission.domain.request import TaskRequest
 from app.submission.validation import parse, parse_json
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFileLine:
+    """A line of a batch file, well-formed."""
+
+    custom_id: str
+    request: TaskRequest
 
 
 class FileLine(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -24,7 +24,8 @@ from app.platform.domain.names import backlog_queue
 from app.platform.ports import Clock
 from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, as_json, draft_task
-from app.submission.domain.request import BatchRequest, TaskRequest
+from app.submission.domain.request import BatchRequest
+from app.submission.file_lines import BatchFileLine, parse_line
 from app.submission.store import file_batches
 from app.submission.store.file_batches import RefusedLine
 from app.submission.submit_batch import MOST_TASKS
@@ -41,17 +42,6 @@ MOST_ERRORS = 100  # told of one file
 _CHUNK_ROWS = 1_000
 _IN_BATCH = re.compile(r"^requests\[\d+\]\.")  # how checks name a field; here it stands in the line's body
 _CHUNK_CHARACTERS = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFileLine:
-    """A line of a batch file, well-formed."""
-
-    custom_id: str
-    request: TaskRequest
-
-
-ParseLine = Callable[[bytes], BatchFileLine]  # raises Invalid
 
 
 class _Stopped(Exception):  # not an error: another process has the batch, or it was cancelled
@@ -88,7 +78,6 @@ class TakeInFile:
         rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None,
-        parse: ParseLine,
         longest_line: int,
         meter: Meter | None = None,
     ) -> None:
@@ -98,7 +87,6 @@ class TakeInFile:
         self._rules = rules
         self._clock = clock
         self._admission = admission
-        self._parse = parse
         self._longest_line = longest_line
 
     def take_in(self, batch_id: str, taker: str) -> None:
@@ -152,7 +140,7 @@ class TakeInFile:
             if taken.total >= MOST_TASKS:
                 raise Invalid(f"more than {MOST_TASKS} requests in one batch", code="too_many_requests")
             try:
-                self._add(row, taken, self._parse(raw), now)
+                self._add(row, taken, parse_line(raw), now)
             except Rejected as error:  # by policy or for want of a known price, too: by its line
                 taken.errors.append(_problem(error, number))
             if len(taken.errors) >= MOST_ERRORS:
