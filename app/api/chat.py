@@ -24,9 +24,9 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
-from app.submission.chat_bodies import ChatBody
 from app.submission.domain import request_headers
 from app.submission.domain.request_headers import read_patience
+from app.submission.openai_bodies import ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
 from app.upstreams.domain.chat_stream import for_client

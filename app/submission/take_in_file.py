@@ -25,7 +25,7 @@ from app.platform.ports import Clock
 from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, as_json, draft_task
 from app.submission.domain.request import BatchRequest
-from app.submission.file_lines import BatchFileLine, parse_line
+from app.submission.openai_bodies import BatchFileLine, parse_line
 from app.submission.store import file_batches
 from app.submission.store.file_batches import RefusedLine
 from app.submission.submit_batch import MOST_TASKS

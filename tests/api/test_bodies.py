@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
 from app.submission.bodies import BatchBody, BatchLine, TaskBody
-from app.submission.chat_bodies import ChatBody
+from app.submission.openai_bodies import ChatBody
 from app.submission.validation import parse, parse_json
 from app.tasks.domain.task import Priority
 

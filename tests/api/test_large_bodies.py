@@ -25,8 +25,7 @@ from app.platform.domain import json_text
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import check_values
 from app.submission.bodies import MOST_MESSAGES, MOST_NAMES, BatchBody, BatchLine, Body, TaskBody
-from app.submission.chat_bodies import ChatBody
-from app.submission.file_lines import FileLine, parse_line
+from app.submission.openai_bodies import ChatBody, FileLine, parse_line
 from app.submission.validation import parse, parse_json
 
 MANY = 2_000_000
