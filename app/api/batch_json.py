@@ -7,8 +7,8 @@ from typing import Any
 
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import Malformed, end_of_value, skip_space
+from app.submission.batch_intake import MOST_TASKS
 from app.submission.bodies import MOST_NAMES, BatchBody, BatchLine
-from app.submission.submit_batch import MOST_TASKS
 from app.submission.validation import parse, parse_json
 
 _BLANK = bytes(byte if byte in b"\r\n" else ord(" ") for byte in range(256))

@@ -28,8 +28,7 @@ from app.platform.domain.times import to_rfc3339
 from app.settings import ApiSettings
 from app.submission.bodies import BatchBody, BatchLine, BatchOptions
 from app.submission.domain.request import BatchRequest, TaskRequest
-from app.submission.estimate_batch import Estimate, EstimateBatch
-from app.submission.submit_batch import SubmittedBatch
+from app.submission.submit_batch import Estimate, EstimateBatch, SubmittedBatch
 from app.submission.validation import parse, parse_json
 from app.tasks.store.batches import BatchRow
 

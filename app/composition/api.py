@@ -24,14 +24,13 @@ from app.settings.topology import build_topology
 from app.submission.admit import Admission
 from app.submission.answer_chat import AnswerChat, BeginChat
 from app.submission.create_file_batch import CreateFileBatch, RunIntakes
-from app.submission.estimate_batch import EstimateBatch
 from app.submission.hold_connections import HoldConnections
 from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.steer_batch import SteerBatch
 from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
 from app.submission.submission_rules import admission_of, ceiling_of, rules_of
-from app.submission.submit_batch import SubmitBatch
+from app.submission.submit_batch import EstimateBatch, SubmitBatch
 from app.submission.submit_task import SubmitTask
 from app.submission.take_in_file import TakeInFile
 from app.tasks.cancel import CancelBatch, CancelTask, DeleteTask
@@ -215,9 +214,7 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
     begin = BeginChat(use_cases.submit_task, waiters, use_cases.watch.start, connections)
     rules, admission = rules_of(settings), use_cases.admission
     longest = settings.api.max_task_body
-    take_in = TakeInFile(
-        database, parts.reservoir, rules, clock, admission, longest, parts.meters
-    )
+    take_in = TakeInFile(database, parts.reservoir, rules, clock, admission, longest, parts.meters)
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()
     return OpenAiUseCases(

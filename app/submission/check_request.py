@@ -13,6 +13,7 @@ from app.billing.domain.calendar import Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
 from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens
+from app.pacing.ports import Explain
 from app.platform.domain.errors import Invalid
 from app.platform.domain.names import backlog_queue
 from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
@@ -77,6 +78,17 @@ class Place:
     index: int  # from 0
     options: BatchRequest
     expires_at: float  # of the batch; no task of it lives longer
+    in_file: bool = False  # a line of a file; else an element of a body
+
+    @property
+    def within(self) -> str:
+        """What precedes the name of a field in errors."""
+        return "body." if self.in_file else f"requests[{self.index}]."
+
+    @property
+    def custom_id_param(self) -> str:
+        """How errors name the custom id, which stands beside a line's body."""
+        return "custom_id" if self.in_file else f"{self.within}custom_id"
 
 
 def draft_task(
@@ -87,7 +99,7 @@ def draft_task(
     `now` is Unix seconds. Raises Invalid that names the field; fields of a batch's request are named
     `requests[3].model`.
     """
-    within = f"requests[{place.index}]." if place else ""
+    within = place.within if place else ""
     options = place.options if place else BatchRequest()
     model = check_model(request.model or options.model, rules, within)
     check_policy(request.retry, rules, within)
@@ -260,3 +272,21 @@ def _times(request: TaskRequest, now: float, place: Place | None, within: str) -
         )
     own = expires_at if request.expires_in else place.expires_at
     return available_at, min(own, place.expires_at)
+
+
+def estimate_start(row: NewTask, explain: Explain, now: float) -> None:
+    """Write into a drafted row when it is likely to start, so that forecasts can later be held against what came.
+
+    In place: a copy would cost more than the look-up, and a batch may have 50,000 rows.
+    """
+    row.estimated_start_at = _starts_at(row, explain, now)
+
+
+def _starts_at(row: NewTask, explain: Explain, now: float) -> float | None:
+    if row.available_at > now:
+        return row.available_at
+    if row.hold not in (Hold.NONE, Hold.BATCH):  # a batch is released as soon as all of it is stored
+        return None
+    forecast = explain.foresee(row.model, row.queue, row.step, row.due)
+    seconds = None if forecast is None else forecast.starts_in()
+    return None if seconds is None else now + seconds

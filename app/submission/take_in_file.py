@@ -5,67 +5,39 @@ The process that does it is the batch's taker. Should it die, another begins ane
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import orjson
 import structlog
 from sqlalchemy import Connection
 
 from app.access.request_context import calling, from_text
-from app.billing.domain.budget import Spent
-from app.platform.background_loop import PipelinedWriter
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, Rejected
 from app.platform.domain.json_text import lines
 from app.platform.domain.names import backlog_queue
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.submission.check_request import Place, SubmissionRules, as_json, draft_task
+from app.submission.batch_intake import CHUNK_ROWS, TOO_MANY, BatchIntake
+from app.submission.check_request import Place, SubmissionRules, as_json
 from app.submission.domain.request import BatchRequest
 from app.submission.openai_bodies import BatchFileLine, parse_line
 from app.submission.store import file_batches
 from app.submission.store.file_batches import RefusedLine
-from app.submission.submit_batch import MOST_TASKS
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import files
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.files import FileRow
-from app.tasks.store.submissions import NewTask, finish_intake, insert_tasks
+from app.tasks.store.submissions import finish_intake
 
 log = structlog.get_logger("penstock.intake")
 
-MOST_ERRORS = 100  # told of one file
-_CHUNK_ROWS = 1_000
-_IN_BATCH = re.compile(r"^requests\[\d+\]\.")  # how checks name a field; here it stands in the line's body
-_CHUNK_CHARACTERS = 4 * 1024 * 1024
+MOST_ERRORS = 100  # listed for one file
 
 
 class _Stopped(Exception):  # not an error: another process has the batch, or it was cancelled
     """The intake is not ours any more."""
-
-
-@dataclass(slots=True)
-class _Taken:
-    """What a file has come to so far."""
-
-    total: int = 0
-    refused: int = 0
-    characters: int = 0
-    rows: list[NewTask] = field(default_factory=list)
-    lost: list[RefusedLine] = field(default_factory=list)
-    errors: list[dict[str, object]] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    models: Counter[str] = field(default_factory=Counter)
-    wish: Spent = field(default_factory=Spent)
-    behind: PipelinedWriter = field(default_factory=PipelinedWriter)
-
-    @property
-    def full(self) -> bool:
-        return len(self.rows) + len(self.lost) >= _CHUNK_ROWS or self.characters >= _CHUNK_CHARACTERS
 
 
 class TakeInFile:
@@ -117,36 +89,62 @@ class TakeInFile:
         row = self._database.read(lambda conn: get_batch(conn, None, batch_id))
         if row is None or row.input_file_id is None:
             raise _Stopped
-        taken = _Taken()
         try:
-            asker = self._database.read(lambda conn: file_batches.asker_of(conn, batch_id))
-            try:
-                with calling(from_text(asker)):
-                    self._read(row, taker, taken)
-            finally:
-                taken.behind.settle()
-            if not taken.errors and not taken.total:
-                raise Invalid("the file holds no requests", code="empty_file")
-            if not taken.errors:
-                self._finish(row, taker, taken)
+            errors = self._store(row, taker)
         except Rejected as error:
-            taken.errors.append(_problem(error, None))
-        if taken.errors:
-            self._fail(row, taker, taken.errors)
+            errors = [_problem(error, None)]
+        if errors:
+            self._fail(row, taker, errors)
 
-    def _read(self, row: BatchRow, taker: str, taken: _Taken) -> None:
+    def _store(self, row: BatchRow, taker: str) -> list[dict[str, object]]:
+        """Store the file's lines and release them; returns what is wrong with them, and releases nothing then."""
+        intake = self._intake(row, taker)
+        asker = self._database.read(lambda conn: file_batches.asker_of(conn, row.id))
+        try:
+            with calling(from_text(asker)):
+                errors = self._read(row, intake)
+        finally:
+            intake.settle()
+        if errors:
+            return errors
+        if not intake.total:
+            raise Invalid("the file holds no requests", code="empty_file")
+        self._finish(row, intake)
+        return []
+
+    def _intake(self, row: BatchRow, taker: str) -> BatchIntake:
         now = self._clock.now()
+        return BatchIntake(
+            self._database,
+            self._rules,
+            self._admission,
+            client_id=row.client_id,
+            first=Place(row.id, 0, BatchRequest(), row.expires_at or now, in_file=True),
+            now=now,
+            begin=lambda conn: _hold(conn, row.id, taker),
+        )
+
+    def _read(self, row: BatchRow, intake: BatchIntake) -> list[dict[str, object]]:
+        """Check line after line, up to 100 errors; after the first one nothing more is stored."""
+        errors: list[dict[str, object]] = []
         for number, raw in lines(self._chunks(row), self._longest_line):
-            if taken.total >= MOST_TASKS:
-                raise Invalid(f"more than {MOST_TASKS} requests in one batch", code="too_many_requests")
             try:
-                self._add(row, taken, parse_line(raw), now)
-            except Rejected as error:  # by policy or for want of a known price, too: by its line
-                taken.errors.append(_problem(error, number))
-            if len(taken.errors) >= MOST_ERRORS:
-                return
-            if taken.full and not taken.errors:
-                self._store(row.id, taker, taken)
+                self._add(row, intake, parse_line(raw))
+            except Rejected as error:  # also a refusal by policy, or an unknown price
+                intake.failed = True
+                errors.append(_problem(error, number))
+                if len(errors) >= MOST_ERRORS or error.code == TOO_MANY:
+                    break
+            intake.store_full_chunk()
+        return errors
+
+    def _add(self, row: BatchRow, intake: BatchIntake, line: BatchFileLine) -> None:
+        try:
+            intake.add(line.request)
+        except Invalid as error:
+            if error.code != "model_not_found":
+                raise
+            intake.refuse(_refused(row, line, intake.total - 1, self._clock.now(), error))
 
     def _chunks(self, row: BatchRow) -> Iterator[bytes]:
         """The file's bytes. Raises Invalid when it is gone."""
@@ -166,57 +164,16 @@ class TakeInFile:
             raise _gone()
         return data
 
-    def _add(self, row: BatchRow, taken: _Taken, line: BatchFileLine, now: float) -> None:
-        if line.custom_id in taken.names:
-            raise Invalid(
-                "custom_id: an earlier line has it already", param="custom_id", code="duplicate_custom_id"
-            )
-        taken.names.add(line.custom_id)
-        index, taken.total = taken.total, taken.total + 1
-        expires_at = row.expires_at or now
-        place = Place(row.id, index, BatchRequest(), expires_at)
-        try:
-            drafted = draft_task(line.request, row.client_id, self._rules, now, place)
-        except Invalid as error:
-            if error.code != "model_not_found":
-                raise
-            taken.lost.append(_refused(row, line, index, now, error))
-            taken.refused += 1
-            return
-        if self._admission is not None:
-            drafted = self._admission.draft(drafted, line.request.store, line.request.order)
-            if drafted.reserved_tokens is not None:
-                taken.wish += Spent(drafted.reserved_tokens, drafted.reserved_picos or 0)
-        taken.models[drafted.model] += 1
-        taken.rows.append(drafted)
-        taken.characters += len(drafted.request)
-
-    def _store(self, batch_id: str, taker: str, taken: _Taken) -> None:
-        rows, lost = taken.rows, taken.lost
-        taken.rows, taken.lost, taken.characters = [], [], 0
-
-        def store(conn: Connection) -> None:
-            _hold(conn, batch_id, taker)
-            insert_tasks(conn, rows)
-            file_batches.insert_refused(conn, lost)
-
-        taken.behind.do(lambda: self._database.write(store))
-
-    def _finish(self, row: BatchRow, taker: str, taken: _Taken) -> None:
+    def _finish(self, row: BatchRow, intake: BatchIntake) -> None:
         now = self._clock.now()
 
         def finish(conn: Connection) -> None:
-            _hold(conn, row.id, taker)
-            insert_tasks(conn, taken.rows)
-            file_batches.insert_refused(conn, taken.lost)
-            if self._admission is not None:
-                self._admission.take_batch(conn, row.client_id, taken.wish, now)
-            file_batches.tell_intake(conn, row.id, refused=taken.refused, models=taken.models)
-            finish_intake(conn, row.id, taken.total, now)
+            intake.insert_rest(conn, now)
+            file_batches.tell_intake(conn, row.id, refused=intake.refused, models=intake.models)
+            finish_intake(conn, row.id, intake.total, now)
 
         self._database.write(finish)
-        for model, count in taken.models.items():
-            self._meter.submitted("file", row.client_id, model, count)
+        intake.count(self._meter, "file")
         self._reservoir.ring()
 
     def _fail(self, row: BatchRow, taker: str, errors: list[dict[str, object]]) -> None:
@@ -234,7 +191,7 @@ class TakeInFile:
     def _drop_lines(self, batch_id: str, taker: str) -> None:
         def drop(conn: Connection) -> bool:
             _hold(conn, batch_id, taker)
-            return file_batches.drop_lines(conn, batch_id, _CHUNK_ROWS)
+            return file_batches.drop_lines(conn, batch_id, CHUNK_ROWS)
 
         while self._database.write(drop):
             pass
@@ -267,8 +224,7 @@ def _refused(row: BatchRow, line: BatchFileLine, index: int, now: float, error: 
 
 def _problem(error: Rejected, line: int | None) -> dict[str, object]:
     code = error.code or "invalid_request"
-    param, message = (_IN_BATCH.sub("body.", text) if text else None for text in (error.param, error.message))
-    return {"code": code, "message": message, "param": param, "line": line}
+    return {"code": code, "message": error.message, "param": error.param, "line": line}
 
 
 def _gone() -> Invalid:
