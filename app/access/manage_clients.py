@@ -1,4 +1,4 @@
-"""A client's settings, as they are stored: one JSON object."""
+"""Clients and their keys as JSON, over HTTP and on the command line alike."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from app.access.domain.client_limits import (
 )
 from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
-from app.access.store.clients import ClientRow
+from app.access.store.clients import ClientRow, ListedKey
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict, Forbidden, Invalid, NotFound
+from app.platform.domain.times import to_rfc3339
 from app.platform.ports import Clock
 from app.tasks.domain.task import Priority, new_id
 
@@ -261,3 +262,33 @@ def _check(name: str, weight: float, granted_priority: str) -> None:
         raise Invalid("weight: must lie above 0 and at most at 1000", param="weight", code="invalid_value")
     if granted_priority not in set(Priority):
         raise Invalid("granted_priority: must be high, normal or low", param="granted_priority")
+
+
+def client_json(row: ClientRow) -> dict[str, Any]:
+    """A client, without its secrets."""
+    return {
+        "id": row.id,
+        "object": "client",
+        "weight": row.weight,
+        "granted_priority": row.granted_priority,
+        "is_admin": bool(row.is_admin),
+        "team": row.team,
+        "administers": row.administers,
+        "limits": as_mapping(read_limits(row.settings)),
+        "created_at": to_rfc3339(row.created_at),
+    }
+
+
+def key_json(row: ListedKey) -> dict[str, Any]:
+    """A key, without itself."""
+    return {
+        "id": row.id,
+        "object": "api_key",
+        "name": row.name,
+        "user": row.user_name,
+        "hint": row.hint,
+        "scopes": row.scopes.split(),
+        "created_at": to_rfc3339(row.created_at),
+        "expires_at": None if row.expires_at is None else to_rfc3339(row.expires_at),
+        "revoked_at": None if row.revoked_at is None else to_rfc3339(row.revoked_at),
+    }

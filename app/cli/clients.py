@@ -38,7 +38,7 @@ def list_keys_command(client: str) -> None:
     \b
     penstock clients keys list team-a | jq 'select(.revoked_at == null)'
     """
-    from app.access.client_rendering import key_json
+    from app.access.manage_clients import key_json
     from app.access.manage_keys import list_keys
 
     with opened() as database:
@@ -176,8 +176,7 @@ def add(
     \b
     penstock clients add team-a --weight 2 --priority high --limit rpm=600
     """
-    from app.access.client_rendering import client_json
-    from app.access.manage_clients import check_limits
+    from app.access.manage_clients import check_limits, client_json
     from app.platform.ports import SystemClock
 
     checked = check_limits(_limits({}, limits))
@@ -233,8 +232,7 @@ def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
     penstock clients set team-a --limit money_per_day=12.50 --limit currency=USD --limit over_budget=wait
     penstock clients set team-a --limit rpm=
     """
-    from app.access.client_rendering import client_json
-    from app.access.manage_clients import check_limits
+    from app.access.manage_clients import check_limits, client_json
 
     wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}
@@ -258,7 +256,7 @@ def show(name: str) -> None:
     \b
     penstock clients show team-a
     """
-    from app.access.client_rendering import client_json
+    from app.access.manage_clients import client_json
 
     with opened() as database:
         click.echo(orjson.dumps(client_json(get_client(database, name)), option=orjson.OPT_INDENT_2).decode())
@@ -273,7 +271,7 @@ def list_(as_json: bool) -> None:
     \b
     penstock clients list
     """
-    from app.access.client_rendering import client_json
+    from app.access.manage_clients import client_json
 
     with opened() as database:
         rows = list_clients(database)
