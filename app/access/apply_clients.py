@@ -1,4 +1,4 @@
-"""Clients as a file wants them: what would change, then the changes."""
+"""Bring clients to the state that a file describes: first a plan of the changes, then the changes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from app.platform.ports import Clock
 
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "weight": (int | float, "a number"),
-    "granted_priority": (str, 'a text: "high", "normal" or "low"'),
-    "team": (str, "a text"),
-    "administers": (str, "a text"),
+    "granted_priority": (str, 'text: "high", "normal" or "low"'),
+    "team": (str, "text"),
+    "administers": (str, "text"),
     "limits": (dict, "a table: [client.limits]"),
 }
 _FIELDS = ("weight", "granted_priority", "team", "administers", "limits")
@@ -26,7 +26,7 @@ _FIELDS = ("weight", "granted_priority", "team", "administers", "limits")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One client: fields by name, as they are and as they shall be."""
+    """One client: its fields by name, before and after."""
 
     id: str
     is_new: bool
@@ -34,26 +34,28 @@ class Change:
     after: Mapping[str, Any]
 
     def lines(self) -> Iterator[str]:
-        """What would change, for people."""
+        """The change in readable lines."""
         yield f"{'+' if self.is_new else '~'} {self.id}"
         for name, value in self.after.items():
             yield f"    {name}: {self.before.get(name)} -> {value}"
 
 
-def read_wishes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The [[client]] tables of a file, checked. Raises Invalid that names client and field."""
+def read_clients_file(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Check the [[client]] tables of a file and return them. Raises Invalid that names client and field."""
     unknown = set(data) - {"client"}
     tables = data.get("client", [])
     if unknown or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise Invalid(f"{', '.join(sorted(unknown)) or 'client'}: a file holds [[client]] tables alone")
+        raise Invalid(f"{', '.join(sorted(unknown)) or 'client'}: the file may only hold [[client]] tables")
     seen: set[str] = set()
     for table in tables:
         name = table.get("id")
         odd = set(table) - {"id", *_FIELDS}
         if not isinstance(name, str) or name in seen:
-            raise Invalid(f"client {name!r}: needs an id of its own")
+            raise Invalid(f"client {name!r}: needs a unique id")
         if odd:
-            raise Invalid(f"client {name!r}: {', '.join(sorted(odd))}: there are {', '.join(_FIELDS)}")
+            raise Invalid(
+                f"client {name!r}: unknown field {', '.join(sorted(odd))}; fields are {', '.join(_FIELDS)}"
+            )
         _check_kinds(table, name)
         check_limits(table.get("limits", {}))
         seen.add(name)
@@ -67,15 +69,15 @@ def _check_kinds(table: Mapping[str, Any], name: str) -> None:
             raise Invalid(f"client {name!r}: {field}: must be {words}", param=field, code="invalid_type")
 
 
-def plan(database: Database, wishes: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """What would change; clients that are as wanted are left out."""
+def plan(database: Database, wanted: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Return what would change; clients that already match are left out."""
     present = {row.id: row for row in manage_clients.list_clients(database)}
-    changes = [_change(wish, present.get(wish["id"])) for wish in wishes]
+    changes = [_change(fields, present.get(fields["id"])) for fields in wanted]
     return [change for change in changes if change.is_new or change.after]
 
 
-def carry_out(database: Database, clock: Clock, change: Change) -> CreatedClient | None:
-    """Do it; gives back a new client with its secrets. Raises Invalid, Conflict, DatabaseUnreachable."""
+def apply_change(database: Database, clock: Clock, change: Change) -> CreatedClient | None:
+    """Apply one change; returns a new client with its secrets. Raises Invalid, Conflict, DatabaseUnreachable."""
     values = dict(change.after)
     if "limits" in values:
         values["limits"] = check_limits(values["limits"])
@@ -85,15 +87,15 @@ def carry_out(database: Database, clock: Clock, change: Change) -> CreatedClient
     return None
 
 
-def _change(wish: Mapping[str, Any], row: ClientRow | None) -> Change:
-    before = {} if row is None else _as_it_is(row)
-    wanted = {name: wish[name] for name in _FIELDS if name in wish}
-    if "limits" in wanted:
-        wanted["limits"] = as_mapping(check_limits(wanted["limits"]))
-    after = {name: value for name, value in wanted.items() if name not in before or before[name] != value}
-    return Change(str(wish["id"]), row is None, before, after)
+def _change(fields: Mapping[str, Any], row: ClientRow | None) -> Change:
+    before = {} if row is None else _fields_of(row)
+    target = {name: fields[name] for name in _FIELDS if name in fields}
+    if "limits" in target:
+        target["limits"] = as_mapping(check_limits(target["limits"]))
+    after = {name: value for name, value in target.items() if name not in before or before[name] != value}
+    return Change(str(fields["id"]), row is None, before, after)
 
 
-def _as_it_is(row: ClientRow) -> dict[str, Any]:
+def _fields_of(row: ClientRow) -> dict[str, Any]:
     limits = as_mapping(read_limits(row.settings))
     return {**{name: getattr(row, name) for name in _FIELDS if name != "limits"}, "limits": limits}

@@ -33,21 +33,21 @@ from app.platform.domain.times import to_rfc3339
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries are asked for; None: any. Instants are Unix seconds."""
+    """Which entries to read; None: any. Instants are Unix seconds."""
 
     since: float | None = None
     until: float | None = None
     client_id: str | None = None
     team: str | None = None
     key_id: str | None = None
-    action: str | None = None  # or how it begins
+    action: str | None = None  # or a prefix of it
     task_id: str | None = None
     status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An entry as it is stored."""
+class StoredEntry:
+    """An entry as stored."""
 
     seq: int
     number: int | None  # None: not yet linked
@@ -56,14 +56,14 @@ class Kept:
 
 
 def write_audit(conn: Connection, entries: Sequence[AuditEntry]) -> None:
-    """Add entries behind all others."""
+    """Append entries."""
     if entries:
         rows = [as_row(entry) for entry in entries]
         insert_rows(conn, audit, tuple(rows[0]), (tuple(row.values()) for row in rows))
 
 
 def link_audit(conn: Connection, limit: int) -> int:
-    """Put up to `limit` entries into the chain; gives back how many. Two leaders at once take turns."""
+    """Link up to `limit` entries into the chain; returns how many. The lock serializes two leaders."""
     head = lock_head(conn)
     found = select(*_COLUMNS).where(text(UNCHAINED)).order_by(audit.c.seq).limit(limit)
     rows = conn.execute(found).all()
@@ -80,7 +80,7 @@ def link_audit(conn: Connection, limit: int) -> int:
 
 
 def lock_head(conn: Connection) -> ChainHead:
-    """The chain's last link, for nobody else to change until this transaction ends."""
+    """The chain's last link, locked until this transaction ends."""
     first = {"id": 1, "number": 0, "digest": FIRST, "first": 1, "before": FIRST}
     conn.execute(insert_or(conn, audit_head).values(first).on_conflict_do_nothing())
     return _head(conn.execute(select(audit_head).with_for_update()).one())
@@ -93,25 +93,28 @@ def read_head(conn: Connection) -> ChainHead:
 
 
 def read_links(conn: Connection, after: int, limit: int) -> list[Linked]:
-    """The chain in order, beginning behind the place `after`."""
+    """The chain in order, starting after number `after`."""
     found = select(*_COLUMNS).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
     return [Linked(row.number, row.digest, from_row(row._asdict())) for row in conn.execute(found)]
 
 
-def read_audit(conn: Connection, wanted: AuditFilter, after_seq: int, limit: int) -> list[Kept]:
-    """Entries in order, beginning behind `after_seq`."""
+def read_audit(conn: Connection, wanted: AuditFilter, after_seq: int, limit: int) -> list[StoredEntry]:
+    """Entries in order, starting after `after_seq`."""
     rows = conn.execute(_matching(wanted, after_seq).order_by(audit.c.seq).limit(limit))
-    return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
+    return [StoredEntry(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
 
 
-def newest_audit(conn: Connection, wanted: AuditFilter, limit: int) -> list[Kept]:
+def newest_audit(conn: Connection, wanted: AuditFilter, limit: int) -> list[StoredEntry]:
     """The last entries, newest first."""
     rows = conn.execute(_matching(wanted, 0).order_by(audit.c.seq.desc()).limit(limit))
-    return [Kept(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
+    return [StoredEntry(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
 
 
 def forget_audit(conn: Connection, before: float, limit: int) -> int:
-    """Take up to `limit` linked entries from the chain's beginning that are older; what is left still holds."""
+    """Delete up to `limit` entries older than `before` from the start of the chain; the rest still verifies.
+
+    Returns how many.
+    """
     head = lock_head(conn)
     links = read_links(conn, head.first - 1, limit)
     old: list[Linked] = []
@@ -126,7 +129,7 @@ def forget_audit(conn: Connection, before: float, limit: int) -> int:
 
 
 def count_unlinked(conn: Connection) -> int:
-    """Entries that wait for the leader."""
+    """How many entries the leader has yet to link."""
     return int(conn.execute(select(func.count()).select_from(audit).where(text(UNCHAINED))).scalar_one())
 
 
@@ -157,8 +160,8 @@ _LINK = (
 )
 
 
-def as_json(kept: Kept) -> dict[str, Any]:
-    """An entry as it is exported."""
+def as_json(kept: StoredEntry) -> dict[str, Any]:
+    """An entry as exported, over HTTP and on the command line."""
     fields = dict(as_row(kept.entry))
     del fields["at_ms"]
     return {"number": kept.number, "digest": kept.digest, "at": to_rfc3339(kept.entry.at), **fields}
@@ -167,12 +170,16 @@ def as_json(kept: Kept) -> dict[str, Any]:
 log = structlog.get_logger("penstock.audit")
 
 EVERY_SECONDS = 0.5
-MOST = 50_000  # entries held while the database is away; beyond it the oldest are dropped, and that is logged
+MOST = 50_000  # entries buffered while the database is away; then the oldest are dropped, and that is logged
 _AT_ONCE = 1_000
 
 
 class RecordAudit:
-    """One for each process. Its thread starts with the first entry, so that it may be made before a fork."""
+    """Buffers entries and writes them twice a second. One for each process.
+
+    Any thread may add; one background thread, started by the first entry (so after a fork), writes. `_writing` keeps
+    writers in turn, so that entries stay in order.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -183,7 +190,7 @@ class RecordAudit:
         self._dropped = 0
 
     def add(self, entry: AuditEntry) -> None:
-        """Take an entry; it is written soon."""
+        """Buffer an entry; it is written within half a second."""
         with self._lock:
             if len(self._entries) >= MOST:
                 self._entries.popleft()
@@ -192,18 +199,18 @@ class RecordAudit:
         self._loop.start()
 
     def add_now(self, entry: AuditEntry) -> None:
-        """Write an entry, and whatever waits before it. While the database is away it waits with the others."""
+        """Write an entry and whatever is buffered before it. While the database is away it stays buffered."""
         self.add(entry)
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what is buffered."""
         with self._writing:
             while self._write_some():
                 pass
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write what is buffered, then end the thread."""
         self._loop.stop()
         self.flush()
         self._loop.join()
@@ -213,7 +220,7 @@ class RecordAudit:
             entries = [self._entries.popleft() for _ in range(min(_AT_ONCE, len(self._entries)))]
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            log.error("audit entries were dropped: the database was away for too long", count=dropped)
+            log.error("audit entries dropped: the database was unreachable for too long", count=dropped)
         if not entries:
             return False
         try:
@@ -221,20 +228,20 @@ class RecordAudit:
         except PenstockError as error:
             with self._lock:
                 self._entries.extendleft(reversed(entries))
-            log.warning("the audit log waits for the database", reason=type(error).__name__)
+            log.warning("audit log waits for the database", reason=type(error).__name__)
             return False
         return True
 
     def _write(self, entries: Sequence[AuditEntry]) -> None:
-        """Write them; one that cannot be is left out, and does not keep the others. Raises PenstockError."""
+        """Write entries; one that cannot be written is skipped, and holds back no other. Raises PenstockError."""
         try:
             self._database.write(lambda conn: write_audit(conn, entries))
         except PenstockError:
             raise
-        except Exception as error:  # noqa: BLE001 - the database took the others
+        except Exception as error:  # noqa: BLE001 - the fault is in one of the entries
             if len(entries) == 1:
                 log.error(
-                    "an audit entry cannot be written", action=entries[0].action, error=type(error).__name__
+                    "audit entry cannot be written", action=entries[0].action, error=type(error).__name__
                 )
                 return
             for entry in entries:
@@ -245,17 +252,17 @@ _PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What a walk over the whole chain found."""
+class ChainReport:
+    """The result of checking the whole chain."""
 
     head: ChainHead
-    entries: int  # links that hold
-    unlinked: int  # entries that wait for the leader
+    entries: int  # links that verify
+    unlinked: int  # entries not linked yet
     fault: ChainBreak | None
 
 
-def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -> Iterator[Kept]:
-    """Entries in order, read page by page; with `limit` only the last so many."""
+def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -> Iterator[StoredEntry]:
+    """Entries in order, read page by page; with `limit` only the newest."""
     if limit is not None and limit <= _PAGE:
         yield from reversed(database.read(partial(newest_audit, wanted=wanted, limit=limit)))
         return
@@ -267,8 +274,8 @@ def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -
             return
 
 
-def verify(database: Database) -> Checked:
-    """Walk the chain from its beginning to the head that stood when the walk began."""
+def verify(database: Database) -> ChainReport:
+    """Check the chain from its start to the head at the time of the call."""
     head, unlinked = database.read(lambda conn: (read_head(conn), count_unlinked(conn)))
     check, after = ChainCheck(head), head.first - 1
     while after < head.number:
@@ -279,6 +286,6 @@ def verify(database: Database) -> Checked:
             if one.number > head.number:
                 break
             if fault := check.add(one):
-                return Checked(head, check.seen, unlinked, fault)
+                return ChainReport(head, check.seen, unlinked, fault)
         after = page[-1].number
-    return Checked(head, check.seen, unlinked, check.end())
+    return ChainReport(head, check.seen, unlinked, check.end())

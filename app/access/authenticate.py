@@ -1,4 +1,4 @@
-"""Whose API key is this, and whose browser session?"""
+"""Turn an API key, or the ticket of a browser session, into its caller."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Unauthenticated
 from app.platform.ports import Clock
 
-KEPT_SECONDS = 5.0  # how long a revoked key may go on being accepted
-_MOST_KEYS = 10_000  # keys remembered at once
+CACHE_SECONDS = 5.0  # how long a revoked key may still be accepted
+_MOST_KEYS = 10_000  # cached keys
 
 
 class Authenticate:
-    """Turns API keys into callers. Found keys are remembered for a few seconds; unknown ones never."""
+    """Turns API keys into callers. Known keys are cached for a few seconds, unknown ones never.
+
+    One for each process, used by all request threads. The lock guards changes of the cache; reads take no lock.
+    """
 
     def __init__(self, database: Database, clock: Clock, admin_key: str | None = None) -> None:
         self._database = database
@@ -44,7 +47,7 @@ class Authenticate:
         return caller
 
     def forget(self) -> None:
-        """Look all keys up again: this process has changed a client."""
+        """Drop the cache: this process has changed a client."""
         with self._lock:
             self._known.clear()
 
@@ -59,18 +62,18 @@ class Authenticate:
         )
         caller = caller_by(row, self._clock.now())
         if caller is None:
-            raise Unauthenticated("this API key is not known here", code="invalid_api_key")
+            raise Unauthenticated("unknown API key", code="invalid_api_key")
         return caller
 
     def _remember(self, hashed: str, caller: Caller) -> None:
         with self._lock:
             if len(self._known) >= _MOST_KEYS:
                 self._known.clear()
-            self._known[hashed] = (caller, self._clock.monotonic() + KEPT_SECONDS)
+            self._known[hashed] = (caller, self._clock.monotonic() + CACHE_SECONDS)
 
 
 def caller_by(row: KeyRow | None, now: float) -> Caller | None:
-    """Who calls by a key; None where there is none, or it was revoked or has expired."""
+    """The caller of a key; None if there is no such key, or it was revoked or has expired."""
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         return None
     return Caller(
@@ -90,27 +93,34 @@ def _bearer(authorization: str | None) -> str:
     scheme, _, shown = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not shown.strip():
         raise Unauthenticated(
-            "an API key is needed: Authorization: Bearer pk_...",
+            "an API key is required: Authorization: Bearer pk_...",
             param="Authorization",
             code="missing_api_key",
         )
     return shown.strip()
 
 
-_MOST_TICKETS = 1000  # tickets remembered at once
-_WITHOUT_DATABASE_SECONDS = 300.0  # how long a ticket is believed that cannot be looked up
+_MOST_TICKETS = 1000  # cached tickets
+_WITHOUT_DATABASE_SECONDS = 300.0  # how long a known ticket holds while the database is away
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a session holds. `key_id` is empty for the administrator's key out of the environment."""
+    """What a session cookie holds: the id of a key, never the key.
+
+    `key_id` is empty for the administrator's key from the environment.
+    """
 
     key_id: str
-    mark: str = ""  # of that key
+    mark: str = ""  # a digest of that key
 
 
 class KeepSession:
-    """The use case."""
+    """Browser sessions: an API key is shown once, a ticket stands for it from then on.
+
+    A ticket is worth as much as its key is at that moment: revoke or expire the key, or change the administrator's, and
+    its sessions end within seconds. Used by all request threads; replacing one entry or the whole dictionary is atomic.
+    """
 
     def __init__(
         self, database: Database, authenticate: Authenticate, clock: Clock, admin_key: str | None = None
@@ -136,14 +146,14 @@ class KeepSession:
             return self._administrator(ticket)
         caller, found_at = self._known.get(ticket, (None, 0.0))
         age = self._clock.monotonic() - found_at
-        if caller is not None and age < KEPT_SECONDS:
+        if caller is not None and age < CACHE_SECONDS:
             return caller
         try:
             return self._remember(ticket, self._find(ticket))
         except DatabaseUnreachable:
             if caller is None or age > _WITHOUT_DATABASE_SECONDS:
                 raise
-            return caller  # the page that says what is wrong must be seen
+            return caller  # operators must still see the page that shows the outage
 
     def _remember(self, ticket: Ticket, caller: Caller) -> Caller:
         if len(self._known) >= _MOST_TICKETS:

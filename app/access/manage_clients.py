@@ -1,4 +1,7 @@
-"""Clients and their keys as JSON, over HTTP and on the command line alike."""
+"""Clients: add, change, list, show as JSON. A team administrator's clients share that administrator's limits.
+
+The settings of a client are one JSON object in its row.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from app.access.domain.client_limits import (
     as_mapping,
     parse_limits,
     share,
-    used_up,
+    too_small,
 )
 from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
@@ -47,12 +50,12 @@ def read_limits(settings: str | None) -> ClientLimits:
 
 
 def read_added_by(settings: str | None) -> str | None:
-    """The administrator of a team whose share a client has; None: an administrator of the service has set its own."""
+    """The team administrator whose weight and limits a client shares; None: it has its own."""
     return None if settings is None else orjson.loads(settings).get("added_by")
 
 
 def write_limits(limits: ClientLimits, added_by: str | None = None) -> str | None:
-    """Settings with these limits; None where there is nothing to say."""
+    """Settings with these limits, as JSON text; None if they are the default."""
     values = as_mapping(limits)
     settings = {"limits": values} if values else {}
     if added_by is not None:
@@ -61,7 +64,7 @@ def write_limits(limits: ClientLimits, added_by: str | None = None) -> str | Non
 
 
 def check_limits(given: Mapping[str, Any]) -> ClientLimits:
-    """Read what somebody wishes. Raises Invalid that names the limit."""
+    """Parse limits. Raises Invalid that names the limit."""
     try:
         return parse_limits(given)
     except ValueError as error:
@@ -69,40 +72,40 @@ def check_limits(given: Mapping[str, Any]) -> ClientLimits:
         raise Invalid(f"limits.{name}:{rest}", param=f"limits.{name}", code="invalid_value") from None
 
 
-def hand_on(conn: Connection, maker: str) -> None:
-    """Let the newest client of a maker's have its share. Raises Forbidden when there is too little for one more."""
-    clients.lock_client(conn, maker)
-    chief, mine, _ = _read(conn, maker)
+def give_share(conn: Connection, admin: str) -> None:
+    """Give the newest client its share of its administrator's limits. Raises Forbidden if too small."""
+    clients.lock_client(conn, admin)
+    chief, mine, _ = _read(conn, admin)
     if len(mine) > MOST_CLIENTS:
         raise Forbidden(
-            f"an administrator of a team adds at most {MOST_CLIENTS} clients; ask one of the service",
+            f"a team administrator may add at most {MOST_CLIENTS} clients; ask an administrator of the service",
             code="too_many_clients",
         )
-    limit = used_up(read_limits(chief.settings), len(mine)) if chief else None
+    limit = too_small(read_limits(chief.settings), len(mine)) if chief else None
     if limit is not None:
         raise Forbidden(
-            f"limits.{limit}: yours does not suffice for {len(mine)} clients; ask an administrator of the service",
+            f"limits.{limit}: too small to share among {len(mine)} clients; ask an administrator of the service",
             param=f"limits.{limit}",
             code="nothing_left_to_share",
         )
-    share_out(conn, maker)
+    share_among(conn, admin)
 
 
-def share_out(conn: Connection, maker: str) -> None:
-    """Give all clients of a maker's equal shares of what it has now."""
-    chief, mine, team = _read(conn, maker)
+def share_among(conn: Connection, admin: str) -> None:
+    """Give all clients of a team administrator equal shares of its present weight and limits."""
+    chief, mine, team = _read(conn, admin)
     if chief is None or not mine:
         return
     limits = share(read_limits(chief.settings), [read_limits(row.settings) for row in team], len(mine))
     low = chief.granted_priority == Priority.LOW
     for row in mine:
         priority = Priority.LOW if low else row.granted_priority
-        weight, settings = chief.weight / len(mine), write_limits(limits, maker)
+        weight, settings = chief.weight / len(mine), write_limits(limits, admin)
         clients.change_client(conn, row.id, weight=weight, granted_priority=priority, settings=settings)
 
 
 def check_name(policies: Iterable[AccessPolicy], name: str) -> None:
-    """Refuse a new client of a team's administrator that a policy would allow more by its name. Raises Forbidden."""
+    """Refuse a name by which a policy would allow more to a team administrator's new client. Raises Forbidden."""
     if any(grants_by_name(policy, name) for policy in policies):
         raise Forbidden(
             f"id: a policy names {name!r}; choose another, or ask an administrator of the service",
@@ -111,23 +114,23 @@ def check_name(policies: Iterable[AccessPolicy], name: str) -> None:
         )
 
 
-def _read(conn: Connection, maker: str) -> tuple[ClientRow | None, Sequence[ClientRow], Sequence[ClientRow]]:
-    """The maker, the clients that share what it has, and the others of its team."""
+def _read(conn: Connection, admin: str) -> tuple[ClientRow | None, Sequence[ClientRow], Sequence[ClientRow]]:
+    """The administrator, the clients that share its limits, and the others of its team."""
     rows = clients.list_clients(conn)
-    chief = next((row for row in rows if row.id == maker), None)
-    mine = [row for row in rows if read_added_by(row.settings) == maker]
-    names = {maker, *(row.id for row in mine)}
+    chief = next((row for row in rows if row.id == admin), None)
+    mine = [row for row in rows if read_added_by(row.settings) == admin]
+    names = {admin, *(row.id for row in mine)}
     team = [row for row in rows if chief and row.team == chief.administers and row.id not in names]
     return chief, mine, team
 
 
 _TEAM = re.compile(r"[A-Za-z0-9_-]{1,40}")
-Chance = Callable[[int], bytes]  # gives so many random bytes
+Chance = Callable[[int], bytes]  # returns so many random bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedClient:
-    """A client at the only moment when its secrets are known."""
+    """A client at the only moment its secrets are known."""
 
     id: str
     api_key: str  # pk_...
@@ -149,10 +152,10 @@ def add_client(
     added_by: str | None = None,
     chance: Chance = os.urandom,
 ) -> CreatedClient:
-    """Add a client with one API key of these scopes; both secrets are shown this once.
+    """Add a client with one API key of these scopes; both secrets are returned only this once.
 
-    `added_by`: the administrator of a team whose weight and limits it shares. Raises Invalid for a bad name, weight or
-    priority, Conflict when the name is taken, Forbidden when there is nothing left to share, DatabaseUnreachable.
+    `added_by`: the team administrator whose weight and limits it shares. Raises Invalid for a bad name, weight or
+    priority, Conflict if the name is taken, Forbidden if the limits cannot be split further, DatabaseUnreachable.
     """
     _check(name, weight, granted_priority)
     check_team(team, "team")
@@ -173,19 +176,19 @@ def add_client(
             administers=administers,
         )
         if added:
-            reach = " ".join(sorted(scopes))
-            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now, scopes=reach)
+            scope_text = " ".join(sorted(scopes))
+            clients.add_api_key(conn, new_id("ak", now), name, key.hash, key.hint, now, scopes=scope_text)
         if added and added_by is not None:
-            hand_on(conn, added_by)
+            give_share(conn, added_by)
         return added
 
     if not database.write(add):
-        raise Conflict(f"there is a client {name!r} already", param="id", code="client_exists")
+        raise Conflict(f"client {name!r} already exists; choose another id", param="id", code="client_exists")
     return CreatedClient(name, key.shown, secret)
 
 
 def add_key(database: Database, clock: Clock, name: str, *, chance: Chance = os.urandom) -> str:
-    """Give a client one more API key, shown this once. Raises NotFound, DatabaseUnreachable."""
+    """Give a client one more API key, returned only this once. Raises NotFound, DatabaseUnreachable."""
     key, now = make_key(chance(KEY_BYTES)), clock.now()
 
     def add(conn: Connection) -> bool:
@@ -195,7 +198,7 @@ def add_key(database: Database, clock: Clock, name: str, *, chance: Chance = os.
         return known
 
     if not database.write(add):
-        raise NotFound(f"there is no client {name!r}", param="name", code="client_not_found")
+        raise NotFound(f"no client {name!r}", param="name", code="client_not_found")
     return key.shown
 
 
@@ -203,27 +206,29 @@ def get_client(database: Database, name: str) -> ClientRow:
     """One client, without its secrets. Raises NotFound, DatabaseUnreachable."""
     row = database.read(lambda conn: clients.get_client(conn, name))
     if row is None:
-        raise NotFound(f"there is no client {name[:40]!r}", param="client_id", code="client_not_found")
+        raise NotFound(f"no client {name[:40]!r}", param="client_id", code="client_not_found")
     return row
 
 
-def change_client(database: Database, name: str, wish: Mapping[str, Any]) -> ClientRow:
-    """Set what `wish` names: weight, granted_priority, team, administers, limits (ClientLimits).
+def change_client(database: Database, name: str, changes: Mapping[str, Any]) -> ClientRow:
+    """Set the fields of `changes`: weight, granted_priority, team, administers, limits (ClientLimits).
 
-    A client whose weight or limits are set shares its maker's no longer; those that share in its own follow them.
+    A client whose weight or limits are set stops sharing its administrator's; clients that share its own follow.
     Raises Invalid, NotFound, DatabaseUnreachable.
     """
     before = get_client(database, name)
-    _check(name, wish.get("weight", before.weight), wish.get("granted_priority", before.granted_priority))
+    _check(
+        name, changes.get("weight", before.weight), changes.get("granted_priority", before.granted_priority)
+    )
     for field in ("team", "administers"):
-        check_team(wish.get(field), field)
-    values = {key: value for key, value in wish.items() if key != "limits"}
-    if "limits" in wish or "weight" in wish:
-        values["settings"] = write_limits(wish.get("limits", read_limits(before.settings)))
+        check_team(changes.get(field), field)
+    values = {key: value for key, value in changes.items() if key != "limits"}
+    if "limits" in changes or "weight" in changes:
+        values["settings"] = write_limits(changes.get("limits", read_limits(before.settings)))
 
     def change(conn: Connection) -> None:
         clients.change_client(conn, name, **values)
-        share_out(conn, name)
+        share_among(conn, name)
 
     if values:
         database.write(change)
@@ -236,7 +241,7 @@ def list_clients(database: Database) -> list[ClientRow]:
 
 
 def ensure_admin(database: Database, clock: Clock, *, chance: Chance = os.urandom) -> None:
-    """Add the administrator's client unless it is there. Its key is never stored: it stands in the environment."""
+    """Add the administrator's client unless it exists. Its key comes from the environment and is never stored."""
     if database.read(lambda conn: clients.get_client(conn, ADMIN)) is not None:
         return
     secret, now = make_callback_secret(chance(SECRET_BYTES)), clock.now()
@@ -248,7 +253,7 @@ def ensure_admin(database: Database, clock: Clock, *, chance: Chance = os.urando
 
 
 def check_team(name: str | None, param: str) -> None:
-    """Refuse a name that no team may have. Raises Invalid."""
+    """Check a team's name. Raises Invalid."""
     if name is not None and _TEAM.fullmatch(name) is None:
         raise Invalid(
             f"{param}: must be 1 to 40 of a-z, A-Z, 0-9, - and _", param=param, code="invalid_value"
@@ -259,7 +264,7 @@ def _check(name: str, weight: float, granted_priority: str) -> None:
     if not is_slug(name):
         raise Invalid("id: must be 1 to 40 of a-z, 0-9 and -", param="id", code="invalid_value")
     if not 0 < weight <= 1000:
-        raise Invalid("weight: must lie above 0 and at most at 1000", param="weight", code="invalid_value")
+        raise Invalid("weight: must be above 0 and at most 1000", param="weight", code="invalid_value")
     if granted_priority not in set(Priority):
         raise Invalid("granted_priority: must be high, normal or low", param="granted_priority")
 

@@ -1,4 +1,4 @@
-"""Policies, as documents."""
+"""Policies: store, list, remove, check; and the book by which each process decides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.tasks.domain.task import new_id
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """One statement, as it was given."""
+    """One statement, as it was written."""
 
     id: str
     document: str  # JSON text
@@ -31,25 +31,25 @@ class StoredPolicy:
 
 
 def read_policies(conn: Connection) -> list[StoredPolicy]:
-    """All of them, in the order in which they were made."""
+    """All policies, in order of creation."""
     rows = conn.execute(select(policy.c.id, policy.c.document, policy.c.created_at).order_by(policy.c.seq))
     return [StoredPolicy(*row) for row in rows]
 
 
 def write_policy(conn: Connection, policy_id: str, document: str, now: float) -> None:
-    """Add one, or replace the one of that id."""
+    """Insert a policy, or replace the one with that id."""
     insert = insert_or(conn, policy).values(id=policy_id, document=document, created_at=now)
     conn.execute(insert.on_conflict_do_update(index_elements=["id"], set_={"document": document}))
 
 
 def delete_policy(conn: Connection, policy_id: str) -> bool:
-    """Delete one; False: there was none."""
+    """Delete a policy; False: there was none."""
     return conn.execute(delete(policy).where(policy.c.id == policy_id)).rowcount > 0
 
 
 log = structlog.get_logger("penstock.access")
 
-KEPT_SECONDS = 5.0  # until a changed policy is in force in every process
+CACHE_SECONDS = 5.0  # until a changed policy applies in every process
 _LARGEST = 64 * 1024  # bytes of one document
 
 
@@ -57,7 +57,10 @@ _NEVER: tuple[float, tuple[AccessPolicy, ...]] = (-1e9, ())
 
 
 class PolicyBook:
-    """The policies in force, read again every few seconds. Fails closed: without a database nothing is decided."""
+    """The policies in force, read again every few seconds. Fails closed: without a database it decides nothing.
+
+    Used by all request threads. What was read is replaced whole; the lock lets one thread at a time read again.
+    """
 
     def __init__(self, database: Database, clock: Clock, default: Effect) -> None:
         self._database = database
@@ -68,18 +71,18 @@ class PolicyBook:
 
     @property
     def decisive(self) -> bool:
-        """Whether a decision could be no: without policies, and open by default, nobody need gather facts.
+        """Whether anything could be denied: without policies, and open by default, no facts need to be gathered.
 
         Raises DatabaseUnreachable.
         """
         return bool(self._policies()) or self._default != "allow"
 
     def decide(self, facts: CallFacts) -> Decision:
-        """May it be done? Raises DatabaseUnreachable."""
+        """Decide whether a call is allowed. Raises DatabaseUnreachable."""
         return evaluate(self._policies(), facts, self._default)
 
     def decide_as_last_known(self, facts: CallFacts) -> Decision:
-        """The same, by the policies read last where the database is away: for pages that say that it is.
+        """The same, by the policies last read if the database is away: for pages that show the outage.
 
         Raises DatabaseUnreachable when none were ever read.
         """
@@ -92,17 +95,17 @@ class PolicyBook:
 
     def _policies(self) -> tuple[AccessPolicy, ...]:
         (until, known), now = self._known, self._clock.monotonic()
-        if now < until <= now + KEPT_SECONDS:
+        if now < until <= now + CACHE_SECONDS:
             return known
         with self._lock:
             stored = self._database.read(read_policies)
             found = tuple(parse_policy(orjson.loads(item.document), item.id) for item in stored)
-            self._known = (self._clock.monotonic() + KEPT_SECONDS, found)
+            self._known = (self._clock.monotonic() + CACHE_SECONDS, found)
         return found
 
 
 def check_policy(document: Any, name: str = "") -> AccessPolicy:
-    """Read a document. Raises Invalid that names the field."""
+    """Parse a document. Raises Invalid that names the field."""
     try:
         return parse_policy(document, name)
     except ValueError as error:
@@ -113,7 +116,7 @@ def check_policy(document: Any, name: str = "") -> AccessPolicy:
 def put_policy(
     database: Database, clock: Clock, document: Mapping[str, Any], zones: Collection[str] | None = None
 ) -> StoredPolicy:
-    """Keep a policy, in place of the one of its id if it names one. `zones`: those there are, where that is known.
+    """Store a policy, replacing the one with its id. `zones`: the configured ones, if known.
 
     Raises Invalid, DatabaseUnreachable.
     """
@@ -131,26 +134,29 @@ def put_policy(
 
 
 def _check_zones(policy: AccessPolicy, known: Collection[str] | None) -> None:
-    """A zone that there is not holds nobody: a deny that names it would deny nobody, and say nothing."""
+    """An unknown zone contains nobody: a deny that names it would silently deny nobody."""
     wanted = policy.condition.zones or frozenset()
     missing = sorted(wanted - set(known)) if known is not None else []
     if missing:
-        there = f"there are {', '.join(sorted(known or ()))}" if known else "there are none"
+        there = f"there are {', '.join(sorted(known or ()))}" if known else "none are configured"
         message = f"condition.zone.in: [access] zones of penstock.toml has no {missing[0][:40]!r}; {there}"
         raise Invalid(message, param="condition.zone.in", code="invalid_policy")
 
 
 def check_new_name(database: Database, name: str) -> None:
-    """Refuse a client of a team's administrator that a policy names already. Raises Forbidden, DatabaseUnreachable."""
+    """Refuse a team administrator's new client if a policy allows more by its name.
+
+    Raises Forbidden, DatabaseUnreachable.
+    """
     check_name([parse_policy(orjson.loads(item.document), item.id) for item in list_policies(database)], name)
 
 
 def list_policies(database: Database) -> list[StoredPolicy]:
-    """All of them."""
+    """All policies."""
     return database.read(read_policies)
 
 
 def remove_policy(database: Database, policy_id: str) -> None:
-    """Take one away. Raises NotFound, DatabaseUnreachable."""
+    """Delete a policy. Raises NotFound, DatabaseUnreachable."""
     if not database.write(lambda conn: delete_policy(conn, policy_id)):
-        raise NotFound("there is no such policy", param="policy_id", code="policy_not_found")
+        raise NotFound("no such policy", param="policy_id", code="policy_not_found")

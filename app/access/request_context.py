@@ -17,10 +17,10 @@ _MOST_HOPS = 32
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
-    """The first address, seen from here, that is no trusted proxy.
+    """The first address, counted from this end, that is not a trusted proxy.
 
-    `peer` is the socket's other end, `forwarded_for` the X-Forwarded-For header: each proxy appends whom it heard.
-    Whatever stands beyond the first untrusted address was written by a stranger, and is not believed.
+    `peer` is the socket's other end, `forwarded_for` the X-Forwarded-For header, to which each proxy appends its peer.
+    Whatever precedes the first untrusted address may be forged, and is ignored.
     """
     found = peer
     for hop in reversed((forwarded_for or "").split(",")[-_MOST_HOPS:]):
@@ -34,7 +34,7 @@ def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Netwo
 
 
 def zones_of(address: str | None, zones: dict[str, tuple[Network, ...]]) -> frozenset[str]:
-    """The named networks that hold an address."""
+    """The named networks that contain an address."""
     parsed = _parsed(address or "")
     if parsed is None:
         return frozenset()
@@ -64,7 +64,7 @@ def _without_port(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CallerContext:
-    """A caller, and where he calls from."""
+    """A caller, and the address they call from."""
 
     caller: Caller
     address: str
@@ -72,7 +72,7 @@ class CallerContext:
 
 
 def to_text(calling: CallerContext | None) -> str | None:
-    """What policies ask of it, as JSON: for work that goes on behind the answer."""
+    """The facts that policies need, as JSON: for work that continues after the response."""
     if calling is None:
         return None
     who = {name: getattr(calling.caller, name) for name in _WHO}
@@ -81,7 +81,7 @@ def to_text(calling: CallerContext | None) -> str | None:
 
 
 def from_text(text: str | None) -> CallerContext | None:
-    """The way back."""
+    """Read what `to_text` wrote."""
     if text is None:
         return None
     facts = orjson.loads(text)
@@ -92,7 +92,7 @@ def from_text(text: str | None) -> CallerContext | None:
 
 @contextmanager
 def calling(who: CallerContext | None) -> Iterator[None]:
-    """Go on in this caller's name."""
+    """Run the block as this caller."""
     token = current.set(who)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Requests per minute, as access control needs them."""
+"""Clients' requests per minute, counted in Redis for all API processes together. Without Redis nobody is refused."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from app.platform.redis_scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How a client stands with its requests per minute."""
+    """A client's use of its requests per minute."""
 
     allowed: bool
     rpm: int
     left: int
-    retry_after: float  # seconds until the next one would be let pass
-    full_in: float  # seconds until all of them are there again
+    retry_after: float  # seconds until the next request would be allowed
+    full_in: float  # seconds until all `rpm` are available again
 
 
 class RequestRates(Protocol):
-    """Counts clients' requests, over all API processes."""
+    """Counts clients' requests across all API processes."""
 
     def take(self, client_id: str, rpm: int) -> Rate | None:
-        """Count one request. None: nobody knows, and it is let pass. Never raises, never takes long."""
+        """Count one request. None: unknown, so the request is allowed. Never raises, never blocks for long."""
 
 
 class NoRates:
     """Counts nothing."""
 
     def take(self, client_id: str, rpm: int) -> Rate | None:  # noqa: ARG002
-        """Lets everything pass."""
+        """Allows everything."""
         return None
 
 
-_PAUSE = 1.0  # seconds in which Redis is not asked again after it failed
+_PAUSE = 1.0  # seconds without another attempt after Redis failed
 
 
 class RedisRates:
-    """Implements the RequestRates port."""
+    """Implements the RequestRates port. Used by all request threads."""
 
     def __init__(self, scripts: Scripts, clock: Clock) -> None:
         self._scripts = scripts
@@ -48,7 +48,7 @@ class RedisRates:
         self._silent_until = 0.0
 
     def take(self, client_id: str, rpm: int) -> Rate | None:
-        """Count one request. None: Redis does not answer, so that it is let pass."""
+        """Count one request. None: Redis is unreachable, so the request is allowed."""
         if self._clock.monotonic() < self._silent_until:
             return None
         try:

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.access import audit_log, manage_policies
-from app.access.audit_log import AuditFilter, Kept, as_json
+from app.access.audit_log import AuditFilter, StoredEntry, as_json
 from app.access.manage_policies import StoredPolicy
 from app.api.access_control import Callers
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
@@ -148,7 +148,7 @@ class AccessViews:
         )
 
 
-def _lines(kept: Iterator[Kept]) -> Iterator[bytes]:
+def _lines(kept: Iterator[StoredEntry]) -> Iterator[bytes]:
     for one in kept:
         yield orjson.dumps(as_json(one)) + b"\n"
 

@@ -153,7 +153,7 @@ class ClientViews:
         body = parse(KeyBody, _json())
         _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
-        wish = manage_keys.KeyWish(body.scopes, body.expires_at, body.name, _user(caller, body.user))
+        wish = manage_keys.KeyParams(body.scopes, body.expires_at, body.name, _user(caller, body.user))
         made = manage_keys.create_key(self._use_cases.database, self._use_cases.clock, client_id, wish)
         return answer({**key_json(made.row), "api_key": made.shown}, 201)
 

@@ -66,13 +66,13 @@ def add_key(
     \b
     penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
     """
-    from app.access.manage_keys import KeyWish, create_key
+    from app.access.manage_keys import KeyParams, create_key
     from app.platform.ports import SystemClock
 
     clock = SystemClock()
     ends = None if expires is None else clock.now() + _duration("--expires", expires)
     with opened() as database:
-        made = create_key(database, clock, client, KeyWish(scopes or ("*",), ends, name, user))
+        made = create_key(database, clock, client, KeyParams(scopes or ("*",), ends, name, user))
         audited(database, "key.add", f"{client}/{made.row.id}")
     click.echo(made.shown)
 
@@ -324,11 +324,11 @@ def apply_command(file: Path, yes: bool, dry_run: bool) -> None:
     \b
     penstock apply clients.toml
     """
-    from app.access.apply_clients import carry_out, plan, read_wishes
+    from app.access.apply_clients import apply_change, plan, read_clients_file
     from app.platform.ports import SystemClock
 
     with opened() as database:
-        changes = plan(database, read_wishes(_parsed(file)))
+        changes = plan(database, read_clients_file(_parsed(file)))
         for change in changes:
             for line in change.lines():
                 click.echo(line)
@@ -339,7 +339,7 @@ def apply_command(file: Path, yes: bool, dry_run: bool) -> None:
         if not yes:
             click.confirm("Do it?", abort=True)
         for change in changes:
-            made = carry_out(database, SystemClock(), change)
+            made = apply_change(database, SystemClock(), change)
             audited(database, "client.add" if made else "client.change", change.id)
             if made:
                 click.echo(f"{made.id}: API key {made.api_key}, callback secret {made.callback_secret}")

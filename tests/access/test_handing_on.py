@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.client_limits import ClientLimits, parse_limits, share, used_up
+from app.access.domain.client_limits import ClientLimits, parse_limits, share, too_small
 
 NAMES = ("rpm", "most_waiting", "tokens_per_day", "tokens_per_month")
 COUNTS = st.none() | st.integers(1, 10**6)
@@ -31,7 +31,7 @@ def test_shares_add_up_to_no_more_than_there_is(
     each = share(own, team, count)
     for name in NAMES:
         has, gets = getattr(own, name), getattr(each, name)
-        if has is not None and used_up(own, count) is None:
+        if has is not None and too_small(own, count) is None:
             assert 0 < gets * count <= has
         others = [value for one in team if (value := getattr(one, name)) is not None]
         if has is None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.access.authenticate import KEPT_SECONDS, Authenticate
+from app.access.authenticate import CACHE_SECONDS, Authenticate
 from app.access.domain.caller import make_key
 from app.access.manage_clients import add_client, add_key, list_clients
 from app.access.store.clients import add_api_key, get_client, revoke_api_key
@@ -75,7 +75,7 @@ def test_a_revoked_key_is_refused_within_seconds(world: World, alice: Client) ->
     world.database.write(lambda c: add_api_key(c, key_id, alice.id, key.hash, key.hint, clock.now()))
     assert use_cases.authenticate.caller_of(key.shown).client_id == alice.id
     world.database.write(lambda c: revoke_api_key(c, alice.id, key_id, clock.now()))
-    clock.ahead += KEPT_SECONDS + 0.1
+    clock.ahead += CACHE_SECONDS + 0.1
     with pytest.raises(Unauthenticated):
         use_cases.authenticate.caller_of(key.shown)
 
@@ -106,7 +106,7 @@ def test_a_known_key_is_asked_of_the_database_once_in_five_seconds(world: World,
     for _ in range(50):
         authenticate.caller_of(alice.key)
     assert database.reads == 1
-    world.parts.clock.ahead += KEPT_SECONDS + 0.1
+    world.parts.clock.ahead += CACHE_SECONDS + 0.1
     authenticate.caller_of(alice.key)
     assert database.reads == 2
 

@@ -1,4 +1,4 @@
-"""The audit log's chain: each entry's digest covers the one before, so that a removal or a change shows."""
+"""The audit log's chain: each digest covers the one before, so that removed or changed entries are detected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FIRST = "0" * 64  # what the first entry follows
+FIRST = "0" * 64  # the digest before the first entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,16 @@ class AuditEntry:
     key_id: str = ""
     address: str = ""
     model: str = ""
-    task_id: str = ""  # the task, batch, client, key or policy that it was about
+    task_id: str = ""  # the task, batch, client, key or policy concerned
     request_id: str = ""
-    status: int = 0  # of HTTP; 0: not over HTTP
+    status: int = 0  # HTTP status; 0: not over HTTP
     duration_ms: int = 0
-    details: str = ""  # JSON: parameters without prompts, or the reason of a refusal
+    details: str = ""  # JSON: parameters without prompts, or why it was refused
 
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """An entry in its place, with the digest that was stored for it."""
+    """An entry at its place in the chain, with the digest stored for it."""
 
     number: int  # from 1, without gaps
     digest: str
@@ -41,12 +41,12 @@ class Linked:
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """The chain's last link, and where it begins: before `first` everything was removed by retention."""
+    """The chain's last link, and where it starts: retention has removed everything before `first`."""
 
     number: int = 0
     digest: str = FIRST
     first: int = 1
-    before: str = FIRST  # the digest of the last removed one
+    before: str = FIRST  # the digest of the last removed entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ class ChainBreak:
 
 
 def digest(previous: str, number: int, entry: AuditEntry) -> str:
-    """SHA-256 over the digest before, the place and every field, in hexadecimal."""
+    """SHA-256 over the previous digest, the number and every field, in hexadecimal."""
     text = json.dumps([previous, number, *as_row(entry).values()], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def link(head: ChainHead, entries: Iterable[AuditEntry]) -> list[Linked]:
-    """Put entries behind the head, in order."""
+    """Append entries to the chain, in order."""
     linked, number, previous = [], head.number, head.digest
     for entry in entries:
         number += 1
@@ -74,7 +74,7 @@ def link(head: ChainHead, entries: Iterable[AuditEntry]) -> list[Linked]:
 
 
 class ChainCheck:
-    """Walks a chain from its beginning; feed it in order, then ask `end`."""
+    """Checks a chain from its start: `add` the links in order, then call `end`."""
 
     def __init__(self, head: ChainHead) -> None:
         self._head = head
@@ -83,11 +83,11 @@ class ChainCheck:
 
     @property
     def seen(self) -> int:
-        """How many links held."""
+        """How many links verified."""
         return self._next - self._head.first
 
     def add(self, one: Linked) -> ChainBreak | None:
-        """The next link; says what is wrong with it."""
+        """Check the next link; returns what is wrong with it, if anything."""
         if one.number != self._next:
             return ChainBreak(self._next, f"entries {self._next} to {one.number - 1} are missing")
         if digest(self._previous, one.number, one.entry) != one.digest:
@@ -96,16 +96,16 @@ class ChainCheck:
         return None
 
     def end(self) -> ChainBreak | None:
-        """What is wrong with the chain's end."""
+        """Check the end of the chain; returns what is wrong with it, if anything."""
         if self._next != self._head.number + 1:
             return ChainBreak(self._next, f"entries {self._next} to {self._head.number} are missing")
         if self._previous != self._head.digest:
-            return ChainBreak(self._head.number, "the chain does not end where it is said to")
+            return ChainBreak(self._head.number, "the last entry does not match the recorded head")
         return None
 
 
 def as_row(entry: AuditEntry) -> Mapping[str, Any]:
-    """Its fields; the instant as whole milliseconds, which every database gives back as they were."""
+    """Its fields; the instant in whole milliseconds, which every database returns unchanged."""
     return {
         "at_ms": round(entry.at * 1000),
         **{name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__ if name != "at"},
@@ -113,6 +113,6 @@ def as_row(entry: AuditEntry) -> Mapping[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> AuditEntry:
-    """The entry of such a row."""
+    """The entry of a row that `as_row` made."""
     rest = {name: row[name] for name in AuditEntry.__dataclass_fields__ if name != "at"}
     return AuditEntry(at=row["at_ms"] / 1000, **rest)

@@ -30,24 +30,24 @@ _PREFIXES = (
 
 
 def is_scope(text: str) -> bool:
-    """Whether it may be granted: one of SCOPES, all of an area such as `batches:*`, or `*`."""
+    """Whether it is a valid scope: one of SCOPES, all of an area such as `batches:*`, or `*`."""
     area, _, rest = text.partition(":")
     return text == ALL or text in SCOPES or (area in _AREAS and rest == ALL)
 
 
 def parse_scopes(wanted: Iterable[str]) -> frozenset[str]:
-    """Check them. Raises ValueError that names the first unknown one, or when there is none."""
+    """Check scopes. Raises ValueError for an unknown one, by its name, and for an empty list."""
     found = frozenset(wanted)
     for scope in sorted(found):
         if not is_scope(scope):
-            raise ValueError(f"there is no scope {scope[:40]!r}; there are {', '.join(SCOPES)}, AREA:* and *")
+            raise ValueError(f"unknown scope {scope[:40]!r}; choose from {', '.join(SCOPES)}, AREA:* and *")
     if not found:
-        raise ValueError("at least one scope is needed")
+        raise ValueError("at least one scope is required")
     return found
 
 
 def allows(granted: Collection[str], wanted: str) -> bool:
-    """Whether a key with these scopes may do what needs `wanted`. Who may write may read."""
+    """Whether a key with these scopes may do what requires `wanted`. Write includes read."""
     area, _, act = wanted.partition(":")
     if ALL in granted or wanted in granted or f"{area}:{ALL}" in granted:
         return True
@@ -55,12 +55,12 @@ def allows(granted: Collection[str], wanted: str) -> bool:
 
 
 def within(wanted: Iterable[str], granted: Collection[str]) -> bool:
-    """Whether all of `wanted` may be handed on by who holds `granted`: nobody gives more than he has."""
+    """Whether whoever holds `granted` may grant all of `wanted`: nobody grants more than they have."""
     return all(_covered(scope, granted) for scope in wanted)
 
 
 def scope_of(method: str, path: str) -> str:
-    """The scope that a call needs. Only calls that change nothing are reading."""
+    """The scope that a call requires. Only methods that change nothing count as reading."""
     act = "read" if method in ("GET", "HEAD", "OPTIONS") else "write"
     plain = path.removeprefix("/api")
     area = next((area for prefix, area in _PREFIXES if plain.startswith(prefix)), "tasks")
@@ -91,18 +91,18 @@ class Caller:
     is_admin: bool = False
     granted_priority: str = "normal"
     scopes: frozenset[str] = frozenset({"*"})
-    key_id: str = ""  # of the API key; empty: the one of the environment
+    key_id: str = ""  # "environment": the administrator's key
     user: str = ""  # who holds the key
     team: str = ""
     administers: str = ""  # the team whose clients it may manage
     limits: ClientLimits = NO_LIMITS
 
     def may(self, scope: str) -> bool:
-        """Whether its key reaches so far."""
+        """Whether the scopes of its key allow this."""
         return allows(self.scopes, scope)
 
     def manages(self, team: str | None) -> bool:
-        """Whether clients of this team are its to manage."""
+        """Whether it may manage clients of this team."""
         return self.is_admin or bool(self.administers and self.administers == team)
 
 
@@ -132,16 +132,16 @@ def hash_key(shown: str) -> str:
 
 
 def looks_like_key(shown: str) -> bool:
-    """Whether a database needs to be asked at all."""
+    """Whether it has the form of a key; nothing else is looked up in the database."""
     return _KEY.fullmatch(shown) is not None
 
 
 def is_slug(name: str) -> bool:
-    """Whether `name` may name a client: it becomes the last part of queue names."""
+    """Whether `name` may be a client's id, which becomes the last part of queue names."""
     return _SLUG.fullmatch(name) is not None
 
 
 def _exactly(chance: bytes, count: int) -> bytes:
     if len(chance) != count:
-        raise ValueError(f"{count} random bytes are needed, not {len(chance)}")
+        raise ValueError(f"{count} random bytes are required, not {len(chance)}")
     return chance

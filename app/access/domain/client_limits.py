@@ -1,4 +1,7 @@
-"""What a team's administrator hands on to clients that it adds: equal shares, together no more than it has."""
+"""What a client may use: requests per minute, tasks waiting, budgets; how long its content is kept.
+
+Clients that a team's administrator adds get equal shares of that administrator's limits.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,20 @@ class ClientLimits:
     money_per_month: str | None = None
     currency: str | None = None  # of both, such as USD
     over_budget: Literal["refuse", "wait"] = "refuse"
-    order: Literal["arrival", "deadline"] = (
-        "arrival"  # of a request that does not say: how it stands in its line
-    )
-    store: bool = True  # what a request that does not say wishes; False: content is erased once delivered
+    order: Literal["arrival", "deadline"] = "arrival"  # the order of requests that do not choose one
+    store: bool = True  # for requests that do not choose; False: content is erased once delivered
     retention_seconds: float | None = None  # from a task's end; None: the service's own
 
     @property
     def has_budget(self) -> bool:
-        """Whether anything must be reserved."""
+        """Whether tasks must reserve tokens or money."""
         return any(value is not None for value in (self.tokens_per_day, self.tokens_per_month)) or (
             self.has_money
         )
 
     @property
     def has_money(self) -> bool:
-        """Whether a price must be known."""
+        """Whether there is a budget of money, so that prices must be known."""
         return self.money_per_day is not None or self.money_per_month is not None
 
 
@@ -53,7 +54,7 @@ def parse_limits(given: Mapping[str, Any]) -> ClientLimits:
     known = {item.name for item in fields(ClientLimits)}
     for name in given:
         if name not in known:
-            raise ValueError(f"{str(name)[:40]}: is not a limit; there are {', '.join(sorted(known))}")
+            raise ValueError(f"{str(name)[:40]}: unknown limit; choose from {', '.join(sorted(known))}")
     values = dict(given)
     for name in _COUNTS:
         _check_count(name, values.get(name))
@@ -66,7 +67,7 @@ def parse_limits(given: Mapping[str, Any]) -> ClientLimits:
 
 
 def as_mapping(limits: ClientLimits) -> dict[str, Any]:
-    """Only what differs from no limits; `parse_limits` reads it back."""
+    """Only what differs from NO_LIMITS; `parse_limits` reads it again."""
     pairs = ((item.name, getattr(limits, item.name)) for item in fields(ClientLimits))
     return {name: value for name, value in pairs if value != getattr(NO_LIMITS, name)}
 
@@ -85,7 +86,7 @@ def picos(amount: Any, name: str = "amount") -> int:
 def _check_count(name: str, value: Any) -> None:
     lowest = 1 if name == "rpm" else 0
     if value is not None and (type(value) is not int or not lowest <= value <= _MOST):
-        raise ValueError(f"{name}: must be a whole number from {lowest}")
+        raise ValueError(f"{name}: must be a whole number of at least {lowest}")
 
 
 def _check_rest(values: dict[str, Any]) -> None:
@@ -99,15 +100,15 @@ def _check_rest(values: dict[str, Any]) -> None:
     if kept is not None and (
         isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= MOST_RETENTION
     ):
-        raise ValueError("retention_seconds: must lie above 0 and at most at ten years")
+        raise ValueError("retention_seconds: must be above 0 and at most ten years")
     currency = values.get("currency")
     has_money = any(values.get(name) is not None for name in _AMOUNTS)
     if currency is not None and (
         not isinstance(currency, str) or not currency.isascii() or not 1 <= len(currency) <= 8
     ):
-        raise ValueError("currency: must be such as USD")
+        raise ValueError("currency: must be a currency such as USD")
     if has_money and currency is None:
-        raise ValueError("currency: is needed for a budget of money, such as USD")
+        raise ValueError("currency: required for a budget of money, such as USD")
 
 
 MOST_CLIENTS = 100  # that one administrator of a team may add
@@ -116,15 +117,15 @@ _LEAST_COUNTS = {
     "most_waiting": 0,
     "tokens_per_day": 0,
     "tokens_per_month": 0,
-}  # and the least of each
+}  # with the minimum of each
 _STEP = Decimal("0.000001")
 
 
 def share(own: ClientLimits, team: Sequence[ClientLimits], count: int) -> ClientLimits:
     """The limits of each of `count` clients.
 
-    Where their maker has no limit of a kind, each gets the tightest that the team's other clients have, if any, so that
-    a new client is no way round it.
+    Where the administrator has no limit of a kind, each gets the tightest that the team's other clients have,
+    if any, so that a new client cannot bypass it.
     """
     currency = own.currency or next((one.currency for one in team if one.has_money), None)
     alike = [one for one in team if one.currency == currency]
@@ -134,8 +135,8 @@ def share(own: ClientLimits, team: Sequence[ClientLimits], count: int) -> Client
     return replace(own, currency=currency if has_money else None, **counts, **amounts)  # type: ignore[arg-type]
 
 
-def used_up(own: ClientLimits, count: int) -> str | None:
-    """The limit of which `count` clients would get nothing each; None: there is enough of all."""
+def too_small(own: ClientLimits, count: int) -> str | None:
+    """The first limit too small for `count` clients to get one unit each; None: all suffice."""
     return next((name for name in _LEAST_COUNTS if 0 < (getattr(own, name) or 0) < count), None)
 
 

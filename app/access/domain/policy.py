@@ -1,9 +1,9 @@
-"""Policies by attribute: who may do what with which model, when and from where. Deny overrides allow.
+"""Attribute-based policies: who may do what with which model, when and from where. Deny overrides allow.
 
     {"effect": "allow", "principal": ["user:team_a"], "resource": ["api:deepseek-chat"],
      "condition": {"time": {"between": ["09:00", "18:00"]}, "ip": {"in": ["192.168.1.0/24"]}}}
 
-A statement applies when its principal, resource, action and every condition match; what it leaves out matches all.
+A statement applies when its principal, resource, action and every condition match. An omitted field matches all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNLIMITED = 2**63
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """What is known of one call. A call that runs no model has no `model`, and policies' resources leave it be."""
+    """The facts of one call. A call that runs no model has no `model`: resources in policies do not match it."""
 
     at: float  # Unix seconds
     action: str  # a scope, such as tasks:write
@@ -36,24 +36,24 @@ class CallFacts:
     team: str = ""
     user: str = ""
     key: str = ""  # the API key's id
-    address: str | None = None  # None: not known, then no condition on it holds
+    address: str | None = None  # None: unknown, so no condition on it holds
     model: str | None = None
-    upstreams: frozenset[str] = frozenset()  # those that may serve the model
-    regions: frozenset[str] = frozenset()  # theirs
-    zones: frozenset[str] = frozenset()  # named networks that hold the address
+    upstreams: frozenset[str] = frozenset()  # that may serve the model
+    regions: frozenset[str] = frozenset()  # of those upstreams
+    zones: frozenset[str] = frozenset()  # named networks that contain the address
     max_tokens: int | None = None  # None: not limited by the request
 
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Hours of a day; an end before the begin lies on the next day."""
+    """Hours of the day; an end before the beginning is on the next day."""
 
     begin: time
     end: time
     zone: str
 
     def holds(self, at: float) -> bool:
-        """Whether an instant lies within; the end itself does not."""
+        """Whether an instant is within; the end is exclusive."""
         tz = UTC if self.zone == "UTC" else ZoneInfo(self.zone)
         now = datetime.fromtimestamp(at, tz).time()
         if self.begin <= self.end:
@@ -63,7 +63,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """All must hold; None: not asked."""
+    """All must hold; None: no condition."""
 
     between: Between | None = None
     networks: tuple[IPv4Network | IPv6Network, ...] | None = None
@@ -87,19 +87,19 @@ class AccessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """May it be done, and by which statement: its id, or "default"."""
+    """Whether the call is allowed, and the deciding statement: its id, or "default"."""
 
     allowed: bool
     rule: str
 
 
 def parse_policy(given: Any, name: str = "") -> AccessPolicy:
-    """Read a statement; `name` is its id unless it says one. Raises ValueError that begins with the field."""
+    """Read a statement; `name` is its id unless it has one. Raises ValueError that begins with the field."""
     if not isinstance(given, Mapping):
         raise ValueError("policy: must be an object")
     for key in given:
         if key not in _FIELDS:
-            raise ValueError(f"{str(key)[:40]}: is not a field of a policy; there are {', '.join(_FIELDS)}")
+            raise ValueError(f"{str(key)[:40]}: unknown field; a policy has {', '.join(_FIELDS)}")
     effect = given.get("effect")
     if effect not in ("allow", "deny"):
         raise ValueError("effect: must be allow or deny")
@@ -116,9 +116,9 @@ def parse_policy(given: Any, name: str = "") -> AccessPolicy:
 def evaluate(policies: Iterable[AccessPolicy], facts: CallFacts, default: Effect = "allow") -> Decision:
     """Decide. A deny that applies wins; else an allow that applies; else the default.
 
-    The default is about running models: other calls are a matter of scopes, unless a statement denies them.
-    Where a model is served by several upstreams or regions, one of them denied denies the model, and an allow must
-    name them all: nobody can know beforehand which of them will serve.
+    The default covers only running models: other calls depend on scopes, unless a statement denies them.
+    If several upstreams or regions serve a model, a deny of one denies the model and an allow must name them all:
+    which one will serve is not known beforehand.
     """
     allowed = None
     for policy in policies:
@@ -145,7 +145,7 @@ def _does(policy: AccessPolicy, facts: CallFacts) -> bool:
 
 
 def _is_one_of(policy: AccessPolicy, facts: CallFacts) -> bool:
-    """`user:` also names a client or a team: who asks people by one name need not know what it is here."""
+    """`user:` also matches a client or a team, so that callers need not know which kind a name is."""
     names = {
         "user": (facts.client, facts.team),
         "client": (facts.client,),
@@ -157,9 +157,9 @@ def _is_one_of(policy: AccessPolicy, facts: CallFacts) -> bool:
 
 
 def _names_user(item: str, policy: AccessPolicy, facts: CallFacts) -> bool:
-    """Whether this is who holds the key. Whom a team's administrator has named is `TEAM/NAME`.
+    """Whether this names the key's user. Users named by a team's administrator are `TEAM/NAME`.
 
-    For an allow the bare name is not enough, nor a pattern without `/`; a deny holds by it too.
+    An allow must match the full name, by a pattern with `/`; a deny also matches the bare name.
     """
     kind, _, pattern = item.partition(":")
     _, slash, name = facts.user.partition("/")
@@ -171,7 +171,7 @@ def _names_user(item: str, policy: AccessPolicy, facts: CallFacts) -> bool:
 
 
 def grants_by_name(policy: AccessPolicy, name: str) -> bool:
-    """Whether a policy would allow something to a client because it has this name, among names that it picks out."""
+    """Whether a policy would allow something to a client because of its name, other than by a bare `*`."""
     named = {"user": (name,), "client": (name,)}
     picked = [item for item in policy.principal if item != "*" and item.partition(":")[2] != "*"]
     return policy.effect == "allow" and any(_matches_any(item, named) for item in picked)
@@ -189,7 +189,7 @@ def _is_about(policy: AccessPolicy, facts: CallFacts) -> bool:
 
 
 def _places(policy: AccessPolicy, kind: str, actual: Collection[str]) -> bool:
-    """A deny needs one place of the model's among its own, an allow all of them."""
+    """A deny applies if it names one of the model's upstreams or regions, an allow if it names all."""
     patterns = [item.partition(":")[2] for item in policy.resource if item.startswith(f"{kind}:")]
     hits = [any(fnmatchcase(place, pattern) for pattern in patterns) for place in actual]
     return any(hits) if policy.effect == "deny" else bool(hits) and all(hits)
@@ -253,7 +253,7 @@ def _texts(given: Mapping[str, Any], name: str) -> list[str]:
         or not 1 <= len(found) <= _MOST
         or not all(isinstance(i, str) for i in found)
     ):
-        raise ValueError(f"{name}: must be a list of texts, at least one")
+        raise ValueError(f"{name}: must be a list of at least one text")
     return found
 
 
@@ -265,7 +265,7 @@ def _conditions(given: Any) -> Conditions:
         reader = _READERS.get(name)
         if reader is None:
             raise ValueError(
-                f"condition.{str(name)[:40]}: is not a condition; there are {', '.join(_READERS)}"
+                f"condition.{str(name)[:40]}: unknown condition; choose from {', '.join(_READERS)}"
             )
         if not isinstance(tests, Mapping) or not tests:
             raise ValueError(f"condition.{name}: must be an object")
@@ -284,7 +284,7 @@ def _time(tests: Mapping[str, Any]) -> dict[str, Any]:
         if zone != "UTC":
             ZoneInfo(zone)
     except (ValueError, KeyError, TypeError, OSError):
-        raise ValueError("condition.time: times are written 09:00, a zone such as Asia/Shanghai") from None
+        raise ValueError("condition.time: write times as 09:00 and a zone such as Asia/Shanghai") from None
     return {"between": Between(begin, end, zone)}
 
 
@@ -323,7 +323,9 @@ def _max_tokens(tests: Mapping[str, Any]) -> dict[str, Any]:
 def _only(name: str, tests: Mapping[str, Any], *known: str) -> None:
     for test in tests:
         if test not in known:
-            raise ValueError(f"condition.{name}.{str(test)[:40]}: there is only {', '.join(known)}")
+            raise ValueError(
+                f"condition.{name}.{str(test)[:40]}: unknown test; choose from {', '.join(known)}"
+            )
 
 
 _READERS = {"time": _time, "ip": _ip, "zone": _zone, "max_tokens": _max_tokens}

@@ -27,7 +27,7 @@ class ClientRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """An API key, and of its client what a request needs. It may be revoked or expired: look."""
+    """An API key, with what a request needs of its client. It may be revoked or expired: check."""
 
     key_id: str
     client_id: str
@@ -72,7 +72,7 @@ def add_client(
     team: str | None = None,
     administers: str | None = None,
 ) -> bool:
-    """Add a client; False when the slug is taken, and nothing was changed."""
+    """Add a client; False if the slug is taken, and nothing was changed."""
     row = insert_or(conn, client).values(
         id=client_id,
         callback_secret=callback_secret,
@@ -96,7 +96,7 @@ def get_client(conn: Connection, client_id: str) -> ClientRow | None:
 
 
 def lock_client(conn: Connection, client_id: str) -> None:
-    """Keep others who ask for it waiting until this transaction ends. SQLite has one writer and needs no lock."""
+    """Lock a client until this transaction ends. SQLite has one writer and needs no lock."""
     conn.execute(select(client.c.id).where(client.c.id == client_id).with_for_update(key_share=True))
 
 
@@ -128,18 +128,18 @@ def add_api_key(
 
 
 def change_client(conn: Connection, client_id: str, **values: Any) -> bool:
-    """Set columns of a client; False: there is none of that name."""
+    """Set columns of a client; False: no such client."""
     return conn.execute(update(client).where(client.c.id == client_id).values(**values)).rowcount > 0
 
 
 def list_api_keys(conn: Connection, client_id: str) -> list[ListedKey]:
-    """A client's keys, oldest first, those that are no longer valid too."""
+    """A client's keys, oldest first, including those no longer valid."""
     found = select(*_LISTED).where(api_key.c.client_id == client_id)
     return [ListedKey(*row) for row in conn.execute(found.order_by(api_key.c.created_at, api_key.c.id))]
 
 
 def expire_api_key(conn: Connection, client_id: str, key_id: str, at: float) -> bool:
-    """Let a key end at an instant, unless it ends earlier; False: the client has no such valid key."""
+    """End a key at an instant, unless it ends earlier; False: the client has no such valid key."""
     mine = (api_key.c.id == key_id) & (api_key.c.client_id == client_id) & api_key.c.revoked_at.is_(null())
     sooner = case((api_key.c.expires_at < at, api_key.c.expires_at), else_=at)
     return conn.execute(update(api_key).where(mine).values(expires_at=sooner)).rowcount > 0
@@ -162,7 +162,7 @@ def _key(conn: Connection, which: ColumnElement[bool]) -> KeyRow | None:
 
 
 def revoke_api_key(conn: Connection, client_id: str, key_id: str, now: float) -> bool:
-    """Revoke a client's key; False when it has no such key, or it was revoked before."""
+    """Revoke a client's key; False if it has no such key, or it is revoked already."""
     mine = (api_key.c.id == key_id) & (api_key.c.client_id == client_id)
     valid = mine & api_key.c.revoked_at.is_(null())
     return conn.execute(update(api_key).where(valid).values(revoked_at=now)).rowcount > 0
