@@ -160,8 +160,8 @@ def test_a_service_in_a_folder_of_its_own_is_found_by_it(
     [
         ('weight = "heavy"', "weight: must be a number"),
         ("limits = 5", "limits: must be a table"),
-        ("granted_priority = 3", "granted_priority: must be a text"),
-        ("team = true", "team: must be a text"),
+        ("granted_priority = 3", "granted_priority: must be text"),
+        ("team = true", "team: must be text"),
         ("limits = { rpm = 'many' }", "limits.rpm"),
     ],
 )
