@@ -93,9 +93,7 @@ class LeaderProcess:
         rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
         policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
         admission = admission_of(parts.settings, self.database, self.clock, policies)
-        take_in = TakeInFile(
-            self.database, self.reservoir, rules, self.clock, admission, line, parts.meters
-        )
+        take_in = TakeInFile(self.database, self.reservoir, rules, self.clock, admission, line, parts.meters)
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)
