@@ -1,7 +1,7 @@
-"""Tasks that use the cache, on their way in: answered by what is there, joined with identical ones, or let run.
+"""Tasks that use the cache: answered from it, joined with identical tasks, or released to run.
 
-Single submissions are admitted in the transaction that stores them; rows of batches, and those whose time has come,
-wait in Hold.JOINING for the leader's next look.
+Single submissions join in the transaction that stores them; rows of batches, and those that become due, wait in
+Hold.JOINING for the leader's next round.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from app.tasks.store.submissions import NewTask
 from app.tasks.store.tables import ABANDONED, JOINING, task, task_content
 
 Look = Callable[[Collection[str]], Mapping[str, CachedAnswer]]
-"""Looks for kept answers by key. Asked once more under the lock on the keys: a leader keeps its answer before it ends,
-so whoever finds no leader there finds the answer of one that has just ended."""
+"""Reads cached answers by key. Called again with the keys locked: a leader caches its answer before it ends, so a task
+that finds no leader then finds the answer of one that has just ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,19 @@ class JoiningTask:
     batch_id: str | None
     key: str
     looks: bool
-    joins: bool  # with identical ones, where the operator allows it
+    joins: bool  # with identical tasks, if enabled
 
 
 @dataclass(frozen=True, slots=True)
 class JoinResult:
-    """What Redis and waiters have still to be told."""
+    """What must still be published to Redis and waiters."""
 
     ended: Sequence[str] = ()
     callbacks: Sequence[str] = ()
-    replaced: Sequence[str] = ()  # their places in Redis are void
-    hurried: Sequence[str] = ()  # to be fed anew, to the front
-    released: int = 0  # rows that may be fed now
-    left: int = 0  # rows that still wait: an answer was kept after the caller had looked
+    replaced: Sequence[str] = ()  # their queue entries in Redis are void
+    hurried: Sequence[str] = ()  # to be fed again, at the front
+    released: int = 0  # rows that may now be fed
+    left: int = 0  # rows that still wait: an answer was cached after the caller had looked
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class _Changes:
     hurried: list[str] = field(default_factory=list)
 
     def add(self, joined: Joined, newcomers: Iterable[str]) -> None:
-        """Note what one key's joining changes about rows that are stored already."""
+        """Add the changes of stored rows that the joining of one key causes."""
         if joined.leader.task_id in newcomers:
             self.moves.append(Move(joined.leader.task_id, Hold.NONE, leads=True))
         elif joined.hurried:
@@ -83,16 +83,16 @@ class _Changes:
 def admit(
     conn: Connection, rows: Sequence[NewTask], look: Look
 ) -> tuple[list[NewTask], JoinResult, dict[str, CachedAnswer]]:
-    """Let new tasks join, before they are inserted; returns them as they are to be stored, in order.
+    """Let new tasks join before they are inserted; returns them as to be stored, in order.
 
-    Those that lead may be published; those that follow are held. Answers, by task, are those that `look` found for
-    tasks that would have led: they are returned as they were.
+    Leaders may be published; followers are held. Also returns the answers, by task, that `look` found for tasks that
+    would have led: their rows are unchanged.
     """
     joining = [row for row in rows if row.joins and row.hold == Hold.NONE]
     if not joining:
         return list(rows), JoinResult(), {}
     keys = {row.cache_key or "" for row in joining}
-    standing = _hold(conn, keys)
+    standing = _lock_leaders(conn, keys)
     late = look(sorted(keys - standing.keys())) if keys - standing.keys() else {}
     changes = _Changes()
     stored: dict[str, NewTask] = {}
@@ -109,7 +109,7 @@ def admit(
 
 
 def answer_new(conn: Connection, answers: Mapping[str, CachedAnswer], at: float) -> None:
-    """End single tasks, inserted in this transaction, by answers that were kept; `answers` by task."""
+    """End single tasks, inserted in this transaction, with cached answers; `answers` by task."""
     rows = lock_tasks(conn, answers)
     given = [ReusedAnswer(row, answers[name], at, cached=True) for name, row in rows.items()]
     reuse_answers(conn, given)
@@ -141,11 +141,11 @@ def join_waiting(
     coalesce: bool,
     look: Look,
 ) -> JoinResult:
-    """Answer, join or let run the rows that were read. `answers` by key.
+    """Answer, join or release the rows that were read. `answers` by key.
 
-    1. Hold the keys of those who may join, then batches, then rows. 2. Give answers that are there.
-    3. Join the others, key by key. 4. Who joins nobody may run, unless an answer is kept by now: it is given in the
-    next round, since batches are locked before rows.
+    1. Lock the keys of those that may join, then batches, then rows. 2. End tasks that have an answer.
+    3. Join the others, key by key. 4. Tasks that join none may run; but one whose answer was cached meanwhile is left
+    to the next round, since batches are locked before rows.
     """
     joins = {one.key for one in waiting if one.joins and coalesce and not _answer(one, answers)}
     lock_keys(conn, joins)
@@ -169,10 +169,12 @@ def join_waiting(
         standing,
     )
     move(conn, changes.moves)
-    told = record_progress(conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
+    callbacks = record_progress(
+        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given]
+    )
     return JoinResult(
         ended=[item.row.id for item in given],
-        callbacks=[event for events in told.values() for event in events],
+        callbacks=[event for events in callbacks.values() for event in events],
         replaced=changes.replaced,
         hurried=changes.hurried,
         released=sum(one.hold is Hold.NONE for one in changes.moves),
@@ -199,8 +201,8 @@ def _join(rows: Sequence[Row[Any]], joining: set[str], standing: Mapping[str, Pa
     return changes
 
 
-def _hold(conn: Connection, keys: set[str]) -> dict[str, Participant]:
-    """Hold keys and their leaders; returns the leaders by key."""
+def _lock_leaders(conn: Connection, keys: set[str]) -> dict[str, Participant]:
+    """Lock keys and their leaders; returns the leaders by key."""
     lock_keys(conn, keys)
     led = leaders(conn, keys)
     rows = lock_tasks(conn, led.values()) if led else {}
@@ -226,16 +228,16 @@ FOLLOWERS_AT_ONCE = 2_000
 
 
 def any_abandoned(conn: Connection) -> bool:
-    """Whether there is such a leader."""
+    """Whether there is a leader that brings no answer."""
     some = select(task.c.seq).where(text(ABANDONED)).order_by(task.c.seq).limit(1)
     return conn.execute(some).first() is not None
 
 
 def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
-    """See to the followers of up to `limit` such leaders, a bounded number of them. Until nothing is settled.
+    """Replace up to `limit` leaders that bring no answer, with a bounded number of followers. Call until nothing changes.
 
-    1. Hold the keys, then batches, then rows. 2. Give answers where there is one. 3. Else let the most urgent
-    follower lead. 4. A leader that nobody follows any more leads no more.
+    1. Lock the keys, then batches, then rows. 2. End the followers of leaders that succeeded after all, whose end did
+    not see them. 3. Else let the most urgent follower lead. 4. Leaders without followers stop leading.
     """
     found = conn.execute(
         select(task.c.id, task.c.cache_key).where(text(ABANDONED)).order_by(task.c.seq).limit(limit)
@@ -252,16 +254,18 @@ def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
     over = [row for row in old if _is_over(row)]
     given = _answers(conn, [row for row in over if row.status == Status.SUCCEEDED], following, at)
     reuse_answers(conn, given)
-    heirs = _heirs([row for row in over if row.status != Status.SUCCEEDED], following)
+    successors = _successors([row for row in over if row.status != Status.SUCCEEDED], following)
     stop_leading(
         conn, [row.id for row in over if len(waiting) < FOLLOWERS_AT_ONCE or row.status != Status.SUCCEEDED]
     )
-    move(conn, [Move(heir.id, Hold.NONE, leads=True) for heir in heirs])
-    told = record_progress(conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
+    move(conn, [Move(heir.id, Hold.NONE, leads=True) for heir in successors])
+    callbacks = record_progress(
+        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given]
+    )
     return JoinResult(
         ended=[item.row.id for item in given],
-        callbacks=[event for events in told.values() for event in events],
-        released=len(heirs),
+        callbacks=[event for events in callbacks.values() for event in events],
+        released=len(successors),
     )
 
 
@@ -269,7 +273,7 @@ def _is_over(row: Row[Any]) -> bool:
     return Status(row.status).ended or (row.status == Status.QUEUED and row.hold == Hold.PAUSED)
 
 
-def _heirs(old: Sequence[Row[Any]], following: Sequence[Row[Any]]) -> list[Row[Any]]:
+def _successors(old: Sequence[Row[Any]], following: Sequence[Row[Any]]) -> list[Row[Any]]:
     found = []
     for leader in old:
         mine = {row.id: row for row in following if is_following(row, leader.cache_key)}
@@ -291,7 +295,7 @@ def _answers(
 
 
 def _answer_of(conn: Connection, seq: int) -> CachedAnswer:
-    """What a succeeded task holds. Its cost is that of all its calls."""
+    """The answer of a task that succeeded. Its cost is that of all its calls."""
     both = select(task, task_content.c.result).join(task_content, task_content.c.seq == task.c.seq)
     row = conn.execute(both.where(task.c.seq == seq)).one()
     counted = row.prompt_tokens is not None and row.completion_tokens is not None

@@ -1,7 +1,7 @@
-"""Identical tasks in flight, found by their cache key: who leads, who follows, and the words to change that.
+"""Identical tasks in flight, found by cache key: who leads, who follows, and the statements that change it.
 
-Who joins holds the key first (`hold_keys`), then the leader's row; who ends the leader holds its row. So a task either
-follows a leader that has not ended, or finds none. SQLite has one writer at a time and needs neither.
+A joining transaction locks the key (`lock_keys`), then the leader's row; one that ends the leader locks its row. So a
+task either follows a leader that has not ended, or finds none. SQLite has one writer at a time and needs neither.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import has_status, lock_in_order
 from app.tasks.store.tables import FOLLOWING, LEADING, task
 
-_SPACE = 7_221_046  # of PostgreSQL's advisory locks; any number that nobody else uses
-# Keys share locks, so that a transaction with many keys does not fill the server's lock table. Whom a neighbour's key
-# makes wait, waits for a short transaction.
+_SPACE = 7_221_046  # class id of PostgreSQL advisory locks; any number not used elsewhere
+# Keys share locks, so that a transaction with many keys does not fill the server's lock table. A collision only waits
+# for a short transaction.
 _BUCKETS = 512
 _HOLD = text(
     "SELECT pg_advisory_xact_lock(:space, bucket)"
@@ -45,7 +45,7 @@ _HOLD = text(
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What becomes of a queued row."""
+    """A change of a queued row."""
 
     task_id: str
     hold: Hold
@@ -54,14 +54,14 @@ class Move:
 
 
 def lock_keys(conn: Connection, keys: Iterable[str]) -> None:
-    """Keep others from joining by these keys until the transaction ends."""
+    """Keep other transactions from joining by these keys until this one ends."""
     buckets = sorted({crc32(key.encode()) % _BUCKETS for key in keys})
     if buckets and conn.dialect.name == "postgresql":
         conn.execute(_HOLD, {"space": _SPACE, "buckets": buckets})
 
 
 def leaders(conn: Connection, keys: Collection[str]) -> dict[str, str]:
-    """The ids of those who lead, by key. They are not locked."""
+    """The ids of the leaders, by key. They are not locked."""
     if not keys:
         return {}
     wanted = encode({"key": key} for key in sorted(keys))
@@ -82,7 +82,7 @@ def is_following(row: Row[Any], key: str) -> bool:
 
 
 def participant(row: Row[Any]) -> Participant:
-    """A locked row, as decisions about joining see it. What is not simply waiting cannot be lifted."""
+    """A locked row as the joining rules see it. A leader that is not merely waiting counts as running."""
     waits = row.status == Status.QUEUED and row.hold in (Hold.NONE, Hold.UNTIL)
     return Participant(
         row.id, row.seq, row.client_id, row.step, row.expires_at, running=row.leads and not waits
@@ -90,14 +90,14 @@ def participant(row: Row[Any]) -> Participant:
 
 
 def move(conn: Connection, moves: Sequence[Move]) -> None:
-    """Carry out moves of rows that are queued; those that stay in their queue keep their place there."""
+    """Apply moves to queued rows; those that stay in their queue keep their place."""
     if moves:
         rows = ({"id": m.task_id, "hold": m.hold, "leads": m.leads, "hurries": m.hurries} for m in moves)
         conn.execute(_move(conn.dialect.name), {ROWS: encode(rows)})
 
 
 def stop_leading(conn: Connection, ids: Collection[str]) -> None:
-    """Let these lead no more, whatever their state."""
+    """Stop these tasks leading, whatever their state."""
     if ids:
         conn.execute(_resign(conn.dialect.name), {ROWS: encode({"id": name} for name in sorted(ids))})
 

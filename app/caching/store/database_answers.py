@@ -19,9 +19,9 @@ from app.platform.ports import Clock
 from app.tasks.domain.task import new_id
 from app.tasks.store.tables import metadata
 
-_REPLACED = "replaced"  # no scope of anybody's: the name of the last replacement
+_REPLACED = "replaced"  # key of the last replacement's stamp; not a scope
 _LONG = 10 * 365 * 86400.0  # seconds
-USED_EVERY = 600.0  # seconds within which the last use is noted once
+USED_EVERY = 600.0  # seconds between updates of an entry's last use
 
 cache_entry = Table(
     "cache_entry",
@@ -42,18 +42,18 @@ class CacheEntry:
 
     key: str
     entry: str
-    stale: bool  # its last use should be noted
+    stale: bool  # its last use should be updated
 
 
 def look_up(conn: Connection, keys: Collection[str], now: float) -> list[CacheEntry]:
-    """What is kept under these keys and has not expired."""
+    """The entries of these keys that have not expired."""
     wanted = {ROWS: encode({"key": key} for key in keys)}
     rows = conn.execute(_select(conn.dialect.name).where(cache_entry.c.expires_at > now), wanted)
     return [CacheEntry(row.key, row.entry, row.used_at < now - USED_EVERY) for row in rows]
 
 
 def keep(conn: Connection, entries: Sequence[tuple[str, str, float]], now: float) -> None:
-    """Keep (key, entry, seconds), each in the place of an older one; that there was one changes the stamp."""
+    """Store (key, entry, seconds); replacing an entry changes the stamp."""
     newest = {key: (entry, seconds) for key, entry, seconds in entries}
     if look_up(conn, newest, now):
         newest[_REPLACED] = (new_id("stamp", now), _LONG)
@@ -67,18 +67,18 @@ def keep(conn: Connection, entries: Sequence[tuple[str, str, float]], now: float
 
 
 def stamp(conn: Connection, now: float) -> str:
-    """The name of the last replacement; empty when there was none."""
+    """The stamp of the last replacement; empty when there was none."""
     found = look_up(conn, [_REPLACED], now)
     return found[0].entry if found else ""
 
 
 def note_use(conn: Connection, keys: Collection[str], now: float) -> None:
-    """Say that these were used."""
+    """Update the last use of these entries."""
     conn.execute(update(cache_entry).where(cache_entry.c.key.in_(sorted(keys))).values(used_at=now))
 
 
 def bound(conn: Connection, most: int, now: float, limit: int) -> int:
-    """Forget up to `limit` entries: the expired, then the least recently used beyond `most`. Until 0."""
+    """Delete up to `limit` entries: the expired, then the least recently used beyond `most`. Call until 0."""
     expired = select(cache_entry.c.key).where(cache_entry.c.expires_at <= now).limit(limit)
     gone = _forget(conn, conn.execute(expired).scalars().all())
     if gone:
@@ -116,7 +116,7 @@ class DatabaseAnswers:
         self._commits: GroupCommit[tuple[str, str, float], None] = GroupCommit(self._commit)
 
     def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
-        """The answers that are kept, by key. Never raises."""
+        """The cached answers, by key. Never raises."""
         now = self._clock.now()
         try:
             entries = self._database.read(lambda conn: look_up(conn, keys, now)) if keys else []
@@ -127,22 +127,22 @@ class DatabaseAnswers:
         return {key: answer for key, answer in found if answer is not None}
 
     def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
-        """Keep an answer, in the place of an older one. Never raises."""
+        """Cache an answer, replacing an older one. Never raises."""
         try:
             answer = replace(answer, until=self._clock.now() + seconds)
             self._commits.submit((key, write(key, answer), seconds))
-        except Exception as error:  # noqa: BLE001  # whatever it was, the answer itself is recorded elsewhere
-            log.warning("an answer was not kept", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001  # the answer itself is already in the task
+            log.warning("an answer was not cached", error=type(error).__name__)
 
     def stamp(self) -> str | None:
-        """The name of the last replacement. Never raises."""
+        """The stamp of the last replacement. Never raises."""
         try:
             return self._database.read(lambda conn: stamp(conn, self._clock.now()))
         except (DatabaseUnreachable, Unsealable):
             return None
 
     def close(self) -> None:
-        """Finish what waits."""
+        """Finish pending writes."""
         self._commits.close()
 
     def _commit(self, entries: Sequence[tuple[str, str, float]]) -> Sequence[None]:
@@ -154,5 +154,5 @@ class DatabaseAnswers:
 
     def _note(self, entries: Sequence[CacheEntry], now: float) -> None:
         stale = [entry.key for entry in entries if entry.stale]
-        if stale and not self._database.writing:  # asked within a transaction: the next look notes it
+        if stale and not self._database.writing:  # within a transaction: the next lookup does it
             self._database.write(lambda conn: note_use(conn, stale, now))

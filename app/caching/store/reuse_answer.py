@@ -1,4 +1,4 @@
-"""Ends that an answer brings which is there already: from the cache, or by an identical task's call."""
+"""Ending tasks with an existing answer: from the cache, or from the call of an identical task."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 @dataclass(frozen=True, slots=True)
 class ReusedAnswer:
-    """An answer given to a task. `cached`: it was kept; else an identical task's call has just brought it."""
+    """An answer for a task. `cached`: from the cache; else an identical task has just received it."""
 
     row: Row[Any]  # locked, as `locks.lock_tasks` reads it
     answer: CachedAnswer
@@ -48,9 +48,9 @@ class ReusedAnswer:
 
 
 def reuse_answers(conn: Connection, given: Sequence[ReusedAnswer]) -> None:
-    """End queued tasks as succeeded at no further cost, and enter what that saved.
+    """End queued tasks as succeeded at no further cost, and record the savings.
 
-    What follows from their ends (batches, callbacks) is the caller's, by `progress.record_progress`.
+    The caller advances batches and writes callbacks, by `progress.record_progress`.
     """
     if not given:
         return
@@ -63,7 +63,7 @@ def reuse_answers(conn: Connection, given: Sequence[ReusedAnswer]) -> None:
 
 
 def saving_entry(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> UsageEntry:
-    """What an answer given again adds to the ledger. `row` has `client_id` and `model`."""
+    """The ledger entry of a reused answer. `row` has `client_id` and `model`."""
     saved = answer.cost.picos if answer.cost else 0
     heading = Heading(day_of(at), row.client_id, row.model, currency=answer.currency or "")
     if cached:
@@ -72,12 +72,12 @@ def saving_entry(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> 
 
 
 def tokens(answer: CachedAnswer) -> Mapping[str, int | None]:
-    """The columns of an answer's tokens."""
+    """The token columns of an answer."""
     return {name: getattr(answer.usage, name) if answer.usage else None for name in _TOKENS}
 
 
 def _by_result(given: Sequence[ReusedAnswer]) -> dict[str, list[int]]:
-    """Equal results go over the wire once."""
+    """Seqs by result, so that equal results are sent once."""
     found: dict[str, list[int]] = {}
     for item in given:
         found.setdefault(item.answer.result, []).append(item.row.seq)
@@ -98,7 +98,7 @@ def _columns(item: ReusedAnswer) -> dict[str, Any]:
 
 @cache
 def _statement(dialect: str) -> Update:
-    """From queued, held as it was read. What earlier calls of its own cost stays."""
+    """From queued, with the hold it was read with. The cost of the task's own earlier calls stays."""
     counts = {name: Integer() for name in _TOKENS}
     flags = {"cached": Boolean(), "simulated": Boolean()}
     to = recordset(dialect, id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
@@ -127,12 +127,12 @@ def _content(dialect: str) -> Update:
     return update(task_content).where(same).values(result=bindparam("result"))
 
 
-AT_ONCE = 2_000  # followers that end in one transaction; the rest follow in others
+AT_ONCE = 2_000  # followers that end in one transaction; the rest end in later ones
 
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """Who waited, when this was read, for the answers that are about to be recorded."""
+    """The followers of the answers that are about to be recorded, at the time of reading."""
 
     rows: Sequence[Row[Any]] = field(default_factory=tuple)
 
@@ -148,7 +148,7 @@ class Following:
 
 
 def following(conn: Connection, endings: Sequence[AttemptEnd]) -> Following:
-    """Who follows the tasks that these endings let succeed. Nobody is locked by this."""
+    """The followers of the tasks that succeed by these endings. They are not locked."""
     keys = {e.claimed.cache_key for e in endings if e.status is Status.SUCCEEDED and e.claimed.cache_key}
     return Following(followers(conn, keys, AT_ONCE)) if keys else Following()
 
@@ -156,7 +156,7 @@ def following(conn: Connection, endings: Sequence[AttemptEnd]) -> Following:
 def given_by(
     ending: AttemptEnd, leader: Row[Any], waiting: Following, rows: Mapping[str, Row[Any]]
 ) -> list[ReusedAnswer]:
-    """The answers that a leader's success gives; `rows` are the locked ones."""
+    """The answers for a successful leader's followers; `rows` are the locked rows."""
     if not leader.leads or ending.result is None:
         return []
     answer = CachedAnswer(ending.result, ending.usage, ending.cost, ending.simulated)
@@ -169,9 +169,9 @@ def given_by(
 
 
 def anyone_left(conn: Connection, keys: set[str], waiting: Following) -> bool:
-    """Whether some began to follow after `waiting` was read, or were too many for one transaction.
+    """Whether there are followers that `waiting` lacks: too recent, or too many for one transaction.
 
-    Then these leaders go on leading, though they have ended: `abandoned` finds them and answers who is left.
+    Then these leaders keep leading though they have ended: `replace_abandoned` finds them and answers the rest.
     """
     known = waiting.ids
     return any(row.id not in known for row in followers(conn, keys, len(known) + 1))
