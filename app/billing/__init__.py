@@ -1,7 +1,7 @@
-"""Money: what calls cost, what clients have used, and their budgets.
+"""Prices, usage and budgets.
 
-Begin with `domain/pricing.py` (dated prices, exact integers, currencies kept apart). `store/usage.py` is the ledger,
-`store/budgets.py` reserves and settles. Peak hours and off-peak windows stand here too, since prices follow them.
+Begin with `domain/pricing.py` (dated prices, exact integers, currencies kept apart). `store/usage.py` is the ledger;
+`store/budgets.py` reserves and settles. Peak hours and off-peak windows are here too, since prices depend on them.
 
 Uses `access`, `tasks` and `platform`.
 """

@@ -189,9 +189,9 @@ class Admission:
         ceiling = ceilings(limits, now)
         waiting, batches = budgets.lock_for_release(conn, client_id, most)
         spent = budgets.lock_spent(conn, client_id, ceiling) if ceiling else {}
-        chosen = waiting[: fitting(ceiling, spent, [item.wish for item in waiting])]
+        chosen = waiting[: fitting(ceiling, spent, [item.amount for item in waiting])]
         if chosen:
-            budgets.add_spent(conn, client_id, now, total(item.wish for item in chosen))
+            budgets.add_spent(conn, client_id, now, total(item.amount for item in chosen))
             budgets.release(conn, chosen, batches, now)
         return len(chosen)
 

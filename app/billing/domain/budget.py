@@ -1,7 +1,7 @@
-"""Budgets by day and month: what is reserved when a task comes in, and what is used when it has ended.
+"""Budgets by day and month: reserved when a task is submitted, settled when it has ended.
 
-Both are counted together: a budget is spent by what was used plus what is still reserved, so that what waits in a
-queue can never overspend it. All amounts are integers: tokens, and pico-units of money.
+Used and reserved amounts count together, so that queued tasks can never overspend a budget. All amounts are integers:
+tokens, and pico-units of currency.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.access.domain.client_limits import ClientLimits, picos
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was used and what is reserved, of one client within one period."""
+    """What one client has used and reserved within one period."""
 
     tokens: int = 0
     picos: int = 0
@@ -29,7 +29,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCeiling:
-    """What one period allows; None: anything."""
+    """The limits of one period; None: unlimited."""
 
     tokens: int | None
     picos: int | None
@@ -42,7 +42,7 @@ def periods(at: float) -> tuple[str, str]:
 
 
 def ceilings(limits: ClientLimits, at: float) -> dict[str, BudgetCeiling]:
-    """What the current day and month allow; periods without a limit are left out."""
+    """The limits of the current day and month; unlimited periods are left out."""
     day, month = periods(at)
     both = {
         day: BudgetCeiling(limits.tokens_per_day, _picos(limits.money_per_day)),
@@ -52,7 +52,7 @@ def ceilings(limits: ClientLimits, at: float) -> dict[str, BudgetCeiling]:
 
 
 def exceeded(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent], more: Spent) -> str | None:
-    """Which limit would not hold with `more`, in words; None: all hold."""
+    """Which limit `more` would exceed, as text; None: none."""
     for period, most in ceiling.items():
         total = spent.get(period, Spent()) + more
         if most.tokens is not None and total.tokens > most.tokens:
@@ -63,7 +63,7 @@ def exceeded(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent], m
 
 
 def used_share(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent]) -> float:
-    """The largest used part of any limit; a limit of 0 is used up."""
+    """The largest used share of any limit; a limit of 0 is used up."""
     shares = [0.0]
     for period, most in ceiling.items():
         used = spent.get(period, Spent())
@@ -76,20 +76,20 @@ def used_share(ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent])
 def fitting(
     ceiling: Mapping[str, BudgetCeiling], spent: Mapping[str, Spent], waiting: Sequence[Spent]
 ) -> int:
-    """How many of those that wait may go, from the first on: none overtakes."""
+    """How many of the waiting tasks fit, from the first on: none overtakes another."""
     total = Spent()
-    for number, wish in enumerate(waiting):
-        total += wish
+    for number, amount in enumerate(waiting):
+        total += amount
         if exceeded(ceiling, spent, total):
             return number
     return len(waiting)
 
 
-def total(wishes: Iterable[Spent]) -> Spent:
-    """Their sum."""
+def total(amounts: Iterable[Spent]) -> Spent:
+    """The sum of amounts."""
     found = Spent()
-    for wish in wishes:
-        found += wish
+    for amount in amounts:
+        found += amount
     return found
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import count
 
-_MAX_DAYS = 30  # days looked ahead: longer than any holiday
+_MAX_DAYS = 30  # days to look ahead: longer than any holiday
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Peak hours in a zone's own time: on `weekdays` (Monday is 0) that are no holidays, within `hours`.
+    """Peak hours in a time zone: on `weekdays` (Monday is 0) that are not holidays, within `hours`.
 
-    `hours` are (from, until) in minutes of the day, in order and apart; `until` is no part of them any more.
+    `hours` are (from, until) in minutes of the day, in order, without overlap; `until` is exclusive.
     """
 
     zone: tzinfo
@@ -27,11 +27,11 @@ class Calendar:
     holidays: frozenset[date] = field(default_factory=frozenset)
 
     def is_peak(self, at: float) -> bool:
-        """Whether an instant (Unix seconds) lies in peak hours."""
+        """Whether an instant (Unix seconds) is in peak hours."""
         return any(begin <= at < end for begin, end in self._periods_of(self._day(at)))
 
     def off_peak_from(self, at: float) -> float:
-        """The first instant at or after `at` that lies outside peak hours."""
+        """The first instant at or after `at` outside peak hours."""
         for begin, end in self._periods(at):
             if at < begin:
                 break
@@ -40,9 +40,9 @@ class Calendar:
         return at
 
     def off_peak_until(self, at: float) -> float | None:
-        """When the off-peak time that holds at `at` ends; None when no peak is ahead within a month.
+        """When the off-peak time around `at` ends; None when no peak follows within a month.
 
-        At once (`at` itself) inside peak hours.
+        Inside peak hours, `at` itself.
         """
         if self.is_peak(at):
             return at
@@ -52,7 +52,7 @@ class Calendar:
         return datetime.fromtimestamp(at, self.zone).date()
 
     def _periods(self, at: float) -> Iterator[tuple[float, float]]:
-        """Peak hours from the day of `at` on, in order."""
+        """Peak periods from the day of `at` on, in order."""
         first = self._day(at)
         for ahead in count():
             if ahead > _MAX_DAYS:
@@ -66,26 +66,26 @@ class Calendar:
             yield self._instant(day, begin), self._instant(day, end)
 
     def _instant(self, day: date, minutes: int) -> float:
-        """Minutes after midnight by the clock on the wall, also on days on which it is changed."""
+        """The instant of a local time of day, also on days when the clocks change."""
         days, rest = divmod(minutes, 24 * 60)
         local = datetime.combine(day + timedelta(days=days), time(rest // 60, rest % 60), self.zone)
         return local.astimezone(UTC).timestamp()
 
 
-MARGIN = 60.0  # seconds kept free before a deadline
-SLACK = 1.5  # times the time that the tasks before it should take
-UNKNOWN_PACE = 1.0  # tasks a second, where nothing is known of a line's pace
-_MAX_STEPS = 100  # periods stepped over
+MARGIN = 60.0  # seconds left free before a deadline
+SLACK = 1.5  # times the expected time of the tasks before it
+UNKNOWN_PACE = 1.0  # tasks per second, when a queue's throughput is unknown
+_MAX_STEPS = 100  # periods to step over
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The busy hours of all upstreams concerned; off-peak is where none of them has any."""
+    """The peak hours of all upstreams of a model; off-peak is when none of them has any."""
 
     busy: tuple[Calendar, ...]
 
     def is_busy(self, at: float) -> bool:
-        """Whether an instant (Unix seconds) lies in busy hours."""
+        """Whether an instant (Unix seconds) is in any upstream's peak hours."""
         return any(calendar.is_peak(at) for calendar in self.busy)
 
     def quiet_from(self, at: float) -> float:
@@ -99,15 +99,15 @@ class Windows:
 
 
 def latest_start(deadline: float, ahead: float, pace: float) -> float:
-    """When a task must be let go at the latest, with so many tasks before it at so many a second."""
+    """When a task must start at the latest, with `ahead` tasks before it at `pace` tasks per second."""
     return deadline - MARGIN - SLACK * ahead / max(pace, 1e-6)
 
 
 def must_start(deadlines: Sequence[float], count: int, backlog: int, pace: float, now: float) -> int:
-    """How many of the tasks that wait for a window have to go now, nearest deadline first.
+    """How many of the tasks that wait for a window must start now, nearest deadline first.
 
-    `deadlines` are the nearest of `count` in all, in order; those beyond are taken to have the last one. `backlog`
-    tasks are in line already, which moves at `pace`.
+    `deadlines` are the nearest of `count` in all, in order; the others are assumed to have the last one. `backlog`
+    tasks are queued already, with a throughput of `pace` tasks per second.
     """
     found = 0
     for number, deadline in enumerate(deadlines):

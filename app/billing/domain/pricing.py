@@ -1,7 +1,7 @@
-"""What a call costs: dated prices as data, exact integers, currencies kept apart, unknown is unknown.
+"""The cost of calls: dated prices, exact integers, currencies kept apart; an unknown price is not 0.
 
 A rate is an integer number of micro-units (millionths of a currency unit) per million tokens: DeepSeek's 0.003 USD
-for a million cached tokens is 3,000. One token at rate r then costs r pico-units, an integer again.
+per million cached tokens is 3,000. One token at rate r then costs r pico-units, again an integer.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage
 
-IsPeak = Callable[[float], bool]  # whether an instant (Unix seconds) lies in peak hours
+IsPeak = Callable[[float], bool]  # whether an instant (Unix seconds) is in peak hours
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Micro-units per million tokens. `hit`, `miss`: of the prompt, found in the upstream's cache or not."""
+    """Micro-units per million tokens. `hit`, `miss`: prompt tokens in the upstream's cache, or not."""
 
     hit: int
     miss: int
     output: int
-    reasoning: int  # most upstreams charge it as output
+    reasoning: int  # charged as output by most upstreams
 
     def picos(self, usage: TokenUsage) -> int:
         """The exact cost of one call in pico-units, every token counted once.
 
-        Cached tokens are a part of the prompt and reasoning tokens a part of the answer; an upstream that counts
-        more of a part than of the whole is taken by the whole.
+        Cached tokens are part of the prompt, and reasoning tokens part of the completion; a part that an upstream
+        counts larger than the whole is capped.
         """
         hits = min(usage.cached_tokens, usage.prompt_tokens)
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
@@ -37,15 +37,15 @@ class Rates:
         return prompt + self.reasoning * reasoning + self.output * (usage.completion_tokens - reasoning)
 
     def without_hits(self) -> Rates:
-        """The same rates, as if nothing were cached."""
+        """The same rates with no cache discount."""
         return Rates(self.miss, self.miss, self.output, self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """An upstream model's price from an instant on (Unix seconds) until the next one's.
+    """An upstream model's price from an instant (Unix seconds) until the next price.
 
-    `standard` holds outside peak hours, or always when `peak` is None. `calendar` names the peak hours.
+    `standard` applies outside peak hours, or always when `peak` is None. `calendar` names the peak hours.
     """
 
     since: float
@@ -57,7 +57,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """All known prices by (upstream, upstream model), those of one model in the order of `since`."""
+    """All known prices by (upstream, upstream model), sorted by `since`."""
 
     prices: Mapping[tuple[str, str], tuple[Price, ...]] = field(default_factory=dict)
     calendars: Mapping[str, IsPeak] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class PriceBook:
     def of(
         cls, prices: Iterable[tuple[str, str, Price]], calendars: Mapping[str, IsPeak] | None = None
     ) -> PriceBook:
-        """Put (upstream, upstream model, price) in order; of two with one date the later given holds."""
+        """Sort (upstream, upstream model, price); of two with the same date, the later one given applies."""
         found: dict[tuple[str, str], dict[float, Price]] = {}
         for upstream, model, price in prices:
             found.setdefault((upstream, model), {})[price.since] = price
@@ -74,13 +74,13 @@ class PriceBook:
         return cls(ordered, calendars or {})
 
     def price(self, upstream: str, model: str, at: float) -> Price | None:
-        """The price in force at an instant; None when none is known."""
+        """The price that applies at an instant; None when unknown."""
         dated = self.prices.get((upstream, model), ())
         place = bisect_right(dated, at, key=lambda price: price.since)
         return dated[place - 1] if place else None
 
     def cost(self, upstream: str, model: str, usage: TokenUsage | None, at: float) -> CallCost | None:
-        """The cost of a call sent at `at`; None when its tokens or their price are unknown, which is not 0."""
+        """The cost of a call sent at `at`; None (not 0) when its tokens or their price are unknown."""
         price = self.price(upstream, model, at)
         if usage is None or price is None:
             return None
@@ -97,7 +97,7 @@ class PriceBook:
         )
 
     def ceiling(self, upstream: str, model: str, tokens: int, at: float) -> CallCost | None:
-        """The most that a call of so many tokens can cost, as far as prices are known now: for budgets."""
+        """The highest possible cost of a call with so many tokens, at known prices: for budgets."""
         price = self.price(upstream, model, at)
         if price is None:
             return None
@@ -106,7 +106,7 @@ class PriceBook:
         return CallCost(dearest * tokens, price.currency)
 
     def _rates(self, price: Price, at: float) -> Rates | None:
-        """None when there are peak hours that nobody knows."""
+        """None when the peak hours are unknown."""
         if price.peak is None:
             return price.standard
         is_peak = self.calendars.get(price.calendar)

@@ -15,7 +15,7 @@ from app.tasks.domain.attempt import TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What an entry is about. `key`, `account` and `upstream_model` are empty where no call was made."""
+    """The dimensions of an entry. `key`, `account` and `upstream_model` are empty when no call was made."""
 
     day: str  # of the end, UTC, such as 2026-11-21
     client_id: str
@@ -23,22 +23,22 @@ class Heading:
     key: str = ""
     account: str = ""
     upstream_model: str = ""
-    currency: str = ""  # empty: nothing of it has a known price
+    currency: str = ""  # empty: no known price
 
 
 @dataclass(frozen=True, slots=True)
 class UsageFigures:
-    """What can be added up. Money in pico-units of the heading's currency."""
+    """The sums of an entry. Money in pico-units of the heading's currency."""
 
-    tasks: int = 0  # that succeeded
-    calls: int = 0  # upstream calls made, whatever came of them
+    tasks: int = 0  # succeeded
+    calls: int = 0  # upstream calls made, whatever their outcome
     cache_hits: int = 0  # tasks answered from the cache
-    coalesced: int = 0  # tasks answered by another's call
+    coalesced: int = 0  # tasks answered by the call of another
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_tokens: int = 0  # of the prompts, by the upstream's own cache
+    cached_tokens: int = 0  # of the prompts, in the upstream's own cache
     reasoning_tokens: int = 0  # of the answers
-    unpriced_calls: int = 0  # that used tokens at a price nobody knows
+    unpriced_calls: int = 0  # used tokens at an unknown price
     cost: int = 0
     saved_cache: int = 0
     saved_coalescing: int = 0
@@ -66,7 +66,7 @@ def day_of(at: float) -> str:
 
 
 def call_figures(usage: TokenUsage | None, cost: CallCost | None, *, succeeded: bool) -> UsageFigures:
-    """What one upstream call adds."""
+    """The sums of one upstream call."""
     used = usage or TokenUsage(0, 0)
     return UsageFigures(
         tasks=int(succeeded),
@@ -83,7 +83,7 @@ def call_figures(usage: TokenUsage | None, cost: CallCost | None, *, succeeded: 
 
 
 def merge(entries: Iterable[UsageEntry]) -> list[UsageEntry]:
-    """Add up what has one heading; in the order of first appearance."""
+    """Add up entries with the same heading; in order of first appearance."""
     sums: dict[Heading, UsageFigures] = {}
     for entry in entries:
         before = sums.get(entry.heading)
@@ -100,12 +100,12 @@ def as_columns(entry: UsageEntry) -> dict[str, Any]:
 
 
 def from_columns(row: Mapping[str, Any]) -> UsageEntry:
-    """The entry of such a row."""
+    """The entry in a flat row."""
     heading = Heading(**{item.name: row[item.name] for item in fields(Heading)})
     return UsageEntry(heading, UsageFigures(**{name: int(row[name]) for name in FIGURES}))
 
 
-# What a report may be divided by, and the column that is.
+# What a report may be grouped by, and its column.
 BY = {
     "day": "day",
     "client": "client_id",
@@ -129,7 +129,7 @@ _SAVINGS = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_
 
 
 def usage_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
-    """One row of the ledger's report. Where nothing has a known price, money is null, not 0."""
+    """One row of a report. Without a known price, money is null, not 0."""
     currency = row["currency"] or None
     return {
         **{name: row[BY[name]] for name in by},
@@ -142,7 +142,7 @@ def usage_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> str:
-    """The same rows as CSV with a heading; what is null is empty. Texts that a spreadsheet would run are disarmed."""
+    """The same rows as CSV with a header; null is empty. Text that a spreadsheet would run as a formula is escaped."""
     columns = (*by, *_COUNTS, "currency", "cost_micros", "cost", *_SAVINGS)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")

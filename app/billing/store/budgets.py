@@ -1,4 +1,4 @@
-"""What clients have used and reserved of their budgets: a row for each client and period, locked while asked."""
+"""What clients have used and reserved of their budgets: one row per client and period, locked by admission."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from app.tasks.store.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
 
 @dataclass(frozen=True, slots=True)
 class BudgetWaiter:
-    """A task that waits for room in its client's budget."""
+    """A task that waits for its client's budget."""
 
     seq: int
     batch_id: str | None
-    wish: Spent
+    amount: Spent
 
 
 def read_spent(conn: Connection, client_id: str, names: Sequence[str]) -> dict[str, Spent]:
@@ -36,7 +36,7 @@ def read_spent(conn: Connection, client_id: str, names: Sequence[str]) -> dict[s
 
 
 def lock_spent(conn: Connection, client_id: str, names: Iterable[str]) -> dict[str, Spent]:
-    """The same, for nobody else to change until this transaction ends."""
+    """The same, locked until this transaction ends."""
     ordered = sorted(names)
     rows = [{"client_id": client_id, "period": name} for name in ordered]
     conn.execute(insert_or(conn, budget_use).on_conflict_do_nothing(), rows)
@@ -46,7 +46,7 @@ def lock_spent(conn: Connection, client_id: str, names: Iterable[str]) -> dict[s
 
 
 def add_spent(conn: Connection, client_id: str, at: float, more: Spent) -> None:
-    """Add to the day and the month of an instant, in one order for everybody."""
+    """Add to the day and the month of an instant, always in the same order."""
     for name in sorted(periods(at)):
         insert = insert_or(conn, budget_use).values(
             client_id=client_id, period=name, tokens=more.tokens, picos=more.picos
@@ -59,16 +59,16 @@ def add_spent(conn: Connection, client_id: str, at: float, more: Spent) -> None:
 
 
 def count_waiting(conn: Connection, client_id: str, most: int) -> int:
-    """How many of a client's tasks are queued, counted no further than `most` + 1."""
+    """How many of a client's tasks are queued, counted up to `most` + 1."""
     mine = (task.c.client_id == client_id) & (task.c.status == Status.QUEUED)
     some = select(literal_column("1")).select_from(task).where(mine).limit(most + 1).subquery()
     return int(conn.execute(select(func.count()).select_from(some)).scalar_one())
 
 
 def settle_ended(conn: Connection, limit: int) -> int:
-    """Replace what ended tasks had reserved by what they used; returns how many. Until fewer than `limit`.
+    """Replace the reservations of ended tasks by what they used; returns how many. Call until fewer than `limit`.
 
-    A use that nobody knows (an unknown price) counts as what was reserved: budgets fail closed.
+    Unknown use (at an unknown price) counts as much as was reserved: budgets fail closed.
     """
     coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
     found = select(*_RESERVED).where(text(SETTLING))
@@ -90,17 +90,17 @@ def settle_ended(conn: Connection, limit: int) -> int:
 
 
 def clients_waiting(conn: Connection) -> list[str]:
-    """Clients of which tasks wait for room in a budget."""
+    """Clients with tasks that wait for their budget."""
     return list(conn.execute(select(task.c.client_id).where(text(OVER_BUDGET)).distinct()).scalars())
 
 
 def lock_for_release(
     conn: Connection, client_id: str, limit: int
 ) -> tuple[list[BudgetWaiter], LockedBatches]:
-    """A client's oldest tasks that wait for its budget, held until this transaction ends, and their batches.
+    """A client's oldest tasks that wait for its budget, and their batches, locked until this transaction ends.
 
-    In the order of `locks`: what is found without a lock is looked at again once its batch is held. Batches that are
-    still coming in are left out.
+    In the order of locks.py: rows found without a lock are read again once their batch is locked. Batches still being
+    submitted are left out.
     """
     coming_in = select(batch.c.id).where(text(f"batch.{INTAKE}"))
     found = select(task.c.seq, task.c.batch_id).where(task.c.client_id == client_id, text(OVER_BUDGET))
@@ -110,14 +110,14 @@ def lock_for_release(
     columns = (task.c.seq, task.c.batch_id, task.c.reserved_tokens, task.c.reserved_picos)
     still = select(*columns).where(task.c.seq.in_([row.seq for row in oldest]), text(OVER_BUDGET))
     rows = conn.execute(still.order_by(task.c.seq).with_for_update(of=task))
-    wishes = [
+    waiters = [
         BudgetWaiter(r.seq, r.batch_id, Spent(r.reserved_tokens or 0, r.reserved_picos or 0)) for r in rows
     ]
-    return wishes, batches
+    return waiters, batches
 
 
 def release(conn: Connection, chosen: Sequence[BudgetWaiter], batches: LockedBatches, now: float) -> None:
-    """Let these go on: their budget was reserved. Those of a batch with a `batch_size` wait for a place yet.
+    """Release tasks whose budget was reserved. Those of a batch with a `batch_size` still wait for a slot.
 
     All of them and their batches were locked by `lock_for_release`.
     """

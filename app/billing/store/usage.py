@@ -1,4 +1,8 @@
-"""The ledger of usage: entries written where tasks end, gathered by day, added up when somebody asks."""
+"""The ledger of usage. Money in pico-units.
+
+Each transaction that ends tasks inserts entries and updates none, so that no row is hot and entries commit with the
+ends they describe. `fold_usage` rolls them up by day; reports add up both.
+"""
 
 from __future__ import annotations
 
@@ -54,30 +58,30 @@ USAGE = (*HEADING, *FIGURES)
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """Which usage is asked for. Days are UTC, both ends included."""
+    """Which usage a report covers. Days are UTC, both ends included."""
 
     first_day: str
     last_day: str
-    client_id: str | None = None  # None: everybody's
-    by: Sequence[str] = ()  # of HEADING; currencies are kept apart in any case
+    client_id: str | None = None  # None: all clients
+    by: Sequence[str] = ()  # of HEADING; currencies are always kept apart
 
 
 def write_usage(conn: Connection, entries: Iterable[UsageEntry]) -> None:
-    """Add entries, those with one heading as one row. Touches no row that is there."""
+    """Insert entries, one row per heading. Updates no row."""
     rows = usage_rows(entries)
     if rows:
         insert_rows(conn, usage_entry, USAGE, (tuple(row[name] for name in USAGE) for row in rows))
 
 
 def usage_rows(entries: Iterable[UsageEntry]) -> list[dict[str, Any]]:
-    """Entries as rows of the columns USAGE, those with one heading as one."""
+    """Entries as rows of the columns USAGE, one per heading."""
     return [as_columns(entry) for entry in merge(entries)]
 
 
 def fold_usage(conn: Connection, limit: int) -> int:
-    """Gather up to `limit` entries into their days; returns how many they were. Until fewer than `limit`.
+    """Roll up to `limit` entries up into their days; returns how many. Call until fewer than `limit`.
 
-    In one transaction, so that a report sees each entry either here or there. For one caller at a time.
+    In one transaction, so that a report sees each entry exactly once. For one caller at a time.
     """
     oldest = select(usage_entry.c.seq).order_by(usage_entry.c.seq).limit(limit)
     chosen = conn.execute(oldest.with_for_update()).scalars().all()
@@ -90,7 +94,7 @@ def fold_usage(conn: Connection, limit: int) -> int:
 
 
 def report(conn: Connection, wanted: UsageFilter) -> list[dict[str, Any]]:
-    """Figures by what is asked for, as flat rows in its order. One statement, hence of one instant."""
+    """The report as flat rows, sorted by its groups. One statement, so it is consistent."""
     both = union_all(_within(usage_entry, wanted), _within(usage_day, wanted)).subquery()
     by = [name for name in HEADING if name in wanted.by or name == "currency"]
     found = conn.execute(_sums(both, by).order_by(*(both.c[name] for name in by)))
@@ -108,7 +112,7 @@ def _sums(source: Subquery, by: Sequence[str]) -> Select[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """PostgreSQL adds up big integers as decimals."""
+    """PostgreSQL returns sums of big integers as decimals."""
     return value if isinstance(value, str) else int(value)
 
 

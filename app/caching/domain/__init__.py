@@ -1,1 +1,1 @@
-"""Pure values and decisions: standard library only; time and chance arrive as arguments."""
+"""Pure values and decisions: standard library only; time and randomness are arguments."""

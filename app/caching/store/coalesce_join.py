@@ -234,7 +234,7 @@ def any_abandoned(conn: Connection) -> bool:
 
 
 def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
-    """Replace up to `limit` leaders that bring no answer, with a bounded number of followers. Call until nothing changes.
+    """Replace up to `limit` leaders that bring no answer, with a bounded number of followers. Call until all are.
 
     1. Lock the keys, then batches, then rows. 2. End the followers of leaders that succeeded after all, whose end did
     not see them. 3. Else let the most urgent follower lead. 4. Leaders without followers stop leading.

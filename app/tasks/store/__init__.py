@@ -1,1 +1,1 @@
-"""Statements and scripts: how this room's state is read and changed."""
+"""Tables, statements and scripts of this room."""
