@@ -11,16 +11,12 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
-    LargeBinary,
     RowMapping,
     Select,
     bindparam,
     case,
-    cast,
-    func,
     select,
 )
 from standardwebhooks.webhooks import Webhook
@@ -34,6 +30,7 @@ from app.callbacks.domain.callback import (
 )
 from app.callbacks.store.callbacks import ClaimedCallback
 from app.platform.database import Database
+from app.platform.dialects import byte_length
 from app.platform.domain.json_text import one_line
 from app.tasks.domain.views import batch_view, task_view
 from app.tasks.store.tables import batch, task, task_content
@@ -93,19 +90,13 @@ _BATCH = select(batch).where(batch.c.id == bindparam("which"))
 
 @cache
 def _task_statement(dialect: str) -> Select[Any]:
-    size, most = _bytes(dialect, task_content.c.result), bindparam("most", type_=Integer())
+    size, most = byte_length(dialect, task_content.c.result), bindparam("most", type_=Integer())
     small = case((size <= most, task_content.c.result))
     return (
         select(task, small.label("small_result"), (size > most).label("too_large"))
         .outerjoin(task_content, task_content.c.seq == task.c.seq)
         .where(task.c.id == bindparam("which"))
     )
-
-
-def _bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[int]:
-    if dialect == "postgresql":
-        return func.octet_length(column)
-    return func.length(cast(column, LargeBinary))
 
 
 def compose_callback(

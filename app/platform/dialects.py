@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 import psycopg
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     FromClause,
+    LargeBinary,
     Table,
     Text,
     bindparam,
@@ -27,13 +29,39 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
+_POSTGRESQL = "postgresql"
+_ADVISORY_LOCKS = text(
+    "SELECT pg_advisory_xact_lock(:space, number)"
+    " FROM (SELECT unnest(CAST(:numbers AS integer[])) AS number) AS ordered"
+)
 _SIZES = (512, 64, 8, 1)  # rows of one statement on SQLite
 _RESERVE = text("SELECT nextval(pg_get_serial_sequence(:name, 'seq')) FROM generate_series(1, :count)")
 
 
+def changes_many_tables(dialect: str) -> bool:
+    """Whether one statement can change several tables and return what it joined: PostgreSQL, by CTEs that write."""
+    return dialect == _POSTGRESQL
+
+
+def hold_numbers(conn: Connection, space: int, numbers: Sequence[int]) -> None:
+    """Lock these numbers of a space, in ascending order, until the transaction ends.
+
+    Nothing to do on SQLite, where a writing transaction excludes all others.
+    """
+    if numbers and conn.dialect.name == _POSTGRESQL:
+        conn.execute(_ADVISORY_LOCKS, {"space": space, "numbers": sorted(numbers)})
+
+
+def byte_length(dialect: str, text_column: ColumnElement[Any]) -> ColumnElement[int]:
+    """The length of a text in UTF-8, in bytes."""
+    if dialect == _POSTGRESQL:
+        return func.octet_length(text_column)
+    return func.length(cast(text_column, LargeBinary))
+
+
 def reserve(conn: Connection, table: Table, count: int) -> Sequence[int]:
     """Give out `count` ascending numbers for the table's `seq`, which nobody else will get."""
-    if conn.dialect.name == "postgresql":
+    if conn.dialect.name == _POSTGRESQL:
         return conn.execute(_RESERVE, {"name": table.name, "count": count}).scalars().all()
     # Nobody else writes until this transaction ends.
     highest = f"SELECT coalesce(max(seq), 0) FROM {table.name}"  # noqa: S608  # our own table  # nosec B608
@@ -52,7 +80,7 @@ def insert_rows(
     if not conn.in_transaction():
         conn.begin()  # SQLAlchemy would not know of a transaction in which nothing but this was done
     driver: Any = conn.connection.dbapi_connection
-    if conn.dialect.name == "postgresql":
+    if conn.dialect.name == _POSTGRESQL:
         statement = f"COPY {table.name} ({names}) FROM STDIN"
         insert = _copy
     else:
@@ -99,7 +127,7 @@ def _wrapped(conn: Connection, driver: Any, statement: str, error: Exception) ->
 
 def insert_or(conn: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """Begin an INSERT that can be given an `on_conflict_...` clause."""
-    return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if conn.dialect.name == _POSTGRESQL else sqlite.insert(table)
 
 
 ROWS = "rows"
@@ -112,7 +140,7 @@ def recordset(dialect: str, parameter: str = ROWS, /, **columns: TypeEngine[Any]
     `parameter`: another name than ROWS, where one statement has several of them.
     """
     rows = bindparam(parameter, type_=Text())
-    if dialect == "postgresql":
+    if dialect == _POSTGRESQL:
         typed = [column(key, kind) for key, kind in columns.items()]
         unpacked = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*typed)
         return unpacked.render_derived(name=_NAME, with_types=True)

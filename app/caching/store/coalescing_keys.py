@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from app.caching.domain.coalescing import Participant
-from app.platform.dialects import ROWS, encode, recordset
+from app.platform.dialects import ROWS, encode, hold_numbers, recordset
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import has_status, lock_in_order
 from app.tasks.store.tables import FOLLOWING, LEADING, task
@@ -37,10 +37,6 @@ _SPACE = 7_221_046  # class id of PostgreSQL advisory locks; any number not used
 # Keys share locks, so that a transaction with many keys does not fill the server's lock table. A collision only waits
 # for a short transaction.
 _BUCKETS = 512
-_HOLD = text(
-    "SELECT pg_advisory_xact_lock(:space, bucket)"
-    " FROM (SELECT unnest(CAST(:buckets AS integer[])) AS bucket) AS ordered"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +51,7 @@ class Move:
 
 def lock_keys(conn: Connection, keys: Iterable[str]) -> None:
     """Keep other transactions from joining by these keys until this one ends."""
-    buckets = sorted({crc32(key.encode()) % _BUCKETS for key in keys})
-    if buckets and conn.dialect.name == "postgresql":
-        conn.execute(_HOLD, {"space": _SPACE, "buckets": buckets})
+    hold_numbers(conn, _SPACE, list({crc32(key.encode()) % _BUCKETS for key in keys}))
 
 
 def leaders(conn: Connection, keys: Collection[str]) -> dict[str, str]:

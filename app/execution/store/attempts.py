@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from app.billing.domain.usage import UsageEntry
 from app.billing.store.usage import USAGE, usage_entry, usage_rows, write_usage
-from app.platform.dialects import ROWS, clean, encode, insert_rows, recordset
+from app.platform.dialects import ROWS, changes_many_tables, clean, encode, insert_rows, recordset
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
 from app.tasks.store.tables import attempt, task_content
@@ -173,7 +173,7 @@ class AttemptWrites:
 
     def write(self, conn: Connection, changes: Sequence[Change]) -> None:
         """Carry out the changes of rows, of which there is at least one, and write this."""
-        if conn.dialect.name == "postgresql":
+        if changes_many_tables(conn.dialect.name):
             self._write_together(conn, changes)
         else:
             self._write_each(conn, changes)

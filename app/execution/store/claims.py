@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.platform.dialects import ROWS, encode, recordset
+from app.platform.dialects import ROWS, changes_many_tables, encode, recordset
 from app.tasks.domain.attempt import Claim, Claimed
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import assume_few, has_status
@@ -67,7 +67,7 @@ def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
     for wish in claims:
         wishes.setdefault(wish.permit.task_id, wish)
     wanted = {ROWS: encode(map(_columns, wishes.values()))}
-    if conn.dialect.name == "postgresql":
+    if changes_many_tables(conn.dialect.name):
         rows = conn.execute(_claim(), wanted).all()
     else:  # SQLite cannot give back what it joined with; nobody else writes between the two
         rows = conn.execute(_select("sqlite"), wanted).all()

@@ -58,7 +58,7 @@ from app.execution.store.finish_task import (
     used,
 )
 from app.platform.database import Database, count_ended
-from app.platform.dialects import ROWS, encode, recordset
+from app.platform.dialects import ROWS, changes_many_tables, encode, recordset
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
@@ -304,7 +304,7 @@ def record_endings(database: Database, endings: Sequence[AttemptEnd]) -> list[Re
     2. What is left goes the longer way, which also finds what was recorded before. Raises DatabaseUnreachable.
     """
     recorded: dict[Held, Recorded] = {}
-    if database.dialect == "postgresql" and all(map(has_no_side_effects, endings)):
+    if changes_many_tables(database.dialect) and all(map(has_no_side_effects, endings)):
         recorded = database.write_single(lambda conn: end_plainly(conn, endings))
     left = [ending for ending in endings if held_by(ending) not in recorded]
     if left:

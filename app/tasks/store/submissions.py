@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, TextualSelect, delete, insert, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql
 
-from app.platform.dialects import ROWS, encode, insert_or, insert_rows, reserve
+from app.platform.dialects import ROWS, changes_many_tables, encode, insert_or, insert_rows, reserve
 from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
 from app.tasks.domain.batch import BatchStatus
@@ -143,7 +143,7 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     if not rows:
         return []
     columns, requests = _columns_of(rows), [seal(row.request) for row in rows]
-    if len(rows) <= SMALL_BATCH and conn.dialect.name == "postgresql":
+    if len(rows) <= SMALL_BATCH and changes_many_tables(conn.dialect.name):
         return insert_small(conn, Status.QUEUED.value, columns, requests)
     numbers = reserve(conn, task, len(rows))
     queued = repeat(Status.QUEUED.value, len(rows))
