@@ -15,8 +15,8 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import create_urllib3_context
 
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
+from app.platform.connection_pool import ConnectionPool, PooledConnection
 from app.platform.domain.url_rules import BadTarget, TargetRules, UrlTarget, parse_target
-from app.platform.idle_connections import IdleConnections
 from app.platform.ssrf_safe_socket import (
     AddressRefused,
     Deadline,
@@ -30,6 +30,7 @@ from app.platform.ssrf_safe_socket import (
 MAX_RESPONSE_BYTES = 64 * 1024
 REST_SECONDS = 2.0  # for the body, which is read only so that the connection can be used again
 USER_AGENT = "Penstock/1 (+callbacks; standard-webhooks)"
+IDLE_SECONDS, MAX_IDLE = 15.0, 256  # connections that are kept for further callbacks
 _KEPT_HEADERS = ("retry-after", "date")
 _STALE = (ConnectionError, http.client.RemoteDisconnected)  # what befalls one that was closed while idle
 
@@ -55,6 +56,10 @@ class _Secure(HTTPSConnection):
         return self.opener(self._dns_host, self.port)
 
 
+_Pool = ConnectionPool[UrlTarget, HTTPConnection]
+_Pooled = PooledConnection[UrlTarget, HTTPConnection]
+
+
 class CallbackHttp:
     """A courier for callbacks. May be used by many threads."""
 
@@ -71,7 +76,7 @@ class CallbackHttp:
         self._timeout_seconds = timeout_seconds
         self._resolver = resolver
         self._tls = _tls_context(ca_file)
-        self._idle: IdleConnections[UrlTarget, HTTPConnection] = IdleConnections()
+        self._pool: _Pool = ConnectionPool(max_idle=MAX_IDLE, idle_seconds=IDLE_SECONDS)
 
     def send(self, parcel: SignedCallback) -> DeliveryReply:
         """Post it and give back the status, or why there is none; nothing a receiver does raises."""
@@ -90,24 +95,24 @@ class CallbackHttp:
 
     def close(self) -> None:
         """Close what is kept open between callbacks."""
-        self._idle.close()
+        self._pool.close()
 
     def _exchange(self, target: UrlTarget, parcel: SignedCallback, deadline: Deadline) -> DeliveryReply:
         """Send over a connection that is still open, else, or if that one proves dead, over a new one."""
-        kept = self._idle.take(_origin(target))
+        kept = self._pool.reuse(_origin(target))
         if kept is not None:
             try:
                 return self._post(kept, target, parcel, deadline)
             except _STALE:
                 pass
-        return self._post(self._connection(target, deadline), target, parcel, deadline)
+        opened = self._pool.open(_origin(target), lambda: self._connect(target, deadline))
+        return self._post(opened, target, parcel, deadline)
 
     def _post(
-        self, connection: HTTPConnection, target: UrlTarget, parcel: SignedCallback, deadline: Deadline
+        self, pooled: _Pooled, target: UrlTarget, parcel: SignedCallback, deadline: Deadline
     ) -> DeliveryReply:
+        connection = pooled.connection
         try:
-            if connection.sock is None:
-                connection.connect()
             sock = cast("DeadlineSocket", connection.sock)
             sock.deadline = deadline
             headers = {"Host": target.authority, **_agent(parcel), **parcel.headers}
@@ -117,19 +122,18 @@ class CallbackHttp:
             connection.close()
             raise
         sock.deadline = Deadline(REST_SECONDS)
-        self._finish(connection, response, target)
+        self._finish(pooled, response)
         kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         return DeliveryReply(status_code=response.status, headers=kept)
 
-    def _finish(self, connection: HTTPConnection, response: BaseHTTPResponse, target: UrlTarget) -> None:
+    def _finish(self, pooled: _Pooled, response: BaseHTTPResponse) -> None:
         """Read the rest and keep the connection; the status has said all that matters, so failures do not."""
-        if _read_to_its_end(response) and connection.sock is not None:
-            self._idle.keep(_origin(target), connection)
-        else:
+        pooled.reusable = _read_to_its_end(response)
+        if not pooled.reusable:
             response.close()
-            connection.close()
+        self._pool.release(pooled)
 
-    def _connection(self, target: UrlTarget, deadline: Deadline) -> HTTPConnection:
+    def _connect(self, target: UrlTarget, deadline: Deadline) -> HTTPConnection:
         def opener(host: str, port: int) -> DeadlineSocket:
             return open_socket(host, port, self._rules, deadline, self._resolver)
 
@@ -139,6 +143,11 @@ class CallbackHttp:
         else:
             connection = _Plain(target.host, target.port)
         connection.opener = opener
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _explain(self, error: Exception) -> str:

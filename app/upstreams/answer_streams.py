@@ -15,42 +15,43 @@ from app.upstreams.domain.chat_stream import Piece
 
 
 class StreamWriter(Protocol):
-    """Where a worker passes streamed answers on, to whoever waits for them."""
+    """Where a worker publishes streamed answers."""
 
     def send(self, task_id: str, piece: Piece) -> None:
-        """Pass a piece on. What cannot be is lost, and found missing by its number. Never raises."""
+        """Publish a piece. Never raises: a lost piece is noticed by its number."""
 
 
 class NoStreams:
-    """Nobody waits."""
+    """Publishes nothing."""
 
     def send(self, task_id: str, piece: Piece) -> None:
-        """Passes nothing on."""
+        """Do nothing."""
 
 
 class Subscription(Protocol):
-    """One listener at the stream of one task."""
+    """One listener to the stream of one task, used by one thread."""
 
     def next(self, seconds: float) -> Piece | None:
-        """The next piece; None when none came within so many seconds. Raises RedisUnreachable."""
+        """The next piece, None if there is none within `seconds`. Raises RedisUnreachable."""
 
 
 class StreamReader(Protocol):
-    """Where streamed answers come from."""
+    """Where the API reads streamed answers."""
 
     def listen(self, task_id: str) -> AbstractContextManager[Subscription]:
-        """Listen, from now on, to what is passed on of a task. Raises RedisUnreachable."""
+        """Listen from now on to the stream of a task. Raises RedisUnreachable."""
 
 
 class NoStreamReader:
-    """Nothing is passed on: answers come whole."""
+    """No streams: answers arrive whole."""
 
     def listen(self, task_id: str) -> AbstractContextManager[Subscription]:
         """Raises RedisUnreachable."""
-        raise RedisUnreachable(f"nobody passes on what comes of {task_id}")
+        raise RedisUnreachable(f"no stream of {task_id}: streaming is not set up")
 
 
 _PREFIX = "penstock:stream:"
+_CONFIRM_SECONDS = 1.0
 
 
 class RedisStreamWriter:
@@ -66,27 +67,24 @@ class RedisStreamWriter:
 
 
 class RedisStreamReader:
-    """Implements the StreamReader port; each listener has a connection of the pool to itself."""
+    """Implements the StreamReader port; each listener has its own connection of the pool."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     @contextmanager
     def listen(self, task_id: str) -> Iterator[RedisSubscription]:
-        """Subscribe, and wait until Redis says that it is so. Raises RedisUnreachable."""
+        """Subscribe, and wait until Redis confirms it. Raises RedisUnreachable."""
         channel = self._client.pubsub()  # type: ignore[no-untyped-call]
         try:
             with _translated():
                 channel.subscribe(_PREFIX + task_id)
-                if channel.get_message(timeout=_ACKNOWLEDGED_WITHIN) is None:
+                if channel.get_message(timeout=_CONFIRM_SECONDS) is None:
                     raise RedisUnreachable("Redis does not acknowledge a subscription")
             yield RedisSubscription(channel)
         finally:
             with suppress(redis.RedisError, OSError):
                 channel.close()
-
-
-_ACKNOWLEDGED_WITHIN = 1.0  # seconds
 
 
 class RedisSubscription:
@@ -96,7 +94,7 @@ class RedisSubscription:
         self._channel = channel
 
     def next(self, seconds: float) -> Piece | None:
-        """The next piece. A connection that broke may have lost some: that is an error, not a wait."""
+        """The next piece. A broken connection may have lost some, so it raises."""
         until = time.monotonic() + seconds
         with _translated():
             while (left := until - time.monotonic()) > 0:

@@ -1,6 +1,6 @@
-"""Calls to upstreams: one POST each within a total time, to the answer's last byte.
+"""Calls upstreams: one POST each, with one time limit for everything up to the answer's last byte.
 
-`Upstreams.open` gives an answer whose chunks can be passed on as they come; `Upstreams.call` reads it whole.
+`Upstreams.call` reads the whole answer, `Upstreams.stream` passes its chunks on; both use `Upstreams.open`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from urllib3.response import BaseHTTPResponse
 from app.platform.ports import Clock
 from app.settings import Settings, UpstreamHeaders, UpstreamSettings
 from app.tasks.domain.attempt import Claimed
-from app.upstreams.domain import request_parameters
 from app.upstreams.domain.reply import Reply, TransportError
-from app.upstreams.domain.request_parameters import strip_default_parameters
+from app.upstreams.domain.request_parameters import remembered_fixes, strip_default_parameters
 from app.upstreams.held_secrets import HeldSecrets
 from app.upstreams.upstream_call import (
-    TROUBLES,
+    TRANSPORT_EXCEPTIONS,
     HttpResponse,
     IncompleteCall,
     PassOn,
@@ -34,33 +33,35 @@ from app.upstreams.upstream_call import (
     UpstreamCall,
     not_sent,
 )
-from app.upstreams.upstream_connections import ConnectionPool, PooledConnection
+from app.upstreams.upstream_connections import Pooled, UpstreamConnections, open_socket_of
 
 USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
-_PACKING = 5  # zlib's level: nearly as small as 9, in a third of the time
-_PACKED_FROM = 1400  # bytes: less fits into one packet as it is
-_MOST_PAST = 64  # replaced secrets that are still struck out of answers
-_REDACTED_FROM = 8  # characters: a shorter secret would be found in ordinary words
+_GZIP_LEVEL = 5  # nearly as small as 9, in a third of the time
+_GZIP_FROM = 1400  # bytes: less fits into one packet anyway
+_MAX_PAST = 64  # replaced secrets that are still redacted
+_REDACTED_FROM = 8  # characters: a shorter secret would match ordinary words
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an upstream takes chat completions, and what one call there may come to."""
+    """Where an upstream accepts chat completions, and the limits of a call."""
 
     path: str
     timeout_seconds: float
     max_body: int
-    connections: ConnectionPool = field(repr=False)
-    gzip: bool = False  # whether it accepts requests packed by it
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it assumes anyway
-    hidden: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # secrets beside the key's that its answers may echo
+    connections: UpstreamConnections = field(repr=False)
+    gzip: bool = False  # whether it accepts compressed requests
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it would assume anyway
+    hidden: tuple[str, ...] = field(default=(), repr=False)  # secrets in headers, which its answers may echo
 
 
 class Upstreams:
-    """All configured upstreams. May be used by many threads; holds the secrets and shows them to nobody."""
+    """All upstreams of a configuration, with their secrets, which never leave it.
+
+    The threads of a worker process share it. `_lock` guards the calls in flight and the replacement of secrets; a call
+    reads `_secrets` and `_endpoints`, which are replaced as a whole, without it.
+    """
 
     def __init__(
         self,
@@ -71,9 +72,9 @@ class Upstreams:
         clock: Clock,
         outfits: Mapping[str, UpstreamHeaders] | None = None,
     ) -> None:
-        """`secrets` by key name, `outfits` by upstream; `concurrency`: calls at once in this process.
+        """`secrets` by key name, `outfits` by upstream; `concurrency`: simultaneous calls in this process.
 
-        With outfits only their upstreams can be called. Raises ConfigError where one cannot be.
+        If `outfits` is given, only its upstreams can be called. Raises ConfigError for an unusable upstream.
         """
         self._clock = clock
         self._secrets = secrets
@@ -86,17 +87,17 @@ class Upstreams:
         }
         self._concurrency = concurrency
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
-        self._past: tuple[str, ...] = ()  # secrets that were replaced: answers to older calls may echo them
-        self._opened_before = 0  # connections of endpoints that were replaced
+        self._past: tuple[str, ...] = ()  # replaced secrets: answers to older calls may echo them
+        self._opened_before = 0  # connections of replaced endpoints
         self._lock = threading.Lock()
         self._calls: set[UpstreamCall] = set()
         self._begun = 0
         self._aborted = False
 
     def take_secrets(self, secrets: Mapping[str, SecretStr], outfits: Mapping[str, UpstreamHeaders]) -> None:
-        """Make new calls with these, of the keys and upstreams known; calls in flight end with the old ones.
+        """Use these for new calls; calls in flight finish with the old ones.
 
-        Raises ConfigError where an upstream cannot be called so.
+        Raises ConfigError for an unusable upstream, and changes nothing then.
         """
         changed = {
             name: _endpoint(self._upstreams[name], outfit, self._concurrency, self._clock)
@@ -106,7 +107,7 @@ class Upstreams:
             replaced = [self._endpoints[name] for name in changed]
             old = [self._secrets[key].get_secret_value() for key in secrets if key in self._secrets]
             hidden = [value for endpoint in replaced for value in endpoint.hidden]
-            self._past = tuple(dict.fromkeys([*old, *hidden, *self._past]))[:_MOST_PAST]
+            self._past = tuple(dict.fromkeys([*old, *hidden, *self._past]))[:_MAX_PAST]
             self._opened_before += sum(endpoint.connections.opened for endpoint in replaced)
             self._secrets = {**self._secrets, **secrets}
             self._endpoints = {**self._endpoints, **changed}
@@ -118,30 +119,30 @@ class Upstreams:
         return key in self._secrets and upstream in self._endpoints
 
     def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
-        """Make the call and give back what came of it; raises nothing that an upstream can cause.
+        """Make the call and return its reply or error. Nothing that an upstream does raises.
 
-        `send_by` is an instant of the monotonic clock after which nothing is sent any more.
+        `send_by`: on the monotonic clock; nothing is sent after it.
         """
-        most = self._endpoints[claimed.permit.upstream].max_body
+        max_body = self._endpoints[claimed.permit.upstream].max_body
         try:
             with self.open(claimed, send_by) as answer:
-                body = answer.read(most)
+                body = answer.read(max_body)
         except IncompleteCall as failed:
             return failed.fault
         body = self._redacted(claimed, body)
         return Reply(answer.status, answer.headers, body, answer.first_byte_at, sent_at=answer.sent_at)
 
     def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
-        """Make the call and give its answer's chunks to `pass_on` as they come, in this thread.
+        """As `call`, and hand the answer's chunks to `pass_on` as they arrive, in this thread.
 
-        Else as `call`: the reply's body is the whole answer, as if it had not been streamed. `shown` of what is
-        given back says whether anything was passed on.
+        The reply's body is the whole answer, as if it had not been streamed; its `shown` says whether anything was
+        passed on.
         """
-        most = self._endpoints[claimed.permit.upstream].max_body
-        reading = StreamReading(most, lambda data: pass_on(self._redacted(claimed, data)))
+        max_body = self._endpoints[claimed.permit.upstream].max_body
+        reading = StreamReading(max_body, lambda data: pass_on(self._redacted(claimed, data)))
         try:
             with self.open(claimed, send_by) as answer:
-                body = reading.read(answer) if answer.is_stream else answer.read(most)
+                body = reading.read(answer) if answer.is_stream else answer.read(max_body)
         except IncompleteCall as failed:
             return replace(failed.fault, shown=reading.shown)
         body = self._redacted(claimed, body)
@@ -157,30 +158,33 @@ class Upstreams:
 
     @contextmanager
     def open(self, claimed: Claimed, send_by: float) -> Iterator[HttpResponse]:
-        """The answer to a call, from its first byte on.
+        """The answer to a call, from its first byte on. Raises IncompleteCall.
 
-        1. A connection. 2. Is there still time to send? 3. The request. 4. The head of the answer. When the
-        body has been read to its end the connection is kept for another call, else closed. Raises IncompleteCall.
+        1. Get a connection. 2. Check that there is still time. 3. Send. 4. Read the head. Once the body has been
+        read to its end, the connection is kept for another call; otherwise it is closed.
         """
         endpoint = self._endpoints[claimed.permit.upstream]
-        with self._flight(UpstreamCall(endpoint.timeout_seconds)) as call, _lent(endpoint, call) as loan:
+        with (
+            self._tracked(UpstreamCall(endpoint.timeout_seconds)) as call,
+            _connection(endpoint, call) as pooled,
+        ):
             if self._clock.monotonic() > send_by:
-                raise not_sent("the permit had grown old")
-            call.sending(loan.socket, self._clock.now())
-            loan.clean = False
+                raise not_sent("the permit was too old")
+            call.sending(open_socket_of(pooled), self._clock.now())
+            pooled.reusable = False
             answer = HttpResponse(
-                call, self._send(loan.connection, endpoint, claimed, call), self._clock.now()
+                call, self._send(pooled.connection, endpoint, claimed, call), self._clock.now()
             )
             yield answer
-            loan.clean = answer.whole
+            pooled.reusable = answer.whole
 
     def wire(self) -> tuple[int, int]:
-        """Calls begun in this process's life, and connections opened for them."""
+        """Calls begun by this process, and connections opened for them."""
         opened = sum(endpoint.connections.opened for endpoint in self._endpoints.values())
         return self._begun, self._opened_before + opened
 
     def abort(self) -> None:
-        """End every call in flight, and refuse those that have not sent yet."""
+        """Cut off every call in flight, and refuse those that have not sent yet."""
         with self._lock:
             self._aborted = True
             calls = list(self._calls)
@@ -188,12 +192,12 @@ class Upstreams:
             call.abort()
 
     def close(self) -> None:
-        """Close what is kept open between calls."""
+        """Close idle connections."""
         for endpoint in self._endpoints.values():
             endpoint.connections.close()
 
     @contextmanager
-    def _flight(self, call: UpstreamCall) -> Iterator[UpstreamCall]:
+    def _tracked(self, call: UpstreamCall) -> Iterator[UpstreamCall]:
         with self._lock:
             self._begun += 1
             self._calls.add(call)
@@ -218,34 +222,35 @@ class Upstreams:
         }
         try:
             body = body_of(claimed, endpoint.defaults)
-            if endpoint.gzip and len(body) >= _PACKED_FROM:
-                body, headers["content-encoding"] = gzip.compress(body, _PACKING), "gzip"
+            if endpoint.gzip and len(body) >= _GZIP_FROM:
+                body, headers["content-encoding"] = gzip.compress(body, _GZIP_LEVEL), "gzip"
             connection.request("POST", endpoint.path, body=body, headers=headers, preload_content=False)
             response = connection.getresponse()
-        except TROUBLES as error:
+        except TRANSPORT_EXCEPTIONS as error:
             raise IncompleteCall(call.fault(error)) from None
         call.reading()
         return response
 
 
 @contextmanager
-def _lent(endpoint: Endpoint, call: UpstreamCall) -> Iterator[PooledConnection]:
-    """A connection for this call; the call lets go of its socket before the connection can serve another."""
+def _connection(endpoint: Endpoint, call: UpstreamCall) -> Iterator[Pooled]:
+    """A connection for this call, which drops the socket before another call can use it."""
     try:
-        loan = endpoint.connections.borrow()
-    except TROUBLES as error:
+        pooled = endpoint.connections.acquire()
+    except TRANSPORT_EXCEPTIONS as error:
         raise IncompleteCall(call.fault(error)) from None
+    pooled.reusable = True  # until something is sent
     try:
-        yield loan
+        yield pooled
     finally:
         call.done()
-        endpoint.connections.give_back(loan)
+        endpoint.connections.release(pooled)
 
 
 def _endpoint(
     upstream: UpstreamSettings, outfit: UpstreamHeaders, concurrency: int, clock: Clock
 ) -> Endpoint:
-    connections = ConnectionPool(upstream, most_idle=concurrency, clock=clock, outfit=outfit)
+    connections = UpstreamConnections(upstream, max_idle=concurrency, clock=clock, outfit=outfit)
     return Endpoint(
         f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
         upstream.timeout,
@@ -258,61 +263,63 @@ def _endpoint(
 
 
 def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> bytes:
-    """The request's JSON with the upstream's model name put in front; parsed only to be changed.
+    """The request's JSON with the upstream's model name in front, without parameters that equal `defaults`.
 
-    Parameters that say what `defaults` say are left out.
+    It is parsed only if it has to be changed.
     """
     head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model) + (_STREAMED if claimed.stream else b"")
-    repairs = request_parameters.remembered_fixes(claimed.avoid)
+    fixes = remembered_fixes(claimed.avoid)
     text = claimed.request.strip()
-    if repairs or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
+    if fixes or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
         request = orjson.loads(text)
-        for change in repairs:
-            request = change.apply(request)
+        for fix in fixes:
+            request = fix.apply(request)
         request = strip_default_parameters(request, defaults or {})
         text = orjson.dumps(request).decode()
     return head + (b"," if text != "{}" else b"") + text[1:].encode()
 
 
 class UpstreamGenerations:
-    """Fits RunTask's port. Calls in flight end in the configuration in which they began."""
+    """Upstreams across reloads: the newest configuration that has a call's key makes the call.
+
+    Calls in flight finish under the configuration in which they began. Threads share it: the reload thread replaces
+    `_all` and `held`, the others read them.
+    """
 
     def __init__(self, first: Upstreams, held: HeldSecrets) -> None:
-        """`held`: the secrets that calls by `first` carry."""
+        """`held`: the secrets of `first`."""
         self.held = held
-        held.tell(first.take_secrets)
-        self._all: tuple[Upstreams, ...] = (
-            first,
-        )  # the newest first; reloads are rare, and an old one holds nothing open
+        held.on_change(first.take_secrets)
+        self._all: tuple[Upstreams, ...] = (first,)  # newest first; an old one keeps no connection open
 
     def renew(self, newer: Upstreams, held: HeldSecrets) -> None:
-        """Make new calls by another configuration."""
+        """Use another configuration for new calls."""
         older = self._all[0]
         self.held = held
-        held.tell(newer.take_secrets)
+        held.on_change(newer.take_secrets)
         self._all = (newer, *self._all)
         older.close()
 
     def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
-        """See Upstreams."""
+        """As Upstreams."""
         return self._of(claimed).call(claimed, send_by)
 
     def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
-        """See Upstreams."""
+        """As Upstreams."""
         return self._of(claimed).stream(claimed, send_by, pass_on)
 
     def wire(self) -> tuple[int, int]:
-        """Calls begun in this process's life, and connections opened for them."""
+        """Calls begun by this process, and connections opened for them."""
         counts = [one.wire() for one in self._all]
         return sum(calls for calls, _ in counts), sum(opened for _, opened in counts)
 
     def abort(self) -> None:
-        """End every call in flight, and refuse those that have not sent yet."""
+        """Cut off every call in flight, and refuse those that have not sent yet."""
         for one in self._all:
             one.abort()
 
     def close(self) -> None:
-        """Close what is kept open between calls."""
+        """Close idle connections."""
         for one in self._all:
             one.close()
 

@@ -1,6 +1,6 @@
-"""Secrets of the keys and upstreams that a process calls, as they were last resolved, and resolved again when asked.
+"""The secrets of the keys and upstreams that a process calls, resolved again on demand.
 
-They are compared in memory and never written anywhere. One that cannot be resolved again stays as it was.
+They are compared in memory and never written anywhere. A secret that can no longer be resolved keeps its value.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from app.settings import ConfigError, Settings, UpstreamHeaders, key_secrets, ou
 log = structlog.get_logger("penstock.secrets")
 T = TypeVar("T")
 
-AGAIN_SECONDS = 5.0  # a refused key's secret is resolved at most so often
+AGAIN_SECONDS = 5.0  # between two resolutions of a refused key's secret
 
 Take = Callable[[Mapping[str, SecretStr], Mapping[str, UpstreamHeaders]], object]
 
 
 class HeldSecrets:
-    """One for a configuration in a worker process. May be used by many threads."""
+    """The secrets of one configuration in a worker process. Threads share it; `_lock` serializes resolutions."""
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class HeldSecrets:
     ) -> None:
         """Resolves the secrets of `keys` and of their upstreams. Raises ConfigError.
 
-        `before`: what the process held; where a reference stayed and cannot be resolved now, its value stays too.
+        `before`: what the process held. An unchanged reference that cannot be resolved now keeps its old value.
         """
         self._settings, self._environ, self._clock = settings, environ, clock
         self._upstream_of = {key.name: key.upstream for key in settings.keys if key.name in keys}
         self._take: Take = lambda _secrets, _outfits: None
         self._lock = threading.Lock()
         self._refused: set[str] = set()
-        self._asked_at: dict[str, float] = {}  # by key: when a refusal made it look again, monotonic
-        old_secrets, old_outfits = before._still_meant(settings) if before is not None else ({}, {})
+        self._asked_at: dict[str, float] = {}  # by key, monotonic: the last resolution after a refusal
+        old_secrets, old_outfits = before._unchanged(settings) if before is not None else ({}, {})
         self.secrets = {
             name: found
             for name in self._upstream_of
@@ -57,17 +57,17 @@ class HeldSecrets:
             if (dressed := self._outfit(name, old_outfits.get(name))) is not None
         }
 
-    def tell(self, take: Take) -> None:
-        """Call `take` with what has changed, whenever something has."""
+    def on_change(self, take: Take) -> None:
+        """Call `take` with the changed secrets whenever some change."""
         self._take = take
 
     def refused(self, key: str) -> None:
-        """The upstream refused this key: before its next call its secrets are resolved again."""
+        """Resolve this key's secrets again before its next call: the upstream refused it."""
         if key in self._upstream_of:
             self._refused.add(key)
 
     def before_call(self, key: str) -> None:
-        """Resolve a refused key's secrets again, at most every few seconds. Never raises."""
+        """Resolve a refused key's secrets again, at most every AGAIN_SECONDS. Never raises."""
         if key not in self._refused:
             return
         with self._lock:
@@ -78,13 +78,13 @@ class HeldSecrets:
                 self._resolve([key])
 
     def refresh(self) -> None:
-        """Resolve all again. Never raises: what cannot be had is logged, and stays as it was."""
+        """Resolve all again. Never raises: what fails is logged and keeps its value."""
         with self._lock:
             self._refused.clear()
             self._resolve(self._upstream_of)
 
     def _resolve(self, keys: Iterable[str]) -> None:
-        """Under the lock: look again, and tell what has changed."""
+        """Resolve and hand over the changes. Call under `_lock`."""
         names = list(keys)
         secrets = {name: self._secret(name, self.secrets[name]) for name in names}
         dressed = {
@@ -97,7 +97,7 @@ class HeldSecrets:
         try:
             self._take(new_secrets, new_outfits)
         except ConfigError as error:
-            log.error("rotated secrets cannot be used, the old ones stay in use", reason=str(error))
+            log.error("rotated secrets rejected, old ones stay in use", reason=str(error))
             return
         self.secrets.update(new_secrets)
         self.outfits.update(new_outfits)
@@ -111,7 +111,7 @@ class HeldSecrets:
 
     @staticmethod
     def _or_old(resolve: Callable[[], T], old: T | None) -> T | None:
-        """What is found; `old` where that fails, if there is one. Raises ConfigError else."""
+        """The resolved value, else `old`. Raises ConfigError if there is neither."""
         try:
             return resolve()
         except (ConfigError, OSError, ValueError) as error:
@@ -121,8 +121,8 @@ class HeldSecrets:
             log.error("a secret cannot be resolved again, the old one stays in use", reason=reason)
             return old
 
-    def _still_meant(self, settings: Settings) -> tuple[dict[str, SecretStr], dict[str, UpstreamHeaders]]:
-        """What another configuration refers to in the same words."""
+    def _unchanged(self, settings: Settings) -> tuple[dict[str, SecretStr], dict[str, UpstreamHeaders]]:
+        """The secrets whose references are the same in another configuration."""
         mine = {key.name: key.secret for key in self._settings.keys}
         upstreams = {one.name: (one.headers, one.proxy_auth) for one in self._settings.upstreams}
         secrets = {key.name for key in settings.keys if mine.get(key.name) == key.secret}

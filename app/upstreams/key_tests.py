@@ -17,14 +17,14 @@ from app.upstreams.domain.classify import outcome_of
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.domain.reply import FetchedPage
 from app.upstreams.domain.upstream_error import read_error
-from app.upstreams.upstream_call import TROUBLES, HttpResponse, IncompleteCall, UpstreamCall
-from app.upstreams.upstream_connections import ConnectionPool
+from app.upstreams.upstream_call import TRANSPORT_EXCEPTIONS, HttpResponse, IncompleteCall, UpstreamCall
+from app.upstreams.upstream_connections import UpstreamConnections, open_socket_of
 
-_MOST = 4 * 1024 * 1024  # bytes of a page
+_MAX_PAGE = 4 * 1024 * 1024  # bytes
 
 
 class UpstreamPages:
-    """One upstream. By its proxy, with its headers and its rules for TLS; each GET on a connection of its own."""
+    """Pages of one upstream, through its proxy, with its headers and TLS rules; a new connection for each GET."""
 
     def __init__(
         self,
@@ -36,22 +36,22 @@ class UpstreamPages:
     ) -> None:
         """`seconds` for one page. Raises ConfigError when the `ca_file` holds no certificate."""
         self._base = urlsplit(upstream.base_url).path
-        self._connections = ConnectionPool(upstream, most_idle=0, clock=clock, outfit=outfit)
+        self._connections = UpstreamConnections(upstream, max_idle=0, clock=clock, outfit=outfit)
         self._clock = clock
         self._seconds = seconds
 
     def models(self, secret: str = "") -> FetchedPage:
-        """What GET /models answers, with a key or without one. Never raises for what the other side does."""
+        """GET /models, with a key or without one. Nothing that the upstream does raises."""
         return self._get(f"{self._base}/models", secret)
 
     def balance(self, secret: str) -> FetchedPage:
-        """What its balance page answers. Where there is one, it stands before the version or at the root (DeepSeek)."""
+        """GET /user/balance, at the root or before the version as DeepSeek has it."""
         before = self._base.removesuffix("/v1")
         page = self._get(f"{before}/user/balance", secret)
         return self._get("/user/balance", secret) if page.status == 404 and before else page
 
     def page(self, test: Probe, secret: str) -> FetchedPage:
-        """The page that a test of a key asks for."""
+        """The page for a test of a key."""
         return self.models(secret) if test is Probe.MODELS else self.balance(secret)
 
     def _get(self, path: str, secret: str) -> FetchedPage:
@@ -62,23 +62,22 @@ class UpstreamPages:
             return FetchedPage(asked_at=asked_at, seconds=time.monotonic() - begun, error=fault.message)
 
         try:
-            loan = self._connections.borrow()
-        except TROUBLES as error:
+            pooled = self._connections.acquire()
+        except TRANSPORT_EXCEPTIONS as error:
             return failed(error)
-        loan.clean = False
         try:
-            call.sending(loan.socket)
-            loan.connection.request(
+            call.sending(open_socket_of(pooled))
+            pooled.connection.request(
                 "GET", self._connections.base + path, headers=self._headers(secret), preload_content=False
             )
-            response = loan.connection.getresponse()
+            response = pooled.connection.getresponse()
             call.reading()
-            body = HttpResponse(call, response, self._clock.now()).read(_MOST)
-        except (IncompleteCall, *TROUBLES) as error:
+            body = HttpResponse(call, response, self._clock.now()).read(_MAX_PAGE)
+        except (IncompleteCall, *TRANSPORT_EXCEPTIONS) as error:
             return failed(error)
         finally:
             call.done()
-            self._connections.give_back(loan)
+            self._connections.release(pooled)
         headers = {name.lower(): value for name, value in response.headers.items()}
         return FetchedPage(response.status, headers, _json(body), time.monotonic() - begun, asked_at)
 
@@ -99,7 +98,7 @@ _NOT_OFFERED = {404, 405, 501}
 
 
 class UpstreamTests:
-    """Implements the Tester port. A secret is looked up for each test: it may have been put in place since."""
+    """Implements the Tester port. Resolves the secret for each test, as it may have been added since."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], clock: Clock) -> None:
         self._settings = settings
@@ -110,7 +109,7 @@ class UpstreamTests:
         self._clock = clock
 
     def test(self, key: str, test: Probe) -> Probed:
-        """Ask the key's upstream. Never raises for what an upstream, or a secret that is not there, can cause."""
+        """Ask the key's upstream. Neither an upstream nor a missing secret raises."""
         begun = self._clock.monotonic()
 
         def found(finding: KeyTestResult, status: int | None, words: str) -> Probed:
@@ -122,7 +121,7 @@ class UpstreamTests:
             outfit = outfits(self._settings, self._environ, {known.upstream})[known.upstream]
             upstream = self._upstreams[known.upstream]
             pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, outfit=outfit)
-        except ConfigError as error:  # a worker may have it: its next call will tell
+        except ConfigError as error:  # a worker may have it: its next call will show
             return found(KeyTestResult.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
         page = pages.page(test, secret)
         if page.error:
@@ -141,7 +140,7 @@ def _finding(test: Probe, status: int, body: Any) -> tuple[KeyTestResult, int, s
         return KeyTestResult.WORKS, status, "the key works"
     available = _available(body)
     if available is None:
-        return KeyTestResult.NOT_OFFERED, status, "the upstream's balance page says nothing that we know"
+        return KeyTestResult.NOT_OFFERED, status, "the upstream's balance page has an unknown format"
     words = "there is a balance" if available else "there is no balance"
     return (KeyTestResult.WORKS if available else KeyTestResult.REFUSED), status, words
 

@@ -1,4 +1,4 @@
-"""One call in flight: its deadline, how far it has come, and the means to cut it off from another thread."""
+"""One call in flight: its deadline, its stage, how another thread cuts it off; and its answer, whole or streamed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSock
 from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
 
-# Whatever can go wrong between us and an upstream.
-TROUBLES = (OSError, http.client.HTTPException, HTTPError, ValueError)
+# Everything that can go wrong on the way to an upstream and back.
+TRANSPORT_EXCEPTIONS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 
 
-class IncompleteCall(Exception):  # not an error of ours: the fault says what happened
-    """A call came to no whole answer."""
+class IncompleteCall(Exception):
+    """A call without a complete answer; `fault` says why."""
 
     def __init__(self, fault: TransportError) -> None:
         super().__init__(fault.message)
@@ -34,15 +34,18 @@ class IncompleteCall(Exception):  # not an error of ours: the fault says what ha
 
 
 def not_sent(why: str) -> IncompleteCall:
-    """The call has ended before anything was sent."""
+    """The error of a call that ended before anything was sent."""
     return IncompleteCall(TransportError(TransportErrorKind.NOT_SENT, f"Nothing was sent: {why}."))
 
 
 class UpstreamCall:
-    """Made before the connection is there; `sending` and `reading` say how far it has come."""
+    """A call from before its connection exists; `sending` and `reading` mark its stages.
+
+    It belongs to the thread that makes the call. Others may only call `abort`; `_lock` guards what that touches.
+    """
 
     def __init__(self, seconds: float) -> None:
-        """The call ends after `seconds`, all in all."""
+        """`seconds`: for the whole call."""
         self.deadline = Deadline(seconds)
         self._seconds = seconds
         self._stage = TransportErrorKind.UNCONNECTED
@@ -52,7 +55,7 @@ class UpstreamCall:
         self.sent_at: float | None = None  # Unix seconds
 
     def sending(self, sock: DeadlineSocket | TimedTLSSocket, at: float | None = None) -> None:
-        """From here on bytes may reach the upstream, `at` by the clock. Raises IncompleteCall when aborted before."""
+        """From now on bytes may reach the upstream; `at` in Unix seconds. Raises IncompleteCall if already aborted."""
         with self._lock:
             if self._aborted:
                 raise not_sent("the worker is stopping")
@@ -66,24 +69,24 @@ class UpstreamCall:
         self._stage = TransportErrorKind.CUT
 
     def abort(self) -> None:
-        """End the call now; its thread sees the connection end. May be called at any time, by any thread."""
+        """Cut the call off: its thread sees the connection end. Any thread, any time."""
         with self._lock:
             self._aborted = True
             if self._socket is not None:
                 _shut(self._socket)
 
     def done(self) -> None:
-        """Let go of the socket: it may serve another call from now on."""
+        """Drop the socket, which may serve another call from now on."""
         with self._lock:
             self._socket = None
 
     def fault(self, error: Exception, status: int | None = None) -> TransportError:
-        """What an error means at this stage, in words that hold nothing of what was sent or received."""
+        """What an error means at this stage, in words without anything that was sent or received."""
         if self._aborted and self._stage is not TransportErrorKind.UNCONNECTED:
             said = "The worker stopped before the answer was complete."
             return TransportError(TransportErrorKind.ABORTED, said, status, sent_at=self.sent_at)
         if self._stage is not TransportErrorKind.UNCONNECTED and _is_timeout(error):
-            said = f"The upstream gave no whole answer within {self._seconds:g} s."
+            said = f"The upstream gave no complete answer within {self._seconds:g} s."
             return TransportError(TransportErrorKind.TIMED_OUT, said, status, sent_at=self.sent_at)
         said = _WORDS[self._stage] + _detail(error)
         return TransportError(self._stage, said, status, sent_at=self.sent_at)
@@ -98,7 +101,7 @@ _WORDS = {
 
 
 def _shut(sock: socket.socket) -> None:
-    """Wake whoever reads; not by SSLSocket's own shutdown, which takes TLS away under the reading thread."""
+    """Wake the reading thread. SSLSocket's own shutdown would take TLS away under it."""
     try:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
@@ -128,7 +131,7 @@ def _detail(error: Exception) -> str:
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """An error and what led to it, the outermost first."""
+    """An error and its causes, outermost first."""
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)
@@ -141,7 +144,7 @@ _CHUNK = 65536
 
 
 class HttpResponse:
-    """An answer that has begun: its status and headers are there, its body comes."""
+    """An answer that has begun: status and headers are there, the body is still arriving."""
 
     def __init__(self, call: UpstreamCall, response: BaseHTTPResponse, first_byte_at: float) -> None:
         self.sent_at = call.sent_at
@@ -153,38 +156,39 @@ class HttpResponse:
         self._response = response
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives, undone of any compression. Raises IncompleteCall when it is cut off."""
+        """The body as it arrives, decompressed. Raises IncompleteCall if it is cut off."""
         try:
             while chunk := self._response.read1(_CHUNK, decode_content=True):
                 yield chunk
-        except TROUBLES as error:
+        except TRANSPORT_EXCEPTIONS as error:
             raise self.failed(self._call.fault(error)) from None
         self.whole = True
 
     @property
     def is_stream(self) -> bool:
-        """Whether it comes as server-sent events."""
+        """Whether the body is server-sent events."""
         return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
 
     def hurry(self, seconds: float) -> None:
-        """Give what is left of the body so many seconds at most."""
+        """Allow at most `seconds` for the rest of the body."""
         self._call.deadline.hurry(seconds)
 
-    def read(self, most: int) -> bytes:
-        """The whole body. Raises IncompleteCall beyond `most` bytes."""
+    def read(self, max_bytes: int) -> bytes:
+        """The whole body. Raises IncompleteCall beyond `max_bytes`."""
         body = bytearray()
         for chunk in self.chunks():
             body += chunk
-            if len(body) > most:
+            if len(body) > max_bytes:
                 raise self.failed(
                     TransportError(
-                        TransportErrorKind.TOO_LARGE, f"The upstream's answer is larger than {most} bytes."
+                        TransportErrorKind.TOO_LARGE,
+                        f"The upstream's answer is larger than {max_bytes} bytes.",
                     )
                 )
         return bytes(body)
 
     def failed(self, fault: TransportError) -> IncompleteCall:
-        """The error for a fault of this answer."""
+        """The error of an answer that ended with this fault."""
         return IncompleteCall(
             replace(
                 fault,
@@ -197,15 +201,14 @@ class HttpResponse:
 
 
 PassOn = Callable[[bytes], None]  # takes a chunk's JSON
-_AFTER_DONE = 1.0  # seconds for an upstream to end its body once it has said that it is done
+_AFTER_DONE = 1.0  # seconds for an upstream to end its body after [DONE]
 
 
 class StreamReading:
-    """Reads one streamed answer. `shown`: something was passed on."""
+    """Reads one streamed answer in the calling thread. `shown`: something was passed on."""
 
-    def __init__(self, most: int, pass_on: PassOn) -> None:
-        """`most` bytes of events."""
-        self._most = most
+    def __init__(self, max_bytes: int, pass_on: PassOn) -> None:
+        self._max_bytes = max_bytes
         self._pass_on = pass_on
         self._events = EventReader()
         self._assembly = Assembly()
@@ -214,9 +217,9 @@ class StreamReading:
         self.shown = False
 
     def read(self, answer: HttpResponse) -> bytes:
-        """The whole answer as JSON, or the error that the upstream sent in its place or amidst it.
+        """The whole answer as JSON, or the error that the upstream sent instead or in between.
 
-        Raises IncompleteCall when it is cut off, also without a word.
+        Raises IncompleteCall if the stream ends early.
         """
         try:
             self._read_events(answer)
@@ -227,7 +230,9 @@ class StreamReading:
             return self._error
         if not self._assembly.finished:
             raise answer.failed(
-                TransportError(TransportErrorKind.CUT, "The upstream's stream ended before its answer did.")
+                TransportError(
+                    TransportErrorKind.CUT, "The upstream's stream ended before its answer was complete."
+                )
             )
         return orjson.dumps(self._assembly.completion())
 
@@ -235,8 +240,8 @@ class StreamReading:
         size = 0
         for received in answer.chunks():
             size += len(received)
-            if size > self._most:
-                words = f"The upstream's answer is larger than {self._most} bytes."
+            if size > self._max_bytes:
+                words = f"The upstream's answer is larger than {self._max_bytes} bytes."
                 raise answer.failed(TransportError(TransportErrorKind.TOO_LARGE, words))
             for data in self._events.feed(received):
                 self._take(data, answer)
@@ -244,7 +249,7 @@ class StreamReading:
                 return
 
     def _take(self, data: bytes, answer: HttpResponse) -> None:
-        """One event. Nothing counts after an error or the end."""
+        """Handle one event. Events after an error or [DONE] are ignored."""
         if self._done or self._error is not None:
             return
         if data == DONE:
@@ -268,7 +273,7 @@ def _parsed(data: bytes, answer: HttpResponse) -> tuple[Mapping[str, Any], str]:
     if not isinstance(chunk, Mapping):
         raise answer.failed(
             TransportError(
-                TransportErrorKind.CUT, "The upstream's stream holds something that is not a JSON object."
+                TransportErrorKind.CUT, "The upstream's stream contained something other than a JSON object."
             )
         )
     return chunk, text

@@ -11,44 +11,44 @@ from app.upstreams.domain.upstream_error import UpstreamError
 
 Figure = Literal["calls", "pace", "tokens"]
 
-NEAR = 0.05  # a part of a limit
-USED = 0.85  # of its level must a pace have been used to be what held the backlog back
-FEW = 8  # calls at once: fewer are no telling number
-BEYOND = 1.25  # times a known pace, taken without a refusal: the limit is not there
+NEAR = 0.05  # fraction of a limit
+USED = 0.85  # fraction of its level above which a pace may have held the backlog back
+FEW = 8  # calls at once: fewer prove nothing
+BEYOND = 1.25  # times a known pace, accepted without a refusal: the limit is elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class LimitUsage:
-    """How much of a figure was in use when a call was refused."""
+    """How much of a limited metric was in use when a call was refused."""
 
     name: Figure
     amount: float
-    level: float  # what was allowed; infinite when nothing held it
-    known: float | None  # where its limit is believed to be
+    level: float  # what was allowed; infinite without a limit
+    known: float | None  # the estimated limit
     bound: bool  # whether it held the backlog back
-    slack: float = 0.0  # by what part the amount may be too high or too low
+    slack: float = 0.0  # relative error of the amount
 
     @property
     def at_limit(self) -> bool:
-        """Whether about as much was in use as is known to be taken; nothing being known, as much as was allowed."""
+        """Whether usage was near the estimated limit or, without one, near what was allowed."""
         if self.known is not None:
             return self.amount >= (1 - NEAR) * self.known
         return self.amount >= (1 - NEAR if self.name == "calls" else USED) * self.level
 
     @property
     def is_beyond(self) -> bool:
-        """Whether more is in use than the limit that is believed in: it cannot be where it is believed to be."""
+        """Whether usage exceeds the estimated limit, which must be wrong then."""
         return self.known is not None and self.amount > BEYOND * self.known
 
 
 def attribute_refusal(
     named: Figure | None, calls: LimitUsage, pace: LimitUsage, proved: int
 ) -> Sequence[Figure]:
-    """What to cut: the figure that the refusal names, else the calls at once, the calls a second, or both.
+    """What to reduce: the metric that the refusal names, else calls at once, calls per second, or both.
 
-    1. Not the calls at once if as many were taken a moment ago (`proved` is the most of which one succeeded).
-    2. What was in use up to its known limit. A pace far beyond its own has no limit there: then the calls at once.
-    3. Of two such, what held the backlog back; else the calls at once, whose number is the more telling one.
+    1. Not calls at once if as many were accepted a moment ago (`proved`: the most of which one succeeded).
+    2. What was used up to its estimated limit. A pace far beyond its own has no limit there: then calls at once.
+    3. If both were, the one that held the backlog back; else calls at once, the more reliable number.
     """
     if named is not None:
         return (named,)
@@ -70,7 +70,7 @@ _PACE = re.compile(
 
 
 def named_limit(error: UpstreamError) -> Figure | None:
-    """`calls` at once, `tokens` or `pace` (calls a minute or second); None when it names none, or more than one."""
+    """`calls` at once, `tokens` or `pace` (calls per minute or second); None if it names none or several."""
     text = f"{error.code} {error.type} {error.message}"
     named: set[Figure] = set()
     if _CALLS.search(text) or "并发" in text:

@@ -1,4 +1,4 @@
-"""What came back from an upstream: a reply, or what went wrong before one was whole."""
+"""What came back from an upstream: a reply, a transport error, or a page."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Any
 
 
 class TransportErrorKind(StrEnum):
-    """How a call can fall short of a whole reply. After the first two nothing was sent."""
+    """Why a call has no complete reply. With the first two, nothing was sent."""
 
-    NOT_SENT = "not_sent"  # the permit had grown old, or the process is stopping
+    NOT_SENT = "not_sent"  # the permit was too old, or the process is stopping
     UNCONNECTED = "unconnected"  # name, connection or TLS
-    BROKEN = "broken"  # the connection ended before an answer began
-    CUT = "cut"  # it ended inside the answer
+    BROKEN = "broken"  # the connection ended before the answer began
+    CUT = "cut"  # it ended within the answer
     TIMED_OUT = "timed_out"
     TOO_LARGE = "too_large"
-    ABORTED = "aborted"  # by us, at the end of a drain
+    ABORTED = "aborted"  # by this process, at the end of a drain
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole HTTP answer. Header names are in lower case; instants are Unix seconds."""
+    """A complete HTTP answer. Header names are lower case, instants Unix seconds."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     first_byte_at: float | None = None
-    shown: bool = False  # some of it was passed on as it came
-    sent_at: float | None = None  # the connection stood, the request began
+    shown: bool = False  # part of it was passed on as it arrived
+    sent_at: float | None = None  # when the request began, on an open connection
 
 
 @dataclass(frozen=True, slots=True)
 class TransportError:
-    """No whole answer. `status` and `headers` are there when it had begun. `message` holds no secret."""
+    """No complete answer. `status` and `headers` are set if it had begun. `message` contains no secret."""
 
     trouble: TransportErrorKind
     message: str
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     first_byte_at: float | None = None
-    shown: bool = False  # some of the answer was passed on before it went wrong
+    shown: bool = False  # part of the answer was passed on before the error
     sent_at: float | None = None
 
     @property
@@ -52,7 +52,7 @@ class TransportError:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """One GET. `status` 0: no answer came, `error` says why."""
+    """A page, fetched by one GET. `status` 0: no answer, `error` says why."""
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case

@@ -1,7 +1,7 @@
-"""Mending a request whose one parameter an upstream rejects by name: clamp it, rename it or leave it out.
+"""Changes to a request's parameters: a fix for one that the upstream rejects, and defaults that are left out.
 
-A repair is tried once. It is remembered among the things that its task avoids, as
-`repair:<how>:<parameter>:<value>`; names of keys hold no colon, so the two are never taken for each other.
+A fix (clamp, rename or drop) is tried once. The task remembers it among what it avoids, as
+`repair:<how>:<parameter>:<value>`; names of keys contain no colon, so the two cannot be confused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ How = Literal["clamp", "rename", "drop"]
 _PREFIX = "repair"
 _NAME = r"[`'\"]?([A-Za-z_][A-Za-z0-9_]{0,63})[`'\"]?"
 
-# Without these the request would ask for something else.
+# Without these it would be a different request.
 _ESSENTIAL = frozenset(
     {
         "model",
@@ -47,18 +47,18 @@ _LENGTHS = frozenset({"max_tokens", "max_completion_tokens"})
 
 @dataclass(frozen=True, slots=True)
 class ParameterFix:
-    """One change to a request: `value` is the new most for a clamp, the new name for a rename."""
+    """One change to a request. `value`: the limit of a clamp, the new name of a rename."""
 
     how: How
     parameter: str
     value: str = ""
 
     def __str__(self) -> str:
-        """As it is remembered."""
+        """As the task remembers it."""
         return f"{_PREFIX}:{self.how}:{self.parameter}:{self.value}"
 
     def apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The request with this change; a parameter that is not there stays absent."""
+        """The request with this change; an absent parameter stays absent."""
         changed = dict(request)
         if self.parameter not in changed:
             return changed
@@ -71,7 +71,7 @@ class ParameterFix:
 
 
 def suggest_fix(message: str) -> ParameterFix | None:
-    """The repair that an upstream's error message asks for, if it names one parameter and a way."""
+    """The fix that an upstream's error message suggests, if it names a parameter and a way."""
     for pattern in _CLAMPS:
         if (found := pattern.search(message)) and found[1] in _LENGTHS and int(found[2]) > 0:
             return ParameterFix("clamp", found[1], found[2])
@@ -84,7 +84,7 @@ def suggest_fix(message: str) -> ParameterFix | None:
 
 
 def remembered_fixes(avoid: Iterable[str]) -> tuple[ParameterFix, ...]:
-    """The repairs among what a task avoids."""
+    """The fixes among what a task avoids."""
     return tuple(_read(note) for note in avoid if note.startswith(f"{_PREFIX}:"))
 
 
@@ -96,7 +96,7 @@ def _read(note: str) -> ParameterFix:
 
 
 def strip_default_parameters(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without the parameters that say what holds anyway. 1 and 1.0 are the same, 1 and true are not."""
+    """The body without parameters that equal their default. 1 equals 1.0, but not true."""
     return {
         name: value for name, value in body.items() if not (name in defaults and _same(value, defaults[name]))
     }
