@@ -24,28 +24,28 @@ from app.submission.domain.request_headers import IDEMPOTENCY_KEY, Fingerprint, 
 
 log = structlog.get_logger("penstock.access")
 
-_TEAMS = "/v1/admin/clients"  # what administrators of a team may reach of the administration
+_TEAMS = "/v1/admin/clients"  # the only admin endpoints open to team administrators
 
 
 class CallerAddresses:
-    """Where requests come from."""
+    """Client addresses, and the network zones they are in."""
 
     def __init__(self, settings: AccessSettings) -> None:
         self._trusted = parse_networks(settings.trusted_proxies)
         self.named = {name: parse_networks(networks) for name, networks in settings.zones.items()}
 
     def of(self, asked: Request) -> str:
-        """The address that a request comes from, as far as trusted proxies tell it."""
+        """Return the client's address; X-Forwarded-For counts only from trusted proxies."""
         forwarded = asked.headers.get("X-Forwarded-For") if self._trusted else None
         return client_address(asked.remote_addr or "", forwarded, self._trusted)
 
     def zones(self, address: str) -> frozenset[str]:
-        """The named networks that hold it."""
+        """Return the names of the configured zones that contain the address."""
         return zones_of(address, self.named)
 
 
 class AccessControl:
-    """Decides once for each request."""
+    """Admits each request once: scope, requests per minute, policies."""
 
     def __init__(
         self, policies: PolicyBook, rates: RequestRates, clock: Clock, settings: AccessSettings
@@ -57,14 +57,14 @@ class AccessControl:
 
     @property
     def zones(self) -> Collection[str]:
-        """The names of networks that policies may speak of."""
+        """The zone names that policies may use."""
         return self._addresses.named.keys()
 
     def admit(self, caller: Caller) -> Caller:
-        """Let the caller in. Raises Forbidden, OverLimit, DatabaseUnreachable.
+        """Admit the caller. Raises Forbidden, OverLimit, DatabaseUnreachable.
 
-        1. The audit log learns who it is, whatever follows. 2. Requests per minute. 3. The key's scopes, and for the
-        administration who may be there at all. 4. Policies on the action; those on models follow with the model.
+        In order: record the caller for the audit log; count the request against the limit per minute; check the key's
+        scopes and administration rights; check policies on the action. Policies on models are checked with the model.
         """
         if app_ctx.g.get("caller") == caller:
             return caller
@@ -81,9 +81,9 @@ class AccessControl:
         return caller
 
     def admit_page(self, caller: Caller, scope: str) -> None:
-        """Let in who looks at a page by a session: no limit of requests, the same policies, the same log.
+        """Admit a dashboard session: the same policies and audit log, but no request limit.
 
-        With the database away by the policies known last: the page that says so must be seen.
+        Without the database, the last known policies apply, so that the page can still report the outage.
 
         Raises Forbidden, DatabaseUnreachable.
         """
@@ -92,7 +92,7 @@ class AccessControl:
         current.set(calling)
 
     def install(self, app: Flask) -> None:
-        """Forget the caller of the request before, and tell every caller how he stands with his limit."""
+        """Reset the caller before each request, and add RateLimit headers to each response."""
 
         @app.before_request
         def begin() -> None:
@@ -107,7 +107,7 @@ class AccessControl:
             return response
 
     def _begin(self, caller: Caller) -> CallerContext:
-        """From here on the audit log knows who it is."""
+        """Record the caller for the audit log."""
         address = self._addresses.of(request_ctx.request)
         kept = app_ctx.g
         kept.caller, kept.address = caller, address
@@ -139,32 +139,35 @@ class AccessControl:
         decision = decide(facts)
         if not decision.allowed:
             log.warning("refused by policy", rule=decision.rule, client=caller.client_id, action=scope)
-            raise Forbidden("this key may not do this now, from here", code="denied_by_policy")
+            raise Forbidden(
+                "this key may not do this (denied by a policy for this client, time or address)",
+                code="denied_by_policy",
+            )
 
 
 def _check_administration(caller: Caller, path: str) -> None:
     if not path.startswith("/v1/admin") or caller.is_admin:
         return
     if not (caller.administers and path.startswith(_TEAMS)):
-        raise Forbidden("this is for administrators", code="not_an_administrator")
+        raise Forbidden("only administrators may do this", code="not_an_administrator")
 
 
 class Callers:
-    """Reads the caller out of the request that is being served."""
+    """Authenticates and admits the caller of the current request."""
 
     def __init__(self, authenticate: Authenticate, auth: AccessControl) -> None:
         self._authenticate = authenticate
         self._auth = auth
 
     def current(self) -> Caller:
-        """The caller, once let in. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
+        """Return the admitted caller. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
         caller = self._authenticate.caller(request_ctx.request.environ.get("HTTP_AUTHORIZATION"))
         bind_contextvars(client_id=caller.client_id)
         return self._auth.admit(caller)
 
 
 class Repeats:
-    """The Idempotency-Key of the request that is being served, and its payload as that is read."""
+    """The Idempotency-Key of the current request, and the fingerprint of its payload as it is read."""
 
     def __init__(self, operation: str) -> None:
         """Raises Invalid for a malformed key."""
@@ -172,13 +175,13 @@ class Repeats:
         self._fingerprint = None if self._key is None else Fingerprint(operation)
 
     def add(self, piece: bytes) -> bytes:
-        """Go on with the next piece; gives it back."""
+        """Add a piece to the fingerprint and return it."""
         if self._fingerprint is not None:
             self._fingerprint.add(piece)
         return piece
 
     def repeat(self) -> IdempotencyKey | None:
-        """What was read so far, as a repeat; None without a key."""
+        """Return the key with the fingerprint of what was read so far; None without a key."""
         if self._key is None or self._fingerprint is None:
             return None
         return IdempotencyKey(self._key, self._fingerprint.text())

@@ -1,4 +1,4 @@
-"""Every call into the audit log, those with a wrong key too. Never a prompt, never a secret."""
+"""Writes every call to the audit log, including those with an unknown key, but no prompts and no secrets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from app.platform.ports import Clock
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})
 _MOST_TEXT = 64
-PAGES = "dashboard"  # the blueprint of people's pages
-_MOVING = frozenset({f"{PAGES}.static", f"{PAGES}.parts"})
+PAGES = "dashboard"  # the blueprint of the dashboard
+_REFRESHES = frozenset({f"{PAGES}.static", f"{PAGES}.parts"})
 TASK_HEADER = "x-penstock-task"  # of chat calls: the task that answers them
 
 
 def install_auditing(app: Flask, record: RecordAudit, addresses: CallerAddresses, clock: Clock) -> None:
-    """Write an entry behind each call. Administrative ones are stored before they are answered."""
+    """Write an entry for each call. Administrative calls are stored before they are answered."""
 
     @app.before_request
     def begin() -> None:
@@ -35,7 +35,7 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: CallerAddresses
     @app.after_request
     def end(response: Response) -> Response:
         asked = request_ctx.request
-        if _is_told(asked) and not _is_preflight(asked.method):
+        if _is_audited(asked) and not _is_preflight(asked.method):
             entry = _entry(asked, response, addresses, clock)
             is_act = asked.path.startswith("/v1/admin") and asked.method != "GET"
             (record.add_now if is_act else record.add)(entry)
@@ -43,7 +43,7 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: CallerAddresses
 
 
 def note(model: str | None = None, subject: str | None = None, parameters: Any = None) -> None:
-    """Tell the entry of the request being served what it is about. Parameters lose whatever could be a prompt."""
+    """Add details to the current request's entry. Parameters that could hold prompt text are left out."""
     if model is not None:
         g.audit_model = model
     if subject is not None:
@@ -53,7 +53,7 @@ def note(model: str | None = None, subject: str | None = None, parameters: Any =
 
 
 def plain_parameters(parameters: Any) -> dict[str, Any]:
-    """Numbers, truths and short words by name; of everything else only that it was there."""
+    """Return numbers, booleans and short words by name; other values become "given"."""
     found: dict[str, Any] = {}
     for name, value in list(dict(parameters).items())[:40]:
         if name in _LEFT_OUT or len(name) > _MOST_TEXT:
@@ -91,15 +91,15 @@ def _entry(asked: Request, response: Response, addresses: CallerAddresses, clock
     )
 
 
-def _is_told(asked: Request) -> bool:
-    """Calls, and pages of the dashboard: each that is opened, and each act on it; not what moves by itself on it."""
+def _is_audited(asked: Request) -> bool:
+    """Whether the request is an API call or a dashboard page or action, not a page's automatic refresh."""
     if asked.path.startswith(("/v1/", "/api/")):
         return True
-    return asked.blueprint == PAGES and asked.endpoint not in _MOVING
+    return asked.blueprint == PAGES and asked.endpoint not in _REFRESHES
 
 
 def _subject(asked: Request) -> str:
-    """What the path names: a task, a batch, a client and its key."""
+    """The ids in the path, such as a task's, or a client's and its key's."""
     return "/".join(str(value) for value in (asked.view_args or {}).values())
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
 from app.api.batch_json import read_batch
-from app.api.body import is_packed, pieces, read_body
+from app.api.body import is_compressed, pieces, read_body
 from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, read_batch_options, read_query
 from app.api.rendering import Rendering
@@ -34,46 +34,46 @@ from app.tasks.store.batches import BatchRow
 
 
 class DryRunQuery(Query):
-    """Whether to submit at all."""
+    """Whether to submit or only to estimate."""
 
     dry_run: Literal["true", "false"] = Field(
-        "false", description="true: check everything, say what it would come to, and store nothing."
+        "false", description="true: check and estimate the batch without storing anything."
     )
 
 
 class ModelEstimate(Shape):
-    """What goes to one model."""
+    """The share of one model."""
 
     requests: int
     tokens: int
 
 
 class BatchEstimate(Shape):
-    """What a batch would come to."""
+    """Estimated size, cost and duration of a batch."""
 
     object: Literal["batch.estimate"]
     requests: int
-    tokens: int = Field(description="Estimated, prompts and answers together.")
-    cost: Cost | None = Field(description="The most it can cost; null: a price is unknown.")
+    tokens: int = Field(description="Estimated tokens of prompts and completions.")
+    cost: Cost | None = Field(description="Maximum cost; null if a price is unknown.")
     seconds: float | None = Field(
-        description="At the told limits, if nothing else runs; null: none are told."
+        description="At the configured limits, if nothing else runs; null if no limits are configured."
     )
     finished_at: Time | None
     models: dict[str, ModelEstimate]
 
 
 def read_dry_run() -> bool:
-    """Whether the request that is being served is only a question. Raises Invalid."""
+    """Whether the current request is a dry run. Raises Invalid."""
     given = request.args.get("dry_run")
     return given is not None and parse(DryRunQuery, {"dry_run": given}).dry_run == "true"
 
 
 def refuse_options_in_query() -> None:
-    """With a JSON body nothing else stands in the query string: an option there would be overlooked. Raises Invalid."""
+    """With a JSON body, options in the query string would be ignored: refuse them. Raises Invalid."""
     for name in request.args:
         if name in BatchOptions.model_fields:
             raise Invalid(
-                f"{name}: stands in the body when that is JSON; in the query string it is for JSON lines "
+                f"{name}: goes into the body when that is JSON; query options are only for JSON Lines "
                 "(Content-Type: application/x-ndjson)",
                 param=name,
                 code="invalid_value",
@@ -82,7 +82,7 @@ def refuse_options_in_query() -> None:
 
 
 def estimate_view(estimate: Estimate) -> dict[str, Any]:
-    """The answer."""
+    """Render an estimate."""
     cost = None
     if estimate.cost_picos is not None:
         cost = {"micros": micros(estimate.cost_picos), "currency": estimate.currency}
@@ -103,16 +103,16 @@ def estimate_view(estimate: Estimate) -> dict[str, Any]:
 _LINES = frozenset(
     {"application/x-ndjson", "application/jsonl", "application/ndjson", "application/x-jsonlines"}
 )
-MOST_JSON = 64 * 1024 * 1024  # bytes of a body that must be read whole
-_LARGE = 4 * 1024 * 1024  # bytes from which on only a few such bodies are read at once
+MOST_JSON = 64 * 1024 * 1024  # bytes of a JSON body, which is held in memory
+_LARGE = 4 * 1024 * 1024  # bytes above which only a few bodies are read at once
 _LARGE_AT_ONCE = 4
-_PATIENCE = 20.0  # seconds to wait for one's turn
-_SOON = "5"  # seconds after which asking again may pay
-_AS_LINES = "send JSON lines (Content-Type: application/x-ndjson), or several batches"
+_PATIENCE = 20.0  # seconds that a large body waits for its turn
+_SOON = "5"  # seconds until a client should poll again
+_AS_LINES = "send it as JSON Lines (Content-Type: application/x-ndjson) or as several batches"
 _LINES_TOO = (
-    "As JSON (up to 64 MiB), or as JSON lines with Content-Type application/x-ndjson: one request a line, whatever "
-    "holds for all of them in the query string. Lines are stored as they come in. It is all or nothing: when a "
-    "line is refused, or the connection breaks, nothing of it stays."
+    "As JSON (up to 64 MiB), or as JSON Lines with Content-Type application/x-ndjson: one request per line, with "
+    "options for all of them in the query string. Lines are stored as they arrive. All or nothing: if a line is "
+    "invalid or the connection breaks, nothing is kept."
 )
 
 
@@ -120,7 +120,7 @@ _Take = Callable[[str, BatchRequest, Iterable[TaskRequest], Repeats], Response]
 
 
 class BatchViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/batch operations."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class BatchViews:
         self._large = BoundedSemaphore(_LARGE_AT_ONCE)
 
     def operations(self) -> list[Operation]:
-        """What is offered, each also under /api."""
+        """The operations of these views, each also under /api."""
         one = {200: ResponseDoc("The batch.", Batch)}
         return [
             self._operation(
@@ -147,11 +147,9 @@ class BatchViews:
                 "Submit many prompts.",
                 self.submit,
                 {
-                    200: ResponseDoc(
-                        "Only with `dry_run`: what it would come to. Nothing is stored.", BatchEstimate
-                    ),
+                    200: ResponseDoc("Only with `dry_run`: the estimate. Nothing is stored.", BatchEstimate),
                     202: ResponseDoc(
-                        "Stored in whole; it will run. See Location and Retry-After.", AcceptedBatch
+                        "Stored completely; it will run. See Location and Retry-After.", AcceptedBatch
                     ),
                 },
                 query=DryRunQuery,
@@ -162,16 +160,16 @@ class BatchViews:
                 repeatable=True,
             ),
             self._operation(
-                "GET", "/v1/batch/{batch_id}", "Look at a batch.", self.show, one, refusals=(404,)
+                "GET", "/v1/batch/{batch_id}", "Retrieve a batch.", self.show, one, refusals=(404,)
             ),
             self._operation(
                 "GET",
                 "/v1/batch/{batch_id}/results",
-                "The results so far, in the order of the requests.",
+                "Retrieve the results so far, in the order of the requests.",
                 self.results,
-                {200: ResponseDoc("A line for every task that has ended.", ResultLine, JSONL)},
-                description="While the batch runs, tasks that have not ended are left out; `x-batch-status` says "
-                "how the batch stood when the answer began.",
+                {200: ResponseDoc("One line for each ended task.", ResultLine, JSONL)},
+                description="While the batch runs, tasks that have not ended are left out; `x-batch-status` holds "
+                "the status of the batch at the start of the response.",
                 refusals=(404,),
             ),
             self._operation(
@@ -180,7 +178,7 @@ class BatchViews:
                 "Cancel a batch.",
                 self.cancel,
                 one,
-                description="What waits is cancelled at once; running calls are let finish, and results are kept.",
+                description="Waiting tasks are cancelled at once. Running calls are not interrupted; results are kept.",
                 refusals=(404, 409),
             ),
         ]
@@ -194,7 +192,7 @@ class BatchViews:
         )
 
     def submit(self) -> ResponseReturnValue:
-        """202 only after the commit of all of it."""
+        """202 after the whole batch has been committed."""
         caller = self._callers.current()
         take = self._estimate if read_dry_run() else self._submit
         if request.mimetype in _LINES:
@@ -203,7 +201,7 @@ class BatchViews:
         return self._take_json(caller.client_id, take)
 
     def show(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands."""
+        """The batch."""
         caller = self._callers.current()
         read_query(Query)
         row = self._use_cases.read_batches.batch(caller.client_id, batch_id)
@@ -219,7 +217,7 @@ class BatchViews:
         return Response(stream, content_type=JSONL, headers={"x-batch-status": row.status})
 
     def cancel(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands after the wish."""
+        """The batch after the change."""
         caller = self._callers.current()
         row = self._use_cases.cancel_batch.cancel(caller.client_id, batch_id)
         return answer(self._rendering.batch(row))
@@ -242,7 +240,7 @@ class BatchViews:
 
     def _take_json(self, client_id: str, take: _Take) -> Response:
         repeats = Repeats("POST /v1/batch")
-        with self._room_for(None if is_packed() else request.content_length):
+        with self._room_for(None if is_compressed() else request.content_length):
             raw = repeats.add(read_body(min(self._limits.max_batch_body, MOST_JSON), _AS_LINES))
             body = read_batch(raw)
             del raw
@@ -251,7 +249,7 @@ class BatchViews:
 
     @contextmanager
     def _room_for(self, length: int | None) -> Iterator[None]:
-        """A large body is held whole, several times its size as values: a few at once are enough."""
+        """Limit the large bodies in memory at once: parsed, each takes several times its size."""
         if length is not None and length <= _LARGE:
             yield
         elif self._large.acquire(timeout=_PATIENCE):
@@ -261,7 +259,7 @@ class BatchViews:
                 self._large.release()
         else:
             raise Invalid(
-                "too many large JSON bodies at once; try again soon, or send JSON lines",
+                "too many large JSON bodies at once; try again in a few seconds or send JSON Lines",
                 code="too_many_large_bodies",
                 status=429,
             )
@@ -281,7 +279,7 @@ class BatchViews:
 
 
 def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:
-    """Each line as a request; the refusal of one says which."""
+    """Yield each line as a request; an error names the line."""
     for index, (number, line) in enumerate(lines(received, longest)):
         where, within = f"line {number}: ", f"requests[{index}]"
         try:
@@ -292,7 +290,7 @@ def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:
 
 
 class SteeringViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/batch operations."""
 
     def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering) -> None:
         self._use_cases = use_cases
@@ -300,29 +298,36 @@ class SteeringViews:
         self._rendering = rendering
 
     def operations(self) -> list[Operation]:
-        """What is offered, each also under /api."""
+        """The operations of these views, each also under /api."""
         return [
-            _steering("pause", "Start nothing more of a batch.", self.pause, "Running calls are let finish."),
-            _steering("resume", "Let a paused batch go on.", self.resume, "In the order of its requests."),
+            _steering(
+                "pause",
+                "Pause a batch.",
+                self.pause,
+                "No new tasks of it start; running calls are not interrupted.",
+            ),
+            _steering(
+                "resume", "Resume a paused batch.", self.resume, "Tasks start in the order of the requests."
+            ),
             _steering(
                 "retry",
-                "Run the failed lines of a batch again.",
+                "Run the failed requests of a batch again.",
                 self.retry,
-                "Those that failed or expired, and those alone. Each becomes a new task; the old one stays as it "
-                "ended. A batch whose time was up gets as much again.",
+                "Only requests that failed or expired. Each becomes a new task; the old one is not changed. "
+                "An expired batch gets its original time limit again.",
             ),
         ]
 
     def pause(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands after the wish."""
+        """The batch after the change."""
         return self._do(self._use_cases.steer_batch.pause, batch_id)
 
     def resume(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands after the wish."""
+        """The batch after the change."""
         return self._do(self._use_cases.steer_batch.resume, batch_id)
 
     def retry(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands after the wish."""
+        """The batch after the change."""
         return self._do(self._use_cases.steer_batch.retry, batch_id)
 
     def _do(self, what: Callable[[str, str], BatchRow], batch_id: str) -> ResponseReturnValue:

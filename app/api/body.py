@@ -18,19 +18,19 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from app.api.http_worker import SlowClient
 from app.platform.domain.errors import Invalid
 
-MOST_MEMBERS = 100_000  # each costs some 10 us; block gzip of 512 MiB has 8,192
+MOST_MEMBERS = 100_000  # each costs about 10 us; block gzip of 512 MiB has 8,192
 _FIRST, _WHOLE = (
     512,
     64 * 1024,
-)  # bytes handed to zlib at a time: few to a new member, for it copies what it leaves
+)  # bytes passed to zlib at a time: few for a new member, since zlib copies what it leaves
 
 
 class BadGzip(ValueError):
-    """It is no gzip; the message says in what way."""
+    """Malformed gzip; the message says how."""
 
 
 class Members:
-    """Unpacks piece by piece. Linear in what comes in and goes out."""
+    """Decompresses gzip with any number of members (RFC 1952, 2.2), piece by piece, in linear time."""
 
     def __init__(self) -> None:
         self._at_a_time = _FIRST
@@ -40,11 +40,11 @@ class Members:
 
     @property
     def whole(self) -> bool:
-        """Whether what has come so far ends where a member ends."""
+        """Whether the input so far ends at the end of a member."""
         return self._ended > 0 and self._fresh
 
     def unpack(self, packed: bytes, most: int) -> Iterator[bytes]:
-        """Unpack the next piece, `most` bytes at a time. Raises BadGzip."""
+        """Decompress the next piece, `most` bytes at a time. Raises BadGzip."""
         place = 0
         while place < len(packed):
             given = packed[place : place + self._at_a_time]
@@ -65,13 +65,13 @@ class Members:
         try:
             return self._zlib.decompress(given, most)
         except zlib.error:
-            where = "what follows its end is not gzip" if self._ended else "it is damaged, or something else"
+            where = "the data after its end is not gzip" if self._ended else "it is damaged or not gzip"
             raise BadGzip(where) from None
 
     def _end(self) -> None:
         self._ended += 1
         if self._ended >= MOST_MEMBERS:
-            raise BadGzip(f"more than {MOST_MEMBERS} members, pack it as one")
+            raise BadGzip(f"more than {MOST_MEMBERS} members; compress it as one")
         self._begin()
 
     def _begin(self) -> None:
@@ -82,9 +82,9 @@ _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 
 
 def watch_peer(environ: Mapping[str, Any]) -> Callable[[], bool]:
-    """A function that tells whether the client has hung up; it looks at the socket and takes nothing from it.
+    """Return a function that says whether the client has hung up; it reads nothing from the socket.
 
-    Where the server does not show its socket, nobody is ever seen to hang up.
+    If the server does not expose the socket, it always returns False.
     """
     sock = next((environ[name] for name in _SOCKETS if isinstance(environ.get(name), socket.socket)), None)
     if sock is None:
@@ -106,17 +106,17 @@ def _hung_up(sock: socket.socket) -> bool:
 
 
 _PIECE = 64 * 1024  # bytes
-_LOOK_EVERY = 16  # pieces unpacked between two looks whether the client is there
+_LOOK_EVERY = 16  # decompressed pieces between two checks for a client that has hung up
 TOO_LARGE = 413
-ONE_TASK = "send less, or have [api] max_task_body raised"  # what to do about a task that is too large
+ONE_TASK = "send less, or ask the operator to raise [api] max_task_body"  # hint for a task that is too large
 _HEARD_OUT = (
     64 * 1024 * 1024
-)  # bytes of a body that is too large, read and dropped so that the refusal is heard
+)  # bytes of an oversized body read and discarded, so that the client receives the response
 
 
 def read_body(most: int, hint: str = "send less") -> bytes:
-    """The whole body. Raises Invalid (413) above `most` bytes, (400) when it breaks off,
-    (408) when it comes too slowly. `hint` says what to do about a body that is too large.
+    """Return the whole body. Raises Invalid: 413 above `most` bytes, with `hint`; 400 if it is incomplete;
+    408 if it arrives too slowly.
     """
     try:
         return b"".join(pieces(most))
@@ -127,29 +127,29 @@ def read_body(most: int, hint: str = "send less") -> bytes:
 
 
 def pieces(most: int) -> Iterator[bytes]:
-    """The body piece by piece, none kept, unpacked if it came packed by gzip. Raises as read_body, (415)."""
+    """Yield the body in pieces, decompressed from gzip if necessary. Raises like read_body, and 415."""
     encoding = request_ctx.request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
     if encoding in ("", "identity"):
         return _as_sent(most)
     if encoding in ("gzip", "x-gzip"):
-        return _unpacked(_as_sent(most), most)
+        return _decompressed(_as_sent(most), most)
     raise Invalid(
-        "Content-Encoding: gzip, or none",
+        "Content-Encoding: only gzip or none is supported",
         param="Content-Encoding",
         code="unsupported_media_type",
         status=415,
     )
 
 
-def is_packed() -> bool:
-    """Whether the body is larger than its length says."""
+def is_compressed() -> bool:
+    """Whether the body is compressed, so that Content-Length does not bound its size."""
     return bool(request_ctx.request.environ.get("HTTP_CONTENT_ENCODING"))
 
 
-def _unpacked(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
-    """Never more than a piece at a time, and never beyond `most` bytes: a bomb ends there.
+def _decompressed(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Decompress one piece at a time, up to `most` bytes in all, as protection from decompression bombs.
 
-    It ends also when nobody is there to hear what came of it: all of a bomb has come long before it is unpacked.
+    Stops when the client hangs up: a bomb is received long before it is decompressed.
     """
     members, read, hung_up = Members(), 0, watch_peer(request_ctx.request.environ)
     for count, out in enumerate(_members(packed, members), 1):
@@ -157,10 +157,10 @@ def _unpacked(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
         if read > most:
             raise _too_large(most)
         if count % _LOOK_EVERY == 0 and hung_up():
-            raise _broken_off()
+            raise _incomplete()
         yield out
     if not members.whole:
-        raise _broken_off()
+        raise _incomplete()
 
 
 def _members(packed: Iterable[bytes], members: Members) -> Iterator[bytes]:
@@ -184,11 +184,11 @@ def _as_sent(most: int) -> Iterator[bytes]:
             raise _too_large(most)
         yield piece
     if length is not None and read < length:
-        raise _broken_off()
+        raise _incomplete()
 
 
 def _next_piece(asked: Request, most: int, length: int | None, read: int) -> bytes:
-    """Of a body whose length was told no more is asked of the server than that: werkzeug need not watch over it."""
+    """With a Content-Length, read no further than that, directly from the server: werkzeug need not enforce it."""
     try:
         if length is None:
             return asked.stream.read(_PIECE)
@@ -197,9 +197,11 @@ def _next_piece(asked: Request, most: int, length: int | None, read: int) -> byt
     except RequestEntityTooLarge:
         raise _too_large(most) from None
     except SlowClient:
-        raise Invalid("the body came too slowly", code="request_timeout", status=408) from None
+        raise Invalid(
+            "the body arrived too slowly; send it again", code="request_timeout", status=408
+        ) from None
     except (ClientDisconnected, OSError) as error:
-        raise _broken_off() from error
+        raise _incomplete() from error
     except Exception as error:
         if type(error).__module__.startswith("gunicorn.http"):  # a malformed chunk, say
             raise Invalid("the body is not well-formed HTTP", code="malformed_body") from error
@@ -207,7 +209,7 @@ def _next_piece(asked: Request, most: int, length: int | None, read: int) -> byt
 
 
 def _too_large(most: int) -> Invalid:
-    """The refusal, after some of the rest was read: who still sends would not hear it."""
+    """The error, after discarding some of the rest: a client that is still sending would not read the response."""
     environ = request_ctx.request.environ
     if environ.get("wsgi.input_terminated"):
         with suppress(Exception):
@@ -217,43 +219,45 @@ def _too_large(most: int) -> Invalid:
     return Invalid(f"the body is larger than {most} bytes", code="request_too_large", status=TOO_LARGE)
 
 
-def _broken_off() -> Invalid:
-    return Invalid("the body broke off before its end", code="incomplete_body")
+def _incomplete() -> Invalid:
+    return Invalid(
+        "the body is incomplete: the connection ended before all of it arrived", code="incomplete_body"
+    )
 
 
 _LONGEST_FIELD = 4096  # bytes
 _MOST_PARTS = 20
-_MOST_AROUND = (
-    64 * 1024
-)  # bytes held that are no part's data: its head, and what stands before and behind all parts
+_MOST_AROUND = 64 * 1024  # bytes buffered outside the parts' data: headers, preamble and epilogue
 
 
 class Sink(Protocol):
-    """What takes a file's bytes."""
+    """Takes the bytes of an uploaded file."""
 
     def write(self, data: bytes) -> None:
-        """Go on with the next ones."""
+        """Add the next bytes."""
 
 
 def boundary() -> bytes:
-    """The boundary of the request that is being served. Raises Invalid when it is no form."""
+    """Return the multipart boundary of the current request. Raises Invalid if it is not a form."""
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
     if kind != "multipart/form-data" or not options.get("boundary"):
-        raise Invalid("a form is expected: Content-Type: multipart/form-data", code="invalid_content_type")
+        raise Invalid(
+            "expected a form; send it as Content-Type: multipart/form-data", code="invalid_content_type"
+        )
     return options["boundary"].encode("latin-1", "replace")
 
 
 def read_form(received: Iterable[bytes], mark: bytes, open_file: Callable[[str], Sink]) -> dict[str, str]:
-    """Read a form to its end; gives back its fields. `open_file` is told the name of the one file in it.
+    """Read a form and return its fields. `open_file` receives the name of its one file.
 
-    Raises Invalid for what is no form, is cut off, or has another number of files.
+    Raises Invalid if the form is malformed or incomplete, or has not exactly one file.
     """
     reading = _Reading(open_file)
     for said in _events(received, mark):
         reading.take(said)
         if isinstance(said, Epilogue):
             return reading.fields()
-    raise Invalid("the form broke off before its end", code="incomplete_body")
+    raise Invalid("the form is incomplete: its closing boundary is missing", code="incomplete_body")
 
 
 class _Reading:
@@ -275,7 +279,7 @@ class _Reading:
 
     def fields(self) -> dict[str, str]:
         if self._sink is None:
-            raise Invalid("file: is needed", param="file", code="missing_field")
+            raise Invalid("file: is required", param="file", code="missing_field")
         try:
             return {name: value.decode() for name, value in self._fields.items()}
         except UnicodeDecodeError:
@@ -295,7 +299,11 @@ class _Reading:
         elif self._field is not None:
             self._field += data
             if len(self._field) > _LONGEST_FIELD:
-                raise Invalid("a field of the form is too long", code="request_too_large", status=413)
+                raise Invalid(
+                    f"a field of the form is longer than {_LONGEST_FIELD} bytes",
+                    code="request_too_large",
+                    status=413,
+                )
 
 
 def _events(received: Iterable[bytes], mark: bytes) -> Iterator[Event]:
@@ -309,15 +317,19 @@ def _events(received: Iterable[bytes], mark: bytes) -> Iterator[Event]:
                     return
             _check_held(decoder)
     except RequestEntityTooLarge:
-        raise Invalid("the form has too many parts", code="request_too_large", status=413) from None
+        raise Invalid(
+            f"the form has more than {_MOST_PARTS} parts", code="request_too_large", status=413
+        ) from None
     except ValueError:
-        raise Invalid("the form is malformed, or broke off before its end", code="incomplete_body") from None
+        raise Invalid("the form is malformed or incomplete", code="incomplete_body") from None
 
 
 def _check_held(decoder: MultipartDecoder) -> None:
-    """Of data the decoder holds what may be a boundary; of all else, until it is whole."""
+    """The decoder buffers possible boundaries, and everything that is not data of a part until it is complete."""
     if len(decoder.buffer) > _MOST_AROUND:
-        message = f"the form holds more than {_MOST_AROUND} bytes in the head of a part, or around the parts"
+        message = (
+            f"the form holds more than {_MOST_AROUND} bytes in the headers of a part or around the parts"
+        )
         raise Invalid(message, code="request_too_large", status=413)
 
 

@@ -33,14 +33,14 @@ from app.upstreams.domain.chat_stream import for_client
 
 
 class ModelViews:
-    """The configuration's models, in its order."""
+    """The configured models, in their order."""
 
     def __init__(self, callers: Callers, settings: Settings) -> None:
         self._callers = callers
         self._models = {model["id"]: model for model in _models(settings)}
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "GET",
@@ -53,7 +53,7 @@ class ModelViews:
             Operation(
                 "GET",
                 "/v1/models/{model}",
-                "Look at a model.",
+                "Retrieve a model.",
                 self.show,
                 {200: ResponseDoc("The model.", Model)},
                 group="OpenAI",
@@ -68,12 +68,14 @@ class ModelViews:
         return answer({"object": "list", "data": list(self._models.values())})
 
     def show(self, model: str) -> ResponseReturnValue:
-        """One of them; its name may hold slashes."""
+        """One model; its name may contain slashes."""
         self._callers.current()
         found = self._models.get(model)
         if found is None:
             raise NotFound(
-                f"no model {model[:80]!r} is configured here", param="model", code="model_not_found"
+                f"model {model[:80]!r} is not configured; see /v1/models",
+                param="model",
+                code="model_not_found",
             )
         return answer(found)
 
@@ -84,7 +86,7 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
         {
             "id": model.name,
             "object": "model",
-            "created": 0,  # nobody knows
+            "created": 0,  # unknown
             "owned_by": upstreams.get(model.routes()[0][0].key, "penstock"),
         }
         for model in settings.models
@@ -93,16 +95,16 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
 
 PATH = "/v1/chat/completions"
 _ABOUT = (
-    "The call waits in its queue and is answered as the upstream would answer it; `x-penstock-task` names its task. "
-    "With `stream` it is answered by server-sent events: comments while it is queued, then the upstream's chunks. "
-    "`Prefer: respond-async, wait=N` asks for 202 and a task after N seconds. Five seconds before the client stops "
-    "listening the answer is 408: the same request, sent again by the OpenAI clients, takes up the same task. When "
-    "the client hangs up, a waiting task is cancelled, a running call is let finish and kept."
+    "The call waits in its queue and returns the upstream's response; `x-penstock-task` names its task. With `stream` "
+    "it returns server-sent events: comments while queued, then the upstream's chunks. `Prefer: respond-async, "
+    "wait=N` returns 202 and a task after N seconds. Five seconds before the client's timeout the response is 408: "
+    "when OpenAI clients send the request again, they continue with the same task. If the client hangs up, a "
+    "waiting task is cancelled; a running call is not interrupted, and its result is kept."
 )
 
 
 class ChatViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/chat/completions operation."""
 
     def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
@@ -112,16 +114,16 @@ class ChatViews:
         self._most = most
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "POST",
                 PATH,
-                "Ask, and wait for the answer.",
+                "Create a chat completion and wait for it.",
                 self.create,
                 {
                     200: ResponseDoc("The upstream's answer.", ChatCompletion),
-                    202: ResponseDoc("Only where asked for: the task as it stands.", Task),
+                    202: ResponseDoc("Only with `Prefer: respond-async`: the current task.", Task),
                 },
                 group="OpenAI",
                 description=_ABOUT,
@@ -132,7 +134,7 @@ class ChatViews:
         ]
 
     def create(self) -> ResponseReturnValue:
-        """200 with the answer, the failure's own status, or what waiting came to."""
+        """200 with the completion, the status of the failure, or 202 or 408 if it is still waiting."""
         caller = self._callers.current()
         repeats = Repeats(f"POST {PATH}")
         raw = repeats.add(read_body(self._most, ONE_TASK))
@@ -150,7 +152,7 @@ class ChatViews:
         try:
             return self._streamed(call, with_usage=body.with_usage) if body.stream else self._whole(call)
         except Invalid as error:
-            raise _as_openai_has_it(error) from None
+            raise _as_openai(error) from None
 
     def _whole(self, call: ChatCall) -> Response:
         outcome = self._use_cases.answer_chat.answer(call)
@@ -174,7 +176,7 @@ class ChatViews:
     def _streamed(self, call: ChatCall, *, with_usage: bool) -> Response:
         if call.preference.respond_async:
             raise Invalid(
-                "stream: does not go with Prefer: respond-async", param="stream", code="invalid_value"
+                "stream: cannot be combined with Prefer: respond-async", param="stream", code="invalid_value"
             )
         streaming = self._use_cases.stream_chat.stream(call)
         try:
@@ -187,20 +189,20 @@ class ChatViews:
         headers = {
             TASK_HEADER: streaming.chat.task_id,
             "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",  # nginx would hold chunks back
+            "X-Accel-Buffering": "no",  # otherwise nginx buffers chunks
         }
         sent = _events(streaming, chain([first] if first else [], streaming.events), with_usage=with_usage)
         return Response(sent, content_type="text/event-stream; charset=utf-8", headers=headers)
 
 
 def _fingerprint(body: bytes) -> str:
-    """API key and body: what a repeat has in common with its earlier try."""
+    """A hash of API key and body, which a client's retry shares with its earlier attempt."""
     digest = hashlib.sha256(request.headers.get("Authorization", "").encode())
     digest.update(b"\n" + body)
     return digest.hexdigest()
 
 
-def _as_openai_has_it(error: Invalid) -> Invalid | NotFound:
+def _as_openai(error: Invalid) -> Invalid | NotFound:
     if error.code == "model_not_found":
         return NotFound(error.message, param=error.param, code=error.code)
     return error
@@ -216,12 +218,12 @@ def _ended(outcome: ChatOutcome) -> Response:
         body = envelope(failure.message, type_=failure.type, code=failure.code)
     headers = {TASK_HEADER: row.id, "Content-Length": str(len(body))}
     if status != 200:
-        headers[SHOULD_RETRY] = "false"  # it was tried as often as the retry policy says
+        headers[SHOULD_RETRY] = "false"  # the retry policy is exhausted
     return Response(_sent(body, outcome), status, headers, content_type="application/json")
 
 
 def _sent(body: bytes, outcome: ChatOutcome) -> Iterator[bytes]:
-    """The body; what comes after it is reached only when the server could write it."""
+    """Yield the body; the chat counts as answered once the server has written it."""
     answered = False
     try:
         yield body
@@ -234,11 +236,15 @@ def _not_yet(outcome: ChatOutcome, call: ChatCall) -> Response:
     headers = {TASK_HEADER: outcome.chat.task_id, SHOULD_RETRY: "true", "retry-after-ms": "50"}
     if outcome.why is Waited.CLOSING:
         headers["retry-after-ms"] = "2000"
-        message, code = "the service is restarting; send the request again to go on waiting", "restarting"
+        message, code = "the service is restarting; send the request again to keep waiting", "restarting"
         return error_response(503, message, type_="server_error", code=code, headers=headers)
-    message = "the task waits longer than its client would listen; send the request again to go on waiting"
+    message = (
+        "the task is still waiting and your client would time out; send the request again to keep waiting"
+    )
     if not call.patience.repeats and call.repeat is None:
-        message = "the task waited longer than its client would listen, and was given up"
+        message = (
+            "the task was given up before your client timed out; raise its timeout or send an Idempotency-Key"
+        )
     return error_response(408, message, type_="timeout_error", code="still_waiting", headers=headers)
 
 
@@ -252,7 +258,7 @@ def _failed_at_once(streaming: Streaming, failure: Broken) -> Response:
 
 
 def _events(streaming: Streaming, events: Iterator[Event], *, with_usage: bool) -> Iterator[bytes]:
-    """Server-sent events; one that cannot be written closes this, and the client is known to be gone."""
+    """Yield server-sent events; the generator is closed when the client has gone."""
     answered = False
     try:
         for said in events:

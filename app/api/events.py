@@ -1,4 +1,4 @@
-"""/events: a task or a batch as it goes, by server-sent events."""
+"""/events: the progress of a task or batch as server-sent events."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from app.platform.domain.money import micros
 from app.tasks.store.batches import BatchRow
 
 SSE = "text/event-stream"
-_ABOUT = (
-    "Events named `{0}`, each with the {0} as it stands, whenever it has changed; the last one is its end."
-)
+_ABOUT = "Sends an event named `{0}` with the current {0} whenever it changes; the last one reports its end."
 
 
 class EventViews:
-    """Parse, authenticate, call one service, render."""
+    """The /events operations."""
 
     def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering) -> None:
         self._use_cases = use_cases
@@ -33,7 +31,7 @@ class EventViews:
         self._rendering = rendering
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "GET",
@@ -51,14 +49,14 @@ class EventViews:
                 self.batch,
                 {200: ResponseDoc("Server-sent events.", media=SSE)},
                 group="Batches",
-                description=_ABOUT.format("batch") + " With `usage` and `cost` so far.",
+                description=_ABOUT.format("batch") + " Includes `usage` and `cost` so far.",
                 refusals=(404,),
                 aliases=("/api/v1/batch/{batch_id}/events",),
             ),
         ]
 
     def task(self, task_id: str) -> ResponseReturnValue:
-        """The task, again and again."""
+        """Events of a task."""
         client_id, read = self._callers.current().client_id, self._use_cases.read_tasks.task
         states = self._use_cases.follow.states(
             task_id,
@@ -69,7 +67,7 @@ class EventViews:
         return _stream("task", states, self._rendering.task)
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
-        """The batch, again and again."""
+        """Events of a batch."""
         client_id, read = self._callers.current().client_id, self._use_cases.read_batches.batch
         states = self._use_cases.follow.states(
             batch_id,
@@ -89,7 +87,7 @@ class EventViews:
 
 
 def _stream(name: str, states: Iterator[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
-    """The first state is read before the head is sent, so that what is not there has a status of its own."""
+    """Read the first state before sending headers, so that a missing object is answered by 404."""
     first = next(states)
 
     def events() -> Iterator[bytes]:

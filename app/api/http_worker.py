@@ -1,6 +1,5 @@
-"""Requests must keep coming: who sends a byte now and then would hold a thread for ever.
-
-Only waiting for the sender counts, not what the application does between two reads.
+"""gunicorn's threaded worker, with our error envelope for malformed HTTP, no thread for slow clients, and a shutdown
+that does not wait for long polls.
 """
 
 from __future__ import annotations
@@ -27,45 +26,48 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from app.api.responses import envelope
 from app.tasks.domain.task import new_id
 
-LEAST_PACE = 1024  # bytes per second, beyond the patience
+LEAST_PACE = 1024  # bytes per second required once `patience` is used up
 
 
 class SlowClient(ParseException):  # type: ignore[misc]
-    """A request came slower than is waited for."""
+    """A request arrived too slowly."""
 
 
 class SlowClientGuard(SocketUnreader):  # type: ignore[misc]
-    """Reads a socket; each request may keep it waiting `patience` seconds, and one more for each KiB it has sent."""
+    """Reads a socket with a time limit: `patience` seconds of waiting per request, plus one for each KiB received.
+
+    Only waiting for the client counts, not the time the application takes between two reads.
+    """
 
     def __init__(self, sock: socket.socket, patience: float) -> None:
         super().__init__(sock)
         self.begin(patience)
 
     def begin(self, patience: float) -> None:
-        """Another request begins, with so many seconds for its head."""
+        """Start a request, with `patience` seconds for its headers."""
         self._patience = patience
         self._read = 0
         self._waited = 0.0
 
     def allow(self, patience: float) -> None:
-        """The rest of the request may keep us waiting for so many seconds."""
+        """Allow `patience` seconds of waiting for the rest of the request."""
         self._patience = patience
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """The next bytes. Raises SlowClient."""
+        """Return the next bytes. Raises SlowClient."""
         left = self._patience + self._read / LEAST_PACE - self._waited
         if left <= 0:
             raise SlowClient
-        data = self._at_hand(size_hint)
+        data = self._read_available(size_hint)
         if data is None:
             data = self._wait(left, size_hint)
         self._read += len(data)
         return data
 
-    def _at_hand(self, size_hint: int | None) -> bytes | None:
-        """What has come already, as most requests have when they are first looked at; None: it must be waited for.
+    def _read_available(self, size_hint: int | None) -> bytes | None:
+        """Return bytes that have arrived already, as most requests have, or None.
 
-        Setting a timeout and taking it away are two system calls, and the interpreter is let go of in each.
+        Saves the two system calls that set and reset a timeout, each of which releases the GIL.
         """
         if self.sock.gettimeout() is not None:
             return None
@@ -90,8 +92,8 @@ class SlowClientGuard(SocketUnreader):  # type: ignore[misc]
 
 
 def paced_parser(cfg: Any, conn: Any, patience: float) -> Any:
-    """gunicorn's parser for a new connection, which is not read from, nor written to, for longer than is meet."""
-    # Who does not take his answer is given up too, by the kernel: sending stays one blocking call.
+    """gunicorn's parser for a new connection, with read and write timeouts."""
+    # The kernel enforces the write timeout, so that sending remains one blocking call.
     limit = struct.pack("ll", max(1, int(patience)), 0)
     conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     parser = http.get_parser(cfg, conn.sock, conn.client)
@@ -109,9 +111,7 @@ _STATUSES = (
 )
 _REASONS = {status: reason for _, status, reason in _STATUSES}
 _NOTIFY_EVERY = 1.0  # seconds
-_HEAD_SECONDS = (
-    8.0  # from the opening of a connection, or the first byte of a further request, to the head's end
-)
+_HEAD_SECONDS = 8.0  # from the start of a connection or request to the end of its headers
 _LONGEST_HEAD = 64 * 1024  # bytes
 _READ = 16 * 1024  # bytes
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -121,7 +121,7 @@ _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 @dataclass(slots=True)
 class _Head:
-    """What has come of a request's head, and until when the rest is waited for."""
+    """The part of a request's headers that has arrived, and the deadline for the rest."""
 
     received: bytearray
     deadline: float
@@ -132,28 +132,28 @@ class _Head:
 
 
 class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
-    """One thread for each request that is being served; none for who is silent, or has not sent a whole head.
+    """Uses a thread per request in progress, and none for connections that are idle or have sent incomplete headers.
 
-    gunicorn gives a new connection a thread for 5 s, and a head one for as long as it takes.
+    gunicorn's own worker gives a new connection a thread for 5 s, and incomplete headers one without a time limit.
     """
 
-    patience = 30.0  # seconds, see paced_reading.py
+    patience = 30.0  # seconds, see SlowClientGuard
     _notified_at = -1e9
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._heads: dict[Any, _Head] = {}  # by connection, the one that ends first at the beginning
+        self._heads: dict[Any, _Head] = {}  # by connection, earliest deadline first
 
     @property
     def _head_seconds(self) -> float:
         return min(_HEAD_SECONDS, self.patience)
 
     def accept(self, listener: Any) -> None:
-        """Take a new connection; when there are as many as may be, the one that has kept us waiting longest goes."""
+        """Accept a connection. At the limit, close the one that has kept us waiting longest."""
         try:
             sock, address = listener.accept()
         except OSError as error:
-            if error.errno in _NO_FILES and self._let_longest_go():
+            if error.errno in _NO_FILES and self._close_oldest():
                 return
             if error.errno not in _NOBODY:
                 raise
@@ -161,24 +161,24 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         self._await_head(TConn(self.cfg, sock, address, listener.getsockname()), b"")
         if self.nr_conns >= self.worker_connections:
-            self._let_longest_go()
+            self._close_oldest()
 
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
-        """A kept-alive connection begins another request."""
-        if conn in self.keepalived_conns:  # else it was let go a moment ago
+        """A kept-alive connection starts another request."""
+        if conn in self.keepalived_conns:  # else it was closed a moment ago
             self.poller.unregister(client)
             self.keepalived_conns.remove(conn)
             self._await_head(conn, b"")
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """A request was served. What the client has sent behind it is the beginning of the next."""
+        """A request was served. Bytes the client has sent after it begin the next one."""
         if fs.exception() is None and fs.result() and (ahead := conn.parser.unreader.take_buffered()):
             self._await_head(conn, ahead)
         else:
             super().finish_request(conn, fs)
 
     def murder_pending(self) -> None:
-        """Let those go whose head is late."""
+        """Close connections whose headers are late."""
         now = time.monotonic()
         while self._heads:
             conn, head = next(iter(self._heads.items()))
@@ -188,13 +188,13 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
             self._refuse(conn, head, 408)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """This process is to end: nobody is waited for beyond `deadline`."""
+        """The process is shutting down: wait for no client beyond `deadline`."""
         super()._cap_keepalive(deadline)
         for head in self._heads.values():
             head.deadline = min(head.deadline, deadline)
 
-    def _let_longest_go(self) -> bool:
-        """Close the connection whose head is waited for longest, else the kept-alive one that is idle longest."""
+    def _close_oldest(self) -> bool:
+        """Close the connection that has sent incomplete headers longest, else the one idle longest."""
         if self._heads:
             conn = next(iter(self._heads))
             self._forget(conn)
@@ -214,11 +214,11 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_more, conn))
 
     def _on_more(self, conn: Any, sock: Any) -> None:  # noqa: ARG002
-        if (head := self._heads.get(conn)) is not None:  # else it was let go a moment ago
+        if (head := self._heads.get(conn)) is not None:  # else it was closed a moment ago
             self._go_on(conn, head)
 
     def _go_on(self, conn: Any, head: _Head) -> bool:
-        """Read on; serve what is whole, close what has ended. Returns whether there is nothing more to wait for."""
+        """Read more; serve complete headers, close ended connections. Returns whether waiting is over."""
         waiting = not head.whole and self._read(conn, head)
         if waiting and not head.whole and len(head.received) <= _LONGEST_HEAD:
             return False
@@ -234,7 +234,7 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     @staticmethod
     def _read(conn: Any, head: _Head) -> bool:
-        """Take what is at hand. Returns whether more may come."""
+        """Read what has arrived. Returns whether more may follow."""
         try:
             data = conn.sock.recv(_READ)
         except BlockingIOError:
@@ -249,7 +249,7 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
             self.poller.unregister(conn.sock)
 
     def _refuse(self, conn: Any, head: _Head, status: int) -> None:
-        """Who has said nothing is told nothing."""
+        """Close the connection, with an error response if the client had sent anything."""
         if head.received:
             write_error(conn.sock, status, _REASONS[status])
         self._close(conn)
@@ -259,23 +259,23 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def notify(self) -> None:
-        """Tell gunicorn's master that this process lives, once a second: gunicorn would after each event."""
+        """Send a heartbeat to gunicorn's master once a second; gunicorn would after each event."""
         now = time.monotonic()
         if now - self._notified_at >= _NOTIFY_EVERY:
             self._notified_at = now
             super().notify()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On SIGTERM, ask the application to send its long polls home; then end as gunicorn does."""
+        """On SIGTERM, have the application answer its long polls; then stop as gunicorn does."""
         drain = getattr(self.wsgi, "drain", None)
         if self.alive and drain is not None:
             self.method_queue.defer(drain)  # runs in the main loop: a signal handler must take no lock
         super().handle_exit(sig, frame)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a connection's next request, and end the connection here if it was the last.
+        """Serve a connection's next request, and close the connection here if it was the last.
 
-        gunicorn ends it in its main loop, which a client that does not hang up would hold for two seconds.
+        gunicorn closes it in its main loop, which a client that does not hang up would block for two seconds.
         """
         if conn.parser is None:
             conn.parser = paced_parser(self.cfg, conn, self.patience)
@@ -290,9 +290,9 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         return kept
 
     def handle_request(self, req: Any, conn: Any) -> bool:
-        """Let the application answer; gives back whether the connection may be kept.
+        """Call the application. Returns whether the connection may be kept.
 
-        gunicorn's own, without hooks and an access log, which nobody has set here.
+        gunicorn's own method, without hooks and access log, which are not used here.
         """
         conn.parser.unreader.allow(self.patience)
         response = None
@@ -309,8 +309,8 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         except (Exception, SystemExit):
             if response is None or not response.headers_sent:
                 raise
-            # An answer has begun: another behind it would be taken for a part of it.
-            self.log.exception("a request failed while it was answered")
+            # The response has started: an error response after it would be read as part of it.
+            self.log.exception("a request failed while its response was being sent")
             util.close_graceful(conn.sock)
             raise StopIteration from None
         return not response.should_close()
@@ -329,9 +329,9 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
                 close()
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can serve another request; not when the rest of this one does not come.
+        """Whether the connection can serve another request; not if the rest of this one does not arrive.
 
-        Of a body that was read to its end there is no rest: gunicorn would set a timeout first, and take it away.
+        A body that was read completely has no rest: this saves setting and resetting a timeout.
         """
         if keepalive and getattr(conn.parser.mesg.body.reader, "length", None) == 0:
             return True
@@ -341,7 +341,7 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
-        """Answer what is not HTTP in the envelope that everything else has."""
+        """Answer malformed HTTP with the error envelope."""
         status, reason = next((known[1:] for known in _STATUSES if isinstance(exc, known[0])), (500, ""))
         if status == 500:
             self.log.error("a request failed outside the application: %s", type(exc).__name__)
@@ -349,34 +349,38 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
 
 
 class _SingleWriteResponse(Response):  # type: ignore[misc]
-    """Sends a body that is at hand as a whole together with its head: gunicorn would wake the client twice."""
+    """Sends a complete body together with its headers: gunicorn would wake the client twice."""
 
     headers_sent: bool
 
     def write(self, arg: bytes) -> None:
-        """The next piece of the body."""
+        """Send the next piece of the body."""
         if self.headers_sent or self._omits_body or self.response_length != len(arg):
             super().write(arg)
             return
-        told = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
-        head = f"{''.join(self.default_headers())}{told}\r\n"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
+        head = f"{''.join(self.default_headers())}{lines}\r\n"
         self.headers_sent = True
         self.sent = len(arg)
         self.sock.sendall(head.encode("latin-1") + arg)
 
 
 def worker_with(patience: float) -> type[GunicornThreadWorker]:
-    """gunicorn makes its workers itself, from a class."""
+    """Return a worker class with this patience: gunicorn instantiates workers itself."""
     return type("PatientWorker", (GunicornThreadWorker,), {"patience": patience})
 
 
 def _closed_already(graceful: bool = False) -> None:
-    """In place of a connection's `close`, once it is closed."""
+    """Replaces `close` of a closed connection."""
 
 
 def write_error(client: Any, status: int, reason: str) -> None:
-    """Write a whole response to a socket; a client that is gone misses nothing."""
-    message = "something went wrong here" if status == 500 else f"not a well-formed request: {reason}"
+    """Write a complete error response to a socket, if the client is still there."""
+    message = (
+        "internal error; the x-request-id identifies it"
+        if status == 500
+        else f"not a well-formed request: {reason}"
+    )
     type_ = "server_error" if status == 500 else "invalid_request_error"
     body = envelope(message, type_=type_, code="malformed_request" if status < 500 else "internal")
     head = (
@@ -385,5 +389,5 @@ def write_error(client: Any, status: int, reason: str) -> None:
     )
     try:
         util.write_nonblock(client, head.encode("latin-1") + body)
-    except Exception:  # noqa: BLE001 - there is nobody left to tell
+    except Exception:  # noqa: BLE001 - the client is gone
         return

@@ -31,14 +31,14 @@ from app.reporting.meters import BY_CLIENT, Meters
 
 
 class Collector(Protocol):
-    """Where figures come from."""
+    """Provides metric families."""
 
     def collect(self) -> Iterable[Metric]:
-        """All of them."""
+        """Return all families."""
 
 
 class Metrics:
-    """Counts requests, and shows all figures. Those by client are for administrators' keys alone."""
+    """Counts requests and renders all metrics. Metrics by client are only shown to administrators' keys."""
 
     def __init__(self, meters: Meters, service: Collector, authenticate: Authenticate) -> None:
         self._meters = meters
@@ -67,7 +67,7 @@ class Metrics:
             return response
 
     def page(self) -> Response:
-        """The exposition. Raises Unauthenticated for a key that is not known."""
+        """Render the metrics. Raises Unauthenticated for an unknown key."""
         registry = self._all if self._sees_clients() else self._open
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
@@ -78,11 +78,11 @@ class Metrics:
         try:
             return self._authenticate.caller(given).is_admin
         except DatabaseUnreachable:
-            return False  # what this process has counted is wanted most while that is away
+            return False  # metrics matter most during a database outage
 
 
 class _CollectorGroup:
-    """Some collectors as one."""
+    """Several collectors as one."""
 
     def __init__(self, collectors: Iterable[Collector], *, by_client: bool) -> None:
         self._collectors = tuple(collectors)
@@ -96,7 +96,7 @@ class _CollectorGroup:
 
 
 def _own(meters: Meters) -> list[Any]:
-    """What processes have counted. In a shared folder nobody's process stands out."""
+    """The counters of this process, or of all processes that share a folder."""
     folder = folder_in_use()
     if meters.shared and folder is not None:
         return [FolderCollector(folder)]
@@ -113,14 +113,14 @@ def _registry(shown: _CollectorGroup) -> CollectorRegistry:
 
 
 class HealthViews:
-    """Probes and figures; none needs a key, none tells anything of a client."""
+    """Probes and metrics. None needs a key, and without one nothing about clients is shown."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         works = {200: ResponseDoc("It works.", Health)}
         return [
             Operation(
@@ -129,7 +129,7 @@ class HealthViews:
             Operation(
                 "GET",
                 "/readyz",
-                "Can this process serve? Fails only when the database is out of reach.",
+                "Can this process serve? Fails only when the database is unreachable.",
                 self.readyz,
                 works,
                 "Operations",
@@ -139,7 +139,7 @@ class HealthViews:
             Operation(
                 "GET",
                 "/metrics",
-                "Figures of this process, for Prometheus.",
+                "Metrics for Prometheus.",
                 self.metrics,
                 {200: ResponseDoc("Prometheus' text format.", media=TEXT)},
                 "Operations",
@@ -148,14 +148,14 @@ class HealthViews:
         ]
 
     def healthz(self) -> ResponseReturnValue:
-        """It answers: that is all."""
+        """Always 200."""
         return answer({"status": "ok"})
 
     def readyz(self) -> ResponseReturnValue:
-        """503 without the database; Redis may be away."""
+        """503 without the database; Redis is not required."""
         self._database.ping()
         return answer({"status": "ok"})
 
     def metrics(self) -> Response:
-        """The exposition."""
+        """The metrics page."""
         return self._metrics.page()

@@ -19,32 +19,33 @@ from app.submission.domain.request_headers import IDEMPOTENCY_KEY, LONGEST
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {
-    400: "The request is malformed or impossible; `param` names the field.",
+    400: "The request is malformed or cannot be fulfilled; `param` names the field.",
     401: "No valid API key.",
-    402: "Over budget, or the price is not known.",
+    402: "Over budget, or the price is unknown.",
     403: "The key lacks the scope, or a policy denies it.",
-    404: "No such thing, or not yours.",
-    408: "It took too long to come in, or to be answered.",
-    409: "The thing is not in a state for this.",
+    404: "It does not exist or belongs to another client.",
+    408: "The request took too long to arrive or to be answered.",
+    409: "Its current state does not allow this.",
     413: "The body is too large.",
-    415: "The body came packed by something else than gzip.",
-    422: "The Idempotency-Key came with another payload before.",
-    429: "Too much at once; see Retry-After.",
-    500: "It was interrupted amidst its run.",
-    502: "The upstream gave no answer that could be used, as often as it was tried.",
+    415: "Unsupported Content-Encoding; only gzip is accepted.",
+    422: "The Idempotency-Key was used with a different payload.",
+    429: "Too many requests; see Retry-After.",
+    500: "The task was interrupted while running.",
+    502: "The upstream gave no usable answer in any attempt.",
     504: "The upstream did not answer in time, or the task's deadline has passed.",
-    503: "The database is out of reach; nothing was accepted. See Retry-After.",
+    503: "The database is unreachable; nothing was accepted. See Retry-After.",
 }
 _INTRODUCTION = (
-    "Prompts in over HTTP, paced per upstream key, results kept, callbacks out. Every call but those for operations "
-    "needs `Authorization: Bearer pk_...`. Every refusal has the same envelope and every answer an `x-request-id`."
+    "An asynchronous job queue for LLM APIs: submit prompts, read results, receive callbacks. All operations "
+    "except probes and metrics require `Authorization: Bearer pk_...`. All errors share one envelope; all responses "
+    "have an `x-request-id`."
 )
 
 Models = Mapping[tuple[Any, JsonSchemaMode], dict[str, Any]]
 
 
 def openapi(operations: list[Operation], version: str) -> dict[str, Any]:
-    """The whole document."""
+    """Build the document."""
     models, definitions = models_json_schema(list(_models(operations)), ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -141,8 +142,8 @@ def _headers(operation: Operation) -> list[dict[str, Any]]:
             "name": IDEMPOTENCY_KEY,
             "in": "header",
             "required": False,
-            "description": "A name of your choice for this request, kept 24 hours: sending it again with the same "
-            "payload gives the same answer and makes nothing new.",
+            "description": "A key of your choice for this request, kept for 24 hours: sending it again with the same "
+            "payload returns the original result and creates nothing new.",
             "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
         }
     ]
@@ -178,7 +179,7 @@ _POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none
 
 
 def docs_page(document: Mapping[str, Any]) -> Response:
-    """Render the page."""
+    """Render the /docs page."""
     html = render_template_string(
         _PAGE, document=document, style=_STYLE, groups=_groups(document), schemas=_schemas(document)
     )
@@ -203,7 +204,7 @@ def _body_name(operation: Mapping[str, Any]) -> str | None:
 
 
 def _schemas(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The fields of every object, in words."""
+    """The fields of each object, for display."""
     return {
         name: [
             {
@@ -219,7 +220,7 @@ def _schemas(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def kind_of(schema: Mapping[str, Any]) -> str:
-    """A schema in a few words, such as `list of Task` or `text or null`."""
+    """Describe a schema's type, such as `list of Task` or `text or null`."""
     return " or ".join(dict.fromkeys(_kinds(schema)))
 
 

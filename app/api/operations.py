@@ -1,4 +1,4 @@
-"""What can be asked over HTTP: one table, from which routes, /openapi.json and /docs are all made."""
+"""The table of HTTP operations, from which routes, /openapi.json and /docs are generated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORM = "multipart/form-data"
 
 @dataclass(frozen=True, slots=True)
 class ResponseDoc:
-    """One way a call may end well."""
+    """Documents a successful response."""
 
     description: str
     body: type[BaseModel] | None = None  # of JSON, or of each line of JSONL
@@ -30,7 +30,7 @@ class ResponseDoc:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A method and a path, such as GET /v1/tasks/{id}, and what goes in and comes out."""
+    """A method and a path, such as GET /v1/tasks/{id}, with its input and its responses."""
 
     method: str
     path: str
@@ -40,14 +40,14 @@ class Operation:
     group: str = "Tasks"
     description: str = ""
     body: type[BaseModel] | None = None
-    lines: type[BaseModel] | None = None  # a body of JSON lines is taken too
+    lines: type[BaseModel] | None = None  # JSON Lines are accepted too
     query: type[BaseModel] | None = None
-    refusals: tuple[int, ...] = ()  # beside those that any call may meet
-    repeatable: bool = False  # takes an Idempotency-Key
+    refusals: tuple[int, ...] = ()  # besides those common to all operations
+    repeatable: bool = False  # accepts an Idempotency-Key
     public: bool = False  # needs no API key
-    aliases: tuple[str, ...] = field(default=())  # further paths, for clients that know another one
-    whole_paths: tuple[str, ...] = ()  # names in the path that may hold slashes
-    form: type[BaseModel] | None = None  # a body of multipart/form-data, in the place of JSON
+    aliases: tuple[str, ...] = field(default=())  # other paths to the same operation
+    whole_paths: tuple[str, ...] = ()  # path parameters that may contain slashes
+    form: type[BaseModel] | None = None  # a multipart/form-data body instead of JSON
 
     @property
     def name(self) -> str:
@@ -57,14 +57,14 @@ class Operation:
 
 
 def _rule(path: str, whole: tuple[str, ...]) -> str:
-    """A path as Flask writes it."""
+    """The path in Flask's syntax."""
     for name in whole:
         path = path.replace(f"{{{name}}}", f"<path:{name}>")
     return path.replace("{", "<").replace("}", ">")
 
 
 def add_routes(app: Flask, operations: list[Operation]) -> None:
-    """Make Flask's rules out of the table."""
+    """Register the operations with Flask."""
     for operation in operations:
         for number, path in enumerate((operation.path, *operation.aliases)):
             app.add_url_rule(

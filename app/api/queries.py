@@ -1,4 +1,4 @@
-"""What may stand behind the question mark of a URL."""
+"""Query strings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"type": "n
 
 
 class Query(BaseModel):
-    """Nothing unknown; everything comes as text."""
+    """A query string: values arrive as text, and unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
 
@@ -39,7 +39,7 @@ class WaitQuery(Query):
     """How to wait for a task."""
 
     wait: Seconds = Field(
-        0.0, description="Answer when the task has ended, or after this many seconds; at most 60."
+        0.0, description="Seconds to wait for the task to end before answering; at most 60."
     )
 
 
@@ -47,12 +47,12 @@ class TasksQuery(Query):
     """Which tasks to list."""
 
     status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"] | None = Field(
-        None, description="Only these."
+        None, description="Only tasks with this status."
     )
-    reason: str | None = Field(None, description="Only those that ended with this error code.")
-    batch_id: str | None = Field(None, description="Only those of this batch.")
-    after: str | None = Field(None, description="The last id of the page before.")
-    limit: int = Field(20, ge=1, le=100, description="How many; 20 unless said otherwise, at most 100.")
+    reason: str | None = Field(None, description="Only tasks that ended with this error code.")
+    batch_id: str | None = Field(None, description="Only tasks of this batch.")
+    after: str | None = Field(None, description="The last id of the previous page.")
+    limit: int = Field(20, ge=1, le=100, description="Page size, at most 100.")
 
 
 def read_query(model: type[Q]) -> Q:
@@ -61,7 +61,7 @@ def read_query(model: type[Q]) -> Q:
 
 
 def read_batch_options() -> BatchOptions:
-    """The options of a batch of JSON lines, from the query string; `metadata` is for JSON bodies alone."""
+    """The options of a JSON Lines batch, from the query string. `metadata` is only accepted in JSON bodies."""
     values: dict[str, object] = dict(_single_values())
     values.pop("dry_run", None)
     size = values.get("batch_size")

@@ -13,22 +13,22 @@ from app.platform.ports import Clock, Tracer
 from app.tasks.domain.task import new_id
 
 HEADER = "x-request-id"
-_GIVEN = "HTTP_X_REQUEST_ID"  # as WSGI calls it
-_NAMED = ("task_id", "batch_id")  # what the path may name
+_GIVEN = "HTTP_X_REQUEST_ID"  # its WSGI name
+_NAMED = ("task_id", "batch_id")  # path parameters that are logged
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def install_request_ids(app: Flask, clock: Clock) -> None:
-    """Name each request before, and its response after."""
+    """Assign each request an id, the client's own if well-formed, and return it in the response."""
 
     @app.before_request
     def name_request() -> None:
         asked, kept = request_ctx.request, app_ctx.g
         given = asked.environ.get(_GIVEN, "")
         kept.request_id = given if _WELL_FORMED.fullmatch(given) else new_id("req", clock.now())
-        told = {name: value for name, value in (asked.view_args or {}).items() if name in _NAMED}
-        clear_contextvars()  # of the request before, in this thread
-        bind_contextvars(request_id=kept.request_id, **told)
+        named = {name: value for name, value in (asked.view_args or {}).items() if name in _NAMED}
+        clear_contextvars()  # left by the previous request in this thread
+        bind_contextvars(request_id=kept.request_id, **named)
 
     @app.after_request
     def name_response(response: Response) -> Response:
@@ -37,7 +37,7 @@ def install_request_ids(app: Flask, clock: Clock) -> None:
 
 
 def install_following(app: Flask, tracer: Tracer) -> None:
-    """Take up the `traceparent` of each request, until it has been answered. Nothing without a tracer."""
+    """Continue the trace named by `traceparent` (W3C Trace Context) during each request, if tracing is enabled."""
     if not tracer.enabled:
         return
 

@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
 
 class PrebuiltResponse(Response):
-    """A response that is made in one piece, of headers that may be sent as they are: ASCII, a length among them.
+    """A response with a complete body and final headers (ASCII, with Content-Length).
 
-    Werkzeug would look for both in every response, and close each when it has been sent.
+    Skips the checks that werkzeug makes on every response.
     """
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002
-        """Those that it has."""
+        """Return the headers unchanged."""
         return self.headers
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        """Its one piece."""
+        """Return the body in one piece."""
         return () if environ["REQUEST_METHOD"] == "HEAD" else [self.get_data()]
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON response, of a status that has a body. Stored JSON text goes in as orjson.Fragment, unparsed."""
+    """Build a JSON response. Stored JSON text may be passed as orjson.Fragment, unparsed."""
     return PrebuiltResponse(orjson.dumps(value), status, headers, content_type="application/json")
 
 
 def raw(text: str | None) -> orjson.Fragment | None:
-    """Stored JSON text, to be written out on one line."""
+    """Stored JSON text on one line, for insertion into a response."""
     return None if text is None else orjson.Fragment(one_line(text))
 
 
-_SMALLEST = 1_024  # bytes worth it
+_SMALLEST = 1_024  # bytes; smaller bodies are not compressed
 _LEVEL = 5
 
 
 def install_compression(app: Flask) -> None:
-    """Pack whole answers of some size."""
+    """Compress larger responses with gzip if the client accepts it; streams are sent as they are."""
 
     @app.after_request
     def pack(response: Response) -> Response:
@@ -71,8 +71,8 @@ def install_compression(app: Flask) -> None:
 
 log = structlog.get_logger(__name__)
 
-SHOULD_RETRY = "x-should-retry"  # what the OpenAI clients obey above all else
-_UNREACHABLE = "the service cannot reach its database now; nothing was accepted, try again"
+SHOULD_RETRY = "x-should-retry"  # takes precedence over the status in OpenAI clients
+_UNREACHABLE = "the service cannot reach its database; nothing was accepted, try again later"
 _MORE_HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
     429: {"Retry-After": "5"},
@@ -90,7 +90,7 @@ _NAMES = {
 
 
 def envelope(message: str, *, type_: str, param: str | None = None, code: str | None = None) -> bytes:
-    """Write the envelope."""
+    """Encode the error envelope."""
     return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 
@@ -103,25 +103,25 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An envelope with its status."""
+    """Build an error response."""
     body = envelope(message, type_=type_, param=param, code=code)
     return Response(body, status, dict(headers or {}), content_type="application/json")
 
 
 def install_errors(app: Flask) -> None:
-    """Render whatever a view raises. What nobody foresaw is logged and told to nobody."""
+    """Render exceptions as error responses. Unexpected ones are logged and their details not shown."""
     app.register_error_handler(Rejected, _rejected)
     app.register_error_handler(Unreachable, _unreachable)
     app.register_error_handler(Unsealable, _unsealable)
     app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unforeseen)
+    app.register_error_handler(Exception, _unexpected)
 
 
 def _rejected(error: Rejected) -> Response:
     headers = _MORE_HEADERS.get(error.status, {})
     if isinstance(error, OverLimit):
         headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-    if error.status in (408, 409):  # the OpenAI clients repeat these by themselves: it would be refused again
+    if error.status in (408, 409):  # OpenAI clients retry these by default, in vain here
         headers = {**headers, SHOULD_RETRY: "false"}
     return error_response(
         error.status, error.message, type_=error.type, param=error.param, code=error.code, headers=headers
@@ -157,7 +157,7 @@ def _http(error: HTTPException) -> Response:
 
 
 def _message(status: int, headers: Mapping[str, str]) -> str | None:
-    """Words of our own where the framework's speak to people with a browser."""
+    """Our messages where the framework's are written for browsers."""
     if status == 404:
         return "there is nothing at this path; see /docs"
     if status == 405:
@@ -165,7 +165,7 @@ def _message(status: int, headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def _unforeseen(error: Exception) -> Response:
+def _unexpected(error: Exception) -> Response:
     log.error("request_failed", request_id=_request_id(), exc_info=error)
     return _internal()
 
@@ -173,7 +173,7 @@ def _unforeseen(error: Exception) -> Response:
 def _internal() -> Response:
     return error_response(
         500,
-        "something went wrong here; the x-request-id names it in our logs",
+        "internal error; give the operator the x-request-id of this response to find it in the logs",
         type_="server_error",
         code="internal",
     )

@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from app.api.application import PenstockApi
     from app.settings import Settings
 
-_GARBAGE = 10_000  # objects made, less those gone, between two looks for cycles: some megabytes
+_GARBAGE = 10_000  # net allocations between two collections: some megabytes
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How to serve."""
+    """Server options."""
 
     host: str = "127.0.0.1"
     port: int = 8000
-    processes: int = 1  # each with waiters, threads and database connections of its own
+    processes: int = 1  # each with its own waiters, threads and database connections
     threads: int = 576
-    patience_seconds: float = 30.0  # see paced_reading.py
-    graceful_seconds: float = 30.0  # what running requests get after SIGTERM
+    patience_seconds: float = 30.0  # how long a client may keep us waiting, see SlowClientGuard
+    graceful_seconds: float = 30.0  # for requests in progress after SIGTERM
 
 
 def serve(make_app: Callable[[], WSGIApplication], how: Serving) -> None:
     """Serve until SIGTERM or SIGINT. `make_app` is called in each process, after the fork.
 
-    On SIGTERM nothing new is accepted, long polls answer at once with what stands, other requests finish.
+    On SIGTERM new connections are refused, long polls answer at once, and other requests finish.
     """
     _Gunicorn(make_app, how).run()
 
@@ -57,15 +57,15 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         app = self._make_app()
         if start := getattr(app, "start", None):
             start()
-        spare_collector()
+        tune_garbage_collector()
         return app
 
 
-def spare_collector() -> None:
-    """Let the collector of cycles pass over what lives as long as the process, and come for more at a time.
+def tune_garbage_collector() -> None:
+    """Exclude long-lived objects from garbage collection, and collect less often.
 
-    A request leaves some thousand objects and hardly a cycle; by its usual measure Python looked for cycles at nearly
-    every request, and each time that reached the oldest generation, at all that modules hold.
+    A request creates some thousand objects and hardly a cycle; with Python's defaults nearly every request triggered
+    a collection, and some of them traversed all objects of all modules.
     """
     gc.collect()
     gc.freeze()
@@ -73,24 +73,24 @@ def spare_collector() -> None:
 
 
 def options(how: Serving) -> dict[str, Any]:
-    """gunicorn's settings, and why they are so."""
+    """gunicorn's settings."""
     return {
         "bind": f"[{how.host}]:{how.port}" if ":" in how.host else f"{how.host}:{how.port}",
         "workers": how.processes,
         "worker_class": worker_with(how.patience_seconds),
         "threads": how.threads,
         "worker_connections": how.threads
-        + 1024,  # those that are idle, or have sent no whole head, hold no thread
-        "keepalive": 75,  # longer than the pools of clients and proxies keep theirs
-        "timeout": 60,  # of the process' own heartbeat, not of requests
+        + 1024,  # idle ones, and those without complete headers, hold no thread
+        "keepalive": 75,  # longer than the pools of common clients and proxies
+        "timeout": 60,  # of the worker's heartbeat, not of requests
         "graceful_timeout": int(how.graceful_seconds),
         "backlog": 2048,
         "limit_request_line": 8190,
-        # The application reads X-Forwarded-* itself. gunicorn would let any peer on loopback, such as what a proxy
-        # passes on, set the path by a header SCRIPT_NAME.
+        # The application reads X-Forwarded-* itself. gunicorn would let any peer on loopback, such as a proxy, set the
+        # path with a SCRIPT_NAME header.
         "forwarder_headers": "",
         "forwarded_allow_ips": "",
-        "preload_app": False,  # database connections and threads must be born after the fork
+        "preload_app": False,  # database connections and threads must be created after the fork
         "control_socket_disable": True,
         "accesslog": None,
         "errorlog": "-",
@@ -99,20 +99,23 @@ def options(how: Serving) -> dict[str, Any]:
     }
 
 
-PATIENCE_SECONDS = 900.0  # for what the old application still answers
+PATIENCE_SECONDS = 900.0  # for requests in progress in the old application
 _LOOK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
 class _Served:
-    """One application, and how many requests it has in hand."""
+    """An application, and the number of its requests in progress."""
 
     app: PenstockApi
     busy: int = 0
 
 
 class ReloadableApp:
-    """A WSGI application. `make` builds one for a configuration, and may raise ConfigError."""
+    """A WSGI application that can be replaced while serving: requests in progress finish in the old one.
+
+    `make` builds an application for a configuration, and may raise ConfigError.
+    """
 
     def __init__(self, make: Callable[[Settings], PenstockApi], settings: Settings) -> None:
         self._make = make
@@ -122,11 +125,11 @@ class ReloadableApp:
 
     @property
     def app(self) -> PenstockApi:
-        """The one that gets new requests."""
+        """The application that serves new requests."""
         return self._now.app
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Serve a request by the newest application, to its end."""
+        """Serve a request entirely with the newest application."""
         with self._lock:
             served = self._now
             served.busy += 1
@@ -135,34 +138,34 @@ class ReloadableApp:
         except BaseException:
             self._done(served)
             raise
-        if isinstance(body, list):  # it is whole: nothing of the application is needed to send it
+        if isinstance(body, list):  # complete: sending it needs nothing from the application
             self._done(served)
             return body
         return ClosingIterator(body, [lambda: self._done(served)])
 
     def start(self) -> None:
-        """What a serving process does beside requests."""
+        """Start the background work of a serving process."""
         self.app.start()
 
     def renew(self, settings: Settings) -> None:
-        """Exchange it. Raises ConfigError; then the old one stays."""
+        """Replace the application. On ConfigError, which is raised, the old one remains."""
         newer = _Served(self._make(settings))
         newer.app.start()
         with self._lock:
             older, self._now = self._now, newer
             self._old.append(older)
-        older.app.live.end_streams()  # their pages ask again, and meet the new one
+        older.app.live.end_streams()  # pages reconnect to the new application
         threading.Thread(target=self._retire, args=(older,), name="retire", daemon=True).start()
 
     def drain(self) -> None:
-        """Answer all long polls at once, of old ones too."""
+        """Answer all long polls at once, those of old applications too."""
         with self._lock:
             all_ = [self._now, *self._old]
         for served in all_:
             served.app.drain()
 
     def close(self) -> None:
-        """End the threads that requests have started."""
+        """Stop the threads that requests have started."""
         with self._lock:
             all_ = [self._now, *self._old]
         for served in all_:

@@ -19,11 +19,11 @@ from app.platform.domain.errors import Invalid
 from app.submission.bodies import Body, Instant, Name, TaskBody
 from app.submission.validation import parse, parse_json
 
-_SOON = "2"  # seconds after which asking again may pay
+_SOON = "2"  # seconds until a client should poll again
 
 
 class TaskViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/tasks operations."""
 
     def __init__(self, use_cases: UseCases, callers: Callers, rendering: Rendering, most: int) -> None:
         """`most` bytes of one body."""
@@ -33,7 +33,7 @@ class TaskViews:
         self._most = most
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         one = {200: ResponseDoc("The task.", Task)}
         return [
             Operation(
@@ -41,7 +41,7 @@ class TaskViews:
                 "/v1/tasks",
                 "Submit one prompt.",
                 self.submit,
-                {202: ResponseDoc("Stored; it will run. See Location and Retry-After.", Task)},
+                {202: ResponseDoc("Stored durably; it will run. See Location and Retry-After.", Task)},
                 body=TaskBody,
                 refusals=(413,),
                 repeatable=True,
@@ -57,11 +57,11 @@ class TaskViews:
             Operation(
                 "GET",
                 "/v1/tasks/{task_id}",
-                "Look at a task, or wait for its end.",
+                "Retrieve a task, or wait for it to end.",
                 self.show,
                 one,
-                description="With `wait` it answers as soon as the task has ended. When very many wait already, it "
-                "answers at once with the task as it stands.",
+                description="With `wait`, responds as soon as the task has ended. If too many requests wait already, "
+                "responds at once with the current state.",
                 query=WaitQuery,
                 refusals=(404,),
             ),
@@ -71,8 +71,8 @@ class TaskViews:
                 "Cancel a task.",
                 self.cancel,
                 one,
-                description="A waiting task is cancelled at once. A running call is let finish: should it succeed, "
-                "its result is kept; anything else ends `cancelled`.",
+                description="A waiting task is cancelled at once. A running call is not interrupted: if it succeeds, "
+                "its result is kept, otherwise the task ends as `cancelled`.",
                 refusals=(404, 409),
             ),
             Operation(
@@ -80,14 +80,14 @@ class TaskViews:
                 "/v1/tasks/{task_id}",
                 "Delete a task, its prompt and its result.",
                 self.delete,
-                {200: ResponseDoc("Nobody sees it any more; its rows follow in the background.", Deleted)},
-                description="A waiting task is cancelled. A running call is let finish; its result is kept nowhere.",
+                {200: ResponseDoc("No longer visible; its rows are deleted in the background.", Deleted)},
+                description="A waiting task is cancelled. A running call is not interrupted; its result is discarded.",
                 refusals=(404,),
             ),
             Operation(
                 "GET",
                 "/v1/tasks/{task_id}/attempts",
-                "The upstream calls made for a task.",
+                "List the upstream calls made for a task.",
                 self.attempts,
                 {200: ResponseDoc("All of them, in order.", AttemptList)},
                 refusals=(404,),
@@ -95,7 +95,7 @@ class TaskViews:
             Operation(
                 "GET",
                 "/v1/tasks/{task_id}/deliveries",
-                "The tries at telling its callback.",
+                "List the delivery attempts of a task's callbacks.",
                 self.deliveries,
                 {200: ResponseDoc("All of them, in order.", DeliveryList)},
                 refusals=(404,),
@@ -103,7 +103,7 @@ class TaskViews:
         ]
 
     def submit(self) -> ResponseReturnValue:
-        """202 only after the commit."""
+        """202 after the commit."""
         caller = self._callers.current()
         repeats = Repeats("POST /v1/tasks")
         body = parse(TaskBody, parse_json(repeats.add(read_body(self._most, ONE_TASK))))
@@ -135,7 +135,7 @@ class TaskViews:
         return answer(self._rendering.tasks(page))
 
     def show(self, task_id: str) -> ResponseReturnValue:
-        """The task, at once or at its end."""
+        """The task, now or when it has ended."""
         caller = self._callers.current()
         query = read_query(WaitQuery)
         if query.wait > 0:
@@ -147,13 +147,13 @@ class TaskViews:
         return answer(self._rendering.task(row), 200, headers)
 
     def cancel(self, task_id: str) -> ResponseReturnValue:
-        """The task as it stands after the wish."""
+        """The task after the request to cancel it."""
         caller = self._callers.current()
         self._use_cases.cancel_task.cancel(caller.client_id, task_id)
         return answer(self._rendering.task(self._use_cases.read_tasks.task(caller.client_id, task_id)))
 
     def delete(self, task_id: str) -> ResponseReturnValue:
-        """Gone, as far as anybody can see."""
+        """Hide the task; its rows are deleted later."""
         caller = self._callers.current()
         self._use_cases.delete_task.delete(caller.client_id, task_id)
         return answer({"id": task_id, "object": "task.deleted", "deleted": True})
@@ -166,7 +166,7 @@ class TaskViews:
         )
 
     def deliveries(self, task_id: str) -> ResponseReturnValue:
-        """The tries at its callback."""
+        """The delivery attempts of its callbacks."""
         caller = self._callers.current()
         return answer(
             self._rendering.deliveries(self._use_cases.read_tasks.deliveries(caller.client_id, task_id))
@@ -177,14 +177,14 @@ _RETRY_BODY_LIMIT = 64 * 1024  # bytes of a body
 
 
 class RetryBody(Body):
-    """Which tasks to run again; one of the two at least."""
+    """Which tasks to run again; at least one of the fields is required."""
 
-    reason: Name | None = Field(None, description="Those that failed with this error code.")
-    since: Instant | None = Field(None, description="Those that failed since.")
+    reason: Name | None = Field(None, description="Tasks that failed with this error code.")
+    since: Instant | None = Field(None, description="Tasks that failed at or after this time.")
 
 
 class RetryViews:
-    """One by its id, or all of a reason or since an instant."""
+    """Retries of failed tasks, by id, reason or time."""
 
     def __init__(self, use_cases: UseCases, callers: Callers, rendering: Rendering) -> None:
         self._use_cases = use_cases
@@ -192,26 +192,26 @@ class RetryViews:
         self._rendering = rendering
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "POST",
                 "/v1/tasks/{task_id}/retry",
                 "Run a failed task again.",
                 self.retry,
-                {202: ResponseDoc("The new task that takes its place. See Location.", Task)},
-                description="The failed one stays as it ended. Admitted as any submission is. One that would fail "
-                "again for the same reason (a refused request, say), or was run again before, is 409.",
+                {202: ResponseDoc("The new task that replaces it. See Location.", Task)},
+                description="The failed task is not changed. The new one is admitted like any submission. 409 for a "
+                "task that would fail again for the same reason (such as an invalid request) or was retried before.",
                 refusals=(404, 409),
             ),
             Operation(
                 "POST",
                 "/v1/tasks/retry",
-                "Run failed tasks again, by reason or since an instant.",
+                "Run failed tasks again, by reason or time.",
                 self.retry_some,
-                {202: ResponseDoc("What came of it.", RetriedTasks)},
-                description="The oldest 1,000 that may be run again, lines of batches aside: those have their "
-                "batch's retry. Stops where a limit or budget refuses. Ask again while `has_more`.",
+                {202: ResponseDoc("The outcome.", RetriedTasks)},
+                description="The oldest 1,000 that can be retried, except tasks of batches, which are retried through "
+                "their batch. Stops at a limit or budget. Repeat while `has_more` is true.",
                 body=RetryBody,
                 refusals=(413,),
             ),
@@ -226,11 +226,11 @@ class RetryViews:
         return answer(self._rendering.task(row), 202, {"Location": f"/v1/tasks/{new}"})
 
     def retry_some(self) -> ResponseReturnValue:
-        """How many, and why no more."""
+        """The number of retried tasks, and why it stopped."""
         client_id = self._callers.current().client_id
         body = parse(RetryBody, parse_json(read_body(_RETRY_BODY_LIMIT)))
         if body.reason is None and body.since is None:
-            raise Invalid("give a reason, a since, or both", param="reason", code="missing")
+            raise Invalid("give `reason`, `since` or both", param="reason", code="missing")
         done = self._use_cases.retry_tasks.retry(client_id, reason=body.reason, since=body.since)
         refusal = done.refusal
         shown = {

@@ -29,19 +29,19 @@ _DAY = 86400.0
 
 
 class UsageQuery(Query):
-    """Which usage, and how it is divided."""
+    """Which usage to report, and how to group it."""
 
-    by: str = Field(
-        "client,model", description=f"What it is divided by, separated by commas: {', '.join(BY)}."
+    by: str = Field("client,model", description=f"Grouping, separated by commas: {', '.join(BY)}.")
+    first: date | None = Field(None, alias="from", description="First day, UTC; default: 30 days ago.")
+    last: date | None = Field(None, alias="to", description="Last day, UTC; default: today.")
+    client: str | None = Field(
+        None, description="Only this client. Only administrators may name other clients."
     )
-    first: date | None = Field(None, alias="from", description="The first day, UTC; 30 days ago.")
-    last: date | None = Field(None, alias="to", description="The last day, UTC; today.")
-    client: str | None = Field(None, description="Only this client's. Others' are for administrators alone.")
-    format: Literal["json", "csv"] = Field("json", description="json, or csv with a heading.")
+    format: Literal["json", "csv"] = Field("json", description="json, or csv with a header row.")
 
 
 class UsageRow(Shape):
-    """Usage in one currency. Money is in units of it, exactly, as text; null: no price is known."""
+    """Usage in one currency. Amounts are exact decimal strings; null if no price is known."""
 
     day: str | None = None
     client: str | None = None
@@ -49,26 +49,28 @@ class UsageRow(Shape):
     key: str | None = None
     account: str | None = None
     upstream_model: str | None = None
-    tasks: int = Field(description="That succeeded.")
-    calls: int = Field(description="Upstream calls that came to an end.")
+    tasks: int = Field(description="Successful tasks.")
+    calls: int = Field(description="Finished upstream calls.")
     cache_hits: int = Field(description="Tasks answered from the cache.")
-    coalesced: int = Field(description="Tasks answered by an identical task's call.")
+    coalesced: int = Field(description="Tasks answered by the call of an identical task.")
     prompt_tokens: int
-    cached_tokens: int = Field(description="Of the prompts, those that the upstream had cached.")
+    cached_tokens: int = Field(description="Prompt tokens that the upstream had cached.")
     completion_tokens: int
-    reasoning_tokens: int = Field(description="Of the answers.")
-    unpriced_calls: int = Field(description="That used tokens at a price nobody knows.")
+    reasoning_tokens: int = Field(description="Completion tokens used for reasoning.")
+    unpriced_calls: int = Field(description="Calls whose price is unknown.")
     currency: str | None
     cost_micros: int | None = Field(description="In millionths of the currency, rounded half up.")
     cost: str | None
     saved_cache: str | None
     saved_coalescing: str | None
-    saved_prompt_cache: str | None = Field(description="Against the price of prompts that are not cached.")
-    saved_off_peak: str | None = Field(description="Against the same calls in peak hours.")
+    saved_prompt_cache: str | None = Field(
+        description="Saved by upstream prompt caching, compared to the full prompt price."
+    )
+    saved_off_peak: str | None = Field(description="Saved compared to the same calls in peak hours.")
 
 
 class Connections(Shape):
-    """Connections opened to upstreams by the worker processes of the last day."""
+    """Connections that worker processes opened to upstreams in the last day."""
 
     calls: int
     opened: int
@@ -76,16 +78,16 @@ class Connections(Shape):
 
 
 class UsageReport(Shape):
-    """What was used, paid and saved; exact at one instant."""
+    """Usage, cost and savings, consistent at one instant."""
 
     object: str
     by: list[str]
     data: list[UsageRow]
-    connections: Connections | None = Field(description="For administrators; null for others.")
+    connections: Connections | None = Field(description="Only for administrators, otherwise null.")
 
 
 class UsageViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/estimates operation."""
 
     def __init__(self, database: Database, callers: Callers, clock: Clock) -> None:
         self._usage = ReadUsage(database)
@@ -93,16 +95,16 @@ class UsageViews:
         self._clock = clock
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "GET",
                 "/v1/usage",
-                "What was used, paid and saved.",
+                "Report usage, cost and savings.",
                 self.show,
                 {200: ResponseDoc("The report.", UsageReport)},
                 group="Usage",
-                description="Sums of exact costs; currencies are kept apart. A client sees its own.",
+                description="Costs are exact sums; currencies are not mixed. Clients see their own usage.",
                 query=UsageQuery,
                 refusals=(403,),
             )
@@ -112,7 +114,7 @@ class UsageViews:
         """The report, as JSON or CSV."""
         caller = self._callers.current()
         query = read_query(UsageQuery)
-        by = _divided(query.by)
+        by = _grouping(query.by)
         rows = [usage_row(row, by) for row in self._usage.report(self._wanted(query, caller, by))]
         if query.format == "csv":
             return Response(as_csv(rows, by), content_type="text/csv; charset=utf-8")
@@ -123,10 +125,10 @@ class UsageViews:
         last = query.last or today
         first = query.first or min(last, today - timedelta(days=_DEFAULT_DAYS))
         if last < first:
-            raise Invalid("to: lies before from", param="to", code="invalid_value")
+            raise Invalid("to: must not be before from", param="to", code="invalid_value")
         client = query.client if caller.is_admin else caller.client_id
         if query.client is not None and query.client != client:
-            raise Forbidden("another client's usage is for administrators alone", param="client")
+            raise Forbidden("only administrators may see the usage of other clients", param="client")
         return UsageFilter(first.isoformat(), last.isoformat(), client, tuple(BY[name] for name in by))
 
     def _wire(self, caller: Caller) -> dict[str, object] | None:
@@ -136,54 +138,54 @@ class UsageViews:
         return {"calls": wire.calls, "opened": wire.connections, "per_1000_calls": wire.per_thousand}
 
 
-def _divided(text: str) -> list[str]:
+def _grouping(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in BY:
-            raise Invalid(f"by: there is no {name[:40]!r}; there are {', '.join(BY)}", param="by")
+            raise Invalid(f"by: unknown {name[:40]!r}; use {', '.join(BY)}", param="by")
     return [name for name in BY if name in names]
 
 
-OVER = 1_000  # tasks: the newest that succeeded
+OVER = 1_000  # newest successful tasks
 
 
 class EstimateQuality(Shape):
-    """The starts estimated at submission, against the real ones, of your newest tasks that succeeded."""
+    """Start times estimated at submission compared to actual ones, for your newest successful tasks."""
 
     object: Literal["estimates"]
-    tasks: int = Field(description=f"How many were looked at; the newest {OVER} at most.")
-    unestimated: int = Field(description="Of these, those whose start nobody could estimate when they came.")
+    tasks: int = Field(description=f"Number of tasks compared, at most the newest {OVER}.")
+    unestimated: int = Field(description="Number of these without an estimate at submission.")
     median_error_seconds: float | None
     median_error_share: float | None = Field(
-        description="Of the real wait; waits under a second count as one."
+        description="Relative to the actual wait; waits under one second count as one."
     )
     within_twice: float | None = Field(
-        description="The share of estimates of half to twice the real wait; waits under a second count as one."
+        description="Share of estimates between half and twice the actual wait; waits under one second count as one."
     )
 
 
 class ForetoldViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/usage operation."""
 
     def __init__(self, database: Database, callers: Callers) -> None:
         self._database = database
         self._callers = callers
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "GET",
                 "/v1/estimates",
-                "How good estimated starts were.",
+                "Compare estimated and actual start times.",
                 self.read,
-                {200: ResponseDoc("Estimates against what came.", EstimateQuality)},
+                {200: ResponseDoc("The quality of the estimates.", EstimateQuality)},
                 group="Usage",
             )
         ]
 
     def read(self) -> ResponseReturnValue:
-        """The quality of the caller's estimates."""
+        """The quality of estimates for the caller's tasks."""
         caller = self._callers.current()
         found = quality(self._database.read(lambda conn: foretold(conn, caller.client_id, OVER)))
         return answer(

@@ -1,4 +1,4 @@
-"""/v1/cache/warm: likely prompts, asked before they are asked."""
+"""/v1/cache/warm: fill the cache with likely prompts."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class WarmBody(Body):
     """Exactly one of `requests` and `top`."""
 
     requests: Annotated[list[TaskBody], Field(fail_fast=True, min_length=1, max_length=_MOST)] | None = Field(
-        None, description="What to ask, the most likely first."
+        None, description="Requests to cache, most likely first."
     )
     top: int | None = Field(
-        None, ge=1, le=_MOST, description="Your so many most frequent prompts of the last week."
+        None, ge=1, le=_MOST, description="Number of your most frequent prompts of the last week to cache."
     )
     budget: str = Field(
         pattern=r"^\d{1,6}(\.\d{1,12})?$",
-        description="The most that it may cost, in the currency of the models' prices, such as 0.50.",
+        description="Maximum cost, in the currency of the models' prices, such as 0.50.",
     )
-    run_at: Instant | None = Field(None, description="Not before this instant.")
-    off_peak: bool = Field(False, description="Not in the upstream's peak hours.")
+    run_at: Instant | None = Field(None, description="Earliest start.")
+    off_peak: bool = Field(False, description="Avoid the upstream's peak hours.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.requests is None) == (self.top is None):
-            refuse("exactly one of requests and top is needed", field="requests", code="missing_field")
+            refuse("give exactly one of `requests` and `top`", field="requests", code="missing_field")
         return self
 
 
@@ -51,18 +51,18 @@ class Warming(Shape):
 
     object: str
     task_ids: list[str]
-    left_out: int = Field(description="For want of budget.")
-    ceiling: str = Field(description="The most that it can cost, exactly.")
+    left_out: int = Field(description="Number of requests that did not fit into the budget.")
+    ceiling: str = Field(description="Maximum cost, exact.")
     currency: str | None
 
 
 class WarmViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/cache/warm operation."""
 
     def __init__(
         self, warm: WarmCache, callers: Callers, peaks: Calendar | None, clock: Clock, most: int
     ) -> None:
-        """`peaks`: the hours that `off_peak` avoids; `most` bytes of one body."""
+        """`peaks`: the hours that `off_peak` avoids; `most`: bytes of one body."""
         self._warm = warm
         self._callers = callers
         self._peaks = peaks
@@ -70,12 +70,12 @@ class WarmViews:
         self._most = most
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "POST",
                 "/v1/cache/warm",
-                "Ask likely prompts before they are asked.",
+                "Fill the cache with likely prompts.",
                 self.submit,
                 {202: ResponseDoc("Submitted at low priority, within the budget.", Warming)},
                 group="Usage",
