@@ -214,7 +214,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The API's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property

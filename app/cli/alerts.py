@@ -1,4 +1,4 @@
-"""`penstock alerts`: what fires, and whether anybody would hear of it."""
+"""`penstock alerts`: lists firing alerts and tests their channels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from app.reporting.store.alerts import Channel
 
 
-@click.group("alerts", short_help="what fires now, and whether its channels work")
+@click.group("alerts", short_help="list firing alerts and test their channels")
 def group() -> None:
-    """See what fires, and try the channels that `[alerts]` in penstock.toml names.
+    """List firing alerts and test the channels in `[alerts]` of penstock.toml.
 
     Works on the database itself (DATABASE_URL, else the data folder's). Each alert is explained in docs/runbook.md.
 
@@ -35,10 +35,10 @@ def group() -> None:
 
 @group.command("list")
 @on_database
-@click.option("--all", "everything", is_flag=True, help="Those that have ended within a week too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--all", "everything", is_flag=True, help="Include alerts resolved within the last week.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 def list_(everything: bool, as_json: bool) -> None:
-    """List alerts that fire or are about to, the worst first, and channels that do not work.
+    """List firing and pending alerts, the most severe first, and channels that fail.
 
     \b
     penstock alerts list --all
@@ -57,19 +57,21 @@ def list_(everything: bool, as_json: bool) -> None:
     _print(found)
     for channel in channels:
         if channel.error is not None:
-            click.echo(f"Channel {channel.name} does not work: {channel.error}")
+            click.echo(f"Channel {channel.name} fails: {channel.error}")
 
 
 @group.command("test")
 @on_database
-@click.option("--severity", type=click.Choice([s.value for s in Severity]), help="Its channels alone.")
+@click.option(
+    "--severity", type=click.Choice([s.value for s in Severity]), help="Only the channels of this severity."
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="Configuration [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 def test(severity: str | None, config: Path | None) -> None:
-    """Send a test message to every channel, and call the heartbeat URL; exit code 1 when one does not work.
+    """Send a test message to every channel and call the heartbeat URL. Exit code 1 if one fails.
 
     \b
     penstock alerts test
@@ -99,14 +101,14 @@ def _tell(fared: Sequence[Channel]) -> None:
         hint = 'Write [alerts] with critical = ["env:NAME"] into penstock.toml; NAME holds an apprise URL'
         raise CommandFailure("no channel is configured", hint, Exit.CONFIGURATION)
     for channel in fared:
-        click.echo(f"{channel.name}: {'it arrived' if channel.error is None else channel.error}")
+        click.echo(f"{channel.name}: {'delivered' if channel.error is None else channel.error}")
     if any(channel.error is not None for channel in fared):
-        raise CommandFailure("a channel does not work", "Try its address by: apprise -t test -b test URL")
+        raise CommandFailure("a channel failed", "Test its address with: apprise -t test -b test URL")
 
 
 def _print(found: Sequence[Alert]) -> None:
     if not found:
-        click.echo("Nothing fires.")
+        click.echo("No alerts are firing.")
         return
     shown = new_table("alert", "of", "severity", "state", "since", "says")
     for alert in found:

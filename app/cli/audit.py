@@ -1,4 +1,4 @@
-"""`penstock audit`: who did what; and whether anything was taken out."""
+"""`penstock audit`: exports and verifies the audit log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from app.cli.failure import CommandFailure
 from app.cli.profile import on_database, opened
 
 
-@click.group("audit", short_help="who did what, and whether anything was taken out")
+@click.group("audit", short_help="export the audit log and verify that it is complete")
 def group() -> None:
-    """Who did what, and whether anything was taken out of the log.
+    """Export the audit log (who did what) and verify that nothing was changed or removed.
 
     \b
     penstock audit verify
@@ -24,7 +24,7 @@ def group() -> None:
 @group.command("verify")
 @on_database
 def verify() -> None:
-    """Walk the whole chain; exit code 1 when it does not hold. Prints its end, to be kept elsewhere.
+    """Verify the whole hash chain; exit code 1 if it is broken. Prints its last hash, to be stored elsewhere.
 
     \b
     penstock audit verify
@@ -36,26 +36,26 @@ def verify() -> None:
     if found.fault is not None:
         raise CommandFailure(
             f"the chain is broken at entry {found.fault.number}: {found.fault.what}",
-            "Compare with an export or a backup: somebody has changed the table",
+            "Compare it with an export or a backup: somebody changed the table.",
         )
     click.echo(
-        f"{found.entries} entries hold, {found.unlinked} not yet linked; the chain ends with {found.head.digest}"
+        f"{found.entries:,} entries verified, {found.unlinked:,} not yet linked; last hash {found.head.digest}"
     )
 
 
 @group.command("export")
 @on_database
-@click.option("--since", help="Such as 2026-11-21T06:00:00Z.")
-@click.option("--until", help="Itself not.")
-@click.option("--client", "client_id", help="Slug of a client.")
+@click.option("--since", help="Start of the range, such as 2026-11-21T06:00:00Z.")
+@click.option("--until", help="End of the range, exclusive.")
+@click.option("--client", "client_id", help="Id of a client.")
 @click.option("--team", help="Name of a team.")
 @click.option("--key", "key_id", help="Id of an API key.")
-@click.option("--action", help='Or how it begins, such as "POST /v1/admin".')
-@click.option("--task", "task_id", help="A task, batch, client, key or policy.")
-@click.option("--status", type=int, help="Of HTTP.")
-@click.option("--limit", type=click.IntRange(1), help="Only the last so many.")
+@click.option("--action", help='An action or its beginning, such as "POST /v1/admin".')
+@click.option("--task", "task_id", help="Id of a task, batch, client, key or policy.")
+@click.option("--status", type=int, help="HTTP status.")
+@click.option("--limit", type=click.IntRange(1), help="Only the last N entries.")
 def export(since: str | None, until: str | None, limit: int | None, **asked: Any) -> None:
-    """Print entries as JSON lines, the oldest first.
+    """Print entries as JSON lines, oldest first.
 
     \b
     penstock audit export --client team-a --since 2026-11-01T00:00:00Z

@@ -1,4 +1,4 @@
-"""`penstock callbacks`: what could not be delivered, secrets and headers."""
+"""`penstock callbacks`: undelivered callbacks, secrets and headers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from app.platform.database import Database
 
 
-@click.group("callbacks", short_help="dead letters and their replay, secrets, headers")
+@click.group("callbacks", short_help="list and replay undelivered callbacks; rotate secrets; set headers")
 def group() -> None:
-    """See and replay callbacks that were given up; rotate secrets; set headers of a client's own.
+    """List and replay undelivered callbacks; rotate secrets; set a client's callback headers.
 
     Works on the database itself (DATABASE_URL, else the data folder's).
 
@@ -33,13 +33,13 @@ def group() -> None:
 
 @group.command("dead")
 @on_database
-@click.option("--client", help="Of this client only.")
+@click.option("--client", help="Only this client's.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, help="As many, the newest first."
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number, newest first."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 def dead(client: str | None, limit: int, as_json: bool) -> None:
-    """List callbacks that were given up, with the reason.
+    """List callbacks that could not be delivered, with the reason.
 
     \b
     penstock callbacks dead --client team-a
@@ -50,7 +50,7 @@ def dead(client: str | None, limit: int, as_json: bool) -> None:
         for letter in found:
             click.echo(orjson.dumps(letter).decode())
         return
-    shown = new_table("callback", "client", "event", "of", "tries", "given up", "reason")
+    shown = new_table("callback", "client", "event", "subject", "tries", "failed", "reason")
     for letter in found:
         subject = letter.task_id or letter.batch_id or ""
         at = to_rfc3339(letter.failed_at)
@@ -62,38 +62,36 @@ def dead(client: str | None, limit: int, as_json: bool) -> None:
 @group.command("replay")
 @on_database
 @click.argument("callback", required=False)
-@click.option("--since", help='All given up since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
-@click.option("--client", help="Of this client only.")
+@click.option("--since", help='All that failed since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
+@click.option("--client", help="Only this client's.")
 def replay(callback: str | None, since: str | None, client: str | None) -> None:
-    """Deliver dead letters again: one by its id, or all since a time. The webhook-id stays the same.
+    """Redeliver failed callbacks: one by id, or all since a time. The webhook-id stays the same.
 
     \b
     penstock callbacks replay evt_06f3...
     penstock callbacks replay --since 2h --client team-a
     """
     if (callback is None) == (since is None):
-        raise click.UsageError("name one callback, or give --since")
+        raise click.UsageError("give one callback id, or --since")
     with opened() as database:
         letters = _letters(database)
         if callback is not None:
             if not letters.replay(client, callback):
-                raise CommandFailure(
-                    "there is no dead letter of that id", "List them: penstock callbacks dead"
-                )
+                raise CommandFailure("no failed callback has that id", "List them: penstock callbacks dead")
             audited(database, "callback.replay", callback)
-            click.echo("It is delivered again.")
+            click.echo("Queued for redelivery.")
         else:
             count = letters.replay_since(client, parse_since(since or ""))
             audited(database, "callback.replay", client or "")
-            click.echo(f"{count} are delivered again.")
+            click.echo(f"{count:,} callbacks queued for redelivery.")
 
 
 @group.command("rotate-secret")
 @on_database
 @click.argument("client")
-@click.option("--overlap", default="24h", show_default=True, help="How long the present one still signs.")
+@click.option("--overlap", default="24h", show_default=True, help="How long the current secret still signs.")
 def rotate_secret(client: str, overlap: str) -> None:
-    """Give a client another callback secret, and print it: this once.
+    """Create a new callback secret for a client and print it. It is not shown again.
 
     For the time of the overlap callbacks carry two signatures, so receivers may change at any moment of it.
 
@@ -115,9 +113,9 @@ def rotate_secret(client: str, overlap: str) -> None:
 @group.command("headers")
 @on_database
 @click.argument("client")
-@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated.")
+@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="Repeatable.")
 def headers_(client: str, headers: tuple[str, ...]) -> None:
-    """Put these headers, and no others, on a client's callbacks; without any, take them away.
+    """Replace a client's own callback headers; without any, remove them.
 
     \b
     penstock callbacks headers team-a -H 'X-Gateway-Token: abc'
@@ -128,13 +126,13 @@ def headers_(client: str, headers: tuple[str, ...]) -> None:
     with opened() as database:
         set_callback_headers(database, client, pairs)
         audited(database, "callback_headers.set", client)
-    click.echo(f"{len(pairs)} headers of its own.")
+    click.echo(f"{len(pairs)} callback headers set.")
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise click.UsageError("a header is written 'NAME: VALUE'")
+        raise click.UsageError("write a header as 'NAME: VALUE'")
     return name.strip(), value.strip()
 
 
@@ -146,7 +144,7 @@ def _duration(text: str) -> float:
 
 
 def _letters(database: Database) -> DeadLetters:
-    """The leader rings what is replayed, within a second."""
+    """No notifier: the leader picks up replayed callbacks within a second."""
     from app.callbacks.dead_letters import DeadLetters
     from app.callbacks.ports import NoCallbackNotifier
     from app.platform.ports import SystemClock

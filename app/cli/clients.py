@@ -19,9 +19,9 @@ from app.cli.tables import new_table, print_tables
 from app.platform.domain.times import parse_duration
 
 
-@click.group("keys", short_help="a client's API keys: list, add, rotate, revoke")
+@click.group("keys", short_help="list, add, rotate and revoke a client's API keys")
 def keys_group() -> None:
-    """A client's API keys: list, add, rotate, revoke.
+    """List, add, rotate and revoke a client's API keys.
 
     \b
     penstock clients keys add team-a --scope tasks:read --expires 90d
@@ -33,7 +33,7 @@ def keys_group() -> None:
 @on_database
 @click.argument("client")
 def list_keys_command(client: str) -> None:
-    """List a client's keys, one JSON object a line, without the keys themselves.
+    """List a client's keys as JSON lines, without the secrets.
 
     \b
     penstock clients keys list team-a | jq 'select(.revoked_at == null)'
@@ -53,15 +53,15 @@ def list_keys_command(client: str) -> None:
     "--scope",
     "scopes",
     multiple=True,
-    help=f"{', '.join(SCOPES)}, AREA:* or *; may be repeated; left out: everything.",
+    help=f"{', '.join(SCOPES)}, AREA:* or *; repeatable [default: *].",
 )
-@click.option("--expires", help='After how long it ends, such as "90d".')
-@click.option("--name", help="For people.")
-@click.option("--user", help="Who will hold it; policies and the audit log know him by this.")
+@click.option("--expires", help='Lifetime, such as "90d" [default: unlimited].')
+@click.option("--name", help="A label.")
+@click.option("--user", help="The person who will hold it, as named in policies and the audit log.")
 def add_key(
     client: str, scopes: tuple[str, ...], expires: str | None, name: str | None, user: str | None
 ) -> None:
-    """Make a key, and print it: this once.
+    """Create a key and print it. It is not shown again.
 
     \b
     penstock clients keys add team-a --scope tasks:* --scope batches:* --expires 90d --user alice
@@ -81,9 +81,9 @@ def add_key(
 @on_database
 @click.argument("client")
 @click.argument("key_id")
-@click.option("--overlap", default="24h", show_default=True, help="How long the old one stays valid.")
+@click.option("--overlap", default="24h", show_default=True, help="How long the old key stays valid.")
 def rotate(client: str, key_id: str, overlap: str) -> None:
-    """Make a key in place of one that ends after the overlap, and print it: this once.
+    """Replace a key: print the new one (not shown again); the old one expires after the overlap.
 
     \b
     penstock clients keys rotate team-a ak_06f3... --overlap 24h
@@ -102,7 +102,7 @@ def rotate(client: str, key_id: str, overlap: str) -> None:
 @click.argument("client")
 @click.argument("key_id")
 def revoke(client: str, key_id: str) -> None:
-    """End a key now; within seconds in every process.
+    """Revoke a key. Every process refuses it within seconds.
 
     \b
     penstock clients keys revoke team-a ak_06f3...
@@ -113,7 +113,7 @@ def revoke(client: str, key_id: str) -> None:
     with opened() as database:
         revoke_key(database, SystemClock(), client, key_id)
         audited(database, "key.revoke", f"{client}/{key_id}")
-    click.echo("It is revoked.")
+    click.echo("Revoked.")
 
 
 def _duration(option: str, text: str) -> float:
@@ -126,9 +126,9 @@ def _duration(option: str, text: str) -> float:
 PRIORITIES = ("high", "normal", "low")
 
 
-@click.group("clients", short_help="add, change and list those who may submit")
+@click.group("clients", short_help="add, change and list clients")
 def group() -> None:
-    """Add, change and list clients: those who may submit, each with a share, limits and secrets of its own.
+    """Add, change and list clients. Each has its own share of the quotas, limits and secrets.
 
     Works on the database itself (DATABASE_URL, else the data folder's), so that it works before the service.
     `penstock apply` does the same from a file.
@@ -146,19 +146,19 @@ group.add_command(keys_group)
 @group.command("add")
 @on_database
 @click.argument("name")
-@click.option("--weight", default=1.0, show_default=True, help="Its share of each quota, against others'.")
+@click.option(
+    "--weight", default=1.0, show_default=True, help="Its share of each quota, relative to other clients."
+)
 @click.option(
     "--priority",
     type=click.Choice(PRIORITIES),
     default="normal",
     show_default=True,
-    help="Up to this one its priorities count against other clients'.",
+    help="The highest of its priorities that counts against other clients.",
 )
-@click.option("--team", help="The team that it belongs to.")
-@click.option("--administers", help="A team whose clients it may manage.")
-@click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="See `clients set`; may be repeated."
-)
+@click.option("--team", help="Its team.")
+@click.option("--administers", help="The team whose clients it may manage.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="See `clients set`; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def add(
     name: str,
@@ -169,9 +169,9 @@ def add(
     limits: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Add a client, and print its API key and callback secret: this once, they are not stored readably.
+    """Add a client and print its API key and callback secret. They are not shown again.
 
-    NAME is 1 to 40 of a-z, 0-9 and -.
+    NAME has 1 to 40 characters of a-z, 0-9 and -.
 
     \b
     penstock clients add team-a --weight 2 --priority high --limit rpm=600
@@ -200,32 +200,32 @@ def add(
     click.echo(f"client           {made.id}")
     click.echo(f"API key          {made.api_key}")
     click.echo(f"callback secret  {made.callback_secret}")
-    click.echo("Keep both now: they are not shown again.")
+    click.echo("Save both now: they are not shown again.")
 
 
 @group.command("set")
 @on_database
 @click.argument("name")
-@click.option("--weight", type=float, help="Its share of each quota, against others'.")
+@click.option("--weight", type=float, help="Its share of each quota, relative to other clients.")
 @click.option(
     "--priority",
     "granted_priority",
     type=click.Choice(PRIORITIES),
-    help="Up to this one its priorities count against other clients'.",
+    help="The highest of its priorities that counts against other clients.",
 )
-@click.option("--team", help='The team that it belongs to; "" for none.')
-@click.option("--administers", help='A team whose clients it may manage; "" for none.')
+@click.option("--team", help='Its team; "" for none.')
+@click.option("--administers", help='The team whose clients it may manage; "" for none.')
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="NAME=VALUE",
     help="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
-    "over_budget (refuse, wait), order (arrival, deadline), store (true, false), retention_seconds; without a value "
-    "it is taken away; may be repeated.",
+    "over_budget (refuse, wait), order (arrival, deadline), store (true, false), retention_seconds; an empty "
+    "value removes it; repeatable.",
 )
 def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
-    """Change a client: what is named, and nothing else. In force within five seconds. Prints it as it is then.
+    """Change the named settings of a client and print the result. Takes effect within five seconds.
 
     \b
     penstock clients set team-a --weight 3 --limit rpm=600
@@ -237,7 +237,7 @@ def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
     wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}
     if not wish and not limits:
-        raise click.UsageError("say what to change; see: penstock clients set --help")
+        raise click.UsageError("nothing to change; see: penstock clients set --help")
     with opened() as database:
         if limits:
             present = client_json(get_client(database, name))["limits"]
@@ -288,7 +288,7 @@ def list_(as_json: bool) -> None:
 
 
 def _limits(present: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """The limits with those that are given as NAME=VALUE; one without a value is taken away."""
+    """The limits with the given NAME=VALUE pairs applied; an empty value removes one."""
     found = dict(present)
     for text in given:
         name, equals, value = (part.strip() for part in text.partition("="))
@@ -302,7 +302,7 @@ def _limits(present: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A whole number, true or false, a number, else the text."""
+    """The value as a number or boolean if it is one, else as text."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -310,15 +310,15 @@ def _value(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-@click.command("apply", short_help="make clients as a file says, with a diff first")
+@click.command("apply", short_help="create and change clients from a file, with a diff first")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @on_database
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--dry-run", is_flag=True, help="Only show the changes.")
 def apply_command(file: Path, yes: bool, dry_run: bool) -> None:
-    """Make clients as FILE says: those that are missing are added, others changed. None is ever removed.
+    """Create and change clients as described in FILE. Clients are never removed.
 
-    New clients' keys are printed this once. A [[client]] holds id, and any of weight, granted_priority, team,
+    New clients' keys are printed once. A [[client]] has an id and optionally weight, granted_priority, team,
     administers and a table limits.
 
     \b
@@ -333,11 +333,11 @@ def apply_command(file: Path, yes: bool, dry_run: bool) -> None:
             for line in change.lines():
                 click.echo(line)
         if not changes:
-            click.echo("Nothing to do.")
+            click.echo("No changes.")
         if not changes or dry_run:
             return
         if not yes:
-            click.confirm("Do it?", abort=True)
+            click.confirm("Apply these changes?", abort=True)
         for change in changes:
             made = apply_change(database, SystemClock(), change)
             audited(database, "client.add" if made else "client.change", change.id)
@@ -349,4 +349,4 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CommandFailure(f"{file}: not TOML: {error}", "Write [[client]] tables") from None
+        raise CommandFailure(f"{file}: not TOML: {error}", "Write [[client]] tables in TOML.") from None

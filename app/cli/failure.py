@@ -1,4 +1,4 @@
-"""What the command line says when it cannot do what was asked: one line, the hint, and an exit code."""
+"""How a command fails: one line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Exit(IntEnum):
     """Exit codes; `penstock --help` explains them."""
 
     OK = 0
-    FAILED = 1  # it was tried, and failed or was refused
+    FAILED = 1  # tried, but failed or refused
     USAGE = 2  # click's own, for wrong options and arguments
     CONFIGURATION = 3
     UNREACHABLE = 4  # the service, its database or its Redis does not answer
 
 
 class CommandFailure(click.ClickException):
-    """The end of a command: what is wrong, and what to do about it."""
+    """Ends a command with what is wrong and what to do about it."""
 
     def __init__(self, message: str, hint: str | None = None, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class CommandFailure(click.ClickException):
 
 @contextmanager
 def translate() -> Iterator[None]:
-    """Turn the errors that everything below raises into a Failure."""
+    """Turn Penstock's own errors into a CommandFailure."""
     try:
         yield
     except PenstockError as error:
@@ -49,11 +49,11 @@ def translate() -> Iterator[None]:
 
 
 def _failure(error: PenstockError) -> CommandFailure:
-    from app.settings import ConfigError  # pydantic takes its time: only when something went wrong
+    from app.settings import ConfigError  # importing pydantic is slow: only when something went wrong
 
     if isinstance(error, ConfigError):
         where = error.file if error.line is None else f"{error.file}:{error.line}"
-        return CommandFailure(f"{where}: {error.message}", f"Mend: {error.hint}", Exit.CONFIGURATION)
+        return CommandFailure(f"{where}: {error.message}", f"Hint: {error.hint}", Exit.CONFIGURATION)
     return CommandFailure(
         str(error), code=Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED
     )

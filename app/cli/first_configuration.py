@@ -100,7 +100,7 @@ def _head(chosen: Sequence[Chosen], default: str) -> Iterator[str]:
     yield "# Every setting there is, explained: deploy/penstock.example.toml. Secrets are never written here."
     yield f"# Then: penstock up      Keys: {', '.join(key for one in chosen for key in one.keys)}"
     yield ""
-    yield "# The model of requests that name none."
+    yield "# Model for requests that name none."
     yield f"default_model = {_text(default)}"
     yield ""
 

@@ -1,4 +1,4 @@
-"""`penstock flower`: the view into workers, queues and tasks, locked and read-only."""
+"""`penstock flower`: Flower with authentication, read-only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from app.cli import profile
 from app.cli.failure import CommandFailure, Exit
 
 
-@click.command("flower", short_help="the view into queues, workers and tasks")
+@click.command("flower", short_help="run Flower, the view of queues, workers and tasks")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=5555, show_default=True, help="Port to listen on.")
-@click.option("--url-prefix", default="", help="Path under which a proxy shows it, such as /flower.")
+@click.option("--url-prefix", default="", help="Path prefix behind a proxy, such as /flower.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
 def command(address: str, port: int, url_prefix: str, data: Path | None) -> None:
-    """Run Flower: basic authentication, read-only, every backlog and key queue with its length.
+    """Run Flower, read-only with basic authentication, showing every backlog and key queue with its length.
 
     User and password come from PENSTOCK_FLOWER_AUTH=user:password, else from the profile in the data folder,
     where they are made when there are none. With PENSTOCK_DASHBOARD_URL its pages link back to the dashboard.
@@ -30,7 +30,7 @@ def command(address: str, port: int, url_prefix: str, data: Path | None) -> None
     PENSTOCK_FLOWER_AUTH=ops:secret penstock flower --port 5555
     penstock flower --url-prefix /flower        behind a proxy
     """
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # it counts for itself, at its own /metrics
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # Flower has its own /metrics
     from app.cli.flower_server import FlowerChoices, serve
     from app.composition.container import from_environment
 
@@ -40,7 +40,7 @@ def command(address: str, port: int, url_prefix: str, data: Path | None) -> None
 
 
 def credentials(environ: Mapping[str, str], data: Path | None) -> str:
-    """`user:password` as set, as kept, or made now and kept. Raises Failure."""
+    """`user:password` as set, as stored, or created now and stored. Raises CommandFailure."""
     given = environ.get("PENSTOCK_FLOWER_AUTH") or environ.get("FLOWER_BASIC_AUTH")
     if given:
         user, _, password = given.partition(":")
@@ -52,5 +52,5 @@ def credentials(environ: Mapping[str, str], data: Path | None) -> str:
     if not known.flower_auth:
         known = replace(known, flower_auth=f"penstock:{secrets.token_urlsafe(12)}")
         profile.save(folder, known)
-        click.echo(f"User and password were made for Flower; they are in {folder / 'profile.json'}")
+        click.echo(f"Created a user and password for Flower, stored in {folder / 'profile.json'}")
     return known.flower_auth

@@ -1,4 +1,4 @@
-"""Flower's own application, set up for us, with a view of the queues that renews itself.
+"""Flower's application with Penstock's settings and a queue view that refreshes itself.
 
 Flower knows queues from what workers answer, and asks only at its start and when its page is renewed. Our
 workers answer with every backlog queue that exists at that moment, so asking every few seconds makes new
@@ -33,7 +33,7 @@ _TASK = "{% block container %}"
 
 
 class LinkedTemplates(Loader):
-    """Where a template of a later Flower looks otherwise, it is left as it is."""
+    """Adds links to the dashboard. Templates that a later Flower has changed are left as they are."""
 
     def __init__(self, folder: str, dashboard_url: str) -> None:
         super().__init__(folder)
@@ -53,26 +53,26 @@ class LinkedTemplates(Loader):
         return f'<p class="px-3 pt-3 mb-0"><a href="{href}">This task in Penstock</a></p>'
 
 
-INSPECT_SECONDS = 3.0  # how long workers may take to answer; a busy one needs more than Flower's 1 s
+INSPECT_SECONDS = 3.0  # wait for workers' answers; a busy one needs more than Flower's 1 s
 QUEUES_SECONDS = 2.0
 ALL_SECONDS = 30.0
-FORGET_SECONDS = 60.0  # a worker silent for so long is not asked about its queues any more
+FORGET_SECONDS = 60.0  # a worker silent for this long is forgotten
 MAX_TASKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class FlowerChoices:
-    """Where it listens and who may come in."""
+    """Where Flower listens and its credentials."""
 
     address: str
     port: int
     credentials: str  # user:password
     url_prefix: str = ""
-    dashboard_url: str = ""  # where its pages link back to; empty: they do not
+    dashboard_url: str = ""  # for links back to the dashboard; empty: none
 
 
 def serve(celery: Celery, choices: FlowerChoices) -> None:
-    """Run until SIGTERM or SIGINT. Raises Failure when the port is taken."""
+    """Run until SIGTERM or SIGINT. Raises CommandFailure when the port is taken."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _set_options(choices)
     extract_settings()
@@ -89,15 +89,15 @@ def serve(celery: Celery, choices: FlowerChoices) -> None:
         raise CommandFailure(
             f"Flower cannot listen on {choices.address}:{choices.port}: {error.strerror}"
         ) from error
-    click.echo(f"Flower answers at http://{options.address}:{port}/{choices.url_prefix}")
+    click.echo(f"Flower is ready at http://{options.address}:{port}/{choices.url_prefix}")
     _end_on_signal(flower.io_loop)
     PeriodicCallback(renewal.tick, QUEUES_SECONDS * 1000).start()
     flower.start()
-    os._exit(0)  # nothing is kept here; threads that still wait for workers' answers are not waited for
+    os._exit(0)  # no state to save; do not wait for threads that await workers' answers
 
 
 def _set_options(choices: FlowerChoices) -> None:
-    """Ours first; what the operator has set for Flower itself (FLOWER_...) goes over it."""
+    """Set Penstock's options; the operator's own FLOWER_... settings override them."""
     options.address = choices.address
     options.port = choices.port
     options.basic_auth = [] if os.environ.get("FLOWER_AUTH") else [choices.credentials]
@@ -118,7 +118,7 @@ def _end_on_signal(loop: IOLoop) -> None:
 
 
 class Renewal:
-    """Asks the workers for their queues every two seconds, and for everything else now and then.
+    """Asks the workers for their queues every two seconds, and for everything else every 30 s.
 
     Each asking ends when as many have answered as are known to live, so that it mostly takes milliseconds.
     """
@@ -129,11 +129,11 @@ class Renewal:
         self._all_at = 0.0
 
     def first(self) -> None:
-        """Wait for one worker's answer, some seconds at most, before anybody looks at the page."""
+        """Wait a few seconds at most for one worker's answer before the page is served."""
         self._take(self._ask(1), time.time())
 
     async def tick(self) -> None:
-        """Ask, unless an answer is still awaited. Called by Flower's loop."""
+        """Ask, unless an answer is still pending. Called by Flower's loop."""
         if self._asking:
             return
         self._asking = True
@@ -148,16 +148,16 @@ class Renewal:
         return len(list(self._flower.events.state.alive_workers()))
 
     def _ask(self, alive: int) -> dict[str, Any]:
-        """The queues that each worker names. Blocks until so many have answered, or for some seconds."""
+        """Each worker's queues. Blocks until `alive` workers have answered or the timeout ends."""
         inspect = self._flower.capp.control.inspect(timeout=INSPECT_SECONDS, limit=alive)
         try:
             return inspect.active_queues() or {}
         except self._flower.capp.connection_for_read().recoverable_connection_errors as error:
-            logging.getLogger(__name__).warning("Redis is out of reach: %s", type(error).__name__)
+            logging.getLogger(__name__).warning("Redis is unreachable: %s", type(error).__name__)
             return {}
 
     def _take(self, answers: dict[str, Any], now: float) -> None:
-        """Put the answers where Flower keeps them; the queues of the silent would stay for ever."""
+        """Store the answers in Flower; forget silent workers, whose queues would otherwise stay."""
         known = self._flower.workers
         for name, queues in answers.items():
             known[name].update(active_queues=queues, timestamp=now)
@@ -167,7 +167,7 @@ class Renewal:
             del known[name]
 
     def _ask_for_everything(self, now: float) -> None:
-        """Statistics and configuration, as Flower itself asks for them: soon again while nobody is known."""
+        """Ask for statistics and configuration as Flower does, more often while no worker is known."""
         if now < self._all_at:
             return
         self._all_at = now + (ALL_SECONDS if self._flower.workers else QUEUES_SECONDS)

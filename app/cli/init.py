@@ -1,4 +1,4 @@
-"""`penstock init`: a first penstock.toml, from providers that are known."""
+"""`penstock init`: writes a first penstock.toml from provider presets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAID = {
 
 
 def try_keys(settings: Settings, environ: Mapping[str, str], say: Callable[[str], object]) -> bool:
-    """Ask each key's provider for its models and say what comes of it. False when a key is refused."""
+    """Test each key by listing its provider's models, and print the result. Returns False if a key is refused."""
     tests = UpstreamTests(settings, environ, SystemClock())
     findings = []
     for key in settings.keys:
@@ -40,7 +40,7 @@ def try_keys(settings: Settings, environ: Mapping[str, str], say: Callable[[str]
 
 @dataclass(frozen=True, slots=True)
 class ProviderOptions:
-    """What the command line says of each provider, each as VALUE or PROVIDER=VALUE."""
+    """Options that apply to providers, each as VALUE or PROVIDER=VALUE."""
 
     keys: tuple[str, ...] = ()
     base_urls: tuple[str, ...] = ()
@@ -48,32 +48,38 @@ class ProviderOptions:
 
 
 @click.command("init", short_help="write a first penstock.toml")
-@click.option("--preset", "names", multiple=True, metavar="NAME", help="A provider; see --list.")
+@click.option("--preset", "names", multiple=True, metavar="NAME", help="A provider; --list shows all.")
 @click.option(
     "--key",
     "keys",
     multiple=True,
     metavar="[NAME=]WHERE",
-    help="Where a key of it is: env:NAME, file:PATH, command:... [default: env: and its usual name].",
+    help="Where its key is: env:NAME, file:PATH or command:... [default: the provider's usual variable].",
 )
 @click.option(
-    "--base-url", "base_urls", multiple=True, metavar="[NAME=]URL", help="Where its API begins, if elsewhere."
+    "--base-url",
+    "base_urls",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="Its API's base URL, if not the preset's.",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="[NAME=]MODEL[=THEIRS]",
-    help="A model, and the provider's own name of it [default: some that are known].",
+    help="A model, and the provider's name for it [default: the preset's models].",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="penstock.toml", show_default=True, help="File."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="penstock.toml",
+    show_default=True,
+    help="File to write.",
 )
 @click.option("--force", is_flag=True, help="Overwrite it.")
-@click.option(
-    "--test/--no-test", default=True, help="Ask each provider whether it knows the key (GET /models)."
-)
-@click.option("--list", "list_", is_flag=True, help="Print the providers and end.")
+@click.option("--test/--no-test", default=True, help="Test each key (GET /models).")
+@click.option("--list", "list_", is_flag=True, help="List the providers and exit.")
 def command(
     names: tuple[str, ...],
     keys: tuple[str, ...],
@@ -84,9 +90,9 @@ def command(
     test: bool,
     list_: bool,
 ) -> None:
-    """Write a commented penstock.toml. Without --preset it asks. Secrets are not written, only where they are.
+    """Write a commented penstock.toml. Without --preset it asks. It stores where secrets are, never the secrets.
 
-    Of several providers the first is preferred for a model that more than one of them has.
+    If several providers have the same model, the first one is preferred.
 
     \b
     penstock init
@@ -99,19 +105,19 @@ def command(
         return
     if out.exists() and not force:
         raise CommandFailure(
-            f"{out} is there already", "Overwrite it with --force, or name another with --out."
+            f"{out} already exists", "Overwrite it with --force, or choose another file with --out."
         )
     chosen = choose(names, ProviderOptions(keys, base_urls, models)) if names else ask()
     settings = write(out, configuration_text(chosen))
-    click.echo(f"Written: {out}")
+    click.echo(f"Wrote {out}")
     good = try_keys(settings, os.environ, click.echo) if test else True
     click.echo("Start it with: penstock up" + ("" if out == Path("penstock.toml") else f" --config {out}"))
     if not good:
-        raise CommandFailure("a key does not work", f"Mend it where it is kept, or its line in {out}.")
+        raise CommandFailure("a key does not work", f"Correct the secret, or its line in {out}.")
 
 
 def write(out: Path, text: str) -> Settings:
-    """Check the text as it will be read, and put it in place at once. Raises ConfigError, Failure."""
+    """Validate the text, then write the file atomically. Raises ConfigError, Failure."""
     draft = out.with_name(f".{out.name}.draft")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +126,7 @@ def write(out: Path, text: str) -> Settings:
         draft.replace(out)
     except OSError as error:
         raise CommandFailure(
-            f"{out} cannot be written ({error.strerror})", "Name another file with --out."
+            f"{out} cannot be written ({error.strerror})", "Choose another file with --out."
         ) from None
     finally:
         draft.unlink(missing_ok=True)
@@ -131,7 +137,7 @@ def write(out: Path, text: str) -> Settings:
 
 
 def choose(names: Sequence[str], given: ProviderOptions) -> list[Chosen]:
-    """What the options say. Raises Failure with what is missing."""
+    """Read the providers from the options. Raises CommandFailure naming what is missing."""
     known = [(name, _preset(name)) for name in dict.fromkeys(names)]
     return [_chosen(name, preset, [one for one, _ in known], given) for name, preset in known]
 
@@ -141,9 +147,9 @@ def _chosen(name: str, preset: Preset, names: Sequence[str], given: ProviderOpti
     addresses = _of(name, names, given.base_urls, "--base-url") or [preset.base_url]
     models = [_model(text) for text in _of(name, names, given.models, "--model")] or [*preset.models.items()]
     if not addresses[-1]:
-        raise _missing(f"{preset.title} has an address of your own", f"--base-url {name}={preset.address}")
+        raise _missing(f"{preset.title} needs your own address", f"--base-url {name}={preset.address}")
     if not models:
-        raise _missing(f"the models of {preset.title} are yours to name", f"--model {name}=MODEL")
+        raise _missing(f"{preset.title} needs a model name", f"--model {name}=MODEL")
     if not secrets:
         raise _missing(f"{preset.title} needs a key", f"--key {name}=env:NAME")
     return Chosen(name, preset, addresses[-1], tuple(_reference(text) for text in secrets), dict(models))
@@ -151,12 +157,12 @@ def _chosen(name: str, preset: Preset, names: Sequence[str], given: ProviderOpti
 
 def _preset(name: str) -> Preset:
     if name not in presets():
-        raise CommandFailure(f"no preset {name}", f"There are: {', '.join(presets())}.", Exit.USAGE)
+        raise CommandFailure(f"no preset {name}", f"Known presets: {', '.join(presets())}.", Exit.USAGE)
     return presets()[name]
 
 
 def _of(name: str, names: Sequence[str], values: Sequence[str], option: str) -> list[str]:
-    """The values for one provider: those that name it, and the others where it is the only one."""
+    """The values for one provider: those that name it; all others too if it is the only one."""
     found = []
     for value in values:
         whose, equals, rest = value.partition("=")
@@ -165,12 +171,12 @@ def _of(name: str, names: Sequence[str], values: Sequence[str], option: str) -> 
         elif len(names) == 1:
             found.append(value)
         else:
-            raise _missing(f"{option} does not say for which preset", f"{option} {name}=...")
+            raise _missing(f"{option} does not say which preset it is for", f"{option} {name}=...")
     return found
 
 
 def _usual(preset: Preset) -> list[str]:
-    """Where a key of this provider usually is; a local one needs none."""
+    """Where this provider's key usually is; a local one needs none."""
     return [f"env:{preset.secret}" if preset.secret else NO_KEY_NEEDED]
 
 
@@ -182,7 +188,7 @@ def _model(text: str) -> tuple[str, str]:
 def _reference(text: str) -> str:
     if not is_reference(text):
         raise CommandFailure(
-            "a key is given by where it is, never by itself",
+            "the key itself is not accepted, only its location",
             'Write env:NAME, file:PATH or "command:PROGRAM ARGUMENTS".',
             Exit.USAGE,
         )
@@ -197,10 +203,12 @@ def _missing(what: str, option: str) -> CommandFailure:
 
 
 def ask() -> list[Chosen]:
-    """Ask for providers, one after the other. Raises Failure where nobody can answer."""
+    """Ask for providers, one at a time. Raises CommandFailure without a terminal."""
     if not sys.stdin.isatty():
         raise CommandFailure(
-            "there is nobody to ask", "Name providers: --preset NAME (see --list).", Exit.USAGE
+            "cannot ask: standard input is not a terminal",
+            "Choose providers with --preset NAME (see --list).",
+            Exit.USAGE,
         )
     _print_presets()
     chosen: list[Chosen] = []
@@ -208,19 +216,19 @@ def ask() -> list[Chosen]:
         name = click.prompt("Provider", type=click.Choice([*presets()]), show_choices=False)
         if name not in [one.name for one in chosen]:
             chosen.append(_ask_for(name, presets()[name]))
-        if not click.confirm("Another provider, for when this one has no room?", default=False):
+        if not click.confirm("Add another provider as a fallback?", default=False):
             return chosen
 
 
 def _ask_for(name: str, preset: Preset) -> Chosen:
     address = click.prompt(f"Address, such as {preset.address or preset.base_url}", preset.base_url or None)
     secrets = [_ask_key(_usual(preset)[0])]
-    while preset.secret and (more := click.prompt("Another key of it (Enter: none)", "", show_default=False)):
+    while preset.secret and (more := click.prompt("Another key (Enter for none)", "", show_default=False)):
         secrets.append(_reference(more))
     usual = ", ".join(
         f"{ours}={theirs}" if ours != theirs else ours for ours, theirs in preset.models.items()
     )
-    models = click.prompt("Models, with commas", usual or None)
+    models = click.prompt("Models, separated by commas", usual or None)
     return Chosen(
         name, preset, address, tuple(secrets), dict(_model(part.strip()) for part in models.split(","))
     )
@@ -228,10 +236,10 @@ def _ask_for(name: str, preset: Preset) -> Chosen:
 
 def _ask_key(usual: str) -> str:
     while True:
-        answer = str(click.prompt("Where is the key (env:NAME, file:PATH, command:...)", usual))
+        answer = str(click.prompt("Location of the key (env:NAME, file:PATH or command:...)", usual))
         if is_reference(answer):
             return answer
-        click.echo("Not the key itself: where it is.")
+        click.echo("Do not paste the key. Give its location: env:NAME, file:PATH or command:...")
 
 
 def _print_presets() -> None:

@@ -106,7 +106,7 @@ class Listener:
         self._server.server_close()
 
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Take one callback in; gives back the status to answer."""
+        """Take one callback in; returns the status to answer."""
         problem = self._problem(headers, body)
         verified = None if not self._webhooks else problem is None
         receipt = Receipt(time.time(), path, headers, body, verified, problem)

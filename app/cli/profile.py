@@ -1,4 +1,4 @@
-"""The service of a data folder, as `penstock up` left it there; its database, for commands that need no service.
+"""The profile that `penstock up` writes to its data folder, and the database for commands that work without a service.
 
 `DIR/profile.json` (mode 0600) holds the service's address and generated secrets; `DIR/authorization` (0600) holds the
 header for curl's `-H @FILE`, so that no key appears on a command line.
@@ -30,7 +30,7 @@ DEFAULT_DATA = Path(".penstock")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is known of the service of one data folder. Empty text: not known, or given by the environment."""
+    """The service of one data folder. An empty value is unknown or comes from the environment."""
 
     url: str = ""
     api_key: str = ""
@@ -38,8 +38,8 @@ class Profile:
     flower_auth: str = ""  # user:password
     database_url: str = ""
     redis_url: str = ""
-    simulator_url: str = ""  # of the simulated upstream, when that is what answers
-    configuration: str = ""  # the file that it was started with
+    simulator_url: str = ""  # of the simulated upstream, if there is one
+    configuration: str = ""  # the file it was started with
 
 
 def data_folder(environ: Mapping[str, str], given: Path | None = None) -> Path:
@@ -50,7 +50,7 @@ def data_folder(environ: Mapping[str, str], given: Path | None = None) -> Path:
 
 
 def load(folder: Path) -> Profile:
-    """The profile of a data folder; an empty one where there is none or it cannot be read."""
+    """Return the profile of a data folder; an empty one if it is missing or unreadable."""
     try:
         stored = json.loads((folder / "profile.json").read_text())
         return Profile(**{name: str(stored.get(name, "")) for name in Profile.__slots__})
@@ -59,14 +59,14 @@ def load(folder: Path) -> Profile:
 
 
 def save(folder: Path, profile: Profile) -> None:
-    """Write it, readable by this user only from its first byte on."""
+    """Write the profile, never readable by other users."""
     folder.mkdir(parents=True, exist_ok=True)
     write_private(folder / "profile.json", json.dumps(asdict(profile), indent=2) + "\n")
     write_private(folder / "authorization", f"Authorization: Bearer {profile.api_key}\n")
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put `text` in place of what `path` holds, mode 0600."""
+    """Replace the contents of `path` atomically, mode 0600."""
     partial = path.with_name(f"{path.name}.new")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -84,37 +84,37 @@ def _remember(ctx: click.Context, _parameter: click.Parameter, value: Path | Non
 
 def on_database(command: F) -> F:
     """Add `--data` to a command that works on the database."""
-    told = "Folder with the profile, which knows the database if DATABASE_URL does not [default: .penstock]."
+    text = "Folder with the profile; names the database unless DATABASE_URL does [default: .penstock]."
     kind = click.Path(path_type=Path)
-    return click.option("--data", type=kind, expose_value=False, callback=_remember, help=told)(command)
+    return click.option("--data", type=kind, expose_value=False, callback=_remember, help=text)(command)
 
 
 def folder() -> Path:
-    """The data folder: --data of this command, else as everywhere."""
+    """The data folder: --data of this command, else the default."""
     ctx = click.get_current_context(silent=True)
     return data_folder(os.environ, ctx.meta.get(_DATA) if ctx else None)
 
 
 def configuration(given: Path | None = None) -> Path | None:
-    """The file given, else the one that the service of the data folder was started with; None: the usual one."""
+    """The given file, else the one the data folder's service was started with; None: the default one."""
     known = load(folder()).configuration
     return given or (Path(known) if known else None)
 
 
 def database_url() -> str:
-    """The URL to work on: DATABASE_URL, else what the data folder's profile knows. Raises Failure."""
+    """The database URL: DATABASE_URL, else the one in the data folder's profile. Raises CommandFailure."""
     from app.settings import load_settings
 
     url = load_settings(None, os.environ).database_url or load(folder()).database_url
     if not url:
-        hint = "Set DATABASE_URL, name the service's folder by --data, or start it once by: penstock up"
+        hint = "Set DATABASE_URL, give the service's folder with --data, or start it once: penstock up"
         raise CommandFailure(f"no database is known in {folder()}", hint, Exit.CONFIGURATION)
     return url
 
 
 @contextmanager
 def opened() -> Iterator[Database]:
-    """The database, closed at the end."""
+    """Open the database for the length of the block."""
     from app.platform.database import Database
 
     database = Database(database_url())
@@ -125,7 +125,7 @@ def opened() -> Iterator[Database]:
 
 
 def audited(database: Database, action: str, subject: str) -> None:
-    """Write down what was done to what, and by which user of this machine."""
+    """Add an entry to the audit log: action, subject and the user of this machine."""
     from app.access.audit_log import write_audit
     from app.access.domain.audit import AuditEntry
 
@@ -136,7 +136,7 @@ def audited(database: Database, action: str, subject: str) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
+    except (OSError, KeyError):  # a container's user may have no name
         return "unknown"
 
 

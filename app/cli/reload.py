@@ -21,13 +21,13 @@ from app.platform.domain.errors import PenstockError
 from app.settings import Settings
 from app.settings.follow_configuration import ask_reload
 
-# Sections that a running process cannot change: it starts again for them.
+# Sections that are only read at process start: a change restarts the processes.
 AT_START = ("api", "worker", "storage", "metrics")
 
 
 @dataclass(slots=True)
 class Reload:
-    """Made at the start, while the terminal is there."""
+    """Handles SIGHUP for `penstock up`. Created at the start, while the terminal exists."""
 
     wish: UpParams
     setup: Setup
@@ -37,14 +37,14 @@ class Reload:
     hangup: Hangup = field(default_factory=Hangup)
 
     def hung_up(self) -> None:
-        """SIGHUP came: the terminal was closed, and we end with it; or else it means to reload."""
+        """Handle SIGHUP: stop if the terminal was closed, else reload."""
         if self.hangup.happened():
             self.supervisor.stop()
         else:
             self.reload()
 
     def reload(self) -> None:
-        """Check the configuration, and only then let it be read again: by running processes if they can take it."""
+        """Check the configuration, then apply it: in the running processes if possible, else by restarting them."""
         try:
             settings = reconfigure(self.wish, self.setup.stack, os.environ)
             if self.setup.stack.simulator_file is not None:
@@ -53,25 +53,25 @@ class Reload:
             if not restart:
                 ask(self.setup.environment["DATABASE_URL"])
         except (PenstockError, CommandFailure) as error:
-            self.say(f"Not reloaded, the configuration in use stays: {error}")
+            self.say(f"Not reloaded; the current configuration stays in use: {error}")
             return
         self.settings = settings
         if restart:
-            self.say("Reloading: the components that read the configuration start again, one by one")
+            self.say("Reloading: restarting the components that read the configuration, one by one")
             self.supervisor.renew()
         else:
             self.say(
-                "Reloading: every process takes the new configuration within a second, none starts again"
+                "Reloading: every process applies the new configuration within a second, without a restart"
             )
 
 
 def needs_restart(before: Settings, after: Settings) -> bool:
-    """Whether something changed that is read at the start of a process alone."""
+    """Whether a section changed that is only read at process start."""
     return any(getattr(before, name) != getattr(after, name) for name in AT_START)
 
 
 def ask(database_url: str) -> int:
-    """Ask every process to read its configuration again; gives back the number. Raises DatabaseUnreachable."""
+    """Ask every process to reload its configuration; returns the reload's number. Raises DatabaseUnreachable."""
     database = Database(database_url)
     try:
         return database.write(lambda conn: ask_reload(conn, time.time()))
@@ -80,7 +80,7 @@ def ask(database_url: str) -> int:
 
 
 def _tell_simulator(url: str, file: Path) -> None:
-    """Its limits change while it runs: calls in flight go on."""
+    """Change the simulator's limits while it runs; calls in flight continue."""
     try:
         answer = urllib3.request(
             "POST", f"{url}/_sim/config", body=file.read_bytes(), timeout=10, retries=False
@@ -89,11 +89,11 @@ def _tell_simulator(url: str, file: Path) -> None:
         raise CommandFailure(f"the simulated upstream does not answer ({type(error).__name__})") from error
     if answer.status != 200:
         raise CommandFailure(
-            f"the simulated upstream refuses the new limits: {answer.data.decode(errors='replace')}"
+            f"the simulated upstream rejects the new limits: {answer.data.decode(errors='replace')}"
         )
 
 
-@click.command("reload", short_help="read penstock.toml again: keys, quotas, models, while everything runs")
+@click.command("reload", short_help="reload penstock.toml without a restart")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -101,11 +101,11 @@ def _tell_simulator(url: str, file: Path) -> None:
 )
 @on_database
 def reload_command(config: Path | None) -> None:
-    """Read penstock.toml again in every process, within a second and without dropping a task.
+    """Reload penstock.toml in every process within a second, without losing a task.
 
-    The file is checked first: a wrong one is refused with its line and its hint (exit code 3), and the old one stays
-    in force. Every process reads the file on its own machine: put the new one there first. A change of [api],
-    [worker], [storage] or [metrics] needs a new start, which `penstock up` sees to by itself.
+    The file is checked first: an invalid one is rejected with its line and a hint (exit code 3), and the old one stays
+    in force. Every process reads the file on its own machine: install the new one there first. A change to [api],
+    [worker], [storage] or [metrics] needs a restart, which `penstock up` does by itself.
 
     \b
     penstock reload
@@ -119,7 +119,7 @@ def reload_command(config: Path | None) -> None:
     supervisor = supervisor_of(folder() / "run")
     if supervisor is not None:
         os.kill(supervisor, signal.SIGHUP)
-        click.echo("The file is good; `penstock up` reloads it now and says what comes of it.")
+        click.echo("The file is valid. `penstock up` reloads it now and prints the result.")
         return
     number = ask(database_url())
-    click.echo(f"The file is good; every process reads its own within a second (reload {number}).")
+    click.echo(f"The file is valid. Every process reloads its own within a second (reload {number}).")

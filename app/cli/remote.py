@@ -1,4 +1,4 @@
-"""The service over HTTP, as the commands use it."""
+"""The HTTP client that the commands use."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ R = TypeVar("R")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
-LINES_SECONDS = 600.0  # more, for a large batch to be stored
+LINES_SECONDS = 600.0  # longer: storing a large batch takes time
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """One service and the key to it."""
+    """A service and an API key for it."""
 
     url: str
     api_key: str = field(repr=False)
     pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False), repr=False)
 
     def get(self, path: str, **query: str | float | None) -> Any:
-        """The JSON body of a GET; query values that are None are left out. Raises Failure."""
+        """The JSON body of a GET; query values that are None are left out. Raises CommandFailure."""
         fields = {name: str(value) for name, value in query.items() if value is not None}
         return self._call("GET", path, fields=fields or None, wait=float(fields.get("wait", 0)))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON body of a POST. Raises Failure."""
+        """The JSON body of a POST. Raises CommandFailure."""
         return self._call("POST", path, body=orjson.dumps(body or {}), wait=0.0)
 
     def send_lines(self, path: str, body: Iterable[bytes], key: str | None = None) -> Any:
-        """The JSON body of a POST of JSON lines, sent as they come. `key`: its Idempotency-Key. Raises Failure."""
+        """POST JSON lines as they come; returns the answer. `key`: the Idempotency-Key. Raises CommandFailure."""
         headers = {"Content-Type": "application/x-ndjson", **({"Idempotency-Key": key} if key else {})}
         return self._call("POST", path, body=body, headers=headers, wait=LINES_SECONDS)
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """The body of a GET, piece by piece. Raises Failure, also when it breaks off."""
+        """Yield the body of a GET in pieces. Raises CommandFailure, also when the connection breaks."""
         answer = self._request("GET", path, {}, ANSWER_SECONDS, preload_content=False)
         try:
             if answer.status >= 400:
@@ -77,19 +77,19 @@ class Remote:
             raise self._no_answer(error) from error
 
     def _no_answer(self, error: urllib3.exceptions.HTTPError) -> CommandFailure:
-        hint = "Start it by `penstock up`, or name another by --url or PENSTOCK_URL."
+        hint = "Start it with `penstock up`, or give another address with --url or PENSTOCK_URL."
         return CommandFailure(f"no answer from {self.url} ({_kind(error)})", hint, Exit.UNREACHABLE)
 
 
 def _refusal(status: int, body: bytes) -> CommandFailure:
-    """The envelope's message; 5xx counts as out of reach."""
+    """The error envelope's message; 5xx counts as unreachable."""
     try:
         error = orjson.loads(body)["error"]
         named = f" ({error['param']})" if error.get("param") else ""
         message = f"{error['message']}{named}"
     except (ValueError, KeyError, TypeError):
         message = f"the service answered {status}"
-    hint = "Give a key by PENSTOCK_API_KEY or --key." if status == 401 else None
+    hint = "Give a valid key with --key or PENSTOCK_API_KEY." if status == 401 else None
     return CommandFailure(message, hint, Exit.UNREACHABLE if status >= 500 else Exit.FAILED)
 
 
@@ -98,22 +98,22 @@ def _kind(error: urllib3.exceptions.HTTPError) -> str:
 
 
 def find(url: str | None, key: str | None, environ: Mapping[str, str], data: Path | None = None) -> Remote:
-    """Address and key: as given, from the environment, from the data folder's profile. Raises Failure."""
+    """Find address and key: given, from the environment or the data folder's profile. Raises CommandFailure."""
     profile = load(data_folder(environ, data))
     address = url or environ.get("PENSTOCK_URL") or profile.url
     secret = key or environ.get("PENSTOCK_API_KEY") or profile.api_key or environ.get("PENSTOCK_ADMIN_KEY")
     if not address:
-        hint = "Start it by `penstock up` in this folder, or name it by --url or PENSTOCK_URL."
-        raise CommandFailure("no service is known here", hint, Exit.CONFIGURATION)
+        hint = "Start one with `penstock up` in this folder, or give its address with --url or PENSTOCK_URL."
+        raise CommandFailure("no service found", hint, Exit.CONFIGURATION)
     if not secret:
         raise CommandFailure(
-            "no API key is known here", "Give one by --key or PENSTOCK_API_KEY.", Exit.CONFIGURATION
+            "no API key found", "Give one with --key or PENSTOCK_API_KEY.", Exit.CONFIGURATION
         )
     return Remote(address.rstrip("/"), secret)
 
 
 def with_remote(command: Callable[Concatenate[Remote, P], R]) -> Callable[..., R]:
-    """Give a command --url, --key and --data, and the Remote that they name as its first argument."""
+    """Add --url, --key and --data to a command; pass the Remote they name as its first argument."""
 
     @click.option("--url", help="Address of the service [default: PENSTOCK_URL, the profile].")
     @click.option("--key", help="API key [default: PENSTOCK_API_KEY, the profile].")

@@ -17,7 +17,7 @@ from app.cli.supervisor import lifeline
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """Where a command stands (`module:attribute`), and the line that `--help` shows for it."""
+    """A command: where to import it from (`module:attribute`) and its line in `--help`."""
 
     place: str
     line: str
@@ -30,7 +30,7 @@ class Lazy:
 
 
 class LazyGroup(click.Group):
-    """`sections` is what it offers: title -> name -> Lazy, in the order of the help page."""
+    """A group of lazily imported commands. `sections`: title -> name -> Lazy, in the order of the help page."""
 
     def __init__(self, sections: Mapping[str, Mapping[str, Lazy]], **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -45,13 +45,13 @@ class LazyGroup(click.Group):
         return lazy.load() if lazy else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the commands section by section, without importing one of them."""
+        """Write the commands section by section without importing any."""
         for title, commands in self._sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name, lazy.line) for name, lazy in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what went wrong becomes one line with its hint."""
+        """Run the command; an error becomes one line and a hint."""
         with translate():
             return super().invoke(ctx)
 
@@ -59,66 +59,73 @@ class LazyGroup(click.Group):
 SECTIONS = {
     "Start here": {
         "demo": Lazy(
-            "app.cli.demo.command:command", "200 prompts through the whole service, simulated; free of charge"
+            "app.cli.demo.command:command",
+            "run 200 simulated prompts through the whole service, free of charge",
         ),
-        "init": Lazy("app.cli.init:command", "write a first penstock.toml, from providers that are known"),
-        "up": Lazy("app.cli.up:command", "run everything on this machine, and stay"),
+        "init": Lazy("app.cli.init:command", "write a first penstock.toml from provider presets"),
+        "up": Lazy("app.cli.up:command", "run everything on this machine until Ctrl-C"),
     },
     "Use it": {
         "submit": Lazy(
-            "app.cli.batch.submit:command", "a file of prompts as one batch, with an estimate first"
+            "app.cli.batch.submit:command", "submit a file of prompts as one batch, with an estimate first"
         ),
-        "watch": Lazy("app.cli.batch.commands:watch_command", "watch a batch to its end"),
-        "results": Lazy("app.cli.batch.commands:results", "the results of a batch, so far or in whole"),
+        "watch": Lazy("app.cli.batch.commands:watch_command", "watch a batch until it ends"),
+        "results": Lazy("app.cli.batch.commands:results", "write the results of a batch, complete or so far"),
         "cancel": Lazy("app.cli.batch.commands:cancel", "cancel a batch"),
-        "pause": Lazy(
-            "app.cli.batch.commands:pause", "start nothing more of a batch, a model, a client, or at all"
-        ),
-        "resume": Lazy("app.cli.batch.commands:resume", "let go on what was paused"),
-        "retry": Lazy("app.cli.batch.commands:retry", "run the failed lines of a batch again"),
+        "pause": Lazy("app.cli.batch.commands:pause", "pause a batch, model, client or everything"),
+        "resume": Lazy("app.cli.batch.commands:resume", "resume a paused batch, model, client or everything"),
+        "retry": Lazy("app.cli.batch.commands:retry", "rerun the failed lines of a batch"),
         "simulate": Lazy(
-            "app.cli.simulate:command", "when a load would be done, and what one more key would change"
+            "app.cli.simulate:command", "forecast when a load finishes and what one more key would change"
         ),
-        "tasks": Lazy("app.cli.tasks:group", "look at, list and cancel tasks"),
-        "cache": Lazy("app.cli.cache:group", "ask likely prompts before they are asked"),
-        "reload": Lazy("app.cli.reload:reload_command", "read penstock.toml again while everything runs"),
-        "status": Lazy("app.cli.status:command", "who holds work up; every quota, key and worker"),
-        "keys": Lazy("app.cli.upstream_keys:group", "keys at upstreams: their state; pause, resume, test"),
-        "usage": Lazy("app.cli.usage:command", "what was used, paid and saved"),
-        "clients": Lazy("app.cli.clients:group", "add and list those who may submit"),
-        "policy": Lazy("app.cli.policy:group", "who may run what, when, from where: keep and try policies"),
-        "audit": Lazy("app.cli.audit:group", "who did what, and whether anything was taken out"),
-        "apply": Lazy("app.cli.clients:apply_command", "make clients as a file says, with a diff first"),
-        "alerts": Lazy("app.cli.alerts:group", "what fires now, and whether its channels work"),
-        "callbacks": Lazy("app.cli.callbacks:group", "what could not be delivered, and its replay; secrets"),
+        "tasks": Lazy("app.cli.tasks:group", "show, list, cancel and retry tasks"),
+        "cache": Lazy("app.cli.cache:group", "fill the cache with likely prompts"),
+        "reload": Lazy("app.cli.reload:reload_command", "reload penstock.toml without a restart"),
+        "status": Lazy("app.cli.status:command", "show what limits throughput: quotas, keys, workers"),
+        "keys": Lazy("app.cli.upstream_keys:group", "show, pause, resume and test upstream keys"),
+        "usage": Lazy("app.cli.usage:command", "show usage, cost and savings"),
+        "clients": Lazy("app.cli.clients:group", "add, change and list clients"),
+        "policy": Lazy(
+            "app.cli.policy:group", "manage and test access policies: who may run what, when, from where"
+        ),
+        "audit": Lazy("app.cli.audit:group", "export the audit log and verify that it is complete"),
+        "apply": Lazy(
+            "app.cli.clients:apply_command", "create and change clients from a file, with a diff first"
+        ),
+        "alerts": Lazy("app.cli.alerts:group", "list firing alerts and test their channels"),
+        "callbacks": Lazy(
+            "app.cli.callbacks:group", "list and replay undelivered callbacks; rotate secrets; set headers"
+        ),
         "listen": Lazy("app.cli.listen:command", "receive callbacks, verify and print them"),
     },
-    "Parts (what `up` starts, one by one for containers)": {
-        "api": Lazy("app.cli.processes:api", "the HTTP service"),
-        "dispatcher": Lazy("app.cli.processes:dispatcher", "what releases tasks as fast as quotas allow"),
-        "worker": Lazy("app.cli.processes:worker", "what calls the upstreams"),
-        "callback-worker": Lazy("app.cli.processes:callback_worker", "what delivers callbacks"),
-        "flower": Lazy("app.cli.flower:command", "the view into queues, workers and tasks"),
+    "Single processes (what `up` starts; for containers)": {
+        "api": Lazy("app.cli.processes:api", "run the HTTP service"),
+        "dispatcher": Lazy("app.cli.processes:dispatcher", "release tasks as fast as quotas allow"),
+        "worker": Lazy("app.cli.processes:worker", "call the upstreams"),
+        "callback-worker": Lazy("app.cli.processes:callback_worker", "deliver callbacks"),
+        "flower": Lazy("app.cli.flower:command", "run Flower, the view of queues, workers and tasks"),
         "simulate-upstream": Lazy(
-            "simulator.command:command", "a DeepSeek-like upstream with limits and faults"
+            "simulator.command:command", "run a simulated DeepSeek-like upstream with limits and faults"
         ),
         "redis": Lazy(
-            "app.cli.processes:redis_server", "the Redis of our own that `up` uses without REDIS_URL"
+            "app.cli.processes:redis_server", "run the embedded Redis that `up` uses without REDIS_URL"
         ),
-        "db": Lazy("app.cli.processes:db_group", "bring the database up to date, or see whether it is"),
+        "db": Lazy("app.cli.processes:db_group", "migrate the database, or check that it is up to date"),
     },
-    "See what is wrong": {
-        "doctor": Lazy("app.cli.doctor.command:command", "look at everything, and say what mends it"),
-        "profile": Lazy("app.cli.time_profile:command", "where the time of tasks goes, and what would help"),
+    "Find problems": {
+        "doctor": Lazy("app.cli.doctor.command:command", "check everything and say how to fix what is wrong"),
+        "profile": Lazy(
+            "app.cli.time_profile:command", "show where tasks spend their time and what would help"
+        ),
     },
     "About": {
-        "version": Lazy("app.cli.root:version_command", "which version this is, and of what"),
+        "version": Lazy("app.cli.root:version_command", "print the versions of Penstock and its parts"),
     },
 }
 
 EPILOG = """\b
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 wrong configuration,
-4 service, database or Redis out of reach, 5 some requests of a batch failed.
+4 service, database or Redis unreachable, 5 some requests of a batch failed.
 """
 
 group = LazyGroup(
@@ -140,13 +147,13 @@ PARTS = ("celery", "kombu", "redis", "flower", "flask", "gunicorn", "sqlalchemy"
 
 
 def penstock_version() -> str:
-    """Our own version; "unknown" in a checkout that was never installed."""
+    """Penstock's version; "unknown" in a checkout that was never installed."""
     return _version("penstock")
 
 
-@click.command("version", short_help="which version this is, and of what")
+@click.command("version", short_help="print the versions of Penstock and its parts")
 def version_command() -> None:
-    """Print the versions of Penstock and of the parts that matter in a report.
+    """Print the versions of Penstock and its main dependencies, for bug reports.
 
     \b
     penstock version

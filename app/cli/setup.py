@@ -1,4 +1,4 @@
-"""From options and environment to what `penstock up` will run: configuration, ports, secrets, folders."""
+"""Derives what `penstock up` runs from options and environment: configuration, ports, secrets, folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.settings.price_lists import list_of
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What stands in for the real upstreams."""
+    """The configuration for simulated upstreams."""
 
     configuration: dict[str, Any]  # penstock.toml with addresses and secrets replaced
     upstream: dict[str, Any]  # the simulator's own configuration
@@ -34,7 +34,7 @@ class Simulation:
 def simulate(
     data: Mapping[str, Any], settings: Settings, *, port: int, latency: str, folder: Path
 ) -> Simulation:
-    """Derive it from the file's data and from what was read of it.
+    """Derive a simulation from a configuration file's data and settings.
 
     The simulator will listen on `port` and answer after `latency`, as `simulate-upstream` takes it; the keys'
     secrets will stand in `folder`. Each quota becomes a limit of the simulator, so that pacing has something to
@@ -54,13 +54,13 @@ def simulate(
 
 
 def _without_way(upstream: Mapping[str, Any]) -> dict[str, Any]:
-    """An upstream's table without what is said of the way to the real one."""
+    """An upstream's table without proxy, headers and other connection settings."""
     way = ("proxy", "proxy_auth", "headers", "ca_file", "bound")
     return {name: value for name, value in upstream.items() if name not in way}
 
 
 def simulator(settings: Settings) -> dict[str, Any]:
-    """The simulator's configuration: our keys and accounts, our quotas as its limits, our models."""
+    """The simulator's configuration: the same keys, accounts and models, with the quotas as its limits."""
     models = {route.upstream_model for model in settings.models for tier in model.routes() for route in tier}
     return {
         "keys": {_secret(key.name): key.account for key in settings.keys},
@@ -70,7 +70,7 @@ def simulator(settings: Settings) -> dict[str, Any]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A configuration file that was checked already, as plain data."""
+    """Read a configuration file, already validated, as plain data."""
     return tomllib.loads(file.read_text(encoding="utf-8-sig"))
 
 
@@ -81,24 +81,24 @@ def _limit(quota: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _burst_seconds(quota: Mapping[str, Any]) -> float:
-    """The simulator's usual 2 s, or more where the quota says that more may start at once."""
+    """The simulator's default of 2 s, or more for a quota with a larger burst."""
     if quota["burst"] is None or quota["rpm"] is None:
         return 2.0
     return max(2.0, float(quota["burst"]) * 60 / float(quota["rpm"]))
 
 
 def _secret(key: str) -> str:
-    """Its secret at the simulator; not one anywhere else."""
+    """The key's secret at the simulator; valid nowhere else."""
     return f"sk-simulated-{key}"
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
-    """The text that `tomllib.loads` reads as `data`. None cannot be said in TOML and is left out."""
+    """Write `data` as TOML. None has no TOML form and is omitted."""
     return "\n".join(_lines(data, ())) + "\n"
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    """Values first: in TOML what follows a header belongs to that table."""
+    """Values come first: in TOML, whatever follows a header belongs to that table."""
     for name, value in table.items():
         if value is not None and not _is_table(value):
             yield f"{_key(name)} = {_value(value)}"
@@ -114,7 +114,7 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _is_table(value: Any) -> bool:
-    """A table, or a list of nothing but tables."""
+    """Whether the value is a table or a non-empty list of tables."""
     listed = isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
     return isinstance(value, Mapping) or listed
 
@@ -132,23 +132,23 @@ def _value(value: Any) -> str:
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{_key(name)} = {_value(item)}' for name, item in value.items())}}}"
-    return str(value)  # numbers, dates and times write themselves as TOML does
+    return str(value)  # numbers, dates and times already print as TOML
 
 
 def _text(value: str) -> str:
-    """JSON's escapes are TOML's; DEL alone must be escaped here and is not there."""
+    """JSON's escapes are valid TOML; only DEL must be escaped in addition."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 NO_KEY = """\
 Either  export DEEPSEEK_API_KEY=...  (https://platform.deepseek.com/api_keys)
   or      penstock init  (writes a penstock.toml for the provider of your choice)
-  or      penstock up --simulate  (made-up answers, free of charge)"""
+  or      penstock up --simulate  (simulated answers, free of charge)"""
 
 
 @dataclass(frozen=True, slots=True)
 class UpParams:
-    """What was asked for on the command line. `*_explicit`: that very port or none."""
+    """The command line's parameters. `*_explicit`: use exactly that port or fail."""
 
     data: Path
     config: Path | None = None
@@ -165,24 +165,24 @@ class UpParams:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What will run."""
+    """What `penstock up` will run."""
 
     stack: Stack
-    environment: dict[str, str]  # of every component, on top of our own
+    environment: dict[str, str]  # of every component, in addition to this process's
     profile: Profile
     configuration: Path
     simulated: bool
-    new_admin_key: str | None  # made just now: to be shown once
+    new_admin_key: str | None  # just created; shown once
 
 
 def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
-    """Decide everything; nothing is started, files are written in the data folder only.
+    """Decide everything. Starts nothing; writes only to the data folder.
 
     1. The configuration: checked, with its secrets there, or simulated.
     2. Ports that are free; the addresses of Redis and database.
     3. The secrets that were not given: made, and kept in the profile.
 
-    Raises Failure, ConfigError.
+    Raises CommandFailure, ConfigError.
     """
     source = find_configuration(wish, environ)
     settings = load_settings(source.file, environ)
@@ -207,21 +207,21 @@ def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationSource:
-    """Which configuration, and whether its upstreams are simulated."""
+    """A configuration file and whether its upstreams are simulated."""
 
     file: Path
     simulated: bool
 
 
 def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> ConfigurationSource:
-    """The configuration to run. Raises Failure or ConfigError when there is no usable key."""
+    """Find the configuration to run. Raises CommandFailure or ConfigError if there is no usable key."""
     settings = load_settings(wish.config, environ)
     if wish.simulate:
         return ConfigurationSource(
             settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True
         )
     if settings.keys and settings.path:
-        # An unset one is an error, with the line and the hint. Keys of other regions are their workers' concern.
+        # A missing secret raises ConfigError. Keys of other regions are left to their workers.
         opened = settings.open_keys
         key_secrets(settings, environ, opened)
         outfits(settings, environ, {key.upstream for key in settings.keys if key.name in opened})
@@ -234,11 +234,12 @@ def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> Configurat
 
 
 def reconfigure(wish: UpParams, stack: Stack, environ: Mapping[str, str]) -> Settings:
-    """Check what a reload would read and, where it is simulated, derive it again. Raises ConfigError, Failure."""
+    """Check what a reload would read; if simulated, derive it again. Raises ConfigError, CommandFailure."""
     source = find_configuration(wish, environ)
     if source.simulated != (stack.simulator_port is not None):
         raise CommandFailure(
-            "a reload cannot change between simulated and real upstreams", "Stop it and start it again."
+            "a reload cannot change between simulated and real upstreams",
+            "Stop `penstock up` and start it again.",
         )
     settings = load_settings(source.file, environ)
     configure(source, settings, stack, wish.latency)
@@ -267,7 +268,7 @@ def _stack(wish: UpParams, settings: Settings, *, simulated: bool) -> Stack:
 
 
 def configure(source: ConfigurationSource, settings: Settings, stack: Stack, latency: str) -> Path:
-    """The file that the components read: the operator's own, or what is derived from it to be simulated."""
+    """The file the components read: the operator's own, or the simulated one derived from it."""
     if stack.simulator_port is None or stack.simulator_file is None:
         return source.file.absolute()
     folder = stack.simulator_file.parent
@@ -285,9 +286,9 @@ def configure(source: ConfigurationSource, settings: Settings, stack: Stack, lat
 def _profile(
     data: Path, stack: Stack, settings: Settings, environ: Mapping[str, str], simulated: bool
 ) -> tuple[Profile, str | None]:
-    """The profile to write, and the administrator's key if it was made just now.
+    """The profile to write, and the administrator's key if it was just created.
 
-    What the environment gave is not written down: it is in the environment of those who may use it.
+    Values from the environment are not stored.
     """
     from app.platform.embedded_redis import url_of
 
@@ -310,16 +311,16 @@ def _profile(
 
 
 def _redis_password(before: Profile) -> str:
-    """The one that the profile holds, as long as there is one."""
+    """The profile's password if it has one, else a new one."""
     return urlsplit(before.redis_url).password or secrets.token_urlsafe(24)
 
 
 def _login() -> str:
-    """A user and a password for Flower."""
+    """A new user:password for Flower."""
     return f"penstock:{secrets.token_urlsafe(12)}"
 
 
 def _python_path(environ: Mapping[str, str]) -> str:
-    """The checkout first: components find `app`, `workers` and `migrations` from any folder."""
+    """The checkout first, so that components find `app`, `workers` and `migrations` from any folder."""
     checkout = str(Path(__file__).resolve().parents[2])
     return ":".join(filter(None, [checkout, environ.get("PYTHONPATH")]))

@@ -36,7 +36,7 @@ from simulator.latency import parse_latency
 _CLIENT = "rehearsal"
 
 
-@click.command("simulate", short_help="when a load would be done, and what one more key would change")
+@click.command("simulate", short_help="forecast when a load finishes and what one more key would change")
 @click.option("--load", "loads", multiple=True, metavar="[MODEL=]TASKS", help="Tasks that come at once.")
 @click.option("--from-live", is_flag=True, help="What waits now, with learned limits and what calls take.")
 @click.option(

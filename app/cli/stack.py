@@ -1,4 +1,4 @@
-"""What `penstock up` starts: the components of one machine, and after what each may start. Pure."""
+"""What `penstock up` starts: the components of one machine, their order, free ports and readiness probes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Probe = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The choices. A port that is None: that part is somebody else's or not wanted."""
+    """What to run. A port of None: that part is external or not wanted."""
 
     host: str
     port: int
@@ -35,25 +35,25 @@ class Stack:
 
     @property
     def reachable_host(self) -> str:
-        """How this machine reaches what listens on `host`."""
+        """The address at which this machine reaches `host`."""
         local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104  # compared with, never bound  # nosec B104
         return f"[{local}]" if ":" in local and not local.startswith("[") else local
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The API's base URL."""
         return f"http://{self.reachable_host}:{self.port}"
 
     @property
     def flower_url(self) -> str:
-        """Where Flower answers: on loopback, always."""
+        """Flower's URL, always on loopback."""
         return f"http://127.0.0.1:{self.flower_port}"
 
 
 def components(stack: Stack, answers: Callable[[str], Probe], leads: Probe) -> list[Component]:
-    """All of them. `answers` makes a probe of a URL, `leads` tells whether a dispatcher leads.
+    """List all components. `answers` makes a probe for a URL; `leads` tells whether a dispatcher is leading.
 
-    redis, database and upstream first; then those who work; Flower when a worker can tell it of the queues.
+    Redis, database and upstream come first, then the workers; Flower starts when a worker can report its queues.
     """
     found = [Component("database", _penstock("db", "upgrade"), once=True)]
     ground = ["database"]
@@ -70,7 +70,7 @@ def components(stack: Stack, answers: Callable[[str], Probe], leads: Probe) -> l
 
 
 def _penstock(*arguments: str) -> tuple[str, ...]:
-    """-P: what stands in the folder where the user happens to be is not to be imported."""
+    """-P: do not import modules from the user's current folder."""
     return (sys.executable, "-P", "-m", "app.cli", *arguments)
 
 
@@ -130,7 +130,7 @@ TRIES = 50
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now. Raises Failure when the address is not this machine's."""
+    """Whether a server could listen there now. Raises CommandFailure if the address is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,27 +144,27 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def choose_port(host: str, port: int, *, option: str, explicit: bool, taken: tuple[int, ...] = ()) -> int:
-    """`port` if it is free, else the next free one, unless it was asked for by `option`. Port 0: any.
+    """Return `port` if free, else the next free one, unless it was given by `option`. Port 0: any.
 
-    Raises Failure.
+    Raises CommandFailure.
     """
     if port == 0:
         return any_free_port(host)
     if explicit and (port in taken or not port_is_free(host, port)):
-        raise CommandFailure(f"port {port} is taken", f"End what listens there, or name another by {option}.")
+        raise CommandFailure(f"port {port} is in use", f"Stop what uses it, or choose another with {option}.")
     free = (
         number for number in range(port, port + TRIES) if number not in taken and port_is_free(host, number)
     )
     found = next(free, None)
     if found is None:
         raise CommandFailure(
-            f"ports {port} to {port + TRIES - 1} are all taken", f"Name a free one by {option}."
+            f"ports {port} to {port + TRIES - 1} are all in use", f"Choose a free one with {option}."
         )
     return found
 
 
 def any_free_port(host: str) -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((host, 0))
@@ -172,12 +172,12 @@ def any_free_port(host: str) -> int:
 
 
 SECONDS = 1.0
-# No proxy stands between this machine and itself.
+# Never use a proxy for this machine.
 _opener = build_opener(ProxyHandler({}))
 
 
 def http_probe(url: str) -> Callable[[], bool]:
-    """A probe: whether `url` answers 200 within a second."""
+    """Make a probe: whether `url` answers 200 within a second."""
 
     def ask() -> bool:
         try:
@@ -190,7 +190,7 @@ def http_probe(url: str) -> Callable[[], bool]:
 
 
 def leader_probe(redis_url: str) -> Callable[[], bool]:
-    """A probe: whether a dispatcher leads and has opened the gate for the Redis that runs now."""
+    """Make a probe: whether a dispatcher leads and has opened pacing for the current Redis."""
     import redis
 
     client = redis.Redis.from_url(
@@ -207,14 +207,14 @@ def leader_probe(redis_url: str) -> Callable[[], bool]:
 
 
 def require_redis(redis_url: str) -> None:
-    """A given Redis must be there at the start; later it may come and go. Raises Failure."""
+    """Require a configured Redis at start; later it may come and go. Raises CommandFailure."""
     import redis
 
     try:
         with redis.Redis.from_url(redis_url, socket_connect_timeout=5, socket_timeout=5) as client:
             client.ping()
     except redis.RedisError as error:
-        hint = "Start it, correct REDIS_URL, or unset it: a Redis of our own is started then."
+        hint = "Start it, correct REDIS_URL, or unset it to use the embedded Redis."
         raise CommandFailure(
-            f"no Redis answers at REDIS_URL ({type(error).__name__})", hint, Exit.UNREACHABLE
+            f"no Redis is ready at REDIS_URL ({type(error).__name__})", hint, Exit.UNREACHABLE
         ) from None

@@ -1,4 +1,4 @@
-"""`penstock status`: who holds work up, and every quota, key and worker."""
+"""`penstock status`: what limits throughput; every quota, key and worker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.cli.remote import Remote, with_remote
 from app.cli.tables import new_table, print_tables
 
 
-@click.command("status", short_help="who holds work up: us, an upstream, the limits; every quota and worker")
-@click.option("--all", "all_", is_flag=True, help="Quotas that limit nothing and hold nothing, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+@click.command("status", short_help="show what limits throughput: quotas, keys, workers")
+@click.option("--all", "all_", is_flag=True, help="Include quotas without limits or tasks.")
+@click.option("--json", "as_json", is_flag=True, help="Print the raw JSON response.")
 @with_remote
 def command(remote: Remote, all_: bool, as_json: bool) -> None:
-    """Say in the first line who holds work up, then show the leader, what waits, quotas, keys and workers.
+    """Print what limits throughput, then the leader, waiting tasks, quotas, keys and workers.
 
     \b
     penstock status
@@ -36,7 +36,7 @@ def command(remote: Remote, all_: bool, as_json: bool) -> None:
 
 
 def keys_table(keys: list[dict[str, Any]]) -> Table:
-    """Keys as `penstock keys` and `penstock status` show them."""
+    """The table of keys for `penstock keys` and `penstock status`."""
     shown = new_table("key", "upstream", "account", "state", "in flight", "last 60 s", "limits", "why")
     for key in keys:
         limits = "; ".join(filter(None, (_limits(quota) for quota in key["quotas"])))
@@ -47,7 +47,7 @@ def keys_table(keys: list[dict[str, Any]]) -> Table:
             key["state"],
             f"{key['in_flight']:,}",
             f"{key['last_minute']:,}",
-            limits or "none known",
+            limits or "unknown",
             _why_of_key(key),
         )
     return shown
@@ -57,9 +57,9 @@ def _leader(found: dict[str, Any]) -> str:
     leader = found["leader"]
     counts = f"{found['waiting']:,} waiting, {found['in_flight']:,} in flight, {found['slots']:,} slots"
     if not found["redis"]:
-        return f"Redis does not answer: this is what the database knows. {counts}"
+        return f"Redis does not answer; figures are from the database. {counts}"
     if not leader["beats"]:
-        return f"No dispatcher leads. {counts}"
+        return f"No dispatcher is leading. {counts}"
     ticks = f"{leader['ticks']:,} ticks, last beat {leader['last_beat_at']}"
     return f"leader {leader['term'][:8]} since {leader['since']}, {ticks}; {counts}"
 
@@ -68,12 +68,14 @@ def _models(found: dict[str, Any]) -> Table:
     shown = new_table("model", "waiting", "waits for")
     for model in found["models"]:
         if model["waiting"]:
-            shown.add_row(model["name"], f"{model['waiting']:,}", model["waiting_for"] or "not known")
+            shown.add_row(model["name"], f"{model['waiting']:,}", model["waiting_for"] or "unknown")
     return shown
 
 
 def _quotas(found: dict[str, Any], all_: bool) -> Table:
-    shown = new_table("quota", "told", "learned", "in force", "in flight", "last 60 s", "waiting", "why")
+    shown = new_table(
+        "quota", "configured", "learned", "in force", "in flight", "last 60 s", "waiting", "why"
+    )
     for quota in found["quotas"]:
         if all_ or _tells(quota):
             shown.add_row(
@@ -104,7 +106,7 @@ def _tells(quota: dict[str, Any]) -> bool:
 def _why(quota: dict[str, Any]) -> str:
     if quota["breaker"]:
         return f"breaker {quota['breaker']['state']}: {quota['breaker']['reason']}"
-    return f"braked until {quota['braked_until']}: {quota['why']}" if quota["braked_until"] else ""
+    return f"paused until {quota['braked_until']}: {quota['why']}" if quota["braked_until"] else ""
 
 
 def _why_of_key(key: dict[str, Any]) -> str:
@@ -118,7 +120,7 @@ def _why_of_key(key: dict[str, Any]) -> str:
 
 def _limits(quota: dict[str, Any]) -> str:
     told, learned = _figures(quota["told"], ""), _figures(quota["learned"], "")
-    shown = [f"told {told}"] if told else []
+    shown = [f"configured {told}"] if told else []
     shown += [f"learned {learned}"] if learned else []
     return f"{quota['model']}: {', '.join(shown)}" if shown else ""
 

@@ -1,4 +1,4 @@
-"""`penstock tasks`: look at, list, cancel and retry tasks."""
+"""`penstock tasks`: show, list, cancel and retry tasks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.cli.remote import Remote, with_remote
 from app.cli.tables import new_table, print_tables
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
-_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print the raw JSON response.")
 
 
-@click.group("tasks", short_help="look at, list, cancel and retry tasks")
+@click.group("tasks", short_help="show, list, cancel and retry tasks")
 def group() -> None:
-    """Look at, list, cancel and retry tasks, over the service's HTTP API.
+    """Show, list, cancel and retry tasks through the HTTP API.
 
     \b
     penstock tasks list --status failed
@@ -29,7 +29,7 @@ def group() -> None:
 
 @group.command("get")
 @click.argument("task_id")
-@click.option("--wait", default=0.0, help="Seconds to wait for its end.")
+@click.option("--wait", default=0.0, help="Seconds to wait for it to finish.")
 @_json
 @with_remote
 def get(remote: Remote, task_id: str, wait: float, as_json: bool) -> None:
@@ -43,16 +43,16 @@ def get(remote: Remote, task_id: str, wait: float, as_json: bool) -> None:
 
 
 @group.command("list")
-@click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
-@click.option("--batch", help="Only those of this batch.")
-@click.option("--after", help="Only those after this task: the last of the page before.")
-@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only tasks with this status.")
+@click.option("--batch", help="Only tasks of this batch.")
+@click.option("--after", help="Continue after this task, the last of the previous page.")
+@click.option("--limit", default=20, show_default=True, help="Maximum number of tasks.")
 @_json
 @with_remote
 def list_(
     remote: Remote, status: str | None, batch: str | None, after: str | None, limit: int, as_json: bool
 ) -> None:
-    """List tasks, page by page.
+    """List tasks, one page at a time.
 
     \b
     penstock tasks list --status queued --limit 100
@@ -73,7 +73,7 @@ def list_(
 @click.argument("task_ids", nargs=-1, required=True)
 @with_remote
 def cancel(remote: Remote, task_ids: tuple[str, ...]) -> None:
-    """Cancel tasks: those that wait at once; one that runs is let finish, and a success of it is kept.
+    """Cancel tasks. Waiting ones end at once; a running one finishes, and its result is kept if it succeeds.
 
     \b
     penstock tasks cancel task_06f3... task_06f4...
@@ -84,13 +84,13 @@ def cancel(remote: Remote, task_ids: tuple[str, ...]) -> None:
 
 
 @group.command("failed")
-@click.option("--reason", help="Only those with this error code, such as upstream_timeout.")
-@click.option("--after", help="Only those after this task: the last of the page before.")
-@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@click.option("--reason", help="Only tasks with this error code, such as upstream_timeout.")
+@click.option("--after", help="Continue after this task, the last of the previous page.")
+@click.option("--limit", default=20, show_default=True, help="Maximum number of tasks.")
 @_json
 @with_remote
 def failed(remote: Remote, reason: str | None, after: str | None, limit: int, as_json: bool) -> None:
-    """List tasks that failed, newest first, with their reasons.
+    """List failed tasks with their reasons, newest first.
 
     \b
     penstock tasks failed --reason upstream_unavailable
@@ -116,13 +116,15 @@ def failed(remote: Remote, reason: str | None, after: str | None, limit: int, as
 
 @group.command("retry")
 @click.argument("task_ids", nargs=-1)
-@click.option("--reason", help="All that failed with this error code.")
-@click.option("--since", help='All that failed since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.')
+@click.option("--reason", help="All tasks that failed with this error code.")
+@click.option(
+    "--since", help='All tasks that failed since: "2h", "1d", or a time such as 2026-11-21T06:00:00Z.'
+)
 @with_remote
 def retry(remote: Remote, task_ids: tuple[str, ...], reason: str | None, since: str | None) -> None:
-    """Run failed tasks again: by id, or all of a reason, since a time, or both.
+    """Rerun failed tasks: by id, or all with a reason, since a time, or both.
 
-    Each becomes a new task, admitted as any submission is; the failed one stays as it ended. Lines of batches have
+    Each becomes a new task, admitted like any submission; the failed one stays as it is. For lines of a batch use
     `penstock retry`.
 
     \b
@@ -130,9 +132,9 @@ def retry(remote: Remote, task_ids: tuple[str, ...], reason: str | None, since: 
     penstock tasks retry --reason upstream_unavailable --since 2h
     """
     if bool(task_ids) == bool(reason or since):
-        raise click.UsageError("name tasks, or give --reason, --since or both")
+        raise click.UsageError("give task ids, or --reason, --since or both")
     for task_id in task_ids:
-        click.echo(f"{task_id} runs again as {remote.post(f'/v1/tasks/{task_id}/retry')['id']}")
+        click.echo(f"{task_id} is rerun as {remote.post(f'/v1/tasks/{task_id}/retry')['id']}")
     if task_ids:
         return
     body = {"reason": reason, "since": parse_since(since) if since else None}
@@ -143,9 +145,9 @@ def retry(remote: Remote, task_ids: tuple[str, ...], reason: str | None, since: 
         count += done["retried"]
         if not done["has_more"] or done["refused"]:
             break
-    click.echo(f"{count} run again.")
+    click.echo(f"{count:,} tasks rerun.")
     if done["refused"]:
-        raise CommandFailure(done["refused"]["message"], "Give the same command again when there is room.")
+        raise CommandFailure(done["refused"]["message"], "Repeat the command later.")
 
 
 def _show(task: dict[str, Any]) -> None:
@@ -161,7 +163,7 @@ def _show(task: dict[str, Any]) -> None:
 
 
 def _answer(task: dict[str, Any]) -> str:
-    """The text of the first choice; "" where there is none."""
+    """The text of the first choice; "" if there is none."""
     try:
         return str(task["result"]["choices"][0]["message"]["content"])
     except (KeyError, IndexError, TypeError):

@@ -23,7 +23,7 @@ from app.platform.domain.times import parse_duration
 _BAR = 24  # characters
 
 
-@click.command("profile", short_help="where the time of tasks goes, and what would help")
+@click.command("profile", short_help="show where tasks spend their time and what would help")
 @click.option("--since", default="1h", show_default=True, help="How far to look back: 90s, 10m, 24h, 7d.")
 @click.option(
     "--config",
@@ -55,7 +55,7 @@ def command(since: str, config: Path | None, data: Path | None, as_json: bool) -
 
 
 def read(config: Path | None, data: Path | None, environ: Mapping[str, str], seconds: float) -> Report:
-    """The report on the database in use. Raises Failure, DatabaseUnreachable."""
+    """The report on the database in use. Raises CommandFailure, DatabaseUnreachable."""
     from app.cli.doctor.command import find
     from app.cli.failure import CommandFailure, Exit
     from app.composition.container import Container

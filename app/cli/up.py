@@ -1,4 +1,4 @@
-"""`penstock up`: everything on one machine."""
+"""`penstock up`: runs everything on one machine."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from app.settings import load_settings
 
 
 def lines_at_start(setup: Setup) -> Iterator[str]:
-    """What is about to run, and with which upstream."""
+    """What is about to run and with which upstream."""
     if setup.simulated:
-        yield 'Simulated upstream: answers are made up, free of charge, and marked "simulated": true.'
+        yield 'Simulated upstream: answers are generated, free of charge, and marked "simulated": true.'
     else:
         yield f"Real upstream: {setup.configuration}"
-    yield "Starting ..."
+    yield "Starting..."
 
 
 def lines_when_ready(setup: Setup) -> Iterator[str]:
-    """Addresses, what was made for this folder, and lines to paste into another terminal."""
+    """Addresses, generated secrets and commands to paste into another terminal."""
     stack = setup.stack
     yield ""
     yield "Penstock is ready."
-    yield f"  Look     {stack.url}   (the dashboard; sign in with an API key)"
+    yield f"  Web      {stack.url}   (the dashboard; sign in with an API key)"
     yield f"  API      {stack.url}/v1   (documentation at /docs)"
     login = setup.profile.flower_auth or "as in PENSTOCK_FLOWER_AUTH"
     yield f"  Flower   {stack.flower_url}   (user and password: {login})"
     if setup.profile.simulator_url:
-        yield f"  Upstream {setup.profile.simulator_url}/stats   (simulated: what it has admitted and refused)"
+        yield f"  Upstream {setup.profile.simulator_url}/stats   (simulated: calls accepted and refused)"
     yield f"  Data     {stack.data}   (logs in logs/, addresses and keys in profile.json)"
     if setup.new_admin_key:
-        yield f"  Key      {setup.new_admin_key}   (administrator; shown this once, kept in profile.json)"
+        yield f"  Key      {setup.new_admin_key}   (administrator; shown once, stored in profile.json)"
     yield ""
     yield "In another terminal:"
     yield from (f"  {line}" for line in curl_lines(setup))
     yield ""
-    yield "Ctrl-C ends it in order."
+    yield "Press Ctrl-C to stop."
 
 
 def curl_lines(setup: Setup) -> list[str]:
-    """A task and its answer, a batch, a list: each line runs as it stands."""
+    """Commands that submit a task, list tasks and submit a batch; each can be pasted as it is."""
     url, header = setup.stack.url, _header(setup)
     json = "-H 'Content-Type: application/json'"
     task = """-d '{"prompt": "Say hello in three languages"}'"""
@@ -68,7 +68,7 @@ def curl_lines(setup: Setup) -> list[str]:
 
 
 def _header(setup: Setup) -> str:
-    """The key by a file, so that it stands in no history; or by the variable that gave it to us."""
+    """The key from a file, so that it is in no shell history, or from the environment variable."""
     if not setup.profile.api_key:
         return '-H "Authorization: Bearer $PENSTOCK_ADMIN_KEY"'
     return f"-H @{shlex.quote(str(setup.stack.data / 'authorization'))}"
@@ -80,23 +80,24 @@ def _header(setup: Setup) -> str:
     type=click.Path(path_type=Path),
     help="Configuration [default: $PENSTOCK_CONFIG, ./penstock.toml].",
 )
-@click.option("--simulate", is_flag=True, help="Answers from a simulated upstream: free, and marked as such.")
 @click.option(
-    "--simulate-without-key", is_flag=True, help="The same, but only when no upstream key is configured."
+    "--simulate", is_flag=True, help="Use a simulated upstream: free, answers are marked as simulated."
 )
+@click.option("--simulate-without-key", is_flag=True, help="Simulate only if no upstream key is configured.")
 @click.option(
-    "--latency", default="lognormal:1.0,0.5", show_default=True, help="How long a simulated answer takes."
+    "--latency",
+    default="lognormal:1.0,0.5",
+    show_default=True,
+    help="Latency of simulated answers, in seconds.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the API listens on.")
 @click.option(
-    "--port", default=8000, show_default=True, help="Port of the API; the next free one if not given."
+    "--port", default=8000, show_default=True, help="Port of the API [if not given: the next free one]."
 )
 @click.option("--flower-port", default=5555, show_default=True, help="Port of Flower, on loopback.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of everything it keeps [default: .penstock]."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Data folder [default: .penstock].")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
-@click.option("--verbose", is_flag=True, help="Show what every component says.")
+@click.option("--verbose", is_flag=True, help="Show the output of every component.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -113,12 +114,12 @@ def command(
 ) -> None:
     """Run everything on this machine until Ctrl-C: API, dispatcher, workers, callbacks, Flower.
 
-    Without REDIS_URL a Redis of our own is started, without DATABASE_URL a SQLite file is used, both in the
-    data folder. SIGTERM and Ctrl-C drain and end everything in order; SIGHUP and
-    `penstock reload` read the configuration again.
+    Without REDIS_URL it starts an embedded Redis; without DATABASE_URL it uses a SQLite file, both in the data
+    folder. SIGTERM and Ctrl-C drain and stop everything in order; SIGHUP and `penstock reload` reload the
+    configuration.
 
     \b
-    penstock up --simulate                     try it, free of charge
+    penstock up --simulate                     try it free of charge
     DEEPSEEK_API_KEY=sk-... penstock up        DeepSeek, with nothing else to configure
     penstock up --config penstock.toml --workers 2
     """
@@ -143,8 +144,8 @@ def command(
 
 
 def run(wish: UpParams, *, verbose: bool) -> int:
-    """Hold the data folder, start everything, stay. Gives back the exit code. Raises Failure."""
-    wish.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are nobody else's business
+    """Lock the data folder, start everything and run. Returns the exit code. Raises CommandFailure."""
+    wish.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are private
     try:
         with sole(wish.data / "run") as record:
             return _supervise(wish, record, verbose=verbose)
@@ -162,7 +163,7 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
     parts = components(setup.stack, stack.http_probe, stack.leader_probe(setup.environment["REDIS_URL"]))
     terminal = Terminal([part.name for part in parts], verbose=verbose)
     if left:
-        terminal.say(f"Ended what an earlier run left behind: {', '.join(left)}")
+        terminal.say(f"Stopped processes left by an earlier run: {', '.join(left)}")
     for line in lines_at_start(setup):
         terminal.say(line)
     logs = wish.data / "logs"
@@ -177,12 +178,16 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
         on_hangup=reload.hung_up,
     )
     record.clear()
-    terminal.say("Penstock has ended." if code == 0 else f"Penstock cannot run; the logs are in {logs}")
+    terminal.say(
+        "Penstock has stopped."
+        if code == 0
+        else f"Penstock could not start or keep running; see the logs in {logs}"
+    )
     return code
 
 
 def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
-    """Only now is the profile written: a key that was made is kept when it is shown, and not before."""
+    """Write the profile only now: a new key is stored when it is shown, not before."""
     save(wish.data, setup.profile)
     for line in lines_when_ready(setup):
         terminal.say(line)
@@ -192,4 +197,4 @@ def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
 def _already(wish: UpParams, error: AlreadyRunningError) -> CommandFailure:
     who = f" (process {error.pid})" if error.pid else ""
     hint = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
-    return CommandFailure(f"Penstock already runs with the data folder {wish.data}{who}", hint)
+    return CommandFailure(f"Penstock is already running with the data folder {wish.data}{who}", hint)

@@ -1,4 +1,4 @@
-"""`penstock keys`: our keys at upstreams."""
+"""`penstock keys`: upstream keys."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from app.cli.remote import Remote, with_remote
 from app.cli.status import keys_table
 from app.cli.tables import print_tables
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print the raw JSON response.")
 
 
-@click.group(
-    "keys", short_help="keys at upstreams: their state, and pause, resume, test", invoke_without_command=True
-)
+@click.group("keys", short_help="show, pause, resume and test upstream keys", invoke_without_command=True)
 @click.pass_context
 def group(ctx: click.Context) -> None:
-    """Keys at upstreams: state, reason, limits told or learned, use. No secret is shown.
+    """Show upstream keys: state, reason, configured and learned limits, use. Never shows secrets.
 
     \b
     penstock keys
@@ -36,7 +34,7 @@ def group(ctx: click.Context) -> None:
 @_json
 @with_remote
 def list_(remote: Remote, as_json: bool) -> None:
-    """List them.
+    """List upstream keys.
 
     \b
     penstock keys list
@@ -52,7 +50,7 @@ def list_(remote: Remote, as_json: bool) -> None:
 @click.argument("name")
 @with_remote
 def pause(remote: Remote, name: str) -> None:
-    """Start no call by a key until it is resumed; running ones go on.
+    """Start no calls with a key until it is resumed; running calls continue.
 
     \b
     penstock keys pause deepseek-main
@@ -64,7 +62,7 @@ def pause(remote: Remote, name: str) -> None:
 @click.argument("name")
 @with_remote
 def resume(remote: Remote, name: str) -> None:
-    """Use a key again, whether it was paused or its upstream refused it.
+    """Resume a key that was paused or refused by its upstream.
 
     \b
     penstock keys resume deepseek-main
@@ -76,7 +74,7 @@ def resume(remote: Remote, name: str) -> None:
 @click.argument("name")
 @with_remote
 def test(remote: Remote, name: str) -> None:
-    """Ask the key's upstream for its models. Exit code 1 when the key does not work.
+    """Test a key by listing its upstream's models. Exit code 1 if it does not work.
 
     \b
     penstock keys test deepseek-main
@@ -86,7 +84,7 @@ def test(remote: Remote, name: str) -> None:
     line = f"{name}: {found['words']} ({status}, {found['seconds'] * 1000:.0f} ms)"
     if found["finding"] not in ("works", "not_offered"):
         raise CommandFailure(
-            line, "See what it says of the key, and penstock.toml for where its secret comes from."
+            line, "Check the upstream's message, and where penstock.toml takes the secret from."
         )
     click.echo(line)
 

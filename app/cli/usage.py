@@ -1,4 +1,4 @@
-"""`penstock usage`: what was used, paid and saved."""
+"""`penstock usage`: usage, cost and savings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SHOWN = ("tasks", "calls", "cache_hits", "coalesced", "prompt_tokens", "cached_
 _SAVED = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_peak")
 
 
-@click.command("usage", short_help="what was used, paid and saved")
-@click.option("--by", default="client,model", show_default=True, help=f"Divided by: {', '.join(BY)}.")
+@click.command("usage", short_help="show usage, cost and savings")
+@click.option("--by", default="client,model", show_default=True, help=f"Group by: {', '.join(BY)}.")
 @click.option(
-    "--from", "first", metavar="DAY", help="The first day, UTC, as 2026-11-01 [default: 30 days ago]."
+    "--from", "first", metavar="DAY", help="First day (UTC), such as 2026-11-01 [default: 30 days ago]."
 )
-@click.option("--to", "last", metavar="DAY", help="The last day, UTC [default: today].")
+@click.option("--to", "last", metavar="DAY", help="Last day (UTC) [default: today].")
 @click.option("--client", help="Only this client's.")
 @click.option("--csv", "as_csv_", is_flag=True, help="Print CSV.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+@click.option("--json", "as_json", is_flag=True, help="Print the raw JSON response.")
 @with_remote
 def command(
     remote: Remote,
@@ -34,7 +34,7 @@ def command(
     as_csv_: bool,
     as_json: bool,
 ) -> None:
-    """Show what was used, paid and saved. Costs are exact; currencies are kept apart.
+    """Show usage, cost and savings. Costs are exact; currencies are kept separate.
 
     \b
     penstock usage --by day,model
@@ -67,7 +67,7 @@ def _money(row: dict[str, Any], name: str) -> str:
 
 
 def _saved(row: dict[str, Any]) -> str:
-    """What was saved, way by way; ways that saved nothing are left out."""
+    """What was saved and how; only non-zero amounts."""
     ways = (
         f"{name.removeprefix('saved_')} {row[name]}" for name in _SAVED if row[name] not in (None, "0.00")
     )

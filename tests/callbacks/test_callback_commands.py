@@ -50,7 +50,7 @@ def test_one_is_replayed_by_its_id_and_then_delivered(told: World) -> None:
 
 def test_all_of_a_client_are_replayed_since_a_time(told: World) -> None:
     assert (
-        "2 are delivered again"
+        "2 callbacks queued for redelivery"
         in _run("replay", "--since", "2027-01-01T00:00:00Z", "--client", "alice").output
     )
     assert told.callback("evt_3").status == "failed"

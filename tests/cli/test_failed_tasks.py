@@ -53,11 +53,11 @@ def test_failed_tasks_are_shown_with_their_reasons_and_run_again_by_id_and_by_re
     table = penstock(address, alice, "failed", "--reason", "upstream_timeout").output
     assert "upstream_timeout" in table
     assert "upstream_unavailable" not in table
-    assert f"{slow} runs again as task_" in penstock(address, alice, "retry", slow).output
+    assert f"{slow} is rerun as task_" in penstock(address, alice, "retry", slow).output
     assert penstock(address, alice, "retry", slow).exit_code == 1
     again = penstock(address, alice, "retry", "--reason", "upstream_unavailable", "--since", "1h")
-    assert (again.exit_code, again.output) == (0, "3 run again.\n")
-    assert penstock(address, alice, "retry", "--since", "1h").output == "0 run again.\n"
+    assert (again.exit_code, again.output) == (0, "3 tasks rerun.\n")
+    assert penstock(address, alice, "retry", "--since", "1h").output == "0 tasks rerun.\n"
 
 
 def test_a_limit_ends_a_retry_of_many_with_its_reason(world: World, address: str) -> None:
@@ -71,7 +71,7 @@ def test_a_limit_ends_a_retry_of_many_with_its_reason(world: World, address: str
     world.parts.clock.ahead += 6  # every process has read it by now
     ended = penstock(address, alice, "retry", "--reason", "upstream_unavailable")
     assert ended.exit_code == 1
-    assert "2 run again." in ended.output
+    assert "2 tasks rerun." in ended.output
     assert "more than 2 tasks would wait" in ended.output
 
 

@@ -37,7 +37,7 @@ tiers = [["slow:deepseek-flash"]]
 allow_networks = ["127.0.0.0/8"]
 ports = ["443", "1024-65535"]
 """
-READY = "Ctrl-C ends it in order."
+READY = "Press Ctrl-C to stop."
 
 
 class Up:

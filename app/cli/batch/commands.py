@@ -34,7 +34,7 @@ from app.platform.domain.event_stream import EventReader
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A batch's origin. Empty text: not known."""
+    """The source file of a batch and where its results go. Empty values are unknown."""
 
     source: str = ""
     kind: str = ""
@@ -44,7 +44,7 @@ class Job:
 
 
 def load_job(batch_id: str) -> Job:
-    """What is known of a batch; an empty job where nothing is."""
+    """Return what is remembered of a batch; an empty job if nothing is."""
     try:
         stored = json.loads(_place(batch_id).read_text())
         return Job(**{name: str(stored.get(name, "")) for name in Job.__slots__})
@@ -53,7 +53,7 @@ def load_job(batch_id: str) -> Job:
 
 
 def save_job(batch_id: str, job: Job) -> None:
-    """Remember it."""
+    """Remember a batch's origin."""
     place = _place(batch_id)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_private(place, json.dumps(asdict(job)) + "\n")
@@ -67,7 +67,7 @@ ADDED = ("answer", "status", "error", "task_id")
 
 
 def write_results(lines: Iterable[bytes], out: Path, job: Job) -> int:
-    """Write them in place of what `out` holds; gives back how many there were. Raises Failure."""
+    """Write the results to `out`, replacing it; returns their number. Raises CommandFailure."""
     partial = out.with_name(f"{out.name}.part")
     with partial.open("w", encoding="utf-8", newline="") as file:
         if out.suffix.lower() == ".csv":
@@ -79,7 +79,7 @@ def write_results(lines: Iterable[bytes], out: Path, job: Job) -> int:
 
 
 def write_lines(lines: Iterable[bytes], file: IO[str]) -> int:
-    """As JSON lines."""
+    """Write results as JSON lines; returns their number."""
     count = 0
     for line in lines:
         file.write(line.decode() + "\n")
@@ -88,7 +88,7 @@ def write_lines(lines: Iterable[bytes], file: IO[str]) -> int:
 
 
 def answer_of(line: Mapping[str, Any]) -> str:
-    """The text of the first choice; "" where there is none."""
+    """The text of the first choice; "" if there is none."""
     try:
         return str(line["result"]["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError):
@@ -98,7 +98,7 @@ def answer_of(line: Mapping[str, Any]) -> str:
 def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> int:
     source = _source_of(job)
     if source is not None and not source.path.is_file():
-        hint = "Put it back, or take the results as --out results.jsonl."
+        hint = "Restore it, or write the results as JSON lines: --out results.jsonl."
         raise CommandFailure(f"{source.path} is gone, whose columns are to be kept", hint)
     kept = source.table.columns() if source is not None else ["custom_id"]
     added = [name if name not in kept else f"penstock_{name}" for name in ADDED]
@@ -117,7 +117,7 @@ Rows = Iterator[tuple[int, Mapping[str, str]]] | None
 
 
 def _source_of(job: Job) -> PromptFile | None:
-    """The table whose columns are kept; None where the requests came from none, or from standard input."""
+    """The source table, whose columns are kept; None if there was none or it came from standard input."""
     if job.kind not in TABLES or not job.source:
         return None
     return PromptFile(Path(job.source), job.kind, encoding=job.encoding, delimiter=job.delimiter)
@@ -128,14 +128,15 @@ def _rows_by_index(source: PromptFile | None) -> Rows:
 
 
 def _own_columns(rows: Rows, line: Mapping[str, Any], kept: list[str]) -> list[str]:
-    """The source's row of a result: both come in the order of the requests."""
+    """The source row of a result; both are in request order."""
     if rows is None:
         return [line.get("custom_id") or str(line["index"])]
     for index, row in rows:
         if index == line["index"]:
             return [row[name] for name in kept]
     raise CommandFailure(
-        "the file has fewer rows now than were submitted", "Take the results as --out results.jsonl."
+        "the file now has fewer rows than were submitted",
+        "Write the results as JSON lines: --out results.jsonl.",
     )
 
 
@@ -145,7 +146,7 @@ def _added_columns(line: Mapping[str, Any]) -> list[str]:
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines out of a stream, without their ends."""
+    """Split a stream into lines."""
     rest = b""
     for chunk in chain(chunks, (b"\n",)):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -153,17 +154,17 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 ENDS = ("completed", "failed", "expired", "cancelled")
-PARTIAL = 5  # exit code: some requests came to no result
-_AGAIN_SECONDS = 2.0  # after the service did not answer
-_PATIENCE_SECONDS = 300.0  # for which it may be away
+PARTIAL = 5  # exit code: some requests have no result
+_AGAIN_SECONDS = 2.0  # before asking again after the service did not answer
+_PATIENCE_SECONDS = 300.0  # how long the service may be unreachable
 
 Batch = dict[str, Any]
 
 
 def watch(remote: Remote, batch_id: str, *, max_cost: float | None = None) -> Batch:
-    """Show a batch until it has ended; gives back how it did. Ctrl-C ends the watching alone.
+    """Show a batch's progress until it ends; returns its final state. Ctrl-C only stops watching.
 
-    Above `max_cost` units of its currency it is cancelled. Raises Failure.
+    Cancels it when its cost exceeds `max_cost` (in its currency). Raises CommandFailure.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -181,13 +182,13 @@ def watch(remote: Remote, batch_id: str, *, max_cost: float | None = None) -> Ba
             total = batch["request_counts"]["total"]
             bar.update(line, description=batch["status"], total=total, completed=done, facts=facts(batch))
             if max_cost is not None and cost_of(batch) > max_cost and batch["status"] == "in_progress":
-                click.echo(f"It has cost {money(batch)}: more than --max-cost. Cancelling.", err=True)
+                click.echo(f"The cost of {money(batch)} exceeds --max-cost. Cancelling.", err=True)
                 remote.post(f"/v1/batch/{batch_id}/cancel")
     return batch
 
 
 def states(remote: Remote, batch_id: str) -> Iterator[Batch]:
-    """A batch as it goes, to its end; the service may be away for some minutes. Raises Failure."""
+    """Yield a batch's states until it ends; tolerates some minutes without the service. Raises CommandFailure."""
     away_since: float | None = None
     while True:
         try:
@@ -211,14 +212,14 @@ def _events(remote: Remote, batch_id: str) -> Iterator[Batch]:
 
 
 def ended_count(batch: Batch) -> int:
-    """Requests that have come to an end."""
+    """The number of requests that have ended."""
     counts = batch["request_counts"]
     return int(counts["total"] if batch["status"] in ENDS else counts["completed"] + counts["failed"])
 
 
 def facts(batch: Batch) -> str:
-    """What stands behind the bar."""
-    words = [f"{batch['request_counts']['failed']} failed"]
+    """The text after the progress bar."""
+    words = [f"{batch['request_counts']['failed']:,} failed"]
     if batch.get("paused_at"):
         words.append("paused")
     if batch.get("cost"):
@@ -227,13 +228,13 @@ def facts(batch: Batch) -> str:
 
 
 def cost_of(batch: Batch) -> float:
-    """What it has cost in units of its currency; 0 while that is not known."""
+    """Its cost in its currency; 0 while unknown."""
     cost = batch.get("cost")
     return float(cost["micros"]) / 1e6 if cost else 0.0
 
 
 def money(batch: Batch) -> str:
-    """What it has cost, in words."""
+    """Its cost with its currency."""
     cost = batch.get("cost")
     return f"{cost['micros'] / 1e6:.4f} {cost['currency']}" if cost else "unknown cost"
 
@@ -251,12 +252,12 @@ _out = click.option(
 )
 
 
-@click.command("watch", short_help="watch a batch to its end")
+@click.command("watch", short_help="watch a batch until it ends")
 @click.argument("batch_id")
 @_out
 @with_remote
 def watch_command(remote: Remote, batch_id: str, out: Path | None) -> None:
-    """Watch a batch to its end; it goes on by itself when the watching ends.
+    """Watch a batch until it ends. The batch continues if you stop watching.
 
     \b
     penstock watch batch_06f3... --out results.csv
@@ -264,12 +265,12 @@ def watch_command(remote: Remote, batch_id: str, out: Path | None) -> None:
     finish(remote, follow(remote, batch_id), out)
 
 
-@click.command("results", short_help="the results of a batch, so far or in whole")
+@click.command("results", short_help="write the results of a batch, complete or so far")
 @click.argument("batch_id")
 @_out
 @with_remote
 def results(remote: Remote, batch_id: str, out: Path | None) -> None:
-    """Write the results of a batch in the order of its requests; those that have not ended are left out.
+    """Write the results of a batch in request order. Requests that have not ended are omitted.
 
     \b
     penstock results batch_06f3... --out results.jsonl
@@ -284,7 +285,7 @@ def results(remote: Remote, batch_id: str, out: Path | None) -> None:
 @click.argument("batch_id")
 @with_remote
 def cancel(remote: Remote, batch_id: str) -> None:
-    """Cancel a batch: what waits at once; running calls are let finish, and results are kept.
+    """Cancel a batch. Waiting requests end at once; running calls finish and their results are kept.
 
     \b
     penstock cancel batch_06f3...
@@ -292,13 +293,13 @@ def cancel(remote: Remote, batch_id: str) -> None:
     tell(remote.post(f"/v1/batch/{batch_id}/cancel"))
 
 
-@click.command("retry", short_help="run the failed lines of a batch again")
+@click.command("retry", short_help="rerun the failed lines of a batch")
 @click.argument("batch_id")
-@click.option("--watch", "watching", is_flag=True, help="Watch it to its end.")
+@click.option("--watch", "watching", is_flag=True, help="Watch it until it ends.")
 @_out
 @with_remote
 def retry(remote: Remote, batch_id: str, watching: bool, out: Path | None) -> None:
-    """Run the failed lines of a batch again, those alone.
+    """Rerun only the failed lines of a batch.
 
     \b
     penstock retry batch_06f3... --watch
@@ -309,16 +310,16 @@ def retry(remote: Remote, batch_id: str, watching: bool, out: Path | None) -> No
 
 
 def follow(remote: Remote, batch_id: str, max_cost: float | None = None) -> Batch:
-    """Watch a batch to its end; Ctrl-C ends the watching alone."""
+    """Watch a batch until it ends; Ctrl-C only stops watching."""
     try:
         return watch(remote, batch_id, max_cost=max_cost)
     except KeyboardInterrupt:
-        click.echo(f"\nIt goes on. Watch it again: penstock watch {batch_id}", err=True)
+        click.echo(f"\nThe batch continues. Watch it again: penstock watch {batch_id}", err=True)
         sys.exit(130)
 
 
 def finish(remote: Remote, batch: Batch, out: Path | None) -> None:
-    """Say how it ended, fetch its results, and exit by them."""
+    """Print how it ended, fetch its results and exit with the matching code."""
     tell(batch)
     chosen = out or (Path(remembered) if (remembered := load_job(batch["id"]).out) else None)
     if chosen is not None:
@@ -327,43 +328,43 @@ def finish(remote: Remote, batch: Batch, out: Path | None) -> None:
 
 
 def fetch(remote: Remote, batch_id: str, out: Path | None) -> None:
-    """Write the results into a file, or to standard output."""
+    """Write the results to a file or standard output."""
     lines = split_lines(remote.stream(f"/v1/batch/{batch_id}/results"))
     if out is None:
         write_lines(lines, sys.stdout)
         return
     count = write_results(lines, out, load_job(batch_id))
-    click.echo(f"{count} results in {out}", err=True)
+    click.echo(f"Wrote {count:,} results to {out}", err=True)
 
 
 def tell(batch: dict[str, Any]) -> None:
-    """Say how a batch stands."""
+    """Print a batch's status."""
     counts = batch["request_counts"]
     cost = f", {money(batch)}" if batch.get("cost") else ""
-    words = f"{counts['completed']} of {counts['total']} done, {counts['failed']} failed{cost}"
+    words = f"{counts['completed']:,} of {counts['total']:,} done, {counts['failed']:,} failed{cost}"
     click.echo(f"{batch['id']} {batch['status']}: {words}", err=True)
 
 
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--client", help="All that this client has waiting."),
-        click.option("--model", help="All that waits for this model."),
-        click.option("--everything", is_flag=True, help="All that waits."),
+        click.option("--client", help="All waiting tasks of this client."),
+        click.option("--model", help="All waiting tasks for this model."),
+        click.option("--everything", is_flag=True, help="All waiting tasks."),
         click.argument("batch_id", required=False),
     ):
         command = option(command)
     return command
 
 
-@click.command("pause", short_help="start nothing more of a batch, a model, a client, or at all")
+@click.command("pause", short_help="pause a batch, model, client or everything")
 @_what
 @with_remote
 def pause(
     remote: Remote, batch_id: str | None, everything: bool, model: str | None, client: str | None
 ) -> None:
-    """Start nothing more of a batch, a model, a client, or at all; running calls are let finish.
+    """Pause a batch, model, client or everything. Running calls finish; nothing new starts.
 
-    It stands until it is resumed, whatever is restarted. Submissions are taken all the same.
+    A pause lasts until `resume`, across restarts. New submissions are still accepted.
 
     \b
     penstock pause batch_06f3...
@@ -377,13 +378,13 @@ def pause(
         _list(remote.post("/v1/admin/pauses", subject))
 
 
-@click.command("resume", short_help="let go on what was paused")
+@click.command("resume", short_help="resume a paused batch, model, client or everything")
 @_what
 @with_remote
 def resume(
     remote: Remote, batch_id: str | None, everything: bool, model: str | None, client: str | None
 ) -> None:
-    """Let a paused batch, model or client, or everything, go on.
+    """Resume a paused batch, model, client or everything.
 
     \b
     penstock resume batch_06f3...
@@ -397,11 +398,11 @@ def resume(
 
 
 def _subject(batch_id: str | None, everything: bool, model: str | None, client: str | None) -> dict[str, Any]:
-    """As the API takes it. Raises UsageError unless exactly one thing is named."""
+    """The API's form of what is named. Raises UsageError unless exactly one thing is."""
     named = {"batch": batch_id, "everything": everything or None, "model": model, "client": client}
     found = {name: value for name, value in named.items() if value is not None}
     if len(found) != 1:
-        raise click.UsageError("name one of BATCH_ID, --everything, --model and --client")
+        raise click.UsageError("give exactly one of BATCH_ID, --everything, --model and --client")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Requests out of a file: plain lines, JSON lines (ours and OpenAI's) or an array, CSV columns through a template."""
+"""Reads requests from a file: plain lines, JSON lines or a JSON array (Penstock's or OpenAI's), or a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import orjson
 from app.cli.batch.text_file import TextFile
 from app.cli.failure import CommandFailure, Exit
 
-Row = tuple[int, dict[str, str]]  # its number, the head being 1, and its cells by their columns
+Row = tuple[int, dict[str, str]]  # its number (the header is row 1) and its cells by column
 
 _DELIMITERS = ",;\t|"
 _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
@@ -26,29 +26,29 @@ _OPEN_QUOTE = "unexpected end of data"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file with a head and rows below it. `delimiter`: "" for the one that its head shows."""
+    """A table with a header. `delimiter`: "" to detect it from the header."""
 
     text: TextFile
     delimiter: str = ""
 
     def columns(self) -> list[str]:
-        """The names in its head. Raises Failure."""
+        """The column names. Raises CommandFailure."""
         return next((columns for columns, _ in self._read()), [])
 
     def rows(self) -> Iterator[Row]:
-        """Its rows; blank ones are left out. Raises Failure."""
+        """The rows, without blank ones. Raises CommandFailure."""
         for number, (columns, cells) in enumerate(self._read(), 1):
             if number == 1 or not any(cell.strip() for cell in cells):
                 continue
             while len(cells) > len(columns) and not cells[-1].strip():
                 cells.pop()
             if len(cells) != len(columns):
-                words = f"has {len(cells)} columns, the head has {len(columns)}"
+                words = f"has {len(cells)} columns, the header has {len(columns)}"
                 raise CommandFailure(f"{self.text.label}, row {number}: {words}", _hint(columns))
             yield number, dict(zip(columns, cells, strict=True))
 
     def _read(self) -> Iterator[tuple[list[str], list[str]]]:
-        """The head's columns with the cells of each row, the head's own first."""
+        """The header's columns with the cells of each row, starting with the header itself."""
         csv.field_size_limit(_LONGEST_CELL)
         number, columns = 1, list[str]()
         with self.text.open("") as file:
@@ -68,7 +68,9 @@ class Table:
             names.pop()
         doubled = next((name for name in names if names.count(name) > 1), None)
         if doubled is not None:
-            raise CommandFailure(f"{self.text.label}: has two columns {doubled!r}", "Rename one of them.")
+            raise CommandFailure(
+                f"{self.text.label}: has two columns named {doubled!r}", "Rename one of them."
+            )
         return names
 
     def _broken(self, number: int, error: csv.Error) -> CommandFailure:
@@ -79,18 +81,18 @@ class Table:
 
 
 def _delimiter(head: str) -> str:
-    """The one that parts the head, a comma where none does."""
+    """The delimiter found in the header; a comma if none is."""
     line = head.lstrip("\r\n").splitlines()[0] if head.strip() else ""
     return max(_DELIMITERS, key=lambda delimiter: (line.count(delimiter) > 0, delimiter == ","))
 
 
 def _hint(columns: list[str]) -> str:
     only = "Only one column was found: " if len(columns) == 1 else ""
-    return f"{only}if its cells are not parted as they look, say --delimiter (such as ; or tab)."
+    return f"{only}if the cells are split wrongly, give --delimiter (such as ; or tab)."
 
 
 def looks_like_table(head: str) -> str | None:
-    """`csv` or `tsv` where the first line is a table's head; `tabs` where tabs part the first lines."""
+    """`csv` or `tsv` if the first line is a table header; `tabs` if the first lines contain tabs."""
     lines = [line for line in head.splitlines()[:3] if line.strip()]
     if not lines:
         return None
@@ -131,12 +133,12 @@ _BY_NAME = {
 }
 _BLANK = " \t\r\n\v\f"
 _ARRAY = re.compile(r"\s*\[\s*[{\"\]]")
-_WHICH = "Say how to read it: --kind jsonl, csv or tsv; or --kind txt to send each line as a prompt."
+_WHICH = "Give the format: --kind jsonl, csv or tsv; or --kind txt to send each line as a prompt."
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """A file to submit. `template` holds {column} names, for tables alone; "" in the others: as the file says."""
+    """A file to submit. `template` (tables only) has {column} placeholders; other empty values are detected."""
 
     path: Path
     kind: str
@@ -147,17 +149,17 @@ class PromptFile:
 
     @property
     def text(self) -> TextFile:
-        """What it holds."""
+        """Its text."""
         return TextFile(self.path, self.label or self.path.name, self.encoding)
 
     @property
     def table(self) -> Table:
-        """It as a table. Raises Failure."""
+        """The file as a table. Raises CommandFailure."""
         return Table(self.text, self.delimiter or ("\t" if self.kind == "tsv" else ""))
 
 
 def kind_of(text: TextFile, given: str | None) -> str:
-    """How to read a file: as told, by its name, by its beginning. Raises Failure where the two disagree."""
+    """The format of a file: given, else by name, else by content. Raises CommandFailure if these disagree."""
     head = text.head()
     if given is not None:
         return given
@@ -168,11 +170,11 @@ def kind_of(text: TextFile, given: str | None) -> str:
     by_content = _kind_by_content(head)
     if by_name == "txt" and by_content in ("array", *TABLES):
         words = "a JSON array" if by_content == "array" else f"a table ({by_content})"
-        raise _wrong(f"{text.label}: looks like {words}, not like prompts", _WHICH)
+        raise _wrong(f"{text.label}: looks like {words}, not prompts", _WHICH)
     if by_content == "tabs":
         if by_name == "txt":
             return "txt"
-        raise _wrong(f"{text.label}: looks like a table (tabs), not like prompts", _WHICH)
+        raise _wrong(f"{text.label}: looks like a table (tabs), not prompts", _WHICH)
     return by_name or {"array": "jsonl"}.get(by_content, by_content)
 
 
@@ -185,14 +187,14 @@ def _kind_by_content(head: str) -> str:
 
 
 def requests_of(source: PromptFile) -> Iterator[Request]:
-    """The requests of a file, in order, as /v1/batch takes them. Raises Failure that names the line; one at least."""
+    """The requests of a file, in order, for /v1/batch. Raises CommandFailure for a bad line or an empty file."""
     if source.kind in TABLES:
         requests = _of_rows(source.table.rows(), source.template, source.text.label)
     else:
         requests = _of_json(source) if source.kind == "jsonl" else _of_lines(source)
     first = next(requests, None)
     if first is None:
-        raise _wrong(f"{source.text.label}: holds no request", "Nothing was submitted.")
+        raise _wrong(f"{source.text.label}: contains no requests", "Nothing was submitted.")
     return chain((first,), requests)
 
 
@@ -217,7 +219,7 @@ def _of_array(text: TextFile) -> Iterator[Request]:
 
 
 def _lines(text: TextFile) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
+    """Non-blank lines with their numbers."""
     with text.open("\n") as file:
         for number, line in enumerate(file, 1):
             if line := line.strip(_BLANK):
@@ -235,7 +237,7 @@ def _request(value: Any, where: str) -> Request:
     if isinstance(value, str):
         return {"prompt": value}
     if not isinstance(value, dict):
-        raise _wrong(f"{where}: is neither a text nor an object")
+        raise _wrong(f"{where}: is neither a string nor an object")
     if not isinstance(value.get("body"), dict):
         return value
     url = value.get("url")
@@ -245,7 +247,7 @@ def _request(value: Any, where: str) -> Request:
 
 
 def from_openai(line: Mapping[str, Any]) -> Request:
-    """A line of OpenAI's Batch API as one of ours: what is not ours in its body goes to the upstream."""
+    """Convert a line of OpenAI's Batch API. Body fields that are not Penstock's go to the upstream."""
     body = line["body"]
     request = {name: body[name] for name in _OURS if name in body}
     parameters = {name: value for name, value in body.items() if name not in _OURS}
@@ -264,23 +266,23 @@ def _of_rows(rows: Iterable[Row], template: str, label: str) -> Iterator[Request
 
 
 def fill(template: str, row: Mapping[str, str], where: str) -> str:
-    """The template with a row's values; {{ and }} stand for braces.
+    """Fill the template with a row's values; {{ and }} are literal braces.
 
-    Raises Failure for a column that is not there, and for a lone brace.
+    Raises CommandFailure for an unknown column or an unpaired brace.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1].strip()
         if name not in row:
             there = ", ".join(row)
-            raise _wrong(f"{where}: there is no column {name!r}; there are: {there}", _column_hint(name, row))
+            raise _wrong(f"{where}: no column {name!r}; columns: {there}", _column_hint(name, row))
         return row[name]
 
     pieces = re.split(r"({{|}})", template)
     if any(set("{}") & set(_FIELD.sub("", piece)) for piece in pieces if piece not in ("{{", "}}")):
         raise _wrong(
-            f"--template: a brace without its other half: {template!r}",
-            "Write {column} for a column, and {{ or }} for a brace.",
+            f"--template: unpaired brace in {template!r}",
+            "Write {column} for a column and {{ or }} for a literal brace.",
         )
     return "".join({"{{": "{", "}}": "}"}.get(piece) or _FIELD.sub(value, piece) for piece in pieces)
 
@@ -289,7 +291,9 @@ def _column_hint(name: str, row: Mapping[str, str]) -> str:
     by_folded = {column.casefold(): column for column in row}
     like = get_close_matches(name.casefold(), by_folded, 1)
     return (
-        f'Did you mean --template "{{{by_folded[like[0]]}}}"?' if like else 'Say which by --template "...".'
+        f'Did you mean --template "{{{by_folded[like[0]]}}}"?'
+        if like
+        else 'Choose one with --template "{COLUMN}".'
     )
 
 

@@ -1,4 +1,4 @@
-"""`penstock submit`: a file of prompts as one batch; what it would come to is told first."""
+"""`penstock submit`: submits a file of prompts as one batch, with an estimate first."""
 
 from __future__ import annotations
 
@@ -28,32 +28,30 @@ def _encoding(_context: click.Context, _parameter: click.Parameter, name: str | 
     try:
         "".encode(name or "utf-8")
     except LookupError:
-        raise click.BadParameter(
-            f"there is no encoding {name!r}; known are gb18030, cp1252, utf-16 ..."
-        ) from None
+        raise click.BadParameter(f"unknown encoding {name!r}; try gb18030, cp1252 or utf-16") from None
     return name or ""
 
 
 def _delimiter(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
     character = {"tab": "\t", "\\t": "\t"}.get(given or "", given or "")
     if len(character) > 1 or character in ("\r", "\n", '"'):
-        raise click.BadParameter("one character, such as ; or tab")
+        raise click.BadParameter("must be one character, such as ; or tab")
     return character
 
 
 @click.command("submit", short_help="submit a file of prompts as one batch")
 @click.argument("file")
-@click.option("--model", help="The model of requests that name none.")
+@click.option("--model", help="Model for requests that name none.")
+@click.option("--kind", type=click.Choice(KINDS), help="File format [default: by name or content].")
 @click.option(
-    "--kind", type=click.Choice(KINDS), help="How to read it [default: by its name, or its beginning]."
-)
-@click.option(
-    "--encoding", callback=_encoding, help="Its encoding, such as gb18030 [default: UTF-8, or as it says]."
+    "--encoding",
+    callback=_encoding,
+    help="File encoding, such as gb18030 [default: UTF-8, or by byte order mark].",
 )
 @click.option(
     "--delimiter",
     callback=_delimiter,
-    help='For CSV: what parts its cells, such as ";" or tab [default: by its head].',
+    help='For CSV: the delimiter, such as ";" or tab [default: by the header].',
 )
 @click.option(
     "--template",
@@ -61,20 +59,28 @@ def _delimiter(_context: click.Context, _parameter: click.Parameter, given: str 
     help='For CSV and TSV: the prompt, such as "Translate {text}" [default: {prompt}].',
 )
 @click.option(
-    "--sample", type=click.IntRange(1), help="Run so many of them first and now, to see what they cost."
+    "--sample", type=click.IntRange(1), help="First run this many requests now to measure the cost."
 )
-@click.option("--max-cost", type=click.FloatRange(0), help="Submit only what costs no more, in its currency.")
-@click.option("--batch-size", type=click.IntRange(1), help="How many may be in flight at once.")
-@click.option("--expires-in", default="24h", show_default=True, help="No request of it outlives this.")
-@click.option("--run-at", help="Not before this instant, such as 2026-11-21T18:00:00Z.")
-@click.option("--window", type=click.Choice(["off_peak"]), help="Only in the upstream's off-peak hours.")
-@click.option("--order", type=click.Choice(["arrival", "deadline"]), help="How it stands in your own line.")
-@click.option("--watch", "watching", is_flag=True, help="Watch it to its end.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Results, .jsonl or .csv; watches."
+    "--max-cost",
+    type=click.FloatRange(0),
+    help="Do not submit if the cost would exceed this (in the model's currency).",
 )
-@click.option("--dry-run", is_flag=True, help="Only tell what it would come to.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@click.option("--batch-size", type=click.IntRange(1), help="Maximum concurrent requests of this batch.")
+@click.option(
+    "--expires-in", default="24h", show_default=True, help="Requests that have not started by then expire."
+)
+@click.option("--run-at", help="Do not start before this time, such as 2026-11-21T18:00:00Z.")
+@click.option("--window", type=click.Choice(["off_peak"]), help="Only in the upstream's off-peak hours.")
+@click.option("--order", type=click.Choice(["arrival", "deadline"]), help="Its order among your own tasks.")
+@click.option("--watch", "watching", is_flag=True, help="Watch it until it ends.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the results here (.jsonl or .csv); implies --watch.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print the estimate.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_remote
 def command(
     remote: Remote,
@@ -96,8 +102,8 @@ def command(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Submit FILE as one batch: JSON lines or an array (ours, OpenAI's, or texts), CSV, TSV, plain lines, also packed
-    by gzip; `-` reads standard input.
+    """Submit FILE as one batch: JSON lines or a JSON array (Penstock's format, OpenAI's, or strings), CSV, TSV or one
+    prompt per line, optionally gzipped; `-` reads standard input.
 
     \b
     penstock submit prompts.txt --model deepseek-flash --watch
@@ -123,39 +129,54 @@ def command(
             estimate = {**estimate, "cost": cost}
         check_cost(estimate, max_cost)
         if sample is not None and not yes and sys.stdin.isatty():
-            click.confirm("Submit all of it?", abort=True, err=True)
+            click.confirm("Submit all requests?", abort=True, err=True)
         batch = send(remote, requests_of(source), options)
     click.echo(batch["id"])
     remember(batch["id"], source, file, out)
     if watching or out is not None:
         finish(remote, follow(remote, batch["id"], max_cost), out)
-    click.echo(f"Watch it: penstock watch {batch['id']}", err=True)
+    click.echo(f"Watch it with: penstock watch {batch['id']}", err=True)
 
 
 def estimate_of(remote: Remote, source: PromptFile, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What it would come to. Raises Failure for a request that would be refused."""
+    """Ask the service for an estimate. Raises CommandFailure if a request would be refused."""
     path = _path({**options, "dry_run": "true"})
     return dict(remote.send_lines(path, _body(requests_of(source))))
 
 
 def told(estimate: Mapping[str, Any]) -> str:
-    """An estimate in words."""
+    """Return an estimate as text."""
     cost, seconds = estimate.get("cost"), estimate.get("seconds")
-    words = [f"{estimate['requests']} requests", f"about {estimate['tokens']} tokens"]
-    words.append(f"at most {cost['micros'] / 1e6:.4f} {cost['currency']}" if cost else "cost unknown")
-    words.append(f"{seconds:.0f} s or more" if seconds is not None else "time unknown")
+    words = [f"{estimate['requests']:,} requests", f"about {_rounded(estimate['tokens']):,} tokens"]
+    words.append(f"up to {_money(cost)}" if cost else "cost not known (no price is configured)")
+    words.append(f"at least {_span(seconds)}" if seconds is not None else "duration not known yet")
     return ", ".join(words)
 
 
+def _rounded(count: int) -> int:
+    """To three digits: it is an estimate."""
+    return round(count, 3 - len(str(count))) if count >= 1000 else count
+
+
+def _money(cost: Mapping[str, Any]) -> str:
+    whole = cost["micros"] / 1e6
+    return f"{whole:,.2f} {cost['currency']}" if whole >= 0.1 else f"{whole:.4f} {cost['currency']}"
+
+
+def _span(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes > 1 else f"{seconds:,.0f} s"
+
+
 def at_once(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a time to wait for: the sample runs now, whenever the rest is to run, as somebody waits for it."""
+    """Drop run_at and window: the sample runs now because somebody is waiting for it."""
     return {name: value for name, value in wishes.items() if name not in ("run_at", "window")}
 
 
 def run_sample(
     remote: Remote, source: PromptFile, options: Mapping[str, Any], count: int, total: int
 ) -> dict[str, Any] | None:
-    """Run some requests now, evenly chosen; gives back what all would cost at their price, None when unknown."""
+    """Run an evenly spaced sample now. Returns the extrapolated cost of all requests; None if unknown."""
     step = max(1, total // count)
     chosen = (
         at_once(one)
@@ -164,29 +185,26 @@ def run_sample(
     )
     batch = follow(remote, send(remote, chosen, at_once(options))["id"])
     counts, cost = batch["request_counts"], batch.get("cost")
-    click.echo(f"The sample: {counts['completed']} of {counts['total']} succeeded.", err=True)
+    click.echo(f"Sample: {counts['completed']:,} of {counts['total']:,} requests succeeded.", err=True)
     if not counts["completed"]:
-        raise CommandFailure("no request of the sample succeeded", f"See: penstock results {batch['id']}")
+        raise CommandFailure("no request in the sample succeeded", f"See: penstock results {batch['id']}")
     if not cost:
         return None
     whole = cost_of(batch) * total / counts["total"]
-    click.echo(f"All of it would cost about {whole:.4f} {cost['currency']}.", err=True)
+    click.echo(f"All {total:,} requests would cost about {whole:,.4f} {cost['currency']}.", err=True)
     return {"micros": round(whole * 1e6), "currency": cost["currency"]}
 
 
 def check_cost(estimate: Mapping[str, Any], max_cost: float | None) -> None:
-    """Refuse what would cost more, or nobody knows how much. Raises Failure."""
+    """Check the estimate against --max-cost. Raises CommandFailure if it is higher or unknown."""
     if max_cost is None:
         return
     cost = estimate.get("cost")
     if not cost:
-        raise CommandFailure(
-            "nobody knows what it would cost", "Leave --max-cost out, or give the model a [[price]]."
-        )
+        raise CommandFailure("the cost is not known", "Omit --max-cost, or add a [[price]] for the model.")
     if cost["micros"] > max_cost * 1e6:
-        amount = f"{cost['micros'] / 1e6:.4f} {cost['currency']}"
         raise CommandFailure(
-            f"it would cost {amount}, more than --max-cost {max_cost:g}", "Nothing was submitted."
+            f"the cost of up to {_money(cost)} exceeds --max-cost {max_cost:g}", "Nothing was submitted."
         )
 
 
@@ -196,7 +214,7 @@ def send(remote: Remote, requests: Iterable[Request], options: Mapping[str, Any]
 
 
 def remember(batch_id: str, source: PromptFile, file: str, out: Path | None) -> None:
-    """So that `penstock watch` and `results` know the columns, and where the results were to go."""
+    """Remember the source's columns and the output file for `penstock watch` and `results`."""
     place = "" if file == "-" else str(source.path.absolute())
     to = str(out.absolute()) if out else ""
     save_job(batch_id, Job(place, source.kind, to, source.encoding, source.delimiter))
@@ -204,10 +222,10 @@ def remember(batch_id: str, source: PromptFile, file: str, out: Path | None) -> 
 
 @contextmanager
 def _source(file: str, kind: str | None, source: PromptFile) -> Iterator[PromptFile]:
-    """The file to read; standard input is kept in a file of our own meanwhile, since it is read more than once."""
+    """The file to read; standard input is copied to a temporary file because it is read more than once."""
     if file != "-":
         if not source.path.is_file():
-            raise CommandFailure(f"there is no file {file}")
+            raise CommandFailure(f"file not found: {file}")
         yield replace(source, kind=kind_of(source.text, kind))
         return
     with tempfile.NamedTemporaryFile(prefix="penstock-") as kept:
@@ -223,7 +241,7 @@ def _path(options: Mapping[str, Any]) -> str:
 
 
 def _body(requests: Iterable[Request]) -> Iterator[bytes]:
-    """JSON lines, some together."""
+    """Yield JSON lines in chunks."""
     held = bytearray()
     for request in requests:
         held += orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,4 +1,4 @@
-"""The text of a file, whatever it is packed and encoded in; what holds no text is refused by its name."""
+"""Reads text files in any encoding, also gzipped; other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, cast
 
 from app.cli.failure import CommandFailure
 
-_HEAD = 4096  # bytes by which a file is known
+_HEAD = 4096  # bytes read to detect the format
 _GZIP = b"\x1f\x8b"
 _BOMS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -28,9 +28,9 @@ _NO_TEXT = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\xd0\xcf\x11\xe0", "an old Office document (.xls, .doc)"),
     (b"PAR1", "a Parquet file"),
-    (b"\x28\xb5\x2f\xfd", "packed by zstd"),
-    (b"\xfd7zXZ\x00", "packed by xz"),
-    (b"BZh", "packed by bzip2"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\xfd7zXZ\x00", "compressed with xz"),
+    (b"BZh", "compressed with bzip2"),
     (b"7z\xbc\xaf", "a 7-Zip archive"),
     (b"Rar!", "a RAR archive"),
     (b"ARROW1", "an Arrow file"),
@@ -39,28 +39,28 @@ _NO_TEXT = (
     (b"%PDF-", "a PDF"),
     (b"{\\rtf", "an RTF document"),
 )
-_PACKED = "Unpack it, or pack it by gzip, and submit that."
+_PACKED = "Unpack it, or compress it with gzip, and submit that."
 _AS_TEXT = "Save it as CSV in UTF-8, or as JSON lines, and submit that."
 _ENCODINGS = "Give its encoding, such as --encoding gb18030 (Chinese), cp1252 (Western) or utf-16, or save it as UTF-8."
 
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A file to be read as text. `encoding`: "" for UTF-8, and for what its first bytes say; `label`: its name."""
+    """A file to read as text. `encoding`: "" for UTF-8 or the byte order mark's; `label`: its name in messages."""
 
     path: Path
     label: str
     encoding: str = ""
 
     def head(self) -> str:
-        """Its first characters, roughly. Raises Failure as `open` does."""
+        """Roughly its first 4,096 characters. Raises CommandFailure as `open` does."""
         with self._bytes() as file:
             head = file.read(_HEAD)
         return head.decode(self._encoding_of(head), "replace").removeprefix("\ufeff")
 
     @contextmanager
     def open(self, newline: str) -> Iterator[IO[str]]:
-        """Its text, without a byte order mark. Raises Failure for what is none, with its line where that is known."""
+        """Open the text without its byte order mark. Raises CommandFailure if it is not text."""
         with self._bytes() as file:
             head = file.read(_HEAD)
             file.seek(0)
@@ -79,7 +79,7 @@ class TextFile:
                 file.seek(0)
                 yield cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if packed else file
         except (gzip.BadGzipFile, EOFError, zlib.error):
-            raise CommandFailure(f"{self.label}: is a broken gzip file", "Pack it anew.") from None
+            raise CommandFailure(f"{self.label}: is a corrupt gzip file", "Compress it again.") from None
         except OSError as error:
             raise CommandFailure(f"{self.label}: cannot be read ({error.strerror or error})") from None
 
@@ -90,9 +90,9 @@ class TextFile:
             return self.encoding or marked or ""
         if b"\x00" not in head:
             return "utf-8"
-        even, odd = head[::2].count(0), head[1::2].count(0)  # of Western text in UTF-16 each second byte
+        even, odd = head[::2].count(0), head[1::2].count(0)  # in Western UTF-16 text, every second byte is 0
         if max(even, odd) <= 3 * min(even, odd):
-            raise CommandFailure(f"{self.label}: is no text (it holds NUL bytes)", _AS_TEXT)
+            raise CommandFailure(f"{self.label}: is not text (it contains NUL bytes)", _AS_TEXT)
         return "utf-16-le" if odd > even else "utf-16-be"
 
     def _refuse_no_text(self, head: bytes) -> None:
@@ -103,8 +103,10 @@ class TextFile:
             return
         if name == "a zip archive" and self._is_workbook():
             name = "an Excel workbook (.xlsx)"
-        packed = name.startswith("packed") or name.endswith("archive")
-        raise CommandFailure(f"{self.label}: is {name}, which is not read", _PACKED if packed else _AS_TEXT)
+        packed = name.startswith("compressed") or name.endswith("archive")
+        raise CommandFailure(
+            f"{self.label}: is {name}, which is not supported", _PACKED if packed else _AS_TEXT
+        )
 
     def _is_workbook(self) -> bool:
         try:
@@ -122,7 +124,7 @@ class TextFile:
 
 
 def _without_mark(text: IO[str]) -> IO[str]:
-    """A byte order mark is passed over, whichever codec left it there."""
+    """Skip a byte order mark, whichever codec left it there."""
     if text.read(1) not in ("\ufeff", ""):
         text.seek(0)
     return text

@@ -40,7 +40,7 @@ def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[Dem
     """Run `penstock up` with these options for as long as the block lasts; then nothing of it remains.
 
     It dies with this process, whatever that one's death is. `waiting` is called now and then until it is ready.
-    Raises Failure with its last words, and keeps the folder, when it does not start.
+    Raises CommandFailure with its last words, and keeps the folder, when it does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     lifeline, held = os.pipe()

@@ -139,7 +139,7 @@ class DemoWatch:
         self._ended: dict[str, str] = {}
 
     def progress(self) -> DemoProgress:
-        """Ask now. Raises Failure."""
+        """Ask now. Raises CommandFailure."""
         for task_id in self._submitted.task_ids:
             if task_id not in self._ended:
                 status = self._remote.get(f"/v1/tasks/{task_id}")["status"]
@@ -182,7 +182,7 @@ PATIENCE_SECONDS = 60.0  # for the tasks, and two more for each of them
 
 
 def run(console: Console, count: int, configuration: Path, *, simulated: bool) -> DemoFigures:
-    """Start the service, work with it, end it. Raises Failure."""
+    """Start the service, work with it, end it. Raises CommandFailure."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after a Ctrl-C
     options = ["--config", str(configuration)]
     options += ["--simulate", "--latency", f"lognormal:{LATENCY_SECONDS},0.4"] if simulated else []
@@ -220,7 +220,7 @@ def _client(url: str) -> CreatedClient:
 
 
 def _drain(display: Display, watch: DemoWatch, backlog: FlowerBacklog, count: int) -> None:
-    """Until every task has ended. Raises Failure after long enough."""
+    """Until every task has ended. Raises CommandFailure after long enough."""
     deadline = time.monotonic() + PATIENCE_SECONDS + 2.0 * count
     while (progress := watch.progress()).ended < count:
         if time.monotonic() > deadline:

@@ -72,7 +72,7 @@ def sole(folder: Path) -> Iterator[Run]:
 
 
 def end_leftovers(run: Run) -> list[str]:
-    """Kill what a killed run left alive in spite of its lifelines; gives back the names."""
+    """Kill what a killed run left alive in spite of its lifelines; returns the names."""
     alive = {name: pid for name, (pid, made) in run.recorded().items() if _identity(pid) == (pid, made)}
     alive.pop("supervisor", None)
     for pid in alive.values():
