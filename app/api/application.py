@@ -41,7 +41,7 @@ from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
 from app.platform.ports import NoTracer
 from app.reporting.meters import ServiceFigures
-from app.reporting.read_service_status import ReadStanding
+from app.reporting.read_service import ReadServiceStatus
 from app.reporting.watch_alerts import AlertLoop
 from app.settings.price_lists import peak_calendar
 from app.submission.submission_rules import ceiling_of, longest_of, rules_of
@@ -146,10 +146,10 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
 
 
 def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
-    """Count requests from here on. `getattr`: without a gauge Redis is taken to be away."""
-    standing = ReadStanding(parts.database, getattr(parts, "gauge", None), parts.settings, parts.clock)
+    """Count requests from here on."""
+    status = ReadServiceStatus(app.use_cases.service)
     clients = parts.settings.metrics.clients
-    metrics = Metrics(parts.meters, ServiceFigures(standing.read, clients), app.use_cases.authenticate)
+    metrics = Metrics(parts.meters, ServiceFigures(status.read, clients), app.use_cases.authenticate)
     parts.meters.watch("penstock_waiters", lambda: app.use_cases.waiters.count)
     metrics.install(app)
     keep_alerts = getattr(parts, "keep_alerts", None)  # small fakes watch over nothing
@@ -187,10 +187,9 @@ def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
         authenticate=app.use_cases.authenticate,
         admit=app.access_control.admit_page,
         retry=app.use_cases.retry_task,
-        gauge=getattr(parts, "gauge", None),  # without one Redis is taken to be away
+        service=app.use_cases.service,
         bell=getattr(parts, "callback_bell", None),
         explain=parts.explain or NoExplanation(),
-        told=getattr(parts, "told", None),
     )
 
 

@@ -19,6 +19,7 @@ from app.platform.database import Database
 from app.platform.ports import Clock
 from app.reporting.meters import Meters
 from app.reporting.read_dispatcher import ReadDispatcher
+from app.reporting.read_service import ServiceReader
 from app.settings import Settings
 from app.settings.topology import build_topology
 from app.submission.admit import Admission
@@ -110,6 +111,7 @@ class UseCases:
     policies: PolicyBook
     record_audit: RecordAudit
     admission: Admission
+    service: ServiceReader
     read_dispatcher: ReadDispatcher
     steer: SteerDispatcher
 
@@ -130,6 +132,8 @@ def build_use_cases(parts: Dependencies) -> UseCases:
     policies = PolicyBook(database, clock, settings.access.default)
     admission = admission_of(settings, database, clock, policies)
     retry_task = RetryTask(database, reservoir, clock, admission)
+    # `getattr`: small test containers have neither; then Redis counts as unreachable.
+    service = ServiceReader(database, getattr(parts, "gauge", None), getattr(parts, "told", None), clock)
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     return UseCases(
         authenticate=Authenticate(database, clock, admin_key),
@@ -163,14 +167,8 @@ def build_use_cases(parts: Dependencies) -> UseCases:
         policies=policies,
         record_audit=RecordAudit(database),
         admission=admission,
-        read_dispatcher=ReadDispatcher(
-            database,
-            getattr(parts, "gauge", None),  # without one Redis is taken to be away
-            getattr(parts, "told", None),
-            build_topology(settings),
-            held_keys(settings),
-            clock,
-        ),
+        service=service,
+        read_dispatcher=ReadDispatcher(service, build_topology(settings), held_keys(settings)),
         steer=SteerDispatcher(
             database,
             held_keys(settings),

@@ -23,8 +23,8 @@ from app.platform.database import Database
 from app.platform.domain.errors import Rejected, Unauthenticated, Unreachable
 from app.platform.encryption import Unsealable
 from app.platform.ports import Clock
-from app.reporting.read_dispatcher import LeaderReport, SnapshotReader
 from app.reporting.read_overview import ReadOverview
+from app.reporting.read_service import ServiceReader
 from app.settings import Settings
 from app.settings.topology import build_topology
 from app.submission.retry_tasks import RetryTask
@@ -46,10 +46,9 @@ def install_dashboard(
     authenticate: Authenticate,
     admit: Admit,
     retry: RetryTask,
-    gauge: SnapshotReader | None,
+    service: ServiceReader,
     explain: Explain,
     bell: CallbackNotifier | None = None,
-    told: LeaderReport | None = None,
 ) -> LivePages:
     """Add the pages. Opens nothing; the thread that reads for all starts with the first who follows."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
@@ -58,7 +57,7 @@ def install_dashboard(
     app.jinja_env.filters.update(FILTERS)
     install_sessions(app, admin_key)
     live = LivePages(
-        ReadOverview(database, gauge, build_topology(settings), clock, told),
+        ReadOverview(service, build_topology(settings)),
         lambda overview: render_parts(app.jinja_env, overview, flower_url, runbook),
         clock,
         most=min(MOST_STREAMS, max(1, (settings.api.threads - settings.api.waiters) // 2)),

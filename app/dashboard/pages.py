@@ -160,6 +160,7 @@ class Views:
             task=row,
             moments=moments,
             why=self._why(row) if row.status is Status.QUEUED else None,
+            now=self._clock.now(),
             request_text=_pretty(content.request),
             result_text=_pretty(row.result),
             replaced_by=content.replaced_by,

@@ -13,7 +13,7 @@ from app.platform.ports import Clock
 from app.reporting.domain.alerts import Readings
 from app.reporting.domain.recent_calls import WINDOW_SECONDS, CallWindow
 from app.reporting.domain.snapshot import oldest_wait
-from app.reporting.read_service_status import bad_subjects, used_budgets
+from app.reporting.read_service import bad_subjects, used_budgets
 from app.reporting.store import service_queries
 from app.reporting.store.alerts import load_vitals
 from app.upstreams.domain.key_health import Condition, KeyStatus

@@ -1,26 +1,13 @@
-"""How the dispatcher, its quotas, keys and workers stand: for operators, over HTTP and on the dashboard.
-
-1. What Redis shows of the gate, and what the leader told last. 2. What the database knows: what waits, pauses, health,
-workers. 3. Who holds work up, in one line. What cannot be reached is left out, and the line says so.
-"""
+"""The dispatcher as operators see it: its leader, quotas, keys, models and workers, and what limits throughput now."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from app.execution.store import workers
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.why import Binding, Bound
-from app.pacing.store.leader_state import load_pauses
-from app.platform.background_loop import RateLimitedRead
-from app.platform.database import Database
-from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
-from app.platform.ports import Clock
 from app.reporting.domain.bottleneck import ModelBacklog, Service, bottleneck
-from app.reporting.domain.dashboard_view import WaitingLine, waiting_lines
 from app.reporting.domain.snapshot import (
     BreakerSnapshot,
     DispatcherSnapshot,
@@ -35,164 +22,65 @@ from app.reporting.domain.snapshot import (
     key_state,
     seen_by_workers,
 )
-from app.reporting.store import service_queries
+from app.reporting.read_service import ServiceReader, ServiceSnapshot
 from app.settings.domain.routing import WINDOW, Topology
 from app.tasks.domain.pauses import Pauses
-from app.upstreams.domain.key_health import Held, KeyStatus, worse
-from app.upstreams.store.health import load_health
+from app.upstreams.domain.key_health import Held, worse
 
-MOST = 1_000_000  # rows counted of one client, and of one queue
-_FED_MOST = 50_000  # fed rows looked at while Redis is away
-LEADER_SILENT = 4.0  # seconds without a word after which nobody seems to lead
-WORKER_SILENT = 35.0  # seconds without a beat in the database
-_SENT = 60.0
-
-
-class SnapshotReader(Protocol):
-    """Looks at the gate."""
-
-    def look(self) -> PacingSnapshot:
-        """The gate as it stands. Raises RedisUnreachable."""
-
-
-class LeaderReport(Protocol):
-    """What the leader told last."""
-
-    def said(self) -> Mapping[str, Any]:
-        """All of it; empty when nobody tells anything or Redis does not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _DatabaseFacts:
-    """What the database says."""
-
-    waiting: int = 0
-    stored: Mapping[str, int] = field(default_factory=dict)
-    fed: Mapping[str, int] = field(default_factory=dict)
-    flight: int = 0
-    pauses: Mapping[str, float] = field(default_factory=dict)
-    health: Mapping[str, KeyStatus] = field(default_factory=dict)
-    workers: Sequence[workers.WorkerRow] = ()
+LEADER_SILENT = 4.0  # seconds without a report after which there seems to be no leader
 
 
 class ReadDispatcher:
-    """The use case; one for a process. Never raises for what is out of reach."""
+    """Renders a service snapshot for operators. Never raises for what is unreachable."""
 
-    def __init__(
-        self,
-        database: Database,
-        gauge: SnapshotReader | None,
-        told: LeaderReport | None,
-        topology: Topology,
-        keys: Sequence[Held],
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._gauge = gauge
-        self._told = told
+    def __init__(self, service: ServiceReader, topology: Topology, keys: Sequence[Held]) -> None:
+        self._service = service
         self._topology = topology
         self._keys = tuple(keys)
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._counts: RateLimitedRead[tuple[int, Mapping[str, int], Mapping[str, int]]] = RateLimitedRead(
-            (0, {}, {}), 1.0, clock
-        )
         self._upstreams = _upstreams(topology, keys)
 
     def read(self) -> DispatcherSnapshot:
-        """All of it, as it stands now."""
-        with self._lock:
-            gate = self._look()
-            known = self._know(gate)
-        said = dict(self._told.said().get("dispatcher", {})) if self._told and gate else {}
-        models = dict(self._told.said().get("models", {})) if self._told and gate else {}
-        return self._put_together(gate, known, said, models)
-
-    def _look(self) -> PacingSnapshot | None:
-        try:
-            return None if self._gauge is None else self._gauge.look()
-        except RedisUnreachable:
-            return None
-
-    def _know(self, gate: PacingSnapshot | None) -> _DatabaseFacts | None:
-        now = self._clock.now()
-        try:
-            waiting, stored, fed = self._counts.get(lambda: self._count(gate))
-            running = self._database.read(lambda conn: service_queries.running(conn, now - _SENT))
-            return _DatabaseFacts(
-                waiting,
-                stored,
-                fed,
-                sum(group.calls for group in running),
-                self._database.read(load_pauses),
-                self._database.read(load_health),
-                self._database.read(lambda conn: workers.alive(conn, now - WORKER_SILENT)),
-            )
-        except DatabaseUnreachable:
-            return None
-
-    def _count(self, gate: PacingSnapshot | None) -> tuple[int, Mapping[str, int], Mapping[str, int]]:
-        waiting = self._database.read(lambda conn: service_queries.waiting_by_client(conn, MOST))
-        stored = self._database.read(lambda conn: service_queries.unfed_by_queue(conn, MOST))
-        fed = {} if gate else self._database.read(lambda conn: service_queries.fed_by_queue(conn, _FED_MOST))
-        return sum(waiting.values()), stored, fed
-
-    def _put_together(
-        self,
-        gate: PacingSnapshot | None,
-        known: _DatabaseFacts | None,
-        said: Mapping[str, Any],
-        models: Mapping[str, Mapping[str, Any]],
-    ) -> DispatcherSnapshot:
-        now, facts = self._clock.now(), known or _DatabaseFacts()
-        lines = waiting_lines(gate.queues if gate else facts.fed, facts.stored, MOST)
+        """The dispatcher as it is now."""
+        seen = self._service.read()
+        gate, now, said = seen.pacing, seen.at, seen.report.get("dispatcher", {})
         leader = _leader(gate, said, now)
-        trusted = models if leader.beats else {}
-        waiting = _by_model(lines)
+        models = seen.report.get("models", {}) if leader.beats else {}
+        waiting = seen.waiting_by_model()
         quotas = [self._quota(name, gate, said, waiting, now) for name in self._topology.quota_ids]
-        crews = _crews(gate, facts, now)
+        crews = _crews(seen)
         slots = gate.slots if gate else 0
-        flight = sum(gate.flights.values()) if gate else facts.flight
-        pauses = Pauses.of(facts.pauses)
-        line = bottleneck(
-            Service(
-                database=known is not None,
-                redis=gate is not None,
-                leads=leader.beats,
-                workers=len(crews),
-                slots=slots,
-                flight=flight,
-                waiting=max(facts.waiting, sum(waiting.values())),
-                backlogs=[
-                    ModelBacklog(model, count, self._binding(trusted[model]))
-                    for model, count in waiting.items()
-                    if model in trusted
-                ],
-                paused=pauses.in_words,
-                upstreams=self._upstreams,
-            )
+        flight = sum(gate.flights.values()) if gate else sum(group.calls for group in seen.running)
+        service = Service(
+            database=seen.database,
+            redis=gate is not None,
+            leads=leader.beats,
+            workers=len(crews),
+            slots=slots,
+            flight=flight,
+            waiting=seen.waiting,
+            backlogs=[
+                ModelBacklog(model, count, self._binding(models[model]))
+                for model, count in waiting.items()
+                if model in models
+            ],
+            paused=Pauses.of(seen.pauses).in_words,
+            upstreams=self._upstreams,
         )
         return DispatcherSnapshot(
             at=now,
-            holdup=line,
-            database=known is not None,
+            holdup=bottleneck(service),
+            database=seen.database,
             redis=gate is not None,
             leader=leader,
-            waiting=max(facts.waiting, sum(waiting.values())),
+            waiting=seen.waiting,
             flight=flight,
             slots=slots,
-            pauses=facts.pauses,
+            pauses=seen.pauses,
             models=[
-                ModelStanding(
-                    name,
-                    waiting.get(name, 0),
-                    trusted.get(name, {}).get("words") if waiting.get(name) else None,
-                    trusted.get(name, {}).get("opens_in") if waiting.get(name) else None,
-                )
-                for name in self._topology.models
+                _model(name, waiting.get(name, 0), models.get(name, {})) for name in self._topology.models
             ],
             quotas=quotas,
-            keys=[self._key(held, gate, said, facts, quotas, now) for held in self._keys],
+            keys=[self._key(held, seen, quotas) for held in self._keys],
             workers=crews,
         )
 
@@ -245,20 +133,13 @@ class ReadDispatcher:
             BreakerSnapshot(BreakerState(breaker[0]), breaker[1], now + breaker[2]) if breaker else None,
         )
 
-    def _key(
-        self,
-        held: Held,
-        gate: PacingSnapshot | None,
-        said: Mapping[str, Any],
-        facts: _DatabaseFacts,
-        quotas: Sequence[QuotaStanding],
-        now: float,
-    ) -> KeyStanding:
+    def _key(self, held: Held, seen: ServiceSnapshot, quotas: Sequence[QuotaStanding]) -> KeyStanding:
         names = {name for route in self._topology.routes if route.key == held.name for name in route.quotas}
         passed = [quota for quota in quotas if quota.id in names]
-        standing = worse(facts.health, held.name, held.account)
-        state, reason = key_state(held.name, standing, Pauses.of(facts.pauses), passed, now)
-        minute = said.get("last_minute", {})
+        standing = worse(seen.health, held.name, held.account)
+        state, reason = key_state(held.name, standing, Pauses.of(seen.pauses), passed, seen.at)
+        minute = seen.report.get("dispatcher", {}).get("last_minute", {})
+        gate = seen.pacing
         return KeyStanding(
             held.name,
             held.upstream,
@@ -273,6 +154,12 @@ class ReadDispatcher:
         )
 
 
+def _model(name: str, waiting: int, said: Mapping[str, Any]) -> ModelStanding:
+    if not waiting:
+        return ModelStanding(name, 0, None, None)
+    return ModelStanding(name, waiting, said.get("words"), said.get("opens_in"))
+
+
 def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) -> LeaderSnapshot:
     """Instants are told in gate time; from its age an instant of the wall follows."""
     if gate is None:
@@ -284,8 +171,9 @@ def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) ->
     return LeaderSnapshot(gate.term, age < LEADER_SILENT, since, now - age, int(said["turns"]))
 
 
-def _crews(gate: PacingSnapshot | None, facts: _DatabaseFacts, now: float) -> list[WorkerStanding]:
-    rows = {row.id: row for row in facts.workers}
+def _crews(seen: ServiceSnapshot) -> list[WorkerStanding]:
+    rows = {row.id: row for row in seen.workers}
+    gate, now = seen.pacing, seen.at
     if gate is None:
         return [
             WorkerStanding(row.id, row.host, row.pid, (), None, None, row.beat_at) for row in rows.values()
@@ -306,13 +194,6 @@ def _in_force(sight: QuotaSnapshot) -> LimitFigures:
         None if sight.token_rate is None else round(sight.token_rate * WINDOW),
         sight.cap,
     )
-
-
-def _by_model(lines: Sequence[WaitingLine]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line in lines:
-        found[line.model] = found.get(line.model, 0) + line.total
-    return found
 
 
 def _upstreams(topology: Topology, keys: Sequence[Held]) -> dict[str, str]:

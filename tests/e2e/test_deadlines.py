@@ -41,7 +41,7 @@ def _judge(stack: Stack, upstream: SimulatorProcess) -> None:
     requests = [{"prompt": f"Urgent {n}", "expires_in": 900 - 60 * n, "order": "deadline"} for n in range(6)]
     urgent = alice.call("POST", "/v1/batch", {"requests": requests}).body
     quiet = alice.submit("At night", window="off_peak", expires_in=70)  # let go a minute before its deadline
-    assert alice.task(quiet)["queue"]["waiting_for"].startswith("waits for off-peak hours, from ")
+    assert alice.task(quiet)["queue"]["waiting_for"].startswith("off-peak hours, from ")
     impatient = alice.submit("Anything", model="stuck", allow_degraded=True)
     given = alice.task(impatient, wait=60)
     assert (given["status"], given["degraded"], given["attempts"]) == ("succeeded", True, 0)

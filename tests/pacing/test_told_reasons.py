@@ -89,7 +89,7 @@ def test_a_pause_and_then_the_one_call_after_it(redis_url: str) -> None:
     told.move(1.2)
     said = told.turn()
     assert said["bound"] == "probe"
-    assert said["words"].startswith("the answer to one call after a pause")
+    assert said["words"].startswith("the answer to a test call after a pause")
     told.settle(Outcome.RATE_LIMITED)
     assert told.turn()["words"].startswith("the end of a pause in 2 s: rate_limited: 2 refusals, no success")
 

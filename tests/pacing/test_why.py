@@ -22,10 +22,10 @@ QUOTA = "account:acme:m"
             "rate_limited (429)",
             "a pause in 5 s: rate_limited (429) (account acme",
         ),
-        (QuotaState(cap=0), "5 failures in a row", "a breaker that is open: 5 failures in a row"),
-        (QuotaState(cap=20, flight=20), "", "one of 20 calls at once to end (account acme, model m)"),
-        (QuotaState(Bucket(1, 10), 0.2), "", "requests: 600 a minute"),
-        (QuotaState(tokens=Bucket(9, 100)), "", "tokens: 6000 a minute"),
+        (QuotaState(cap=0), "5 failures in a row", "an open circuit breaker: 5 failures in a row"),
+        (QuotaState(cap=20, flight=20), "", "one of 20 concurrent calls to finish (account acme, model m)"),
+        (QuotaState(Bucket(1, 10), 0.2), "", "600 requests per minute"),
+        (QuotaState(tokens=Bucket(9, 100)), "", "6000 tokens per minute"),
     ],
 )
 def test_the_binding_limit_is_named(state: QuotaState, reason: str, words: str) -> None:
@@ -33,7 +33,7 @@ def test_the_binding_limit_is_named(state: QuotaState, reason: str, words: str) 
 
 
 @pytest.mark.parametrize(
-    ("reason", "words"), [("slots", "a free slot"), ("route", "a tier"), ("", "its turn among the clients")]
+    ("reason", "words"), [("slots", "a free worker slot"), ("route", "a tier"), ("", "its turn")]
 )
 def test_what_is_no_quota_is_named_too(reason: str, words: str) -> None:
     assert words in in_words(binding_of(Wait(reason, NEVER), {}, {}, NOW))
@@ -45,13 +45,13 @@ def test_quotas_in_words() -> None:
 
 
 def test_a_row_that_is_held_says_for_what() -> None:
-    assert "it may run from 1970-01-01T00:33:20" in str(held_in_words(Hold.UNTIL, 2000.0, NOW))
+    assert "its scheduled time, at 1970-01-01T00:33:20" in str(held_in_words(Hold.UNTIL, 2000.0, NOW))
     again = str(held_in_words(Hold.UNTIL, 2000.0, NOW, attempts=2))
-    assert again.startswith("its next try, after 2 so far: it may run from 1970")
+    assert again.startswith("its next attempt, after 2 so far, at 1970")
     assert "batch_size" in str(held_in_words(Hold.BATCH, 0.0, NOW))
-    assert "batch to be resumed" in str(held_in_words(Hold.BATCH, 0.0, NOW, batch_paused=True))
-    assert "batch to be resumed" in str(held_in_words(Hold.PAUSED, 0.0, NOW))
-    assert held_in_words(Hold.OFF_PEAK, 59_400.0, NOW) == "waits for off-peak hours, from 16:30 UTC"
+    assert "paused batch to be resumed" in str(held_in_words(Hold.BATCH, 0.0, NOW, batch_paused=True))
+    assert "paused batch to be resumed" in str(held_in_words(Hold.PAUSED, 0.0, NOW))
+    assert held_in_words(Hold.OFF_PEAK, 59_400.0, NOW) == "off-peak hours, from 16:30 UTC"
     assert "budget" in str(held_in_words(Hold.BUDGET, 0.0, NOW))
     assert "identical" in str(held_in_words(Hold.FOLLOWING, 0.0, NOW))
     assert held_in_words(Hold.NONE, 0.0, NOW) is None

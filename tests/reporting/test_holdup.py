@@ -27,7 +27,7 @@ def bound(binding: Binding) -> Service:
         (
             replace(WELL, waiting=0, flight=0, workers=0),
             Cause.NOBODY,
-            "nothing waits (no worker is alive: start `penstock worker`)",
+            "nothing waits (no worker is running: start `penstock worker`)",
         ),
         (
             replace(WELL, waiting=0, flight=0, paused=["model flash"]),
@@ -37,14 +37,14 @@ def bound(binding: Binding) -> Service:
         (replace(WELL, database=False), Cause.US, "us: the database does not answer"),
         (replace(WELL, redis=False), Cause.US, "us: Redis does not answer"),
         (replace(WELL, leads=False), Cause.US, "us: no dispatcher leads"),
-        (replace(WELL, workers=0, slots=0), Cause.US, "us: no worker is alive"),
+        (replace(WELL, workers=0, slots=0), Cause.US, "us: no worker is running"),
         (
             replace(WELL, paused=["everything"], redis=False),
             Cause.OPERATOR,
             "paused by an operator: everything (50 tasks wait)",
         ),
         (replace(WELL, paused=["client bob"]), Cause.OPERATOR, "paused by an operator: client bob"),
-        (WELL, Cause.NOBODY, "nothing is due: 50 tasks wait for a time"),
+        (WELL, Cause.NOBODY, "nothing is due: 50 tasks wait, scheduled"),
         (
             bound(Binding(Bound.PAUSED, why="paused by an operator: model flash")),
             Cause.OPERATOR,
@@ -58,7 +58,7 @@ def bound(binding: Binding) -> Service:
         (
             bound(Binding(Bound.BREAKER, QUOTA, why="5 failures in a row")),
             Cause.UPSTREAM,
-            "the upstream: deepseek fails, its breaker is open",
+            "the upstream: deepseek fails, its circuit breaker is open",
         ),
         (
             bound(Binding(Bound.DISABLED, "k1", why="key k1 is disabled")),
@@ -68,17 +68,21 @@ def bound(binding: Binding) -> Service:
         (
             bound(Binding(Bound.REQUESTS, QUOTA, 600.0)),
             Cause.LIMITS,
-            "limits: 600 rpm of account acme, model flash are fully used",
+            "limits: 600 rpm of account acme, model flash fully used",
         ),
-        (bound(Binding(Bound.CALLS, QUOTA, 20.0)), Cause.LIMITS, "limits: 20 calls at once of account acme"),
-        (bound(Binding(Bound.TOKENS, QUOTA, 9e4)), Cause.LIMITS, "limits: 90000 tokens a minute of"),
-        (bound(Binding(Bound.ROUTE)), Cause.US, "us: no tier of the model may take"),
+        (
+            bound(Binding(Bound.CALLS, QUOTA, 20.0)),
+            Cause.LIMITS,
+            "limits: 20 concurrent calls of account acme",
+        ),
+        (bound(Binding(Bound.TOKENS, QUOTA, 9e4)), Cause.LIMITS, "limits: 90000 tpm of"),
+        (bound(Binding(Bound.ROUTE)), Cause.US, "us: no tier of the model may serve"),
         (
             replace(bound(Binding(Bound.SLOTS)), flight=200),
             Cause.US,
-            "us: all 200 slots of 2 workers are taken",
+            "us: all 200 slots of 2 workers are in use",
         ),
-        (bound(Binding(Bound.SLOTS)), Cause.US, "us: no worker with a free slot consumes the queue"),
+        (bound(Binding(Bound.SLOTS)), Cause.US, "us: no worker with a free slot serves the keys"),
         (bound(Binding(Bound.TURN)), Cause.NOBODY, "work flows (40 tasks wait for flash)"),
     ],
 )

@@ -19,6 +19,7 @@ from app.platform.redis_scripts import Scripts, connect
 from app.reporting.domain.bottleneck import Cause
 from app.reporting.domain.snapshot import DispatcherSnapshot, KeyState
 from app.reporting.read_dispatcher import ReadDispatcher
+from app.reporting.read_service import ServiceReader
 from app.reporting.store.pacing_snapshot import PacingSnapshotReader, WaitReasonReader, WaitReasonWriter
 from app.settings.domain.routing import ConfiguredQuota, Topology
 from app.tasks.domain.attempt import Outcome
@@ -73,7 +74,8 @@ class Office:
         client = connect(url or self.world.url, timeout=60)
         told = WaitReasonReader(Scripts(client), SystemClock(), Lines(self.database, SystemClock()))
         gauge = PacingSnapshotReader(client, topology.keys, topology.quota_ids)
-        return ReadDispatcher(self.database, gauge, told, topology, KEYS, SystemClock()).read()
+        service = ServiceReader(self.database, gauge, told, SystemClock())
+        return ReadDispatcher(service, topology, KEYS).read()
 
     def hear(self, outcome: Outcome) -> None:
         """To three requests of two clients: enough to close what it is about."""
@@ -115,7 +117,7 @@ def test_the_leader_its_quotas_and_its_workers_are_shown(office: Office) -> None
     assert (quota.flight, quota.last_minute, quota.waiting) == (2, 2, 8)
     assert busy.holdup.holder is Cause.LIMITS
     assert busy.holdup.words == (
-        "limits: 2 calls at once of account a1, model m are fully used (8 tasks wait for m)"
+        "limits: 2 concurrent calls of account a1, model m fully used (8 tasks wait for m)"
     )
     assert (busy.keys[0].state, busy.keys[0].flight, busy.keys[0].last_minute) == (KeyState.ACTIVE, 2, 2)
     assert (busy.leader.ticks or 0) >= 3

@@ -46,7 +46,7 @@ def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
     )
     said = told(redis_url, left).explain(queued(messages[5].sequence))
     assert said.position == 4
-    assert said.waiting_for == "one of 2 calls at once to end (account a1, model m)"
+    assert said.waiting_for == "one of 2 concurrent calls to finish (account a1, model m)"
     assert (
         said.estimated_start_at == 1000.0 + 3 / 2
     )  # two calls at once, of a second each as long as none ended

@@ -1,4 +1,4 @@
-"""Why tasks wait, in words, and when about they will start."""
+"""Why tasks wait, in words, and about when they will start."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from app.platform.domain.times import to_rfc3339
 from app.settings.domain.routing import QuotaState
 from app.tasks.domain.task import Hold
 
-NO_LEADER = "a dispatcher: none has told anything for ten seconds"
-NO_REDIS = "Redis: it is out of reach, and nothing is released without it"
+NO_LEADER = "a dispatcher: none has reported for 10 seconds"
+NO_REDIS = "Redis: it does not answer, and nothing starts without it"
 BREAKER_CLOSES = 0  # calls at once of what a breaker has closed
 
 
 class Bound(StrEnum):
-    """What kind of thing holds a model's tasks."""
+    """What kind of limit a model's tasks wait for."""
 
     PAUSED = "paused"  # by an operator
     SLOTS = "slots"  # of workers
     ROUTE = "route"  # no tier may be used
-    DISABLED = "disabled"  # every key that could serve is refused by its upstream
+    DISABLED = "disabled"  # the upstream refuses every key that could serve
     BRAKED = "braked"
     BREAKER = "breaker"
-    PROBE = "probe"  # after a pause: one call finds out whether it is over
-    PACE = "pace"  # that follows response times
+    PROBE = "probe"  # after a pause: one test call shows whether it is over
+    PACE = "pace"  # the adaptive rate, which follows response times
     CALLS = "calls"
     REQUESTS = "requests"
     TOKENS = "tokens"
-    TURN = "turn"  # of other clients: work flows
+    TURN = "turn"  # no limit: other tasks come first
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What holds, of which quota (or key), at which figure, and why in the words of whoever caused it."""
+    """The limit, its quota or key, its value, and the reason as its source gave it."""
 
     bound: Bound
     subject: str = ""
-    figure: float | None = None  # calls at once, or a minute; tokens a minute
+    figure: float | None = None  # concurrent calls, calls per minute or tokens per minute
     why: str = ""
     seconds: float | None = None  # until it opens, where that is known
 
@@ -62,7 +62,7 @@ def binding_of(
 
 
 def _binding(name: str, state: QuotaState, now: float, why: str) -> Binding:
-    """Which limit of a quota holds."""
+    """Which limit of a quota applies."""
     if state.cap == BREAKER_CLOSES or state.judged == Bound.BREAKER:
         return Binding(Bound.BREAKER, name, why=why)
     if state.braked_until > now:
@@ -79,17 +79,17 @@ def _binding(name: str, state: QuotaState, now: float, why: str) -> Binding:
 
 
 def in_words(binding: Binding) -> str:
-    """The same for whoever asks about one task."""
+    """The limit as text that completes "waiting for ..."."""
     because = f": {binding.why}" if binding.why else ""
     match binding.bound:
         case Bound.PAUSED | Bound.DISABLED:
             return binding.why
         case Bound.SLOTS:
-            return "a free slot of a worker that consumes the key's queue"
+            return "a free worker slot"
         case Bound.ROUTE:
             return "a tier that this task may use"
         case Bound.TURN:
-            return "its turn among the clients that wait"
+            return "its turn"
         case Bound.BRAKED:
             said = f"the end of a pause in {binding.seconds:.0f} s{because}"
         case _:
@@ -98,12 +98,12 @@ def in_words(binding: Binding) -> str:
 
 
 _OF_QUOTAS: Mapping[Bound, str] = {
-    Bound.BREAKER: "a breaker that is open{because}",
-    Bound.PROBE: "the answer to one call after a pause{because}",
-    Bound.PACE: "its pace, which follows response times: {figure:.0f} requests a minute",
-    Bound.CALLS: "one of {figure:.0f} calls at once to end",
-    Bound.REQUESTS: "requests: {figure:.0f} a minute",
-    Bound.TOKENS: "tokens: {figure:.0f} a minute",
+    Bound.BREAKER: "an open circuit breaker{because}",
+    Bound.PROBE: "the answer to a test call after a pause{because}",
+    Bound.PACE: "its adaptive rate of {figure:.0f} requests per minute",
+    Bound.CALLS: "one of {figure:.0f} concurrent calls to finish",
+    Bound.REQUESTS: "its limit of {figure:.0f} requests per minute",
+    Bound.TOKENS: "its limit of {figure:.0f} tokens per minute",
 }
 
 
@@ -123,20 +123,20 @@ def held_in_words(
     batch_paused: bool = False,
     code: str | None = None,
 ) -> str | None:
-    """What a row that may not be fed waits for; None when it is not held.
+    """What a held row waits for; None when it is not held.
 
-    `attempts` is how many calls were made for it; a row that waits for its place in a paused batch waits for both.
+    `attempts` counts the calls made for it. A row that waits for a slot in a paused batch waits for both.
     `code` says why it was put off, see `key_missing`.
     """
     if hold == Hold.PAUSED or (hold == Hold.BATCH and batch_paused):
-        return "its batch to be resumed: it is paused"
+        return "its paused batch to be resumed"
     if hold == Hold.UNTIL and (key := (code or "").removeprefix(_KEY_MISSING)) != (code or ""):
-        return f"the content key {key}: put the reference of its secret into [storage] previous_keys"
+        return f"the content key {key}: add a reference to its secret to [storage] previous_keys"
     if hold == Hold.UNTIL and available_at > now:
-        what = f"its next try, after {attempts} so far" if attempts else "its time"
-        return f"{what}: it may run from {to_rfc3339(available_at)}"
+        what = f"its next attempt, after {attempts} so far," if attempts else "its scheduled time,"
+        return f"{what} at {to_rfc3339(available_at)}"
     if hold == Hold.OFF_PEAK:
-        return f"waits for off-peak hours, from {_clock(available_at)}"
+        return f"off-peak hours, from {_clock(available_at)}"
     return _HELD.get(hold)
 
 
@@ -147,8 +147,8 @@ def key_missing(key_id: str) -> str:
 
 _KEY_MISSING = "content_key_missing:"
 _HELD: Mapping[int, str] = {
-    Hold.BATCH: "a place within its batch's batch_size",
-    Hold.FOLLOWING: "the answer to an identical task that came before it",
+    Hold.BATCH: "a slot within its batch's batch_size",
+    Hold.FOLLOWING: "the answer to an identical earlier task",
     Hold.BUDGET: "room in its client's budget",
 }
 
@@ -158,10 +158,10 @@ def _clock(at: float) -> str:
 
 
 def starts_in(ahead: int, rate: float | None, opens_in: float) -> float | None:
-    """Seconds until about the start of a task with so many before it in its line.
+    """About how many seconds until a task starts that has `ahead` tasks before it in its queue.
 
-    `rate` is the line's releases a second (None: nothing is known of it), `opens_in` when its model is open again; a
-    pause that nobody can tell the end of counts as none, since the pace has met it already.
+    `rate`: releases per second of the queue (None: unknown). `opens_in`: seconds until its model accepts calls again; a
+    pause of unknown length counts as none, because the rate already reflects it.
     """
     pause = opens_in if 0 < opens_in < float("inf") else 0.0
     if rate:

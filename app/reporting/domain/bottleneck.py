@@ -1,4 +1,4 @@
-"""Who holds work up, in one line: nobody, us, the upstream, the limits, an operator. Pure."""
+"""What limits throughput, in one line: nothing, our own processes, the upstream, the limits, an operator."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from app.pacing.domain.why import Binding, Bound, named
 
 
 class Cause(StrEnum):
-    """Who is to do something, if anything is to be done."""
+    """Where to act, if anywhere."""
 
-    NOBODY = "nobody"  # nothing waits, or work flows
+    NOBODY = "nobody"  # nothing waits, or nothing limits it
     US = "us"
     UPSTREAM = "upstream"
     LIMITS = "limits"
@@ -29,7 +29,7 @@ class Holdup:
 
 @dataclass(frozen=True, slots=True)
 class ModelBacklog:
-    """What waits for one model, and for what it does."""
+    """How many tasks wait for one model, and for which limit."""
 
     model: str
     waiting: int
@@ -38,22 +38,22 @@ class ModelBacklog:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the line is made of. What is not known is as good as none."""
+    """The facts behind the line. What is unknown counts as none."""
 
     database: bool = True
     redis: bool = True
-    leads: bool = True  # a dispatcher beats
+    leads: bool = True  # a dispatcher leads
     workers: int = 0
     slots: int = 0
     flight: int = 0
     waiting: int = 0  # tasks, for whatever reason
     backlogs: Sequence[ModelBacklog] = ()
-    paused: Sequence[str] = ()  # in words: `everything`, `model flash`
-    upstreams: Mapping[str, str] = field(default_factory=dict)  # by quota and key: whose it is
+    paused: Sequence[str] = ()  # as text: `everything`, `model flash`
+    upstreams: Mapping[str, str] = field(default_factory=dict)  # by quota and key
 
 
 def bottleneck(service: Service) -> Holdup:
-    """The line: what must be mended first comes first."""
+    """The line; what must be fixed first comes first."""
     if not service.database:
         return Holdup(Cause.US, "us: the database does not answer")
     if "everything" in service.paused:
@@ -72,11 +72,11 @@ def bottleneck(service: Service) -> Holdup:
 
 def _ours(service: Service) -> str | None:
     if not service.redis:
-        return "Redis does not answer, so nothing is released; submissions are taken all the same"
+        return "Redis does not answer, so nothing starts; submissions are still accepted"
     if not service.leads:
-        return "no dispatcher leads, so nothing is released: start `penstock dispatcher`"
+        return "no dispatcher leads, so nothing starts: start `penstock dispatcher`"
     if service.workers == 0:
-        return "no worker is alive: start `penstock worker`"
+        return "no worker is running: start `penstock worker`"
     return None
 
 
@@ -87,7 +87,8 @@ def _later(service: Service) -> Holdup:
             f"paused by an operator: {', '.join(service.paused)} ({_waiting(service.waiting)})",
         )
     return Holdup(
-        Cause.NOBODY, f"nothing is due: {_waiting(service.waiting)} for a time, a batch's turn or a budget"
+        Cause.NOBODY,
+        f"nothing is due: {_waiting(service.waiting)}, scheduled, held by batch_size or over budget",
     )
 
 
@@ -100,35 +101,35 @@ def _bound(binding: Binding, service: Service) -> Holdup:
         case Bound.SLOTS:
             return Holdup(Cause.US, _slots(service))
         case Bound.ROUTE:
-            return Holdup(Cause.US, "us: no tier of the model may take the tasks that wait")
+            return Holdup(Cause.US, "us: no tier of the model may serve the waiting tasks")
         case Bound.DISABLED:
             return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {binding.why}")
         case Bound.BRAKED | Bound.PROBE:
             why = binding.why or "a refusal"
             return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {why} ({owner})")
         case Bound.BREAKER:
-            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} fails, its breaker is open ({owner})")
+            return Holdup(
+                Cause.UPSTREAM, f"the upstream: {upstream} fails, its circuit breaker is open ({owner})"
+            )
         case Bound.PACE:
             return Holdup(
-                Cause.LIMITS, f"limits: the pace of {owner}, {binding.figure or 0:.0f} rpm by [pace]"
+                Cause.LIMITS, f"limits: the adaptive rate of {owner}, {binding.figure or 0:.0f} rpm by [pace]"
             )
         case Bound.CALLS | Bound.REQUESTS | Bound.TOKENS:
-            return Holdup(Cause.LIMITS, f"limits: {_figure(binding)} of {owner} are fully used")
+            return Holdup(Cause.LIMITS, f"limits: {_figure(binding)} of {owner} fully used")
         case Bound.TURN:
             return Holdup(Cause.NOBODY, "work flows")
 
 
 def _figure(binding: Binding) -> str:
-    unit = {Bound.CALLS: "calls at once", Bound.REQUESTS: "rpm", Bound.TOKENS: "tokens a minute"}[
-        binding.bound
-    ]
+    unit = {Bound.CALLS: "concurrent calls", Bound.REQUESTS: "rpm", Bound.TOKENS: "tpm"}[binding.bound]
     return f"{binding.figure or 0:.0f} {unit}"
 
 
 def _slots(service: Service) -> str:
     if service.slots > service.flight:
-        return "us: no worker with a free slot consumes the queue of the keys that could serve"
-    return f"us: all {service.slots} slots of {service.workers} workers are taken: start another `penstock worker`"
+        return "us: no worker with a free slot serves the keys that could take these tasks"
+    return f"us: all {service.slots} slots of {service.workers} workers are in use: start another `penstock worker`"
 
 
 def _waiting(count: int) -> str:
