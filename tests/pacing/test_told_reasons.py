@@ -67,7 +67,7 @@ def test_a_pace(redis_url: str) -> None:
     told.move(1)
     said = told.turn()
     assert said["bound"] == "pace"
-    assert "its pace, which follows response times: 300 requests a minute" in said["words"]
+    assert "its adaptive rate of 300 requests per minute" in said["words"]
     assert told.turn()["bound"] == "pace"
 
 
@@ -106,4 +106,4 @@ def test_a_breaker_while_it_is_open_and_while_one_call_tries(redis_url: str, sec
     told.move(seconds)
     said = told.turn()
     assert said["bound"] == "breaker"
-    assert re.match(r"a breaker that is open: breaker open: \d+ failures and hardly a success", said["words"])
+    assert re.match(r"an open circuit breaker: \d+ failures and hardly a success", said["words"])

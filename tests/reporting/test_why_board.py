@@ -76,4 +76,4 @@ def test_without_a_leader_or_redis_the_place_is_known_and_that(redis_url: str) -
 def test_a_held_task_needs_nobody_to_say_why(redis_url: str) -> None:
     said = told(redis_url).explain(queued(1, Hold.UNTIL))
     assert said.estimated_start_at == 1500.0
-    assert "its time" in (said.waiting_for or "")
+    assert "its scheduled time" in (said.waiting_for or "")
