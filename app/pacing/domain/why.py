@@ -80,7 +80,8 @@ def _binding(name: str, state: QuotaState, now: float, why: str) -> Binding:
 
 def in_words(binding: Binding) -> str:
     """The limit as text that completes "waiting for ..."."""
-    because = f": {binding.why.removeprefix("breaker open: ")}" if binding.why else ""
+    why = binding.why.removeprefix("breaker open: ")  # the limit is named before it
+    because = f": {why}" if why else ""
     match binding.bound:
         case Bound.PAUSED | Bound.DISABLED:
             return binding.why
