@@ -1,4 +1,4 @@
-"""/v1/admin/policies and /v1/admin/audit: for administrators of the service."""
+"""/v1/admin/policies and /v1/admin/audit, for service administrators."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _MOST = 64 * 1024  # bytes of a body
 
 
 class AuditQuery(Query):
-    """Which entries."""
+    """Which audit entries to export."""
 
-    since: str | None = Field(None, description="An instant, such as 2026-11-21T06:00:00Z.")
-    until: str | None = Field(None, description="An instant; itself not.")
+    since: str | None = Field(None, description="Start of the range, such as 2026-11-21T06:00:00Z.")
+    until: str | None = Field(None, description="End of the range, exclusive.")
     client_id: str | None = None
     team: str | None = None
     key_id: str | None = None
-    action: str | None = Field(None, description="Or how it begins, such as POST /v1/admin.")
+    action: str | None = Field(None, description="The action or its beginning, such as POST /v1/admin.")
     task_id: str | None = None
     status: int | None = Field(None, ge=0, le=599)
-    limit: int | None = Field(None, ge=1, le=1_000_000, description="Only the last so many.")
+    limit: int | None = Field(None, ge=1, le=1_000_000, description="Only this many of the newest entries.")
 
 
 class AccessViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/admin/policies and /v1/admin/audit operations."""
 
     def __init__(self, use_cases: UseCases, callers: Callers, zones: Collection[str]) -> None:
         """`zones`: the names of networks that policies may use."""
@@ -52,7 +52,7 @@ class AccessViews:
         self._zones = zones
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         group = "Administration"
         return [
             Operation(
@@ -60,15 +60,15 @@ class AccessViews:
                 "/v1/admin/policies",
                 "List policies.",
                 self.list,
-                {200: ResponseDoc("All of them.", PolicyList)},
+                {200: ResponseDoc("All policies.", PolicyList)},
                 group,
             ),
             Operation(
                 "POST",
                 "/v1/admin/policies",
-                "Keep a policy, in place of the one of its id.",
+                "Create a policy, or replace the one with its id.",
                 self.put,
-                {201: ResponseDoc("In force within five seconds.", Policy)},
+                {201: ResponseDoc("The policy, effective within five seconds.", Policy)},
                 group,
                 body=PolicyBody,
                 refusals=(413,),
@@ -76,9 +76,9 @@ class AccessViews:
             Operation(
                 "DELETE",
                 "/v1/admin/policies/{policy_id}",
-                "Take a policy away.",
+                "Delete a policy.",
                 self.remove,
-                {200: ResponseDoc("It is gone.", Gone)},
+                {200: ResponseDoc("The policy was deleted.", Gone)},
                 group,
                 refusals=(404,),
             ),
@@ -87,28 +87,28 @@ class AccessViews:
                 "/v1/admin/audit",
                 "Export the audit log.",
                 self.export,
-                {200: ResponseDoc("A line for every entry, the oldest first.", AuditEntry, JSONL)},
+                {200: ResponseDoc("One line per entry, oldest first.", AuditEntry, JSONL)},
                 group,
                 query=AuditQuery,
             ),
             Operation(
                 "GET",
                 "/v1/admin/audit/verify",
-                "Check the audit log's chain.",
+                "Verify the audit log's hash chain.",
                 self.verify,
-                {200: ResponseDoc("Whether it holds.", AuditCheck)},
+                {200: ResponseDoc("The result.", AuditCheck)},
                 group,
             ),
         ]
 
     def list(self) -> ResponseReturnValue:
-        """All."""
+        """All policies."""
         self._callers.current()
         found = manage_policies.list_policies(self._use_cases.database)
         return answer({"object": "list", "data": [_policy(item) for item in found]})
 
     def put(self) -> ResponseReturnValue:
-        """201 with what is kept."""
+        """201 with the stored policy."""
         self._callers.current()
         body = parse(PolicyBody, parse_json(read_body(_MOST)))
         document = body.model_dump(exclude_unset=True, exclude_none=True)
@@ -119,7 +119,7 @@ class AccessViews:
         return answer(_policy(stored), 201)
 
     def remove(self, policy_id: str) -> ResponseReturnValue:
-        """Gone."""
+        """Delete the policy."""
         self._callers.current()
         manage_policies.remove_policy(self._use_cases.database, policy_id)
         return answer({"id": policy_id, "deleted": True})
@@ -129,11 +129,11 @@ class AccessViews:
         self._callers.current()
         query = read_query(AuditQuery)
         self._use_cases.record_audit.flush()
-        kept = audit_log.entries(self._use_cases.database, _wanted(query), query.limit)
+        kept = audit_log.entries(self._use_cases.database, _filter(query), query.limit)
         return Response(_lines(kept), content_type=JSONL)
 
     def verify(self) -> ResponseReturnValue:
-        """Walks all of it."""
+        """Verify the whole chain."""
         self._callers.current()
         found = audit_log.verify(self._use_cases.database)
         fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
@@ -153,7 +153,7 @@ def _lines(kept: Iterator[StoredEntry]) -> Iterator[bytes]:
         yield orjson.dumps(as_json(one)) + b"\n"
 
 
-def _wanted(query: AuditQuery) -> AuditFilter:
+def _filter(query: AuditQuery) -> AuditFilter:
     values = query.model_dump(exclude={"limit", "since", "until"})
     return AuditFilter(since=_instant("since", query.since), until=_instant("until", query.until), **values)
 

@@ -1,4 +1,4 @@
-"""/v1/admin/clients: clients and their keys, for administrators and those of a team."""
+"""/v1/admin/clients: clients and their keys, for service and team administrators."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ _KEYS = f"{_ONE}/keys"
 
 
 class ClientViews:
-    """Parse, authenticate, call one service, render. A team's administrator sees its clients and no others."""
+    """The /v1/admin/clients operations. A team administrator only sees the clients of the team."""
 
     def __init__(self, use_cases: UseCases, callers: Callers) -> None:
         self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         one, made = (
             {200: ResponseDoc("The client.", Client)},
-            {201: ResponseDoc("Shown this once.", NewApiKey)},
+            {201: ResponseDoc("The key; it is only shown once.", NewApiKey)},
         )
         return [
-            _admin("GET", _PATH, "List clients.", self.list, {200: ResponseDoc("All of them.", ClientList)}),
+            _admin("GET", _PATH, "List clients.", self.list, {200: ResponseDoc("The clients.", ClientList)}),
             _admin(
                 "POST",
                 _PATH,
                 "Add a client.",
                 self.add,
-                {201: ResponseDoc("Its secrets are shown this once.", NewClient)},
+                {201: ResponseDoc("The client; its secrets are only shown once.", NewClient)},
                 body=ClientBody,
                 refusals=(409, 413),
             ),
-            _admin("GET", _ONE, "Look at a client.", self.show, one, refusals=(404,)),
+            _admin("GET", _ONE, "Retrieve a client.", self.show, one, refusals=(404,)),
             _admin(
                 "PATCH", _ONE, "Change a client.", self.change, one, body=ClientChange, refusals=(404, 413)
             ),
@@ -73,14 +73,14 @@ class ClientViews:
                 _KEYS,
                 "List a client's keys.",
                 self.keys,
-                {200: ResponseDoc("Them.", ApiKeyList)},
+                {200: ResponseDoc("The keys.", ApiKeyList)},
                 refusals=(404,),
             ),
-            _admin("POST", _KEYS, "Make an API key.", self.make, made, body=KeyBody, refusals=(404, 413)),
+            _admin("POST", _KEYS, "Create an API key.", self.make, made, body=KeyBody, refusals=(404, 413)),
             _admin(
                 "POST",
                 f"{_KEYS}/{{key_id}}/rotate",
-                "Make a key in place of one that ends after an overlap.",
+                "Replace a key; the old one expires after an overlap.",
                 self.rotate,
                 made,
                 body=RotateBody,
@@ -89,7 +89,7 @@ class ClientViews:
             _admin(
                 "POST",
                 f"{_KEYS}/{{key_id}}/revoke",
-                "End a key now; within seconds in every process.",
+                "Revoke a key; effective within seconds in every process.",
                 self.revoke,
                 {200: ResponseDoc("The client's keys.", ApiKeyList)},
                 refusals=(404,),
@@ -97,16 +97,16 @@ class ClientViews:
             _admin(
                 "POST",
                 f"{_ONE}/callback-secret",
-                "Make another callback secret; both sign for the overlap.",
+                "Rotate the callback secret; both secrets sign during the overlap.",
                 self.rotate_secret,
-                {201: ResponseDoc("Shown this once.", Secret)},
+                {201: ResponseDoc("The secret; it is only shown once.", Secret)},
                 body=RotateBody,
                 refusals=(404, 413),
             ),
         ]
 
     def list(self) -> ResponseReturnValue:
-        """Those the caller may manage."""
+        """The clients that the caller may manage."""
         caller = self._callers.current()
         rows = manage_clients.list_clients(self._use_cases.database)
         return answer(
@@ -114,31 +114,31 @@ class ClientViews:
         )
 
     def add(self) -> ResponseReturnValue:
-        """201 with its secrets."""
+        """201 with the client and its secrets."""
         caller = self._callers.current()
         body = parse(ClientBody, _json())
         note(subject=body.id)
-        wish = _wish(caller, body)
-        wish.setdefault("team", caller.administers or None)
-        wish["scopes"] = caller.scopes  # nobody hands on more than he has
+        changes = _changes(caller, body)
+        changes.setdefault("team", caller.administers or None)
+        changes["scopes"] = caller.scopes  # nobody may grant scopes they lack
         if not caller.is_admin:
             manage_policies.check_new_name(self._use_cases.database, body.id)
-            wish["added_by"] = caller.client_id
-        made = manage_clients.add_client(self._use_cases.database, self._use_cases.clock, body.id, **wish)
+            changes["added_by"] = caller.client_id
+        made = manage_clients.add_client(self._use_cases.database, self._use_cases.clock, body.id, **changes)
         self._use_cases.client_changed()
         row = manage_clients.get_client(self._use_cases.database, body.id)
         secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
         return answer({**client_json(row), **secrets}, 201)
 
     def show(self, client_id: str) -> ResponseReturnValue:
-        """One."""
+        """The client."""
         return answer(client_json(self._reach(client_id)[1]))
 
     def change(self, client_id: str) -> ResponseReturnValue:
-        """The client as it is now."""
+        """The changed client."""
         caller, _ = self._reach(client_id)
-        wish = _wish(caller, parse(ClientChange, _json()))
-        row = manage_clients.change_client(self._use_cases.database, client_id, wish)
+        changes = _changes(caller, parse(ClientChange, _json()))
+        row = manage_clients.change_client(self._use_cases.database, client_id, changes)
         self._use_cases.client_changed()
         return answer(client_json(row))
 
@@ -153,12 +153,12 @@ class ClientViews:
         body = parse(KeyBody, _json())
         _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
-        wish = manage_keys.KeyParams(body.scopes, body.expires_at, body.name, _user(caller, body.user))
-        made = manage_keys.create_key(self._use_cases.database, self._use_cases.clock, client_id, wish)
+        params = manage_keys.KeyParams(body.scopes, body.expires_at, body.name, _user(caller, body.user))
+        made = manage_keys.create_key(self._use_cases.database, self._use_cases.clock, client_id, params)
         return answer({**key_json(made.row), "api_key": made.shown}, 201)
 
     def rotate(self, client_id: str, key_id: str) -> ResponseReturnValue:
-        """201 with the key in its place."""
+        """201 with the new key."""
         caller, row = self._reach(client_id)
         _refuse_administrators(caller, row)
         old = next(
@@ -197,12 +197,12 @@ class ClientViews:
         return answer({"object": "callback_secret", "callback_secret": secret}, 201)
 
     def _reach(self, client_id: str) -> tuple[Caller, ClientRow]:
-        """The caller, and a client that it may manage: others' look like none."""
+        """The caller, and a client it may manage; other clients look nonexistent."""
         caller = self._callers.current()
         row = manage_clients.get_client(self._use_cases.database, client_id)
         if not caller.manages(row.team):
             raise NotFound(
-                f"there is no client {client_id[:40]!r}", param="client_id", code="client_not_found"
+                f"client {client_id[:40]!r} does not exist", param="client_id", code="client_not_found"
             )
         return caller, row
 
@@ -220,40 +220,44 @@ def _json() -> Any:
     return parse_json(raw) if raw.strip() else {}
 
 
-def _wish(caller: Caller, body: ClientChange) -> dict[str, Any]:
-    """What the body names. An administrator of a team gives out neither shares nor limits nor other teams."""
-    wish = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
-    if not caller.is_admin and set(wish) - {"team"}:
-        raise Forbidden("this is for administrators of the service", code="not_an_administrator")
-    if not caller.is_admin and wish.get("team", caller.administers) != caller.administers:
-        raise Forbidden("team: is not yours", param="team", code="not_an_administrator")
-    if "limits" in wish:
-        wish["limits"] = check_limits(wish["limits"] or {})
+def _changes(caller: Caller, body: ClientChange) -> dict[str, Any]:
+    """The fields to change. Team administrators may set neither weight nor limits, nor other teams."""
+    changes = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
+    if not caller.is_admin and set(changes) - {"team"}:
+        raise Forbidden("only service administrators may do this", code="not_an_administrator")
+    if not caller.is_admin and changes.get("team", caller.administers) != caller.administers:
+        raise Forbidden("team: must be your own team", param="team", code="not_an_administrator")
+    if "limits" in changes:
+        changes["limits"] = check_limits(changes["limits"] or {})
     return {
-        name: value for name, value in wish.items() if value is not None or name in ("team", "administers")
+        name: value for name, value in changes.items() if value is not None or name in ("team", "administers")
     }
 
 
 def _refuse_more(caller: Caller, scopes: Iterable[str]) -> None:
     if not within(scopes, caller.scopes):
-        raise Forbidden("scopes: nobody hands on more than he has", param="scopes", code="insufficient_scope")
+        raise Forbidden(
+            "scopes: you can only grant scopes that your own key has",
+            param="scopes",
+            code="insufficient_scope",
+        )
 
 
 def _user(caller: Caller, name: str | None) -> str | None:
-    """Policies go by the holder of a key: whom a team's administrator names is known by the team's name too."""
+    """The key's user as policies see it: users named by a team administrator are prefixed with the team."""
     return name if name is None or caller.is_admin else f"{caller.administers}/{name}"
 
 
 def _refuse_others_user(caller: Caller, name: str | None) -> None:
-    """Who rotates a key holds the new one, and with it what policies allow to its holder."""
+    """Whoever rotates a key obtains the new one, and with it what policies grant to its user."""
     if not (caller.is_admin or name is None or name.startswith(f"{caller.administers}/")):
         raise Forbidden(
-            "the holder of this key was named by an administrator of the service: ask one to rotate it",
+            "the user of this key was set by a service administrator; ask one to rotate it",
             code="not_an_administrator",
         )
 
 
 def _refuse_administrators(caller: Caller, row: ClientRow) -> None:
-    """A key of an administrator's would make its holder one."""
+    """A key of an administrator would grant its rights."""
     if not caller.is_admin and (row.is_admin or row.administers):
-        raise Forbidden("this is for administrators of the service", code="not_an_administrator")
+        raise Forbidden("only service administrators may do this", code="not_an_administrator")

@@ -32,7 +32,7 @@ from app.upstreams.domain.key_health import Probed
 
 
 class Limits(Shape):
-    """Limits a minute, and at once; null: none is known."""
+    """Limits per minute and on concurrency; null if unknown."""
 
     rpm: float | None
     tpm: float | None
@@ -40,14 +40,14 @@ class Limits(Shape):
 
 
 class HoldupShape(Shape):
-    """Who holds work up."""
+    """What currently limits throughput."""
 
     holder: Literal["nobody", "us", "upstream", "limits", "operator"]
     words: str
 
 
 class Leader(Shape):
-    """The dispatcher that leads."""
+    """The leading dispatcher."""
 
     term: str
     beats: bool
@@ -69,7 +69,7 @@ class Worker(Shape):
 
 
 class Breaker(Shape):
-    """A breaker that is not closed."""
+    """A circuit breaker that is not closed."""
 
     state: Literal["closed", "open", "half_open"]
     reason: str
@@ -77,7 +77,7 @@ class Breaker(Shape):
 
 
 class Quota(Shape):
-    """A quota: told, learned, in force, in use."""
+    """A quota: its limits as configured (`told`), learned and in force, and its use."""
 
     id: str
     kind: str
@@ -88,8 +88,8 @@ class Quota(Shape):
     learned: Limits
     in_force: Limits
     in_flight: int
-    last_minute: int = Field(description="Calls let through in the last 60 s.")
-    waiting: int = Field(description="Tasks of the models whose calls pass it.")
+    last_minute: int = Field(description="Calls started in the last 60 s.")
+    waiting: int = Field(description="Waiting tasks of the models that use this quota.")
     braked_until: Time | None
     why: str
     brakes: int
@@ -97,18 +97,20 @@ class Quota(Shape):
 
 
 class WaitingModel(Shape):
-    """What waits for a model."""
+    """The tasks waiting for a model."""
 
     name: str
     waiting: int
     waiting_for: str | None
-    opens_in: float | None = Field(description="Seconds; null: not known, or only an end can free it.")
+    opens_in: float | None = Field(
+        description="Seconds until a task can start; null if unknown, or if it depends on the end of a running call."
+    )
 
 
 class PauseShape(Shape):
-    """Something that an operator has paused."""
+    """A pause set by an operator."""
 
-    subject: str = Field(description="everything, model:NAME, client:NAME or key:NAME.")
+    subject: str = Field(description="`everything`, `model:NAME`, `client:NAME` or `key:NAME`.")
     since: Time
 
 
@@ -120,7 +122,7 @@ class PauseList(Shape):
 
 
 class PauseBody(Body):
-    """What to pause: exactly one of them."""
+    """What to pause: exactly one of the fields."""
 
     everything: Literal[True] | None = None
     model: str | None = Field(None, min_length=1, max_length=200)
@@ -139,7 +141,7 @@ class LastTest(Shape):
 
 
 class UpstreamKey(Shape):
-    """A key of ours at an upstream, without its secret."""
+    """An upstream key, without its secret."""
 
     name: str
     object: Literal["upstream_key"]
@@ -150,7 +152,7 @@ class UpstreamKey(Shape):
     since: Time | None
     in_flight: int
     last_minute: int
-    workers: int = Field(description="That consume its queue.")
+    workers: int = Field(description="Number of workers that consume its queue.")
     next_test_at: Time | None
     last_test: LastTest | None
     quotas: list[Quota]
@@ -164,19 +166,19 @@ class UpstreamKeyList(Shape):
 
 
 class KeyTest(LastTest):
-    """What a test came to."""
+    """The result of a test."""
 
     name: str
     object: Literal["key_test"]
 
 
 class DispatcherShape(Shape):
-    """The dispatcher as it stands."""
+    """The current state of the dispatcher."""
 
     object: Literal["dispatcher"]
     at: Time
     holdup: HoldupShape
-    database: bool = Field(description="Whether it answers.")
+    database: bool = Field(description="Whether the database answers.")
     redis: bool
     leader: Leader
     waiting: int
@@ -189,34 +191,34 @@ class DispatcherShape(Shape):
     workers: list[Worker]
 
 
-def dispatcher(sight: DispatcherSnapshot) -> dict[str, Any]:
-    """All of it."""
-    quotas = {quota.id: quota for quota in sight.quotas}
+def dispatcher(snapshot: DispatcherSnapshot) -> dict[str, Any]:
+    """The whole state."""
+    quotas = {quota.id: quota for quota in snapshot.quotas}
     return {
         "object": "dispatcher",
-        "at": to_rfc3339(sight.at),
-        "holdup": {"holder": sight.holdup.holder, "words": sight.holdup.words},
-        "database": sight.database,
-        "redis": sight.redis,
-        "leader": _leader(sight.leader),
-        "waiting": sight.waiting,
-        "in_flight": sight.flight,
-        "slots": sight.slots,
-        "pauses": pauses(sight.pauses),
-        "models": [asdict(model) for model in sight.models],
-        "quotas": [_quota(quota) for quota in sight.quotas],
-        "keys": [key(one, quotas) for one in sight.keys],
-        "workers": [_worker(worker) for worker in sight.workers],
+        "at": to_rfc3339(snapshot.at),
+        "holdup": {"holder": snapshot.holdup.holder, "words": snapshot.holdup.words},
+        "database": snapshot.database,
+        "redis": snapshot.redis,
+        "leader": _leader(snapshot.leader),
+        "waiting": snapshot.waiting,
+        "in_flight": snapshot.flight,
+        "slots": snapshot.slots,
+        "pauses": pauses(snapshot.pauses),
+        "models": [asdict(model) for model in snapshot.models],
+        "quotas": [_quota(quota) for quota in snapshot.quotas],
+        "keys": [key(one, quotas) for one in snapshot.keys],
+        "workers": [_worker(worker) for worker in snapshot.workers],
     }
 
 
 def pauses(since: Mapping[str, float]) -> list[dict[str, Any]]:
-    """By subject."""
+    """Pauses by subject."""
     return [{"subject": subject, "since": to_rfc3339(at)} for subject, at in since.items()]
 
 
 def key(one: KeyStanding, quotas: Mapping[str, QuotaStanding]) -> dict[str, Any]:
-    """Without its secret: that is not known here."""
+    """Render a key. Its secret is not known here."""
     standing = one.standing
     return {
         "name": one.name,
@@ -292,21 +294,21 @@ _GROUP = "Administration"
 
 
 class DispatcherViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/admin/dispatcher, keys and pauses operations."""
 
     def __init__(self, use_cases: UseCases, callers: Callers) -> None:
         self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         return [
             Operation(
                 "GET",
                 "/v1/admin/dispatcher",
-                "Show the dispatcher: who holds work up, quotas, keys, the leader, workers.",
+                "Show the dispatcher: bottleneck, quotas, keys, leader and workers.",
                 self.show,
-                {200: ResponseDoc("As it stands now.", DispatcherShape)},
+                {200: ResponseDoc("The current state.", DispatcherShape)},
                 _GROUP,
             ),
             Operation(
@@ -322,7 +324,11 @@ class DispatcherViews:
                 "/v1/admin/pauses",
                 "Pause everything, a model, a client or a key.",
                 self.pause,
-                {200: ResponseDoc("All pauses; in force within a second. Running calls go on.", PauseList)},
+                {
+                    200: ResponseDoc(
+                        "All pauses, effective within a second. Running calls are not interrupted.", PauseList
+                    )
+                },
                 _GROUP,
                 body=PauseBody,
                 refusals=(404, 413),
@@ -330,9 +336,9 @@ class DispatcherViews:
             Operation(
                 "POST",
                 "/v1/admin/pauses/end",
-                "End a pause.",
+                "Resume what was paused.",
                 self.resume,
-                {200: ResponseDoc("The pauses that are left.", PauseList)},
+                {200: ResponseDoc("The remaining pauses.", PauseList)},
                 _GROUP,
                 body=PauseBody,
                 refusals=(404, 413),
@@ -345,7 +351,7 @@ class DispatcherViews:
             Operation(
                 "GET",
                 "/v1/admin/keys",
-                "List the keys at upstreams: state, reason, limits, use. No secret is shown.",
+                "List the upstream keys: state, reason, limits and use, without secrets.",
                 self.list_keys,
                 {200: ResponseDoc("All of them.", UpstreamKeyList)},
                 _GROUP,
@@ -353,75 +359,75 @@ class DispatcherViews:
             Operation(
                 "POST",
                 "/v1/admin/keys/{name}/pause",
-                "Start no call by a key.",
+                "Pause a key.",
                 self.pause_key,
-                {200: ResponseDoc("The key; in force within a second.", UpstreamKey)},
+                {200: ResponseDoc("The key; effective within a second.", UpstreamKey)},
                 _GROUP,
                 refusals=(404,),
             ),
             Operation(
                 "POST",
                 "/v1/admin/keys/{name}/resume",
-                "Use a key again, whether it was paused or refused.",
+                "Resume a key that was paused or disabled.",
                 self.resume_key,
-                {200: ResponseDoc("The key; in force within a second.", UpstreamKey)},
+                {200: ResponseDoc("The key; effective within a second.", UpstreamKey)},
                 _GROUP,
                 refusals=(404,),
             ),
             Operation(
                 "POST",
                 "/v1/admin/keys/{name}/test",
-                "Ask the key's upstream for its models.",
+                "Test a key by listing its upstream's models.",
                 self.test_key,
-                {200: ResponseDoc("What it came to. A key that works is used again.", KeyTest)},
+                {200: ResponseDoc("The result. A key that works is used again.", KeyTest)},
                 _GROUP,
                 refusals=(404,),
             ),
         ]
 
     def show(self) -> ResponseReturnValue:
-        """All of it."""
+        """The whole state."""
         self._callers.current()
         return answer(dispatcher(self._use_cases.read_dispatcher.read()))
 
     def list_pauses(self) -> ResponseReturnValue:
-        """All."""
+        """All pauses."""
         self._callers.current()
         return self._pauses()
 
     def pause(self) -> ResponseReturnValue:
-        """By subject."""
+        """Pauses by subject."""
         self._callers.current()
         self._use_cases.steer.pause(self._subject())
         return self._pauses()
 
     def resume(self) -> ResponseReturnValue:
-        """By subject."""
+        """Pauses by subject."""
         self._callers.current()
         self._use_cases.steer.resume(self._subject())
         return self._pauses()
 
     def list_keys(self) -> ResponseReturnValue:
-        """All."""
+        """All pauses."""
         self._callers.current()
-        sight = self._use_cases.read_dispatcher.read()
-        quotas = {quota.id: quota for quota in sight.quotas}
-        return answer({"object": "list", "data": [key(one, quotas) for one in sight.keys]})
+        snapshot = self._use_cases.read_dispatcher.read()
+        quotas = {quota.id: quota for quota in snapshot.quotas}
+        return answer({"object": "list", "data": [key(one, quotas) for one in snapshot.keys]})
 
     def pause_key(self, name: str) -> ResponseReturnValue:
-        """The key, paused."""
+        """The paused key."""
         self._callers.current()
         self._use_cases.steer.pause(subject_of("key", name))
         return self._key(name)
 
     def resume_key(self, name: str) -> ResponseReturnValue:
-        """The key, in use."""
+        """The resumed key."""
         self._callers.current()
         self._use_cases.steer.resume_key(name)
         return self._key(name)
 
     def test_key(self, name: str) -> ResponseReturnValue:
-        """Status and time."""
+        """The result of the test."""
         self._callers.current()
         tested = self._use_cases.steer.test_key(name)
         return answer({"name": name, "object": "key_test", **test(tested)})
@@ -430,11 +436,11 @@ class DispatcherViews:
         return answer({"object": "list", "data": pauses(self._use_cases.steer.pauses())})
 
     def _key(self, name: str) -> ResponseReturnValue:
-        sight = self._use_cases.read_dispatcher.read()
-        quotas = {quota.id: quota for quota in sight.quotas}
-        found = next((one for one in sight.keys if one.name == name), None)
+        snapshot = self._use_cases.read_dispatcher.read()
+        quotas = {quota.id: quota for quota in snapshot.quotas}
+        found = next((one for one in snapshot.keys if one.name == name), None)
         if found is None:
-            raise NotFound(f"there is no key {name[:40]!r}")
+            raise NotFound(f"key {name[:40]!r} is not configured")
         return answer(key(found, quotas))
 
     @staticmethod
@@ -449,7 +455,9 @@ class DispatcherViews:
         ]
         wanted += [(kind, name) for kind, name in named if name is not None]
         if len(wanted) != 1:
-            raise Invalid("name exactly one of everything, model, client and key", code="invalid_value")
+            raise Invalid(
+                "give exactly one of `everything`, `model`, `client` and `key`", code="invalid_value"
+            )
         subject = subject_of(*wanted[0])
         note(subject=subject)
         return subject

@@ -1,4 +1,4 @@
-"""/v1/callbacks and /v1/admin/callbacks: what could not be delivered, and its replay."""
+"""/v1/callbacks and /v1/admin/callbacks: undeliverable callbacks and their replay; callback secrets."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _MOST = 64 * 1024  # bytes of a body
 
 
 class DeadQuery(Query):
-    """Which of them."""
+    """Which callbacks to list."""
 
-    after: str | None = Field(None, description="The last id of the page before.")
+    after: str | None = Field(None, description="The last id of the previous page.")
     limit: int = Field(100, ge=1, le=1000)
 
 
 class DeadLetterViews:
-    """A client's own under /v1/callbacks, everybody's under /v1/admin/callbacks."""
+    """A client's own callbacks under /v1/callbacks, all under /v1/admin/callbacks."""
 
     def __init__(self, use_cases: UseCases, callers: Callers) -> None:
         self._use_cases = use_cases
         self._callers = callers
-        # The leader rings what is replayed, within a second.
+        # The leader notifies the callback workers of a replay within a second.
         self._letters = DeadLetters(use_cases.database, NoCallbackNotifier(), use_cases.clock)
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         secret = Operation(
             "POST",
             "/v1/callbacks/secret",
-            "Make another secret for your callbacks; both sign for the overlap.",
+            "Rotate your callback secret; both secrets sign during the overlap.",
             self.rotate,
-            {201: ResponseDoc("Shown this once.", Secret)},
+            {201: ResponseDoc("The secret; it is only shown once.", Secret)},
             "Callbacks",
             body=RotateBody,
             refusals=(404, 413),
@@ -62,12 +62,12 @@ class DeadLetterViews:
         ]
 
     def _under(self, path: str, group: str) -> list[Operation]:
-        replayed = {200: ResponseDoc("They are delivered again, with the same `webhook-id`.", Replayed)}
+        replayed = {200: ResponseDoc("Queued for delivery, with the same `webhook-id`.", Replayed)}
         return [
             Operation(
                 "GET",
                 path,
-                "List callbacks that were given up.",
+                "List undeliverable callbacks.",
                 self.list,
                 {200: ResponseDoc("A page, newest first.", DeadLetterList)},
                 group,
@@ -76,7 +76,7 @@ class DeadLetterViews:
             Operation(
                 "POST",
                 f"{path}/replay",
-                "Deliver all again that were given up since an instant.",
+                "Replay the callbacks given up since a time.",
                 self.replay_since,
                 replayed,
                 group,
@@ -86,7 +86,7 @@ class DeadLetterViews:
             Operation(
                 "POST",
                 f"{path}/{{callback_id}}/replay",
-                "Deliver one again.",
+                "Replay a callback.",
                 self.replay,
                 replayed,
                 group,
@@ -96,7 +96,7 @@ class DeadLetterViews:
 
     def list(self) -> ResponseReturnValue:
         """A page."""
-        client_id = self._whose()
+        client_id = self._owner()
         query = read_query(DeadQuery)
         before = None if query.after is None else self._cursor(client_id, query.after)
         found = self._letters.list_dead(client_id, before_seq=before, limit=query.limit + 1)
@@ -104,16 +104,18 @@ class DeadLetterViews:
         return answer({"object": "list", "data": shown, "has_more": len(found) > query.limit})
 
     def replay_since(self) -> ResponseReturnValue:
-        """How many."""
-        client_id = self._whose()
+        """The number of replayed callbacks."""
+        client_id = self._owner()
         body = parse(ReplayBody, parse_json(read_body(_MOST)))
         return answer({"replayed": self._letters.replay_since(client_id, body.since)})
 
     def replay(self, callback_id: str) -> ResponseReturnValue:
-        """One."""
-        if not self._letters.replay(self._whose(), callback_id):
+        """Replay one callback."""
+        if not self._letters.replay(self._owner(), callback_id):
             raise NotFound(
-                "there is no dead letter of that id", param="callback_id", code="callback_not_found"
+                "there is no undeliverable callback with this id",
+                param="callback_id",
+                code="callback_not_found",
             )
         return answer({"replayed": 1})
 
@@ -129,15 +131,17 @@ class DeadLetterViews:
         )
         return answer({"object": "callback_secret", "callback_secret": made}, 201)
 
-    def _whose(self) -> str | None:
-        """The caller's own; under /v1/admin everybody's: the auth let an administrator in."""
+    def _owner(self) -> str | None:
+        """The caller's id; None under /v1/admin, where only administrators are admitted."""
         caller = self._callers.current()
         return None if request.path.startswith("/v1/admin") else caller.client_id
 
     def _cursor(self, client_id: str | None, callback_id: str) -> int:
         found = self._letters.place(client_id, callback_id)
         if found is None:
-            raise Invalid("after: not the id of a callback of yours", param="after", code="invalid_cursor")
+            raise Invalid(
+                "after: must be the id of one of your callbacks", param="after", code="invalid_cursor"
+            )
         return found
 
 

@@ -31,11 +31,11 @@ from app.submission.validation import parse, parse_json
 from app.tasks.store.batches import BatchRow
 from app.tasks.store.files import FileRow
 
-_FORM_ROOM = 1024 * 1024  # bytes of a form beside its file
+_FORM_OVERHEAD = 1024 * 1024  # bytes of a form besides its file
 _SHORTEST, _LONGEST = 3600, 30 * 86400  # seconds for which a file may be kept
 _ABOUT_FILES = (
-    "The file is stored as it comes in and is seen once it is whole. Files for batches are kept 30 days unless "
-    "`expires_after[anchor]=created_at` and `expires_after[seconds]` say otherwise, others until they are deleted."
+    "The file is stored as it arrives and becomes visible when it is complete. Batch files are kept for 30 days, or as "
+    "long as `expires_after[anchor]=created_at` and `expires_after[seconds]` say; others until deleted."
 )
 
 
@@ -49,16 +49,14 @@ class FileForm(BaseModel):
 class FilesQuery(Query):
     """Which files to list."""
 
-    purpose: str | None = Field(None, description="Only those for this purpose.")
-    after: str | None = Field(None, description="The last id of the page before.")
-    limit: int = Field(10_000, ge=1, le=10_000, description="How many at most.")
-    order: Literal["asc", "desc"] = Field(
-        "desc", description="By age; the newest first unless said otherwise."
-    )
+    purpose: str | None = Field(None, description="Only files for this purpose.")
+    after: str | None = Field(None, description="The last id of the previous page.")
+    limit: int = Field(10_000, ge=1, le=10_000, description="Page size.")
+    order: Literal["asc", "desc"] = Field("desc", description="Sort by age; `desc` is newest first.")
 
 
 class FileViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/files operations."""
 
     def __init__(self, use_cases: OpenAiUseCases, callers: Callers, limits: ApiSettings) -> None:
         self._use_cases = use_cases
@@ -66,10 +64,10 @@ class FileViews:
         self._most = limits.max_batch_body
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         one = {200: ResponseDoc("The file.", File)}
         return [
-            _openai2(
+            _operation(
                 "POST",
                 "/v1/files",
                 "Upload a file.",
@@ -79,7 +77,7 @@ class FileViews:
                 form=FileForm,
                 refusals=(413,),
             ),
-            _openai2(
+            _operation(
                 "GET",
                 "/v1/files",
                 "List files.",
@@ -87,27 +85,27 @@ class FileViews:
                 {200: ResponseDoc("A page.", FileList)},
                 query=FilesQuery,
             ),
-            _openai2("GET", "/v1/files/{file_id}", "Look at a file.", self.show, one, refusals=(404,)),
-            _openai2(
+            _operation("GET", "/v1/files/{file_id}", "Retrieve a file.", self.show, one, refusals=(404,)),
+            _operation(
                 "GET",
                 "/v1/files/{file_id}/content",
-                "Read a file.",
+                "Download a file.",
                 self.content,
                 {200: ResponseDoc("Its bytes.", media=BYTES)},
                 refusals=(404,),
             ),
-            _openai2(
+            _operation(
                 "DELETE",
                 "/v1/files/{file_id}",
                 "Delete a file.",
                 self.delete,
-                {200: ResponseDoc("It is gone.", DeletedFile)},
+                {200: ResponseDoc("The file was deleted.", DeletedFile)},
                 refusals=(404,),
             ),
         ]
 
     def upload(self) -> ResponseReturnValue:
-        """200 only when all of it is stored."""
+        """200 when the whole file is stored."""
         caller = self._callers.current()
         uploads: list[Upload] = []
 
@@ -116,8 +114,8 @@ class FileViews:
             return uploads[0]
 
         try:
-            fields = read_form(pieces(self._most + _FORM_ROOM), boundary(), open_file)
-            row = uploads[0].finish(_wishes(fields))
+            fields = read_form(pieces(self._most + _FORM_OVERHEAD), boundary(), open_file)
+            row = uploads[0].finish(_params(fields))
         except BaseException:
             for begun in uploads:
                 begun.discard()
@@ -148,7 +146,7 @@ class FileViews:
         )
 
     def show(self, file_id: str) -> ResponseReturnValue:
-        """The file, without its bytes."""
+        """The file's metadata."""
         caller = self._callers.current()
         return answer(file_view(self._use_cases.read_files.file(caller.client_id, file_id)))
 
@@ -160,20 +158,20 @@ class FileViews:
         return Response(chunks, content_type=BYTES, headers=headers)
 
     def delete(self, file_id: str) -> ResponseReturnValue:
-        """It is hidden at once; its pieces follow."""
+        """Hide the file; its content is deleted in the background."""
         caller = self._callers.current()
         self._use_cases.store_file.delete(caller.client_id, file_id)
         return answer({"id": file_id, "object": "file", "deleted": True})
 
 
-def _openai2(
+def _operation(
     method: str, path: str, summary: str, view: Any, answers: Any, description: str = "", **more: Any
 ) -> Operation:
     return Operation(method, path, summary, view, answers, group="OpenAI", description=description, **more)
 
 
 def file_view(row: FileRow) -> dict[str, Any]:
-    """A file as OpenAI has it."""
+    """Render a file in OpenAI's format."""
     return {
         "id": row.id,
         "object": "file",
@@ -188,15 +186,15 @@ def file_view(row: FileRow) -> dict[str, Any]:
 
 
 def _name(filename: str) -> str:
-    """The last part of a path, as far as it can be printed."""
+    """The last part of a path, printable characters only."""
     last = filename.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(filter(str.isprintable, last))[:255] or "file"
 
 
-def _wishes(fields: dict[str, str]) -> UploadParams:
+def _params(fields: dict[str, str]) -> UploadParams:
     purpose = fields.get("purpose")
     if purpose is None:
-        raise Invalid("purpose: is needed", param="purpose", code="missing_field")
+        raise Invalid("purpose: is required", param="purpose", code="missing_field")
     if purpose not in PURPOSES:
         raise Invalid(f"purpose: must be one of {', '.join(PURPOSES)}", param="purpose", code="invalid_value")
     return UploadParams(purpose, _kept(fields))
@@ -217,28 +215,28 @@ def _whole(text: str | None) -> int:
 
 
 def kept_seconds(seconds: int) -> float:
-    """How long a file is kept. Raises Invalid."""
+    """Check how long a file is kept, in seconds. Raises Invalid."""
     if not _SHORTEST <= seconds <= _LONGEST:
         param = "expires_after[seconds]"
-        raise Invalid(f"{param}: must lie between 1 hour and 30 days", param=param, code="invalid_value")
+        raise Invalid(f"{param}: must be between 1 hour and 30 days", param=param, code="invalid_value")
     return float(seconds)
 
 
 _MOST = 64 * 1024  # bytes of a body
 _ABOUT_BATCHES = (
-    "The file's lines are checked behind the answer, while the batch is `validating`; one that is refused fails it, "
-    "with its number in `errors`. `completion_window` is free: such as 10m, 24h or 7d."
+    "The file's lines are checked after the response, while the batch is `validating`; an invalid line fails the batch "
+    "and is reported with its number in `errors`. `completion_window` is any duration, such as 10m, 24h or 7d."
 )
 
 
 def _window(value: str) -> str:
     if not 1 <= parse_duration(value) <= LONGEST_EXPIRY:
-        refuse("must lie between 1 second and 30 days")
+        refuse("must be between 1 second and 30 days")
     return value
 
 
 class OutputExpiry(Body):
-    """How long the output files are kept, from the end of the batch on."""
+    """How long output files are kept after the end of the batch."""
 
     anchor: Literal["created_at"]
     seconds: int
@@ -252,11 +250,11 @@ class FileBatchBody(Body):
     completion_window: Annotated[str, AfterValidator(_window)]
     metadata: Metadata | None = None
     output_expires_after: OutputExpiry | None = None
-    callback_url: CallbackUrl | None = Field(None, description="Told once, when the batch has ended.")
-    batch_size: int | None = Field(None, ge=1, le=1_000_000, description="Tasks in flight at once.")
+    callback_url: CallbackUrl | None = Field(None, description="Called once, when the batch has ended.")
+    batch_size: int | None = Field(None, ge=1, le=1_000_000, description="Maximum number of tasks in flight.")
 
-    def wanted(self, fingerprint: str, *, repeated: bool) -> FileBatchRequest:
-        """The plain value that the services take. Raises Invalid."""
+    def file_batch_request(self, fingerprint: str, *, repeated: bool) -> FileBatchRequest:
+        """Build the use case's request. Raises Invalid."""
         options = BatchRequest(
             batch_size=self.batch_size,
             callback_url=self.callback_url,
@@ -277,25 +275,31 @@ class FileBatchBody(Body):
 class BatchesQuery(Query):
     """Which batches to list."""
 
-    after: str | None = Field(None, description="The last id of the page before.")
-    limit: int = Field(20, ge=1, le=100, description="How many at most.")
+    after: str | None = Field(None, description="The last id of the previous page.")
+    limit: int = Field(20, ge=1, le=100, description="Page size.")
 
 
 class OpenAiBatchViews:
-    """Parse, authenticate, call one service, render."""
+    """The /v1/batches operations."""
 
     def __init__(self, use_cases: OpenAiUseCases, callers: Callers) -> None:
         self._use_cases = use_cases
         self._callers = callers
 
     def operations(self) -> list[Operation]:
-        """What is offered."""
+        """The operations of these views."""
         one, path = {200: ResponseDoc("The batch.", OpenAiBatch)}, "/v1/batches/{batch_id}"
         return [
-            _openai(
-                "POST", "/v1/batches", "Run a file.", self.create, one, _ABOUT_BATCHES, body=FileBatchBody
+            _operation(
+                "POST",
+                "/v1/batches",
+                "Run the requests in a file.",
+                self.create,
+                one,
+                _ABOUT_BATCHES,
+                body=FileBatchBody,
             ),
-            _openai(
+            _operation(
                 "GET",
                 "/v1/batches",
                 "List batches, newest first.",
@@ -303,18 +307,18 @@ class OpenAiBatchViews:
                 {200: ResponseDoc("A page.", OpenAiBatchList)},
                 query=BatchesQuery,
             ),
-            _openai("GET", path, "Look at a batch.", self.show, one, refusals=(404,)),
-            _openai("POST", f"{path}/cancel", "Cancel a batch.", self.cancel, one, refusals=(400, 404)),
+            _operation("GET", path, "Retrieve a batch.", self.show, one, refusals=(404,)),
+            _operation("POST", f"{path}/cancel", "Cancel a batch.", self.cancel, one, refusals=(400, 404)),
         ]
 
     def create(self) -> ResponseReturnValue:
-        """200 with the batch as it stands, mostly `validating`."""
+        """200 with the batch, usually `validating`."""
         caller = self._callers.current()
         received = read_body(_MOST)
         body = parse(FileBatchBody, parse_json(received))
         digest = hashlib.sha256(request.headers.get("Authorization", "").encode() + b"\n" + received)
         repeated = read_patience(request.headers.get).tries > 0
-        wanted = body.wanted(digest.hexdigest(), repeated=repeated)
+        wanted = body.file_batch_request(digest.hexdigest(), repeated=repeated)
         created = self._use_cases.create_file_batch.create(caller.client_id, wanted)
         note(subject=created.id)
         return answer(self._view(created))
@@ -336,12 +340,12 @@ class OpenAiBatchViews:
         )
 
     def show(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands."""
+        """The batch."""
         caller = self._callers.current()
         return answer(self._view(self._use_cases.read_batches.batch(caller.client_id, batch_id)))
 
     def cancel(self, batch_id: str) -> ResponseReturnValue:
-        """The batch as it stands after the wish. One that has ended is refused by 400, as OpenAI does."""
+        """The batch after the request to cancel it. 400 if it has ended, as with OpenAI."""
         caller = self._callers.current()
         try:
             row = self._use_cases.cancel_batch.cancel(caller.client_id, batch_id)
@@ -354,9 +358,3 @@ class OpenAiBatchViews:
         errors = orjson.loads(row.errors) if row.errors else None
         usage = self._use_cases.read_batch_usage.ended(row)
         return openai_batch_view({**values, "metadata": raw(row.metadata)}, errors=errors, usage=usage)
-
-
-def _openai(
-    method: str, path: str, summary: str, view: Any, answers: Any, description: str = "", **more: Any
-) -> Operation:
-    return Operation(method, path, summary, view, answers, group="OpenAI", description=description, **more)
