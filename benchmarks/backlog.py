@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.composition.container import Container
 from app.composition.dispatcher import LeaderProcess
-from app.dispatching.leadership import begin_epoch
+from app.dispatching.leadership import begin_generation
 from app.pacing.ports import WorkerReport
 from app.pacing.store.backlog_publisher import WINDOW, WINDOW_OF_ALL
 from app.platform.database import Database
@@ -107,7 +107,7 @@ class Backlog:
         while not leader.candidate.try_lead(term):
             pass
         leader.reservoir.term = term
-        begin_epoch(
+        begin_generation(
             leader.gate,
             leader.database,
             leader.dispatcher.topology,

@@ -64,7 +64,7 @@ class Bench:
         return sum(self.feeding) * 1e6 / max(1, sum(self.fed))
 
     def _turn(self) -> int:
-        return self.backlog.leader.dispatcher.turn().released
+        return self.backlog.leader.dispatcher.tick().released
 
     def _end_all(self) -> None:
         """What workers would do: redeem what was released, and settle it. Then it waits again."""
@@ -89,8 +89,8 @@ class Bench:
         ]
         permits.settle(ended)
         if ended:
-            backlog.leader.refeeding.remember([one.task_id for one in ended])
-            backlog.leader.refeeding.flush()
+            backlog.leader.requeueing.remember([one.task_id for one in ended])
+            backlog.leader.requeueing.flush()
             self._feed(len(ended))
 
     def _feed(self, count: int) -> None:

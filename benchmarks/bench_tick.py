@@ -59,7 +59,7 @@ def work_of(backlog: Backlog) -> Work:
         leader.feed()
 
     jobs: Work = {
-        "release turn": leader.dispatcher.turn,
+        "release turn": leader.dispatcher.tick,
         "feeder, window full": leader.feed,
         f"feeder, {FED} rows": feed_some,
     }

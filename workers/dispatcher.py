@@ -1,9 +1,9 @@
 """The dispatcher process: several may run, one leads.
 
-The release loop (this thread) waits for Redis alone: a database that does not answer costs nobody the lead. Beside it
-run loops that feed, heal, look at pauses and shares, test keys, and write down what is to be fed again. Each waits for
-its doorbell or its next due instant. A loop that meets a lost Redis or database waits and goes on; the term in every
-script keeps a leader that was overtaken from doing harm.
+The release loop (this thread) waits for Redis alone: a database that does not answer costs no leader its lead. Other
+threads feed, reconcile, read pauses and shares, test keys, and queue tasks again. Each waits for its wake-up key or its
+next due instant. A loop that cannot reach Redis or the database waits and goes on. Every script checks the term, so a
+leader that was replaced does no harm.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ import structlog
 
 from app.composition.container import Container, from_environment
 from app.composition.dispatcher import LeaderProcess
-from app.dispatching.leadership import begin_epoch
+from app.dispatching.leadership import begin_generation
 from app.dispatching.periodic import run_due
-from app.pacing.store.pacing_store import EpochBroken, NotLeading
+from app.pacing.store.pacing_store import GenerationLost, NotLeading
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 
 log = structlog.get_logger("penstock.dispatcher")
 
-POLL = 0.25  # seconds between a candidate's looks at the leader's beat
-JOIN = 5.0  # seconds for all loops of a leader that makes room; whoever takes longer ends when it can
-LONGEST = 2.0  # seconds between a loop's tries while something cannot be reached
+POLL = 0.25  # seconds between a candidate's checks of the leader's heartbeat
+JOIN = 5.0  # seconds to wait for all loops of a leader that is replaced; a slower one ends when it can
+LONGEST = 2.0  # seconds between retries of a loop while something cannot be reached
 AGAIN = 0.5  # seconds after something could not be reached
-HEAL_EVERY = 1.0
-TAKE_BACK_EVERY = 0.25
-LOOK_EVERY = 0.4  # a pause is obeyed within a second
+RECONCILE_EVERY = 1.0
+RECLAIM_EVERY = 0.25
+LOOK_EVERY = 0.4  # a pause takes effect within a second
 TEST_EVERY = 1.0
 SHARES_EVERY = 5.0
-REFEED_EVERY = 0.25
+REQUEUE_EVERY = 0.25
 
 
 class DispatcherSupervisor:
-    """From one configuration to the next, until SIGTERM."""
+    """Passes from one configuration's leader to the next, until SIGTERM. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.over = threading.Event()  # of the leader at work
+        self.over = threading.Event()  # ends the present leader
         self._next: SimpleQueue[LeaderProcess] = SimpleQueue()
 
     def end(self, *_: object) -> None:
@@ -53,13 +53,13 @@ class DispatcherSupervisor:
         self.stop.set()
         self.over.set()
 
-    def hand_over(self, leader: LeaderProcess) -> None:
-        """Go on with another one."""
+    def replace_leader(self, leader: LeaderProcess) -> None:
+        """Continue with another leader."""
         self._next.put(leader)
         self.over.set()
 
-    def heir(self, leader: LeaderProcess) -> LeaderProcess:
-        """The newest one; the same where there is none."""
+    def latest(self, leader: LeaderProcess) -> LeaderProcess:
+        """The newest leader; the present one if there is no other."""
         self.over.clear()
         if self.stop.is_set():
             self.over.set()
@@ -69,39 +69,39 @@ class DispatcherSupervisor:
 
 
 def main(ready: Callable[[], object]) -> None:
-    """Be a dispatcher until SIGTERM; `ready` is called when it stands for leader.
+    """Be a dispatcher until SIGTERM; `ready` is called once it is a candidate.
 
-    A reload is a change of leader within the process: what was learned is kept, and what was released to a key that
-    is gone returns by itself, as nobody redeems it.
+    A reload changes the leader within the process: estimates are kept, and what was released to a key that is gone
+    is reclaimed, as nobody redeems it.
     """
-    life = DispatcherSupervisor()
+    supervisor = DispatcherSupervisor()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, life.end)
+        signal.signal(number, supervisor.end)
     parts = from_environment()
     parts.show_meters()
     leader = LeaderProcess(parts)
-    follow = parts.follow(lambda settings: life.hand_over(_leader(parts.renewed(settings))))
+    follow = parts.follow(lambda settings: supervisor.replace_leader(_leader(parts.renewed(settings))))
     follow.start()
     ready()
-    live(life, leader)
+    live(supervisor, leader)
     follow.close()
 
 
-def live(life: DispatcherSupervisor, leader: LeaderProcess) -> None:
-    """One leader after the other, until the end."""
-    while not life.stop.is_set():
-        leader = life.heir(leader)
-        run(leader, life.over)
+def live(supervisor: DispatcherSupervisor, leader: LeaderProcess) -> None:
+    """Run one leader after the other, until the end."""
+    while not supervisor.stop.is_set():
+        leader = supervisor.latest(leader)
+        run(leader, supervisor.over)
 
 
 def _leader(parts: Container) -> LeaderProcess:
-    """With whatever may find the configuration wrong. Raises ConfigError."""
+    """Build a leader, with every part that may find the configuration wrong. Raises ConfigError."""
     parts.sending_alerts  # noqa: B018
     return LeaderProcess(parts)
 
 
 def run(leader: LeaderProcess, stop: threading.Event) -> None:
-    """Stand for leader, lead, and go on until `stop`; then make room for a successor, and leave no thread behind."""
+    """Be a candidate, lead, and go on until `stop`; then resign, and leave no thread behind."""
     leading = threading.Event()
     loops = _loops(leader, leading)
     watch = leader.parts.keep_alerts(may=leading.is_set)
@@ -113,12 +113,12 @@ def run(leader: LeaderProcess, stop: threading.Event) -> None:
             _lead(leader, leading, stop)
         except NotLeading:
             log.warning("another dispatcher leads now")
-        except EpochBroken:
-            stop.wait(AGAIN)  # under the next term another one is begun
+        except GenerationLost:
+            stop.wait(AGAIN)  # another generation begins under the next term
         except (RedisUnreachable, DatabaseUnreachable) as error:
             log.warning("waiting", reason=str(error))
             stop.wait(AGAIN)
-        except Exception as error:  # noqa: BLE001 - whatever a turn met, the next one may do without
+        except Exception as error:  # noqa: BLE001 - the next tick may succeed
             _failed(leader, stop, error)
         finally:
             leading.clear()
@@ -137,7 +137,7 @@ def run(leader: LeaderProcess, stop: threading.Event) -> None:
 
 
 def _join(loops: Sequence[BackgroundLoop]) -> None:
-    """Wait for all of them together: a successor stands still meanwhile."""
+    """Wait for all of them together: the next leader waits meanwhile."""
     until = time.monotonic() + JOIN
     for loop in loops:
         loop.join(max(0.0, until - time.monotonic()))
@@ -161,30 +161,30 @@ def _lead(leader: LeaderProcess, leading: threading.Event, stop: threading.Event
         try:
             leading.set()
             _release(leader, stop)
-        except EpochBroken:
+        except GenerationLost:
             leading.clear()
-            _begin_epoch(leader, stop)
+            _begin_generation(leader, stop)
         except (RedisUnreachable, DatabaseUnreachable) as error:
             log.warning("waiting", reason=str(error))
             stop.wait(AGAIN)
         except NotLeading:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a turn met, the next one may do without
+        except Exception as error:  # noqa: BLE001 - the next tick may succeed
             _failed(leader, stop, error)
 
 
 def _release(leader: LeaderProcess, stop: threading.Event) -> None:
     wait = 0.0
     while not stop.is_set():
-        turn = leader.dispatcher.turn(wait)
-        leader.parts.meters.turned(turn.seconds)
-        leader.refeeding.remember(turn.refeed)
-        wait = turn.next_in
+        tick = leader.dispatcher.tick(wait)
+        leader.parts.meters.turned(tick.seconds)
+        leader.requeueing.remember(tick.requeue)
+        wait = tick.next_in
 
 
-def _begin_epoch(leader: LeaderProcess, stop: threading.Event) -> None:
-    log.warning("Redis holds another epoch: feeding again from the database")
-    begin_epoch(
+def _begin_generation(leader: LeaderProcess, stop: threading.Event) -> None:
+    log.warning("Redis lost its data: rebuilding it from the database")
+    begin_generation(
         leader.gate,
         leader.database,
         leader.dispatcher.topology,
@@ -197,17 +197,17 @@ def _begin_epoch(leader: LeaderProcess, stop: threading.Event) -> None:
 
 
 def _loops(leader: LeaderProcess, leading: threading.Event) -> list[BackgroundLoop]:
-    """What a leader does beside its turns."""
-    heal_due = 0.0
+    """The leader's other threads."""
+    reconcile_due = 0.0
 
     def feed() -> None:
         leader.gate.wait_for_wake("penstock:wake:feeder", leader.feed())
 
-    def round_() -> None:
-        nonlocal heal_due
-        leader.gate.take_back(leader.stale)
-        if leader.clock.monotonic() >= heal_due:
-            heal_due = leader.clock.monotonic() + HEAL_EVERY
+    def reconcile() -> None:
+        nonlocal reconcile_due
+        leader.gate.reclaim(leader.stale)
+        if leader.clock.monotonic() >= reconcile_due:
+            reconcile_due = leader.clock.monotonic() + RECONCILE_EVERY
             run_due(leader.jobs, leader.clock.monotonic(), partial(_report, leader))
 
     def loop(name: str, once: Callable[[], object], every: float) -> BackgroundLoop:
@@ -220,24 +220,24 @@ def _loops(leader: LeaderProcess, leading: threading.Event) -> list[BackgroundLo
 
     return [
         loop("feeder", feed, 0.0),
-        loop("healer", round_, TAKE_BACK_EVERY),
+        loop("healer", reconcile, RECLAIM_EVERY),
         loop("watcher", leader.watch.look, LOOK_EVERY),
         loop("tester", leader.watch.test, TEST_EVERY),
         loop("shares", leader.shares.look, SHARES_EVERY),
-        loop("refeeder", leader.refeeding.flush, REFEED_EVERY),
+        loop("refeeder", leader.requeueing.flush, REQUEUE_EVERY),
     ]
 
 
 def _while_leading(once: Callable[[], object]) -> None:
     try:
         once()
-    except (NotLeading, EpochBroken):
-        time.sleep(POLL)  # the leader's own loop sees to that
+    except (NotLeading, GenerationLost):
+        time.sleep(POLL)  # the release loop handles it
 
 
 def _report(leader: LeaderProcess, job: str, error: Exception) -> None:
     """Log a job's failure, and count it unless Redis or the database is out of reach."""
-    if isinstance(error, (NotLeading, EpochBroken)):
+    if isinstance(error, (NotLeading, GenerationLost)):
         return
     log.warning("a periodic job failed", job=job, error=repr(error))
     if not isinstance(error, (RedisUnreachable, DatabaseUnreachable)):
@@ -247,10 +247,10 @@ def _report(leader: LeaderProcess, job: str, error: Exception) -> None:
 def _resign(leader: LeaderProcess) -> None:
     try:
         if leader.gate.term:
-            leader.refeeding.flush()
+            leader.requeueing.flush()
             leader.learned.keep()
     except DatabaseUnreachable:
-        log.warning("what was learned in the last seconds is lost")
+        log.warning("estimates of the last seconds are lost")
     try:
         leader.gate.resign()
     except (NotLeading, RedisUnreachable):

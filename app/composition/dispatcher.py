@@ -26,10 +26,10 @@ from app.dispatching.key_supervisor import KeySupervisor
 from app.dispatching.leadership import LeaderElection
 from app.dispatching.periodic import EACH_ROUND, PeriodicJob
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
-from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers, RetriesAhead
-from app.dispatching.tick_handoff import KnowShares, PersistEstimates, RefeedTasks, TraceReleases
+from app.dispatching.reconcile import EndedPermits, Expiry, LostWorkers, QueuedRows, RetriesAhead
+from app.dispatching.tick_handoff import ClientShares, PersistEstimates, RequeueTasks, TraceReleases
 from app.dispatching.waiting_tasks import AbandonCalls, ExpireUnreachable, GiveDegraded, ScheduleOffPeak
-from app.pacing.build_controllers import make_governor, make_health
+from app.pacing.build_controllers import make_health, make_rate_controller
 from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
 from app.platform.domain.errors import DatabaseUnreachable
@@ -57,8 +57,8 @@ class LeaderProcess:
         self.reservoir = parts.patient_reservoir
         self.gate = RedisPacingStore(parts.scripts, unreadable=parts.meters.set_aside)
         self.candidate = LeaderElection(self.gate, self.clock)
-        self.governor = make_governor(parts.topology, parts.settings)
-        self.learned = PersistEstimates(self.database, self.governor, self.clock)
+        self.controller = make_rate_controller(parts.topology, parts.settings)
+        self.learned = PersistEstimates(self.database, self.controller, self.clock)
         self.watch = KeySupervisor(
             self.database,
             make_health(parts.settings),
@@ -66,21 +66,21 @@ class LeaderProcess:
             self.clock,
             self.gate.release_brake,
         )
-        self.shares = KnowShares(self.database)
+        self.shares = ClientShares(self.database)
         self.why = PublishWaitReasons(WaitReasonWriter(parts.scripts))
         self.tracing = TraceReleases(self.database, parts.tracer)
         self.dispatcher = Dispatcher(
             self.gate,
             parts.topology,
             self.shares.known,
-            governor=self.governor,
+            controller=self.controller,
             wall=self.clock.now,
             why=self.why,
             watch=self.watch,
             trace=self.tracing.released,
         )
         self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
-        self.refeeding = RefeedTasks(self.database, self.reservoir)
+        self.requeueing = RequeueTasks(self.database, self.reservoir)
         cache = parts.settings.cache
         self.joiner = JoinIdentical(
             self.database,
@@ -115,7 +115,7 @@ class LeaderProcess:
         return [
             PeriodicJob("lost workers", each, lost.tick),
             PeriodicJob("expiry", each, Expiry(database, publisher, clock).tick),
-            PeriodicJob("queued rows", each, FedRows(database, self.gate, clock).tick),
+            PeriodicJob("queued rows", each, QueuedRows(database, self.gate, clock).tick),
             PeriodicJob("retries ahead", each, RetriesAhead(database, publisher, clock).tick),
             PeriodicJob("ended permits", each, EndedPermits(database, self.gate, parts.permits).tick),
             PeriodicJob("callbacks", each, CallbackFeeder(database, parts.callback_bell, clock).tick),
@@ -143,23 +143,23 @@ class LeaderProcess:
         return {key.name: key.upstream for key in self.parts.settings.keys}
 
     def close(self) -> None:
-        """End the threads that it has started. What they had in hand is another's."""
+        """End the threads that it started. The next leader takes over what they had in hand."""
         self.tracing.close()
         self.intakes.close()
         try:
             self.holder.close()
         except DatabaseUnreachable:
-            pass  # it is found dead
+            pass  # its heartbeat stops, so another process finds it dead
 
     def feed(self) -> float:
-        """One round of joining and feeding; gives back seconds until the next is due without a ring."""
+        """One round of joining and feeding. Returns seconds until the next is due unless woken."""
         more = self.joiner.tick()
         pause = self.feeder.tick()
         return 0.0 if more else pause
 
     def configure(self) -> None:
-        """Write told figures, and what a predecessor has learned, to the gate; take up pauses, health and shares."""
+        """Begin to lead: read shares, estimates, pauses and key health, and write the limits to the pacing store."""
         self.shares.look()
         self.learned.recall()
         self.watch.recall()
-        self.gate.configure(self.governor.limits(0.0, {}))
+        self.gate.configure(self.controller.limits(0.0, {}))

@@ -1,8 +1,9 @@
-"""The leader: who leads, what is released, and what is put right.
+"""The leader: election, releases, and everything it does periodically.
 
-Begin with `dispatch.py` (one turn: snapshot, plan, release) and `reconcile.py` (what crashes left behind). `lead.py` is
-the election, `feed_backlog.py` brings rows from the database into the backlog queues; the rest are the leader's chores,
-one a file.
+Begin with `dispatch.py` (one tick: snapshot, plan, release). `leadership.py` is the election and the rebuild after
+Redis lost its data; `feed_backlog.py` moves rows from the database into the backlog queues; `reconcile.py` repairs what
+crashes left behind. `periodic.py` runs these and the other jobs (`housekeeping.py`, `waiting_tasks.py`);
+`key_supervisor.py` and `tick_handoff.py` hold what the tick shares with other threads.
 
 Uses every room below: `execution`, `submission`, `pacing`, `caching`, `billing`, `access`, `tasks`, `platform`.
 """

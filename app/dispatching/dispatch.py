@@ -1,6 +1,6 @@
 """Release what quotas, workers and fairness allow, now.
 
-1. Look at the gate (one round trip, which is also the leader's beat).
+1. Look at the pacing store (one round trip, which is also the leader's beat).
 2. Decide (pure).
 3. Carry out (one round trip); charge the shares with what was carried out.
 """
@@ -22,7 +22,7 @@ from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
 
-REPORT_LIFE = 3.0  # seconds of gate time for which a worker's report is believed
+REPORT_LIFE = 3.0  # seconds of pacing time for which a worker's report is believed
 BEAT = 0.25  # seconds between looks when nothing happens
 SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
 _HEADS = 1024  # heads looked at in one snapshot, all lists together
@@ -43,7 +43,7 @@ class WorkerView(Protocol):
 
 
 class View(Protocol):
-    """What one look at the gate showed."""
+    """What one look at the pacing store showed."""
 
     @property
     def now(self) -> float: ...
@@ -56,7 +56,7 @@ class View(Protocol):
     @property
     def workers(self) -> Sequence[WorkerView]: ...
     @property
-    def refeed(self) -> tuple[str, ...]: ...
+    def requeue(self) -> tuple[str, ...]: ...
     @property
     def reports(self) -> tuple[CallReport, ...]: ...
 
@@ -65,10 +65,10 @@ class PacingStore(Protocol):
     """Where messages and permits are."""
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
-        """Take a snapshot, and beat; when somebody rings, at the latest after `wait` seconds."""
+        """Take a snapshot, and beat; as soon as it is woken, at the latest after `wait` seconds."""
 
     def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof]) -> list[str]:
-        """Carry out releases; gives back a word for each. `proofs`: when keys were last known to be good."""
+        """Carry out releases. Returns a word for each. `proofs`: when keys were last known to be good."""
 
     @property
     def limits(self) -> Mapping[str, QuotaLimits]:
@@ -80,7 +80,7 @@ class PacingStore(Protocol):
 
     @property
     def released_at(self) -> float:
-        """Gate time of the last release."""
+        """Pacing time of the last release."""
 
     def configure(self, limits: Mapping[str, QuotaLimits]) -> None:
         """Write the limits of quotas."""
@@ -95,11 +95,11 @@ class KeyWatch(Protocol):
     def heard(self, reports: Sequence[CallReport]) -> None:
         """What settled calls came to."""
 
-    def closures(self) -> Suspensions:
+    def suspensions(self) -> Suspensions:
         """What planning is to leave alone now."""
 
     def proofs(self) -> Mapping[str, Proof]:
-        """When keys were last known to be good, in gate time."""
+        """When keys were last known to be good, in pacing time."""
 
     def standing(self) -> Mapping[str, Any]:
         """How keys and accounts stand, to be told."""
@@ -111,7 +111,7 @@ class NoWatch:
     def heard(self, reports: Sequence[CallReport]) -> None:
         """Hears nothing."""
 
-    def closures(self) -> Suspensions:
+    def suspensions(self) -> Suspensions:
         """None."""
         return Suspensions()
 
@@ -126,11 +126,11 @@ class NoWatch:
 
 @dataclass(slots=True)
 class TickResult:
-    """What one turn did, and when the next is due."""
+    """What one tick did, and when the next is due."""
 
     released: int
     next_in: float
-    refeed: tuple[str, ...]
+    requeue: tuple[str, ...]
     waits: Mapping[str, Wait]
     seconds: float = 0.0  # that it took, from what was seen to what was carried out
 
@@ -143,36 +143,36 @@ class Dispatcher:
     topology: Topology
     clients: Callable[[], Mapping[str, ClientShare]]
     shares: Shares = field(default_factory=Shares)
-    turns: int = 0
+    ticks: int = 0
     lists: int = 1  # seen at the last look: decides how many heads of each are looked at
-    governor: RateController | None = None  # None: told figures alone
+    controller: RateController | None = None  # None: configured limits alone
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     why: PublishWaitReasons | None = None
-    homes: PrefixAffinity = field(default_factory=PrefixAffinity)
+    affinity: PrefixAffinity = field(default_factory=PrefixAffinity)
     watch: KeyWatch = field(default_factory=NoWatch)
     last_minute: PerMinuteCounter = field(default_factory=PerMinuteCounter)
     trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
-    _led: tuple[str, float] = ("", 0.0)  # the term, and gate time of its first turn
+    _led: tuple[str, float] = ("", 0.0)  # the term, and pacing time of its first tick
     _quota_ids: tuple[str, ...] = ()
-    _depth: int = _FEW  # heads of each list to look at: about twice what the last turns used
+    _depth: int = _FEW  # heads of each list to look at: about twice what the last ticks used
 
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
 
-    def turn(self, wait: float = 0.0) -> TickResult:
-        """Look, when somebody rings, at the latest after `wait` seconds; decide, carry out.
+    def tick(self, wait: float = 0.0) -> TickResult:
+        """Look, as soon as it is woken, at the latest after `wait` seconds; decide, carry out.
 
-        Raises what the gate raises.
+        Raises what the pacing store raises.
         """
-        self.turns += 1
+        self.ticks += 1
         most = max(4, min(_MOST, _HEADS // max(1, self.lists)))
         heads = min(most, self._depth)
         view = self.gate.look(heads, self.topology, self._quota_ids, wait)
         began = self.monotonic()
-        turn = self._act(view, saw_all_it_may=heads >= most)
-        turn.seconds = self.monotonic() - began
-        return turn
+        result = self._act(view, saw_all_it_may=heads >= most)
+        result.seconds = self.monotonic() - began
+        return result
 
     def _act(self, view: View, *, saw_all_it_may: bool) -> TickResult:
         """Decide on what was seen, and carry it out."""
@@ -180,68 +180,70 @@ class Dispatcher:
         if self._led[0] != self.gate.term:
             self._led = (self.gate.term, view.now)
         self.watch.heard(view.reports)
-        if self.turns % 1000 == 0:
+        if self.ticks % 1000 == 0:
             self.shares.forget_idle()
-        closures = self.watch.closures()
-        quotas = view.quotas if self.governor is None else self._govern(self.governor, view, closures)
-        quotas = {**quotas, **_resting(closures, quotas, view.now)} if closures.resting else quotas
-        quotas = {**quotas, **_probed(closures, quotas)} if closures.probed else quotas
-        snapshot = self._snapshot(view, quotas, closures)
+        suspensions = self.watch.suspensions()
+        quotas = view.quotas if self.controller is None else self._govern(self.controller, view, suspensions)
+        quotas = {**quotas, **_resting(suspensions, quotas, view.now)} if suspensions.resting else quotas
+        quotas = {**quotas, **_probed(suspensions, quotas)} if suspensions.probed else quotas
+        snapshot = self._snapshot(view, quotas, suspensions)
         if not view.waiting:
             self._tell(snapshot, {}, [])
-            return TickResult(0, BEAT, view.refeed, {})
+            return TickResult(0, BEAT, view.requeue, {})
         decided = plan(snapshot, self.topology, self.shares)
         self._depth = _next_depth(self._depth, decided, self.lists)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
         self._tell(snapshot, decided.waits, done)
         deeper = decided.more and not saw_all_it_may
-        return TickResult(released, _next_in(decided, released, deeper), view.refeed, decided.waits)
+        return TickResult(released, _next_in(decided, released, deeper), view.requeue, decided.waits)
 
     def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
-            self.why.turned(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
+            self.why.record_tick(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
 
     def _standing(self, snapshot: Snapshot) -> Mapping[str, Any]:
         """What the leader tells of itself: its term, what it has learned, what it leaves alone."""
-        governor, now = self.governor, snapshot.now
+        controller, now = self.controller, snapshot.now
         term, since = self._led
         return {
             "term": term,
             "since": since,
-            "turns": self.turns,
+            "turns": self.ticks,
             "last_minute": self.last_minute.counts(now),
-            "learned": {} if governor is None else {n: _figures(of) for n, of in governor.learned().items()},
-            "breakers": {} if governor is None else governor.open_breakers(now),
-            "pauses": sorted(snapshot.closures.pauses.subjects),
+            "learned": {}
+            if controller is None
+            else {n: _figures(of) for n, of in controller.learned().items()},
+            "breakers": {} if controller is None else controller.open_breakers(now),
+            "pauses": sorted(snapshot.suspensions.pauses.subjects),
             "health": self.watch.standing(),
         }
 
     def _govern(
-        self, governor: RateController, view: View, closures: Suspensions
+        self, controller: RateController, view: View, suspensions: Suspensions
     ) -> Mapping[str, QuotaState]:
-        """Learn, close what is to be closed, write what changed. Gives back the quotas as they are then."""
+        """Learn, close what is to be closed, write what changed. Returns the quotas as they are then."""
         quotas = dict(view.quotas)
-        for closing in governor.settled(view.reports):
+        for closing in controller.settled(view.reports):
             self.gate.brake(closing.quota, closing.seconds, closing.why)
             quotas[closing.quota] = _closed(quotas.get(closing.quota), closing, view.now)
-        holds = closures.pauses.holds
+        holds = suspensions.pauses.holds
         wanted = {one.model for one in view.waiting if holds(one.model, one.client) is None}
-        governor.look(view.now, quotas, wanted)
-        wished = governor.limits(view.now, quotas)
+        controller.look(view.now, quotas, wanted)
+        wished = controller.limits(view.now, quotas)
         changed = {
             name: limits for name, limits in wished.items() if _differs(self.gate.limits.get(name), limits)
         }
         if changed:
             self.gate.configure(changed)
             quotas.update({name: _limited(quotas[name], changed[name]) for name in changed if name in quotas})
-        quotas.update(governor.judged(view.now, quotas))
+        quotas.update(controller.judged(view.now, quotas))
         return quotas
 
-    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], closures: Suspensions) -> Snapshot:
+    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], suspensions: Suspensions) -> Snapshot:
         live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
         pools, slots = allocate_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
-        waiting = view.waiting if self.governor is None else self.governor.tokens.reserved(view.waiting)
+        waiting = view.waiting if self.controller is None else self.controller.tokens.reserved(view.waiting)
         return Snapshot(
             view.now,
             waiting,
@@ -250,10 +252,10 @@ class Dispatcher:
             slots,
             self.clients(),
             flights=view.flights,
-            speeds=self.governor.speeds if self.governor is not None else {},
+            speeds=self.controller.speeds if self.controller is not None else {},
             wall=self.wall(),
-            homes=self.homes,
-            closures=closures,
+            affinity=self.affinity,
+            suspensions=suspensions,
         )
 
     def _carry_out(self, releases: Sequence[Release], quotas: Mapping[str, QuotaState]) -> list[Release]:
@@ -267,9 +269,9 @@ class Dispatcher:
         for release in done:
             self.last_minute.released(release.route.quotas, self.gate.released_at)
             if release.prefix:
-                self.homes.saw(release.prefix, release.route.account)
-        if self.governor is not None:
-            self.governor.released(done, quotas, self.gate.released_at)
+                self.affinity.saw(release.prefix, release.route.account)
+        if self.controller is not None:
+            self.controller.released(done, quotas, self.gate.released_at)
         return done
 
 
@@ -298,7 +300,7 @@ def _differs(before: QuotaLimits | None, after: QuotaLimits) -> bool:
 
 
 def _limited(state: QuotaState, limits: QuotaLimits) -> QuotaState:
-    """A quota under other limits, as the gate has it: levels are kept, a new bucket starts empty."""
+    """A quota under other limits, as the pacing store has it: levels are kept, a new bucket starts empty."""
     requests, tokens = limits.requests, limits.tokens
     return replace(
         state,
@@ -314,20 +316,20 @@ def _closed(state: QuotaState | None, closing: BrakeOrder, now: float) -> QuotaS
     return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
 
 
-def _resting(closures: Suspensions, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
+def _resting(suspensions: Suspensions, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
     """Quotas that refuse everybody's requests, as if they were braked."""
     found = {}
-    for name, (seconds, why) in closures.resting.items():
+    for name, (seconds, why) in suspensions.resting.items():
         state = quotas.get(name, QuotaState())
         if state.braked_until < now + seconds:
             found[name] = replace(state, braked_until=now + seconds, reason=why)
     return found
 
 
-def _probed(closures: Suspensions, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
+def _probed(suspensions: Suspensions, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
     """Quotas whose key or account is taken for dead: one call at a time may prove that it is not."""
     found = {}
-    for name, why in closures.probed.items():
+    for name, why in suspensions.probed.items():
         state = quotas.get(name, QuotaState())
         found[name] = replace(
             state, cap=1 if state.cap is None else min(1, state.cap), judged="probe", reason=why

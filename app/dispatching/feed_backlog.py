@@ -1,4 +1,4 @@
-"""Feed backlog queues from the database: its only way in for whatever could not run when it was submitted."""
+"""Feed the backlog queues from the database: the only way in for tasks that could not be queued at submission."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from app.tasks.domain.attempt import Message
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import feeding
 
-CHUNK = 1000  # rows of one queue a tick, and about those of one transaction: a few script calls
+CHUNK = 1000  # rows of one queue a round, and about as many of one transaction: a few script calls
 DUE_AT_ONCE = 2000
-IDLE = 0.5  # seconds between looks at the database when nobody rings
+IDLE = 0.5  # seconds between looks at the database unless woken
 
 
 class Window(Protocol):
-    """How full the backlog queues are."""
+    """How full the backlog queues are. See the pacing store."""
 
     def rooms(self, queues: Sequence[str], window: int, most: int) -> Mapping[str, int]:
         """How many more messages each queue would take in a round of `most` of each."""
 
     def ordered_room(self, queue: str) -> Mapping[int, int]:
-        """How many more that go by their deadline, by step."""
+        """How many more messages ordered by deadline, by step."""
 
     def overflows(self) -> Mapping[str, str]:
         """Queues to which others may not publish, with how often they were refused."""
 
     def clear_overflow(self, queue: str, seen: str) -> None:
-        """Let others publish again, unless somebody was refused since."""
+        """Let others publish again, unless another was refused since."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one queue may be given in a round; `ordered`: of what goes by its deadline, by step (None: it has none)."""
+    """What one queue may get in a round. `ordered`: messages ordered by deadline, by step; None if it has none."""
 
     queue: str
     most: int
@@ -46,7 +46,7 @@ class _Part:
 
 
 class Feeder:
-    """Moves rows that may run now into their queues, as far as the window reaches."""
+    """Moves rows that may run now into their queues, as far as these have room."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Feeder:
         self._size = size
 
     def tick(self) -> float:
-        """Do one bounded round. Gives back seconds until the next is due without a ring; 0 when there is more.
+        """Do one bounded round. Returns seconds until the next is due unless woken; 0 when there is more.
 
         1. What has become due may be fed. 2. Feed each queue that has rows and room, several in one transaction.
         3. Where nothing waits in the database any more, others may publish directly again.
@@ -86,7 +86,7 @@ class Feeder:
         return IDLE if due is None else min(IDLE, max(0.0, due - self._clock.now()))
 
     def _parts(self, queues: Sequence[str]) -> list[_Part]:
-        """What each queue may be given now; those without room are left out."""
+        """What each queue may get now; those without room are left out."""
         rooms = self._window.rooms(queues, self._size, CHUNK) if queues else {}
         roomy = [queue for queue in queues if rooms[queue] > 0]
         if not roomy:
@@ -98,7 +98,7 @@ class Feeder:
         ]
 
     def _take(self, parts: Sequence[_Part]) -> list[list[Message]]:
-        """Take the rows of the first queues, until they are a transaction's worth; gives back those of each."""
+        """Take the rows of the first queues, up to a transaction's worth. Returns those of each queue."""
         at = self._clock.now()
 
         def take(connection: Connection) -> list[list[Message]]:
@@ -113,7 +113,7 @@ class Feeder:
         return self._database.write(take)
 
     def _publish(self, parts: Sequence[_Part], taken: Sequence[Sequence[Message]]) -> bool:
-        """Publish what was taken. Gives back whether some queue had more than was taken."""
+        """Publish what was taken. Returns whether some queue has more."""
         messages = [message for of_queue in taken for message in of_queue]
         # Plain retries go to the front, so the last of them is put there first.
         front = [m for m in messages if m.front]
@@ -128,7 +128,7 @@ class Feeder:
         )
 
     def _forget_gone(self, task_ids: list[str]) -> None:
-        """What was cancelled while it was published has a place that nobody else would delete."""
+        """Delete places of tasks that were cancelled while being published: nothing else would."""
         found = self._database.read(lambda c: store.releases_of(c, task_ids)) if task_ids else {}
         gone = [i for i in task_ids if i not in found or found[i][0].ended]
         if gone:

@@ -1,8 +1,4 @@
-"""Know what an operator has paused and which keys are not to be used; test keys, and give them back.
-
-The dispatcher's turn asks `closures` and tells `heard`, which wait for nobody. `look` (twice a second) reads and writes
-the database, `test` makes the tests that are due: each in a thread of its own, as a test may take seconds.
-"""
+"""Pauses and key health: what planning must leave alone, tests of suspended keys, and their return to use."""
 
 from __future__ import annotations
 
@@ -39,14 +35,19 @@ log = structlog.get_logger("penstock.health")
 
 
 class Tester(Protocol):
-    """Asks upstreams."""
+    """Sends test requests to upstreams."""
 
     def test(self, key: str, test: Probe) -> Probed:
-        """Ask a key's upstream. Takes some seconds at most."""
+        """Test a key at its upstream. Takes some seconds at most."""
 
 
 class KeySupervisor:
-    """One for a leader. Implements the dispatcher's Watch."""
+    """Pauses and the health of all keys. Implements the dispatcher's KeyWatch.
+
+    `heard`, `suspensions` and `proofs` wait for neither database nor network, as the tick calls them. A lock guards all
+    state; what the tick reads without it is exchanged as a whole and never changed.
+    Threads: `heard`, `suspensions`, `proofs`, `standing`, `recall`: tick; `look`: watcher; `test`: tester.
+    """
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class KeySupervisor:
         clock: Clock,
         release: Callable[[str], object],
     ) -> None:
-        """`release` takes the brake off a quota: what was given back is to be used at once."""
+        """`release` takes the brake off a quota, so that a key that works again is used at once."""
         self._database = database
         self._health = health
         self._tester = tester
@@ -66,13 +67,15 @@ class KeySupervisor:
         self._pauses = Pauses()
         self._closures = Suspensions()
         self._proofs: Mapping[str, Proof] = NO_PROOFS
-        self._ahead: float | None = None  # seconds of our clock before gate time, a turn's length included
+        self._ahead: float | None = (
+            None  # seconds that our clock is ahead of pacing time, plus up to one tick
+        )
         self._written: Mapping[str, KeyStatus] = {}
 
-    # -- what the dispatcher's turn asks
+    # -- called by the tick
 
     def heard(self, reports: Sequence[CallReport]) -> None:
-        """What settled calls came to."""
+        """Take in outcomes of calls."""
         if not reports:
             return
         now = self._clock.now()
@@ -81,21 +84,21 @@ class KeySupervisor:
             self._prove(reports)
             changed = [self._health.heard(_evidence(r, now)) for r in reports]
             if any(changed):
-                self._close()
+                self._recompute()
 
-    def closures(self) -> Suspensions:
-        """What planning is to leave alone now."""
+    def suspensions(self) -> Suspensions:
+        """What planning must leave alone now."""
         if self._closures.refusing or self._closures.resting or self._closures.probed:  # end by themselves
             with self._lock:
-                self._close()
+                self._recompute()
         return self._closures
 
     def proofs(self) -> Mapping[str, Proof]:
-        """When keys were last known to be good, in gate time."""
+        """When keys last worked, in pacing time."""
         return self._proofs
 
     def _prove(self, reports: Sequence[CallReport]) -> None:
-        """Under the lock."""
+        """Call under the lock."""
         proofs = dict(self._proofs)
         for r in reports:
             if r.outcome is Outcome.SUCCEEDED:
@@ -104,15 +107,15 @@ class KeySupervisor:
         self._proofs = proofs
 
     def standing(self) -> Mapping[str, Any]:
-        """Keys and accounts that are not to be used, with the reason."""
+        """Suspended keys and accounts, with the reason."""
         with self._lock:
             bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
         return {name: {"condition": one.condition, "reason": one.reason} for name, one in bad.items()}
 
-    # -- what it does by itself
+    # -- called by the leader's other threads
 
     def recall(self) -> None:
-        """Take up what stands in the database: at the begin of a lead. Raises DatabaseUnreachable."""
+        """Load pauses and health from the database, before leading. Raises DatabaseUnreachable."""
         pauses = self._database.read(load_pauses)
         kept = self._database.read(load_health)
         known = {f"key:{key}" for key in self._health.keys}
@@ -121,29 +124,29 @@ class KeySupervisor:
             self._pauses = Pauses.of(pauses)
             self._health.standings = {name: one for name, one in kept.items() if name in known}
             self._written = dict(self._health.standings)
-            self._close()
+            self._recompute()
         if gone := kept.keys() - known:
             self._database.write(lambda conn: forget_health(conn, gone))
 
     def look(self) -> None:
-        """Read pauses, write what has changed, take up what an operator gave back. Raises DatabaseUnreachable."""
+        """Read pauses and keys that an operator resumed; store what has changed. Raises DatabaseUnreachable."""
         pauses = Pauses.of(self._database.read(load_pauses))
-        given = self._given_back()
+        resumed = self._resumed()
         with self._lock:
             self._pauses = pauses
-            for key in given:
+            for key in resumed:
                 self._health.give_back(key, self._clock.now())
             standings = dict(self._health.standings)
-            self._close()
+            self._recompute()
         changed = {name: one for name, one in standings.items() if self._written.get(name) != one}
         if changed:
             self._database.write(lambda conn: save_health(conn, changed, self._clock.now()))
             self._written = standings
-        for key in given:
+        for key in resumed:
             self._open(key)
 
     def test(self) -> int:
-        """Make the tests that are due. Returns how many. Raises RedisUnreachable, DatabaseUnreachable, NotLeading."""
+        """Run the tests that are due. Returns how many. Raises RedisUnreachable, DatabaseUnreachable, NotLeading."""
         with self._lock:
             orders = self._health.due(self._clock.now())
         for order in orders:
@@ -153,35 +156,37 @@ class KeySupervisor:
     def _carry_out(self, order: Order) -> None:
         test = self._tester.test(order.key, order.test)
         if test.finding is KeyTestResult.WORKS and self._is_bad(order.subject):
-            # What worked may have been put in place since: no worker is to go on with what was refused.
+            # The key that works may be a new one: workers must not go on with the one that was refused.
             self._database.write(lambda conn: ask_secrets(conn, self._clock.now()))
         with self._lock:
             changed = self._health.tested(order, test)
             bad = self._is_bad(order.subject)
             self._note_test(order, test)
-            self._close()
-        log.info("tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status)
+            self._recompute()
+        log.info(
+            "key tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status
+        )
         if changed and not bad:
-            log.warning("in use again", subject=order.subject, why=test.words)
+            log.warning("key in use again", subject=order.subject, reason=test.words)
             self._open(order.key)
 
     def _is_bad(self, subject: str) -> bool:
         return self._health.standings.get(subject, KeyStatus()).condition is not Condition.ACTIVE
 
     def _note_test(self, order: Order, test: Probed) -> None:
-        """Under the lock: a key that works by its own test."""
+        """Note a key whose own test worked. Call under the lock."""
         if order.test is Probe.MODELS and test.finding is KeyTestResult.WORKS and self._ahead is not None:
             proof = self._proofs.get(order.key, Proof())
             self._proofs = {**self._proofs, order.key: replace(proof, tested=test.at - self._ahead)}
 
     def _open(self, key: str) -> None:
-        """Take off its brakes: a key that is given back is used at once."""
+        """Take off its brakes, so that it is used at once."""
         held = self._health.keys[key]
         for name in (key_quota(key, ANY), account_quota(held.account, ANY)):
             self._release(name)
 
-    def _given_back(self) -> list[str]:
-        """Keys that are bad here and good in the database: somebody else has said so, later than we did."""
+    def _resumed(self) -> list[str]:
+        """Keys that are suspended here and active in the database, where an operator resumed them since."""
         with self._lock:
             bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
             keys = dict(self._health.keys)
@@ -195,8 +200,8 @@ class KeySupervisor:
         }
         return [key for key, held in keys.items() if {f"key:{key}", f"account:{held.account}"} & good]
 
-    def _close(self) -> None:
-        """Under the lock: what is not to be used, anew."""
+    def _recompute(self) -> None:
+        """Recompute what must not be used. Call under the lock."""
         shut = {**self._health.shut, **self._pauses.keys}
         closed = self._health.refusals.closed(self._clock.now())
         resting = {name: (one.seconds, one.words) for name, one in closed.pop(EVERYBODY, {}).items()}

@@ -13,21 +13,23 @@ from app.platform.ports import Clock
 from app.settings.domain.routing import Route, Topology
 from app.tasks.store import feeding
 
-SILENCE = 2.0  # seconds without a beat, on the candidate's own clock, after which a leader is taken for gone
+SILENCE = (
+    2.0  # seconds without a heartbeat, on the candidate's own clock, after which a leader counts as gone
+)
 
 
 class LeaderLock(Protocol):
-    """Where the term is kept."""
+    """Where the term is stored."""
 
     def leader(self) -> tuple[str, str]:
-        """The present term and its beat."""
+        """The present term and its heartbeat count."""
 
     def take_lead(self, term: str, seen: str) -> bool:
         """Take the lead if `seen` still stands."""
 
 
 class LeaderElection:
-    """Watches the leader's beat."""
+    """Watches the leader's heartbeat."""
 
     def __init__(self, seat: LeaderLock, clock: Clock) -> None:
         self._seat = seat
@@ -36,7 +38,7 @@ class LeaderElection:
         self._since = 0.0
 
     def try_lead(self, term: str) -> bool:
-        """Take the lead under `term` if nobody leads, or the leader's beat has not changed for 2 s.
+        """Take the lead under `term` if nobody leads, or the leader's heartbeat has not changed for 2 s.
 
         Raises RedisUnreachable.
         """
@@ -51,25 +53,27 @@ class LeaderElection:
 
 
 SENT_WITHIN = 3.0  # seconds after which nothing redeemed before can still be sent
-_STEP = 0.2  # seconds between beats meanwhile
+_STEP = 0.2  # seconds between heartbeats meanwhile
 _CHUNK = 5000
 
 
-class Epochs(Protocol):
-    """Where epochs are kept."""
+class Generations(Protocol):
+    """The pacing store, as far as the rebuild needs it."""
 
-    def begin_epoch(self, epoch: str, keys: Iterable[str]) -> None:
-        """Throw away what is held of places and permits."""
+    def begin_generation(self, epoch: str, keys: Iterable[str]) -> None:
+        """Delete all places and permits."""
 
     def beat(self) -> None:
-        """Say that the leader lives."""
+        """Send a heartbeat."""
 
-    def open_epoch(self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]) -> None:
-        """Put back permits of running calls and allow publishing again."""
+    def open_generation(
+        self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]
+    ) -> None:
+        """Restore permits of running calls and allow publishing again."""
 
 
-def begin_epoch(
-    epochs: Epochs,
+def begin_generation(
+    generations: Generations,
     database: Database,
     topology: Topology,
     clock: Clock,
@@ -79,31 +83,31 @@ def begin_epoch(
     configure: Callable[[], None],
     pause: Callable[[float], bool],
 ) -> bool:
-    """Carry out the four steps. Returns whether the epoch is open.
+    """Carry out the four steps. Returns whether the generation is open.
 
-    `upstreams` gives each key's. `pause` waits and returns whether to stop: the epoch then stays shut, and the next
+    `upstreams`: by key. `pause` waits and returns whether to stop: the generation then stays closed, and the next
     leader begins another. Raises what Redis and the database raise.
     """
-    epochs.begin_epoch(epoch, topology.keys)
+    generations.begin_generation(epoch, topology.keys)
     configure()
-    # Without workers nothing can be on its way.
-    if database.read(workers.beats) and not _wait(epochs, clock, pause):
+    # Without workers nothing can be in transit.
+    if database.read(workers.beats) and not _wait(generations, clock, pause):
         return False
     while database.write(lambda c: feeding.mark_some_unqueued(c, _CHUNK)):
-        epochs.beat()
+        generations.beat()
         if pause(0.0):
             return False
     rows = database.read(store.running_rows)
     calls = [_running_call(row, upstreams) for row in rows]
-    epochs.open_epoch(calls, topology.quota_ids, database.read(feeding.queues_to_feed))
+    generations.open_generation(calls, topology.quota_ids, database.read(feeding.queues_to_feed))
     return True
 
 
-def _wait(epochs: Epochs, clock: Clock, pause: Callable[[float], bool]) -> bool:
-    """Until nothing redeemed before can still be sent. Returns False when told to stop first."""
+def _wait(generations: Generations, clock: Clock, pause: Callable[[float], bool]) -> bool:
+    """Wait until nothing redeemed before can still be sent. Returns False when stopped first."""
     until = clock.monotonic() + SENT_WITHIN
     while clock.monotonic() < until:
-        epochs.beat()
+        generations.beat()
         if pause(_STEP):
             return False
     return True

@@ -1,4 +1,4 @@
-"""The leader tells why tasks wait: once a second, to whoever asks the API."""
+"""The leader publishes why tasks wait, once a second, for the API and the dashboard."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ EVERY = 1.0  # seconds
 
 
 class Board(Protocol):
-    """Where it is told."""
+    """Where it is published."""
 
     def tell(self, said: Mapping[str, Any]) -> None:
-        """Replace what was told before. Raises RedisUnreachable."""
+        """Replace what was published before. Raises RedisUnreachable."""
 
 
 @dataclass(slots=True)
 class PublishWaitReasons:
-    """Kept by the leader: its turns tell, and one of its chores asks for paces meanwhile."""
+    """Why tasks wait, and the measured and expected pace of each queue.
+
+    The tick owns it; a lock guards the measured rates, and all else is exchanged as a whole.
+    Threads: `record_tick`: tick; `pace_of`: healer.
+    """
 
     board: Board
     paces: ReleaseRates = field(default_factory=ReleaseRates)
-    lists: tuple[tuple[str, int], ...] = ()  # those that had something waiting
+    lists: tuple[tuple[str, int], ...] = ()  # queue and step of those with tasks waiting
     expected: Mapping[tuple[str, int], float] = field(default_factory=dict)
     capacities: Mapping[str, float] = field(default_factory=dict)
     _due: float = 0.0
-    _pacing: Lock = field(default_factory=Lock)  # whoever holds it may touch `paces`
+    _pacing: Lock = field(default_factory=Lock)  # guards `paces`
 
-    def turned(
+    def record_tick(
         self,
         seen: Snapshot,
         topology: Topology,
@@ -42,12 +46,12 @@ class PublishWaitReasons:
         done: Sequence[Release],
         standing: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """One turn of the dispatcher is over; `standing` is what else it tells of itself. Raises RedisUnreachable."""
+        """Record a tick. `standing` returns what else the leader publishes of itself. Raises RedisUnreachable."""
         now, quotas = seen.now, seen.quotas
         with self._pacing:
             for release in done:
                 self.paces.released(release.queue, release.step, now)
-        if self._due - EVERY <= now < self._due:  # else it is due, or gate time went back
+        if self._due - EVERY <= now < self._due:  # otherwise it is due, or pacing time went back
             return
         self._due = now + EVERY
         self.lists = tuple((one.queue, one.step) for one in seen.waiting)
@@ -64,7 +68,7 @@ class PublishWaitReasons:
         )
 
     def pace_of(self, queue: str, model: str) -> float | None:
-        """A queue's tasks a second, all priorities together; while it stands empty, all that its model may take."""
+        """Tasks a second of a queue, all priorities together; of an empty one, the capacity of its model."""
         mine = [key for key in self.lists if key[0] == queue]
         paces = [self._likely(*key, self._due - EVERY) for key in mine]
         known = [pace for pace in paces if pace is not None]
@@ -78,7 +82,7 @@ class PublishWaitReasons:
 def _model(
     wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float
 ) -> dict[str, Any]:
-    """What one model's tasks wait for, as it is told."""
+    """What one model's tasks wait for, as it is published."""
     binding = binding_of(wait, quotas, reasons, now)
     return {
         "reason": wait.reason,

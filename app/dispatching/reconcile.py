@@ -1,4 +1,4 @@
-"""Put right what crashes left behind. The leader does each of these every second, each bounded."""
+"""Repair what crashes left behind. The leader's reconciler thread runs each of these every second, each bounded."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from app.tasks.store import feeding
 
 log = structlog.get_logger("penstock.dispatcher")
 
-SETTLED = 5.0  # seconds after feeding until a row is checked: what is on its way has arrived by then
-CLAIMED = 10.0  # seconds after release by which a permit's claim has been made, or never will be
+SETTLED = 5.0  # seconds after queueing until a row is checked: what is in transit has arrived by then
+CLAIMED = 10.0  # seconds after release: a permit that is not claimed by then never will be
 PAGE = 1000
-PASS_EVERY = 60.0  # seconds between passes over everything fed
-WORKER_SILENCE = 30.0  # seconds of successful looks without a beat: three beats
-GHOST = 30.0  # seconds for which a lost worker's calls are taken to run on upstream
+PASS_EVERY = 60.0  # seconds between passes over all queued rows
+WORKER_SILENCE = 30.0  # seconds of successful checks without a heartbeat: three heartbeats
+ORPHAN_SECONDS = 30.0  # seconds for which a lost worker's calls count as still running upstream
 
 
 class Truth(Protocol):
-    """What the gate holds, to be compared with the database."""
+    """The pacing store, as far as it is compared with the database."""
 
     def placed(self, task_ids: Sequence[str]) -> list[bool]:
         """Whether each task has a place or a permit."""
@@ -37,15 +37,15 @@ class Truth(Protocol):
     def permits_page(self, cursor: int, age: float) -> tuple[int, dict[str, int]]:
         """Some redeemed permits older than `age` seconds, and the next cursor."""
 
-    def bury(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
-        """Free lost workers' tasks; their calls keep their places in the quotas for some seconds."""
+    def orphan_permits(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
+        """Free lost workers' tasks; their calls still count in their quotas for some seconds."""
 
     def drop_worker(self, worker: str) -> None:
-        """Forget a worker's report."""
+        """Delete a worker's report."""
 
 
-class FedRows:
-    """Rows that are said to be fed, against places and permits: who is in neither is fed again."""
+class QueuedRows:
+    """Compares rows marked as queued with places and permits: those that have neither are queued again."""
 
     def __init__(self, database: Database, truth: Truth, clock: Clock) -> None:
         self._database = database
@@ -55,9 +55,11 @@ class FedRows:
         self._pass = Cooldown(PASS_EVERY)
 
     def tick(self) -> int:
-        """Check one page. Gives back how many rows were put right."""
+        """Check one page. Returns how many rows were repaired."""
         now = self._clock.now()
-        if self._after[0] > now:  # the clock went back: what is fed from now on comes before what was checked
+        if (
+            self._after[0] > now
+        ):  # the clock went back: what is queued from now on comes before what was checked
             self._after = (0.0, 0)
         page = self._database.read(lambda c: store.fed_page(c, self._after, now - SETTLED, PAGE))
         if not page:
@@ -65,15 +67,15 @@ class FedRows:
             return 0
         self._after = (page[-1].fed_at, page[-1].seq)
         placed = self._truth.placed([row.task_id for row in page])
-        astray = [row.task_id for row, there in zip(page, placed, strict=True) if not there]
-        if astray:
-            self._database.write(lambda c: feeding.mark_unqueued(c, astray))
-        return len(astray)
+        missing = [row.task_id for row, there in zip(page, placed, strict=True) if not there]
+        if missing:
+            self._database.write(lambda c: feeding.mark_unqueued(c, missing))
+        return len(missing)
 
     def _begin_again(self, now: float) -> None:
-        """Another pass over everything, when it is due: what was fine may be lost since.
+        """Start another pass when it is due: rows that were fine may be lost since.
 
-        What was fed by a clock that was ahead is not looked at before that instant comes, so it is dated back.
+        Rows queued by a clock that was ahead would not be checked before that instant, so they are dated back.
         """
         if not self._pass.ready(self._clock.monotonic()):
             return
@@ -83,7 +85,7 @@ class FedRows:
 
 
 class RetriesAhead:
-    """Tasks that wait for their next try since a clock that was ahead: they wait from now. Owned by the healer."""
+    """Finds retries that a clock that was ahead had postponed: they wait from now."""
 
     def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
@@ -104,7 +106,7 @@ class RetriesAhead:
 
 
 class Expiry:
-    """Tasks past their deadline end as `expired`."""
+    """Ends tasks past their deadline as `expired`."""
 
     def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
         self._database = database
@@ -112,7 +114,7 @@ class Expiry:
         self._clock = clock
 
     def tick(self) -> int:
-        """Expire one page. Gives back how many."""
+        """Expire one page. Returns how many tasks."""
         now = self._clock.now()
         ids = self._database.write(lambda c: store.expire(c, now, PAGE))
         if ids:
@@ -122,7 +124,7 @@ class Expiry:
 
 
 class LostWorkers:
-    """Workers whose beat stands still: their rows go back, their slots stay taken a while more."""
+    """Finds workers without a heartbeat: their rows are queued again, their calls count as running a while longer."""
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class LostWorkers:
         meter: Meter | None = None,
         silence: float = WORKER_SILENCE,
     ) -> None:
-        """`silence`: seconds without a beat after which a worker is lost."""
+        """`silence`: seconds without a heartbeat after which a worker is lost."""
         self._meter = meter or NoMeter()
         self._silence = HeartbeatMonitor(silence)
         self._database = database
@@ -142,19 +144,19 @@ class LostWorkers:
         self._clock = clock
 
     def tick(self) -> int:
-        """Look at the beats. Gives back how many rows went back."""
+        """Check heartbeats. Returns how many rows were queued again."""
         at = self._clock.monotonic()
         dead = find_dead(self._database, self._silence, workers.beats, workers.touch, at)
-        return sum(self._bury(worker) for worker in dead)
+        return sum(self._recover(worker) for worker in dead)
 
-    def _bury(self, worker: str) -> int:
+    def _recover(self, worker: str) -> int:
         lost = 0
         while rows := self._lose(worker):
-            self._truth.bury([(row.task_id, row.release) for row in rows], GHOST)
+            self._truth.orphan_permits([(row.task_id, row.release) for row in rows], ORPHAN_SECONDS)
             lost += len(rows)
             for row in rows:
                 self._meter.lost(row.upstream_model, row.key)
-        log.warning("a worker is lost: it has not beaten for long", worker=worker, calls=lost)
+        log.warning("a worker is lost: no heartbeat", worker=worker, calls=lost)
         self._database.write(lambda c: workers.ended(c, worker, self._clock.now()))
         self._truth.drop_worker(worker)
         self._reservoir.announce(())
@@ -165,7 +167,7 @@ class LostWorkers:
 
 
 class EndedPermits:
-    """Permits whose release has ended according to the database: the worker died between recording and settling."""
+    """Ends permits whose task has ended in the database: the worker died after recording and before releasing them."""
 
     def __init__(self, database: Database, truth: Truth, permits: Permits) -> None:
         self._database = database
@@ -175,7 +177,7 @@ class EndedPermits:
         self._suspects: set[tuple[str, int]] = set()
 
     def tick(self) -> int:
-        """Check one page; a permit ends when two passes found it so. Gives back how many ended."""
+        """Check one page; a permit ends when two passes agree. Returns how many ended."""
         self._cursor, page = self._truth.permits_page(self._cursor, CLAIMED)
         if not page:
             return 0

@@ -1,6 +1,6 @@
-"""What operators tell the dispatcher: pause and resume, give a key back, test a key.
+"""What operators do with the dispatcher: pause, resume, resume a key, test a key.
 
-It is told through the database, so that it stands whatever is restarted; the leader reads it twice a second.
+It goes through the database, so it survives any restart; the leader reads it twice a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.upstreams.store.health import load_health, save_health
 
 
 class SteerDispatcher:
-    """The use case."""
+    """Pauses and key tests, for operators."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SteerDispatcher:
         held = self._held(name)
         self._ask_secrets()
         self._database.write(lambda conn: remove_pause(conn, subject_of("key", name)))
-        self._give_back(held, ("key", "account"))
+        self._reactivate(held, ("key", "account"))
 
     def test_key(self, name: str) -> Probed:
         """Ask the key's upstream for its models; a key that works is used again. Raises NotFound.
@@ -66,14 +66,14 @@ class SteerDispatcher:
         self._ask_secrets()
         tested = self._tester.test(name, Probe.MODELS)
         if tested.finding is KeyTestResult.WORKS:
-            self._give_back(held, ("key",), tested)
+            self._reactivate(held, ("key",), tested)
         return tested
 
     def _ask_secrets(self) -> None:
         self._database.write(lambda conn: ask_secrets(conn, self._clock.now()))
 
-    def _give_back(self, held: Held, kinds: Collection[str], tested: Probed | None = None) -> None:
-        """Say in the database that it is good: the leader takes that up."""
+    def _reactivate(self, held: Held, kinds: Collection[str], tested: Probed | None = None) -> None:
+        """Mark them active in the database, where the leader sees it."""
         now = self._clock.now()
         subjects = {"key": f"key:{held.name}", "account": f"account:{held.account}"}
         kept = self._database.read(load_health)

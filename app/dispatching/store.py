@@ -1,4 +1,4 @@
-"""Statements of the reconciler and the periodic jobs: expire, take from lost workers, answer by a configured text."""
+"""Statements of the reconciler and other periodic jobs: expire, take from lost workers, degrade."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from app.tasks.store.progress import EndedTask, record_progress
 from app.tasks.store.tables import DEGRADABLE, FED, QUEUED, RUNNING, task, task_content
 from app.tasks.store.transitions import RequeueReason, finish, requeue
 
-MOST_LOSSES = 3  # a task that took so many workers with it is not tried again
+MOST_LOSSES = 3  # a task that lost so many workers is not retried
 EXPIRED = TaskFailure("timeout_error", "expired", "the task's deadline passed before it could run")
 WORKER_LOST = TaskFailure("server_error", "worker_lost", "the task's worker was lost three times")
 
 
 @dataclass(frozen=True, slots=True)
 class FedRow:
-    """A row that should have a place or a permit in Redis."""
+    """A queued row, which should have a place or a permit in Redis."""
 
     task_id: str
     seq: int
@@ -55,7 +55,7 @@ class FedRow:
 
 @dataclass(frozen=True, slots=True)
 class RunningRow:
-    """A row in a worker's hands."""
+    """A row that a worker runs."""
 
     task_id: str
     worker: str
@@ -68,13 +68,13 @@ class RunningRow:
 
     @classmethod
     def of(cls, row: Row[Any]) -> RunningRow:
-        """Read it from a row of `task`."""
+        """From a row of `task`."""
         who = (row.id, row.worker, row.release, row.key, row.account, row.upstream_model)
         return cls(*who, row.estimate, row.claimed_at)
 
 
 def fed_page(conn: Connection, after: tuple[float, int], until: float, limit: int) -> list[FedRow]:
-    """Fed rows beyond `after` (fed_at, seq) in that order, fed at `until` or before."""
+    """Queued rows beyond `after` (fed_at, seq) in that order, queued at `until` or before."""
     beyond = tuple_(task.c.fed_at, task.c.seq) > tuple_(*after)
     page = select(task.c.id, task.c.seq, task.c.queue, task.c.fed_at).where(text(FED), beyond)
     page = page.where(task.c.fed_at >= after[0], task.c.fed_at <= until)
@@ -82,7 +82,7 @@ def fed_page(conn: Connection, after: tuple[float, int], until: float, limit: in
 
 
 def running_rows(conn: Connection) -> list[RunningRow]:
-    """Everything that runs, to rebuild permits from."""
+    """All running rows, to rebuild permits from."""
     return [RunningRow.of(row) for row in conn.execute(select(task).where(text(RUNNING)))]
 
 
@@ -93,7 +93,7 @@ def releases_of(conn: Connection, ids: Iterable[str]) -> dict[str, tuple[Status,
 
 
 def expire(conn: Connection, now: float, limit: int) -> list[str]:
-    """End up to `limit` queued tasks whose deadline has passed; gives back their ids.
+    """End up to `limit` queued tasks whose deadline has passed; returns their ids.
 
     Running ones are left to their worker.
     """
@@ -108,7 +108,7 @@ def expire(conn: Connection, now: float, limit: int) -> list[str]:
 
 
 def lose(conn: Connection, worker_id: str, now: float, limit: int) -> list[RunningRow]:
-    """Take up to `limit` running rows from a lost worker; gives them back as they ran. Until there are none.
+    """Take up to `limit` running rows from a lost worker. Returns them as they ran; call it until there are none.
 
     They return to the front of their queues, and a success of the worker is still accepted. Who has been lost for
     the third time fails, who was asked to cancel is cancelled.
@@ -154,7 +154,7 @@ _RESULT = (
 def degrade(
     conn: Connection, now: float, limit: int, answer: Callable[[str, str], str | None]
 ) -> tuple[list[str], list[str]]:
-    """End up to `limit` tasks; gives back their ids, and the callbacks that now wait.
+    """End up to `limit` tasks. Returns their ids, and the callbacks that now wait.
 
     `answer` gives a result as JSON text for a task's id and model; None: its model has none any more, and it waits on.
     """
@@ -183,14 +183,14 @@ def _waits(row: Row[Any]) -> bool:
 
 
 def _forget(conn: Connection, rows: Sequence[Row[Any]]) -> None:
-    """Those whose model has no such text any more are not looked at again."""
+    """Do not check tasks again whose model has no such text any more."""
     for row in rows:
         conn.execute(update(task).where(task.c.seq == row.seq).values(degrade_at=null()))
 
 
 @cache
 def _statement(dialect: str) -> Update:
-    """What earlier calls of its own cost stays."""
+    """The cost of its earlier calls stays."""
     wanted = recordset(dialect, seq=BigInteger())
     cost = case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0))
     return (

@@ -21,10 +21,11 @@ from app.tasks.store import feeding
 from app.tasks.store.tasks import traces_of
 
 
-class RefeedTasks:
-    """What Redis said once, kept until the database knows. Locked; may be used by many threads.
+class RequeueTasks:
+    """Tasks whose messages are gone from Redis, kept until the database has them queued again.
 
-    The dispatcher's turn only remembers: a database that does not answer must not cost a leader its lead.
+    The tick only remembers them: a database that does not answer must not cost a leader its lead. A lock guards them.
+    Threads: `remember`: tick; `flush`: refeeder, tick.
     """
 
     def __init__(self, database: Database, reservoir: BacklogPublisher) -> None:
@@ -34,13 +35,13 @@ class RefeedTasks:
         self._gone: set[str] = set()
 
     def remember(self, task_ids: Iterable[str]) -> None:
-        """Have these fed again by the next `flush`. Waits for nothing."""
+        """Let the next `flush` queue these again. Does not wait."""
         if ids := set(task_ids):
             with self._lock:
                 self._gone |= ids
 
     def flush(self) -> None:
-        """Feed again what is remembered. Raises DatabaseUnreachable: it stays remembered then."""
+        """Queue them again. Raises DatabaseUnreachable, and keeps them then."""
         with self._lock:
             gone, self._gone = self._gone, set()
         if not gone:
@@ -53,10 +54,11 @@ class RefeedTasks:
         self._reservoir.ring()
 
 
-class KnowShares:
-    """Read by the leader's loop of that name, looked up by its turns, which wait for no database.
+class ClientShares:
+    """Clients' shares of the upstreams' capacity, as last read from the database.
 
-    May be used by many threads: a whole mapping is exchanged at once and never changed afterwards.
+    The mapping is exchanged as a whole and never changed, so it needs no lock.
+    Threads: `known`: tick; `look`: shares, tick.
     """
 
     def __init__(self, database: Database) -> None:
@@ -64,54 +66,58 @@ class KnowShares:
         self._known: Mapping[str, ClientShare] = {}
 
     def known(self) -> Mapping[str, ClientShare]:
-        """What the last `look` found, by client."""
+        """By client."""
         return self._known
 
     def look(self) -> None:
-        """Read them again. Raises DatabaseUnreachable: the last ones stay in force."""
+        """Read them again. Raises DatabaseUnreachable; the last ones stay in force then."""
         rows = self._database.read(clients.list_clients)
         self._known = {r.id: ClientShare(r.weight, Priority(r.granted_priority).step) for r in rows}
 
 
-_MOST_WAITING = 200  # turns; when the database is slower, spans are missing, never releases
+_MOST_WAITING = 200  # ticks; when the database is slower, spans are missing, never releases
 
 
 class TraceReleases:
-    """Does nothing, and starts no thread, without a tracer that keeps anything."""
+    """Writes trace spans of releases, looking up their tasks in the database. Without a tracer it starts no thread.
+
+    A bounded queue hands releases to its own thread, `traces`.
+    Threads: `released`: tick; `close`: closing.
+    """
 
     def __init__(self, database: Database, tracer: Tracer) -> None:
         self._database = database
         self._tracer = tracer
-        self._turns: queue.Queue[tuple[Sequence[Release], float] | None] = queue.Queue(_MOST_WAITING)
+        self._releases: queue.Queue[tuple[Sequence[Release], float] | None] = queue.Queue(_MOST_WAITING)
         self._loop = BackgroundLoop("traces", self._next, expected=(DatabaseUnreachable,))
 
     def released(self, releases: Sequence[Release], at: float) -> None:
-        """Hear of a turn's releases. Never waits."""
+        """Record a tick's releases. Never waits."""
         if not self._tracer.enabled:
             return
         self._loop.start()
         try:
-            self._turns.put_nowait((releases, at))
+            self._releases.put_nowait((releases, at))
         except queue.Full:
             return
 
     def close(self) -> None:
-        """Trace no more."""
+        """Stop tracing."""
         self._loop.stop()
         try:
-            self._turns.put_nowait(None)
+            self._releases.put_nowait(None)
         except queue.Full:
-            pass  # it is at work, and looks afterwards
+            pass  # it is busy, and sees the stop afterwards
         self._loop.join()
 
     def _next(self) -> object:
-        turn = self._turns.get()
-        if turn is None:
+        batch = self._releases.get()
+        if batch is None:
             return END
-        self._tell(*turn)
+        self._trace(*batch)
         return None
 
-    def _tell(self, releases: Sequence[Release], at: float) -> None:
+    def _trace(self, releases: Sequence[Release], at: float) -> None:
         known = self._database.read(lambda conn: traces_of(conn, [one.task_id for one in releases]))
         for one in releases:
             if (found := known.get(one.task_id)) is not None:
@@ -127,7 +133,7 @@ class TraceReleases:
 
 
 class Estimates(Protocol):
-    """The rate controller's estimates. Owned by the tick, which alone changes them; `facts` may be read meanwhile."""
+    """The rate controller's estimates. The tick owns and alone changes them; other threads may call `facts`."""
 
     def facts(self) -> Mapping[str, Mapping[str, Any]]:
         """What was estimated, by quota."""
@@ -139,8 +145,8 @@ class Estimates(Protocol):
 class PersistEstimates:
     """Stores estimated limits, so that the next leader starts from them.
 
-    Owned by the reconciler thread. The leader's own thread calls `recall` before that starts to run jobs, and `keep`
-    after all loops were stopped.
+    The reconciler thread (`healer`) owns it; the leader's thread uses it before and after that thread runs jobs.
+    Threads: `recall`: tick; `keep`: healer, tick.
     """
 
     def __init__(self, database: Database, estimates: Estimates, clock: Clock) -> None:

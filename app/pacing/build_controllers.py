@@ -17,7 +17,7 @@ from app.upstreams.domain.attribute_refusal import Figure
 from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth
 
 
-def make_governor(topology: Topology, settings: Settings) -> RateController:
+def make_rate_controller(topology: Topology, settings: Settings) -> RateController:
     """The judgement, by what is configured."""
     return RateController(
         topology,
@@ -42,7 +42,7 @@ def held_keys(settings: Settings) -> tuple[Held, ...]:
 
 
 def learning_rules(settings: Settings) -> Mapping[Figure, EstimatorConfig] | None:
-    """How untold figures are learned; None: not at all."""
+    """How limits that are not configured are learned; None: not at all."""
     told = settings.learning
     if not told.enabled:
         return None

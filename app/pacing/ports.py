@@ -23,7 +23,7 @@ class WorkerReport:
 
 
 class Permits(Protocol):
-    """The gate, as a worker sees it."""
+    """The pacing store, as a worker sees it."""
 
     def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
         """Exchange a released task's permit for the right to send within 2 s."""

@@ -10,10 +10,10 @@ from sqlalchemy import create_engine, insert, select, update
 
 from app.composition.schema import metadata
 from app.dispatching.feed_backlog import Feeder
-from app.dispatching.leadership import begin_epoch
-from app.dispatching.reconcile import EndedPermits, Expiry, FedRows, LostWorkers
+from app.dispatching.leadership import begin_generation
+from app.dispatching.reconcile import EndedPermits, Expiry, LostWorkers, QueuedRows
 from app.execution.store import claims, workers
-from app.pacing.store.pacing_store import EpochBroken
+from app.pacing.store.pacing_store import GenerationLost
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.names import backlog_queue
@@ -29,7 +29,7 @@ START = 1_800_000_000.0
 
 
 class HealingWorld(GateWorld):
-    """The gate, and the database behind it."""
+    """The pacing store, and the database behind it."""
 
     def open(self, database: Database, window: int = 50_000) -> HealingWorld:
         self.database = database
@@ -96,7 +96,7 @@ def test_rows_that_wait_in_the_database_are_fed_in_order_and_once(world: Healing
     world.feeder.tick()
     world.feeder.tick()
     assert world.placed() == 7
-    assert world.dispatcher.turn().released == 7
+    assert world.dispatcher.tick().released == 7
     queue = world.scripts.client.lrange("key.k1", 0, -1)
     assert [i in message.decode() for i, message in zip(ids, reversed(queue), strict=True)] == [True] * 7
 
@@ -108,7 +108,7 @@ def test_a_window_bounds_what_redis_holds_and_order_is_kept_behind_it(world: Hea
     for _ in range(6):
         world.feeder.tick()
         assert world.placed() <= 5
-        world.dispatcher.turn()
+        world.dispatcher.tick()
         seen += [i for i in ids if i not in seen and world.permits.redeem(i, "w1").task_id and _out(world, i)]
     assert seen == ids
 
@@ -159,7 +159,7 @@ def test_a_feeder_killed_amidst_its_publishing_loses_nothing_and_doubles_nothing
     another.tick()
     assert world.placed() == calls[0], "the rows are marked: nobody publishes them twice"
     world.clock.at += 5.1
-    rows = FedRows(world.database, world.gate, world.clock)
+    rows = QueuedRows(world.database, world.gate, world.clock)
     while rows.tick():
         pass
     another.tick()
@@ -181,7 +181,7 @@ def test_what_is_cancelled_while_it_is_being_fed_costs_nothing(world: HealingWor
     world.reservoir.publish = cancelled_meanwhile  # type: ignore[assignment,method-assign]
     world.feeder.tick()
     assert world.placed() == 0
-    assert world.dispatcher.turn().released == 0
+    assert world.dispatcher.tick().released == 0
 
 
 def test_what_is_due_later_is_fed_when_it_is_due(world: HealingWorld) -> None:
@@ -201,7 +201,7 @@ def test_a_row_whose_message_is_in_neither_place_nor_permit_is_fed_again_after_f
 ) -> None:
     lost, kept = world.insert(2, fed_at=START)
     message = world.message()
-    rows = FedRows(world.database, world.gate, world.clock)
+    rows = QueuedRows(world.database, world.gate, world.clock)
     world.scripts.client.hset("penstock:place", kept, "10")
     assert rows.tick() == 0, "too early"
     world.clock.at += 5.1
@@ -217,7 +217,7 @@ def test_rows_that_were_fed_while_the_clock_was_ahead_and_since_are_found_within
     """An hour forward, at once, and back: neither the cursor nor the time of the next pass stays in the future."""
     passed = 0.0
     monkeypatch.setattr(world.clock, "monotonic", lambda: passed)
-    rows = FedRows(world.database, world.gate, world.clock)
+    rows = QueuedRows(world.database, world.gate, world.clock)
     world.clock.at = START + 3600
     (fine,) = world.insert(1, fed_at=START + 3590)
     world.scripts.client.hset("penstock:place", fine, "10")
@@ -241,14 +241,14 @@ def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: H
     world.clock.at += 3601
     assert Expiry(world.database, world.reservoir, world.clock).tick() == 1
     assert world.row(task_id)["status"] == "expired"
-    assert world.dispatcher.turn().released == 0
+    assert world.dispatcher.tick().released == 0
 
 
 def at_work(world: HealingWorld) -> str:
     """A task in the hands of the worker w1, which is registered and has not beaten yet."""
     (task_id,) = world.insert(1)
     world.feeder.tick()
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
     world.run(task_id)
     return task_id
@@ -267,7 +267,7 @@ def test_a_silent_workers_rows_go_back_after_thirty_seconds_and_its_calls_keep_t
     assert int(world.scripts.client.hget("penstock:quota:account:a1:m", "flight") or 0) == 1
     world.report("w2")
     world.feeder.tick()
-    assert world.dispatcher.turn().released == 1
+    assert world.dispatcher.tick().released == 1
 
 
 def test_while_nothing_can_be_written_no_worker_is_lost(
@@ -315,7 +315,7 @@ def test_a_leader_that_slept_takes_no_worker_for_dead(world: HealingWorld) -> No
 def test_a_permit_whose_worker_died_between_recording_and_settling_ends(world: HealingWorld) -> None:
     (task_id,) = world.insert(1)
     world.feeder.tick()
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     permit = world.run(task_id)
     world.database.write(
         lambda conn: conn.execute(update(task).where(task.c.id == task_id).values(status="succeeded"))
@@ -332,7 +332,7 @@ def test_a_permit_whose_worker_died_between_recording_and_settling_ends(world: H
 def test_a_permit_whose_call_runs_stays(world: HealingWorld) -> None:
     (task_id,) = world.insert(1)
     world.feeder.tick()
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.run(task_id)
     _age(world, task_id)
     ended = EndedPermits(world.database, world.gate, world.permits)
@@ -354,7 +354,7 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
 ) -> None:
     ids = world.insert(5)
     world.feeder.tick()
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
     permit = world.run(ids[0])
     world.scripts.client.flushall()
@@ -367,7 +367,7 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
         world.clock.at += seconds
         return False
 
-    assert begin_epoch(
+    assert begin_generation(
         world.gate,
         world.database,
         world.topology,
@@ -403,7 +403,7 @@ def test_an_epoch_that_is_begun_while_stopping_stays_shut_and_does_not_spin(
         world.clock.at += 0.0001 if stopping else seconds
         return stopping
 
-    opened = begin_epoch(
+    opened = begin_generation(
         world.gate,
         world.database,
         world.topology,
@@ -416,5 +416,5 @@ def test_an_epoch_that_is_begun_while_stopping_stays_shut_and_does_not_spin(
     assert not opened
     assert len(pauses) == after + 1
     assert world.scripts.client.hget("penstock:gate", "run_id") is None
-    with pytest.raises(EpochBroken):
-        world.dispatcher.turn()
+    with pytest.raises(GenerationLost):
+        world.dispatcher.tick()

@@ -59,11 +59,11 @@ class Running:
 
     def reload(self) -> None:
         self.leader = self.make()
-        self.life.hand_over(self.leader)
+        self.life.replace_leader(self.leader)
         self.leads(self.leader)
 
     def leads(self, leader: LeaderProcess) -> None:
-        wait_until(lambda: leader.dispatcher.turns > 0, within=30, what=f"the leader takes turns: {names()}")
+        wait_until(lambda: leader.dispatcher.ticks > 0, within=30, what=f"the leader takes turns: {names()}")
 
     @property
     def name(self) -> str:
@@ -130,13 +130,13 @@ def test_a_loop_that_was_busy_for_longer_than_is_waited_ends_when_it_can(
 
 def test_the_leader_survives_a_turn_that_meets_what_nobody_expected(parts: Container) -> None:
     running = Running(parts)
-    turn, failed = running.leader.dispatcher.turn, threading.Event()
+    tick, failed = running.leader.dispatcher.tick, threading.Event()
 
     def poisoned(wait: float = 0.0) -> object:
         if not failed.is_set():
             failed.set()
             raise IndexError("pop from an empty deque")
-        return turn(wait)
+        return tick(wait)
 
     object.__setattr__(running.leader, "dispatcher", Poisoned(running.leader.dispatcher, poisoned))
     running.start()
@@ -150,7 +150,7 @@ def test_turns_wait_for_no_database(parts: Container, monkeypatch: pytest.Monkey
     running.start()
     client = parts.scripts.client
     wait_until(
-        lambda: client.hget("penstock:gate", "run_id") is not None, within=30, what="the epoch is open"
+        lambda: client.hget("penstock:gate", "run_id") is not None, within=30, what="the generation is open"
     )
     thawed = threading.Event()
     asked: list[str] = []
@@ -164,8 +164,8 @@ def test_turns_wait_for_no_database(parts: Container, monkeypatch: pytest.Monkey
         monkeypatch.setattr(parts.database, name, frozen)
     client.sadd("penstock:refeed", "task_gone")
     wait_until(lambda: not client.scard("penstock:refeed"), within=30, what="a turn takes what is to be fed")
-    turns, term = running.leader.dispatcher.turns, client.hget("penstock:gate", "term")
-    wait_until(lambda: running.leader.dispatcher.turns > turns + 5, within=30, what="turns go on")
+    turns, term = running.leader.dispatcher.ticks, client.hget("penstock:gate", "term")
+    wait_until(lambda: running.leader.dispatcher.ticks > turns + 5, within=30, what="turns go on")
     assert client.hget("penstock:gate", "term") == term
     assert running.name not in asked
     monkeypatch.undo()
@@ -195,11 +195,11 @@ def test_a_successor_waits_once_for_all_that_is_busy_not_for_each(
 
 
 class Poisoned:
-    """A dispatcher whose turns are another's."""
+    """A dispatcher whose ticks are replaced."""
 
-    def __init__(self, inner: object, turn: Callable[..., object]) -> None:
+    def __init__(self, inner: object, tick: Callable[..., object]) -> None:
         self._inner = inner
-        self.turn = turn
+        self.tick = tick
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)

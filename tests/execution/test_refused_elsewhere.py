@@ -44,7 +44,7 @@ def served_after_refusals(world: GateWorld, outcome: Outcome, limited: set[str])
     """The keys that one task met: `limited` ones refuse it."""
     (task,) = world.publish(1)
     met: list[str] = []
-    while world.dispatcher.turn().released:
+    while world.dispatcher.tick().released:
         permit = redeemed(world, task.task_id)
         assert permit is not None
         met.append(permit.key)
@@ -79,9 +79,9 @@ def test_alone_with_its_key_it_waits_for_the_brake_without_another_call(
 ) -> None:
     world = world_of(redis_url, ("k",))
     assert served_after_refusals(world, outcome, {"k"}) == ["k"]
-    turn = world.dispatcher.turn()
+    turn = world.dispatcher.tick()
     assert turn.waits["m"].reason == "account:a-k:m"
     assert 29.0 < turn.waits["m"].opens_in <= 30.0
     assert turn.next_in > 0.2
     world.gate.release_brake("account:a-k:m")
-    assert world.dispatcher.turn().released == 1
+    assert world.dispatcher.tick().released == 1

@@ -65,11 +65,11 @@ class GateWorld:
         self.sequence = 0
 
     def lead(self, term: str = "term-1") -> GateWorld:
-        """Take the lead and open an epoch."""
+        """Take the lead and open a generation."""
         assert self.gate.take_lead(term, self.gate.leader()[0])
-        self.gate.begin_epoch("epoch", self.topology.keys)
+        self.gate.begin_generation("epoch", self.topology.keys)
         self.configure()
-        self.gate.open_epoch([], self.topology.quota_ids, [])
+        self.gate.open_generation([], self.topology.quota_ids, [])
         self.reservoir.term = term
         self.dispatcher = Dispatcher(self.gate, self.topology, lambda: self.clients)
         self.report()

@@ -29,7 +29,7 @@ def released(
     lists = (WaitingList("backlog.m.alice", "m", "alice", 3, number, heads),)
     quotas = {f"account:{full}:m": QuotaState(cap=1, flight=1)} if full else {}
     pools, slots = dict.fromkeys("abc", "pool"), {"pool": 100}
-    made = plan(Snapshot(0.0, lists, quotas, pools, slots, homes=homes), TIERS, Shares())
+    made = plan(Snapshot(0.0, lists, quotas, pools, slots, affinity=homes), TIERS, Shares())
     return [release.route.key for release in made.releases]
 
 

@@ -39,9 +39,9 @@ def act(world: GateWorld, what: str, client: str) -> None:
         placed = [name.decode() for name in world.scripts.client.hkeys("penstock:place")]
         world.reservoir.forget([name for name in placed if f"_{client}_" in name][:2])
     elif what == "release":
-        world.dispatcher.turn()
+        world.dispatcher.tick()
     elif what == "take back":
-        world.gate.take_back(0.0)
+        world.gate.reclaim(0.0)
     elif what == "end":
         world.scripts.client.delete("penstock:permits", "penstock:unredeemed", "key.k1")
         world.scripts.client.hset("penstock:quota:account:a1:m", "flight", "0")

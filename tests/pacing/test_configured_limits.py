@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.pacing.domain.limit_estimator import CallSample, new_learner
+from app.pacing.domain.limit_estimator import CallSample, new_estimator
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings.domain.routing import (
     ANY,
@@ -56,11 +56,11 @@ QUOTAS = st.builds(
 
 
 class OneKey:
-    """A governor of one key, called one call at a time."""
+    """A controller of one key, called one call at a time."""
 
     def __init__(self, *quotas: ConfiguredQuota) -> None:
         topology = Topology({"m": ((ROUTE,),)}, {quota.id: quota for quota in quotas})
-        self.governor, self.now = RateController(topology, breaker=None), 1000.0
+        self.controller, self.now = RateController(topology, breaker=None), 1000.0
         self.names = topology.quota_ids
 
     def wait(self, seconds: float, flight: int = 0, *, wanted: bool = False) -> None:
@@ -71,21 +71,21 @@ class OneKey:
 
     def look(self, flight: int = 0, *, wanted: bool = False) -> None:
         states = dict.fromkeys(self.names, QuotaState(flight=flight))
-        self.governor.look(self.now, states, ["m"] if wanted else [])
+        self.controller.look(self.now, states, ["m"] if wanted else [])
 
     def call(self, outcome: Outcome, seconds: float = 0.1) -> None:
         released_at = self.now
         for name in ROUTE.quotas:
-            if name in self.governor.learners:
-                self.governor.learners[name].released(released_at, 1, 10.0, 1)
+            if name in self.controller.estimators:
+                self.controller.estimators[name].released(released_at, 1, 10.0, 1)
         self.now += seconds
         self.look(1)
         braked = () if outcome is Outcome.SUCCEEDED else (ACCOUNT,)
         report = CallReport(outcome, "k", "u", "a", "m", released_at, self.now, seconds, 10.0, braked)
-        self.governor.settled([report])
+        self.controller.settled([report])
 
     def limits(self) -> dict[str, QuotaLimits]:
-        return self.governor.limits(self.now, dict.fromkeys(self.names, QuotaState()))
+        return self.controller.limits(self.now, dict.fromkeys(self.names, QuotaState()))
 
 
 def least(found: dict[str, QuotaLimits], quota: ConfiguredQuota) -> dict[str, float]:
@@ -140,48 +140,48 @@ def test_ten_seconds_after_lone_refusals_nine_tenths_of_what_is_configured_are_i
 
 
 def test_one_refusal_of_an_idle_key_costs_no_pace_at_all() -> None:
-    learner = new_learner(("pace", "calls"))
-    learner.look(100.0, 0, wanted=True)
-    learner.released(100.0, 1, 10.0, 1)
-    learner.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
+    estimator = new_estimator(("pace", "calls"))
+    estimator.look(100.0, 0, wanted=True)
+    estimator.released(100.0, 1, 10.0, 1)
+    estimator.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
     assert all(
-        figure.is_free for figure in learner.figures.values() if figure is not learner.figures["tokens"]
+        figure.is_free for figure in estimator.figures.values() if figure is not estimator.figures["tokens"]
     )
 
 
 def test_one_refusal_of_one_call_leaves_learned_figures_at_half_at_least() -> None:
-    learner = new_learner()
-    learner.look(100.0, 0, wanted=True)
-    learner.released(100.0, 1, 10.0, 1)
-    learner.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
-    assert learner.cap is not None
-    assert learner.cap >= 8
-    assert learner.requests is not None
-    assert learner.requests.rate >= 8
+    estimator = new_estimator()
+    estimator.look(100.0, 0, wanted=True)
+    estimator.released(100.0, 1, 10.0, 1)
+    estimator.settled(CallSample("refused", 100.0, 0.5, 10.0), 100.5)
+    assert estimator.cap is not None
+    assert estimator.cap >= 8
+    assert estimator.requests is not None
+    assert estimator.requests.rate >= 8
 
 
 def test_many_refusals_amid_many_calls_lower_what_is_configured_to_what_is_taken() -> None:
-    learner = new_learner(("pace",))
+    estimator = new_estimator(("pace",))
     for tenth in range(200):
         at = 100 + tenth / 10
-        learner.look(at, 1, wanted=True)
-        learner.released(at, 1, 10.0, 1)
+        estimator.look(at, 1, wanted=True)
+        estimator.released(at, 1, 10.0, 1)
         kind: Literal["success", "refused"] = "success" if tenth % 4 == 0 else "refused"
-        learner.settled(CallSample(kind, at, 0.05, 10.0, None if kind == "success" else "pace"), at + 0.05)
-    assert learner.requests is not None
-    assert 2.0 <= learner.requests.rate <= 5.0  # 10 a second were tried, 2.5 taken
+        estimator.settled(CallSample(kind, at, 0.05, 10.0, None if kind == "success" else "pace"), at + 0.05)
+    assert estimator.requests is not None
+    assert 2.0 <= estimator.requests.rate <= 5.0  # 10 a second were tried, 2.5 taken
 
 
 @pytest.mark.parametrize("outcome", ["refused", "overloaded"])
 def test_what_was_lowered_is_in_force_again_when_calls_pause(
     outcome: Literal["refused", "overloaded"],
 ) -> None:
-    learner = new_learner(("calls", "pace"))
+    estimator = new_estimator(("calls", "pace"))
     for n in range(40):
         at = 100 + n / 20
-        learner.look(at, 20, wanted=True)
-        learner.released(at, 1, 10.0, 20)
-        learner.settled(CallSample("success" if n % 2 else outcome, at, 0.05, 10.0), at + 0.05)
-    assert learner.cap is not None or learner.requests is not None
-    learner.released(110.0, 1, 10.0, 1)
-    assert (learner.cap, learner.requests) == (None, None)
+        estimator.look(at, 20, wanted=True)
+        estimator.released(at, 1, 10.0, 20)
+        estimator.settled(CallSample("success" if n % 2 else outcome, at, 0.05, 10.0), at + 0.05)
+    assert estimator.cap is not None or estimator.requests is not None
+    estimator.released(110.0, 1, 10.0, 1)
+    assert (estimator.cap, estimator.requests) == (None, None)

@@ -11,7 +11,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.pacing.store.pacing_store import EpochBroken, NotLeading
+from app.pacing.store.pacing_store import GenerationLost, NotLeading
 from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Message, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
@@ -23,7 +23,7 @@ Client = redis.Redis
 
 
 class Leader:
-    """As the dispatcher process leads: what ends an epoch begins another, from what the database holds."""
+    """As the dispatcher process leads: what ends a generation begins another, from what the database holds."""
 
     def __init__(self, url: str) -> None:
         self.world = GateWorld(url, one_key(QUOTA)).lead()
@@ -31,29 +31,29 @@ class Leader:
         self.world.gate.unreadable = lambda kind, count: self.aside.update({kind: count})
         self.world.fill(level=100, tokens=10_000, sent=100)
         self.waiting = {message.task_id: message for message in self.world.publish(3)}
-        self.epochs = 0
+        self.generations = 0
 
     def leads(self, turns: int = 4, wait: float = 0.0) -> None:
         for _ in range(turns):
             try:
-                self.refeed(self.world.dispatcher.turn(wait).refeed)
-                self.world.gate.take_back(60.0)
-            except EpochBroken:
+                self.requeue(self.world.dispatcher.tick(wait).requeue)
+                self.world.gate.reclaim(60.0)
+            except GenerationLost:
                 self.begin()
             except NotLeading:
                 assert self.world.gate.take_lead("term-2", self.world.gate.leader()[0])
 
     def begin(self) -> None:
-        self.epochs += 1
+        self.generations += 1
         world = self.world
-        world.gate.begin_epoch(f"epoch-{self.epochs}", world.topology.keys)
+        world.gate.begin_generation(f"epoch-{self.generations}", world.topology.keys)
         world.configure()
-        world.gate.open_epoch([], world.topology.quota_ids, [])
+        world.gate.open_generation([], world.topology.quota_ids, [])
         world.fill(level=100, tokens=10_000, sent=100)
         world.report()
         world.reservoir.publish(list(self.waiting.values()))
 
-    def refeed(self, task_ids: tuple[str, ...]) -> None:
+    def requeue(self, task_ids: tuple[str, ...]) -> None:
         self.world.reservoir.publish([self.waiting[one] for one in task_ids if one in self.waiting])
 
     def released(self) -> set[str]:
@@ -96,8 +96,8 @@ ENTRIES = [
     ("message", lambda client: client.rpush(LIST, "garbage")),
     ("message", lambda client: client.rpush(LIST, b"\xff\xfe")),
     ("message", lambda client: client.rpush(LIST, '{"properties": {"correlation_id": "a|b c"}}')),
-    ("ghost", lambda client: client.zadd("penstock:ghosts", {"garbage": 1.0})),
-    ("ghost", lambda client: client.zadd("penstock:ghosts", {'{"q": 5}': 1.0})),
+    ("ghost", lambda client: client.zadd("penstock:orphan permits", {"garbage": 1.0})),
+    ("ghost", lambda client: client.zadd("penstock:orphan permits", {'{"q": 5}': 1.0})),
 ]
 
 
@@ -109,7 +109,7 @@ def test_an_entry_that_cannot_be_read_is_set_aside_once_and_the_tick_goes_on(
     leader.leads(6)
     assert leader.released() == set(leader.waiting)
     assert leader.aside == {kind: 1}
-    assert leader.epochs == 0
+    assert leader.generations == 0
 
 
 STRUCTURES = [
@@ -120,7 +120,7 @@ STRUCTURES = [
     "penstock:flight",
     "penstock:workers",
     "penstock:unredeemed",
-    "penstock:ghosts",
+    "penstock:orphan permits",
     "penstock:outcomes",
     "penstock:refeed",
     "penstock:quota:account:a1:m",
@@ -172,10 +172,10 @@ def test_a_permit_that_cannot_be_read_is_none_and_its_task_is_fed_again(leader: 
     leader.world.permits.settle([Settlement(task_id, 7, Outcome.SUCCEEDED)])
     client.hset("penstock:permits", "task_9", "garbage")
     client.zadd("penstock:unredeemed", {"task_9": 1.0})
-    leader.world.gate.take_back(60.0)
+    leader.world.gate.reclaim(60.0)
     assert client.zscore("penstock:unredeemed", "task_9") is None
-    turn = leader.world.dispatcher.turn()
-    assert {"task_9", task_id} <= set(turn.refeed)
+    turn = leader.world.dispatcher.tick()
+    assert {"task_9", task_id} <= set(turn.requeue)
     assert leader.aside["permit"] == 3
     assert client.lrange("penstock:aside", 0, 0) == [b"garbage"]
 
@@ -192,4 +192,4 @@ def test_no_name_of_a_key_that_a_task_avoids_stops_the_leader(redis_url: str, av
     assert world.reservoir.publish([message]) == {}
     view = world.gate.look(8, world.topology, world.topology.quota_ids)
     assert [head.avoid for one in view.waiting for head in one.heads] == [tuple(avoid)]
-    assert world.dispatcher.turn().released == 1
+    assert world.dispatcher.tick().released == 1

@@ -22,7 +22,7 @@ TOLD = ConfiguredQuota(ACCOUNT, rpm=6000, concurrency=20)
 
 def governed(redis_url: str, *quotas: ConfiguredQuota) -> GateWorld:
     world = GateWorld(redis_url, one_key(*quotas)).lead()
-    world.dispatcher.governor = RateController(world.topology)
+    world.dispatcher.controller = RateController(world.topology)
     return world
 
 
@@ -34,10 +34,10 @@ def redeemed(world: GateWorld, task_id: str) -> Permit:
 
 def released(world: GateWorld, count: int) -> list[Permit]:
     """Publish, and redeem what is released from buckets that have filled."""
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.fill(level=100, sent=100)
     messages = world.publish(count)
-    done = sum(iter(lambda: world.dispatcher.turn().released, 0))
+    done = sum(iter(lambda: world.dispatcher.tick().released, 0))
     return [redeemed(world, message.task_id) for message in messages[:done]]
 
 
@@ -52,7 +52,7 @@ def limits(world: GateWorld, quota: str) -> dict[str, str]:
 
 def test_a_quota_of_which_nothing_was_told_starts_slowly(redis_url: str) -> None:
     world = governed(redis_url)
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     assert limits(world, ACCOUNT)["cap"] == "20"
     assert float(limits(world, ACCOUNT)["rate"]) == 20
 
@@ -64,7 +64,7 @@ def test_told_figures_stand_until_they_are_refused_and_are_ceilings_then(redis_u
     braked = (Brake(ACCOUNT, 0.01, "rate_limited"),)
     for permit in permits[5:]:
         settle(world, permit, Outcome.RATE_LIMITED, brakes=braked, named="calls")
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     assert int(limits(world, ACCOUNT)["cap"]) in (4, 5)
 
 
@@ -82,7 +82,7 @@ def test_limits_in_headers_are_taken_at_their_word(redis_url: str) -> None:
     world = governed(redis_url)
     (permit,) = released(world, 1)
     settle(world, permit, Outcome.SUCCEEDED, hints={"x-ratelimit-limit-requests": "300"})
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     assert float(limits(world, ACCOUNT)["rate"]) == pytest.approx(5, rel=0.05)
 
 
@@ -92,7 +92,7 @@ def test_a_quota_of_which_nothing_remains_waits_for_its_reset(redis_url: str) ->
     left = {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "5"}
     settle(world, permit, Outcome.SUCCEEDED, hints=left)
     world.publish(3)
-    assert world.dispatcher.turn().released == 0
+    assert world.dispatcher.tick().released == 0
     state = limits(world, ACCOUNT)
     assert float(state["until"]) - float(state["braked_at"]) == pytest.approx(5, abs=0.01)
     assert float(state["rate"]) == pytest.approx(2, rel=0.05)  # 10 in 5 s
@@ -103,9 +103,9 @@ def test_ten_failures_and_no_success_close_the_upstreams_model_for_all(redis_url
     for permit in released(world, 10):
         settle(world, permit, Outcome.UNAVAILABLE)
     world.publish(3)
-    assert world.dispatcher.turn().released == 0
-    assert world.dispatcher.governor is not None
-    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.OPEN
+    assert world.dispatcher.tick().released == 0
+    assert world.dispatcher.controller is not None
+    assert world.dispatcher.controller.states()[UPSTREAM] is BreakerState.OPEN
     closed = limits(world, UPSTREAM)
     assert closed["cap"] == "0"
     assert closed["why"].startswith("breaker open: 10 failures and hardly a success")
@@ -117,13 +117,13 @@ def test_failures_that_come_back_before_answers_close_nothing(redis_url: str) ->
     for permit in permits[:10]:
         settle(world, permit, Outcome.UNAVAILABLE)
     world.publish(3)
-    world.dispatcher.turn()
-    assert world.dispatcher.governor is not None
-    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.CLOSED
+    world.dispatcher.tick()
+    assert world.dispatcher.controller is not None
+    assert world.dispatcher.controller.states()[UPSTREAM] is BreakerState.CLOSED
     for permit in permits[10:]:
         settle(world, permit, Outcome.UNAVAILABLE)
-    world.dispatcher.turn()
-    assert world.dispatcher.governor.states()[UPSTREAM] is BreakerState.OPEN
+    world.dispatcher.tick()
+    assert world.dispatcher.controller.states()[UPSTREAM] is BreakerState.OPEN
 
 
 def test_a_half_open_breaker_lets_one_through_and_its_success_opens_the_way(redis_url: str) -> None:
@@ -131,32 +131,34 @@ def test_a_half_open_breaker_lets_one_through_and_its_success_opens_the_way(redi
     for permit in released(world, 10):
         settle(world, permit, Outcome.UNAVAILABLE)
     messages = world.publish(10)
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.fill(level=100, sent=100)
-    governor = world.dispatcher.governor
-    assert governor is not None
-    governor.breakers[UPSTREAM].changed_at -= 10  # its time is over
+    controller = world.dispatcher.controller
+    assert controller is not None
+    controller.breakers[UPSTREAM].changed_at -= 10  # its time is over
     world.scripts.client.hset(f"penstock:quota:{UPSTREAM}", "until", 0)
-    assert world.dispatcher.turn().released == 1
-    assert world.dispatcher.turn().released == 0
+    assert world.dispatcher.tick().released == 1
+    assert world.dispatcher.tick().released == 0
     settle(world, redeemed(world, messages[0].task_id), Outcome.SUCCEEDED)
-    assert governor.states()[UPSTREAM] is BreakerState.HALF_OPEN
-    world.dispatcher.turn()
-    assert governor.states()[UPSTREAM] is BreakerState.CLOSED
+    assert controller.states()[UPSTREAM] is BreakerState.HALF_OPEN
+    world.dispatcher.tick()
+    assert controller.states()[UPSTREAM] is BreakerState.CLOSED
     assert "cap" not in limits(world, UPSTREAM)
     assert limits(world, ACCOUNT)["cap"] == "10"  # half of what was allowed
 
 
 def test_what_was_learned_survives_its_leader(redis_url: str) -> None:
     world = governed(redis_url, TOLD)
-    first = world.dispatcher.governor
+    first = world.dispatcher.controller
     assert first is not None
     for permit in released(world, 6):
         settle(world, permit, Outcome.RATE_LIMITED, brakes=(Brake(ACCOUNT, 0.01, "429"),), named="calls")
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     second = RateController(world.topology)
     second.recall(first.facts())
-    assert second.learners[ACCOUNT].figures["calls"].known == first.learners[ACCOUNT].figures["calls"].known
+    assert (
+        second.estimators[ACCOUNT].figures["calls"].known == first.estimators[ACCOUNT].figures["calls"].known
+    )
 
 
 def test_a_task_that_is_passed_over_keeps_its_place_while_those_behind_it_go(redis_url: str) -> None:
@@ -175,32 +177,32 @@ def test_a_task_that_is_passed_over_keeps_its_place_while_those_behind_it_go(red
 
 def test_what_calls_use_decides_what_the_next_ones_reserve(redis_url: str) -> None:
     world = governed(redis_url, ConfiguredQuota(ACCOUNT, rpm=6000, tpm=6_000_000, concurrency=50))
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.fill(level=100, sent=100, tokens=100_000)
     messages = world.publish(6, estimate=1000 + DEFAULT_ANSWER)
-    assert world.dispatcher.turn().released == 6
+    assert world.dispatcher.tick().released == 6
     first = [redeemed(world, message.task_id) for message in messages]
     assert {permit.estimate for permit in first} == {1000 + DEFAULT_ANSWER}
     for permit in first:
         settle(world, permit, Outcome.SUCCEEDED, tokens=640, usage=TokenUsage(600, 40))
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     (open_, asked) = (
         world.publish(1, estimate=1000 + DEFAULT_ANSWER)[0],
         world.publish(1, estimate=1100, asked=100)[0],
     )
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     assert redeemed(world, open_.task_id).estimate == 600 + 40
     assert redeemed(world, asked.task_id).estimate == 600 + 100
 
 
 def test_a_leader_that_begins_again_after_a_breaker_has_closed_goes_on_at_half_pace(redis_url: str) -> None:
-    """It writes the limits before it has seen the gate's time."""
+    """It writes the limits before it has seen the pacing store's time."""
     world = governed(redis_url, TOLD)
-    governor = world.dispatcher.governor
-    assert governor is not None
-    breaker = governor.breakers[UPSTREAM]
+    controller = world.dispatcher.controller
+    assert controller is not None
+    breaker = controller.breakers[UPSTREAM]
     breaker.state, breaker._closed_at = BreakerState.CLOSED, 1.7e9
-    world.gate.configure(governor.limits(0.0, {}))
+    world.gate.configure(controller.limits(0.0, {}))
     half, whole = float(limits(world, ACCOUNT)["rate"]), request_bucket(TOLD)
     assert whole is not None
     assert half == pytest.approx(whole.rate / 2)
@@ -208,8 +210,8 @@ def test_a_leader_that_begins_again_after_a_breaker_has_closed_goes_on_at_half_p
 
 def test_a_level_that_was_written_far_below_nothing_is_filled_as_an_empty_one(redis_url: str) -> None:
     world = governed(redis_url, TOLD)
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.fill(level=-1e7, sent=-1e7)
     messages = world.publish(3)
-    wait_until(lambda: world.dispatcher.turn().released > 0, what="a release")
+    wait_until(lambda: world.dispatcher.tick().released > 0, what="a release")
     assert isinstance(world.permits.redeem(messages[0].task_id, "w1"), Permit)

@@ -1,4 +1,4 @@
-"""Pauses that grow while nothing succeeds, on a real gate, with gate time moved by hand."""
+"""Pauses that grow while nothing succeeds, on a real gate, with pacing time moved by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.tasks.domain.attempt import Brake, Outcome, Permit, Settlement
 from tests.pacing.pacing_world import GateWorld, one_key
 
 ACCOUNT = "account:a1:m"
-STEP = 0.25  # seconds of gate time between two turns
+STEP = 0.25  # seconds of pacing time between two turns
 
 
 class Refusing:
@@ -18,7 +18,7 @@ class Refusing:
 
     def __init__(self, redis_url: str, outcome: Outcome, asked: float | None = None) -> None:
         self.world = GateWorld(redis_url, one_key(ConfiguredQuota(ACCOUNT, rpm=6000, concurrency=20))).lead()
-        self.world.dispatcher.governor = RateController(self.world.topology, breaker=None)
+        self.world.dispatcher.controller = RateController(self.world.topology, breaker=None)
         self.outcome, self.asked, self.passed = outcome, asked, 0.0
         self.calls: list[float] = []
 
@@ -30,7 +30,7 @@ class Refusing:
             self.world.report()
             if self.world.sequence - len(self.calls) < 50:
                 self.world.publish(100)
-            self.world.dispatcher.turn()
+            self.world.dispatcher.tick()
             self.answer()
         return self
 
@@ -80,14 +80,14 @@ def test_a_pause_that_a_503_asks_for_is_kept(redis_url: str) -> None:
 
 def test_a_new_leader_on_an_empty_redis_probes_and_goes_on_pausing(redis_url: str) -> None:
     refusing = Refusing(redis_url, Outcome.RATE_LIMITED).run(70)
-    first = refusing.world.dispatcher.governor
+    first = refusing.world.dispatcher.controller
     assert first is not None
     world = GateWorld(redis_url, refusing.world.topology)
     world.scripts.client.flushdb()
     world.lead("term-2")
     successor = RateController(world.topology, breaker=None)
     successor.recall(first.facts())
-    world.dispatcher.governor = successor
+    world.dispatcher.controller = successor
     refusing.world, before = world, len(refusing.calls)
     refusing.run(60)
     assert 1 <= len(refusing.calls) - before <= 3

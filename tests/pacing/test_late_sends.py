@@ -14,7 +14,7 @@ PER_MINUTE = 600.0  # ten a second; ten at once, by default
 
 
 class SlowWorld:
-    """Permits on a clock that is moved: that of the worker and that of the gate together."""
+    """Permits on a clock that is moved: that of the worker and that of the pacing store together."""
 
     def __init__(self, redis_url: str, *, rpm: float = PER_MINUTE, most: int = 100) -> None:
         quota = ConfiguredQuota("account:a1:m", rpm=rpm, concurrency=most)
@@ -23,7 +23,7 @@ class SlowWorld:
         self.world.permits._monotonic = lambda: self.at
         self.world.permits._sleep = self.pass_
         # As strict as the configured limit: one second's worth at once, and no call more.
-        self.upstream = TokenBucket(rpm, 1.0, self.gate_time())
+        self.upstream = TokenBucket(rpm, 1.0, self.pacing_time())
         self.refused = self.sent = 0
 
     def pass_(self, seconds: float) -> None:
@@ -36,7 +36,7 @@ class SlowWorld:
         done = 0
         for _ in range(20):
             self.world.fill(level=100)
-            done += self.world.dispatcher.turn().released
+            done += self.world.dispatcher.tick().released
         assert done == count
         return [message.task_id for message in messages]
 
@@ -49,11 +49,11 @@ class SlowWorld:
         if not self.world.permits.may_send(permit, self.at + patience):
             return False
         self.sent += 1
-        self.refused += not self.upstream.has(1, self.gate_time())
-        self.upstream.take(1, self.gate_time())
+        self.refused += not self.upstream.has(1, self.pacing_time())
+        self.upstream.take(1, self.pacing_time())
         return True
 
-    def gate_time(self) -> float:
+    def pacing_time(self) -> float:
         seconds, micros = self.world.scripts.client.time()
         return (
             float(seconds)

@@ -1,7 +1,7 @@
 """What was learned is kept for the next leader."""
 
 from app.dispatching.tick_handoff import PersistEstimates
-from app.pacing.domain.limit_estimator import new_learner
+from app.pacing.domain.limit_estimator import new_estimator
 from app.pacing.domain.rate_controller import RateController
 from app.platform.database import Database
 from app.settings.domain.routing import Route, Topology
@@ -22,15 +22,15 @@ class HandClock:
 
 
 def test_estimates_are_stored_where_they_changed_and_restored(database: Database) -> None:
-    clock, governor = HandClock(), RateController(TOPOLOGY)
-    keeping = PersistEstimates(database, governor, clock)
+    clock, controller = HandClock(), RateController(TOPOLOGY)
+    keeping = PersistEstimates(database, controller, clock)
     assert (keeping.keep(), keeping.keep()) == (1, 0)
-    governor.learners["account:a:m"] = new_learner()
-    governor.learners["account:a:m"].latency = 3.0
+    controller.estimators["account:a:m"] = new_estimator()
+    controller.estimators["account:a:m"].latency = 3.0
     assert keeping.keep() == 1
     successor = RateController(TOPOLOGY)
     PersistEstimates(database, successor, clock).recall()
-    assert successor.learners["account:a:m"].latency == 3.0
+    assert successor.estimators["account:a:m"].latency == 3.0
 
 
 def test_what_was_kept_of_a_quota_that_is_gone_is_passed_over(database: Database) -> None:
@@ -38,4 +38,4 @@ def test_what_was_kept_of_a_quota_that_is_gone_is_passed_over(database: Database
     PersistEstimates(database, RateController(TOPOLOGY), clock).keep()
     other = RateController(Topology({"n": ((Route("k2", "u", "b", "n"),),)}))
     PersistEstimates(database, other, clock).recall()
-    assert set(other.learners) == {"account:b:n"}
+    assert set(other.estimators) == {"account:b:n"}

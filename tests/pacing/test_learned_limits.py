@@ -1,4 +1,4 @@
-"""What a learner reaches against an upstream that tells nothing, on a virtual clock."""
+"""What a estimator reaches against an upstream that tells nothing, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.breaker import CircuitBreaker
 from app.pacing.domain.estimated_limit import EstimatedLimit
-from app.pacing.domain.limit_estimator import from_facts, new_learner, to_facts
+from app.pacing.domain.limit_estimator import from_facts, new_estimator, to_facts
 from app.settings.domain.routing import Bucket, QuotaLimits
 from app.upstreams.domain.attribute_refusal import Figure
 from simulator.latency import Latency
@@ -108,17 +108,17 @@ def test_a_limit_that_is_raised_is_found_again() -> None:
 
 def test_what_was_learned_is_taken_up_again_without_a_slow_start() -> None:
     taught = World(cap=80).run(40)
-    again = World(cap=80, learner=from_facts(to_facts(taught.learner), new_learner()), seed=5).run(20)
+    again = World(cap=80, estimator=from_facts(to_facts(taught.estimator), new_estimator()), seed=5).run(20)
     assert again.used(4, 20) >= 0.85
     assert again.refusals(0, 20) <= 0.02
 
 
 def test_a_told_figure_is_not_learned_until_it_is_refused() -> None:
-    learner = new_learner(("calls", "pace"))
-    assert (learner.cap, learner.requests, learner.tokens) == (None, None, None)
-    World(cap=30, learner=learner).run(10)
-    assert learner.cap is not None
-    assert 25 <= learner.cap <= 32
+    estimator = new_estimator(("calls", "pace"))
+    assert (estimator.cap, estimator.requests, estimator.tokens) == (None, None, None)
+    World(cap=30, estimator=estimator).run(10)
+    assert estimator.cap is not None
+    assert 25 <= estimator.cap <= 32
 
 
 TOLD: tuple[Figure, ...] = ("calls", "pace")
@@ -131,10 +131,10 @@ def test_refusals_of_whatever_is_sent_leave_what_was_told_in_force(rate: float, 
     told = QuotaLimits(Bucket(2.0, 0.97 * rate), cap=60)
     storms = [(20.0 + 14 * n, 24.0 + 14 * n) for n in range(7)]
     world = World(
-        60, rate, SECOND, False, False, refusing=storms, told=told, learner=new_learner(TOLD), seed=seed
+        60, rate, SECOND, False, False, refusing=storms, told=told, estimator=new_estimator(TOLD), seed=seed
     )
     world.run(140)
-    learned = {name: figure.level for name, figure in world.learner.figures.items() if not figure.is_free}
+    learned = {name: figure.level for name, figure in world.estimator.figures.items() if not figure.is_free}
     assert learned == {}
     assert all(world.used(until + 5, until + 10) >= 0.85 for _, until in storms)
 
@@ -144,16 +144,16 @@ def test_refusals_of_whatever_is_sent_leave_what_was_told_in_force(rate: float, 
 def test_told_figures_that_are_wrong_are_learned(cap: int | None, rate: float | None, seconds: float) -> None:
     told = QuotaLimits(Bucket(20.0, 40.0), cap=400)
     latency = Latency("lognormal", seconds, 0.4)
-    world = World(cap, rate, latency, False, False, told=told, learner=new_learner(TOLD)).run(130)
+    world = World(cap, rate, latency, False, False, told=told, estimator=new_estimator(TOLD)).run(130)
     assert world.used(40, 130) >= 0.85
     assert world.refusals(40, 130) <= 0.05
 
 
 @pytest.mark.parametrize("pace", [2.0, 10.0, 15.0, 40.0])
 def test_a_pace_is_kept_by_a_dispatcher_that_is_a_little_late(pace: float) -> None:
-    learner = new_learner()
-    learner.figures["pace"] = EstimatedLimit(pace)
-    bucket, level, calls = learner.requests, 0.0, 0
+    estimator = new_estimator()
+    estimator.figures["pace"] = EstimatedLimit(pace)
+    bucket, level, calls = estimator.requests, 0.0, 0
     assert bucket is not None
     for _ in range(500):  # looks, 40 ms apart
         level = bucket.filled(level, 0.04)

@@ -1,4 +1,4 @@
-"""Lone refusals of a key with configured limits, on a real gate, with gate time moved by hand."""
+"""Lone refusals of a key with configured limits, on a real gate, with pacing time moved by hand."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ CONFIGURED = ConfiguredQuota(ACCOUNT, rpm=600, concurrency=20)
 
 def governed(redis_url: str) -> GateWorld:
     world = GateWorld(redis_url, one_key(CONFIGURED)).lead()
-    world.dispatcher.governor = RateController(world.topology)
-    world.dispatcher.turn()
+    world.dispatcher.controller = RateController(world.topology)
+    world.dispatcher.tick()
     return world
 
 
 def move(world: GateWorld, seconds: float) -> None:
-    """Let gate time pass: the dispatcher takes a turn four times a second of it."""
+    """Let pacing time pass: the dispatcher takes a turn four times a second of it."""
     for _ in range(int(seconds * 4)):
         world.scripts.client.hincrbyfloat("penstock:gate", "skew", -0.25)
         world.report()
-        world.dispatcher.turn()
+        world.dispatcher.tick()
 
 
 def call(world: GateWorld, outcome: Outcome) -> None:
     (message,) = world.publish(1)
-    assert world.dispatcher.turn().released == 1
+    assert world.dispatcher.tick().released == 1
     permit = world.permits.redeem(message.task_id, "w1")
     assert isinstance(permit, Permit)
     braked = () if outcome is Outcome.SUCCEEDED else (Brake(ACCOUNT, 1.0, str(outcome)),)
     world.permits.settle([Settlement(permit.task_id, permit.release, outcome, brakes=braked, seconds=0.1)])
-    world.dispatcher.turn()
+    world.dispatcher.tick()
 
 
 @pytest.mark.parametrize("refusals", [1, 4])
@@ -57,5 +57,5 @@ def test_lone_refusals_leave_the_configured_limits_in_force(
     assert state[b"cap"] == b"20"
     world.publish(10)
     assert (
-        world.dispatcher.turn().released >= 7
+        world.dispatcher.tick().released >= 7
     )  # a burst of one second's worth, less what jitter is kept for

@@ -77,9 +77,9 @@ def test_more_than_a_few_hundred_wait_in_the_database_and_plain_ones_do_not_wait
 def test_what_nobody_redeemed_goes_back_to_its_place(world: GateWorld) -> None:
     world.fill(level=1, sent=1)
     (late,) = world.publish(1, due=2000.0)
-    assert world.dispatcher.turn().released == 1
+    assert world.dispatcher.tick().released == 1
     (soon,), (later,) = world.publish(1, due=1000.0), world.publish(1, due=3000.0)
-    world.gate.take_back(0.0)
+    world.gate.reclaim(0.0)
     assert standing(world) == [soon.task_id, late.task_id, later.task_id]
 
 
@@ -90,10 +90,10 @@ def test_hundreds_that_nobody_redeemed_go_back_in_one_pass_over_their_list(world
     published = [one.task_id for n in range(MOST) for one in world.publish(1, due=1000.0 + n)]
     released = 0
     while released < MOST:
-        released += world.dispatcher.turn().released
+        released += world.dispatcher.tick().released
     later = world.publish(1, due=5000.0)[0].task_id
     before = pushes(world)
-    assert world.gate.take_back(0.0) == MOST
+    assert world.gate.reclaim(0.0) == MOST
     assert pushes(world) - before <= 2 * MOST
     assert standing(world) == [*published, later]
 

@@ -14,7 +14,7 @@ from tests.pacing.test_plan import NOW, ONE, clients_of, keys_of, route, snapsho
 
 def made(closures: Suspensions, on: Topology = ONE) -> Plan:
     lists = (waiting("alice", 3), waiting("bob", 3))
-    return plan(snapshot(*lists, closures=closures), on, Shares())
+    return plan(snapshot(*lists, suspensions=closures), on, Shares())
 
 
 @pytest.mark.parametrize("subject", ["everything", "model:m"])
@@ -59,7 +59,7 @@ def test_what_opens_sooner_is_named_before_a_key_that_is_shut() -> None:
     tiers = topology((route("k1"),), (route("k2"),))
     quotas = {"key:k2:*": QuotaState(braked_until=NOW + 3)}
     closures = Suspensions(keys={"k1": Suspension("key k1 is out of use")})
-    found = plan(snapshot(waiting("alice", 1), quotas=quotas, closures=closures), tiers, Shares())
+    found = plan(snapshot(waiting("alice", 1), quotas=quotas, suspensions=closures), tiers, Shares())
     assert found.waits["m"].reason == "key:k2:*"
     assert found.wake_in == pytest.approx(3)
 

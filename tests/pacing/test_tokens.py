@@ -219,18 +219,18 @@ def test_a_plain_message_counts_as_one_that_is_searched() -> None:
 
 
 def _learnt(pairs: list[tuple[int, int]], answers: list[int] | None = None) -> TokenLearner:
-    learner = TokenLearner()
+    estimator = TokenLearner()
     for estimated, real in pairs:
-        learner.saw(estimated, real, 0, 0)
+        estimator.saw(estimated, real, 0, 0)
     for answer in answers or []:
-        learner.saw(0, 0, answer, 0)
-    return learner
+        estimator.saw(0, 0, answer, 0)
+    return estimator
 
 
 def test_before_anything_is_known_the_rule_of_thumb_stands() -> None:
-    learner = _learnt([(100, 400)] * 4, [9] * 4)
-    assert learner.reserve(100 + DEFAULT_ANSWER, 0) == 100 + DEFAULT_ANSWER
-    assert learner.reserve(130, 30) == 130
+    estimator = _learnt([(100, 400)] * 4, [9] * 4)
+    assert estimator.reserve(100 + DEFAULT_ANSWER, 0) == 100 + DEFAULT_ANSWER
+    assert estimator.reserve(130, 30) == 130
 
 
 def test_a_prompt_is_corrected_by_the_measured_ratio_and_what_it_is_off_by() -> None:
@@ -242,11 +242,11 @@ def test_a_prompt_is_corrected_by_the_measured_ratio_and_what_it_is_off_by() -> 
 
 
 def test_an_open_answer_reserves_the_95th_percentile_of_the_last_ones() -> None:
-    learner = _learnt([], [10_000] * 50 + list(range(1, 201)))
-    assert learner.answer() == 190
-    assert learner.reserve(7 + DEFAULT_ANSWER, 0) == 7 + 190
-    learner.saw(0, 0, 5_000, 5_000)  # it may have been cut off by the limit that was asked for
-    assert learner.answer() == 190
+    estimator = _learnt([], [10_000] * 50 + list(range(1, 201)))
+    assert estimator.answer() == 190
+    assert estimator.reserve(7 + DEFAULT_ANSWER, 0) == 7 + 190
+    estimator.saw(0, 0, 5_000, 5_000)  # it may have been cut off by the limit that was asked for
+    assert estimator.answer() == 190
 
 
 @given(
@@ -258,13 +258,13 @@ def test_what_is_reserved_covers_what_is_used_on_the_whole(
     ratio: float, spread: float, calls: list[tuple[int, float]]
 ) -> None:
     """Single calls may take more, which is debited at once; all together they do not, once some were seen."""
-    learner, reserved, used = TokenLearner(), 0, 0
+    estimator, reserved, used = TokenLearner(), 0, 0
     for number, (estimated, luck) in enumerate(calls):
         real = max(1, round(estimated * ratio * (1 + spread * luck)))
         if number >= 30:
-            reserved += learner.reserve(estimated + 10, 10) - 10
+            reserved += estimator.reserve(estimated + 10, 10) - 10
             used += real
-        learner.saw(estimated, real, 10, 10)
+        estimator.saw(estimated, real, 10, 10)
     assert reserved >= used * 0.8
     assert reserved <= used * 2 * (1 + spread) + len(calls)
 
@@ -302,11 +302,11 @@ def _in_sixty_seconds(sent: list[tuple[float, int]]) -> int:
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.8])
 def test_a_minute_never_holds_more_tokens_than_told_once_a_model_is_known(ratio: float) -> None:
-    """The gate's own rule on a virtual clock: reserve, then settle on what was used when the call ends 2 s later."""
+    """The pacing store's rule on a virtual clock: reserve, then settle on what was used when the call ends."""
     told, chance = 60_000, random.Random(7)
     bucket = token_bucket(ConfiguredQuota("q", tpm=told))
     assert bucket is not None
-    learner, level, sent, ends = (
+    estimator, level, sent, ends = (
         TokenLearner(),
         0.0,
         list[tuple[float, int]](),
@@ -318,9 +318,9 @@ def test_a_minute_never_holds_more_tokens_than_told_once_a_model_is_known(ratio:
         while ends and ends[0][0] <= at:
             _, reserved, estimated, used = ends.popleft()
             level = min(bucket.size, level + reserved - used)
-            learner.saw(estimated, used - 20, 20, 0)
+            estimator.saw(estimated, used - 20, 20, 0)
         estimated = chance.randint(50, 500)
-        reserved = learner.reserve(estimated + DEFAULT_ANSWER, 0)
+        reserved = estimator.reserve(estimated + DEFAULT_ANSWER, 0)
         if level >= min(reserved, bucket.size):
             used = round(estimated * ratio * chance.uniform(0.9, 1.1)) + 20
             level -= reserved

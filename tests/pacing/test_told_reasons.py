@@ -31,12 +31,12 @@ class Board:
 class Told:
     """A leader that tells at each turn."""
 
-    def __init__(self, redis_url: str, governor: Mapping[str, Any], *quotas: ConfiguredQuota) -> None:
+    def __init__(self, redis_url: str, controller: Mapping[str, Any], *quotas: ConfiguredQuota) -> None:
         self.world = GateWorld(redis_url, one_key(*quotas)).lead()
         self.board = Board()
-        self.world.dispatcher.governor = RateController(self.world.topology, **governor)
+        self.world.dispatcher.controller = RateController(self.world.topology, **controller)
         self.world.dispatcher.why = PublishWaitReasons(self.board)
-        self.world.dispatcher.turn()
+        self.world.dispatcher.tick()
 
     def move(self, seconds: float) -> None:
         self.world.scripts.client.hincrbyfloat("penstock:gate", "skew", -seconds)
@@ -45,7 +45,7 @@ class Told:
     def turn(self) -> Mapping[str, Any]:
         assert self.world.dispatcher.why is not None
         self.world.dispatcher.why._due = 0.0
-        self.world.dispatcher.turn()
+        self.world.dispatcher.tick()
         model: Mapping[str, Any] = self.board.said["models"]["m"]
         return model
 

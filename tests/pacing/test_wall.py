@@ -33,13 +33,13 @@ class Upstream:
     asked: float | None = None  # Retry-After
     walls: tuple[tuple[float, float], ...] = ((0.0, HOUR),)
     seed: int = 0
-    governor: RateController | None = None
+    controller: RateController | None = None
     sent: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.judge = self.governor or self.new_governor()
+        self.judge = self.controller or self.new_governor()
         self.now = self.braked_until = 0.0
         self.flight = 0
         self.level = 1.0
@@ -176,7 +176,7 @@ def test_a_quota_without_a_limit_is_recalled_without_learning_one() -> None:
     name = "key:k:*"
     judge.recall({name: {"pauses": 3}, "no:such": {"pauses": 2}})
     assert list(judge.walls) == [name]
-    assert name not in judge.learners
+    assert name not in judge.estimators
 
 
 def test_the_end_of_a_wall_is_kept_too() -> None:

@@ -1,4 +1,4 @@
-"""A learner against an upstream with hidden limits, on a virtual clock.
+"""A estimator against an upstream with hidden limits, on a virtual clock.
 
 The upstream's limits are the simulator's, which share nothing with what is tested. Calls take a round trip, their
 latency, and a moment until they are settled; releases are what an ideal gate would let through.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.pacing.domain.breaker import BreakerState, CircuitBreaker
-from app.pacing.domain.limit_estimator import CallSample, LimitEstimator, new_learner
+from app.pacing.domain.limit_estimator import CallSample, LimitEstimator, new_estimator
 from app.pacing.domain.rate_controller import tighter
 from app.settings.domain.routing import QuotaLimits
 from app.tasks.domain.attempt import Outcome
@@ -39,9 +39,9 @@ class World:
     burst: float = 2.0
     storm: tuple[float, float] = (0.0, 0.0)
     refusing: Sequence[tuple[float, float]] = ()  # spans in which all is refused by 429, whatever is sent
-    told: QuotaLimits = _NOTHING_TOLD  # ceilings, as the gate keeps them
+    told: QuotaLimits = _NOTHING_TOLD  # ceilings, as the pacing store keeps them
     seed: int = 0
-    learner: LimitEstimator = field(default_factory=new_learner)
+    estimator: LimitEstimator = field(default_factory=new_estimator)
     breaker: CircuitBreaker | None = None
 
     def __post_init__(self) -> None:
@@ -96,7 +96,9 @@ class World:
 
     @property
     def _allowed(self) -> QuotaLimits:
-        return tighter(self.told, QuotaLimits(self.learner.requests, self.learner.tokens, self.learner.cap))
+        return tighter(
+            self.told, QuotaLimits(self.estimator.requests, self.estimator.tokens, self.estimator.cap)
+        )
 
     def _look(self, now: float) -> None:
         self._release(now)
@@ -126,14 +128,14 @@ class World:
         self._send(now, calls)
         self.level -= calls if bucket is not None else 0
         closed = self.breaker is None or self.breaker.state is BreakerState.CLOSED
-        self.learner.look(now, self.flight, wanted=closed and not braked)
+        self.estimator.look(now, self.flight, wanted=closed and not braked)
 
     def _send(self, now: float, calls: int) -> None:
         self.flight += calls
         for _ in range(calls):
             self._at(now + ROUND_TRIP / 2 * (0.5 + self.chance.random()), "_arrive", now)
         if calls:
-            self.learner.released(now, calls, 100.0 * calls, self.flight)
+            self.estimator.released(now, calls, 100.0 * calls, self.flight)
             if self.breaker is not None:
                 self.breaker.released(now, calls)
 
@@ -144,7 +146,7 @@ class World:
         if self.breaker is not None:
             self.breaker.settled(outcome, released_at, now)
         if outcome is Outcome.SUCCEEDED:
-            self.learner.settled(CallSample("success", released_at, now - released_at), now)
+            self.estimator.settled(CallSample("success", released_at, now - released_at), now)
             if self.brake_is_soft:
                 self.braked_until = min(now, self.braked_until)
             self._release(now)
@@ -152,9 +154,9 @@ class World:
         self._brake(now, refusal)
         if refusal is not None:
             name = NAMES[refusal.reason] if self.named else None
-            self.learner.settled(CallSample("refused", released_at, tokens=100, named=name), now)  # type: ignore[arg-type]
+            self.estimator.settled(CallSample("refused", released_at, tokens=100, named=name), now)  # type: ignore[arg-type]
         else:
-            self.learner.settled(CallSample("overloaded", released_at), now)
+            self.estimator.settled(CallSample("overloaded", released_at), now)
 
     def _brake(self, now: float, refusal: Refusal | None) -> None:
         self.brake_is_soft = refusal is None or not self.retry_after

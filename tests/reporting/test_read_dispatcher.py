@@ -67,7 +67,7 @@ class Office:
         why = self.world.dispatcher.why
         assert why is not None
         why._due = 0.0
-        self.world.dispatcher.turn()
+        self.world.dispatcher.tick()
 
     def read(self, url: str = "") -> DispatcherSnapshot:
         topology = self.world.topology
@@ -94,7 +94,7 @@ def office(redis_url: str, sqlite_url: str) -> Iterator[Office]:
     health = KeyHealth({held.name: held for held in KEYS}, HealthRules(retest=30))
     watch = KeySupervisor(database, health, upstream, clock, world.gate.release_brake)
     world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
-    world.dispatcher.governor = RateController(topology)
+    world.dispatcher.controller = RateController(topology)
     world.dispatcher.watch = watch
     yield Office(world, database, upstream, watch, clock)
     database.close()
@@ -131,8 +131,8 @@ def test_a_brake_is_the_upstreams_and_so_is_an_open_breaker(office: Office) -> N
     assert seen.holdup.holder is Cause.UPSTREAM
     assert "u refuses, rate_limited (429)" in seen.holdup.words
     assert (seen.keys[0].state, seen.keys[0].reason) == (KeyState.BRAKED, "rate_limited (429)")
-    assert office.world.dispatcher.governor is not None
-    breaker = office.world.dispatcher.governor.breakers["upstream:u:m"]
+    assert office.world.dispatcher.controller is not None
+    breaker = office.world.dispatcher.controller.breakers["upstream:u:m"]
     for second in range(10):  # enough evidence at a call a second
         breaker.settled(Outcome.UNAVAILABLE, float(second), second + 1.0)
     office.turn()
@@ -200,11 +200,11 @@ def test_a_refused_key_is_left_alone_until_a_test_finds_it_good(office: Office) 
 def test_what_an_operator_gives_back_in_the_database_is_taken_up(office: Office) -> None:
     office.hear(Outcome.NO_BALANCE)
     office.watch.look()
-    assert set(office.watch.closures().keys) == {"k1"}
+    assert set(office.watch.suspensions().keys) == {"k1"}
     later = {"account:a1": KeyStatus(since=office.clock.at + 1)}
     office.database.write(lambda conn: save_health(conn, later, 0.0))
     office.watch.look()
-    assert office.watch.closures().keys == {}
+    assert office.watch.suspensions().keys == {}
 
 
 def test_a_new_leader_knows_what_the_old_one_knew(office: Office) -> None:
@@ -216,5 +216,5 @@ def test_a_new_leader_knows_what_the_old_one_knew(office: Office) -> None:
         office.database, health, office.upstream, office.clock, office.world.gate.release_brake
     )
     successor.recall()
-    assert set(successor.closures().keys) == {"k1"}
+    assert set(successor.suspensions().keys) == {"k1"}
     assert set(office.database.read(load_health)) == {"key:k1"}

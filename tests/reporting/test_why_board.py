@@ -38,9 +38,9 @@ def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
     world = GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", concurrency=2))).lead()
     world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
     messages = world.publish(10)
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     world.dispatcher.why._due = 0.0
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     left = QueuePosition(
         [(NOT_DUE, message.sequence) for message in messages[2:]], newest=messages[-1].sequence
     )
@@ -58,7 +58,7 @@ def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:
 def test_with_nothing_waiting_a_task_is_expected_to_start_at_once(redis_url: str) -> None:
     world = GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", concurrency=2))).lead()
     world.dispatcher.why = PublishWaitReasons(WaitReasonWriter(world.scripts))
-    world.dispatcher.turn()
+    world.dispatcher.tick()
     foreseen = told(redis_url, QueuePosition()).foresee("m", "backlog.m.alice", 3, NOT_DUE)
     assert foreseen is not None
     assert foreseen.starts_in() == 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.pacing.build_controllers import breaker_rules, make_governor, rests
+from app.pacing.build_controllers import breaker_rules, make_rate_controller, rests
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings import ConfigError, Settings, load_settings
@@ -42,9 +42,9 @@ def settings(tmp_path: Path, more: str) -> Settings:
     return load_settings(file, {})
 
 
-def governor(tmp_path: Path, more: str) -> RateController:
+def controller(tmp_path: Path, more: str) -> RateController:
     told = settings(tmp_path, more)
-    return make_governor(build_topology(told), told)
+    return make_rate_controller(build_topology(told), told)
 
 
 def settle(
@@ -60,13 +60,13 @@ def rate(judge: RateController, quota: str = ACCOUNT) -> float | None:
 
 
 def test_without_a_pace_of_their_own_response_times_change_nothing(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[learning]\nenabled = false\n")
+    judge = controller(tmp_path, "[learning]\nenabled = false\n")
     settle(judge, 20, seconds=9.0)
     assert rate(judge) is None
 
 
 def test_the_pace_starts_at_5_is_multiplied_after_20_calls_and_stays_between_1_and_20(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[learning]\nenabled = false\n[pace]\nenabled = true\n")
+    judge = controller(tmp_path, "[learning]\nenabled = false\n[pace]\nenabled = true\n")
     assert rate(judge) == 5
     settle(judge, 19, seconds=2.1)
     assert rate(judge) == 5
@@ -84,7 +84,7 @@ def test_the_pace_starts_at_5_is_multiplied_after_20_calls_and_stays_between_1_a
 
 def test_every_figure_of_the_pace_can_be_told(tmp_path: Path) -> None:
     told = "slow = 4\nfast = 3\ncalls = 2\ndown = 0.5\nup = 2.0\nstart = 8\nfloor = 3\nceiling = 12"
-    judge = governor(tmp_path, f"[learning]\nenabled = false\n[pace]\nenabled = true\n{told}\n")
+    judge = controller(tmp_path, f"[learning]\nenabled = false\n[pace]\nenabled = true\n{told}\n")
     seen = [rate(judge)]
     for seconds in (5.0, 5.0, 2.0, 2.0, 2.0):
         settle(judge, 2, seconds=seconds)
@@ -93,7 +93,7 @@ def test_every_figure_of_the_pace_can_be_told(tmp_path: Path) -> None:
 
 
 def test_slow_may_be_a_multiple_of_the_models_own_median(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[learning]\nenabled = false\n[pace]\nenabled = true\nslow_times = 1.5\n")
+    judge = controller(tmp_path, "[learning]\nenabled = false\n[pace]\nenabled = true\nslow_times = 1.5\n")
     settle(judge, 20, seconds=1.9)  # by this the median is known
     settle(judge, 20, seconds=2.8)
     assert rate(judge) == 5
@@ -103,18 +103,18 @@ def test_slow_may_be_a_multiple_of_the_models_own_median(tmp_path: Path) -> None
 
 def test_the_pace_may_be_for_some_upstreams_alone(tmp_path: Path) -> None:
     more = '[learning]\nenabled = false\n[pace]\nenabled = true\nupstreams = ["u"]\n'
-    judge = governor(tmp_path, more)
+    judge = controller(tmp_path, more)
     assert (rate(judge), rate(judge, OTHER)) == (5, None)
 
 
 def test_learning_starts_where_it_is_told_to(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[learning]\ncalls_at_once = 7\ncalls_a_second = 3\n")
+    judge = controller(tmp_path, "[learning]\ncalls_at_once = 7\ncalls_a_second = 3\n")
     limits = judge.limits(0.0, {})[ACCOUNT]
     assert (limits.cap, limits.requests.rate if limits.requests else None) == (7, 3)
 
 
 def test_without_learning_a_refusal_sets_no_limit(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[learning]\nenabled = false\n")
+    judge = controller(tmp_path, "[learning]\nenabled = false\n")
     settle(judge, 5, Outcome.RATE_LIMITED)
     judge.recall({ACCOUNT: {"figures": {"calls": {"level": 5.0}}}})
     assert judge.limits(20.0, {})[ACCOUNT].cap is None
@@ -122,7 +122,7 @@ def test_without_learning_a_refusal_sets_no_limit(tmp_path: Path) -> None:
 
 
 def test_the_breaker_opens_when_it_is_told_to(tmp_path: Path) -> None:
-    judge = governor(
+    judge = controller(
         tmp_path, "[breaker]\nin_a_row = 3\nopen_for = 9\nopen_for_waiting = 7\nlongest_waiting = 8\n"
     )
     settle(judge, 2, Outcome.UNAVAILABLE)
@@ -163,7 +163,7 @@ def test_figures_and_presets_are_in_force_as_configured(
 
 
 def test_the_hystrix_preset_opens_at_half_of_twenty_calls(tmp_path: Path) -> None:
-    judge = governor(tmp_path, '[breaker]\npreset = "hystrix"\n')
+    judge = controller(tmp_path, '[breaker]\npreset = "hystrix"\n')
     settle(judge, 10)
     settle(judge, 9, Outcome.UNAVAILABLE)
     assert judge.states()[UPSTREAM] is BreakerState.CLOSED
@@ -172,7 +172,7 @@ def test_the_hystrix_preset_opens_at_half_of_twenty_calls(tmp_path: Path) -> Non
 
 
 def test_without_breakers_failures_close_nothing(tmp_path: Path) -> None:
-    judge = governor(tmp_path, "[breaker]\nenabled = false\n")
+    judge = controller(tmp_path, "[breaker]\nenabled = false\n")
     settle(judge, 50, Outcome.UNAVAILABLE)
     assert judge.states() == {}
     assert judge.limits(20.0, {})[UPSTREAM].cap is None

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.dispatching import reconcile
 from app.dispatching.reconcile import RetriesAhead
-from app.dispatching.tick_handoff import RefeedTasks
+from app.dispatching.tick_handoff import RequeueTasks
 from app.pacing.domain.why import held_in_words, key_missing
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
@@ -181,20 +181,20 @@ def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
     add(database, new_task("1", fed_at=NOW), new_task("2", fed_at=NOW))
     rings: list[bool] = []
     reservoir: Any = SimpleNamespace(ring=lambda: rings.append(True))
-    refeeding = RefeedTasks(database, reservoir)
+    requeueing = RequeueTasks(database, reservoir)
 
     def away(_fn: object) -> None:
         raise DatabaseUnreachable("gone")
 
     with monkeypatch.context() as patched:
         patched.setattr(database, "write", away)
-        refeeding.flush()
+        requeueing.flush()
         for name in ("task_1", "task_2"):
-            refeeding.remember((name,))
+            requeueing.remember((name,))
             with pytest.raises(DatabaseUnreachable):
-                refeeding.flush()
-    refeeding.flush()
-    refeeding.flush()
+                requeueing.flush()
+    requeueing.flush()
+    requeueing.flush()
     assert _fed(database, "task_1", "task_2") == [None, None]
     assert rings == [True]
 

@@ -79,7 +79,7 @@ class Service:
         """Until nothing more is released."""
         for _ in range(turns):
             self.world.report()
-            if not self.world.dispatcher.turn().released:
+            if not self.world.dispatcher.tick().released:
                 return
             for task_id in list(self.waiting):
                 permit = self.world.permits.redeem(task_id, "w1")
@@ -115,7 +115,7 @@ class Service:
 
     def pass_time(self, seconds: float = 1.0) -> None:
         """Tests are made, and whoever waits for its time is back."""
-        self.world.dispatcher.turn()
+        self.world.dispatcher.tick()
         self.watch.test()
         self.watch.look()
         self.clock.at += seconds
@@ -142,7 +142,7 @@ def test_a_flood_of_refused_requests_costs_others_nothing_and_ends(
         honest = service.publish("honest", 5)
         service.run()
         assert service.statuses(honest) == {Status.SUCCEEDED: 5}, f"round {round_}"
-        assert "k1" not in service.watch.closures().keys
+        assert "k1" not in service.watch.suspensions().keys
         service.pass_time()
     for _ in range(8):  # what was closed to the hostile client alone has opened again
         service.publish("honest", 2)
@@ -245,9 +245,9 @@ def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key
         service.pass_time()
     assert service.watch.standing()
     honest = service.publish("honest", 5)
-    turn = service.world.dispatcher.turn()
+    turn = service.world.dispatcher.tick()
     assert turn.released == 1  # a witness, until it has come back
-    assert service.world.dispatcher.turn().released == 0
+    assert service.world.dispatcher.tick().released == 0
     for task_id in honest:
         permit = service.world.permits.redeem(task_id, "w1")
         if isinstance(permit, Permit):

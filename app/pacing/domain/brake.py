@@ -82,7 +82,7 @@ _JITTER = 0.1  # by what part a pause may be shorter, so that quotas of one upst
 
 @dataclass(slots=True)
 class Wall:
-    """One quota's refusals without a success between them. All instants are gate time."""
+    """One quota's refusals without a success between them. All instants are pacing time."""
 
     pauses: int = 0  # in a row
     began: float = -1e18  # when the first refusal came back
@@ -128,7 +128,7 @@ class Wall:
         return int(flight == 0 or self.sent_at <= self.paused_at or now - self.sent_at >= self.pause)
 
     def look(self, now: float) -> None:
-        """Gate time may have gone back, when Redis was restored from an older file: what lies ahead counts from now."""
+        """Pacing time may go back, when Redis is restored from an older file: what lies ahead then counts from now."""
         self.began, self.paused_at = min(self.began, now), min(self.paused_at, now)
         self.sent_at = min(self.sent_at, now)
 

@@ -35,7 +35,7 @@ def threshold(calls_a_second: float) -> int:
 
 @dataclass(slots=True)
 class Evidence:
-    """The last calls in the order of their release. Instants are gate time."""
+    """The last calls in the order of their release. Instants are pacing time."""
 
     _at: list[float] = field(default_factory=list)  # in order
     _scores: list[int] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Evidence:
 
     def released(self, at: float, calls: int) -> None:
         """Calls were let through."""
-        if self._at and at < self._at[-1]:  # gate time has gone back
+        if self._at and at < self._at[-1]:  # pacing time has gone back
             self._at, self._scores, self._out = [], [], 0
         self._at += [at] * calls
         self._scores += [_OUT] * calls
@@ -141,7 +141,7 @@ class BreakerRules:
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """One upstream and model. Instants are gate time."""
+    """One upstream and model. Instants are pacing time."""
 
     rules: BreakerRules = BreakerRules()
     state: BreakerState = BreakerState.CLOSED
@@ -175,11 +175,11 @@ class CircuitBreaker:
             self._open(now, f"{reason}, the last: {outcome}")
 
     def look(self, now: float, *, waiting: bool, flight: int | None = None) -> None:
-        """Once a turn: an open breaker becomes half open when its time is over, sooner if work waits.
+        """Once a tick: an open breaker becomes half open when its time is over, sooner if work waits.
 
         `flight`: permits that are out, where that is known: other calls are not waited for any more.
 
-        Gate time may have gone back, when Redis was restored from an older file: what lies ahead counts from now on.
+        Pacing time may have gone back, when Redis was restored from an older file: what lies ahead counts from now on.
         """
         self.changed_at = min(self.changed_at, now)
         if flight is not None:

@@ -93,7 +93,7 @@ class _Doubt:
 
 @dataclass(slots=True)
 class LimitEstimator:
-    """One quota. All instants are gate time."""
+    """One quota. All instants are pacing time."""
 
     figures: dict[Figure, EstimatedLimit]
     traffic: Traffic = field(default_factory=Traffic)
@@ -136,7 +136,7 @@ class LimitEstimator:
     # -- what is seen
 
     def look(self, now: float, flight: int, *, wanted: bool) -> None:
-        """Once a turn. `wanted`: something waits that may use this quota."""
+        """Once a tick. `wanted`: something waits that may use this quota."""
         if self._now is None:
             self._now = _Round(now)
         seen = self._now
@@ -364,7 +364,7 @@ class LimitEstimator:
             self._cut_again = False
 
 
-def new_learner(
+def new_estimator(
     told: Collection[Figure] = (), *, free: bool = False, rules: Mapping[Figure, EstimatorConfig] = RULES
 ) -> LimitEstimator:
     """Nothing known yet. What was told for these calls, here or on another quota, starts free; `free`: all."""
@@ -372,10 +372,10 @@ def new_learner(
     return LimitEstimator(figures, rules=rules, told=frozenset(told))
 
 
-def to_facts(learner: LimitEstimator) -> dict[str, Any]:
+def to_facts(estimator: LimitEstimator) -> dict[str, Any]:
     """What is worth keeping, as plain values."""
-    kept = {name: asdict(figure) for name, figure in learner.figures.items() if not figure.is_free}
-    return {"figures": kept, "latency": learner.latency}
+    kept = {name: asdict(figure) for name, figure in estimator.figures.items() if not figure.is_free}
+    return {"figures": kept, "latency": estimator.latency}
 
 
 def from_facts(facts: Mapping[str, Any], fresh: LimitEstimator) -> LimitEstimator:

@@ -50,7 +50,7 @@ PRIORITY = "priority:"  # resource of a client's priorities
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that planning looks at, at one instant of gate time."""
+    """Everything that planning looks at, at one instant of pacing time."""
 
     now: float
     waiting: tuple[WaitingList, ...]
@@ -64,8 +64,8 @@ class Snapshot:
         default_factory=dict
     )  # by key and upstream model: seconds a call
     wall: float = 0.0  # Unix seconds, by which tasks' waiting time counts
-    homes: PrefixAffinity = field(default_factory=PrefixAffinity)  # which account saw a prefix last
-    closures: Suspensions = field(default_factory=Suspensions)
+    affinity: PrefixAffinity = field(default_factory=PrefixAffinity)  # which account saw a prefix last
+    suspensions: Suspensions = field(default_factory=Suspensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Wait:
     shut: Suspension | None = None  # paused or disabled
     state: QuotaState | None = field(
         default=None, compare=False
-    )  # of the quota, after what this turn releases
+    )  # of the quota, after what this tick releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class _Planner:
             str, Suspension
         ] = {}  # by model: all that waits for it, unless somebody else's does
         for waiting in snapshot.waiting:
-            shut = snapshot.closures.pauses.holds(waiting.model, waiting.client)
+            shut = snapshot.suspensions.pauses.holds(waiting.model, waiting.client)
             if shut is not None:
                 self.paused[waiting.model] = shut
                 continue
@@ -230,7 +230,7 @@ class _Planner:
         """Quotas whose routes refuse whatever the lane's client sends."""
         found = self.refusing.get(lane.client)
         if found is None:
-            found = self.refusing[lane.client] = self.snapshot.closures.refusing.get(lane.client, {})
+            found = self.refusing[lane.client] = self.snapshot.suspensions.refusing.get(lane.client, {})
         return found
 
     def _open_to(self, lane: PriorityQueue, head: QueueHead) -> list[Route]:
@@ -246,7 +246,7 @@ class _Planner:
 
     def _home(self, lane: PriorityQueue, head: QueueHead, chosen: Route) -> Route:
         """A route of the same tier, by the account that saw what the head begins with last, while it has room."""
-        account = self.snapshot.homes.get(head.prefix) if head.prefix else None
+        account = self.snapshot.affinity.get(head.prefix) if head.prefix else None
         if account is None or account == chosen.account:
             return chosen
         tier = next((one for one in self.topology.models[lane.model] if chosen in one), ())
@@ -327,7 +327,7 @@ class _Planner:
 
     def free(self, key: str) -> int:
         """Free worker slots for a key; none while it is paused or disabled."""
-        if key in self.snapshot.closures.keys:
+        if key in self.snapshot.suspensions.keys:
             return 0
         return self.slots.get(self.snapshot.pools.get(key, ""), 0)
 
@@ -406,7 +406,7 @@ class _Planner:
         return min(waits, key=lambda w: w.opens_in, default=Wait("route", NEVER))
 
     def _route_wait(self, route: Route, estimate: float) -> Wait:
-        if (shut := self.snapshot.closures.keys.get(route.key)) is not None:
+        if (shut := self.snapshot.suspensions.keys.get(route.key)) is not None:
             return Wait(route.key, NEVER, shut)
         if self.free(route.key) <= 0:
             return Wait("slots", NEVER)

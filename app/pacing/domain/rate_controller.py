@@ -1,7 +1,7 @@
-"""The judgement of all quotas together: what reports teach, and what is allowed in consequence.
+"""Turns reported calls into the limits of all quotas: configured, estimated, braked, or closed by a breaker.
 
-Told figures are ceilings. Where none is told for a route's calls, the quota of account and upstream model learns it;
-other quotas learn only once a refusal has named them. Breakers stand before an upstream's models.
+Configured limits are ceilings. Where none is configured for a route's calls, it is estimated for the quota of account
+and upstream model; for other quotas only once a refusal names them. Each upstream and model has a breaker.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.pacing.domain.limit_estimator import (
     CallSample,
     LimitEstimator,
     from_facts,
-    new_learner,
+    new_estimator,
     to_facts,
 )
 from app.pacing.domain.plan import Release
@@ -49,7 +49,7 @@ DEFAULT_BREAKER = BreakerRules()
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What a settled call came to, as workers report it. Instants are gate time."""
+    """What a settled call came to, as workers report it. Instants are pacing time."""
 
     outcome: Outcome
     key: str
@@ -102,7 +102,7 @@ class RateController:
         self.topology = topology
         self._ids = dict.fromkeys(topology.quota_ids)  # in their order
         self.breakers: dict[str, CircuitBreaker] = {}
-        self.learners: dict[str, LimitEstimator] = {}
+        self.estimators: dict[str, LimitEstimator] = {}
         self.tokens = TokenBook()
         self.speeds: dict[Key, float] = {}  # moving mean of seconds a call
         self._rules = breaker
@@ -120,7 +120,7 @@ class RateController:
     # -- what happened
 
     def settled(self, reports: Iterable[CallReport]) -> list[BrakeOrder]:
-        """Learn from calls that came back. Gives back what is to be closed at once."""
+        """Learn from calls that came back. Returns what is to be closed at once."""
         closings: list[BrakeOrder] = []
         for report in reports:
             self._measure(report)
@@ -130,8 +130,8 @@ class RateController:
             closings += self._break(report)
             closings += self._pause(report)
             for name in self._taught(report):
-                if (learner := self._learner(name)) is not None:
-                    learner.settled(_lesson(report), report.at)
+                if (estimator := self._estimator(name)) is not None:
+                    estimator.settled(_lesson(report), report.at)
         return closings
 
     def released(self, releases: Iterable[Release], flights: Mapping[str, QuotaState], at: float) -> None:
@@ -144,15 +144,15 @@ class RateController:
                 tokens[name] = tokens.get(name, 0.0) + release.estimate
         for name, count in calls.items():
             before = flights[name].flight if name in flights else 0
-            if name in self.learners:
-                self.learners[name].released(at, count, tokens[name], before + count)
+            if name in self.estimators:
+                self.estimators[name].released(at, count, tokens[name], before + count)
             if name in self.breakers:
                 self.breakers[name].released(at, count)
             if name in self.walls:
                 self.walls[name].released(at)
 
     def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
-        """Once a turn, with the quotas as they stand and the models that have something waiting."""
+        """Once a tick, with the quotas as they stand and the models that have something waiting."""
         wanted = {
             name
             for model in waiting
@@ -165,11 +165,11 @@ class RateController:
             breaker.look(now, waiting=name in wanted, flight=None if state is None else state.flight)
         for wall in self.walls.values():
             wall.look(now)
-        for name, learner in self.learners.items():
+        for name, estimator in self.estimators.items():
             state = quotas.get(name)
             if state is not None:
                 free = state.braked_until <= now and self._part(name, now) == 1.0 and not self._stands(name)
-                learner.look(now, state.flight, wanted=free and name in wanted)
+                estimator.look(now, state.flight, wanted=free and name in wanted)
 
     # -- what is allowed
 
@@ -185,7 +185,7 @@ class RateController:
         said = (
             self.topology.quotas,
             self.breakers,
-            self.learners,
+            self.estimators,
             self._revealed,
             self._paces,
             self._breaker_of,
@@ -202,11 +202,11 @@ class RateController:
                 else replace(_CLOSED, cap=room + (state.flight if state and room else 0))
             )
         limits = configured_limits(self.topology.quotas.get(name))
-        learner, said = self.learners.get(name), self._revealed.get(name)
+        estimator, said = self.estimators.get(name), self._revealed.get(name)
         if said is not None:
             limits = tighter(limits, configured_limits(ConfiguredQuota(name, said.pace, said.tpm)))
-        if learner is not None:
-            limits = tighter(limits, QuotaLimits(learner.requests, learner.tokens, learner.cap))
+        if estimator is not None:
+            limits = tighter(limits, QuotaLimits(estimator.requests, estimator.tokens, estimator.cap))
         if name in self._paces:
             pace = self._paces[name].level
             limits = tighter(limits, QuotaLimits(requests=Bucket(1.0, pace)))
@@ -249,26 +249,27 @@ class RateController:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """What was learned, by quota, as plain values."""
-        found = {name: to_facts(learner) for name, learner in list(self.learners.items())}
+        found = {name: to_facts(estimator) for name, estimator in list(self.estimators.items())}
         for name, wall in [(name, one) for name, one in list(self.walls.items()) if one.is_kept]:
             found.setdefault(name, {})["pauses"] = wall.pauses
         return found | self.tokens.facts()
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take up what was kept, where it still has a place."""
+        """Read what was kept, where it still has a place."""
         self.tokens.recall(facts)
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
             if name in known and kept.get("pauses"):
                 self.walls[name] = Wall(int(kept["pauses"]), is_kept=True)
-            learner = self._learner(name) if name in known and "figures" in kept else None
-            if learner is not None:
-                self.learners[name] = from_facts(kept, learner)
+            estimator = self._estimator(name) if name in known and "figures" in kept else None
+            if estimator is not None:
+                self.estimators[name] = from_facts(kept, estimator)
 
     def learned(self) -> dict[str, QuotaLimits]:
         """The limits that were learned, where any were."""
         found = {
-            name: QuotaLimits(one.requests, one.tokens, one.cap) for name, one in list(self.learners.items())
+            name: QuotaLimits(one.requests, one.tokens, one.cap)
+            for name, one in list(self.estimators.items())
         }
         return {name: limits for name, limits in found.items() if limits != QuotaLimits()}
 
@@ -296,25 +297,25 @@ class RateController:
             self._paces.setdefault(account, ResponsePace(self._pace))
         told = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
         if self._learning is not None and all(quota.learn for quota in told):
-            self.learners.setdefault(
+            self.estimators.setdefault(
                 account,
-                new_learner(_figures_told(told), rules=self._learning),
+                new_estimator(_figures_told(told), rules=self._learning),
             )
 
-    def _learner(self, name: str) -> LimitEstimator | None:
-        """The learner of a quota; one that a refusal names first starts free. None where nothing is learned."""
+    def _estimator(self, name: str) -> LimitEstimator | None:
+        """The estimator of a quota; one that a refusal names first starts free. None where nothing is learned."""
         if self._learning is None:
             return None
         told = self.topology.quotas.get(name)
-        fresh = new_learner(_figures_told([told] if told else []), free=True, rules=self._learning)
-        return self.learners.setdefault(name, fresh)
+        fresh = new_estimator(_figures_told([told] if told else []), free=True, rules=self._learning)
+        return self.estimators.setdefault(name, fresh)
 
     def _taught(self, report: CallReport) -> Iterator[str]:
         """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""
         if report.outcome is Outcome.RATE_LIMITED:
             yield from (name for name in report.braked if name in self._ids)
         elif report.outcome in _KINDS:
-            yield from (name for name in report.route.quotas if name in self.learners)
+            yield from (name for name in report.route.quotas if name in self.estimators)
 
     def _measure(self, report: CallReport) -> None:
         if report.outcome is Outcome.SUCCEEDED:

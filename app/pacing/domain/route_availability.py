@@ -96,7 +96,7 @@ class Consumer:
 def allocate_slots(
     consumers: Iterable[Consumer], flights: Mapping[str, int]
 ) -> tuple[dict[str, str], dict[str, int]]:
-    """Give back the pool of each key, and the free slots of each pool.
+    """Return the pool of each key, and the free slots of each pool.
 
     Keys that are reachable from each other through workers share a pool, named by one of its keys: a worker that
     consumes several queues has its slots only once. Permits that are out (`flights`, by key) take slots.

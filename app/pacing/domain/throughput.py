@@ -180,7 +180,7 @@ class Demand:
 
 
 def seconds_for(topology: Topology, demands: Mapping[str, Demand]) -> float | None:
-    """How long it takes at least, if nothing else runs: the slowest model's first tier at its told figures.
+    """How long it takes at least, if nothing else runs: the slowest model's first tier at its configured limits.
 
     Models are taken as if they shared no quota. None when a quota in the way is not told.
     """
@@ -202,7 +202,7 @@ def _seconds(topology: Topology, model: str, demand: Demand) -> float | None:
 
 
 def _capacity(topology: Topology, routes: Iterable[Route], figure: str) -> float | None:
-    """What the routes can take a minute, all together; None when one of them has no told limit.
+    """What the routes can take a minute, all together; None when one of them has no configured limit.
 
     Keys of one account share it: each account counts once, by the narrowest of its quotas.
     """

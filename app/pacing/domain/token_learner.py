@@ -67,27 +67,27 @@ class TokenLearner:
         return sorted(self.answers)[math.ceil(_QUANTILE * len(self.answers)) - 1]
 
 
-def to_facts(learner: TokenLearner) -> dict[str, Any]:
+def to_facts(estimator: TokenLearner) -> dict[str, Any]:
     """As plain values, to be kept."""
     return {
-        "calls": learner.calls,
-        "estimated": round(learner.estimated, 3),
-        "real": round(learner.real, 3),
-        "off": round(learner.off, 3),
-        "answers": list(learner.answers),
+        "calls": estimator.calls,
+        "estimated": round(estimator.estimated, 3),
+        "real": round(estimator.real, 3),
+        "off": round(estimator.off, 3),
+        "answers": list(estimator.answers),
     }
 
 
 def from_facts(facts: Mapping[str, Any]) -> TokenLearner:
-    """Take up what was kept; what is missing starts anew."""
-    learner = TokenLearner(
+    """Read what was kept; what is missing starts anew."""
+    estimator = TokenLearner(
         int(facts.get("calls", 0)),
         float(facts.get("estimated", 0.0)),
         float(facts.get("real", 0.0)),
         float(facts.get("off", 0.0)),
     )
-    learner.answers.extend(int(one) for one in facts.get("answers", ()))
-    return learner
+    estimator.answers.extend(int(one) for one in facts.get("answers", ()))
+    return estimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class TokenBook:
     def saw(self, used: TokensUsed) -> None:
         """A call came back."""
         estimated = used.estimate - (used.asked or DEFAULT_ANSWER)
-        learner = self.models.setdefault(used.model, TokenLearner())
-        learner.saw(estimated, used.prompt, used.answer, used.asked)
+        estimator = self.models.setdefault(used.model, TokenLearner())
+        estimator.saw(estimated, used.prompt, used.answer, used.asked)
 
     def reserved(self, waiting: Iterable[WaitingList]) -> tuple[WaitingList, ...]:
         """Lists with the tokens that each head is to reserve."""
@@ -122,10 +122,10 @@ class TokenBook:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """As plain values, under names that no quota has."""
-        return {KEPT_AS + model: to_facts(learner) for model, learner in list(self.models.items())}
+        return {KEPT_AS + model: to_facts(estimator) for model, estimator in list(self.models.items())}
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take up what was kept, among other things."""
+        """Read what was kept, among other things."""
         for name, kept in facts.items():
             if name.startswith(KEPT_AS):
                 self.models[name[len(KEPT_AS) :]] = from_facts(kept)

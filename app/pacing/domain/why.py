@@ -48,7 +48,7 @@ class Binding:
 def binding_of(
     wait: Wait, quotas: Mapping[str, QuotaState], reasons: Mapping[str, str], now: float
 ) -> Binding:
-    """What a model's tasks wait for. `reasons` says of quotas why they are braked; `now` is gate time."""
+    """What a model's tasks wait for. `reasons` says of quotas why they are braked; `now` is pacing time."""
     if wait.shut is not None:
         return Binding(
             Bound.PAUSED if wait.shut.by_operator else Bound.DISABLED, wait.reason, why=wait.shut.words

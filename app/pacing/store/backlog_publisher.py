@@ -48,7 +48,7 @@ class RedisBacklogPublisher:
         return self._clock.monotonic() >= self._silent_until
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
-        """Put messages into their queues; gives back what was refused, by task id. See the port."""
+        """Put messages into their queues; returns what was refused, by task id. See the port."""
         refused: dict[str, Refusal] = {}
         for start in range(0, len(messages), _CHUNK):
             chunk = messages[start : start + _CHUNK]

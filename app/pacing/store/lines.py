@@ -64,7 +64,7 @@ def deadlines(conn: Connection, queue: str, step: int, limit: int) -> list[tuple
 
 
 def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: TaskFailure) -> list[str]:
-    """End these tasks as expired, as far as they still may wait in line; gives back their ids."""
+    """End these tasks as expired, as far as they still may wait in line; returns their ids."""
     found = conn.execute(select(task.c.id, task.c.batch_id).where(task.c.seq.in_(numbers))).all()
     batches = lock_batches(conn, (row.batch_id for row in found))
     rows = lock_tasks(conn, (row.id for row in found)).values()

@@ -1,4 +1,4 @@
-"""The gate in Redis, as the leader sees it: term and epoch, snapshot, release, and what is put right."""
+"""The pacing store in Redis, as the leader sees it: term and epoch, snapshot, release, and what is put right."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ T = TypeVar("T")
 log = structlog.get_logger("penstock.gate")
 
 WAKE = "penstock:wake"  # rung by whatever may let something go
-_DISTRUST_SECONDS = 30.0  # between two epochs that are ended because a script failed
+_DISTRUST_SECONDS = 30.0  # between two generations that are ended because a script failed
 
 
 class NotLeading(Exception):
     """Somebody else leads now."""
 
 
-class EpochBroken(Exception):
-    """Redis lost or replaced what it held; the leader must begin a new epoch."""
+class GenerationLost(Exception):
+    """Redis lost or replaced what it held; the leader must begin a new generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ class WorkerReportState:
     """A worker's last report."""
 
     worker: str
-    at: float  # gate time
+    at: float  # pacing time
     keys: tuple[str, ...]
     slots: int
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the gate showed."""
+    """What one look at the pacing store showed."""
 
     now: float
     waiting: tuple[WaitingList, ...]
     quotas: Mapping[str, QuotaState]
     flights: Mapping[str, int]  # permits out, by key
     workers: tuple[WorkerReportState, ...]
-    refeed: tuple[str, ...]  # tasks whose message is gone: to be fed again
+    requeue: tuple[str, ...]  # tasks whose message is gone: to be queued again
     reports: tuple[CallReport, ...]  # what settled calls came to
 
 
@@ -68,13 +68,13 @@ class Look:
 class RedisPacingStore:
     """What only the leader does. Every call but `look_at_leader` is refused under a term that is not the present one.
 
-    All methods raise RedisUnreachable, NotLeading or EpochBroken.
+    All methods raise RedisUnreachable, NotLeading or GenerationLost.
     """
 
     scripts: Scripts
     term: str = ""
     limits: dict[str, QuotaLimits] = field(default_factory=dict)
-    released_at: float = 0.0  # gate time of the last release
+    released_at: float = 0.0  # pacing time of the last release
     unreadable: Callable[[str, int], object] = lambda _kind, _count: None  # counts what was set aside
     monotonic: Callable[[], float] = time.monotonic
     _heads: QueueHeadCache = field(default_factory=QueueHeadCache)
@@ -88,14 +88,14 @@ class RedisPacingStore:
         return (term or b"").decode(errors="replace"), (beat or b"").decode(errors="replace")
 
     def take_lead(self, term: str, seen: str) -> bool:
-        """Take the lead if `seen` still stands. Gives back whether it was won."""
+        """Take the lead if `seen` still stands. Returns whether it was won."""
         word = self.scripts.run("lead", term, seen)[0]
         if word == b"ok":
             self.term = term
         return bool(word == b"ok")
 
-    def begin_epoch(self, epoch: str, keys: Iterable[str]) -> None:
-        """Throw away what Redis holds of places and permits. Until `open_epoch` publishing is refused."""
+    def begin_generation(self, epoch: str, keys: Iterable[str]) -> None:
+        """Throw away what Redis holds of places and permits. Until `open_generation` publishing is refused."""
         self._heads = QueueHeadCache()
         self._run("reset", self.term, epoch, *(key_queue(key) for key in keys))
 
@@ -107,8 +107,10 @@ class RedisPacingStore:
         """Make room for a successor at once."""
         self._run("resign", self.term)
 
-    def open_epoch(self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]) -> None:
-        """Put back permits of running calls; told buckets start empty; publishing is allowed again.
+    def open_generation(
+        self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]
+    ) -> None:
+        """Put back permits of running calls; configured buckets start empty; publishing is allowed again.
 
         `behind` are queues with rows in the database: those go first, by the feeder.
         """
@@ -140,7 +142,7 @@ class RedisPacingStore:
         self.limits.update(limits)
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> Look:
-        """Take a snapshot, and beat; when the doorbell rings, at the latest after `wait` seconds."""
+        """Take a snapshot, and beat; when the wake-up key is set, at the latest after `wait` seconds."""
         since = self._heads.since(self.term, heads)
         self._quotas, self._keys = tuple(quotas), tuple(topology.keys)
         arguments: list[str | float] = [self.term, heads, 2000, since, *quotas]
@@ -148,7 +150,7 @@ class RedisPacingStore:
             _, told = self._checked(lambda: self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
         else:
             _, told = self._run("snapshot", *arguments)
-        now, refeed, reports, flights, workers, whole, last, queues, rows, aside = _loaded(told)
+        now, requeue, reports, flights, workers, whole, last, queues, rows, aside = _loaded(told)
         at, bad = float(now), Counter({kind: int(count) for kind, count in _pairs(aside)})
         waiting = self._heads.told(at, heads, whole, last, queues, topology.models)
         try:
@@ -167,12 +169,12 @@ class RedisPacingStore:
             states,
             flying,
             tuple(crew for _, crew in crews if crew is not None),
-            tuple(refeed),
+            tuple(requeue),
             tuple(report for _, report in heard if report is not None),
         )
 
     def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof] = NO_PROOFS) -> list[str]:
-        """Carry out releases, in order. Gives back a word for each: `ok`, `moved`, or the quota that refuses.
+        """Carry out releases, in order. Returns a word for each: `ok`, `moved`, or the quota that refuses.
 
         `proofs` says of keys when they were last known to be good; it travels with the permits.
         """
@@ -206,15 +208,15 @@ class RedisPacingStore:
         """Take the brake off a quota before its time."""
         self._run("release_brake", self.term, quota)
 
-    def take_back(self, age: float) -> int:
-        """Put back what nobody redeemed within `age` seconds, and let due ghosts go. Gives back how many."""
-        return int(self._run("take_back", self.term, age)[1])
+    def reclaim(self, age: float) -> int:
+        """Put back what nobody redeemed within `age` seconds, and let due orphan permits go. Returns how many."""
+        return int(self._run("reclaim", self.term, age)[1])
 
-    def bury(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
+    def orphan_permits(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
         """Free lost workers' tasks at once; their calls keep their places in the quotas for `seconds`."""
         arguments = [str(part) for pair in releases for part in pair]
         if arguments:
-            self._run("bury", self.term, seconds, *arguments)
+            self._run("orphan_permits", self.term, seconds, *arguments)
 
     def drop_worker(self, worker: str) -> None:
         """Forget a dead worker's report."""
@@ -259,7 +261,7 @@ class RedisPacingStore:
         return {int(step): int(room) for step, room in zip(PriorityStep, rooms, strict=True)}
 
     def wait_for_wake(self, doorbell: str, seconds: float) -> bool:
-        """Block until the doorbell rings, at most `seconds`."""
+        """Block until the wake-up key is set, at most `seconds`."""
         rung = self._checked(
             lambda: self.scripts.command("BLPOP", doorbell, max(0.001, round(seconds, 3))) or ()
         )
@@ -275,7 +277,7 @@ class RedisPacingStore:
             raise self._distrust(error) from error
 
     def _distrust(self, error: Exception) -> Exception:
-        """What Redis holds makes a script fail: end the epoch, once in a while. Returns what to raise."""
+        """What Redis holds makes a script fail: end the generation, once in a while. Returns what to raise."""
         log.error("Redis holds what is not ours", error=str(error)[:200])
         now = self.monotonic()
         if now - self._distrusted_at < _DISTRUST_SECONDS:
@@ -284,7 +286,7 @@ class RedisPacingStore:
         lists = map(key_queue, self._keys)
         answer = _held(self.scripts.run("distrust", self.term, len(self._quotas), *self._quotas, *lists))
         self._say(Counter(structure=len(answer[1])), [name.decode(errors="replace") for name in answer[1]])
-        return EpochBroken()
+        return GenerationLost()
 
     def _set_aside(self, bad: Counter[str], workers: Sequence[str]) -> None:
         """Take out what would be met again at the next look."""
@@ -297,7 +299,7 @@ class RedisPacingStore:
             if names:
                 bad[kind] += len(names)
                 self._drop(table, names)
-        if places:  # their tasks are fed again
+        if places:  # their tasks are queued again
             self.scripts.command("SADD", "penstock:refeed", *places)
             self.scripts.command("HSET", "penstock:gate", "void", "1")
 
@@ -339,12 +341,12 @@ def _proof(proof: Proof | None) -> dict[str, float]:
 
 
 def _held(answer: Any) -> Any:
-    """What a script said, under a term and in an epoch that stand."""
+    """What a script said, under a term and in a generation that stand."""
     word = answer[0] if answer else b""
     if word == b"term":
         raise NotLeading
     if word == b"epoch":
-        raise EpochBroken
+        raise GenerationLost
     return answer
 
 
@@ -379,7 +381,7 @@ def _report(text: str) -> CallReport:
 
 
 def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> TokensUsed | None:
-    """None where the upstream counted nothing, or the permit is of an epoch before."""
+    """None where the upstream counted nothing, or the permit is of a generation before."""
     if not used or not place or not list_:
         return None
     head = read_place("", place)

@@ -29,7 +29,7 @@ class QueueHeadCache:
     _term: str = ""
     _depth: int = 0  # heads of each list that are known, unless it is shorter
     _last: int = 0  # number of the last change that is known; 0: nothing is
-    _looked_at: float = 0.0  # gate time
+    _looked_at: float = 0.0  # pacing time
     _all_at: float = 0.0
 
     def since(self, term: str, depth: int) -> int:
@@ -42,7 +42,7 @@ class QueueHeadCache:
     def told(
         self, at: float, depth: int, whole: bool, last: int, queues: Iterable[Any], models: Collection[str]
     ) -> tuple[WaitingList, ...]:
-        """Take up an answer of snapshot.lua; returns all lists. `whole`: it tells of every queue there is."""
+        """Read an answer of snapshot.lua; returns all lists. `whole`: it tells of every queue there is."""
         self.bad_queues, self.bad_places = [], []
         changed = {name: self._lists(name, rows, models) for name, rows in queues}
         if whole:

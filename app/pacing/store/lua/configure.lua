@@ -2,7 +2,7 @@
 -- size, token rate, token size, cap ('' for none).
 local term = ARGV[1]
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 local fields = {'rate', 'size', 'token_rate', 'token_size', 'cap'}
 for i = 2, #ARGV, 6 do
   local key = 'penstock:quota:' .. ARGV[i]

@@ -1,7 +1,7 @@
 -- Something in our keys is not of our making: a script failed over it. What has another type than ours, or a word where
--- we count, is renamed, for a person to look at within a week; then the epoch is over, as nobody knows what else was
+-- we count, is renamed, for a person to look at within a week; then the generation is over, as nobody knows what else was
 -- changed: the leader begins another from the database. ARGV: term, how many quotas, their ids, then the key lists.
--- Gives back {'ok', names of what was set aside}.
+-- Returns {'ok', names of what was set aside}.
 local term, aside = ARGV[1], {}
 
 local function away(key)
@@ -24,9 +24,9 @@ for _, field in ipairs({'changes', 'beat', 'release'}) do
   if value and not string.match(value, '^-?%d+$') then redis.call('HDEL', GATE, field) end
 end
 for _, key in ipairs({PLACE, PERMITS, QUEUES, OVERFLOW, FLIGHT, WORKERS, ASIDE_COUNTS}) do expect('hash', key) end
-for _, key in ipairs({UNREDEEMED, GHOSTS}) do expect('zset', key) end
+for _, key in ipairs({UNREDEEMED, ORPHANS}) do expect('zset', key) end
 for _, key in ipairs({OUTCOMES, WAKE, WAKE_FEEDER, ASIDE}) do expect('list', key) end
-expect('set', REFEED)
+expect('set', REQUEUE)
 for _, queue in ipairs(redis.call('HKEYS', QUEUES)) do
   for _, step in ipairs(STEPS) do expect('list', list_of(queue, step)) end
 end

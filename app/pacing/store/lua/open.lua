@@ -1,9 +1,9 @@
--- Opens an epoch: permits of running rows are put back, told buckets start empty, publishing is allowed again.
+-- Opens a generation: permits of running rows are put back, configured buckets start empty, publishing is allowed again.
 -- ARGV: term, permits as JSON [{id, n, k, u, a, m, q, e, w}], queues with rows in the database as JSON (these go
 -- first, by the feeder), quota ids.
 local term = ARGV[1]
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 for i = 4, #ARGV do
   redis.call('HSET', 'penstock:quota:' .. ARGV[i], 'level', 0, 'tokens', 0, 'sent', 0, 'flight', 0, 'at', seconds(now))
 end

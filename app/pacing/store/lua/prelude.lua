@@ -1,10 +1,10 @@
 -- Shared by every script: it is put in front of each of them when they are loaded.
--- Gate time is TIME less a stored skew. A step back, or a gap above 5 s, joins the skew, so that neither a wall
--- clock that steps nor a frozen server floods or stops the gate. Redis 6.2 commands only.
+-- Pacing time is TIME less a stored skew. A step back, or a gap above 5 s, joins the skew, so that neither a wall
+-- clock that steps nor a frozen server floods or stops the pacing store. Redis 6.2 commands only.
 
 local GATE, PLACE, PERMITS, UNREDEEMED = 'penstock:gate', 'penstock:place', 'penstock:permits', 'penstock:unredeemed'
-local QUEUES, OVERFLOW, FLIGHT, GHOSTS = 'penstock:queues', 'penstock:overflow', 'penstock:flight', 'penstock:ghosts'
-local WORKERS, OUTCOMES, REFEED = 'penstock:workers', 'penstock:outcomes', 'penstock:refeed'
+local QUEUES, OVERFLOW, FLIGHT, ORPHANS = 'penstock:queues', 'penstock:overflow', 'penstock:flight', 'penstock:orphan permits'
+local WORKERS, OUTCOMES, REQUEUE = 'penstock:workers', 'penstock:outcomes', 'penstock:refeed'
 local ASIDE, ASIDE_COUNTS = 'penstock:aside', 'penstock:aside:counts'
 local WAKE, WAKE_FEEDER, DONE = 'penstock:wake', 'penstock:wake:feeder', 'penstock:done'
 local STEPS = {0, 3, 6}
@@ -12,7 +12,7 @@ local MAX_GAP = 5
 
 local function seconds(value) return string.format('%.6f', value) end
 
-local function gate_time()
+local function pacing_time()
   local clock = redis.call('TIME')
   local raw = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
   local stored = redis.call('HMGET', GATE, 'clock', 'skew')
@@ -28,7 +28,7 @@ end
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
 
 -- Whether what Redis holds was written in the life of this very server: nothing was lost behind our back.
-local function same_epoch()
+local function same_generation()
   local stored = redis.call('HGET', GATE, 'run_id')
   return stored and stored == run_id()
 end
@@ -83,7 +83,7 @@ local function decoded(text)
   return read and type(value) == 'table' and value or nil
 end
 
--- A task's permit; nil where there is none. One that cannot be read is none: its task is fed again.
+-- A task's permit; nil where there is none. One that cannot be read is none: its task is queued again.
 local function permit_of(id)
   local stored = redis.call('HGET', PERMITS, id)
   if not stored then return nil end
@@ -95,7 +95,7 @@ local function permit_of(id)
   set_aside('permit', stored)
   redis.call('HDEL', PERMITS, id)
   redis.call('ZREM', UNREDEEMED, id)
-  redis.call('SADD', REFEED, id)
+  redis.call('SADD', REQUEUE, id)
   return nil
 end
 
@@ -147,7 +147,7 @@ local function take(q, estimate)
   q.changed = true
 end
 
--- Counts a send that comes now on its quotas. Gives back the seconds until it may come, where sends would bunch.
+-- Counts a send that comes now on its quotas. Returns the seconds until it may come, where sends would bunch.
 local function count_send(names, now)
   local pause = 0
   for _, name in ipairs(names) do

@@ -2,7 +2,7 @@
 -- ARGV: the leader's term when its feeder calls, else '', window of a queue, window of all, share of maxmemory in use
 -- allowed, channel of Celery's events, then for each message: queue, step, task id, place, front ('1'), message, event
 -- that tells of it ('': none).
--- Gives back index, reason, index, reason ... of what was refused.
+-- Returns index, reason, index, reason ... of what was refused.
 local feeding, window, all, share = ARGV[1] ~= '', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local channel, refused, lengths, pushed = ARGV[5], {}, {}, false
 
@@ -14,7 +14,7 @@ local function refuse_all(reason)
   return refused
 end
 
-if not same_epoch() or (feeding and not leads(ARGV[1])) then return refuse_all('epoch') end
+if not same_generation() or (feeding and not leads(ARGV[1])) then return refuse_all('epoch') end
 if short_of_memory(share) then return refuse_all('memory') end
 local placed = redis.call('HLEN', PLACE)
 local parts, newcomers = {}, {}

@@ -1,17 +1,17 @@
 -- Exchanges a permit for the right to send within 2 s. ARGV: task id, worker, age in seconds at which it is stale,
 -- whether its send is counted at once ('1') or when it comes, by send.lua ('').
--- Gives back {'ok', permit}, {'later', seconds} (sends would bunch: ask again), or {reason}.
+-- Returns {'ok', permit}, {'later', seconds} (sends would bunch: ask again), or {reason}.
 -- A refused permit ends here; its task is put back by the leader.
 local id, worker, stale, at_once = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-if not same_epoch() then return {'epoch'} end
+if not same_generation() then return {'epoch'} end
 local permit = permit_of(id)
 if not permit or permit.w then return {'missing'} end
-local now = gate_time()
+local now = pacing_time()
 
 local function refuse(reason)
   end_permit(id, permit, now, nil, false)
   store_quotas()
-  redis.call('SADD', REFEED, id)
+  redis.call('SADD', REQUEUE, id)
   wake(WAKE)
   return {reason}
 end

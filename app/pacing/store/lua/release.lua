@@ -1,13 +1,13 @@
 -- Carries out what was planned: each message from its backlog list to its key's list, with a permit, if every limit
 -- still allows it. ARGV: term, routes as JSON [{key, list, upstream, account, model, quotas, proved, tested}] (the last
--- two: gate time of the last success with the key, and of its last test), then for each release:
+-- two: pacing time of the last success with the key, and of its last test), then for each release:
 -- queue, step, task id, index of the route from 0, estimate, messages of its list that stay in front of it.
--- Gives back one word for each release: 'ok', 'moved' (no longer at the head) or the quota that refuses; then the
+-- Returns one word for each release: 'ok', 'moved' (no longer at the head) or the quota that refuses; then the
 -- instant of all of them.
 local term, routes = ARGV[1], cjson.decode(ARGV[2])
-if not same_epoch() then return {'epoch'} end
+if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 local answers, touched = {}, {}
 local number = math.max(tonumber(redis.call('HGET', GATE, 'release')) or 0, math.floor(now * 1000000))
 

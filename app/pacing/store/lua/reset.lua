@@ -1,4 +1,4 @@
--- Begins an epoch: what Redis holds of places and permits cannot be trusted, all of it goes. The database tells the
+-- Begins a generation: what Redis holds of places and permits cannot be trusted, all of it goes. The database tells the
 -- rest. ARGV: term, epoch, then the key lists. Lists are unlinked: freeing them costs this script nothing.
 local term = ARGV[1]
 if not leads(term) and redis.call('HGET', GATE, 'term') then return {'term'} end
@@ -6,7 +6,7 @@ for _, queue in ipairs(redis.call('HKEYS', QUEUES)) do
   for _, step in ipairs(STEPS) do redis.call('UNLINK', list_of(queue, step)) end
 end
 for i = 3, #ARGV do redis.call('UNLINK', ARGV[i]) end
-redis.call('UNLINK', PLACE, PERMITS, UNREDEEMED, QUEUES, OVERFLOW, FLIGHT, GHOSTS, OUTCOMES, REFEED)
+redis.call('UNLINK', PLACE, PERMITS, UNREDEEMED, QUEUES, OVERFLOW, FLIGHT, ORPHANS, OUTCOMES, REQUEUE)
 redis.call('HDEL', GATE, 'run_id')
 redis.call('HSET', GATE, 'term', term, 'epoch', ARGV[2])
 return {'ok'}

@@ -1,8 +1,8 @@
 -- Ends permits: slots and unused tokens back, brakes on at once for all workers, the outcome to the dispatcher,
 -- waiters told. ARGV: settlements, each as JSON {id, n, used, called, ended, brakes: [[quota, seconds, why]], report}.
 -- A permit that is not there, or of another release, is no error: the rest is done all the same.
-local now = gate_time()
-local fresh = same_epoch()
+local now = pacing_time()
+local fresh = same_generation()
 local feeder = false
 for i = 1, #ARGV do
   local s = cjson.decode(ARGV[i])

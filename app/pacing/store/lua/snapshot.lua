@@ -1,13 +1,13 @@
 -- What the leader needs to decide, in one round trip; also its beat.
 -- ARGV: term, heads to look at per list, messages to drop at most, the last change that the leader has seen (0: none),
--- then the quota ids. Queues that did not change since are left out: looking at heads is most of what a turn costs.
+-- then the quota ids. Queues that did not change since are left out: looking at heads is most of what a tick costs.
 -- Cancelled messages (without a place) and those that hold a permit are dropped on the way, free of charge.
--- Gives back {'ok', JSON of [now, refeed, outcomes, flights, workers, whether all queues are told, last change,
+-- Returns {'ok', JSON of [now, requeue, outcomes, flights, workers, whether all queues are told, last change,
 -- [queue, its lists: [step, length, heads]], [quota rows], what was set aside: kind, count, ...]} or an error word. One text, as clients read it much faster.
 local term, look, drops, since = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if not same_epoch() then return {'epoch'} end
+if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 redis.call('HINCRBY', GATE, 'beat', 1)
 
 local lists = {}
@@ -65,10 +65,10 @@ local rows = {}
 for i = 5, #ARGV do
   rows[#rows + 1] = redis.call('HMGET', 'penstock:quota:' .. ARGV[i], 'level', 'tokens', 'at', 'flight', 'until', 'why')
 end
-local refeed = redis.call('SPOP', REFEED, 500)
+local requeue = redis.call('SPOP', REQUEUE, 500)
 local outcomes = redis.call('LRANGE', OUTCOMES, 0, 999)
 if #outcomes > 0 then redis.call('LTRIM', OUTCOMES, #outcomes, -1) end
 local aside = redis.call('HGETALL', ASIDE_COUNTS)
 if #aside > 0 then redis.call('UNLINK', ASIDE_COUNTS) end
-return {'ok', cjson.encode({seconds(now), refeed, outcomes, redis.call('HGETALL', FLIGHT),
+return {'ok', cjson.encode({seconds(now), requeue, outcomes, redis.call('HGETALL', FLIGHT),
   redis.call('HGETALL', WORKERS), since == 0, last, lists, rows, aside})}

@@ -1,10 +1,10 @@
 -- Permits that nobody redeemed in time go back: tokens returned, the message to the front of its backlog queue, or,
--- when a worker has it in its hands, its task to those that are fed again. Ghosts (slots of lost workers' calls,
+-- when a worker has it in its hands, its task to those that are queued again. Orphan permits (slots of lost workers' calls,
 -- which may still run upstream) that are due are let go. ARGV: term, age in seconds.
 local term, age = ARGV[1], tonumber(ARGV[2])
-if not same_epoch() then return {'epoch'} end
+if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 local taken = 0
 local lists, touched, ordered = {}, {}, {}
 
@@ -37,7 +37,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
       end
       touched[string.gsub(permit.l, '\6\22%d+$', '')] = true
     else
-      redis.call('SADD', REFEED, id)
+      redis.call('SADD', REQUEUE, id)
     end
     taken = taken + 1
   else
@@ -46,9 +46,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
 end
 -- All of a list's at once: each for itself would walk the list and push what stands before it again.
 for list, newcomers in pairs(ordered) do place_by_due(list, ordered_part(list), newcomers) end
-for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', GHOSTS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
+for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', ORPHANS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
   local g = decoded(ghost)
-  redis.call('ZREM', GHOSTS, ghost)
+  redis.call('ZREM', ORPHANS, ghost)
   if not g or type(g.q) ~= 'table' then
     set_aside('ghost', ghost)
     g = {q = {}}

@@ -1,9 +1,9 @@
--- A lost worker's permit becomes a ghost: the task is free to be released again, while the call, which may still run
+-- A lost worker's permit becomes an orphan permit: the task is free to be released again, while the call, which may still run
 -- upstream, keeps its places in every quota for some seconds. ARGV: term, seconds, then task id, release, ...
 local term, pause = ARGV[1], tonumber(ARGV[2])
-if not same_epoch() then return {'epoch'} end
+if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
-local now = gate_time()
+local now = pacing_time()
 for i = 3, #ARGV, 2 do
   local id, release = ARGV[i], ARGV[i + 1]
   local permit = permit_of(id)
@@ -11,7 +11,7 @@ for i = 3, #ARGV, 2 do
     redis.call('HDEL', PERMITS, id)
     redis.call('ZREM', UNREDEEMED, id)
     redis.call('HINCRBY', FLIGHT, permit.k, -1)
-    redis.call('ZADD', GHOSTS, seconds(now + pause), cjson.encode({id = id, n = permit.n, q = permit.q}))
+    redis.call('ZADD', ORPHANS, seconds(now + pause), cjson.encode({id = id, n = permit.n, q = permit.q}))
   end
 end
 return {'ok'}
