@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -11,7 +12,7 @@ from app.platform.domain.errors import Conflict, NotFound, Rejected
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.tasks.domain.task import FINAL, may_run_again, new_id
+from app.tasks.domain.task import FINAL, may_run_again
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import rerun
 from app.tasks.store.submissions import NewTask
@@ -49,20 +50,24 @@ class RetryTask:
         if not may_run_again(found.status, found.error_code, found.replaced_by):
             raise Conflict("this task cannot be run again", param="task_id", code="not_retryable")
         now = self._clock.now()
-        new = new_id("task", now)
-        if not self._database.write(lambda conn: rerun.run_again(conn, task_id, new, now, self._admit)):
+        new = self._database.write(lambda conn: rerun.rerun_task(conn, task_id, now, self._admit))
+        if new is None:
             raise Conflict("this task was run again already", param="task_id", code="not_retryable")
         self._reservoir.ring()
         return new
 
-    def _admit(self, conn: Connection, row: NewTask) -> NewTask:
+    def _admit(self, conn: Connection, rows: Sequence[NewTask]) -> Sequence[NewTask]:
         if self._admission is None:
-            return row
-        drafted = self._admission.draft(row, row.stored)
-        decided = self._admission.take(conn, [drafted]).get(row.id, drafted)
-        if isinstance(decided, Rejected):
-            raise decided
-        return decided
+            return rows
+        drafted = [self._admission.draft(row, row.stored) for row in rows]
+        decided = self._admission.take(conn, drafted)
+        admitted: list[NewTask] = []
+        for row in drafted:
+            found = decided.get(row.id, row)
+            if isinstance(found, Rejected):
+                raise found
+            admitted.append(found)
+        return admitted
 
 
 MOST = 1000  # of one request: each is a transaction of its own

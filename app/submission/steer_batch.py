@@ -14,7 +14,7 @@ from app.submission.admit import Admission
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
-from app.tasks.store import batch_slots, retrying
+from app.tasks.store import batch_slots, rerun
 from app.tasks.store.batch_slots import set_backfilling
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.locks import lock_batches
@@ -89,7 +89,7 @@ class SteerBatch:
         row = self._reader.batch(client_id, batch_id)
         if row.status in (BatchStatus.FAILED, BatchStatus.CANCELLING, BatchStatus.CANCELLED):
             raise Conflict(f"the batch is {row.status}", param="batch_id", code="batch_ended")
-        last = self._database.read(lambda conn: retrying.last_failed(conn, batch_id, self._models))
+        last = self._database.read(lambda conn: rerun.last_failed_line(conn, batch_id, self._models))
         if last is None:
             raise Conflict("nothing of the batch has failed", param="batch_id", code="nothing_to_retry")
         while self._some_again(batch_id, last) == _LINES_AT_ONCE:
@@ -99,7 +99,7 @@ class SteerBatch:
     def _some_again(self, batch_id: str, last: int) -> int:
         now = self._clock.now()
         return self._database.write(
-            lambda conn: retrying.run_again(
+            lambda conn: rerun.rerun_lines(
                 conn, batch_id, self._models, last, now, _LINES_AT_ONCE, self._admit
             )
         )
