@@ -6,13 +6,11 @@ again by the leader's feeder, which is also who rings when the queue is full.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from uuid import uuid4
 
-import orjson
 from celery import Celery
 
+from app.platform.celery_messages import MessageTemplate
 from app.platform.domain.errors import RedisUnreachable
 from app.platform.domain.names import CALLBACKS
 from app.platform.ports import Clock
@@ -34,9 +32,7 @@ class RedisCallbackNotifier:
         self._clock = clock
         self._most_queued = most_queued
         self._silent_until = 0.0
-        made = celery.amqp.as_task_v2("", DELIVER_CALLBACK, args=("",), ignore_result=True)
-        self._headers = made.headers
-        self._embed = made.body[2]
+        self._template = MessageTemplate(celery, DELIVER_CALLBACK)
 
     def room(self) -> int:
         """How many more messages the queue may hold; 0 also while Redis does not answer."""
@@ -61,34 +57,9 @@ class RedisCallbackNotifier:
 
     def _push(self, callback_ids: Sequence[str]) -> bool:
         try:
-            self._scripts.command("LPUSH", CALLBACKS, *map(self._envelope, callback_ids))
+            messages = (self._template.encode(one, CALLBACKS, {}) for one in callback_ids)
+            self._scripts.command("LPUSH", CALLBACKS, *messages)
         except RedisUnreachable:
             self._silent_until = self._clock.monotonic() + _PAUSE
             return False
         return True
-
-    def _envelope(self, callback_id: str) -> bytes:
-        """A message as kombu's Redis transport writes it; `evt_...` is its Celery id, for finding it in Flower."""
-        body = orjson.dumps([[callback_id], {}, self._embed])
-        return orjson.dumps(
-            {
-                "body": b64encode(body).decode(),
-                "content-encoding": "utf-8",
-                "content-type": "application/json",
-                "headers": {
-                    **self._headers,
-                    "id": callback_id,
-                    "root_id": callback_id,
-                    "argsrepr": repr((callback_id,)),
-                },
-                "properties": {
-                    "correlation_id": callback_id,
-                    "reply_to": "",
-                    "delivery_mode": 2,
-                    "delivery_info": {"exchange": "", "routing_key": CALLBACKS},
-                    "priority": 0,
-                    "body_encoding": "base64",
-                    "delivery_tag": str(uuid4()),
-                },
-            }
-        )
