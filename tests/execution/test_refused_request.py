@@ -44,7 +44,7 @@ ONCE, TWICE = replace(K1, disproved=1), replace(K1, disproved=2)
         (Outcome.UNKNOWN_MODEL, [K1, K3], {"k1", "k2", "k3"}, False),
         (Outcome.UNKNOWN_MODEL, [K1, K2, K3], {"k1", "k2", "k3"}, True),
         (Outcome.UNAUTHORIZED, [K1, K2, K3], {"k1", "k2", "k3"}, False),
-        (Outcome.UNAUTHORIZED, [replace(K1, tested=True, visits=9)], {"k1"}, False),
+        (Outcome.UNAUTHORIZED, [replace(K1, tested=True, count=9)], {"k1"}, False),
         (Outcome.UNAUTHORIZED, [ONCE, K3], {"k1", "k3"}, False),
         (Outcome.UNAUTHORIZED, [TWICE], {"k1"}, True),
         (Outcome.NO_BALANCE, [ONCE, replace(K3, disproved=1)], {"k1", "k3"}, True),

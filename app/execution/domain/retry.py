@@ -5,13 +5,26 @@
 | succeeded | ends |
 | rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
-| unauthorized, forbidden, no balance, unknown model | again with another key, or later; failed if it is at fault |
-| invalid request, context too long | once more with the repair that the upstream suggests, else failed |
-| context too long, content refused | then again at once where a tier is named for it, else failed |
-| too large | failed |
-| returned | again at once, as if nothing had been |
+| unauthorized, forbidden, no balance, unknown model | again with another key, or later; fails if it is at fault |
+| invalid request, context too long | once more with the fix that the upstream suggests, else fails |
+| context too long, content refused | then again at once if the model has a tier for it, else fails |
+| too large | fails |
+| returned | again at once, as if it had never been released |
 
-An answer that was streamed, and of which a part has been seen, is never begun anew: the task fails.
+An answer of which the client has seen a part is never started anew: the task fails.
+
+When is a refusal (401, 402, 403, 404) the request's own fault? A task remembers each key that refused it, among what it
+avoids: `refused:<key>:<account>:<times>:<disproved>:<when>`. A refusal is disproved when another request has succeeded
+with that key since the one before.
+
+| refused with | the request's fault once |
+|---|---|
+| 403 | a second account refuses it, or a second key and no other is left, or one refusal is disproved |
+| 403 | or the key's own test has succeeded since the refusal before |
+| 404 | every key that could serve it refuses it |
+| 401, 402 | two refusals are disproved: a dead key or an unpaid account is never the client's fault |
+
+Until then it goes to a key that has not refused it, at once; else to one that has, after 1 s, 2 s, 4 s up to a minute.
 """
 
 from __future__ import annotations
@@ -38,73 +51,73 @@ class KeyRefusals:
 
     key: str
     account: str
-    visits: int = 0
+    count: int = 0
     disproved: int = 0
-    at: float = float("inf")  # gate time of the last one's release
-    tested: bool = False  # the key's own test has succeeded since the visit before
+    at: float = float("inf")  # release of the last one, by the clock of the pacing store
+    tested: bool = False  # the key's own test has succeeded since the refusal before
 
 
 def remembered_refusals(notes: Iterable[str]) -> dict[str, KeyRefusals]:
-    """The visits among what a task avoids, by key; what cannot be read is left out."""
+    """The refusals among what a task avoids, by key; unreadable notes are skipped."""
     found = {}
     for note in notes:
         if note.startswith(_NOTE):
             try:
-                key, account, visits, disproved, at = map(unquote, note.removeprefix(_NOTE).split(":"))
-                found[key] = KeyRefusals(key, account, int(visits), int(disproved), float(at))
+                key, account, count, disproved, at = map(unquote, note.removeprefix(_NOTE).split(":"))
+                found[key] = KeyRefusals(key, account, int(count), int(disproved), float(at))
             except ValueError:
                 continue
     return found
 
 
-def add_refusal(visits: dict[str, KeyRefusals], permit: Permit) -> KeyRefusals:
-    """The visit that this refusal adds to those before it."""
-    before = visits.get(permit.key, KeyRefusals(permit.key, permit.account))
+def add_refusal(refusals: dict[str, KeyRefusals], permit: Permit) -> KeyRefusals:
+    """What is remembered of the permit's key after one more refusal."""
+    before = refusals.get(permit.key, KeyRefusals(permit.key, permit.account))
     return KeyRefusals(
         permit.key,
         permit.account,
-        before.visits + 1,
+        before.count + 1,
         before.disproved + (permit.proved_at > before.at),
         permit.released_at,
         permit.tested_at > before.at,
     )
 
 
-def refusal_note(visit: KeyRefusals) -> str:
-    """As it is remembered."""
-    names = f"{quote(visit.key, safe='')}:{quote(visit.account, safe='')}"
-    return f"{_NOTE}{names}:{visit.visits}:{visit.disproved}:{visit.at:.3f}"
+def refusal_note(latest: KeyRefusals) -> str:
+    """As the task remembers it."""
+    names = f"{quote(latest.key, safe='')}:{quote(latest.account, safe='')}"
+    return f"{_NOTE}{names}:{latest.count}:{latest.disproved}:{latest.at:.3f}"
 
 
-def without_key(notes: Iterable[str], visit: KeyRefusals) -> list[str]:
-    """What a task avoids, but for earlier visits to the same key."""
-    mine = f"{_NOTE}{quote(visit.key, safe='')}:"
+def without_key(notes: Iterable[str], latest: KeyRefusals) -> list[str]:
+    """What a task avoids, without earlier refusals by the same key."""
+    mine = f"{_NOTE}{quote(latest.key, safe='')}:"
     return [note for note in notes if not note.startswith(mine)]
 
 
-def is_request_at_fault(outcome: Outcome, visits: Collection[KeyRefusals], keys: Collection[str]) -> bool:
-    """Whether the request is what was refused; `visits` is one for each key, `keys` all that could serve it."""
-    disproved = sum(visit.disproved for visit in visits)
-    nobody_left = {visit.key for visit in visits} >= set(keys)
+def is_request_at_fault(outcome: Outcome, refusals: Collection[KeyRefusals], keys: Collection[str]) -> bool:
+    """Whether the request itself was refused. `refusals`: one per key; `keys`: all that could serve it."""
+    disproved = sum(latest.disproved for latest in refusals)
+    no_key_left = {latest.key for latest in refusals} >= set(keys)
     if outcome is Outcome.UNKNOWN_MODEL:
-        return nobody_left
+        return no_key_left
     if outcome is not Outcome.FORBIDDEN:
         return disproved > 1
-    accounts = {visit.account for visit in visits}
+    accounts = {latest.account for latest in refusals}
     return (
         len(accounts) > 1
-        or (nobody_left and len(visits) > 1)
+        or (no_key_left and len(refusals) > 1)
         or disproved > 0
-        or any(visit.tested for visit in visits)
+        or any(latest.tested for latest in refusals)
     )
 
 
-def refusal_wait(visit: KeyRefusals, visits: Collection[KeyRefusals], keys: Collection[str]) -> float:
+def refusal_wait(latest: KeyRefusals, refusals: Collection[KeyRefusals], keys: Collection[str]) -> float:
     """Seconds until the task may try again."""
-    others_left = set(keys) - {one.key for one in visits}
-    if visit.visits == 1 and others_left:
+    others_left = set(keys) - {one.key for one in refusals}
+    if latest.count == 1 and others_left:
         return 0.0
-    return float(min(LONGEST_WAIT, 2.0 ** min(visit.visits - 1, 10)))
+    return float(min(LONGEST_WAIT, 2.0 ** min(latest.count - 1, 10)))
 
 
 _WAITS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
@@ -114,10 +127,10 @@ _ELSEWHERE = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALA
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` counted ones in all; waits start at `base` seconds and double up to `cap`.
+    """`attempts`: counted ones in all. Waits start at `base` seconds and double up to `cap`.
 
-    `jitter` "full" draws between 0 and the wait; a fraction such as 0.1 draws within that part of it to
-    either side, never above `cap`.
+    `jitter`: "full" draws between 0 and the wait; a fraction such as 0.1 draws within that part of it to either
+    side, never above `cap`.
     """
 
     attempts: int = 5
@@ -126,7 +139,7 @@ class RetryPolicy:
     jitter: Literal["full"] | float = "full"
 
     def delay(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many counted failures (from 1). `chance` lies in [0, 1)."""
+        """Seconds to wait after `failures` counted ones (at least 1). `chance` lies in [0, 1)."""
         wait = min(self.cap, self.base * 2.0 ** min(failures - 1, 64))
         if self.jitter == "full":
             return wait * chance
@@ -135,21 +148,21 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """What a decision depends on beside the task and its verdict.
+    """What else a decision depends on.
 
-    `keys` are those that may serve the model at all; `chance` lies in [0, 1); `now` is Unix seconds.
+    `keys`: those that may serve the model at all; `chance` lies in [0, 1); `now`: Unix seconds.
     """
 
     policy: RetryPolicy
     keys: Collection[str]
     now: float
     chance: float
-    shown: bool = False  # some of the answer has reached the client: it cannot begin anew
-    falls: Collection[str] = ()  # what tiers of the model are named for, see eligibility.py
+    shown: bool = False  # part of the answer has reached the client: it cannot be started anew
+    falls: Collection[str] = ()  # what the model's fallback tiers are for, see eligibility.py
 
 
 def decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
-    """Say how this attempt ends and what becomes of the row."""
+    """How this attempt ends, and what becomes of its row."""
     ending = _decide(claimed, verdict, at)
     if at.shown and ending.status is Status.QUEUED:
         return replace(ending, status=Status.FAILED, available_at=None, failure=failure_of(verdict))
@@ -169,7 +182,7 @@ def _decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> Attempt
         return _counted(ending, verdict, at)
     if outcome in _ELSEWHERE:
         return _elsewhere(ending, verdict, at)
-    return _repaired(ending, verdict, at)
+    return _fixed(ending, verdict, at)
 
 
 def _common(claimed: Claimed, verdict: CallVerdict, now: float) -> AttemptEnd:
@@ -191,16 +204,16 @@ def _common(claimed: Claimed, verdict: CallVerdict, now: float) -> AttemptEnd:
 
 
 def _again(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext, available_at: float) -> AttemptEnd:
-    """Back to the queue; past its deadline a task has expired instead."""
+    """Back to the queue, or expired if its deadline has passed."""
     if at.now >= ending.claimed.expires_at:
         return replace(ending, status=Status.EXPIRED, failure=_expired(verdict))
     return replace(ending, status=Status.QUEUED, available_at=available_at)
 
 
 def _refused(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
-    """The brake holds the quota, not the task: what else may serve it does so now.
+    """The brake holds the quota, not the task: another key may serve it now.
 
-    A limit is one key's or account's; a lack of capacity is the whole upstream's.
+    A limit concerns one key or account; a lack of capacity the whole upstream.
     """
     permit = ending.claimed.permit
     notes = (upstream_note(permit.upstream),) if verdict.outcome is Outcome.OVERLOADED else ()
@@ -218,33 +231,33 @@ def _counted(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> Atte
 
 
 def _asked(verdict: CallVerdict, chance: float) -> float:
-    """What the upstream asked for, and up to a tenth more, so that not all come back at once."""
+    """What the upstream asked for, plus up to a tenth, so that not all return at once."""
     return (verdict.retry_after_seconds or 0.0) * (1 + chance / 10)
 
 
 def _elsewhere(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
-    """Keys that have not refused it may serve it at once; where they are not at fault, the request is."""
+    """Try keys that have not refused it, at once; if no key is at fault, the request is."""
     permit = ending.claimed.permit
     before = remembered_refusals(ending.avoid)
-    visit = add_refusal(before, permit)
-    visits = [*(one for one in before.values() if one.key != visit.key), visit]
-    if is_request_at_fault(verdict.outcome, visits, at.keys):
-        return _fallen(ending, verdict, at)
-    kept = replace(ending, avoid=tuple(without_key(ending.avoid, visit)))
-    wait = refusal_wait(visit, visits, at.keys)
-    return _again(_avoiding(kept, permit.key, refusal_note(visit)), verdict, at, at.now + wait)
+    latest = add_refusal(before, permit)
+    refusals = [*(one for one in before.values() if one.key != latest.key), latest]
+    if is_request_at_fault(verdict.outcome, refusals, at.keys):
+        return _fall_back(ending, verdict, at)
+    kept = replace(ending, avoid=tuple(without_key(ending.avoid, latest)))
+    wait = refusal_wait(latest, refusals, at.keys)
+    return _again(_avoiding(kept, permit.key, refusal_note(latest)), verdict, at, at.now + wait)
 
 
-def _repaired(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
+def _fixed(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
     found = verdict.repair
-    repaired_before = bool(request_parameters.remembered_fixes(ending.avoid))
-    if found is None or repaired_before or f'"{found.parameter}"' not in ending.claimed.request:
-        return _fallen(ending, verdict, at)
+    fixed_before = bool(request_parameters.remembered_fixes(ending.avoid))
+    if found is None or fixed_before or f'"{found.parameter}"' not in ending.claimed.request:
+        return _fall_back(ending, verdict, at)
     return _again(_avoiding(ending, str(found)), verdict, at, at.now)
 
 
-def _fallen(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
-    """To a tier named for what the call came to, once."""
+def _fall_back(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
+    """To the tier for this outcome, once; without one, the task fails."""
     for name, outcome in FALLS.items():
         note = f"{NOTE}{name}"
         if outcome is verdict.outcome and name in at.falls and note not in ending.avoid:
@@ -273,9 +286,9 @@ _FAILURES = {
 
 
 def failure_of(verdict: CallVerdict) -> TaskFailure:
-    """The error that the client is shown: our code, the upstream's message."""
+    """The error for the client: our code, the upstream's message."""
     kind, code = _FAILURES.get(verdict.outcome, ("upstream_error", str(verdict.outcome)))
-    return TaskFailure(kind, code, verdict.message or f"The upstream call came to {verdict.outcome}.")
+    return TaskFailure(kind, code, verdict.message or f"The upstream call ended as {verdict.outcome}.")
 
 
 def _expired(verdict: CallVerdict) -> TaskFailure:

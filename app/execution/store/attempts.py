@@ -1,4 +1,8 @@
-"""Attempt rows: one for each upstream call, written when it ends or when its worker is lost."""
+"""Attempt rows, one for each upstream call, and what else is written when a row leaves `running`: result and usage.
+
+PostgreSQL writes all of it in one statement with the row's own change, as each further one would be a round trip while
+rows are locked; SQLite, which needs no round trip, in one statement per table.
+"""
 
 from __future__ import annotations
 
@@ -64,25 +68,25 @@ _UNKNOWN = (None,) * (len(ATTEMPT) - 11)
 
 
 def write_attempts(conn: Connection, endings: Sequence[AttemptEnd], at: float) -> None:
-    """Write down calls that came to an end."""
+    """Write calls that ended."""
     if endings:
         insert_rows(conn, attempt, ATTEMPT, (attempt_row(ending, at) for ending in endings))
 
 
 def write_lost(conn: Connection, rows: Sequence[Row[Any]], at: float) -> None:
-    """Write down calls of which nothing is known: the running rows of a lost worker, as they were locked."""
+    """Write calls whose end is unknown: the running rows of a lost worker, as they were locked."""
     if rows:
         insert_rows(conn, attempt, ATTEMPT, (_lost(row, at) for row in rows))
 
 
 def erase_lost(conn: Connection, claims: Iterable[Claimed]) -> None:
-    """Take back `lost` for calls that came to an end after all."""
+    """Delete the `lost` rows of calls that ended after all."""
     if parameters := list(map(_release, claims)):
         conn.execute(_erase(conn.dialect.name), {ROWS: encode(parameters)})
 
 
 def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]]:
-    """Which of these calls (task id, release) have been written down as ended, by their own worker."""
+    """Which of these calls (task id, release) their own worker has recorded as ended."""
     if parameters := list(map(_release, claims)):
         rows = conn.execute(_select(conn.dialect.name), {ROWS: encode(parameters)})
         return {(row.task_id, row.release) for row in rows}
@@ -90,7 +94,7 @@ def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]
 
 
 def attempt_row(ending: AttemptEnd, at: float) -> tuple[Any, ...]:
-    """A call that came to an end and is written down `at`, in the order of ATTEMPT."""
+    """A call that ended and is recorded `at`, in the order of ATTEMPT."""
     claimed, permit, usage = ending.claimed, ending.claimed.permit, ending.usage
     return (
         permit.task_id,
@@ -157,22 +161,22 @@ def _erase(dialect: str) -> Delete:
     )
 
 
-LARGE = 262_144  # characters of a result, from which on it goes alone: as JSON within JSON it would be parsed twice
+LARGE = 262_144  # characters of a result above which it is sent alone: JSON within JSON is parsed twice
 
 Change = tuple[Callable[[str], Update], Iterable[Mapping[str, Any]]]
-"""A statement by dialect that takes a recordset, and the rows for it."""
+"""A statement by dialect that takes a recordset, and its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptWrites:
-    """Results as JSON by the number of their task, calls that were made, what they used."""
+    """Results as JSON by task number, the calls that were made, and their usage."""
 
     results: Mapping[int, str]
     called: Sequence[AttemptEnd]
     used: Sequence[UsageEntry]
 
     def write(self, conn: Connection, changes: Sequence[Change]) -> None:
-        """Carry out the changes of rows, of which there is at least one, and write this."""
+        """Apply the changes to rows, at least one, and write this."""
         if changes_many_tables(conn.dialect.name):
             self._write_together(conn, changes)
         else:
@@ -191,13 +195,13 @@ class AttemptWrites:
         small = {number: json for number, json in self.results.items() if number not in large}
         _write_results(conn, large)
         (statement, rows), *others = changes
-        told = {
+        recordsets = {
             ROWS: rows,
             "results": ({"number": number, "result": seal(json)} for number, json in small.items()),
             "attempts": (dict(zip(ATTEMPT, attempt_row(one, at), strict=True)) for one in self.called),
             "used": usage_rows(self.used),
         }
-        conn.execute(_together(statement), {name: encode(listed) for name, listed in told.items()})
+        conn.execute(_together(statement), {name: encode(listed) for name, listed in recordsets.items()})
         for statement, rows in others:
             conn.execute(statement(conn.dialect.name), {ROWS: encode(rows)})
 

@@ -1,4 +1,4 @@
-"""queued -> running: a worker makes rows its own, under the permits that it redeemed."""
+"""queued -> running: a worker claims rows, with the permits that it redeemed."""
 
 from __future__ import annotations
 
@@ -58,40 +58,40 @@ _CLAIM: Mapping[str, TypeEngine[Any]] = {
 
 
 def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
-    """Claim rows; those that were cancelled, expired, held back or claimed by others are left out.
+    """Claim rows, except those that were cancelled, expired, held back or claimed by others.
 
-    Of two claims for one row the first holds. The attempt counts from here on, until an ending says that nothing
-    was sent.
+    Of two claims for one row, the first is valid. The attempt counts from now on, until an ending says that nothing was
+    sent.
     """
-    wishes: dict[str, Claim] = {}
-    for wish in claims:
-        wishes.setdefault(wish.permit.task_id, wish)
-    wanted = {ROWS: encode(map(_columns, wishes.values()))}
+    first: dict[str, Claim] = {}
+    for one in claims:
+        first.setdefault(one.permit.task_id, one)
+    wanted = {ROWS: encode(map(_columns, first.values()))}
     if changes_many_tables(conn.dialect.name):
         rows = conn.execute(_claim(), wanted).all()
-    else:  # SQLite cannot give back what it joined with; nobody else writes between the two
+    else:  # SQLite cannot return joined columns; nobody else writes between the two statements
         rows = conn.execute(_select("sqlite"), wanted).all()
-        conn.execute(_update(), {ROWS: encode(_columns(wishes[row.id]) for row in rows)})
-    return {row.id: _claimed(wishes[row.id], row) for row in rows}
+        conn.execute(_update(), {ROWS: encode(_columns(first[row.id]) for row in rows)})
+    return {row.id: _claimed(first[row.id], row) for row in rows}
 
 
-def _columns(wish: Claim) -> dict[str, Any]:
-    permit = wish.permit
+def _columns(claim: Claim) -> dict[str, Any]:
+    permit = claim.permit
     return {
         "id": permit.task_id,
-        "worker": wish.worker,
+        "worker": claim.worker,
         "release": permit.release,
         "key": permit.key,
         "account": permit.account,
         "upstream_model": permit.upstream_model,
-        "at": wish.at,
+        "at": claim.at,
     }
 
 
-def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
+def _claimed(claim: Claim, row: Row[Any]) -> Claimed:
     return Claimed(
-        permit=wish.permit,
-        worker=wish.worker,
+        permit=claim.permit,
+        worker=claim.worker,
         client_id=row.client_id,
         batch_id=row.batch_id,
         model=row.model,
@@ -102,7 +102,7 @@ def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
         avoid=tuple(orjson.loads(row.avoid)) if row.avoid else (),
         retry=row.retry,
         created_at=row.created_at,
-        started_at=wish.at,
+        started_at=claim.at,
         expires_at=row.expires_at,
         callback_url=row.callback_url,
         metadata=row.metadata,
@@ -114,7 +114,7 @@ def _claimed(wish: Claim, row: Row[Any]) -> Claimed:
 
 
 def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
-    """What is asked for, and when a row can be had."""
+    """The claims, and the conditions under which a row is free."""
     wanted = recordset(dialect, id=Text(), **_CLAIM)
     free = [
         task.c.id == wanted.c.id,
@@ -127,7 +127,7 @@ def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
 
 @cache
 def _select(dialect: str) -> Select[Any]:
-    """The rows as they stand, locked in order, with what is to be sent and whose they become."""
+    """The free rows, locked in order, with their request and their new owner."""
     wanted, free = _wanted(dialect)
     claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
     found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
@@ -137,7 +137,7 @@ def _select(dialect: str) -> Select[Any]:
 
 @cache
 def _claim() -> Update:
-    """Both in one on PostgreSQL, which gives back the rows as they stood."""
+    """Select and update in one, on PostgreSQL, which returns the rows as they were."""
     found = _select("postgresql").cte("found")
     claims = {name: found.c[f"claim_{name}"] for name in _CLAIM}
     facts = (found.c[column.name] for column in _FACTS)
@@ -152,13 +152,13 @@ def _update() -> Update:
 
 
 def _values(claims: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
-    whose = dict(claims)
-    at = whose.pop("at")
+    owner = dict(claims)
+    at = owner.pop("at")
     return {
-        **whose,
+        **owner,
         "status": Status.RUNNING,
         "claimed_at": at,
         "started_at": func.coalesce(task.c.started_at, at),
         "attempts": task.c.attempts + 1,
-        "error_code": None,  # why it was put off
+        "error_code": None,  # why it was postponed
     }

@@ -1,4 +1,7 @@
-"""What the statements of `ending_statements` take for each attempt, and what it adds to the ledger of usage."""
+"""How attempts leave their rows: to an end or back to the queue, and what they add to the usage ledger.
+
+Every row carries the state in which it was read: the two statements change nothing that has moved on.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ from app.tasks.store.transitions import requeued_columns
 
 
 def finished(ending: AttemptEnd, was: Status, status: Status, *, leads: bool) -> dict[str, Any]:
-    """To an end: `was` is the status in which the row was read, `leads` whether others go on following it."""
+    """The row of an attempt that ends its task. `was`: the status read; `leads`: whether others keep following it."""
     usage = ending.usage
     return {
         **_was(ending, was, status),
@@ -52,7 +55,7 @@ def finished(ending: AttemptEnd, was: Status, status: Status, *, leads: bool) ->
 
 
 def requeued(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
-    """Back to the queue."""
+    """The row of an attempt that sends its task back to the queue."""
     later = ending.called and ending.available_at is not None
     return {
         **_was(ending, was, status),
@@ -63,7 +66,7 @@ def requeued(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
 
 
 def used(ending: AttemptEnd, status: Status) -> UsageEntry:
-    """What the call adds."""
+    """The usage that the call adds."""
     permit = ending.claimed.permit
     heading = Heading(
         day_of(ending.finished_at),
@@ -78,7 +81,7 @@ def used(ending: AttemptEnd, status: Status) -> UsageEntry:
 
 
 def _was(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
-    """The state that the row was read in, and how its counts change."""
+    """The state in which the row was read, and how its counts change."""
     return {
         "id": ending.claimed.permit.task_id,
         "was": was,
@@ -93,7 +96,7 @@ def _was(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
 
 
 def _currency(ending: AttemptEnd) -> str | None:
-    """Whose sum the attempt's cost joins. Tokens at an unknown price leave no sum."""
+    """The currency that the attempt's cost is in. Tokens at an unknown price make the sum unknown."""
     if ending.cost is not None:
         return ending.cost.currency
     return NO_SUM if ending.called and ending.usage is not None else None
@@ -120,7 +123,7 @@ _WAS: dict[str, TypeEngine[Any]] = {
     "cost_picos": BigInteger(),
     "currency": Text(),
 }
-_TOLD: dict[str, TypeEngine[Any]] = {
+_RESULT_COLUMNS: dict[str, TypeEngine[Any]] = {
     "finished_at": Double(),
     "error_type": Text(),
     "error_code": Text(),
@@ -132,11 +135,11 @@ _TOLD: dict[str, TypeEngine[Any]] = {
     "simulated": Boolean(),
     "leads": Boolean(),
 }
-FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_TOLD}
+FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_RESULT_COLUMNS}
 
 
 def _update(wanted: FromClause) -> Update:
-    """From the state that was read; the counts change alike whether a task ends or not."""
+    """From the state that was read. Counts change in the same way whether the task ends or not."""
     spent = func.coalesce(task.c.cost_picos, 0) + wanted.c.cost_picos
     currency = _currency_after(wanted)
     return (
@@ -158,7 +161,7 @@ def _update(wanted: FromClause) -> Update:
 
 
 def _currency_after(wanted: FromClause) -> Case[Any]:
-    """The task's currency after this attempt; NO_SUM once there are two of them, or an unknown price."""
+    """The task's currency after this attempt: NO_SUM once there are two, or an unknown price."""
     first = task.c.currency.is_(None) | (task.c.currency == wanted.c.currency)
     return case(
         (wanted.c.currency.is_(None), task.c.currency), (first, wanted.c.currency), else_=literal(NO_SUM)
@@ -166,19 +169,19 @@ def _currency_after(wanted: FromClause) -> Case[Any]:
 
 
 def finish(wanted: FromClause) -> Update:
-    """To an end, with what is told of it; `wanted` has the columns FINISHED."""
-    return _update(wanted).values({name: wanted.c[name] for name in _TOLD})
+    """End tasks. `wanted` has the columns FINISHED."""
+    return _update(wanted).values({name: wanted.c[name] for name in _RESULT_COLUMNS})
 
 
 @cache
 def finish_statement(dialect: str) -> Update:
-    """The same for a recordset."""
+    """`finish` for a recordset."""
     return finish(recordset(dialect, **FINISHED))
 
 
 @cache
 def requeue_statement(dialect: str) -> Update:
-    """Back to the front of its queue; `release` goes too, so that nothing late can come for it."""
+    """Back to the front of its queue, without its `release`, so that nothing late can match it."""
     wanted = recordset(dialect, hold=Integer(), available_at=Double(), avoid=Text(), **_WAS)
     unsent = wanted.c.returned == 1
     return _update(wanted).values(

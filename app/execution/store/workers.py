@@ -1,4 +1,4 @@
-"""Worker processes and their beats. A worker is an incarnation: a process that starts again is another one."""
+"""Worker processes and their beats. A worker is one run of a process: after a restart it is another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.tasks.store.transitions import RequeueReason, finish, requeue
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A worker process, for people."""
+    """A worker process, as people see it."""
 
     id: str
     host: str
@@ -24,21 +24,21 @@ class WorkerRow:
     beat_at: float
 
 
-CLAIM_SECONDS = 10.0  # a claim younger than this may not have reached the worker's memory yet
+CLAIM_SECONDS = 10.0  # a younger claim may not have reached the worker's memory yet
 
 
 def register(conn: Connection, id: str, host: str, pid: int, now: float) -> None:  # noqa: A002
-    """Announce a worker process."""
+    """Register a worker process."""
     row = insert_or(conn, worker).values(id=id, host=host, pid=pid, started_at=now, beat_at=now)
     conn.execute(row.on_conflict_do_nothing(index_elements=["id"]))
 
 
 def beat(conn: Connection, id: str, held: Sequence[tuple[str, int]], now: float) -> list[str]:  # noqa: A002
-    """Say that a worker lives and hold its memory against its rows; `held` are (task id, release).
+    """Record that a worker is alive, and compare its memory with its rows.
 
-    `held` names all that it has asked to claim and not yet ended. Rows that run under its name and are not
-    among them (older than 10 s: the claim's answer was lost) go back to the queue, unsent. Gives back the ids
-    among `held` that are not its own: claimed by nobody yet, ended, or taken from it.
+    `held`: (task id, release) of everything that it has tried to claim and not yet ended. Its running rows that are not
+    in `held`, if claimed more than 10 s ago (the claim's answer was lost), go back to the queue, unsent. Returns the
+    ids in `held` that are not its own: not yet claimed, ended, or taken from it.
     """
     alive = {"beat": worker.c.beat + 1, "beat_at": now, "ended_at": null()}
     conn.execute(update(worker).where(worker.c.id == id).values(alive))
@@ -54,36 +54,36 @@ def beat(conn: Connection, id: str, held: Sequence[tuple[str, int]], now: float)
 
 
 def touch(conn: Connection, ids: Collection[str]) -> None:
-    """Write what stands in their rows: fails where they could not beat."""
+    """Rewrite their rows unchanged: raises where their beats would fail."""
     conn.execute(update(worker).where(worker.c.id.in_(ids)).values(beat=worker.c.beat))
 
 
 def ended(conn: Connection, id: str, now: float) -> None:  # noqa: A002
-    """Say that a worker is gone, by itself or as found by the leader."""
+    """Record that a worker has ended, as it says itself or as the leader found out."""
     conn.execute(update(worker).where(worker.c.id == id).values(ended_at=now))
 
 
 def count_wire(conn: Connection, id: str, calls: int, connections: int) -> None:  # noqa: A002
-    """Say how many upstream calls a worker has made in its life, and how many connections it opened for them."""
+    """Record how many upstream calls a worker has made, and how many connections it opened for them."""
     conn.execute(update(worker).where(worker.c.id == id).values(calls=calls, connections=connections))
 
 
 def wire(conn: Connection, since: float) -> tuple[int, int]:
-    """Calls and connections of all workers that have beaten since an instant."""
+    """Calls and connections of all workers with a beat since then."""
     sums = (func.coalesce(func.sum(column), 0) for column in (worker.c.calls, worker.c.connections))
     row = conn.execute(select(*sums).where(worker.c.beat_at >= since)).one()
     return int(row[0]), int(row[1])
 
 
 def alive(conn: Connection, since: float) -> list[WorkerRow]:
-    """Workers that have not ended and have beaten since an instant."""
+    """Workers that have not ended, with a beat since then."""
     columns = (worker.c.id, worker.c.host, worker.c.pid, worker.c.beat_at)
     found = select(*columns).where(worker.c.ended_at.is_(None), worker.c.beat_at >= since)
     return [WorkerRow(*row) for row in conn.execute(found.order_by(worker.c.started_at, worker.c.id))]
 
 
 def beats(conn: Connection) -> dict[str, int]:
-    """The beat counts of workers that have not ended, and of ended ones under whose names rows still run."""
+    """Beat counts of workers that have not ended, and of ended ones that still own running rows."""
     runs = exists().where(text(RUNNING), task.c.worker == worker.c.id)
     found = conn.execute(select(worker.c.id, worker.c.beat).where(or_(worker.c.ended_at.is_(None), runs)))
     return {row.id: row.beat for row in found}
@@ -92,7 +92,7 @@ def beats(conn: Connection) -> dict[str, int]:
 def _give_up(
     conn: Connection, worker_id: str, stray: Mapping[tuple[str, int], str | None], now: float
 ) -> None:
-    """Send rows back that the worker knows nothing of; who was asked to cancel is cancelled."""
+    """Re-queue rows that the worker does not know; cancel those with a cancel request."""
     batches = lock_batches(conn, stray.values())
     locked = lock_tasks(conn, (name for name, _ in stray)).values()
     still = [row for row in locked if row.status == Status.RUNNING and row.worker == worker_id]
