@@ -55,21 +55,13 @@ def test_off_peak_begins_when_the_peak_is_over_and_not_before(when: float) -> No
     assert all(DEEPSEEK.is_peak(when + minute * 60) for minute in range(int((begins - when) / 60)))
 
 
-@given(instants)
-def test_off_peak_lasts_until_the_next_peak(when: float) -> None:
-    ends = DEEPSEEK.off_peak_until(when)
-    assert ends is not None
-    assert DEEPSEEK.is_peak(ends)
-    assert not DEEPSEEK.is_peak(ends - 1) or ends == when
-
-
-def test_a_long_holiday_is_one_long_off_peak() -> None:
-    assert DEEPSEEK.off_peak_until(at("2026-09-30T18:00")) == at("2026-10-08T09:00")
+def test_off_peak_begins_at_once_in_a_long_holiday() -> None:
+    assert DEEPSEEK.off_peak_from(at("2026-10-03T10:00")) == at("2026-10-03T10:00")
 
 
 def test_without_peak_hours_it_is_always_off_peak() -> None:
     never = Calendar(UTC, ())
-    assert (never.is_peak(0), never.off_peak_from(5), never.off_peak_until(5)) == (False, 5, None)
+    assert (never.is_peak(0), never.off_peak_from(5)) == (False, 5)
 
 
 def test_hours_go_by_the_clock_on_the_wall_in_summer_and_winter() -> None:

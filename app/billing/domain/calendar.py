@@ -39,15 +39,6 @@ class Calendar:
                 return end
         return at
 
-    def off_peak_until(self, at: float) -> float | None:
-        """When the off-peak time around `at` ends; None when no peak follows within a month.
-
-        Inside peak hours, `at` itself.
-        """
-        if self.is_peak(at):
-            return at
-        return next((begin for begin, _ in self._periods(at) if begin > at), None)
-
     def _day(self, at: float) -> date:
         return datetime.fromtimestamp(at, self.zone).date()
 

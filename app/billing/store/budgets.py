@@ -28,15 +28,8 @@ class BudgetWaiter:
     amount: Spent
 
 
-def read_spent(conn: Connection, client_id: str, names: Sequence[str]) -> dict[str, Spent]:
-    """What a client has used and reserved in these periods."""
-    mine = budget_use.c.period.in_(names) & (budget_use.c.client_id == client_id)
-    rows = conn.execute(select(budget_use.c.period, budget_use.c.tokens, budget_use.c.picos).where(mine))
-    return {row.period: Spent(row.tokens, row.picos) for row in rows}
-
-
 def lock_spent(conn: Connection, client_id: str, names: Iterable[str]) -> dict[str, Spent]:
-    """The same, locked until this transaction ends."""
+    """What a client has used and reserved in these periods, locked until this transaction ends."""
     ordered = sorted(names)
     rows = [{"client_id": client_id, "period": name} for name in ordered]
     conn.execute(insert_or(conn, budget_use).on_conflict_do_nothing(), rows)

@@ -72,15 +72,15 @@ class NoAnswers:
     """A cache that stores nothing."""
 
     def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:  # noqa: ARG002
-        """Nothing."""
+        """Finds nothing."""
         return {}
 
     def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
-        """Keeps nothing."""
+        """Stores nothing."""
 
     def stamp(self) -> str | None:
-        """Nothing is ever replaced."""
+        """Never changes."""
         return ""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Has nothing to close."""

@@ -1,6 +1,7 @@
-"""All tables. Instants are Unix seconds (double precision), money integer micro-units, bodies JSON text.
+"""The tables of tasks, clients, callbacks, files and processes.
 
-Partial indexes serve one statement each; the statement is named beside them.
+Instants are Unix seconds (double precision), money is in integer pico-units, bodies are JSON text. Each partial index
+serves one statement, which is named next to it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ metadata = MetaData(
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
-# The conditions of the partial indexes. Statements repeat them literally (`text(UNFED)`): with bound values
-# neither database could know that the index fits.
+# The conditions of the partial indexes. Statements repeat them literally (`text(UNFED)`): with bound values, neither
+# database could know that the index fits.
 UNFED = "status = 'queued' AND fed_at IS NULL AND hold = 0"
 TIMED = "status = 'queued' AND hold = 1"
 FED = "status = 'queued' AND fed_at IS NOT NULL"
@@ -54,7 +55,9 @@ IN_BATCH = "batch_id IS NOT NULL"
 INTAKE = "status = 'validating'"
 SWEEPING = "sweeping"
 IN_LINE = "status = 'queued' AND hold = 0"
-LINE_OF = "substr(queue, 1)"  # the queue, in words that keep other statements from choosing the wider index
+LINE_OF = (
+    "substr(queue, 1)"  # the queue, as an expression that keeps other statements from using the wider index
+)
 OFF_PEAK = "status = 'queued' AND hold = 7"
 IN_WINDOW = "status = 'queued' AND off_peak AND hold IN (0, 4)"
 DEGRADABLE = "status = 'queued' AND hold IN (0, 1) AND degrade_at IS NOT NULL"
@@ -75,11 +78,11 @@ client = Table(
     Column("weight", Double, nullable=False, server_default=text("1")),
     Column("granted_priority", Text, nullable=False, server_default=text("'normal'")),
     Column("callback_secret", Text, nullable=False),  # whsec_..., what its callbacks are signed with
-    Column("callback_secret_previous", Text),  # signs beside the current one, while a secret is rotated
-    Column("callback_secret_until", Double),  # the overlap's end: from here on the previous one signs no more
-    Column("callback_headers", Text),  # JSON object: headers of its own on every callback
+    Column("callback_secret_previous", Text),  # also signs while a secret is rotated
+    Column("callback_secret_until", Double),  # when the previous one stops signing
+    Column("callback_headers", Text),  # JSON object: extra headers of its callbacks
     Column("is_admin", Boolean, nullable=False, server_default=text("false")),
-    Column("team", Text),  # whose members it counts among
+    Column("team", Text),  # the team it belongs to
     Column("administers", Text),  # the team whose clients it may manage, with a key that has admin scopes
     Column("settings", Text),  # JSON object: limits
     Column("created_at", Double, nullable=False),
@@ -97,7 +100,7 @@ api_key = Table(
     Column("expires_at", Double),
     Column("revoked_at", Double),
     Column("name", Text),  # for people
-    Column("user_name", Text),  # who holds it; policies and the audit log know him by this
+    Column("user_name", Text),  # its owner, for policies and the audit log
     Index(None, "client_id"),
 )
 
@@ -119,13 +122,13 @@ batch = Table(
     Column("input_file_id", Text),
     Column("completion_window", Text),
     Column("errors", Text),  # JSON array, when validation failed
-    Column("model", Text),  # of all its tasks; null: several, or nobody asked
+    Column("model", Text),  # of all its tasks; null: several, or not given
     Column("output_file_id", Text),
     Column("error_file_id", Text),
-    Column("output_expires_seconds", Double),  # how long these two are kept from its end on; null: for ever
-    Column("usage", Text),  # JSON: tokens of all its tasks, reckoned once it has ended
-    Column("taker", Text),  # the process that takes its file in
-    Column("asker", Text),  # JSON: who made it and from where, for policies; null once its file is taken in
+    Column("output_expires_seconds", Double),  # how long these two are kept after its end; null: forever
+    Column("usage", Text),  # JSON: usage of all its tasks, once it has ended
+    Column("taker", Text),  # the process that reads its file
+    Column("asker", Text),  # JSON: who created it and from where, for policies; null once its file is read
     Column("created_at", Double, nullable=False),
     Column("in_progress_at", Double),
     Column("expires_at", Double),
@@ -138,10 +141,10 @@ batch = Table(
     Column("paused_at", Double),
     Column(
         "sweeping", Boolean, nullable=False, server_default=text("false")
-    ),  # its rows follow its state yet
+    ),  # rows of it have yet to follow its state
     Index(None, "client_id", "seq"),
-    partial("ix_batch_intake", "created_at", where=INTAKE),  # intakes that never finished
-    partial("ix_batch_sweeping", "id", where=SWEEPING),  # feed_backlog: what is too much for one transaction
+    partial("ix_batch_intake", "created_at", where=INTAKE),  # submissions that never finished
+    partial("ix_batch_sweeping", "id", where=SWEEPING),  # feed_backlog: batches too large for one transaction
 )
 
 task = Table(
@@ -153,8 +156,8 @@ task = Table(
     Column("batch_id", Text),
     Column("batch_index", Integer),  # its line, from 0
     Column("custom_id", Text),
-    Column("replaced_by", Text),  # the task that runs this line of a batch again
-    Column("stream", Boolean, nullable=False, server_default=text("false")),  # passed on as it comes
+    Column("replaced_by", Text),  # the task that runs this one again
+    Column("stream", Boolean, nullable=False, server_default=text("false")),  # the answer is streamed
     Column("model", Text, nullable=False),
     Column("queue", Text, nullable=False),  # backlog.<model>.<client>
     Column("step", Integer, nullable=False),  # 0, 3, 6: the priority's step
@@ -171,18 +174,18 @@ task = Table(
     Column("counted", Integer, nullable=False, server_default=text("0")),  # those that count
     Column("lost", Integer, nullable=False, server_default=text("0")),
     Column("front", Boolean, nullable=False, server_default=text("false")),  # a retry: goes first
-    Column("avoid", Text),  # JSON array of keys that this task should not meet again, while others can serve
+    Column("avoid", Text),  # JSON array of keys to avoid while others can serve
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("facts", Text),  # which conditions of its model's tiers it meets, and after what wait
-    Column("prefix", Text),  # a short name of the system prompt that it begins with
-    Column("retry", Text),  # name of a retry policy, when the request asked for one
+    Column("prefix", Text),  # digest of its system prompt
+    Column("retry", Text),  # name of the requested retry policy
     Column("cache_key", Text),  # <scope>:<hash>, when it uses the cache
     Column(
         "cache_look", Boolean, nullable=False, server_default=text("false")
-    ),  # takes an answer that is there
-    Column("cache_seconds", Double),  # how long its own answer is kept; null: it is not
+    ),  # may be answered from the cache
+    Column("cache_seconds", Double),  # how long its own answer is cached; null: it is not
     Column("leads", Boolean, nullable=False, server_default=text("false")),  # identical tasks may wait for it
-    # who runs it now, from the claim until the end
+    # the worker that runs it, from claim to end
     Column("worker", Text),
     Column("release", BigInteger),
     Column("claimed_at", Double),  # start of this attempt
@@ -197,49 +200,53 @@ task = Table(
     Column("cached_tokens", Integer),
     Column("reasoning_tokens", Integer),
     Column("cost_picos", BigInteger),  # of all its calls
-    Column("currency", Text),  # money.NO_SUM: its calls' costs cannot be added up
+    Column("currency", Text),  # money.NO_SUM: the costs of its calls cannot be added up
     Column("cached", Boolean, nullable=False, server_default=text("false")),  # answered from the cache
-    Column("coalesced", Boolean, nullable=False, server_default=text("false")),  # by an identical task's call
+    Column(
+        "coalesced", Boolean, nullable=False, server_default=text("false")
+    ),  # by the call of an identical task
     Column("simulated", Boolean, nullable=False, server_default=text("false")),
     Column("callback_url", Text),
     Column("metadata", Sealed),
-    Column("reserved_tokens", BigInteger),  # what it may use of its client's budget; null: there is none
+    Column("reserved_tokens", BigInteger),  # what it may use of its client's budget; null: no budget
     Column("reserved_picos", BigInteger),
-    Column("reserved_at", Double),  # since when that is reserved, until its use is settled; null: it is not
+    Column("reserved_at", Double),  # since when that is reserved, until it is settled; null: it is not
     Column("stored", Boolean, nullable=False, server_default=text("true")),  # else erased once delivered
     Column("erased_at", Double),  # prompt and result are gone
-    Column("deleted_at", Double),  # nobody sees it any more, and soon it is gone
+    Column("deleted_at", Double),  # hidden; its rows are deleted soon
     Column(
         "due", Double, nullable=False, server_default=text("1000000000000")
-    ),  # its deadline, if it goes by it
-    Column("off_peak", Boolean, nullable=False, server_default=text("false")),  # to be run off-peak alone
-    Column("degrade_at", Double),  # from when on a configured text may answer it; null: never
-    Column("degraded", Boolean, nullable=False, server_default=text("false")),  # answered by that text
-    Column("estimated_start_at", Double),  # as it looked at submission; null: nobody knew
-    Column("asked", Integer, nullable=False, server_default=text("0")),  # tokens its answer may have; 0: open
-    Column("trace", Text),  # traceparent of the request that submitted it, where traces are kept
+    ),  # its deadline, if that orders its queue
+    Column("off_peak", Boolean, nullable=False, server_default=text("false")),  # runs only off-peak
+    Column("degrade_at", Double),  # from when on a degraded answer may end it; null: never
+    Column("degraded", Boolean, nullable=False, server_default=text("false")),  # ended by a degraded answer
+    Column("estimated_start_at", Double),  # estimated at submission; null: unknown
+    Column("asked", Integer, nullable=False, server_default=text("0")),  # max_tokens; 0: not set
+    Column("trace", Text),  # traceparent of the submission, if traced
     partial("ix_task_unfed", "queue", "front", "step", "due", "seq", where=UNFED),  # feed_backlog
     partial("ix_task_line", text(LINE_OF), "step", "due", "seq", "expires_at", where=IN_LINE),  # read_line
-    partial("ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK),  # keep_windows: the latest safe start
-    partial("ix_task_window", "available_at", where=OFF_PEAK),  # keep_windows: what has become due
-    partial("ix_task_in_window", "model", "seq", where=IN_WINDOW),  # keep_windows: when peak hours begin
+    partial(
+        "ix_task_off_peak", "queue", "expires_at", where=OFF_PEAK
+    ),  # off-peak windows: the latest safe start
+    partial("ix_task_window", "available_at", where=OFF_PEAK),  # off-peak windows: rows that became due
+    partial("ix_task_in_window", "model", "seq", where=IN_WINDOW),  # off-peak windows: when peak hours begin
     partial("ix_task_degradable", "degrade_at", where=DEGRADABLE),  # degrade
-    partial("ix_task_timed", "available_at", where=TIMED),  # feed_backlog: what has become due
+    partial("ix_task_timed", "available_at", where=TIMED),  # feed_backlog: rows that became due
     partial("ix_task_fed", "fed_at", "seq", where=FED),  # reconcile
     partial("ix_task_expiry", "expires_at", where=QUEUED),  # expire
-    partial("ix_task_running", "worker", where=RUNNING),  # beats and lost workers
+    partial("ix_task_running", "worker", where=RUNNING),  # heartbeats and lost workers
     partial("ix_task_held", "batch_id", "seq", where=HELD_BY_BATCH),  # the next of a batch
-    partial("ix_task_joining", "seq", where=JOINING),  # joining: to be answered, or joined with others
-    partial("ix_task_leading", "cache_key", where=LEADING),  # whoever asks for the same finds its leader
-    partial("ix_task_following", "cache_key", where=FOLLOWING),  # and the leader its followers
-    partial("ix_task_abandoned", "seq", where=ABANDONED),  # leaders that will bring no answer any more
+    partial("ix_task_joining", "seq", where=JOINING),  # to be answered, or joined with others
+    partial("ix_task_leading", "cache_key", where=LEADING),  # identical tasks find their leader
+    partial("ix_task_following", "cache_key", where=FOLLOWING),  # leaders find their followers
+    partial("ix_task_abandoned", "seq", where=ABANDONED),  # leaders that bring no answer
     partial("ix_task_batch", "batch_id", "batch_index", where=IN_BATCH),  # results in input order
-    partial("ix_task_over_budget", "client_id", "seq", where=OVER_BUDGET),  # keep_budgets
-    partial("ix_task_settling", "seq", where=SETTLING),  # keep_budgets
+    partial("ix_task_over_budget", "client_id", "seq", where=OVER_BUDGET),  # budgets: release
+    partial("ix_task_settling", "seq", where=SETTLING),  # budgets: settlement
     partial("ix_task_unstored", "finished_at", where=UNSTORED),  # housekeeping
     partial("ix_task_deleted", "seq", where=DELETED),  # housekeeping
-    Index(None, "client_id", "status", "seq"),  # listing, with a status or status by status
-    # Rows die young and often here: the indexes' heads stay short only when they are swept often.
+    Index(None, "client_id", "status", "seq"),  # listing, by status
+    # Rows are short-lived: only frequent vacuuming keeps the heads of the indexes short.
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_analyze_scale_factor": 0.05},
 )
 
@@ -296,9 +303,9 @@ callback = Table(
     Column("host", Text, nullable=False, server_default=text("''")),  # host:port, once claimed
     Column("status", Text, nullable=False),  # pending, delivering, delivered, failed
     Column("tries", Integer, nullable=False, server_default=text("0")),
-    Column("tries_before", Integer, nullable=False, server_default=text("0")),  # those before its last replay
-    Column("next_at", Double, nullable=False),  # not to be tried earlier
-    Column("ring_at", Double, nullable=False, server_default=text("0")),  # when the feeder next publishes it
+    Column("tries_before", Integer, nullable=False, server_default=text("0")),  # before its last replay
+    Column("next_at", Double, nullable=False),  # earliest time of the next try
+    Column("ring_at", Double, nullable=False, server_default=text("0")),  # when the feeder publishes it next
     Column("claimed_by", Text),
     Column("claimed_at", Double),
     Column("created_at", Double, nullable=False),
@@ -379,7 +386,6 @@ configuration = Table(
     Column("generation", BigInteger, nullable=False),  # counts reloads
     Column("asked_at", Double, nullable=False),
 )
-
 
 UNSETTLED = "status IN ('uploading', 'deleted')"
 PERISHABLE = "expires_at IS NOT NULL"

@@ -1,6 +1,6 @@
--- Keeps an entry, and bounds how many there are: those unused for longer than any may live are forgotten, then the
--- least recently used. KEYS: the index of uses, the entry, the instant of the last replacement. ARGV: what it holds, milliseconds it lives, entries at most,
--- seconds any may live.
+-- Stores an entry and bounds their number: entries unused for longer than the longest lifetime are deleted, then the
+-- least recently used. KEYS: index of uses, entry, time of the last replacement. ARGV: value, lifetime in milliseconds,
+-- most entries, longest lifetime in seconds.
 local used, entry, replaced = KEYS[1], KEYS[2], KEYS[3]
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000

@@ -1,4 +1,4 @@
--- Reads entries and notes that they were used. KEYS: the index of uses, then the entries. Gives back what they hold,
+-- Reads entries and records their use. KEYS: index of uses, then the entries. Returns their values
 -- in order, false for none. Redis 6.2 commands only.
 local used = KEYS[1]
 local clock = redis.call('TIME')
