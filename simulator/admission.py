@@ -1,4 +1,4 @@
-"""From bytes to an admitted call: key, body, balance, limits, in this order; each refusal in the ledger."""
+"""Admits calls: checks key, body, balance and limits, in this order, and records every refusal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASK_HEADER = "x-penstock-task"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An admitted call: it holds its place in the limits until it is ended."""
+    """An admitted call; it counts against the limits until it ends."""
 
     sequence: int
     arrived_at: float
@@ -47,7 +47,7 @@ def identify(config: SimulatorConfig, headers: Mapping[str, str]) -> tuple[str, 
 
 
 def admit(world: World, arrived_at: float, headers: Mapping[str, str], body: bytes) -> Call:
-    """Admit a call that arrived at `arrived_at`. Raises ApiError; either way the ledger knows."""
+    """Admit a call that arrived at `arrived_at` and record it. Raises ApiError."""
     key = account = model = ""
     try:
         key, account = identify(world.config, headers)
@@ -82,7 +82,7 @@ def counted_tokens(config: SimulatorConfig, request: ChatRequest, answer: Answer
 
 
 def retry_after_header(refusal: Refusal, now: float) -> bytes:
-    """The header line that says when to come again, in the style of the limit; never too early."""
+    """The retry header, in the limit's style; never too early."""
     seconds, style = refusal.retry_after_seconds, refusal.limit.retry_after
     if style == "none":
         return b""

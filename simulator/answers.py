@@ -1,4 +1,4 @@
-"""Answers: their text, drawn from the prompt alone, and the bodies that carry it."""
+"""Answers: text derived from the prompt alone, and response bodies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from simulator.requests import ChatRequest
 from simulator.tokens import TENTHS_PER_TOKEN, count_tenths, count_tokens, cut_to_tokens, has_chinese
 
 _ECHOED_CHARACTERS = 160
-# A streamed piece: a word with the space before it, two Chinese characters, or what is left between.
+# A streamed piece: a word with its leading space, two Chinese characters, or what is in between.
 _PIECE = re.compile(r"\s*[\u2e80-\u9fff\uff00-\uffef]{1,2}|\s*[^\s\u2e80-\u9fff\uff00-\uffef]+|\s+")
 _FINGERPRINT = "fp_simulated"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says. Reasoning is counted among the completion tokens, as DeepSeek does."""
+    """The model's answer. Reasoning counts as completion tokens, as at DeepSeek."""
 
     content: str
     reasoning: str
@@ -40,7 +40,7 @@ class AnswerUsage:
 
     @property
     def miss_tokens(self) -> int:
-        """What of the prompt was not cached."""
+        """Prompt tokens that were not cached."""
         return self.prompt_tokens - self.hit_tokens
 
     def as_json(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class AnswerUsage:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What surrounds an answer: its id, when it was made (Unix seconds) and by which model.
+    """An answer's metadata: id, creation time (Unix seconds) and model.
 
     `marked`: it says that it is simulated.
     """
@@ -82,7 +82,7 @@ class Envelope:
 
 
 def compose(request: ChatRequest, wanted_tokens: int | None) -> Answer:
-    """The answer to a request: always the same for the same words, and in their language.
+    """The answer to a request: deterministic, in the prompt's language.
 
     `wanted_tokens` makes it that long; `max_tokens` cuts it, with finish reason `length`.
     """
@@ -129,7 +129,7 @@ def completion(envelope: Envelope, answer: Answer, usage: AnswerUsage) -> bytes:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text in the pieces it is streamed in; joined, they give it back."""
+    """Split a text into streamed pieces."""
     return (match.group() for match in _PIECE.finditer(text))
 
 

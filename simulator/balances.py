@@ -1,4 +1,4 @@
-"""What each account may still spend."""
+"""The balance of each account."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import ROUND_DOWN, Decimal
 from simulator.prices import PICO_PER_USD
 
 _CENT = Decimal("0.01")
-# Shown for an account without end: a client may want to read a number.
+# Shown for an account without a limit: clients expect a number.
 _ENDLESS = Decimal("1000000.00")
 
 
@@ -23,7 +23,7 @@ class Balances:
         self.set(balances)
 
     def set(self, balances: Mapping[str, Decimal | None]) -> None:
-        """Fill up (or empty) the named accounts; None takes the end away."""
+        """Set the balances of accounts; None removes the limit."""
         for account, usd in balances.items():
             if usd is None:
                 self._left_pico.pop(account, None)
@@ -31,11 +31,11 @@ class Balances:
                 self._left_pico[account] = int(usd * PICO_PER_USD)
 
     def available(self, account: str) -> bool:
-        """Whether a further call is let in: the last one may overdraw, as with real providers."""
+        """Whether another call is admitted. The last one may overdraw, as at real providers."""
         return self._left_pico.get(account, 1) > 0
 
     def spend(self, account: str, pico: int) -> None:
-        """Take the price of a call."""
+        """Charge the price of a call."""
         if account in self._left_pico:
             self._left_pico[account] -= pico
 

@@ -1,4 +1,4 @@
-"""The log of admitted calls: a bounded ring, in columns so that it burdens no garbage collector."""
+"""The log of admitted calls: a bounded ring, in columns to spare the garbage collector."""
 
 from __future__ import annotations
 

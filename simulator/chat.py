@@ -1,4 +1,4 @@
-"""One chat call from its first byte to its end in the ledger."""
+"""One chat call, from its first byte to its ledger entry."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def serve_chat(
 
 
 class _Serving:
-    """An admitted call on its way; what it came to stands in its fields."""
+    """An admitted call in progress and its outcome."""
 
     __slots__ = (
         "_accepts_gzip",
@@ -84,7 +84,7 @@ class _Serving:
         self.status = 0
 
     async def run(self) -> None:
-        """Fail as the fault says, or work and answer."""
+        """Carry out the fault, or answer."""
         fault = self._fault
         if fault is not None and not fault.kind.works:
             self.status = fault.kind.status
@@ -94,7 +94,7 @@ class _Serving:
             await self._work(fault)
 
     def settle(self, now: float) -> None:
-        """Give everything back and write the call's end."""
+        """Release limits and slot, and record the end of the call."""
         world, call = self._world, self._call
         world.gate.release(call.caller)
         if self._holds_slot:
@@ -118,7 +118,7 @@ class _Serving:
         return self._fault is not None and self._fault.kind.good
 
     def _cost(self) -> int | None:
-        """Pico-dollars for what was made, by the price of the instant it arrived; None without a price."""
+        """The cost in pico-dollars at the time of arrival; None without a price."""
         config, usage = self._world.config, self._usage
         if usage is None:
             return 0
@@ -129,7 +129,7 @@ class _Serving:
         return rates.cost_pico(usage.hit_tokens, usage.miss_tokens, usage.completion_tokens)
 
     async def _get_slot(self) -> bool:
-        """Take an inference slot, with keep-alive lines while waiting; False when the wait was too long."""
+        """Take an inference slot, sending keep-alive lines while waiting; False on timeout."""
         slots = self._world.slots
         if slots.take():
             self._holds_slot = True
@@ -159,7 +159,7 @@ class _Serving:
         return False
 
     async def _work(self, fault: Fault | None) -> None:
-        """Let the answer take its time, then send it, whole or spoilt."""
+        """Wait for the latency, then send the answer, intact or faulty."""
         world, call = self._world, self._call
         prefix = prefix_blocks(call.caller.account, call.caller.model, call.request.prompt)
         hits = world.cache.hit_tokens(prefix)
@@ -207,7 +207,7 @@ class _Serving:
             wire.end()
 
     def _break_off(self, fault: Fault) -> None:
-        """End a stream that is half sent, with an error event or without a word."""
+        """End a half-sent stream, with an error event or silently."""
         if fault.name == "stream-error":
             self._wire.chunk(b"data: " + fault_error(fault) + b"\n\n")
             self._wire.end()
@@ -217,7 +217,7 @@ class _Serving:
 async def _stream(
     wire: Wire, events: Iterable[tuple[int, bytes]], tokens_per_second: float, headers: bytes = b""
 ) -> None:
-    """Send events at a pace in tokens per second, all at once at 0; late pieces catch up."""
+    """Send events at `pace` tokens per second (0: all at once); late pieces catch up."""
     wire.open(SSE, headers)
     if tokens_per_second <= 0:
         wire.chunk(b"".join(data for _, data in events))

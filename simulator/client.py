@@ -35,7 +35,7 @@ class SimulatorControl:
 
     @property
     def base_url(self) -> str:
-        """What an OpenAI client takes as its base URL."""
+        """The base URL for OpenAI clients."""
         return f"{self.url}/v1"
 
     def stats(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class SimulatorControl:
     def quota(
         self, *, model: str = "*", key: str | None = None, account: str | None = None
     ) -> dict[str, Any]:
-        """One quota's record; all zero while nothing was sent to it."""
+        """One quota's record; all zero if nothing was sent to it."""
         kind, name = ("key", key) if key is not None else ("account", account)
         for record in self.stats()["quotas"]:
             if record.get(kind) == name and record["model"] == model:
@@ -71,11 +71,11 @@ class SimulatorControl:
         return self._call("POST", "/_sim/faults", rules)
 
     def start_clock(self, seconds: float = 0.0) -> None:
-        """Start the clock of fault schedules anew."""
+        """Restart the clock of fault schedules."""
         self._call("POST", "/_sim/clock", {"seconds": seconds})
 
     def reset(self) -> None:
-        """Forget everything but the configuration."""
+        """Clear everything except the configuration."""
         self._call("POST", "/_sim/reset")
 
     def _call(self, method: str, path: str, data: object = None) -> dict[str, Any]:
@@ -90,13 +90,13 @@ class SimulatorControl:
 
 
 class SimulatorProcess(SimulatorControl):
-    """A simulator that this process starts and ends. It also ends when this process dies.
+    """A simulator process owned by this one: it also stops when this one dies.
 
     Use it as a context manager, or call `stop`.
     """
 
     def __init__(self, config: SimulatorConfig | None = None, *, port: int = 0) -> None:
-        """Start it and wait until it listens. Raises RuntimeError with its words when it does not."""
+        """Start it and wait until it listens. Raises RuntimeError with its output if it does not."""
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(to_plain(config or SimulatorConfig()), file)
             file.flush()
@@ -115,7 +115,7 @@ class SimulatorProcess(SimulatorControl):
         return self._process.pid
 
     def stop(self) -> None:
-        """End it and wait for its end; harmless when it has ended."""
+        """Stop it and wait; safe if it has already ended."""
         with suppress(BrokenPipeError, OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()

@@ -23,7 +23,7 @@ from simulator.server import run_simulator
 
 
 class _ConfigurationRefused(click.ClickException):
-    exit_code = 3  # what the whole command line ends with on a wrong configuration
+    exit_code = 3  # the exit code of every command for a wrong configuration
 
 
 class _LatencyType(click.ParamType[Latency]):
@@ -64,30 +64,30 @@ _EPILOG = "\b\nFaults:\n" + "\n".join(f"  {kind.name:<22} {kind.summary}" for ki
 
 @click.command("simulate-upstream", epilog=_EPILOG)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8089, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--port", default=8089, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option(
     "--config",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML or JSON file with the whole configuration; the other options change it.",
+    help="TOML or JSON file with the whole configuration; other options override it.",
 )
 @click.option(
     "--key",
     "keys",
     type=_KeyType(),
     multiple=True,
-    help=f"A key to accept and the account it belongs to (without one: an account of its own). "
-    f"May be repeated. Default: {DEFAULT_KEY}={DEFAULT_ACCOUNT}.",
+    help=f"A key to accept and its account (default: an account of its own). "
+    f"Repeatable. Default: {DEFAULT_KEY}={DEFAULT_ACCOUNT}.",
 )
 @click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Requests per minute, per key.")
 @click.option("--tpm", type=click.FloatRange(min=0, min_open=True), help="Tokens per minute, per key.")
-@click.option("--concurrency", type=click.IntRange(min=0), help="Calls at once, per key.")
+@click.option("--concurrency", type=click.IntRange(min=0), help="Concurrent calls, per key.")
 @click.option(
     "--burst-seconds",
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="Size of the buckets of --rpm and --tpm in seconds of their rate.",
+    help="Bucket size of --rpm and --tpm, in seconds of their rate.",
 )
 @click.option(
     "--latency",
@@ -95,26 +95,26 @@ _EPILOG = "\b\nFaults:\n" + "\n".join(f"  {kind.name:<22} {kind.summary}" for ki
     help="Seconds until an answer: 0.2, uniform:0.1-0.5 or lognormal:MEAN,SIGMA. Default: 0.",
 )
 @click.option(
-    "--tokens-per-second", type=click.FloatRange(min=0), help="Pace of streamed answers; 0: at once."
+    "--tokens-per-second", type=click.FloatRange(min=0), help="Speed of streamed answers; 0: unlimited."
 )
 @click.option(
     "--fault",
     "faults",
     type=_FaultType(),
     multiple=True,
-    help="Let a call fail by this name with this probability. May be repeated; the first that falls strikes.",
+    help="Fail a call in this way with this probability; repeatable, the first that applies wins.",
 )
-@click.option("--seed", type=int, help="Seed of latencies and faults.")
-@click.option("--stop-with-stdin", is_flag=True, help="End when standard input is closed.")
+@click.option("--seed", type=int, help="Random seed of latencies and faults.")
+@click.option("--stop-with-stdin", is_flag=True, help="Stop when standard input is closed.")
 def simulate_upstream(host: str, port: int, file: Path | None, stop_with_stdin: bool, **options: Any) -> None:
-    """Run an upstream that speaks DeepSeek's wire, with limits, latency and faults, and costs nothing.
+    """Run a simulated upstream with DeepSeek's API, limits, latency and faults, free of charge.
 
-    It answers /chat/completions, /models and /user/balance (with and without /v1), tells what it admitted
-    under /stats and /_sim/log, and is changed while it runs by POST /_sim/config, /_sim/faults,
-    /_sim/clock and /_sim/reset. Every answer carries "simulated": true.
+    It serves /chat/completions, /models and /user/balance (with and without /v1), reports the calls it admitted
+    under /stats and /_sim/log, and can be changed while it runs with POST /_sim/config, /_sim/faults, /_sim/clock
+    and /_sim/reset. Every answer has "simulated": true.
 
-    Without --config and limits of your own it has DeepSeek's: 2,500 calls at once of deepseek-flash and
-    500 of deepseek-v4-pro per account.
+    Without --config and limits it uses DeepSeek's: 2,500 concurrent calls of deepseek-flash and 500 of
+    deepseek-v4-pro per account.
     """
     try:
         config = load_config(file) if file else SimulatorConfig(limits=DEEPSEEK_LIMITS)
@@ -125,7 +125,6 @@ def simulate_upstream(host: str, port: int, file: Path | None, stop_with_stdin: 
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-# The name under which the command line finds the one command of a file.
 command = simulate_upstream
 
 
@@ -142,7 +141,7 @@ def apply_options(
     faults: tuple[Fault, ...] = (),
     seed: int | None = None,
 ) -> SimulatorConfig:
-    """The configuration under the command line's options; limits and faults given here replace its own."""
+    """Apply the command line's options; limits and faults given here replace the configuration's."""
     changes: dict[str, Any] = {"latency": latency, "tokens_per_second": tokens_per_second, "seed": seed}
     if keys:
         changes["keys"] = dict(keys)

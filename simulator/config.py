@@ -23,7 +23,7 @@ from simulator.requests import ServedModel
 DEFAULT_KEY = "sk-simulated"
 DEFAULT_ACCOUNT = "demo"
 
-# Calls at once per account and model, whatever the key (DeepSeek's documentation, 2026-11).
+# Concurrent calls per account and model, whatever the key (DeepSeek's documentation, 2026-11).
 DEEPSEEK_LIMITS = (
     Limit(account="*", model="deepseek-flash", concurrency=2500),
     Limit(account="*", model="deepseek-v4-pro", concurrency=500),
@@ -34,12 +34,12 @@ _AT_ONCE = Latency()
 
 
 class SimulatorConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field."""
+    """An invalid configuration; the message names the field."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Account:
-    """An account; `balance` is what it may still spend in USD, None for no end."""
+    """An account; `balance` in USD, None for unlimited."""
 
     balance: Decimal | None = None
 
@@ -52,7 +52,7 @@ def _latency(value: object) -> object:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """Everything that can be set. The defaults are a fast, faultless upstream without limits.
+    """All settings. The defaults are a fast upstream without faults or limits.
 
     Attributes:
         accounts: by name; an account that only `keys` names has no end of balance.
@@ -111,7 +111,7 @@ class SimulatorConfig:
     marked: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse figures that would stop the simulator."""
+        """Reject values that would stop the simulator."""
         if self.keep_alive_seconds <= 0:
             raise ValueError("keep_alive_seconds must be above 0")
         if self.slots is not None and self.slots < 0:
@@ -152,7 +152,7 @@ def change_config(config: SimulatorConfig, change: Mapping[str, Any]) -> Simulat
 
 
 def to_plain(config: SimulatorConfig) -> dict[str, Any]:
-    """The configuration as plain data: what `build_config` reads back as the same."""
+    """The configuration as plain data, the inverse of `build_config`."""
     plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
     return plain
 
@@ -165,7 +165,7 @@ def load_config(path: Path) -> SimulatorConfig:
         return build_config(data)
     except OSError as error:
         raise SimulatorConfigError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # of JSON, of TOML, or ours
+    except ValueError as error:  # from JSON, TOML or our own checks
         raise SimulatorConfigError(f"{path}: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The simulator's own endpoints: the ledger to read, configuration, faults and clock to change."""
+"""The control endpoints: read the ledger; change configuration, faults and clock."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from simulator.faults import KINDS
 from simulator.world import SimulatorClock, World
 
 CONTROL_PREFIX = "/_sim/"
-CONTROL_BYTES = 16 * 1024 * 1024  # of a control request's body, whatever calls may hold
-LOG_PAGE = 2_000  # a page takes some milliseconds, in which nothing else is answered
+CONTROL_BYTES = 16 * 1024 * 1024  # maximum body of a control request, whatever the limit for calls
+LOG_PAGE = 2_000  # a page takes some milliseconds, which block other answers
 
 
 class ControlError(Exception):
-    """A control request that cannot be carried out (422)."""
+    """An invalid control request (422)."""
 
 
 class ConnectionCount:
@@ -46,7 +46,7 @@ class ConnectionCount:
 
 
 class Control:
-    """What stands under `/stats` and `/_sim/`. It holds the world, since a reset replaces it."""
+    """The endpoints under `/stats` and `/_sim/`. Holds the world because a reset replaces it."""
 
     def __init__(self, world: World, clock: SimulatorClock, connections: ConnectionCount) -> None:
         """`world` is served until the first reset."""
@@ -75,7 +75,7 @@ class Control:
         return {"calls": calls, "last": self.world.log.last, "simulated": True}
 
     def reset(self, _: web.BaseRequest, __: Any) -> Any:
-        """Forget everything but the configuration."""
+        """Clear everything except the configuration."""
         self.world = World(self.world.config, self._clock.now())
         self._connections.reset()
         return {"simulated": True, "reset": True}
@@ -92,7 +92,7 @@ class Control:
         return to_plain(self.world.config)
 
     def read_faults(self, _: web.BaseRequest, __: Any) -> Any:
-        """The rules in force with how often each struck, and the kinds there are."""
+        """The current rules with their hit counts, and all kinds of faults."""
         rules = to_plain(self.world.config)["faults"]
         struck = self.world.faults.struck()
         return {
@@ -108,7 +108,7 @@ class Control:
         return self.read_faults(request, None)
 
     def clear_faults(self, request: web.BaseRequest, _: Any) -> Any:
-        """No faults any more."""
+        """Remove all faults."""
         return self.change_faults(request, [])
 
     def read_clock(self, _: web.BaseRequest, __: Any) -> Any:
@@ -116,7 +116,7 @@ class Control:
         return {"seconds": self.world.clock_seconds(self._clock.now()), "simulated": True}
 
     def start_clock(self, request: web.BaseRequest, data: Any) -> Any:
-        """Start that clock anew, at 0 or at the given `seconds`."""
+        """Restart that clock at 0 or at the given `seconds`."""
         seconds = data.get("seconds", 0) if isinstance(data, dict) else 0
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise ControlError("seconds must be a number")
@@ -124,7 +124,7 @@ class Control:
         return self.read_clock(request, None)
 
     def routes(self) -> dict[tuple[str, str], Callable[[web.BaseRequest, Any], Any]]:
-        """(method, path) -> what answers it: a function of the request and its JSON."""
+        """(method, path) -> handler of the request and its JSON."""
         return {
             ("GET", "/stats"): self.stats,
             ("GET", "/_sim/stats"): self.stats,
@@ -143,7 +143,7 @@ class Control:
 async def answer_control(
     act: Callable[[web.BaseRequest, Any], Any], request: web.BaseRequest
 ) -> tuple[int, bytes]:
-    """Read a control request, carry it out: (status, JSON body). A bad one changes nothing (422)."""
+    """Carry out a control request: (status, JSON body). An invalid one changes nothing (422)."""
     body = await request.read()
     try:
         data = orjson.loads(body) if body else None

@@ -1,4 +1,4 @@
-"""Error answers as DeepSeek words them.
+"""Error responses in DeepSeek's wording.
 
     ApiError               an error answer instead of a result
       BadRequestError      400 or 422
@@ -71,7 +71,7 @@ class NoBalanceError(ApiError):
     reason = "balance"
 
     def __init__(self) -> None:
-        """The one message there is."""
+        """The standard message."""
         super().__init__("Insufficient Balance")
 
 
@@ -101,14 +101,14 @@ class OverLimitError(ApiError):
 
 
 def error_body(message: str, type_: str, code: str | None) -> dict[str, Any]:
-    """The JSON body of an error; it says that it is simulated, as every answer does."""
+    """The JSON body of an error, marked as simulated like every answer."""
     return {
         "error": {"message": message, "type": type_, "param": None, "code": code},
         "simulated": True,
     }
 
 
-# What the faults by status say: (message, type, code).
+# Faults by status: (message, type, code).
 FAULT_TEXTS: dict[str, tuple[str, str, str | None]] = {
     "400": ("Invalid request format", "invalid_request_error", "invalid_request_error"),
     "401": (

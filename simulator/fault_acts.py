@@ -1,6 +1,6 @@
-"""Carrying out faults on the wire: one small act a kind.
+"""Carries out faults on the wire, one function per kind.
 
-Refusals come instead of an answer. Spoilers get the answer that was made and send it wrong.
+Refusals replace the answer. Spoilers send the finished answer wrongly.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class SimulatedReply:
 
 
 def keep_alive_line(stream: bool) -> bytes:
-    """What DeepSeek sends while a call waits."""
+    """DeepSeek's keep-alive while a call waits."""
     return b": keep-alive\n\n" if stream else b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A fault about to be carried out: on which wire, on what reply (empty for those that do no work)."""
+    """A fault to carry out: its wire and reply (empty for faults that do no work)."""
 
     fault: Fault
     wire: Wire
@@ -62,7 +62,7 @@ async def refuse(fault: Fault, wire: Wire, stream: bool) -> None:
 
 
 async def spoil(fault: Fault, wire: Wire, reply: SimulatedReply) -> bool:
-    """Send a made answer wrong (or late). False when this fault leaves the sending alone."""
+    """Send a finished answer wrongly or late. False if this fault does not affect sending."""
     act = _SPOILERS.get(fault.name)
     if act is None:
         return False
@@ -71,7 +71,7 @@ async def spoil(fault: Fault, wire: Wire, reply: SimulatedReply) -> bool:
 
 
 def spoil_answer(fault: Fault, answer: Answer) -> Answer:
-    """The answer as it is after faults that strike the model and not the wire."""
+    """The answer after faults that affect the model, not the wire."""
     if fault.name == "content-filter":
         return replace(
             answer, content="", finish_reason="content_filter", completion_tokens=answer.reasoning_tokens
@@ -131,7 +131,7 @@ async def _html(scene: Scene) -> None:
 
 
 async def _keep_alive(scene: Scene) -> None:
-    """Lines every `interval` for as long as the fault says, the first at once."""
+    """Send lines every `interval` for the fault's duration, the first immediately."""
     loop = asyncio.get_running_loop()
     end = loop.time() + scene.fault.held_seconds
     while True:

@@ -1,4 +1,4 @@
-"""Faults: what can go wrong at an upstream, and which of it strikes a given call."""
+"""Faults: what can go wrong at an upstream, and which fault applies to a call."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _KINDS = (
     *(FaultKind(str(status), status, summary) for status, summary in _STATUSES.items()),
     FaultKind("429-retry-after", 429, "429 with Retry-After (1 s unless given)"),
     FaultKind("429-insufficient-quota", 429, "429 with code insufficient_quota"),
-    FaultKind("timeout", 0, "never answers (or closes without a word after `seconds`)"),
+    FaultKind("timeout", 0, "never answers (or closes silently after `seconds`)"),
     FaultKind("reset", 0, "connection reset before any byte"),
     FaultKind("reset-mid-body", 200, "connection reset after half the body", works=True),
     FaultKind("blank", 200, "200 with only blank lines for `seconds` (3), then a close"),
@@ -102,7 +102,7 @@ class Fault:
     size: int = 33 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        """Refuse an unknown name and a rate that is no probability."""
+        """Reject unknown names and rates outside 0 to 1."""
         if self.name not in KINDS:
             raise ValueError(f"unknown fault {self.name!r}; there are: {', '.join(KINDS)}")
         if not 0 <= self.rate <= 1:
@@ -123,7 +123,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a rule may look at."""
+    """The facts that rules can match."""
 
     key: str
     account: str
@@ -134,7 +134,7 @@ class Target:
 
 
 class FaultBook:
-    """The rules in force; the first that matches and whose die falls strikes."""
+    """The current rules; the first that matches and wins its draw applies."""
 
     __slots__ = ("_chance", "_struck", "rules")
 
@@ -145,7 +145,7 @@ class FaultBook:
         self._struck = [0] * len(self.rules)
 
     def strike(self, target: Target, clock_seconds: float) -> Fault | None:
-        """The fault for this call, counted as used; or None."""
+        """The fault for this call, counted, or None."""
         for place, rule in enumerate(self.rules):
             if rule.count is not None and self._struck[place] >= rule.count:
                 continue
@@ -155,7 +155,7 @@ class FaultBook:
         return None
 
     def struck(self) -> list[int]:
-        """How often each rule has struck, in order."""
+        """How often each rule has applied, in order."""
         return list(self._struck)
 
     def _falls(self, rate: float) -> bool:

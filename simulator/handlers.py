@@ -1,4 +1,4 @@
-"""Who answers which path: the upstream's wire, and the simulator's own endpoints."""
+"""Routes requests: the upstream's API and the control endpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Handlers:
     """The aiohttp handler of every request."""
 
     def __init__(self, world: World, clock: SimulatorClock, connections: ConnectionCount) -> None:
-        """`world` is the one to begin with."""
+        """`world` is the initial state."""
         self.control = Control(world, clock, connections)
         self._clock = clock
         self._prefix = secrets.token_hex(6)
@@ -49,7 +49,7 @@ class Handlers:
         return self.control.world
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; the arrival is noted before anything else is waited for."""
+        """Answer one request; its arrival time is taken first."""
         arrived_at = self._clock.now()
         self._count += 1
         call_id = f"{self._prefix}{self._count:012x}"
@@ -89,7 +89,7 @@ class Handlers:
     async def _page(
         self, request: web.BaseRequest, wire: Wire, arrived_at: float, endpoint: Endpoint, body: bytes
     ) -> None:
-        """A page that is no chat call, with the faults meant for it."""
+        """An endpoint other than chat, with the faults for it."""
         world = self.world
         key, account = identify(world.config, request.headers)
         target = Target(key, account, endpoint=endpoint)

@@ -1,4 +1,4 @@
-"""How long an answer takes: a distribution, sampled with a given source of chance."""
+"""Latency: a distribution, sampled with a given random source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Latency:
     high: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse figures that cannot be a time."""
+        """Reject values that cannot be a duration."""
         if min(self.mean, self.sigma, self.low, self.high) < 0:
             raise ValueError("a latency's figures must not be negative")
         if self.low > self.high:
@@ -43,7 +43,7 @@ class Latency:
 def parse_latency(text: str) -> Latency:
     """Read `0.2`, `constant:0.2`, `uniform:0.1-0.5` or `lognormal:MEAN,SIGMA`, all in seconds.
 
-    Raises ValueError with the forms that are understood.
+    Raises ValueError that lists the valid forms.
     """
     kind, colon, figures = text.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""The ledger: what reached the simulator and what became of it. The truth by which callers are judged.
+"""The ledger: what reached the simulator and its outcome. Tests judge callers by it.
 
 For every tally, at every instant:
     received = rejected + refused + admitted
@@ -20,7 +20,7 @@ from simulator.prices import micro_usd
 
 
 class Tally:
-    """What one key, account, model or everybody has done."""
+    """The calls of one key, account, model or in total."""
 
     __slots__ = (
         "admitted",
@@ -94,7 +94,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an admitted call ended. `usage` is None when no answer was made, and nothing is billed then;
+    """How an admitted call ended. `usage` is None if there was no answer, and nothing is billed then;
     `cost_pico_usd` is None when the model has no price."""
 
     outcome: str
@@ -105,7 +105,7 @@ class Ending:
 
 
 class QuotaRecord:
-    """How hard one quota was pressed: sends, admissions and tokens in any window, calls at once."""
+    """The peak load of one quota: sends, admissions and tokens in any window, concurrent calls."""
 
     __slots__ = (
         "admitted_1s",
@@ -156,13 +156,13 @@ class Ledger:
     def __init__(self) -> None:
         """An empty ledger."""
         self.totals = Tally()
-        self.unread = 0  # calls whose body never arrived whole
+        self.unread = 0  # calls with incomplete bodies
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._quotas: dict[tuple[str, str, str], QuotaRecord] = {}
         self._shares: dict[SimulatedCaller, tuple[list[Tally], list[QuotaRecord]]] = {}
 
     def reject(self, at: float, reason: str, key: str = "", account: str = "", model: str = "") -> None:
-        """A call that could not be served whatever the limits: name what is known of it."""
+        """Record a call that was refused for reasons other than limits."""
         tallies, quotas = self._share(SimulatedCaller(key, account, model))
         for tally in tallies:
             tally.received += 1
@@ -171,7 +171,7 @@ class Ledger:
             quota.receive(at)
 
     def refuse(self, at: float, caller: SimulatedCaller, reason: str) -> None:
-        """A call above a limit."""
+        """Record a call above a limit."""
         tallies, quotas = self._share(caller)
         for tally in tallies:
             tally.received += 1
@@ -180,7 +180,7 @@ class Ledger:
             quota.receive(at)
 
     def admit(self, at: float, caller: SimulatedCaller, tokens: int) -> None:
-        """A call that passed the limits with so many tokens."""
+        """Record an admitted call and its tokens."""
         tallies, quotas = self._share(caller)
         for tally in tallies:
             tally.received += 1
@@ -214,7 +214,7 @@ class Ledger:
         }
 
     def _share(self, caller: SimulatedCaller) -> tuple[list[Tally], list[QuotaRecord]]:
-        """Whatever counts a call of this caller."""
+        """The tallies that count this caller's calls."""
         share = self._shares.get(caller)
         if share is None:
             share = self._shares[caller] = (

@@ -1,4 +1,4 @@
-"""The limits of the simulated upstream: buckets and caps on a given clock, taken all or nothing."""
+"""The limits of the simulated upstream: token buckets and concurrency caps, taken all or nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RetryAfterStyle = Literal["none", "seconds", "date", "ms"]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one key, one account or the whole upstream may do.
+    """A limit of a key, an account or the whole upstream.
 
     `key` and `account` name whose limit it is (`*`: each one for itself; neither: all callers together);
     `model` is a model's name, `*` for all models together or `each` for every model by itself.
@@ -33,7 +33,7 @@ class Limit:
     retry_after: RetryAfterStyle = "seconds"
 
     def __post_init__(self) -> None:
-        """Refuse a limit of both a key and an account, and figures that would admit nothing for ever."""
+        """Reject a limit of both a key and an account, and values that would never admit anything."""
         if self.key is not None and self.account is not None:
             raise ValueError("a limit is of a key or of an account, not of both")
         if any(rate is not None and rate <= 0 for rate in (self.rpm, self.tpm)):
@@ -43,7 +43,7 @@ class Limit:
 
 
 class SimulatedCaller(NamedTuple):
-    """Whose call it is, and for which model."""
+    """A call's key, account and model."""
 
     key: str
     account: str
@@ -52,7 +52,7 @@ class SimulatedCaller(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call over a limit: which limit, of what kind, and in how many seconds it could pass."""
+    """A call over a limit: the limit, its kind and the seconds until it could pass."""
 
     reason: Reason
     limit: Limit
@@ -61,7 +61,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A bucket as the `x-ratelimit-*` headers tell it; `reset_seconds` is the time until it is full."""
+    """A bucket for the `x-ratelimit-*` headers; `reset_seconds` is the time until it is full."""
 
     limit: int
     remaining: int
@@ -74,14 +74,14 @@ class TokenBucket:
     __slots__ = ("_at", "_level", "capacity", "rate")
 
     def __init__(self, per_minute: float, burst_seconds: float, now: float) -> None:
-        """`now` is an instant of the clock that every later instant comes from."""
+        """`now` is a time of the clock used in all later calls."""
         self.rate = per_minute / 60
         self.capacity = max(1.0, self.rate * burst_seconds)
         self._level = self.capacity
         self._at = now
 
     def level(self, now: float) -> float:
-        """What the bucket holds; negative while a debt is being paid off."""
+        """The bucket's level; negative while in debt."""
         if now > self._at:
             self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
             self._at = now
@@ -90,13 +90,13 @@ class TokenBucket:
     def wait_seconds(self, amount: float, now: float) -> float:
         """Seconds until `amount` may pass, 0 when it may now.
 
-        More than the bucket can ever hold passes when it is full, and leaves a debt.
+        An amount above the bucket's size passes when it is full and leaves a debt.
         """
         return max(0.0, (min(amount, self.capacity) - self.level(now)) / self.rate)
 
     def has(self, amount: float, now: float) -> bool:
         """Whether `amount` may pass now."""
-        # A billionth forgives the rounding of a refill, so that 10 a second admits the tenth call.
+        # Tolerates rounding of refills, so that 10 per second admits the tenth call.
         return self.level(now) >= min(amount, self.capacity) - 1e-9
 
     def take(self, amount: float, now: float) -> None:
@@ -110,7 +110,7 @@ class TokenBucket:
 
 
 class LimitMeter:
-    """The state of one limit for one of those it applies to."""
+    """The state of one limit for one owner."""
 
     __slots__ = ("in_flight", "limit", "requests", "tokens")
 
@@ -122,7 +122,7 @@ class LimitMeter:
         self.in_flight = 0
 
     def refusal(self, tokens: int, now: float) -> Refusal | None:
-        """Why a call of so many tokens may not pass, or None."""
+        """Why a call with these tokens may not pass, or None."""
         limit = self.limit
         if limit.concurrency is not None and self.in_flight >= limit.concurrency:
             return Refusal("concurrency", limit, 1.0)
@@ -142,7 +142,7 @@ class LimitMeter:
 
 
 class Gate:
-    """Every limit together. A call passes all that match it or takes nothing from any."""
+    """All limits together. A call passes every matching limit or takes nothing from any."""
 
     def __init__(self, limits: Iterable[Limit], now: float) -> None:
         """Buckets start full at `now`, an instant of the clock that later instants come from."""
@@ -171,7 +171,7 @@ class Gate:
             meter.in_flight -= 1
 
     def replace(self, limits: Iterable[Limit], now: float) -> None:
-        """Use other limits from now on. Unchanged ones keep their state; calls in flight stay counted."""
+        """Replace the limits. Unchanged ones keep their state; calls in flight stay counted."""
         self._limits = tuple(dict.fromkeys(limits))
         self._started = now
         self._meters = {at: meter for at, meter in self._meters.items() if at[0] in self._limits}
@@ -201,7 +201,7 @@ class Gate:
 
 
 def _place(limit: Limit, caller: SimulatedCaller) -> tuple[Limit, str, str] | None:
-    """Which of a limit's meters a call is counted on: (limit, owner, model); None when on none."""
+    """The meter of a limit that counts a call, (limit, owner, model); None if none."""
     owner = ""
     for wanted, actual in ((limit.key, caller.key), (limit.account, caller.account)):
         if wanted is not None:

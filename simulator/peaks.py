@@ -1,4 +1,4 @@
-"""The most that ever fell into a sliding window: how a limit that nobody enforced is proved kept."""
+"""Sliding-window maxima: prove that callers kept a limit that was not enforced."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _COMPACT_AT = 4096
 
 
 class SlidingPeak:
-    """The largest sum of amounts in any window of `seconds`; what lies a whole window apart is not in one.
+    """The largest sum of amounts in any window of `seconds`, open at one end.
 
-    Instants may come late: a call is placed where it arrived although its body was read after another's.
-    Exact while it comes no more than `seconds` late; what is older is forgotten.
+    Times may come out of order: a call counts when it arrived, even if its body was read later.
+    Exact for times at most `seconds` late; older ones are ignored.
     """
 
     __slots__ = ("_amounts", "_first", "_instants", "_sum", "peak", "seconds")
@@ -45,7 +45,7 @@ class SlidingPeak:
             self._forget(edge - self.seconds)
 
     def _add_late(self, at: float, amount: int) -> None:
-        """Insert in order, then look again at every window that ends at or after the insertion."""
+        """Insert in order, then recheck every window that ends at or after it."""
         place = bisect_right(self._instants, at)
         self._instants.insert(place, at)
         self._amounts.insert(place, amount)

@@ -1,4 +1,4 @@
-"""What DeepSeek asks for a call: prices as data with a date beside them, and its peak hours.
+"""DeepSeek's prices, as dated data, and its peak hours.
 
 Money is exact: pico-dollars inside (a price of 0.003 USD per million tokens is 3,000 pico-dollars a
 token), reported in whole micro-dollars.
@@ -22,7 +22,7 @@ Pricing = Literal["calendar", "off-peak", "peak"]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRates:
-    """USD per million tokens: of the prompt found in the cache, of the rest of it, and of the answer."""
+    """USD per million tokens: cached prompt, uncached prompt, answer."""
 
     hit: Decimal
     miss: Decimal

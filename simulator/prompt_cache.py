@@ -10,12 +10,12 @@ from itertools import islice
 from simulator.tokens import TENTHS_PER_TOKEN, count_tenths, split_every
 
 BLOCK_TOKENS = 64
-# Beyond this a prefix is not looked at: it is the whole context of any model, and cutting takes time.
+# Longer prefixes are ignored: this is the largest context of any model.
 MOST_BLOCKS = 2048
 
 
 def prefix_blocks(account: str, model: str, text: str) -> list[bytes]:
-    """The digests of a prompt's whole blocks, each standing for the prompt up to its end.
+    """Digests of a prompt's complete blocks, each covering the prompt up to its end.
 
     Roles are not part of a prefix here: two prompts with equal text share it whoever speaks. Blocks are
     cut at characters, so a block holds up to half a token less than 64; it is counted as 64 only where
@@ -32,7 +32,7 @@ def prefix_blocks(account: str, model: str, text: str) -> list[bytes]:
 
 
 class PromptCache:
-    """Remembers the prefixes of answered prompts, the least recently used block forgotten first."""
+    """Remembers prefixes of answered prompts; evicts the least recently used blocks."""
 
     __slots__ = ("_blocks", "_capacity")
 
@@ -42,7 +42,7 @@ class PromptCache:
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
 
     def hit_tokens(self, prefix: Sequence[bytes]) -> int:
-        """How many tokens at the head of this prompt are cached: a multiple of 64."""
+        """The number of cached tokens at the start of this prompt, a multiple of 64."""
         hits = 0
         for block in prefix:
             if block not in self._blocks:

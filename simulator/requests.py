@@ -23,7 +23,7 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a served model can take: tokens of prompt and answer together, and of the answer."""
+    """A model's limits in tokens: prompt and answer together, and the answer alone."""
 
     context_tokens: int = 131_072
     max_output_tokens: int = 65_536
@@ -98,7 +98,7 @@ def _text_of(place: int, message: object) -> str:
         raise BadRequestError(f"{_DESERIALIZE}messages[{place}]: missing field `role`", 422)
     content = message.get("content")
     if content is None and message["role"] == "assistant":
-        return ""  # an assistant's turn may hold only tool calls
+        return ""  # an assistant message may contain only tool calls
     if isinstance(content, list):
         return "".join(_part_text(place, part) for part in content)
     if not isinstance(content, str):

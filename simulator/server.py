@@ -28,7 +28,7 @@ class CountingServer(web.Server):
     """aiohttp's server, counting connections and reading request bodies up to the configured size."""
 
     def __init__(self, handlers: Handlers, connections: ConnectionCount) -> None:
-        """A call whose client hangs up is cancelled: it then holds no place any more."""
+        """Cancel calls whose clients disconnect, so that they free their place."""
         super().__init__(handlers, request_factory=self._request, handler_cancellation=True, access_log=None)
         self._handlers = handlers
         self._counted = connections
@@ -59,7 +59,7 @@ class CountingServer(web.Server):
 
 @contextlib.asynccontextmanager
 async def running_simulator(config: SimulatorConfig, host: str, port: int) -> AsyncIterator[str]:
-    """Serve inside the running event loop; gives the URL. Port 0 takes a free one."""
+    """Serve in the running event loop; yields the URL. Port 0: any free one."""
     clock, connections = SimulatorClock(), ConnectionCount()
     handlers = Handlers(World(config, clock.now()), clock, connections)
     runner = web.ServerRunner(CountingServer(handlers, connections), shutdown_timeout=0.1)
@@ -112,7 +112,7 @@ async def _serve(
     if stop_with_stdin:
         await loop.connect_read_pipe(lambda: _StopAtEnd(stop), sys.stdin)
     async with running_simulator(config, host, port) as url:
-        # What lives now lives to the end: the collector need not look at it again, and may look less often.
+        # Everything that exists now lives to the end: exempt it from garbage collection.
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         on_ready(url)
@@ -120,13 +120,13 @@ async def _serve(
 
 
 class _StopAtEnd(asyncio.Protocol):
-    """Sets an event when the other end of a pipe is gone."""
+    """Sets an event when the other end of a pipe closes."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
 
     def connection_lost(self, _: Exception | None) -> None:
-        """The pipe was closed, or whoever held it has died."""
+        """The pipe was closed or its holder died."""
         self._stop.set()
 
 

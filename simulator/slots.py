@@ -1,4 +1,4 @@
-"""Inference slots: how many calls the upstream works on at once; the others wait in order."""
+"""Inference slots: the calls the upstream works on concurrently; others wait in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Slots:
-    """A counted number of slots, or as many as asked for. Handed on in the order of waiting."""
+    """A number of slots, or unlimited. Handed on in waiting order."""
 
     __slots__ = ("_taken", "_total", "_waiting")
 
@@ -25,19 +25,19 @@ class Slots:
         return True
 
     def queue(self) -> asyncio.Future[None]:
-        """Stand in line: the future is done when the slot is taken. Cancel it to leave."""
+        """Wait for a slot: the future completes when it is taken. Cancel it to leave."""
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         return place
 
     def leave(self, place: asyncio.Future[None]) -> None:
-        """Leave the line, giving the slot on if it was just handed over."""
+        """Leave the queue, passing on a slot that was just handed over."""
         if place.done() and not place.cancelled():
             self.give_back()
         place.cancel()
 
     def give_back(self) -> None:
-        """Free a slot, for the next in line if there is one."""
+        """Free a slot, for the next in the queue if there is one."""
         self._taken -= 1
         self._hand_out()
 

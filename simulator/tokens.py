@@ -40,7 +40,7 @@ def count_tokens(text: str) -> int:
 def split_every(text: str, tokens: int) -> Iterator[str]:
     """Cut a text into consecutive pieces of at most `tokens` tokens; the last one may be shorter.
 
-    A piece ends before the character that would carry it over, and holds at least one character.
+    A piece ends before the character that would exceed it and has at least one character.
     """
     room = tokens * TENTHS_PER_TOKEN
     if text.isascii():

@@ -1,4 +1,4 @@
-"""Answers as bytes on one connection, exact to the byte: what is right as well as what is broken.
+"""Writes responses to a connection byte by byte, correct or broken.
 
 aiohttp parses requests and keeps the connections; this writes what they are answered with, so that a
 body can be cut, reset or lied about at any byte.
@@ -19,17 +19,17 @@ SSE = b"text/event-stream; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-# What the kernel still holds is thrown away and the peer reads "connection reset".
+# Discards the kernel's buffer; the peer reads "connection reset".
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _UNSENT_BYTES_ALLOWED = 1024 * 1024
 
 
 class ClientGoneError(Exception):
-    """The connection was closed under the answer."""
+    """The connection was closed during the answer."""
 
 
 class Answered(web.StreamResponse):
-    """Tells aiohttp that the answer is written already, and whether the connection may serve on."""
+    """Tells aiohttp that the answer is already written and whether to keep the connection."""
 
     def __init__(self, keep_alive: bool) -> None:
         """Two of these serve all requests."""
@@ -42,11 +42,11 @@ class Answered(web.StreamResponse):
         return self._keeps_alive
 
     async def prepare(self, _: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Nothing is left to send."""
+        """Nothing to send."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to send."""
+        """Nothing to send."""
 
 
 _SERVE_ON = Answered(keep_alive=True)
@@ -54,12 +54,12 @@ _CLOSE = Answered(keep_alive=False)
 
 
 class Wire:
-    """One request's way back."""
+    """The response side of one request."""
 
     __slots__ = ("_keep_alive", "_request_id", "_transport", "opened")
 
     def __init__(self, transport: asyncio.Transport | None, keep_alive: bool, request_id: bytes) -> None:
-        """Raises ClientGoneError when there is no connection any more."""
+        """Raises ClientGoneError if the connection is gone."""
         if transport is None:
             raise ClientGoneError
         self._transport = transport
@@ -96,7 +96,7 @@ class Wire:
         self._write(b"0\r\n\r\n")
 
     def promise(self, length: int, content_type: bytes, headers: bytes = b"") -> None:
-        """The head of a 200 whose body is said to have `length` bytes; `raw` sends them, or does not."""
+        """The head of a 200 that announces a body of `length` bytes, to be sent with `raw`."""
         self._write(self._head(200, content_type, b"content-length: %d\r\n" % length + headers))
 
     def raw(self, data: bytes) -> None:
@@ -114,7 +114,7 @@ class Wire:
         self._keep_alive = False
 
     def reset(self) -> None:
-        """Tear the connection down: the client reads "connection reset by peer"."""
+        """Reset the connection: the client reads "connection reset by peer"."""
         self._keep_alive = False
         connection = self._transport.get_extra_info("socket")
         if connection is not None:

@@ -1,4 +1,4 @@
-"""Everything the simulator remembers since its last reset."""
+"""The simulator's state since its last reset."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from simulator.slots import Slots
 
 
 class SimulatorClock:
-    """A monotonic clock that tells Unix seconds: set by the wall once, and no step of it is felt."""
+    """A monotonic clock in Unix seconds: set from the wall clock once, unaffected by its later steps."""
 
     __slots__ = ("_offset",)
 
     def __init__(self) -> None:
-        """Reads the wall clock, this once."""
+        """Reads the wall clock once."""
         self._offset = time.time() - time.monotonic()
 
     def now(self) -> float:
@@ -32,10 +32,10 @@ class SimulatorClock:
 
 
 class World:
-    """Configuration and state. A reset makes a new one; calls still in flight end in their old one."""
+    """Configuration and state. A reset creates a new one; calls in flight end in the old one."""
 
     def __init__(self, config: SimulatorConfig, now: float) -> None:
-        """A world in which nothing has happened; its clock stands at 0."""
+        """A fresh state with its clock at 0."""
         self.config = config
         self.ledger = Ledger()
         self.log = CallLog()

@@ -68,7 +68,7 @@ def list_(everything: bool, as_json: bool) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Configuration [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+    help="Configuration [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 def test(severity: str | None, config: Path | None) -> None:
     """Send a test message to every channel and call the heartbeat URL. Exit code 1 if one fails.

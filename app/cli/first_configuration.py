@@ -97,7 +97,7 @@ def configuration_text(chosen: Sequence[Chosen]) -> str:
 
 def _head(chosen: Sequence[Chosen], default: str) -> Iterator[str]:
     yield "# Penstock's configuration, written by `penstock init`."
-    yield "# Every setting there is, explained: deploy/penstock.example.toml. Secrets are never written here."
+    yield "# All settings are explained in deploy/penstock.example.toml. Secrets are never stored in this file."
     yield f"# Then: penstock up      Keys: {', '.join(key for one in chosen for key in one.keys)}"
     yield ""
     yield "# Model for requests that name none."
@@ -128,10 +128,10 @@ def _keys(one: Chosen) -> Iterator[str]:
         yield f"name = {_text(key)}"
         yield f"upstream = {_text(one.name)}"
         if secret == NO_KEY_NEEDED:
-            yield "# It asks for no key; some word must be sent all the same."
+            yield "# It needs no key, but some value must be sent."
         yield f"secret = {_text(secret)}"
         if several:
-            yield "# Its owner there. Keys of one account share its limits: give those the same name."
+            yield "# The account that owns the key. Keys of one account share its limits: give them the same account."
             yield f"account = {_text(key)}"
         yield ""
 
@@ -140,7 +140,7 @@ def _quotas(one: Chosen) -> Iterator[str]:
     served = set(one.models.values())
     told = [quota for quota in one.preset.quota if quota.model in served]
     if not told:
-        yield f"# {one.preset.title} tells no limits that hold for everybody: they are learned."
+        yield f"# {one.preset.title} publishes no general limits: Penstock learns them."
         yield "# If you know yours:"
         yield f'#   [[quota]]\n#   account = "{one.keys[0]}"\n#   rpm = 600\n#   concurrency = 50'
         yield ""

@@ -25,7 +25,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One callback as it came in."""
+    """One received callback."""
 
     at: float  # Unix seconds
     path: str
@@ -36,12 +36,12 @@ class Receipt:
 
     @property
     def id(self) -> str | None:
-        """The `webhook-id`: the same for every try of one callback."""
+        """The `webhook-id`, the same for every attempt at one callback."""
         return self.headers.get("webhook-id")
 
     @property
     def event(self) -> dict[str, Any]:
-        """The body, parsed; empty when it is no JSON object."""
+        """The parsed body; empty if it is not a JSON object."""
         try:
             parsed = orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -54,7 +54,7 @@ Status = Callable[[Receipt], int]
 
 
 class Listener:
-    """Listens on a port of its own (`url`), in threads, from `with` until its end.
+    """Listens on its own port (`url`), in threads, for the length of the `with` block.
 
     Answers `status` to what verifies with one of `secrets` (or to everything, when there are none), 401 to
     the rest.
@@ -69,7 +69,7 @@ class Listener:
         status: int | Status = 200,
         heard: Heard | None = None,
     ) -> None:
-        """Port 0: any free one. Raises OSError when the port is taken, ValueError for a faulty secret."""
+        """Port 0: any free one. Raises OSError if the port is in use, ValueError for an invalid secret."""
         self._webhooks = [_webhook(secret) for secret in secrets]
         self._status = status
         self._heard = heard
@@ -89,12 +89,12 @@ class Listener:
 
     @property
     def receipts(self) -> list[Receipt]:
-        """All that came in so far, in order."""
+        """All callbacks received so far, in order."""
         with self._changed:
             return list(self._receipts)
 
     def wait_for(self, enough: Callable[[list[Receipt]], bool], seconds: float = 30.0) -> bool:
-        """Wait until what came in is enough; whether it was, in time."""
+        """Wait until `enough` accepts what was received. Returns False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: enough(list(self._receipts)), seconds)
 
@@ -106,7 +106,7 @@ class Listener:
         self._server.server_close()
 
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Take one callback in; returns the status to answer."""
+        """Record one callback; returns the status to answer with."""
         problem = self._problem(headers, body)
         verified = None if not self._webhooks else problem is None
         receipt = Receipt(time.time(), path, headers, body, verified, problem)
@@ -146,16 +146,16 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads one POST after the other."""
+    """Handles POST requests."""
 
     protocol_version = "HTTP/1.1"
     server_version = "penstock-listen"
     sys_version = ""
-    timeout = 30  # seconds for the next request of a connection
+    timeout = 30  # seconds to wait for a connection's next request
     receive: Callable[[str, Mapping[str, str], bytes], int]
 
     def do_POST(self) -> None:
-        """Read, hand on, answer."""
+        """Read, record and answer a callback."""
         try:
             length = int(self.headers.get("content-length", "0"))
         except ValueError:
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(413)
             return
         body = self.rfile.read(length)
-        if len(body) < length:  # its sender was cut off: not a callback, and nobody is there to answer
+        if len(body) < length:  # the sender was cut off: nobody is left to answer
             self.close_connection = True
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -177,14 +177,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's signature
-        """Silent: what came in is in the receipts."""
+        """Print nothing: received callbacks are in the receipts."""
 
 
 def _webhook(secret: str) -> Webhook:
     try:
         return Webhook(secret)
     except (EmptyWebhookSecretError, ValueError) as error:
-        raise ValueError("a callback secret is whsec_ and base64, as it was printed") from error
+        raise ValueError("a callback secret is whsec_ followed by base64") from error
 
 
 @click.command("listen", short_help="receive callbacks, verify and print them")
@@ -198,20 +198,20 @@ def _webhook(secret: str) -> Webhook:
     multiple=True,
     envvar="PENSTOCK_CALLBACK_SECRET",
     metavar="whsec_...",
-    help="Verify with this secret; twice while one is rotated [PENSTOCK_CALLBACK_SECRET].",
+    help="Verify with this secret; repeatable, for rotation [PENSTOCK_CALLBACK_SECRET].",
 )
 @click.option(
     "--status",
     type=click.IntRange(200, 599),
     default=200,
     show_default=True,
-    help="Answer this to what verifies, to see what Penstock then does.",
+    help="Status code to return for valid callbacks.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of colours.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json: bool) -> None:
-    """Receive callbacks until stopped; verify their signatures and print them.
+    """Receive callbacks, verify their signatures and print them, until stopped.
 
-    Callbacks go to this machine only when the operator allows it (callbacks.allow_networks).
+    Penstock sends callbacks to this machine only if callbacks.allow_networks allows it.
 
     \b
     penstock listen --secret whsec_...
@@ -228,12 +228,12 @@ def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json
         raise CommandFailure(str(error), code=Exit.USAGE) from error
     except OSError as error:
         raise CommandFailure(
-            f"cannot listen on {host}:{port}: {error.strerror}", "Name another by --port."
+            f"cannot listen on {host}:{port}: {error.strerror}", "Choose another with --port."
         ) from error
     with listener:
         click.echo(f"Listening at {listener.url}", err=as_json)
         if not secrets:
-            click.echo("Without --secret nothing is verified.", err=True)
+            click.echo("Without --secret, signatures are not verified.", err=True)
         lifeline.ready()
         stop.wait()
 
@@ -250,7 +250,7 @@ def _print_json(receipt: Receipt) -> None:
 
 
 class _Printer:
-    """One line an event: when, what, of which task, and whether the signature is right."""
+    """Prints one line per event: time, type, task and whether the signature is valid."""
 
     def __init__(self, console: Console, status: int) -> None:
         self._console = console
@@ -266,7 +266,7 @@ class _Printer:
 
 
 def _line(receipt: Receipt, status: int, *, again: bool) -> Text:
-    """Nothing of a stranger's is read as markup: it is put together from plain pieces."""
+    """One line, assembled from plain text so that nothing received is read as markup."""
     event = receipt.event
     data = event.get("data")
     subject = data.get("id") if isinstance(data, dict) else None

@@ -97,7 +97,7 @@ def _tell_simulator(url: str, file: Path) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="File to check [default: the one it was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+    help="File to check [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 @on_database
 def reload_command(config: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`penstock simulate`: a load rehearsed on a virtual clock."""
+"""`penstock simulate`: plays a load on a virtual clock."""
 
 from __future__ import annotations
 
@@ -37,35 +37,47 @@ _CLIENT = "rehearsal"
 
 
 @click.command("simulate", short_help="forecast when a load finishes and what one more key would change")
-@click.option("--load", "loads", multiple=True, metavar="[MODEL=]TASKS", help="Tasks that come at once.")
-@click.option("--from-live", is_flag=True, help="What waits now, with learned limits and what calls take.")
+@click.option(
+    "--load", "loads", multiple=True, metavar="[MODEL=]TASKS", help="Tasks that arrive at once; repeatable."
+)
+@click.option(
+    "--from-live", is_flag=True, help="Use the tasks waiting now, with learned limits and measured latencies."
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="penstock.toml [default: the one that the service was started with, $PENSTOCK_CONFIG, ./penstock.toml].",
+    help="Configuration [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 @click.option(
     "--keys",
     metavar="N|NAMES",
-    help="These keys of the configuration alone, with commas; or so many, each of an account of its own.",
+    help="Only these configured keys, separated by commas; or N keys, each with its own account.",
 )
 @click.option("--rpm", type=float, help="With --keys N: requests per minute of each.")
 @click.option("--tpm", type=float, help="With --keys N: tokens per minute of each.")
-@click.option("--concurrency", type=int, help="With --keys N: calls at once of each.")
-@click.option("--latency", default="lognormal:2,0.5", show_default=True, help="Seconds a call takes.")
-@click.option("--tokens", default="500,500", show_default=True, help="Of a prompt and of an answer.")
-@click.option("--refused", type=float, default=0.0, show_default=True, help="Part of calls that are refused.")
+@click.option("--concurrency", type=int, help="With --keys N: concurrent calls of each.")
+@click.option(
+    "--latency", default="lognormal:2,0.5", show_default=True, help="Latency of a call, in seconds."
+)
+@click.option("--tokens", default="500,500", show_default=True, help="Tokens of a prompt and of an answer.")
+@click.option(
+    "--refused",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of calls that the upstream refuses (0 to 1).",
+)
 @click.option(
     "--expires-in", type=float, default=86_400.0, show_default=True, help="Seconds a task may wait."
 )
-@click.option("--slots", type=int, help="Calls at once of all workers [default: [worker] concurrency].")
+@click.option("--slots", type=int, help="Concurrent calls of all workers [default: [worker] concurrency].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @on_database
 def command(**asked: Any) -> None:
-    """Play a load on a virtual clock, by the same plan that leads the running service; nothing is called.
+    """Play a load on a virtual clock with the same plan as the running service. Calls no upstream.
 
-    Says when the backlog would be drained, what would be refused or expire, what it would cost, what holds it up, and
-    what one more key or one more account of the busiest one would change.
+    Prints when the backlog would be drained, how much would be refused or expire, the cost, the bottleneck, and what
+    one more key or one more account would change.
 
     \b
     penstock simulate --load 50000
@@ -81,7 +93,7 @@ def command(**asked: Any) -> None:
         _show(answer, question)
 
 
-# -- what is asked
+# -- the question
 
 
 def _question(asked: dict[str, Any]) -> Question:
@@ -95,8 +107,12 @@ def _question(asked: dict[str, Any]) -> Question:
     loads = [_load(text, topology, settings, usage, asked["expires_in"]) for text in asked["loads"]]
     loads += live_loads(live, measured, topology)
     if not loads:
-        hint = "Nothing waits; add --load TASKS" if asked["from_live"] else "Add --load TASKS or --from-live"
-        raise CommandFailure("there is no load to play", hint, Exit.USAGE)
+        hint = (
+            "No tasks are waiting; add --load TASKS."
+            if asked["from_live"]
+            else "Add --load TASKS or --from-live."
+        )
+        raise CommandFailure("no load given", hint, Exit.USAGE)
     return Question(
         topology,
         loads,
@@ -113,7 +129,7 @@ def _configured(settings: Settings, names: str | None) -> Topology:
     if not settings.models:
         raise CommandFailure(
             "no keys and models are configured",
-            "Write a penstock.toml (penstock init), or say --keys N --rpm ... --concurrency ...",
+            "Write a penstock.toml (penstock init), or give --keys N --rpm ... --concurrency ...",
             Exit.CONFIGURATION,
         )
     topology = build_topology(settings)
@@ -123,17 +139,15 @@ def _configured(settings: Settings, names: str | None) -> Topology:
     for name in wanted:
         if name not in topology.keys:
             raise CommandFailure(
-                f"no [[key]] {name} serves a model", f"There are: {', '.join(topology.keys)}", Exit.USAGE
+                f"no [[key]] {name} serves a model", f"Keys: {', '.join(topology.keys)}", Exit.USAGE
             )
     return only_keys(topology, wanted)
 
 
 def _made_up(count: int, asked: dict[str, Any]) -> Topology:
-    """So many keys alike, of accounts of their own."""
+    """A topology of `count` equal keys, each with its own account."""
     if count < 1 or not (asked["rpm"] or asked["tpm"] or asked["concurrency"]):
-        raise CommandFailure(
-            "keys need limits to be rehearsed", "Add --rpm, --tpm or --concurrency.", Exit.USAGE
-        )
+        raise CommandFailure("made-up keys need limits", "Add --rpm, --tpm or --concurrency.", Exit.USAGE)
     routes = tuple(Route(f"key-{n}", "upstream", f"key-{n}", "model") for n in range(1, count + 1))
     quotas = {
         name: ConfiguredQuota(name, asked["rpm"], asked["tpm"], asked["concurrency"])
@@ -157,10 +171,10 @@ def _load(text: str, topology: Topology, settings: Settings, usage: TokenUsage, 
     model = name or (settings.default_model if settings.default_model in topology.models else "")
     model = model or next(iter(topology.models))
     if model not in topology.models:
-        raise CommandFailure(f"no model {model}", f"There are: {', '.join(topology.models)}", Exit.USAGE)
+        raise CommandFailure(f"no model {model}", f"Models: {', '.join(topology.models)}", Exit.USAGE)
     if not number.isdigit() or not 0 < int(number) <= 5_000_000:
         raise CommandFailure(
-            f"--load {text} is no number of tasks", "Write --load 50000 or --load MODEL=50000", Exit.USAGE
+            f"--load {text}: not a number of tasks", "Write --load 50000 or --load MODEL=50000.", Exit.USAGE
         )
     estimate = float(usage.prompt_tokens + usage.completion_tokens)
     return Load(model, _CLIENT, int(number), usage, estimate, expires_in=expires_in)
@@ -171,7 +185,7 @@ def _usage(text: str) -> TokenUsage:
         prompt, completion = (int(part) for part in text.split(","))
     except ValueError:
         raise CommandFailure(
-            f"--tokens {text} is not understood", "Write --tokens PROMPT,ANSWER", Exit.USAGE
+            f"--tokens {text}: not two numbers", "Write --tokens PROMPT,ANSWER.", Exit.USAGE
         ) from None
     return TokenUsage(prompt, completion)
 
@@ -183,7 +197,7 @@ def _latency(text: str) -> Any:
         raise CommandFailure(f"--{error}", None, Exit.USAGE) from None
 
 
-# -- what comes of it
+# -- the result
 
 
 def _as_json(answer: LoadForecast) -> dict[str, Any]:
@@ -210,8 +224,8 @@ def _as_json(answer: LoadForecast) -> dict[str, Any]:
 
 def _show(answer: LoadForecast, question: Question) -> None:
     tasks = sum(load.tasks for load in question.loads)
-    click.echo(f"{tasks:,} tasks, {len(question.topology.keys)} keys; nothing was called.")
-    shown = new_table("", "drained in", "at", "a second", "refused", "left", "cost")
+    click.echo(f"{tasks:,} tasks, {len(question.topology.keys):,} keys; no upstream was called.")
+    shown = new_table("", "drained in", "at", "per second", "refused", "unfinished", "cost")
     for variant in answer.variants:
         result = variant.result
         at = datetime.fromtimestamp(question.starts_at).astimezone() + timedelta(seconds=result.seconds)
@@ -233,10 +247,10 @@ def _say_why(answer: LoadForecast) -> None:
     waits = answer.variants[0].result.waits
     if waits:
         worst = max(waits, key=lambda name: waits[name])
-        click.echo(f"Held up most by: {named(worst).strip()}")
+        click.echo(f"Bottleneck: {named(worst).strip()}")
     for name in answer.assumed:
         click.echo(
-            f"Nobody told the limits of {name}, and none were learned yet: 20 at once, 20 a second assumed."
+            f"The limits of {name} are neither configured nor learned yet: assumed 20 concurrent, 20 per second."
         )
 
 

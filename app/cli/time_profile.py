@@ -1,4 +1,4 @@
-"""`penstock profile`: where the time of tasks goes. (The data folder's profile is another thing: profile.py.)"""
+"""`penstock profile`: where tasks spend their time. (Not the data folder's profile: that is profile.py.)"""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ _BAR = 24  # characters
 
 
 @click.command("profile", short_help="show where tasks spend their time and what would help")
-@click.option("--since", default="1h", show_default=True, help="How far to look back: 90s, 10m, 24h, 7d.")
+@click.option(
+    "--since", default="1h", show_default=True, help="How far to look back, such as 90s, 10m, 24h or 7d."
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Configuration [default: what runs here, $PENSTOCK_CONFIG, ./penstock.toml].",
+    help="Configuration [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(since: str, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """Split where task time went: waiting for quotas and slots, connecting, first byte, answer, callback.
+    """Show where tasks spent their time: waiting for quotas and slots, connecting, first byte, answer, callback.
 
-    And what would help: limits to raise, keys that are dead weight, max_tokens never reached, prompts worth
-    caching. Reads the database itself; beyond 100,000 calls it looks at a sample, and says so. The prompts asked
-    most often are shown by their first words: this is for the operator.
+    Also suggests what would help: limits to raise, useless keys, max_tokens that are never reached, prompts worth
+    caching. Reads the database directly; above 100,000 calls it uses a sample and says so. For operators only: it
+    shows the first words of the most frequent prompts.
 
     \b
     penstock profile --since 24h
@@ -55,7 +57,7 @@ def command(since: str, config: Path | None, data: Path | None, as_json: bool) -
 
 
 def read(config: Path | None, data: Path | None, environ: Mapping[str, str], seconds: float) -> Report:
-    """The report on the database in use. Raises CommandFailure, DatabaseUnreachable."""
+    """Report on the database in use. Raises CommandFailure, DatabaseUnreachable."""
     from app.cli.doctor.command import find
     from app.cli.failure import CommandFailure, Exit
     from app.composition.container import Container
@@ -63,8 +65,8 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
 
     found = find(config, data, environ)
     if not found.settings.database_url:
-        hint = "Set DATABASE_URL, or start the service once by: penstock up"
-        raise CommandFailure("no database is known here", hint, Exit.CONFIGURATION)
+        hint = "Set DATABASE_URL, or start the service once: penstock up"
+        raise CommandFailure("no database is configured", hint, Exit.CONFIGURATION)
     parts = Container(found.settings)
     now = time.time()
     try:
@@ -76,7 +78,7 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
 
 
 def as_data(report: Report) -> dict[str, Any]:
-    """What --json prints. Seconds are summed over all calls looked at."""
+    """The output of --json. Seconds are sums over all calls read."""
     total = report.split.total
     return {
         "since": datetime.fromtimestamp(report.since, UTC).isoformat(),
@@ -113,26 +115,26 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def show(report: Report) -> None:
-    """For people."""
+    """Print the report as text."""
     console = Console(highlight=False, soft_wrap=True)
     found = report.split
     console.print(f"{_told(report.calls, 'calls')} ended in {_span(report)}.")
     if found.calls:
         console.print(_parts(report))
     for held in found.held_back:
-        console.print(f"  {escape(held.quota)}: {held.figure} held back {held.calls:,} calls")
+        console.print(f"  {escape(held.quota)}: {held.figure} delayed {held.calls:,} calls")
     console.print("[bold]Advice[/bold]")
-    for line in report.advice or ("Nothing stands out.",):
+    for line in report.advice or ("No suggestions.",):
         console.print(f"  {escape(line)}")
     if report.sealed:
-        console.print("  Prompts are encrypted by a key that is not set here: they were not compared.")
+        console.print("  Prompts are encrypted with a key that is not set here, so they were not compared.")
     if report.repeats:
-        console.print(f"[bold]Asked most often[/bold] ({_told(report.prompts, 'prompts')})")
+        console.print(f"[bold]Most frequent prompts[/bold] ({_told(report.prompts, 'prompts')})")
         console.print(_repeated(report))
 
 
 def _parts(report: Report) -> Table:
-    table = Table("part", "seconds", "a call", "share", "", box=None, header_style="bold")
+    table = Table("part", "seconds", "per call", "share", "", box=None, header_style="bold")
     total = report.split.total or 1.0
     for part, seconds in report.split.seconds.items():
         share = seconds / total
@@ -142,7 +144,7 @@ def _parts(report: Report) -> Table:
 
 
 def _repeated(report: Report) -> Table:
-    table = Table("times", "client", "model", "prompt", "cache", "spare", box=None, header_style="bold")
+    table = Table("times", "client", "model", "prompt", "cache", "savings", box=None, header_style="bold")
     for one in report.repeats:
         spare = "unknown" if one.spare_picos is None else f"{amount(one.spare_picos)} {one.currency}"
         names = (escape(one.client), escape(one.model), escape(one.shown))
@@ -156,7 +158,7 @@ def _looked(looked: SampleSize) -> dict[str, Any]:
 
 def _told(looked: SampleSize, what: str) -> str:
     if looked.sampled:
-        return f"About {looked.rows:,} {what}, of which {looked.read:,} were looked at,"
+        return f"About {looked.rows:,} {what}, {looked.read:,} of them read,"
     return f"{looked.read:,} {what}"
 
 

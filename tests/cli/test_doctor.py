@@ -76,7 +76,7 @@ def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(
     said = CliRunner().invoke(group, ["doctor"])
     assert said.exit_code == 2
     assert "penstock.toml:2" in said.stdout
-    assert "no Redis is known here" in said.stdout
+    assert "no Redis is configured" in said.stdout
     assert "does not answer" in said.stdout
     assert "open files" in said.stdout
     assert SECRETS[2] not in said.output

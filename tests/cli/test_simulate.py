@@ -58,9 +58,9 @@ def test_keys_made_up_by_flags_are_played_and_shown(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     done = simulate("--load", "600", "--keys", "2", "--rpm", "600", "--latency", "1")
     assert done.exit_code == 0, done.output
-    assert "600 tasks, 2 keys; nothing was called." in done.output
+    assert "600 tasks, 2 keys; no upstream was called." in done.output
     assert "one more account like" in done.output
-    assert "Held up most by: account key-" in done.output
+    assert "Bottleneck: account key-" in done.output
 
 
 def test_a_configuration_is_played_with_its_prices_and_what_was_assumed_is_said(config: Path) -> None:
@@ -107,8 +107,8 @@ def test_the_configuration_is_that_of_the_running_service(
     [
         ([], "--load TASKS or --from-live"),
         (["--load", "many"], "--load 50000"),
-        (["--load", "other=5"], "There are: deepseek-flash"),
-        (["--load", "5", "--keys", "nope"], "There are: main, second"),
+        (["--load", "other=5"], "Models: deepseek-flash"),
+        (["--load", "5", "--keys", "nope"], "Keys: main, second"),
         (["--load", "5", "--keys", "3"], "Add --rpm, --tpm or --concurrency"),
         (["--load", "5", "--tokens", "x"], "--tokens PROMPT,ANSWER"),
         (["--load", "5", "--latency", "soon"], "lognormal:MEAN,SIGMA"),

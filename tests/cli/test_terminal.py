@@ -32,8 +32,8 @@ def test_it_shows_everything_when_asked_with_the_name_before_it(capsys: pytest.C
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (ProcessState(Phase.BACKOFF, since=10, again_at=12.0), "started again in 2.0 s"),
-        (ProcessState(Phase.GAVE_UP), "cannot be made to work"),
+        (ProcessState(Phase.BACKOFF, since=10, again_at=12.0), "restarting in 2.0 s"),
+        (ProcessState(Phase.GAVE_UP), "giving up"),
     ],
 )
 def test_an_end_shows_its_last_words_and_what_follows(
@@ -42,7 +42,7 @@ def test_an_end_shows_its_last_words_and_what_follows(
     Terminal(["api"], verbose=False).changed(PART, state, child("Traceback", "boom"), 1)  # type: ignore[arg-type]
     said = capsys.readouterr().out
     assert "boom" in said
-    assert "exit code 1" in said
+    assert "exited with code 1" in said
     assert words in said
 
 

@@ -1,1 +1,1 @@
-"""`penstock demo`: the whole service at work, start to end, in under a minute."""
+"""`penstock demo`: runs the whole service from start to end in under a minute."""

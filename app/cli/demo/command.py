@@ -1,4 +1,4 @@
-"""`penstock demo`: the whole service at work, start to end, in under a minute."""
+"""`penstock demo`: runs the whole service from start to end in under a minute."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from app.cli.demo.session import run
 from app.cli.failure import CommandFailure, Exit
 from app.cli.setup import read, to_toml
 
-REAL_COST = "about 200 short answers, some US cents at DeepSeek's prices of November 2026"
+REAL_COST = "200 short answers cost a few US cents at DeepSeek's prices of November 2026"
 
 
 @click.command("demo")
 @click.option(
-    "--tasks", default=200, show_default=True, type=click.IntRange(2, 100_000), help="How many prompts."
+    "--tasks", default=200, show_default=True, type=click.IntRange(2, 100_000), help="Number of prompts."
 )
 @click.option(
     "--upstream",
@@ -28,21 +28,21 @@ REAL_COST = "about 200 short answers, some US cents at DeepSeek's prices of Nove
     envvar="UPSTREAM",
     default="simulated",
     show_default=True,
-    help="deepseek: the real one, with DEEPSEEK_API_KEY. It costs money. [UPSTREAM]",
+    help="deepseek: the real one, with DEEPSEEK_API_KEY; costs money [UPSTREAM].",
 )
-@click.option("--yes", is_flag=True, help="Spend that money without being asked.")
+@click.option("--yes", is_flag=True, help="Do not ask before spending money.")
 @click.pass_context
 def command(ctx: click.Context, tasks: int, upstream: str, yes: bool) -> None:
-    """Send prompts through the whole service, and show what happens.
+    """Run prompts through the whole service and show what happens.
 
-    Starts everything in a temporary folder on free ports, submits English and Chinese prompts singly and as a
-    batch, receives and verifies the signed callbacks, reads the backlog from Flower while it drains, prints a
-    table, and ends with 0 when all went well. Nothing of it remains.
+    Starts everything in a temporary folder on free ports, submits English and Chinese prompts one by one and as a
+    batch, receives and verifies the signed callbacks, reads the backlog from Flower, prints a table and exits with 0
+    if all went well. Leaves nothing behind.
 
     \b
     penstock demo                              free of charge
     penstock demo --tasks 1000
-    penstock demo --upstream deepseek          asks before it spends money
+    penstock demo --upstream deepseek          asks before spending money
     """
     console = Console()
     if upstream == "deepseek":
@@ -52,18 +52,18 @@ def command(ctx: click.Context, tasks: int, upstream: str, yes: bool) -> None:
         figures = run(console, tasks, configuration, simulated=upstream == "simulated")
     console.print(table(figures))
     for problem in figures.problems:
-        console.print(f"[bold red]Not as it should be:[/] {problem}")
+        console.print(f"[bold red]Problem:[/] {problem}")
     ctx.exit(Exit.FAILED if figures.problems else Exit.OK)
 
 
 def _agree(tasks: int, *, yes: bool) -> None:
-    """Money is spent only after a clear yes."""
+    """Ask before spending money."""
     if not os.environ.get("DEEPSEEK_API_KEY"):
         raise CommandFailure(
             "DEEPSEEK_API_KEY is not set", "export DEEPSEEK_API_KEY=sk-...", Exit.CONFIGURATION
         )
-    click.echo(f"This calls DeepSeek {tasks} times and SPENDS MONEY on your account ({REAL_COST}).")
-    if not yes and not click.confirm("Go on?"):
+    click.echo(f"This makes {tasks:,} calls to DeepSeek and SPENDS MONEY on your account ({REAL_COST}).")
+    if not yes and not click.confirm("Continue?"):
         raise click.Abort
 
 

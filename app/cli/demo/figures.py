@@ -1,4 +1,4 @@
-"""The demo's figures and the table that closes it. Pure."""
+"""The demo's figures and its final table. Pure."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from rich.table import Table
 
 from app.settings import Settings
 
-FLOWER_SECONDS = 15.0  # after which Flower must have shown the backlog
+FLOWER_SECONDS = 15.0  # a run this long must show a backlog in Flower
 
 
 @dataclass(slots=True)
 class DemoFigures:
-    """What was seen. Times are seconds."""
+    """The figures of one run. Times are in seconds."""
 
     tasks: int
     succeeded: int = 0
     failed: int = 0
     seconds: float = 0.0  # from the first submission to the last end
-    ideal_seconds: float | None = None  # None: no told limits to reckon with
-    refusals: int | None = None  # 429s, as the simulator counted them; None: nobody counted
+    ideal_seconds: float | None = None  # None: no configured limits
+    refusals: int | None = None  # 429s counted by the simulator; None: not counted
     callbacks_due: int = 0
     callbacks_verified: int = 0
-    callbacks_bad: int = 0  # came in with a wrong signature
-    backlog_peak: int = 0  # the most that Flower showed waiting
-    waits: list[float] = field(default_factory=list)  # from submission to end, of each task
+    callbacks_bad: int = 0  # received with an invalid signature
+    backlog_peak: int = 0  # the largest backlog that Flower showed
+    waits: list[float] = field(default_factory=list)  # from submission to end, per task
 
     @property
     def problems(self) -> list[str]:
-        """Why this run was not as it should be; empty when it was."""
+        """The problems of this run; empty if there were none."""
         found = {
             f"{self.tasks - self.succeeded} of {self.tasks} tasks did not succeed": self.succeeded
             < self.tasks,
-            f"{self.callbacks_due - self.callbacks_verified} callbacks did not come": (
+            f"{self.callbacks_due - self.callbacks_verified} callbacks did not arrive": (
                 self.callbacks_verified < self.callbacks_due
             ),
-            f"{self.callbacks_bad} callbacks had a wrong signature": self.callbacks_bad > 0,
+            f"{self.callbacks_bad} callbacks had an invalid signature": self.callbacks_bad > 0,
             f"the upstream refused {self.refusals} calls": bool(self.refusals),
             "Flower showed no backlog": self.backlog_peak == 0 and self.seconds > FLOWER_SECONDS,
         }
@@ -52,8 +52,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ideal_seconds(count: int, limits: Iterable[tuple[float, float]], latency_seconds: float) -> float | None:
-    """How long `count` calls take at best: `limits` are (calls at once from a rest, calls per second) of quotas
-    that add up. The last call still takes its latency. None without limits."""
+    """The shortest possible time for `count` calls. `limits`: (burst, calls per second) of quotas that add up. The
+    last call still takes its latency. None without limits."""
     known = list(limits)
     rate = sum(per_second for _, per_second in known)
     if rate == 0:
@@ -63,7 +63,7 @@ def ideal_seconds(count: int, limits: Iterable[tuple[float, float]], latency_sec
 
 
 def limits_of(settings: Settings, latency_seconds: float) -> list[tuple[float, float]]:
-    """Each quota's (burst, calls per second), whichever of its rate and its calls at once binds."""
+    """Each quota's (burst, calls per second), by its rate or concurrency, whichever is lower."""
     found = []
     for quota in settings.quotas:
         rate = (quota.rpm or math.inf) / 60
@@ -77,7 +77,7 @@ def limits_of(settings: Settings, latency_seconds: float) -> list[tuple[float, f
 
 
 def table(figures: DemoFigures) -> Table:
-    """What was done, how long it took, and how long it had to take."""
+    """The final table."""
     shown = Table(title="Penstock demo", show_header=False, title_style="bold", min_width=44)
     shown.add_column(justify="left")
     shown.add_column(justify="right")
@@ -87,16 +87,16 @@ def table(figures: DemoFigures) -> Table:
 
 
 def rows(figures: DemoFigures) -> list[tuple[str, str]]:
-    """The table's lines."""
+    """The table's rows."""
     ideal = "unknown" if figures.ideal_seconds is None else f"{figures.ideal_seconds:.1f}"
     refusals = "not counted" if figures.refusals is None else str(figures.refusals)
     return [
         ("tasks succeeded", f"{figures.succeeded} of {figures.tasks}"),
         ("seconds", f"{figures.seconds:.1f}"),
-        ("seconds at best, by the told limits", ideal),
-        ("429s met", refusals),
+        ("minimum seconds by the configured limits", ideal),
+        ("429s received", refusals),
         ("callbacks verified", f"{figures.callbacks_verified} of {figures.callbacks_due}"),
-        ("most waiting at once, as Flower showed", str(figures.backlog_peak)),
+        ("largest backlog shown by Flower", str(figures.backlog_peak)),
         ("seconds from submission to end, p50", f"{percentile(figures.waits, 0.5):.1f}"),
         ("seconds from submission to end, p95", f"{percentile(figures.waits, 0.95):.1f}"),
     ]

@@ -1,4 +1,4 @@
-"""The demo's service: `penstock up` as it is, in a temporary folder on free ports."""
+"""The demo's service: `penstock up` in a temporary folder on free ports; and its backlog, read from Flower."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DemoService:
-    """A service that is ready."""
+    """A running service."""
 
     folder: Path
     profile: Profile
@@ -37,10 +37,10 @@ class DemoService:
 
 @contextmanager
 def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[DemoService]:
-    """Run `penstock up` with these options for as long as the block lasts; then nothing of it remains.
+    """Run `penstock up` with these options for the length of the block, then remove it.
 
-    It dies with this process, whatever that one's death is. `waiting` is called now and then until it is ready.
-    Raises CommandFailure with its last words, and keeps the folder, when it does not start.
+    It dies with this process, however that ends. `waiting` is called repeatedly until it is ready. If it does not
+    start, raises CommandFailure with its last output and keeps the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="penstock-demo-"))
     lifeline, held = os.pipe()
@@ -53,7 +53,7 @@ def service(options: Sequence[str], waiting: Callable[[], None]) -> Iterator[Dem
         yield DemoService(folder, load(folder))
     except CommandFailure as failure:
         keep = True
-        failure.hint = "\n  ".join(filter(None, [failure.hint, f"The logs are kept in {folder / 'logs'}"]))
+        failure.hint = "\n  ".join(filter(None, [failure.hint, f"The logs are in {folder / 'logs'}"]))
         raise
     finally:
         _end(child)
@@ -69,7 +69,7 @@ def _up(folder: Path, options: Sequence[str]) -> Component:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what points to the operator's own service."""
+    """The environment without variables that point to the operator's own service."""
     private = {"DATABASE_URL", "REDIS_URL", "PENSTOCK_CONFIG", "PENSTOCK_DATA", "PENSTOCK_ADMIN_KEY"}
     private |= {"PENSTOCK_FLOWER_AUTH", "PENSTOCK_URL", "PENSTOCK_API_KEY"}
     checkout = str(Path(__file__).resolve().parents[3])
@@ -89,7 +89,7 @@ def _await(child: Child, waiting: Callable[[], None]) -> None:
 
 
 def _end(child: Child) -> None:
-    """SIGTERM and patience; then by force."""
+    """Stop it with SIGTERM; kill it if that takes too long."""
     child.tell(signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while child.ended() is None and time.monotonic() < deadline:
@@ -103,11 +103,11 @@ EVERY_SECONDS = 0.5
 
 @dataclass(slots=True)
 class FlowerBacklog:
-    """Reads the queues' lengths in a thread of its own, for as long as `with` lasts."""
+    """Reads queue lengths from Flower in a background thread for the length of the `with` block."""
 
     profile: Profile
-    lengths: Mapping[str, int] = field(default_factory=dict)  # as last seen, by queue
-    peak: int = 0  # the most seen waiting in all backlog queues together
+    lengths: Mapping[str, int] = field(default_factory=dict)  # last seen, by queue
+    peak: int = 0  # the most seen in all backlog queues together
     _loop: BackgroundLoop = field(init=False)
     _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False))
 
@@ -118,12 +118,12 @@ class FlowerBacklog:
 
     @property
     def waiting(self) -> int:
-        """Messages in backlog queues, as last seen."""
+        """Messages last seen in backlog queues."""
         return sum(length for queue, length in self.lengths.items() if queue.startswith(BACKLOG))
 
     @property
     def released(self) -> int:
-        """Messages in key queues, as last seen: near zero when pacing is exact."""
+        """Messages last seen in key queues: near zero if pacing is exact."""
         return sum(length for queue, length in self.lengths.items() if queue.startswith(KEY))
 
     def __enter__(self) -> Self:
@@ -148,4 +148,4 @@ class FlowerBacklog:
         try:
             self.look(self._pool)
         except (urllib3.exceptions.HTTPError, ValueError, KeyError):
-            return  # no answer now: the next one will do
+            return  # try again next time

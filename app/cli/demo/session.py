@@ -1,4 +1,4 @@
-"""One run of the demo, from start to figures."""
+"""One run of the demo: submit, watch, collect the figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LINE_SECONDS = 3.0
 
 
 class Display:
-    """One bar of `total` tasks, and what Flower says beside it."""
+    """A progress bar of `total` tasks with Flower's figures next to it."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -61,56 +61,56 @@ class Display:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         (self._bar.console if self._live else self._console).print(text, highlight=False)
 
     def show(self, what: str, done: int = 0, flower: str = "", *, now: bool = False) -> None:
-        """Where it stands. Without a terminal: every few seconds, or `now`."""
+        """Show the progress. Without a terminal: a line every few seconds, or `now`."""
         if self._live:
             self._bar.update(self._row, description=what, completed=done, flower=flower)
             return
         if now or time.monotonic() - self._said_at >= LINE_SECONDS:
             self._said_at = time.monotonic()
-            self._console.print(f"{what}: {done}/{self._total}  {flower}".rstrip(), highlight=False)
+            self._console.print(f"{what}: {done:,}/{self._total:,}  {flower}".rstrip(), highlight=False)
 
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
-SINGLY = 0.2  # this share of them; the rest is one batch
+SINGLY = 0.2  # share submitted one by one; the rest is one batch
 _PRIORITIES = ("normal", "high", "normal", "low")
 _PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSubmission:
-    """What was accepted."""
+    """The accepted tasks."""
 
-    task_ids: tuple[str, ...]  # those submitted singly
+    task_ids: tuple[str, ...]  # submitted one by one
     batch_id: str
     batch_size: int
-    callbacks: int  # to expect: one for each single task, one for the batch
+    callbacks: int  # expected: one per single task, one for the batch
 
 
 @dataclass(frozen=True, slots=True)
 class DemoProgress:
-    """How far it is."""
+    """Tasks that have ended."""
 
     succeeded: int
     failed: int  # or cancelled, or expired
 
     @property
     def ended(self) -> int:
-        """Tasks that reached an end."""
+        """All tasks that have ended."""
         return self.succeeded + self.failed
 
 
 def prompts(count: int) -> list[str]:
-    """So many prompts, English and Chinese in turn; beyond 200 they come again."""
+    """Return `count` prompts, alternately English and Chinese; they repeat after 200."""
     known = PROMPTS.read_text(encoding="utf-8").splitlines()
     return [known[number % len(known)] for number in range(count)]
 
 
 def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> DemoSubmission:
-    """Send a fifth of them one by one, of unlike priorities, and the rest as a batch."""
+    """Submit a fifth one by one, with mixed priorities, and the rest as a batch."""
     single = max(1, round(len(texts) * SINGLY))
     ids = [
         remote.post(
@@ -131,7 +131,7 @@ def submit(remote: Remote, texts: Sequence[str], callback_url: str) -> DemoSubmi
 
 
 class DemoWatch:
-    """Asks how far the tasks are; ended ones are asked for once."""
+    """Polls the tasks; ended ones are not polled again."""
 
     def __init__(self, remote: Remote, submitted: DemoSubmission) -> None:
         self._remote = remote
@@ -139,7 +139,7 @@ class DemoWatch:
         self._ended: dict[str, str] = {}
 
     def progress(self) -> DemoProgress:
-        """Ask now. Raises CommandFailure."""
+        """Poll now. Raises CommandFailure."""
         for task_id in self._submitted.task_ids:
             if task_id not in self._ended:
                 status = self._remote.get(f"/v1/tasks/{task_id}")["status"]
@@ -152,7 +152,7 @@ class DemoWatch:
 
 
 def all_tasks(remote: Remote) -> list[dict[str, Any]]:
-    """Every task of this client, page by page."""
+    """All tasks of this client."""
     found: list[dict[str, Any]] = []
     after: str | None = None
     while True:
@@ -177,13 +177,13 @@ def _seconds(text: str) -> float:
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average
 POLL_SECONDS = 0.4
-TELL_SECONDS = 60.0  # for callbacks after the last task
-PATIENCE_SECONDS = 60.0  # for the tasks, and two more for each of them
+TELL_SECONDS = 60.0  # wait for callbacks after the last task
+PATIENCE_SECONDS = 60.0  # wait for the tasks, plus two seconds per task
 
 
 def run(console: Console, count: int, configuration: Path, *, simulated: bool) -> DemoFigures:
-    """Start the service, work with it, end it. Raises CommandFailure."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as after a Ctrl-C
+    """Start the service, run the prompts, stop the service. Raises CommandFailure."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     options = ["--config", str(configuration)]
     options += ["--simulate", "--latency", f"lognormal:{LATENCY_SECONDS},0.4"] if simulated else []
     with Display(console, count) as display, service(options, lambda: display.show("starting")) as running:
@@ -197,7 +197,7 @@ def run(console: Console, count: int, configuration: Path, *, simulated: bool) -
 
 
 def _work(display: Display, running: DemoService, count: int) -> DemoFigures:
-    """1. A client of our own. 2. Submit. 3. Watch it drain. 4. Wait for the callbacks. 5. Gather the figures."""
+    """Create a client, submit, watch the backlog drain, wait for callbacks, collect the figures."""
     client = _client(running.profile.database_url)
     remote = Remote(running.profile.url, client.api_key)
     display.say(f"API {remote.url}   Flower {running.profile.flower_url}")
@@ -220,12 +220,12 @@ def _client(url: str) -> CreatedClient:
 
 
 def _drain(display: Display, watch: DemoWatch, backlog: FlowerBacklog, count: int) -> None:
-    """Until every task has ended. Raises CommandFailure after long enough."""
+    """Wait until every task has ended. Raises CommandFailure on timeout."""
     deadline = time.monotonic() + PATIENCE_SECONDS + 2.0 * count
     while (progress := watch.progress()).ended < count:
         if time.monotonic() > deadline:
-            raise CommandFailure(f"{count - progress.ended} of {count} tasks have not ended in time")
-        seen = f"Flower: {backlog.waiting} in backlog queues, {backlog.released} in key queues"
+            raise CommandFailure(f"{count - progress.ended:,} of {count:,} tasks did not finish in time")
+        seen = f"Flower: {backlog.waiting:,} in backlog queues, {backlog.released:,} in key queues"
         display.show("running", progress.ended, seen)
         time.sleep(POLL_SECONDS)
     display.show("done", count, now=True)
@@ -252,6 +252,6 @@ def _figures(
 
 
 def _refusals(running: DemoService) -> int:
-    """The 429s that the simulator has answered."""
+    """The simulator's count of 429s."""
     stats = urllib3.request("GET", f"{running.profile.simulator_url}/stats", timeout=10, retries=False).json()
     return sum(stats["totals"]["refused"].values())

@@ -28,16 +28,16 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Configuration [default: what runs here, $PENSTOCK_CONFIG, ./penstock.toml].",
+    help="Configuration [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """Look at everything that an operator would: the way to each upstream, its keys, this machine, the service.
+    """Check what an operator would: the connection to each upstream, its keys, this machine, the service.
 
-    Costs nothing: no prompt is sent, only lists and balances are read. Takes some seconds. Exit code 0: all is
-    well; 1: there are warnings; 2: something fails.
+    Costs nothing: it reads lists and balances and sends no prompt. Takes a few seconds. Exit code 0: everything
+    passed; 1: there are warnings; 2: something failed.
 
     \b
     penstock doctor
@@ -60,7 +60,7 @@ def command(ctx: click.Context, config: Path | None, data: Path | None, as_json:
 
 
 def as_data(examined: Sequence[Examined], level: Level) -> dict[str, object]:
-    """What --json prints."""
+    """The output of --json."""
     lines = [(each.check.section, finding) for each in examined for finding in each.findings]
     return {
         "worst": level.word,
@@ -80,8 +80,8 @@ def as_data(examined: Sequence[Examined], level: Level) -> dict[str, object]:
 
 
 def _with_progress(checks: Sequence[Check]) -> list[Examined]:
-    """On standard error, and only where somebody looks on."""
-    columns = (TextColumn("looking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    """Run the checks with a progress bar on standard error, if that is a terminal."""
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(checks))
@@ -112,7 +112,7 @@ def _line(console: Console, finding: Finding) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Settings with the profile's addresses filled in; secrets by key, as far as they can be had."""
+    """Settings with the profile's addresses filled in, and the secrets that could be resolved, by key."""
 
     settings: Settings
     findings: tuple[Finding, ...]
@@ -123,10 +123,10 @@ class Found:
 
 
 def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Found:
-    """Read the configuration; one that is wrong is a finding, and the rest is examined without it.
+    """Read the configuration. An invalid one is a finding; the other checks run without it.
 
-    The file is the one given, else what the service of this data folder was started with, else the usual one, else the
-    preset that DEEPSEEK_API_KEY alone calls for.
+    The file is the given one, else the one this data folder's service was started with, else the default one, else the
+    preset for DEEPSEEK_API_KEY.
     """
     folder = data_folder(environ, data)
     profile = load(folder)
@@ -184,9 +184,9 @@ def _outfits(
 
 def _counted(settings: Settings) -> str:
     if not settings.keys:
-        return "no keys; write a penstock.toml from deploy/penstock.example.toml, or set DEEPSEEK_API_KEY"
+        return "no keys; run penstock init, or set DEEPSEEK_API_KEY"
     counts = (len(settings.upstreams), len(settings.keys), len(settings.models))
-    return "{} upstreams, {} keys, {} models".format(*counts)
+    return "{:,} upstreams, {:,} keys, {:,} models".format(*counts)
 
 
 def _placed(error: ConfigError) -> str:

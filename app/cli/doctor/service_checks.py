@@ -1,4 +1,4 @@
-"""The checks of this machine and of the service's own parts."""
+"""Checks of this machine and of the service's parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from app.settings.domain.alert_rules import Severity
 
 
 def alert_checks(settings: Settings) -> list[Check]:
-    """One for all; nothing is sent."""
+    """One check for all alerts; sends nothing."""
     return [Check("Alerts", "alerts", lambda: _alerts(settings))]
 
 
@@ -52,7 +52,7 @@ def _alerts(settings: Settings) -> Sequence[Finding]:
 
 
 def _problems(settings: Settings) -> dict[str, str | None]:
-    """What is wrong with each address; None: nothing that could be seen without sending."""
+    """The problem with each address; None if none is visible without sending."""
     addresses, notifier = lay_addresses(settings.alerts, os.environ), AppriseNotifier()
     problems: dict[str, str | None] = {}
     for severity in Severity:
@@ -64,7 +64,7 @@ def _problems(settings: Settings) -> dict[str, str | None]:
 
 
 def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert]]:
-    """How channels fared, and what fires; nothing while the database is away, which has a heading of its own."""
+    """Channel errors and firing alerts; empty without the database, which has its own check."""
     if not settings.database_url:
         return {}, []
     database = Container(settings).database
@@ -77,12 +77,12 @@ def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert]]:
     return {channel.name: channel.error for channel in channels}, alerts
 
 
-_NO_REDIS = "Set REDIS_URL, or start the service once by: penstock up"
-_NO_DATABASE = "Set DATABASE_URL, or start the service once by: penstock up"
+_NO_REDIS = "Set REDIS_URL, or start the service once: penstock up"
+_NO_DATABASE = "Set DATABASE_URL, or start the service once: penstock up"
 
 
 def machine_checks(found: Found) -> list[Check]:
-    """Processors, memory, open files, disks."""
+    """Checks of CPU, memory, open files and disks."""
 
     def measured() -> list[Finding]:
         machine = probe_service.measure_machine()
@@ -104,7 +104,7 @@ def machine_checks(found: Found) -> list[Check]:
 
 
 def service_checks(found: Found) -> list[Check]:
-    """Redis, database, processes, pages."""
+    """Checks of Redis, database, processes, API and Flower."""
     settings = found.settings
     checks = [
         Check("Redis", "Redis", lambda: _redis(settings)),
@@ -122,7 +122,7 @@ def service_checks(found: Found) -> list[Check]:
 
 def _redis(settings: Settings) -> Sequence[Finding]:
     if not settings.redis_url:
-        return [fail("reached", "no Redis is known here", _NO_REDIS)]
+        return [fail("reached", "no Redis is configured", _NO_REDIS)]
     findings = judge_redis(probe_service.measure_redis(settings.redis_url))
     if settings.cache_url:
         findings.append(judge_cache(probe_service.measure_redis(settings.cache_url)))
@@ -131,24 +131,24 @@ def _redis(settings: Settings) -> Sequence[Finding]:
 
 def _database(settings: Settings) -> Sequence[Finding]:
     if not settings.database_url:
-        return [fail("reached", "no database is known here", _NO_DATABASE)]
+        return [fail("reached", "no database is configured", _NO_DATABASE)]
     return judge_database(probe_service.measure_database(settings.database_url))
 
 
 def _gate(settings: Settings) -> Sequence[Finding]:
-    """Redis and the database are asked for both; that they are away is told under their own headings."""
+    """Dispatcher and workers. Redis and the database have their own checks."""
     if not settings.redis_url:
-        return [fail("dispatcher", "cannot be seen without Redis", _NO_REDIS)]
+        return [fail("dispatcher", "cannot be checked without Redis", _NO_REDIS)]
     parts = Container(settings)
     try:
         gate = probe_service.watch_gate(parts.gauge)
     except PenstockError:
-        return [fail("dispatcher", "cannot be seen: Redis does not answer", "Fix Redis first.")]
+        return [fail("dispatcher", "cannot be checked: Redis does not answer", "Fix Redis first.")]
     return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]
 
 
 def _alive(settings: Settings) -> int:
-    """0 also when the database cannot be asked: it is told under its own heading."""
+    """Workers with a recent heartbeat; 0 without the database, which has its own check."""
     if not settings.database_url:
         return 0
     parts = Container(settings)
@@ -172,7 +172,7 @@ def _api(url: str) -> Sequence[Finding]:
 
 
 def _flower(url: str) -> Sequence[Finding]:
-    """Nothing depends on it."""
+    """Check Flower's health page."""
     parts = urlsplit(url)
     where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     page = get(f"{where}/healthcheck")
@@ -181,5 +181,5 @@ def _flower(url: str) -> Sequence[Finding]:
 
 
 def configuration_check(found: Found) -> Check:
-    """What reading the configuration has found already."""
+    """The findings from reading the configuration."""
     return Check("Configuration", "configuration", lambda: found.findings)

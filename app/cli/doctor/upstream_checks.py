@@ -1,4 +1,4 @@
-"""The checks of one upstream and its keys."""
+"""Checks of an upstream and its keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy
 
 @dataclass(frozen=True)
 class Way:
-    """The way to an upstream, measured. With a proxy of its own, connections are opened to that."""
+    """The measured connection to an upstream, or to its proxy if it has one."""
 
     upstream: UpstreamSettings
     outfit: UpstreamHeaders = field(default_factory=UpstreamHeaders, repr=False)
@@ -50,17 +50,17 @@ class Way:
 
     @cached_property
     def port(self) -> int:
-        """As written, else that of the scheme."""
+        """The URL's port, else the scheme's default."""
         parts = urlsplit(self.upstream.proxy or self.upstream.base_url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def shakes_hands(self) -> bool:
-        """Whether TLS is spoken on a connection as soon as it stands."""
+        """Whether the connection itself uses TLS."""
         return self.upstream.base_url.startswith("https:") and not self.upstream.proxy
 
     def network(self) -> list[Finding]:
-        """Name, connections, TLS, one after the other: each needs the one before."""
+        """Check DNS, connections and TLS in order; each needs the one before."""
         lookup = look_up(self.host, self.port)
         if lookup.error:
             return [judge_lookup(lookup)]
@@ -73,11 +73,11 @@ class Way:
 
     @cached_property
     def pages(self) -> UpstreamPages:
-        """What stands there beside the completions, asked for as tests of keys do."""
+        """The upstream's other endpoints (models, balance)."""
         return UpstreamPages(self.upstream, clock=SystemClock(), outfit=self.outfit)
 
     def answer(self) -> list[Finding]:
-        """What an answer without a key shows: the clock, and whether somebody stands between."""
+        """Check the clock and any proxy in between, from an answer without a key."""
         page = self.pages.models()
         answered_at = page.asked_at + page.seconds
         skew = date_skew(page.headers.get("date"), page.asked_at, answered_at) if page.status else None
@@ -89,7 +89,7 @@ class Way:
         return [clock, judge_proxy(page.headers, issuer, variables)]
 
     def key(self, name: str, secret: str, models: Sequence[str]) -> list[Finding]:
-        """What the provider says of one key."""
+        """Check one key, its models, balance and limits."""
         listed = self.pages.models(secret)
         if (refused := judge_key(listed, name)) is not None:
             return [refused]
@@ -97,7 +97,7 @@ class Way:
         return [judge_models(listed, models), judge_balance(balance), judge_headers([listed, balance])]
 
     def status_page(self) -> list[Finding]:
-        """What the provider says of itself, where it is configured."""
+        """Check the provider's status page, if configured."""
         if not self.upstream.status_page:
             return [ok("status page", "none configured ([[upstream]] status_page)")]
         return [judge_status_page(get(self.upstream.status_page))]
@@ -109,7 +109,7 @@ class Way:
 def upstream_checks(
     settings: Settings, secrets: Mapping[str, str], outfits: Mapping[str, UpstreamHeaders]
 ) -> list[Check]:
-    """All upstreams, each with its keys behind it; what lacks its secrets is told where they are looked up."""
+    """Checks of all upstreams and their keys. A missing secret is a finding of the configuration check."""
     found: list[Check] = []
     for upstream in settings.upstreams:
         if upstream.name not in outfits:
@@ -142,6 +142,6 @@ class _Key:
 
 
 def _models(settings: Settings, key: str) -> tuple[str, ...]:
-    """The upstream's names of the models that tiers send to a key."""
+    """The upstream's names of the models that are routed to a key."""
     routes = (route for model in settings.models for tier in model.routes() for route in tier)
     return tuple(dict.fromkeys(route.upstream_model for route in routes if route.key == key))

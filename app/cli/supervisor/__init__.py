@@ -1,1 +1,1 @@
-"""What keeps the processes of `penstock up` alive: decisions in state.py and steps.py, deeds in the rest."""
+"""Keeps the processes of `penstock up` alive. decisions.py decides; loop.py and child.py act."""

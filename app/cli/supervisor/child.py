@@ -1,4 +1,4 @@
-"""One running process of the supervisor: made, asked, told, and its output kept."""
+"""One supervised process: start, readiness, signals and its log file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 from app.cli.supervisor import lifeline
 from app.cli.supervisor.decisions import Component
 
-MOST_BYTES = 10_000_000  # then NAME.log becomes NAME.log.1, and an older one of that name is gone
+MOST_BYTES = 10_000_000  # then NAME.log replaces NAME.log.1
 
 
 class LogFile:
-    """Appends lines; each is in the file when `write` returns."""
+    """Appends lines to a size-limited file, unbuffered."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append. Raises OSError when the disk is full."""
+        """Append a line. Raises OSError if the disk is full."""
         if self._file.tell() >= MOST_BYTES:
             self._file.close()
             self._path.replace(self._path.with_suffix(".log.1"))
@@ -33,7 +33,7 @@ class LogFile:
         self._file.write(line)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -42,13 +42,13 @@ Echo = Callable[[str, str], None]  # (component, line)
 
 
 class Child:
-    """A process in a session of its own, so that a Ctrl-C at the terminal reaches the supervisor only."""
+    """A process in its own session, so that Ctrl-C reaches only the supervisor."""
 
     def __init__(
         self, component: Component, environment: Mapping[str, str], pipe: int, log: Path, echo: Echo
     ):
         self.component = component
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)  # its last lines
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)  # its last output lines
         self._log, self._echo = log, echo
         self._ready, said = os.pipe()
         os.set_blocking(self._ready, False)
@@ -64,11 +64,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also that of its session and group."""
+        """Process id, also its session and group id."""
         return self._process.pid
 
     def ended(self) -> int | None:
-        """Its exit code (negative: the signal) when it has ended. The rest of its group ends with it."""
+        """Its exit code (negative: the signal) if it has exited; kills the rest of its group."""
         code = self._process.poll()
         if code is not None:
             self.kill()
@@ -76,7 +76,7 @@ class Child:
         return code
 
     def is_ready(self) -> bool:
-        """Whether it said so, or its probe says so."""
+        """Whether it has reported ready, or its probe succeeds."""
         if self.component.probe is not None:
             return self.component.probe()
         try:
@@ -85,23 +85,23 @@ class Child:
             return False
 
     def tell(self, which: signal.Signals) -> None:
-        """Send it a signal (it alone, not what it started)."""
+        """Send a signal to the process, not to its children."""
         if self._process.poll() is None:
             self._process.send_signal(which)
 
     def kill(self) -> None:
-        """kill -9 it with everything it started."""
+        """SIGKILL the process and everything it started."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # macOS: a group of zombies
             pass
 
     def close(self) -> None:
-        """Let go of the pipe; after its end."""
+        """Close the readiness pipe after the process has exited."""
         os.close(self._ready)
 
     def _read(self) -> None:
-        """Pass on what it says until it says no more. A full disk costs the log, never the process."""
+        """Copy its output to the log and `echo`. A full disk costs the log, never the process."""
         output = self._process.stdout
         assert output is not None  # noqa: S101 - we asked for a pipe
         with output, closing(LogFile(self._log)) as log:

@@ -15,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """What to start, after what, and how to tell that it is ready.
+    """A process to run: its command, what it needs first, and how to tell that it is ready.
 
     `after` names the components that must be ready first; they are stopped only when this one is gone.
     `probe` answers whether it is ready; without one it says so itself (`lifeline.ready`), and a component
@@ -28,13 +28,13 @@ class Component:
     env: Mapping[str, str] = field(default_factory=dict)
     probe: Callable[[], bool] | None = None
     once: bool = False
-    renewed: bool = False  # reads the configuration at its start, so that a reload starts it again
-    start_seconds: float = 120.0  # then it counts as failed; a busy machine takes half a minute
+    renewed: bool = False  # reads the configuration at start, so a reload restarts it
+    start_seconds: float = 120.0  # then it has failed; a busy machine takes half a minute
     stop_seconds: float = 10.0  # then it is killed
 
 
 class Phase(StrEnum):
-    """One word for what a process is doing."""
+    """The state of a process."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -52,49 +52,49 @@ SERVING = frozenset({Phase.READY, Phase.FINISHED})
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How patient the supervisor is with what ends by itself."""
+    """How processes that exit unexpectedly are restarted."""
 
-    first_seconds: float = 0.5  # before the first restart; doubled at each
+    first_seconds: float = 0.5  # before the first restart; doubles each time
     most_seconds: float = 30.0
-    steady_seconds: float = 30.0  # ready for so long: earlier failures are forgotten
-    tries: int = 3  # starts that may fail before it was ever ready
+    steady_seconds: float = 30.0  # after this long in `ready`, earlier failures are forgotten
+    tries: int = 3  # failed starts before giving up on a process that was never ready
     hopeless: frozenset[int] = frozenset({2, 3})  # exit codes for wrong usage and wrong configuration
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row (from 1)."""
+        """Seconds to wait after this many consecutive failures (from 1)."""
         doubled = self.first_seconds * 2.0 ** min(failures - 1, 30)
         return min(self.most_seconds, doubled)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """A process as the supervisor sees it."""
+    """The supervisor's view of a process."""
 
     phase: Phase = Phase.WAITING
-    since: float = 0.0  # when it came into this phase
+    since: float = 0.0  # when this phase began
     failures: int = 0  # in a row
     was_ready: bool = False  # ever, in this run
     again_at: float = 0.0  # when `backoff` ends
-    stale: bool = False  # a reload wants it started again
+    stale: bool = False  # a reload wants it restarted
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process."""
+        """Whether a process exists."""
         return self.phase in ALIVE
 
     @property
     def serving(self) -> bool:
-        """Whether what depends on it may start."""
+        """Whether components that depend on it may start."""
         return self.phase in SERVING
 
 
 def started(state: ProcessState, now: float) -> ProcessState:
-    """A process was made."""
+    """The process was started."""
     return replace(state, phase=Phase.STARTING, since=now, stale=False)
 
 
 def became_ready(state: ProcessState, now: float) -> ProcessState:
-    """It answered for the first time."""
+    """It became ready."""
     return replace(state, phase=Phase.READY, since=now, was_ready=True)
 
 
@@ -106,7 +106,7 @@ def told_to_stop(state: ProcessState, now: float) -> ProcessState:
 def exited(
     component: Component, state: ProcessState, code: int, now: float, *, ending: bool, policy: RestartPolicy
 ) -> ProcessState:
-    """It ended with `code` (negative: by that signal). `ending`: the supervisor itself is on its way out."""
+    """It exited with `code` (negative: the signal). `ending`: the supervisor is shutting down."""
     if ending:
         return replace(state, phase=Phase.STOPPED, since=now)
     if state.phase is Phase.STOPPING:
@@ -127,7 +127,7 @@ def _failed(state: ProcessState, code: int, now: float, policy: RestartPolicy) -
 
 @dataclass(frozen=True, slots=True)
 class SupervisorStep:
-    """One deed: start it, tell it to stop (SIGTERM), or kill it (SIGKILL)."""
+    """One action: start, stop (SIGTERM) or kill (SIGKILL) a process."""
 
     deed: Literal["start", "stop", "kill"]
     name: str
@@ -136,11 +136,11 @@ class SupervisorStep:
 def next_steps(
     components: Sequence[Component], states: Mapping[str, ProcessState], now: float, *, ending: bool
 ) -> list[SupervisorStep]:
-    """Decide the deeds due at `now` (monotonic seconds).
+    """Decide the actions due at `now` (monotonic seconds).
 
-    1. Kill what was told to stop and did not, and what does not become ready.
-    2. On the way out: stop what nothing alive depends on.
-    3. Else start what waits and may start; and renew one stale component, when all else is calm.
+    1. Kill what did not stop in time and what did not become ready in time.
+    2. While shutting down: stop what nothing alive depends on.
+    3. Else start what may start; if nothing is, restart one stale component.
     """
     steps = [SupervisorStep("kill", c.name) for c in components if _overdue(c, states[c.name], now)]
     if ending:
@@ -173,7 +173,7 @@ def _may_stop(
 
 
 def _renewal(components: Sequence[Component], states: Mapping[str, ProcessState]) -> list[SupervisorStep]:
-    """One at a time, so that there is always somebody who works."""
+    """Restart one at a time, so that the others keep working."""
     if any(states[c.name].phase in (Phase.STOPPING, Phase.STARTING) for c in components):
         return []
     stale = (c.name for c in components if states[c.name].phase is Phase.READY and states[c.name].stale)

@@ -1,4 +1,4 @@
-"""The record of one run in its data folder: who works there, and what a killed run left behind."""
+"""The run record in the data folder: which processes run there, and what a killed run left behind."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-Identity = tuple[int, float]  # process id, and when that process was made: an id alone is used again
+Identity = tuple[int, float]  # process id and start time: ids are reused
 
 
 class AlreadyRunningError(Exception):
-    """Another supervisor works in this folder; `pid` is its process, if that is known."""
+    """Another supervisor uses this folder; `pid` is its process, if known."""
 
     def __init__(self, pid: int | None) -> None:
         super().__init__(pid)
@@ -24,41 +24,41 @@ class AlreadyRunningError(Exception):
 
 
 class Run:
-    """The record of this run: `DIR/run/processes.json`, written before each process is relied on."""
+    """The record of this run, `DIR/run/processes.json`, written before a process is used."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "processes.json"
 
     def record(self, processes: Mapping[str, int]) -> None:
-        """Write down the processes (name -> id) that are ours now."""
+        """Record the current processes (name -> id)."""
         known = {name: _identity(pid) for name, pid in {"supervisor": os.getpid(), **processes}.items()}
         partial = self._file.with_suffix(".new")
         partial.write_text(json.dumps({name: who for name, who in known.items() if who}))
         partial.replace(self._file)
 
     def recorded(self) -> dict[str, Identity]:
-        """What the last run wrote down; nothing when it ended in order."""
+        """The last run's record; empty if it ended cleanly."""
         try:
             return {name: (int(pid), float(made)) for name, (pid, made) in _load(self._file).items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
     def clear(self) -> None:
-        """Everything has ended in order."""
+        """Remove the record after a clean end."""
         self._file.unlink(missing_ok=True)
 
 
 def supervisor_of(folder: Path) -> int | None:
-    """The process that works in `folder` now; None when nobody does."""
+    """The supervisor's process id in `folder`; None if none is running."""
     found = Run(folder).recorded().get("supervisor")
     return found[0] if found is not None and _identity(found[0]) == found else None
 
 
 @contextmanager
 def sole(folder: Path) -> Iterator[Run]:
-    """Hold `folder` for as long as this run lasts. Raises AlreadyRunningError.
+    """Lock `folder` for this run. Raises AlreadyRunningError.
 
-    The lock is the kernel's, so that it goes with the process whatever its death was.
+    The kernel releases the lock however the process ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
@@ -72,7 +72,7 @@ def sole(folder: Path) -> Iterator[Run]:
 
 
 def end_leftovers(run: Run) -> list[str]:
-    """Kill what a killed run left alive in spite of its lifelines; returns the names."""
+    """Kill processes that a killed run left alive despite their lifelines; returns their names."""
     alive = {name: pid for name, (pid, made) in run.recorded().items() if _identity(pid) == (pid, made)}
     alive.pop("supervisor", None)
     for pid in alive.values():

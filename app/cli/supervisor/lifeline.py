@@ -1,8 +1,8 @@
-"""The supervised side: a process that dies with its supervisor, and tells it when it is ready.
+"""The supervised side: a process that dies with its supervisor and reports when it is ready.
 
-The supervisor holds the writing end of a pipe that nobody writes to. When it goes, by whatever death, the
-reading end in each of its processes comes to its end, and they kill themselves and what they started. On
-Linux the kernel is asked for the same, in case the watching thread does not get to run.
+The supervisor holds the write end of a pipe that is never written to. However it dies, the read end in each of its
+processes reaches end of file, and they kill themselves and what they started. On Linux the kernel does the same, in
+case the watching thread does not get to run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-LIFELINE = "PENSTOCK_LIFELINE"  # file descriptor of the pipe's reading end
+LIFELINE = "PENSTOCK_LIFELINE"  # file descriptor of the pipe's read end
 SUPERVISOR = "PENSTOCK_SUPERVISOR"  # process id
 READY = "PENSTOCK_READY"  # file descriptor to write one byte to
 _PR_SET_PDEATHSIG = 1
@@ -24,7 +24,7 @@ _last_deeds: list[Callable[[], None]] = []
 
 
 def hold() -> None:
-    """Die with the supervisor from now on; nothing happens in a process that has none."""
+    """Die with the supervisor from now on; does nothing without one."""
     inherited = os.environ.pop(LIFELINE, None)
     if inherited is None:
         return
@@ -34,23 +34,23 @@ def hold() -> None:
 
 
 def before_death(deed: Callable[[], None]) -> None:
-    """Do this before dying with the supervisor, such as ending a server in a session of its own.
+    """Run `deed` before dying with the supervisor, such as stopping a server in its own session.
 
-    The kernel is then no longer asked to kill this process, as that would leave it no time.
+    The kernel then no longer kills this process, as that would leave no time.
     """
     _last_deeds.append(deed)
     _prctl_death_signal(0)
 
 
 def ready() -> None:
-    """Tell the supervisor that this process works; once is enough, and without one it does nothing."""
+    """Report this process ready to the supervisor; does nothing the second time or without one."""
     inherited = os.environ.pop(READY, None)
     if inherited is None:
         return
     descriptor = int(inherited)
     try:
         os.write(descriptor, b"\n")
-    except BrokenPipeError:  # it is gone; the lifeline will say so
+    except BrokenPipeError:  # the supervisor is gone; the lifeline handles it
         pass
     finally:
         os.close(descriptor)
@@ -67,7 +67,7 @@ def _watch(descriptor: int) -> None:
 
 
 def _kill_own_group() -> None:
-    """With everything we forked, when the group is ours alone."""
+    """Kill this process, and its group if it leads one."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +75,7 @@ def _kill_own_group() -> None:
 
 def _die_with(parent: int) -> None:
     _die_with_parent()
-    if sys.platform == "linux" and os.getppid() != parent:  # it went before we could ask
+    if sys.platform == "linux" and os.getppid() != parent:  # the supervisor died before the call
         _kill_own_group()
 
 

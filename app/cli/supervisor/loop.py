@@ -1,4 +1,4 @@
-"""The supervisor: looks at its processes, asks `next_steps`, and does what that says."""
+"""The supervisor loop: checks its processes, asks `next_steps` and carries it out; and its terminal output."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ TICK_SECONDS = 0.1
 
 
 class Teller(Protocol):
-    """Who hears of what happens."""
+    """Receives output lines and phase changes."""
 
     def changed(
         self, component: Component, state: ProcessState, child: Child | None, code: int | None
     ) -> None:
-        """A component came into another phase; `code` when it ended."""
+        """A component's phase changed; `code` if it exited."""
 
     def line(self, component: str, line: str) -> None:
-        """A component wrote a line."""
+        """A component printed a line."""
 
 
 class Supervisor:
-    """Keeps `components` alive until a signal comes or one of them proves hopeless.
+    """Keeps `components` alive until a signal arrives or one of them is given up.
 
     `run` is to be called from the main thread: that one gets the signals, and makes the processes, which on
-    Linux die with the thread that made them.
+    Linux die with the thread that created them.
     """
 
     def __init__(
@@ -64,38 +64,38 @@ class Supervisor:
         self._components = {component.name: component for component in components}
         self._environment, self._logs, self._teller = environment, logs, teller
         self._policy = policy or RestartPolicy()
-        self._on_processes = on_processes  # hears name -> process id, before anything else happens
+        self._on_processes = on_processes  # gets name -> process id before anything else happens
         self._children: dict[str, Child] = {}
         self._ending = self._hurry = self._hung_up = False
         self._wake = threading.Event()
-        self._pipe, self._held = os.pipe()  # the lifeline: see there
+        self._pipe, self._held = os.pipe()  # see lifeline.py
 
     @property
     def ready(self) -> bool:
-        """Whether everything serves."""
+        """Whether every component is ready."""
         return all(state.serving for state in self.states.values())
 
     @property
     def gave_up(self) -> bool:
-        """Whether something could not be made to work at all."""
+        """Whether a component was given up."""
         return any(state.phase is Phase.GAVE_UP for state in self.states.values())
 
     def stop(self) -> None:
-        """Wind down: each process gets SIGTERM when nothing depends on it any more. Again: kill them all."""
+        """Shut down: each process gets SIGTERM when nothing depends on it any more. Called again: kill all."""
         self._ending, self._hurry = True, self._ending
         self._wake.set()
 
     def renew(self) -> None:
-        """Start those again, one after the other, that read the configuration at their start."""
+        """Restart, one by one, the components that read the configuration at start."""
         for name, component in self._components.items():
             if component.renewed:
                 self.states[name] = replace(self.states[name], stale=True)
         self._wake.set()
 
     def run(self, *, on_ready: Callable[[], None], on_hangup: Callable[[], None]) -> int:
-        """Work until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 when something proved hopeless.
+        """Run until SIGTERM or SIGINT. Returns 0 after a clean end, 1 if a component was given up.
 
-        `on_ready` is called once, when everything serves; `on_hangup` for each SIGHUP.
+        `on_ready` is called once, when everything is ready; `on_hangup` for each SIGHUP.
         """
         told = False
         with self._signals():
@@ -116,7 +116,7 @@ class Supervisor:
         return 1 if self.gave_up else 0
 
     def tick(self) -> None:
-        """Look once at everything, and do what is due."""
+        """Check every process once and do what is due."""
         now = time.monotonic()
         for name, child in list(self._children.items()):
             self._look_at(name, child, now)
@@ -181,7 +181,7 @@ _COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright
 
 
 class Terminal:
-    """Writes to standard output. With `verbose` every line of every component, its name before it."""
+    """Writes to standard output; with `verbose`, every line of every component, prefixed with its name."""
 
     def __init__(self, names: Iterable[str], *, verbose: bool) -> None:
         names = list(names)
@@ -190,7 +190,7 @@ class Terminal:
         self._colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
 
     def say(self, text: str) -> None:
-        """Write a line of the supervisor's own. A terminal that went away is no reason to stop."""
+        """Print a line of the supervisor's own. Ignores a closed terminal."""
         try:
             click.echo(text)
             sys.stdout.flush()
@@ -198,22 +198,22 @@ class Terminal:
             pass
 
     def line(self, component: str, line: str) -> None:
-        """A component wrote a line."""
+        """A component printed a line."""
         if self._verbose:
             self._tell(component, line)
 
     def changed(
         self, component: Component, state: ProcessState, child: Child | None, code: int | None
     ) -> None:
-        """A component came into another phase."""
+        """A component's phase changed."""
         name = component.name
         if state.phase is Phase.READY and (self._verbose or state.failures):
             self._tell(name, "ready")
         elif state.phase is Phase.BACKOFF:
             pause = state.again_at - state.since
-            self._tell_end(name, child, f"{_how(code)}; it is started again in {pause:.1f} s")
+            self._tell_end(name, child, f"{_how(code)}; restarting in {pause:.1f} s")
         elif state.phase is Phase.GAVE_UP:
-            self._tell_end(name, child, f"{_how(code)} and cannot be made to work")
+            self._tell_end(name, child, f"{_how(code)}; giving up")
 
     def _tell_end(self, name: str, child: Child | None, what: str) -> None:
         if child is not None and not self._verbose:
@@ -228,18 +228,18 @@ class Terminal:
 
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"ended by signal {-code}"
-    return f"ended with exit code {code}"
+        return f"killed by signal {-code}"
+    return f"exited with code {code}"
 
 
 class Hangup:
-    """Made at the start, when the terminal (if there is one) is still there."""
+    """Tells whether a SIGHUP means that the terminal was closed. Created while the terminal exists."""
 
     def __init__(self) -> None:
         self._had_terminal = _has_terminal()
 
     def happened(self) -> bool:
-        """Whether there was a terminal, and it has gone."""
+        """Whether there was a terminal and it is gone."""
         return self._had_terminal and not _has_terminal()
 
 
