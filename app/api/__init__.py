@@ -1,7 +1,8 @@
-"""HTTP: parse, authenticate, call one use case, render.
+"""The HTTP API: parse, authenticate, call one use case, render.
 
-Begin with `application.py` and `operations.py` (one table, from which routes, /openapi.json and /docs are made).
-`auth.py` is what every call passes first; `use_cases.py` has the use cases.
+Begin with `application.py` and `operations.py` (the table from which routes, /openapi.json and /docs are generated).
+Every call with a key passes `access_control.py`. `shapes.py` and its neighbours document the responses.
 
-Uses the use cases of all rooms below; what it still reads from a `store` is listed in pyproject.toml.
+The use cases are built by `app/composition/api.py`. The imports from a `store` that remain are listed in
+pyproject.toml.
 """

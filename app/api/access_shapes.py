@@ -1,4 +1,4 @@
-"""What the administration of access takes and answers."""
+"""Request and response models for access administration."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Limits = Annotated[
     Field(
         fail_fast=True,
         description="rpm, most_waiting, tokens_per_day, tokens_per_month, money_per_day, money_per_month, currency, "
-        "over_budget (refuse or wait), order (arrival or deadline), store, retention_seconds. What is left out is not "
-        "limited.",
+        "over_budget (refuse or wait), order (arrival or deadline), store, retention_seconds. Omitted "
+        "fields are not limited.",
     ),
 ]
 
 
 class ClientChange(Body):
-    """What may be changed of a client."""
+    """The changeable fields of a client."""
 
-    weight: float | None = Field(None, description="Its share of each quota, against others'.")
+    weight: float | None = Field(None, description="Its share of each quota, relative to other clients.")
     granted_priority: PriorityName | None = Field(
-        None, description="Up to this its priorities count for others."
+        None, description="The highest priority that counts in competition with other clients."
     )
     team: Team | None = None
     administers: Team | None = Field(None, description="The team whose clients it may manage.")
@@ -41,20 +41,22 @@ class ClientBody(ClientChange):
 
 
 class KeyBody(Body):
-    """An API key to make."""
+    """An API key to create."""
 
     scopes: Texts = Field(default_factory=lambda: ["*"], min_length=1, max_length=20)
     expires_at: Instant | None = None
     name: str | None = None
     user: str | None = Field(
-        None, description="Who will hold it; from the administrator of a team it becomes TEAM/NAME."
+        None, description="The holder of the key; stored as TEAM/NAME if set by a team administrator."
     )
 
 
 class RotateBody(Body):
-    """How to rotate."""
+    """Options of a rotation."""
 
-    overlap: Annotated[Duration | None, Field(description="How long the old one stays valid; 24 h.")] = None
+    overlap: Annotated[
+        Duration | None, Field(description="How long the old one remains valid; default: 24 h.")
+    ] = None
 
 
 class PolicyBody(Body):
@@ -70,9 +72,9 @@ class PolicyBody(Body):
 
 
 class ReplayBody(Body):
-    """Which callbacks to deliver again."""
+    """Which callbacks to replay."""
 
-    since: Instant = Field(description="All that were given up since.")
+    since: Instant = Field(description="Callbacks given up at or after this time.")
 
 
 class Client(Shape):
@@ -90,7 +92,7 @@ class Client(Shape):
 
 
 class NewClient(Client):
-    """A client at the only moment when its secrets are known."""
+    """A new client with its secrets, which are only shown once."""
 
     api_key: str
     callback_secret: str
@@ -104,7 +106,7 @@ class ClientList(Shape):
 
 
 class ApiKey(Shape):
-    """An API key, without itself."""
+    """An API key, without its secret."""
 
     id: str
     object: Literal["api_key"]
@@ -118,7 +120,7 @@ class ApiKey(Shape):
 
 
 class NewApiKey(ApiKey):
-    """An API key at the only moment when it is known."""
+    """A new API key with its secret, which is only shown once."""
 
     api_key: str
 
@@ -131,7 +133,7 @@ class ApiKeyList(Shape):
 
 
 class Secret(Shape):
-    """A callback secret at the only moment when it is known."""
+    """A new callback secret, which is only shown once."""
 
     object: Literal["callback_secret"]
     callback_secret: str
@@ -154,16 +156,16 @@ class PolicyList(Shape):
 
 
 class Gone(Shape):
-    """Something that is gone."""
+    """A deleted object."""
 
     id: str
     deleted: bool
 
 
 class AuditEntry(Shape):
-    """One call or administrative act."""
+    """A call or an administrative action."""
 
-    number: int | None = Field(description="Its place in the chain; null: not yet linked.")
+    number: int | None = Field(description="Its position in the hash chain; null if not linked yet.")
     digest: str | None
     at: Time
     action: str
@@ -181,19 +183,19 @@ class AuditEntry(Shape):
 
 
 class AuditCheck(Shape):
-    """Whether the chain holds."""
+    """The result of verifying the hash chain."""
 
     holds: bool
     entries: int
     unlinked: int
     fault: str | None
     digest: str = Field(
-        description="The chain's end: keep it elsewhere to prove later that nothing was cut off."
+        description="The digest of the last entry; keep it elsewhere to detect truncation later."
     )
 
 
 class DeadLetter(Shape):
-    """A callback that was given up."""
+    """A callback whose delivery was given up."""
 
     id: str
     object: Literal["callback"]
@@ -209,7 +211,7 @@ class DeadLetter(Shape):
 
 
 class DeadLetterList(Shape):
-    """Callbacks that were given up, newest first."""
+    """Undeliverable callbacks, newest first."""
 
     object: Literal["list"]
     data: list[DeadLetter]
@@ -217,6 +219,6 @@ class DeadLetterList(Shape):
 
 
 class Replayed(Shape):
-    """How many are delivered again."""
+    """The number of replayed callbacks."""
 
     replayed: int

@@ -49,7 +49,7 @@ from app.submission.warm_cache import WarmCache
 
 
 class PenstockApi(Flask):
-    """The application, and the end of its life."""
+    """The application with its use cases and background work."""
 
     access_control: AccessControl
     use_cases: UseCases
@@ -58,21 +58,21 @@ class PenstockApi(Flask):
     watch: AlertLoop | None = None
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Nothing here is a coroutine: each view and hook of each request need not be asked whether it is one."""
+        """Return `func`: no view is a coroutine, so that checking each one per request is unnecessary."""
         return func
 
     def start(self) -> None:
-        """What a serving process does beside requests: it watches over the service when no leader does."""
+        """Start background work: alerting while no leader is running."""
         if self.watch is not None:
             self.watch.start()
 
     def drain(self) -> None:
-        """Answer all long polls at once, end the dashboard's streams; new ones do not wait any more."""
+        """Answer all long polls at once and end the dashboard's streams; new long polls do not wait."""
         self.use_cases.waiters.close()
         self.live.end_streams()
 
     def close(self) -> None:
-        """End the threads that requests have started. The parts are their maker's to close."""
+        """Stop the threads that requests have started. The caller closes the dependencies."""
         if self.watch is not None:
             self.watch.close()
         self.live.close()
@@ -83,10 +83,10 @@ class PenstockApi(Flask):
 
 
 def create_app(parts: Dependencies) -> PenstockApi:
-    """Build the application from the parts of the process. Opens nothing yet: connections come with requests."""
+    """Build the application. Opens no connections: they come with requests."""
     app = PenstockApi(__name__, static_folder=None)
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # a redirect would be no envelope
+    app.url_map.merge_slashes = False  # a redirect would bypass our error envelope
     app.use_cases = build_use_cases(parts)
     app.openai = build_openai_use_cases(app.use_cases, parts)
     app.access_control = AccessControl(
@@ -152,7 +152,7 @@ def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
     metrics = Metrics(parts.meters, ServiceFigures(status.read, clients), app.use_cases.authenticate)
     parts.meters.watch("penstock_waiters", lambda: app.use_cases.waiters.count)
     metrics.install(app)
-    keep_alerts = getattr(parts, "keep_alerts", None)  # small fakes watch over nothing
+    keep_alerts = getattr(parts, "keep_alerts", None)  # absent in tests
     if keep_alerts is not None:
         app.watch = keep_alerts(requests=lambda: metrics.requests)
     return metrics
@@ -194,7 +194,7 @@ def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
 
 
 def version() -> str:
-    """The service's version; `0` when it runs without having been installed."""
+    """The installed version; `0` when run from a source tree."""
     try:
         return metadata.version("penstock")
     except metadata.PackageNotFoundError:

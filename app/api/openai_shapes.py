@@ -1,4 +1,4 @@
-"""What the OpenAI-compatible endpoints answer; the official client's strict validation holds them against it too."""
+"""Response models of the OpenAI-compatible endpoints; also tested with the official client's strict validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.api.shapes import BatchStatus, Shape
 
 
 class Choice(BaseModel):
-    """One answer; more fields as the upstream has them."""
+    """A choice; further fields as sent by the upstream."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -20,7 +20,7 @@ class Choice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """The upstream's answer as it came."""
+    """The upstream's response, unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -38,7 +38,7 @@ class Model(Shape):
     id: str
     object: Literal["model"]
     created: int
-    owned_by: str = Field(description="The upstream that is asked first.")
+    owned_by: str = Field(description="The upstream that is tried first.")
 
 
 class ModelList(Shape):
@@ -90,7 +90,7 @@ class LineProblem(Shape):
 
 
 class LineProblems(Shape):
-    """Why the input was refused."""
+    """Why the input was rejected."""
 
     object: Literal["list"]
     data: list[LineProblem]
@@ -105,13 +105,13 @@ class RequestCounts(Shape):
 
 
 class InputDetails(Shape):
-    """Of the input tokens."""
+    """Details of the input tokens."""
 
     cached_tokens: int
 
 
 class OutputDetails(Shape):
-    """Of the output tokens."""
+    """Details of the output tokens."""
 
     reasoning_tokens: int
 
@@ -127,7 +127,7 @@ class BatchUsage(Shape):
 
 
 class OpenAiBatch(Shape):
-    """A batch as OpenAI's Batch API has it; instants are Unix seconds."""
+    """A batch in the format of OpenAI's Batch API; times are Unix seconds."""
 
     id: str
     object: Literal["batch"]

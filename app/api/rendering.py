@@ -1,4 +1,4 @@
-"""Rows as JSON values: tasks, batches and what belongs to them."""
+"""Renders rows of tasks, batches, attempts and deliveries as JSON values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.tasks.store.batches import BatchRow, ResultRow
 from app.tasks.store.submissions import NewTask
 from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow
 
-_UNKNOWN_YET = (
+_NULL_FIELDS = (
     "started_at",
     "finished_at",
     "error_code",
@@ -29,8 +29,8 @@ _UNKNOWN_YET = (
     "cost_picos",
     "currency",
 )
-_NOTHING_YET: dict[str, Any] = {
-    **dict.fromkeys(_UNKNOWN_YET),
+_NEW_TASK: dict[str, Any] = {
+    **dict.fromkeys(_NULL_FIELDS),
     "status": Status.QUEUED,
     "attempts": 0,
     "cached": False,
@@ -41,21 +41,21 @@ _NOTHING_YET: dict[str, Any] = {
 
 
 class Rendering:
-    """Writes rows as the contract has them; asks why a task waits while it does."""
+    """Renders rows in the API's format, with the reason why a queued task waits."""
 
     def __init__(self, explain: Explain) -> None:
         self._explain = explain
 
     def task(self, row: TaskRow) -> dict[str, Any]:
-        """A task as it stands."""
+        """Render a task."""
         values = {**_columns(row), "metadata": raw(row.metadata)}
         queue = self._queue(row) if row.status is Status.QUEUED else None
         return task_view(values, result=raw(row.result), queue=queue, callback_status=row.callback_status)
 
     def new_task(self, row: NewTask) -> dict[str, Any]:
-        """A task that was stored a moment ago, without asking the database."""
+        """Render a task that was just stored, without querying the database."""
         values = {
-            **_NOTHING_YET,
+            **_NEW_TASK,
             "id": row.id,
             "model": row.model,
             "created_at": row.created_at,
@@ -71,7 +71,7 @@ class Rendering:
         )
 
     def tasks(self, page: TaskPage) -> dict[str, Any]:
-        """A page of tasks."""
+        """Render a page of tasks."""
         ids = [row.id for row in page.rows]
         return {
             "object": "list",
@@ -82,21 +82,21 @@ class Rendering:
         }
 
     def attempts(self, rows: list[AttemptRow]) -> dict[str, Any]:
-        """The upstream calls of a task."""
+        """Render the upstream calls of a task."""
         return {"object": "list", "data": [_attempt(number, row) for number, row in enumerate(rows, 1)]}
 
     def deliveries(self, rows: list[DeliveryAttempt]) -> dict[str, Any]:
-        """The tries at a task's callbacks."""
+        """Render the delivery attempts of a task's callbacks."""
         return {"object": "list", "data": [_delivery(row) for row in rows]}
 
     def batch(self, row: BatchRow) -> dict[str, Any]:
-        """A batch as it stands."""
+        """Render a batch."""
         errors = orjson.loads(row.errors) if row.errors else None
         values = {**_columns(row), "metadata": raw(row.metadata)}
         return batch_view(values, errors=errors, callback_status=row.callback_status)
 
     def result_line(self, row: ResultRow) -> bytes:
-        """One line of results, its newline included."""
+        """Render one line of results, including its newline."""
         values = _columns(row)
         line = {
             "index": row.batch_index,
@@ -154,5 +154,5 @@ def _delivery(row: DeliveryAttempt) -> dict[str, Any]:
 
 
 def _columns(row: Any) -> dict[str, Any]:
-    """A row's fields by name, none copied deeper."""
+    """A row's fields by name (a shallow copy)."""
     return {name: getattr(row, name) for name in row.__dataclass_fields__}

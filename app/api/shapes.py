@@ -1,4 +1,4 @@
-"""What the API answers, for /openapi.json; the tests hold real answers against it."""
+"""The API's response models for /openapi.json; tests validate real responses against them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BatchStatus = Literal[
 
 
 class Shape(BaseModel):
-    """Every field is always there."""
+    """A response model; every field is always present."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,25 +29,25 @@ class Problem(Shape):
 
 
 class ErrorEnvelope(Shape):
-    """The body of every refusal."""
+    """The body of every error response."""
 
     error: Problem
 
 
 class CachedTokens(Shape):
-    """Of the prompt's tokens, those the upstream had cached."""
+    """Prompt tokens that the upstream had cached."""
 
     cached_tokens: int
 
 
 class ReasoningTokens(Shape):
-    """Of the answer's tokens, those spent on reasoning."""
+    """Completion tokens spent on reasoning."""
 
     reasoning_tokens: int
 
 
 class Usage(Shape):
-    """Tokens, as the upstream counted them."""
+    """Tokens as counted by the upstream."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -57,32 +57,36 @@ class Usage(Shape):
 
 
 class Cost(Shape):
-    """What all upstream calls for it cost."""
+    """The cost of all upstream calls for the object."""
 
     micros: int = Field(description="In millionths of the currency, rounded half up.")
-    amount: str = Field(description="In the currency, exactly, such as 0.0000123.")
-    currency: str | None = Field(description="Such as USD. null: nothing was paid, in no known currency.")
+    amount: str = Field(description="Exact amount in the currency, such as 0.0000123.")
+    currency: str | None = Field(
+        description="Such as USD; null if nothing was paid and no currency is known."
+    )
 
 
 class Queue(Shape):
-    """Why a task waits; what is not known is null."""
+    """Why a task is waiting; unknown values are null."""
 
     position: int | None = Field(
-        description="Among what you have waiting for its model at its priority, as it will be served; itself counted."
+        description="Position among your waiting tasks of the same model and priority, from 1."
     )
-    estimated_start_at: Time | None = Field(description="By that, and by how fast your tasks are let go.")
+    estimated_start_at: Time | None = Field(
+        description="Estimated from the position and the rate at which your tasks start."
+    )
     waiting_for: str | None
 
 
 class Callback(Shape):
-    """Who is told of the end, and whether that has happened."""
+    """Where the end of the object is reported, and the state of the delivery."""
 
     url: str
     status: Literal["pending", "delivering", "delivered", "failed"] | None
 
 
 class Task(Shape):
-    """One prompt to run."""
+    """A prompt to run."""
 
     id: str
     object: Literal["task"]
@@ -91,25 +95,25 @@ class Task(Shape):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    attempts: int = Field(description="Upstream calls made.")
+    attempts: int = Field(description="Number of upstream calls.")
     batch_id: str | None
     custom_id: str | None
     priority: Literal["high", "normal", "low"]
-    result: dict[str, Any] | None = Field(description="The upstream's answer, a chat completion.")
+    result: dict[str, Any] | None = Field(description="The upstream's response, a chat completion.")
     error: Problem | None
     usage: Usage | None
-    cost: Cost | None = Field(description="null: the price is unknown.")
+    cost: Cost | None = Field(description="null if the price is unknown.")
     cached: bool = Field(description="Answered from the cache, without an upstream call.")
     coalesced: bool = Field(description="Answered by the upstream call of an identical task.")
     simulated: bool
-    degraded: bool = Field(description="Answered by the configured text for when nobody can, as was allowed.")
-    queue: Queue | None = Field(description="Only while it waits.")
+    degraded: bool = Field(description="Answered with the configured fallback text, as the request allowed.")
+    queue: Queue | None = Field(description="Only while the task is waiting.")
     callback: Callback | None
     metadata: dict[str, str] | None
 
 
 class Deleted(Shape):
-    """Something that is gone."""
+    """A deleted object."""
 
     id: str
     object: Literal["task.deleted"]
@@ -117,30 +121,30 @@ class Deleted(Shape):
 
 
 class Refused(Shape):
-    """Why no more was admitted."""
+    """Why no more tasks were admitted."""
 
     code: str | None
     message: str
 
 
 class RetriedTasks(Shape):
-    """Failed tasks that run again."""
+    """The outcome of a retry of failed tasks."""
 
     object: Literal["retried_tasks"]
-    retried: int = Field(description="How many new tasks there are.")
-    task_ids: list[str] = Field(description="Theirs, in the order of the tasks whose place they take.")
-    has_more: bool = Field(description="Others of the kind are left.")
-    refused: Refused | None = Field(description="Why it ended early.")
+    retried: int = Field(description="Number of new tasks.")
+    task_ids: list[str] = Field(description="Ids of the new tasks, in the order of the tasks they replace.")
+    has_more: bool = Field(description="Whether more matching tasks remain.")
+    refused: Refused | None = Field(description="Why it stopped early.")
 
 
 class TaskList(Shape):
-    """A page of tasks, newest first. Results are not among it."""
+    """A page of tasks, newest first, without results."""
 
     object: Literal["list"]
     data: list[Task]
     has_more: bool
     first_id: str | None
-    last_id: str | None = Field(description="Pass it as `after` for the next page.")
+    last_id: str | None = Field(description="Pass this as `after` for the next page.")
 
 
 class Attempt(Shape):
@@ -149,7 +153,7 @@ class Attempt(Shape):
     object: Literal["attempt"]
     number: int = Field(description="From 1.")
     outcome: str
-    counted: bool = Field(description="Whether it used up one of the retry policy's attempts.")
+    counted: bool = Field(description="Whether it counts as one of the retry policy's attempts.")
     key: str
     upstream_model: str
     status_code: int | None
@@ -170,7 +174,7 @@ class AttemptList(Shape):
 
 
 class Delivery(Shape):
-    """One try at telling a callback."""
+    """One delivery attempt of a callback."""
 
     object: Literal["delivery"]
     callback_id: str = Field(description="Also the `webhook-id` of the request.")
@@ -184,7 +188,7 @@ class Delivery(Shape):
 
 
 class DeliveryList(Shape):
-    """All tries at telling a task's callbacks, in order."""
+    """All delivery attempts of a task's callbacks, in order."""
 
     object: Literal["list"]
     data: list[Delivery]
@@ -195,11 +199,11 @@ class Counts(Shape):
 
     total: int
     completed: int
-    failed: int = Field(description="Those that failed or expired; the rest of an ended batch was cancelled.")
+    failed: int = Field(description="Failed or expired; the rest of an ended batch was cancelled.")
 
 
 class BatchProblem(Shape):
-    """What was wrong with a line."""
+    """A validation error of a line."""
 
     code: str | None
     message: str
@@ -208,7 +212,7 @@ class BatchProblem(Shape):
 
 
 class BatchProblems(Shape):
-    """What was wrong with a batch."""
+    """The validation errors of a batch."""
 
     object: Literal["list"]
     data: list[BatchProblem]
@@ -238,15 +242,15 @@ class Batch(Shape):
 
 
 class AcceptedBatch(Batch):
-    """A batch that has been taken in whole."""
+    """A batch that has been accepted completely."""
 
-    task_ids: list[str] = Field(description="The first 1,000, in the order of the requests.")
+    task_ids: list[str] = Field(description="The first 1,000 task ids, in the order of the requests.")
 
 
 class ResultLine(Shape):
     """One ended task of a batch."""
 
-    index: int = Field(description="Its place among the requests, from 0.")
+    index: int = Field(description="Index of the request, from 0.")
     custom_id: str | None
     task_id: str
     status: TaskStatus
@@ -257,6 +261,6 @@ class ResultLine(Shape):
 
 
 class Health(Shape):
-    """Whether it works."""
+    """The health of a process."""
 
     status: Literal["ok"]

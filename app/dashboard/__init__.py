@@ -1,7 +1,7 @@
-"""The dashboard: pages for people, beside the API and on the same port.
+"""The dashboard: web pages on the API's port.
 
-Begin with `dashboard.py` (routes, sessions, errors) and `pages.py`. `live.py` reads once for all who look. Templates
-and static files stand beside.
+Begin with `dashboard.py` (routes, errors) and `pages.py`. `live.py` reads and renders the overview once for all
+viewers; `session.py` signs them in. Templates and static files are in folders of the same name.
 
-Uses the use cases of all rooms below; what it still reads from a `store` is listed in pyproject.toml.
+It uses the use cases of the rooms below. The imports from a `store` that remain are listed in pyproject.toml.
 """

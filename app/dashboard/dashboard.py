@@ -1,4 +1,4 @@
-"""The dashboard's place in the application: pages, sessions, live parts, errors that people can read."""
+"""Installs the dashboard in the application: pages, sessions, live updates and readable errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def install_dashboard(
     explain: Explain,
     bell: CallbackNotifier | None = None,
 ) -> LivePages:
-    """Add the pages. Opens nothing; the thread that reads for all starts with the first who follows."""
+    """Add the pages. Opens nothing; the reader thread starts with the first live viewer."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     flower_url = (settings.flower_url or "").rstrip("/")
     runbook = settings.alerts.runbook if settings.alerts.runbook.startswith(("https:", "http:")) else ""
@@ -78,22 +78,22 @@ def _blueprint(pages: Views) -> Blueprint:
     )
     for path, view, methods in pages.routes():
         blueprint.add_url_rule(path, endpoint=f"{view.__name__}", view_func=view, methods=methods)
-    blueprint.after_request(_guarded)
+    blueprint.after_request(_secure)
     handlers: tuple[tuple[type[Exception], Callable[[Any], ResponseReturnValue]], ...] = (
         (Unauthenticated, _to_login),
         (Rejected, _rejected),
         (Unreachable, _unreachable),
         (Unsealable, _unsealable),
         (HTTPException, _http),
-        (Exception, _unforeseen),
+        (Exception, _unexpected),
     )
     for error, handler in handlers:
         blueprint.register_error_handler(error, handler)
     return blueprint
 
 
-def _guarded(response: Response) -> Response:
-    """Nothing from elsewhere, in no frame, in no cache but for files that never change under their name."""
+def _secure(response: Response) -> Response:
+    """Set security headers; only static files may be cached."""
     response.headers.setdefault("Content-Security-Policy", _POLICY)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
@@ -116,21 +116,21 @@ def _rejected(error: Rejected) -> ResponseReturnValue:
 
 
 def _unreachable(error: Unreachable) -> ResponseReturnValue:  # noqa: ARG001
-    return _problem(503, "The database does not answer now. Nothing is lost; try again in a moment.")
+    return _problem(503, "The database is not reachable. Nothing is lost; try again in a moment.")
 
 
 def _unsealable(error: Unsealable) -> ResponseReturnValue:
     log.error("content_key_missing", request_id=g.get("request_id"), reason=str(error))
-    return _problem(500, f"This cannot be read here: {error}.")
+    return _problem(500, f"This content cannot be decrypted: {error}.")
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:
     return _problem(error.code or 500, error.description or error.name)
 
 
-def _unforeseen(error: Exception) -> ResponseReturnValue:
+def _unexpected(error: Exception) -> ResponseReturnValue:
     log.error("page_failed", request_id=g.get("request_id"), kind=type(error).__name__, path=request.endpoint)
-    return _problem(500, f"Something went wrong here; it is logged under {g.get('request_id')}.")
+    return _problem(500, f"Internal error. It is logged with the request id {g.get('request_id')}.")
 
 
 def _problem(status: int, message: str) -> ResponseReturnValue:

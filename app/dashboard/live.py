@@ -1,4 +1,4 @@
-"""One reader for all who look: pages are rendered once for each kind of viewer, and sent where something changed."""
+"""One reader for all viewers: each kind of page is rendered once, and only changed parts are sent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from app.reporting.read_overview import Overview, ReadOverview
 
 Parts = Mapping[str, str]  # HTML by the part of the page
 EVERY_SECONDS = 1.0
-FRESH_SECONDS = 1.5  # an overview so young need not be read again
-BEAT_SECONDS = 15.0  # between signs of life on a stream where nothing changes
+FRESH_SECONDS = 1.5  # an overview younger than this is not read again
+BEAT_SECONDS = 15.0  # between heartbeats on a stream without changes
 _REMEMBERED_SECONDS = 30.0
 _MOST_KINDS = 200  # kinds of viewers remembered at once
 
@@ -28,7 +28,7 @@ class _SharedPage:
 
 
 class Stream:
-    """An iterator that is told when its reader is gone, even before it began."""
+    """An iterator with a callback for when its reader is gone, even before the first event."""
 
     def __init__(self, events: Iterator[bytes], left: Callable[[], None]) -> None:
         self._events = events
@@ -38,14 +38,14 @@ class Stream:
         return self._events
 
     def close(self) -> None:
-        """Give the place to somebody else."""
+        """Free the place for another stream."""
         left, self._left = self._left, None
         if left is not None:
             left()
 
 
 class LivePages:
-    """Shares overviews. Holds no database connection between two looks, and reads nothing while nobody looks."""
+    """Shares overviews. Holds no database connection between two reads, and reads nothing without viewers."""
 
     def __init__(
         self, reader: ReadOverview, render: Callable[[Overview], Parts], clock: Clock, most: int
@@ -64,7 +64,7 @@ class LivePages:
         self._closed = False
 
     def now(self, viewer: str | None) -> Parts:
-        """The parts as they stand, at most a second and a half old."""
+        """The current parts, at most 1.5 s old."""
         with self._news:
             shown = self._shown.get(viewer)
         if shown is not None and self._clock.monotonic() - shown.read_at <= FRESH_SECONDS:
@@ -72,9 +72,9 @@ class LivePages:
         return self._read(viewer)[viewer]
 
     def follow(self, viewer: str | None, still: Callable[[], bool]) -> Stream | None:
-        """Server-sent events with the parts that changed, all of them first; None when too many follow already.
+        """Server-sent events, first with all parts and then with changed ones; None if there are too many streams.
 
-        Ends when `still` says so, which is asked every 15 s, and when this is closed. Must be closed.
+        Ends when `still`, called every 15 s, returns False, and when this is closed. The caller must close it.
         """
         with self._news:
             if self._closed or self._followers.total() >= self._most:
@@ -89,7 +89,7 @@ class LivePages:
         self._loop.close()
 
     def end_streams(self) -> None:
-        """Send all viewers home; nobody follows from here on."""
+        """End all streams, and start no more."""
         with self._news:
             self._closed = True
             self._news.notify_all()
@@ -101,7 +101,7 @@ class LivePages:
     def _left(self, viewer: str | None) -> None:
         with self._news:
             self._followers[viewer] -= 1
-            self._followers += Counter()  # drops who is gone
+            self._followers += Counter()  # drops viewers that are gone
 
     def _events(self, viewer: str | None, still: Callable[[], bool]) -> Iterator[bytes]:
         sent: Parts = {}
@@ -120,7 +120,7 @@ class LivePages:
                     return
 
     def _next(self, viewer: str | None, sent: Parts) -> Parts:
-        """Wait for other parts than those sent, at most 15 s."""
+        """Wait at most 15 s for parts other than those sent."""
 
         def other() -> bool:
             shown = self._shown.get(viewer)
@@ -139,7 +139,7 @@ class LivePages:
         return self._read()
 
     def _read(self, *also: str | None) -> dict[str | None, Parts]:
-        """Read and render for all who follow or look now; remember those who have looked lately."""
+        """Read and render for all current viewers, and keep the pages of recent ones."""
         began = self._clock.monotonic()
         with self._news:
             lately = {v: s for v, s in self._shown.items() if began - s.read_at < _REMEMBERED_SECONDS}

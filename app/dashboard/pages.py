@@ -1,4 +1,4 @@
-"""The pages: who looks is asked first, then one thing is read and rendered."""
+"""The pages: authenticate the viewer, read, render."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from app.tasks.domain.task import Status, may_run_again
 from app.tasks.store import batches, tasks
 from app.tasks.store.tasks import TaskRow, deliveries_of
 
-_MOST_RETRIES = 100  # tasks run again by one click
+_MOST_RETRIES = 100  # tasks retried by one click
 
 Route = tuple[str, Callable[..., ResponseReturnValue], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What can be done from a page."""
+    """The use cases behind buttons."""
 
     retry: RetryTask
     letters: DeadLetters
 
 
 class Views:
-    """Views. Whatever belongs to another client looks like what does not exist."""
+    """The page views. Objects of other clients look nonexistent."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Views:
         self._flower_url = flower_url
 
     def routes(self) -> list[Route]:
-        """Paths and what serves them."""
+        """Paths, their views and methods."""
         return [
             ("/", self.overview, ["GET"]),
             ("/login", self.login, ["GET"]),
@@ -89,13 +89,13 @@ class Views:
         )
 
     def sign_in(self) -> ResponseReturnValue:
-        """From the key to a session. The key is never kept, nor shown again."""
+        """Exchange an API key for a session. The key is neither stored nor shown."""
         check_form()
         target = _inside(request.form.get("next", ""))
         try:
-            self._auth.let_in(request.form.get("key", "").strip())
+            self._auth.sign_in(request.form.get("key", "").strip())
         except Unauthenticated:
-            said = "This API key is not known here."
+            said = "Unknown API key. Check it, or create one with: penstock clients add NAME"
             page = render_template("login.html", viewer=None, csrf=form_token(), next=target, said=said)
             return page, 401
         return redirect(target, 303)
@@ -103,23 +103,23 @@ class Views:
     def sign_out(self) -> ResponseReturnValue:
         """End the session."""
         check_form()
-        self._auth.let_out()
+        self._auth.sign_out()
         return redirect("/login", 303)
 
     # -- the overview
 
     def overview(self) -> ResponseReturnValue:
-        """How things stand."""
+        """The overview page."""
         viewer = self._auth.viewer()
         return self._page("overview.html", viewer, parts=self._live.now(viewer.sees))
 
     def parts(self) -> ResponseReturnValue:
-        """Its parts as JSON, for browsers that find no place on the stream."""
+        """The overview's parts as JSON, for browsers that did not get a stream."""
         viewer = self._auth.viewer()
         return Response(orjson.dumps(self._live.now(viewer.sees)), content_type="application/json")
 
     def live(self) -> ResponseReturnValue:
-        """Its parts as they change. 503 while too many follow."""
+        """The overview's parts as they change. 503 when there are too many streams."""
         viewer = self._auth.viewer()
         if request.method == "HEAD":
             return Response(content_type="text/event-stream")
@@ -140,17 +140,17 @@ class Views:
     # -- single things
 
     def find(self) -> ResponseReturnValue:
-        """From a pasted id to its page."""
+        """Redirect from an id to its page."""
         self._auth.viewer()
         wanted = request.args.get("id", "").strip()
         if is_id("task", wanted):
             return redirect(f"/tasks/{wanted}", 303)
         if is_id("batch", wanted):
             return redirect(f"/batches/{wanted}", 303)
-        raise NotFound("that is neither the id of a task nor of a batch")
+        raise NotFound("This is not the id of a task or batch.")
 
     def task(self, task_id: str) -> ResponseReturnValue:
-        """A task's life."""
+        """The page of a task."""
         viewer = self._auth.viewer()
         row, calls, tries, content = self._database.read(lambda conn: self._read_task(conn, viewer, task_id))
         moments = timeline(_columns(row), map(_columns, calls), map(_columns, tries))
@@ -170,7 +170,7 @@ class Views:
     def _read_task(self, conn: Any, viewer: Viewer, task_id: str) -> Any:
         row = tasks.get_task(conn, viewer.sees, task_id) if is_id("task", task_id) else None
         if row is None:
-            raise NotFound("There is no such task.")
+            raise NotFound("This task does not exist.")
         calls, tries = tasks.attempts_of(conn, task_id), deliveries_of(conn, task_id)
         return row, calls, tries, service_queries.content_of(conn, row.seq)
 
@@ -178,13 +178,13 @@ class Views:
         return self._explain.explain(Queued.of(row))
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
-        """A batch: progress, failures, its first tasks."""
+        """The page of a batch: progress, failures and first tasks."""
         viewer = self._auth.viewer("batches:read")
 
         def read(conn: Any) -> Any:
             row = batches.get_batch(conn, viewer.sees, batch_id) if is_id("batch", batch_id) else None
             if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
-                raise NotFound("There is no such batch.")
+                raise NotFound("This batch does not exist.")
             failed = service_queries.failures_of_batch(conn, batch_id, 50)
             return row, failed, service_queries.tasks_of_batch(conn, batch_id, None, 50)
 
@@ -204,36 +204,36 @@ class Views:
 
     def retry(self, task_id: str) -> ResponseReturnValue:
         """Run one task again."""
-        viewer = self._doer()
+        viewer = self._acting_viewer()
         new = self._actions.retry.retry(viewer.sees, task_id)
-        return _done("It runs again as a new task.", f"/tasks/{new}")
+        return _done("Retrying as a new task.", f"/tasks/{new}")
 
     def retry_group(self) -> ResponseReturnValue:
-        """Run again what failed for one reason, as far as it is among the latest failures."""
-        viewer = self._doer()
+        """Retry the recent failures with the same reason and model."""
+        viewer = self._acting_viewer()
         reason, _, model = request.form.get("group", "").partition(" ")
         found = self._database.read(
             lambda conn: service_queries.recent_failures(conn, viewer.sees, _MOST_RETRIES)
         )
         rows = [row for row in found if (row.error_code or row.status) == reason and row.model == model]
         count = sum(self._again(viewer, row.id) for row in rows if _may(row))
-        return _done(f"{count} {'task runs' if count == 1 else 'tasks run'} again.", "/")
+        return _done(f"Retrying {count} {'task' if count == 1 else 'tasks'}.", "/")
 
     def _again(self, viewer: Viewer, task_id: str) -> bool:
         try:
             self._actions.retry.retry(viewer.sees, task_id)
-        except Rejected:  # somebody was first
+        except Rejected:  # somebody else was first
             return False
         return True
 
     def replay(self, callback_id: str) -> ResponseReturnValue:
-        """Send a callback that was given up once more."""
-        viewer = self._doer()
+        """Replay an undeliverable callback."""
+        viewer = self._acting_viewer()
         if not self._actions.letters.replay(viewer.sees, callback_id):
-            raise NotFound("There is no such callback that was given up.")
-        return _done("The callback is sent again.", "/")
+            raise NotFound("This callback does not exist or is not undeliverable.")
+        return _done("The callback will be sent again.", "/")
 
-    def _doer(self) -> Viewer:
+    def _acting_viewer(self) -> Viewer:
         viewer = self._auth.viewer("tasks:write")
         check_form()
         return viewer
@@ -250,7 +250,7 @@ class Views:
 
 
 def _done(message: str, target: str) -> ResponseReturnValue:
-    """To scripts JSON; to plain forms the page where it can be seen."""
+    """Return JSON to scripts, and redirect plain forms to the page with the result."""
     if request.accept_mimetypes.best == "application/json":
         return {"message": message, "target": target}
     session["said"] = message
@@ -262,7 +262,7 @@ def _may(row: service_queries.FailedRow) -> bool:
 
 
 def _inside(target: str) -> str:
-    """A path of ours to go on to; anything else is the first page."""
+    """The target if it is a local path, otherwise the overview."""
     parts = urlsplit(target)
     local = target.startswith("/") and not target.startswith(("//", "/\\")) and not parts.netloc
     return target if local and target.isprintable() else "/"
@@ -273,7 +273,7 @@ def _columns(row: Any) -> dict[str, Any]:
 
 
 def _pretty(text: str | None) -> str:
-    """Stored JSON, laid out; cut where it is long."""
+    """Stored JSON, indented; truncated if long."""
     if text is None:
         return ""
     laid_out = orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()

@@ -33,7 +33,7 @@ _REASONS = {
 
 
 def number(value: float | None) -> str:
-    """1234567 as 1,234,567; None is not known."""
+    """1234567 as 1,234,567; None as unknown."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}"
@@ -63,7 +63,7 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """A length of time that is only roughly known, in one unit: 40 s, 57 min, 3 h, 2 d."""
+    """An approximate length of time in one unit: 40 s, 57 min, 3 h, 2 d."""
     for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {name}"
@@ -76,7 +76,7 @@ def instant(at: float | None) -> str:
 
 
 def clock_time(at: float | None) -> str:
-    """Its time of day in UTC, to the millisecond."""
+    """The time of day in UTC, with milliseconds."""
     return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
@@ -86,12 +86,12 @@ def stamp(at: float | None) -> str:
 
 
 def reason(code: str) -> str:
-    """An error's code in words."""
+    """Describe an error code."""
     return _REASONS.get(code, code.replace("_", " "))
 
 
 def money(picos: int, currency: str) -> str:
-    """An amount for people, rounded half up to six decimals at most."""
+    """An amount, rounded to at most six decimals."""
     if not currency or currency == NO_SUM:
         return "unknown"
     whole = picos / PICOS_PER_UNIT
@@ -100,7 +100,7 @@ def money(picos: int, currency: str) -> str:
 
 
 def short(object_id: str) -> str:
-    """An id in a table: its kind and its last eight characters."""
+    """An id shortened to its kind and last eight characters."""
     kind, _, rest = object_id.partition("_")
     return f"{kind}_…{rest[-8:]}" if len(rest) > 10 else object_id
 
@@ -145,7 +145,7 @@ CHART_HEIGHT = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Paths of bars, one unit wide and a hundred high: done below, refused and failed above it."""
+    """SVG paths of stacked bars, one unit wide and up to 100 high: done, refused, failed."""
 
     peak: int
     done: str
@@ -157,7 +157,7 @@ class Chart:
 def render_parts(
     templates: Environment, overview: Overview, flower_url: str, runbook: str = ""
 ) -> dict[str, str]:
-    """Render each part by itself. `runbook`: the address that alerts are explained at, if it is one to open."""
+    """Render each part. `runbook`: the URL that explains alerts, if any."""
     context = {**_context(overview, flower_url), "runbook": runbook}
     return {name: templates.get_template(f"parts/{name}.html").render(context) for name in PARTS}
 
@@ -198,7 +198,7 @@ def _flights(overview: Overview) -> dict[tuple[str, str], int]:
 
 
 def chart(seconds: Sequence[Second]) -> Chart:
-    """Stack what ended in each second."""
+    """Stack the calls that ended in each second."""
     peak = max([1, *(s.done + s.refused + s.failed for s in seconds)])
     paths: dict[str, list[str]] = {"done": [], "refused": [], "failed": []}
     for x, second in enumerate(seconds):

@@ -24,10 +24,10 @@ _FILE = "dashboard.key"
 
 
 def signing_key(admin_key: str | None, environ: Mapping[str, str] = os.environ) -> bytes:
-    """Derive it from the administrator's key; without one, make it once and keep it in the data folder (0600).
+    """Derive the cookie signing key from the administrator's key, or create one in the data folder (0600).
 
-    scrypt, since an administrator's key is what somebody chose: a stolen cookie is no quick test of guesses.
-    Where no file can be kept, the key lives as long as this process.
+    The same in all processes. Uses scrypt, since the administrator's key may be a chosen password that a stolen cookie
+    must not help to guess. If no file can be written, the key lasts as long as this process.
     """
     if admin_key:
         return hashlib.scrypt(admin_key.encode(), salt=b"penstock dashboard", n=2**14, r=8, p=1, dklen=32)
@@ -39,7 +39,7 @@ def signing_key(admin_key: str | None, environ: Mapping[str, str] = os.environ) 
 
 
 def _kept(path: Path) -> bytes:
-    """What the file holds; of several processes that start together one writes it."""
+    """The content of the file; if several processes start together, one of them writes it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     if not path.exists():
@@ -60,87 +60,87 @@ COOKIE = "penstock_session"
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Somebody who is signed in."""
+    """A signed-in user."""
 
     caller: Caller
     ticket: Ticket
 
     @property
     def sees(self) -> str | None:
-        """Whose things are shown; None: everybody's."""
+        """The client whose objects are shown; None for all clients."""
         return None if self.administers else self.caller.client_id
 
     @property
     def administers(self) -> bool:
-        """Whether everything is shown."""
+        """Whether all clients are shown."""
         return self.caller.is_admin and allows(self.caller.scopes, "admin:read")
 
     @property
     def may_retry(self) -> bool:
-        """Whether tasks may be submitted again."""
+        """Whether the user may retry tasks."""
         return allows(self.caller.scopes, "tasks:write")
 
 
 class SignedCookies(SecureCookieSessionInterface):
-    """Flask's own sessions, with a key that is made when a cookie is first met, and Secure wherever TLS is spoken."""
+    """Flask's sessions, with a signing key that is created on first use, and Secure cookies over TLS."""
 
     def __init__(self, admin_key: str | None) -> None:
         self._admin_key = admin_key
         self._serializer: URLSafeTimedSerializer | None = None
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
-        """Made once."""
+        """Return the serializer, created once."""
         if self._serializer is None:
             app.secret_key = signing_key(self._admin_key)
             self._serializer = super().get_signing_serializer(app)
         return self._serializer
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """Without a cookie there is nothing to read: calls of the API bring none."""
+        """Skip requests without a cookie, such as API calls."""
         return (
             super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
         )
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """What is empty and was not looked at leaves no trace in the answer."""
+        """Leave responses without a used session unchanged."""
         if session or session.accessed or session.modified:
             super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
-        """A forged header can only make a cookie stricter."""
+        """Whether to set Secure. A forged header can only make the cookie stricter."""
         return over_tls()
 
 
 def install_sessions(app: Flask, admin_key: str | None) -> None:
-    """Sessions are read and written only by pages that ask for them."""
+    """Install the sessions; only pages that use them read or write cookies."""
     app.session_interface = SignedCookies(admin_key)
     app.config.update(
         SESSION_COOKIE_NAME=COOKIE,
         SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SAMESITE="Lax",  # Strict would show a stranger's page to whoever follows a link from Flower
+        SESSION_COOKIE_SAMESITE="Lax",  # Strict would show the sign-in page to users who follow a link from Flower
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=SESSION_SECONDS,
     )
 
 
 def over_tls() -> bool:
-    """Whether the browser speaks TLS, to us or to the proxy before us."""
+    """Whether the browser uses TLS, to us or to a proxy."""
     return request.is_secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
 
 
 Admit = Callable[[Caller, str], None]
-"""Decides by policy whether a caller may do what needs a scope, and notes who it is. Raises Forbidden."""
+"""Checks policies for a caller and a scope, and records the caller for the audit log. Raises Forbidden."""
 
 
 class SessionAuth:
-    """Lets in and out."""
+    """Signs users in and out."""
 
     def __init__(self, keep: KeepSession, admit: Admit) -> None:
         self._keep = keep
         self._admit = admit
 
-    def let_in(self, shown: str) -> None:
-        """Begin a new session for an API key. Raises Unauthenticated, DatabaseUnreachable."""
+    def sign_in(self, shown: str) -> None:
+        """Start a new session for an API key. Raises Unauthenticated, DatabaseUnreachable."""
         ticket = self._keep.open(shown)
         self._admit(self._keep.caller(ticket), "tasks:read")
         session.clear()
@@ -148,12 +148,12 @@ class SessionAuth:
         session["ticket"] = [ticket.key_id, ticket.mark]
         form_token()
 
-    def let_out(self) -> None:
-        """End it."""
+    def sign_out(self) -> None:
+        """End the session."""
         session.clear()
 
     def viewer(self, needs: str = "tasks:read") -> Viewer:
-        """Who looks. Raises Unauthenticated, Forbidden (a key without this scope), DatabaseUnreachable."""
+        """The signed-in user. Raises Unauthenticated, Forbidden (the key lacks the scope), DatabaseUnreachable."""
         held = session.get("ticket")
         if not held:
             raise Unauthenticated("sign in first", code="no_session")
@@ -162,7 +162,7 @@ class SessionAuth:
         return viewer
 
     def viewer_of(self, ticket: Ticket, needs: str = "tasks:read") -> Viewer:
-        """The same, of a ticket that was read before."""
+        """The user of a ticket that was read before."""
         caller = self._keep.caller(ticket)
         if not allows(caller.scopes, needs):
             raise Forbidden(f"this API key lacks the scope {needs}", code="missing_scope")
@@ -170,18 +170,18 @@ class SessionAuth:
 
 
 def form_token() -> str:
-    """What forms of this session bring back."""
+    """The CSRF token of this session."""
     if "csrf" not in session:
         session["csrf"] = secrets.token_urlsafe(24)
     return str(session["csrf"])
 
 
 def check_form() -> None:
-    """Refuse a form that another site sent, or that is not of this session. Raises Forbidden."""
+    """Refuse forms sent by another site or outside this session. Raises Forbidden."""
     request.max_content_length = 64 * 1024
     sent, known = request.form.get("csrf", ""), str(session.get("csrf", ""))
     if not known or not compare_digest(sent.encode(), known.encode()) or _from_elsewhere(request.headers):
-        raise Forbidden("this form is out of date; load the page again", code="stale_form")
+        raise Forbidden("This form has expired. Reload the page.", code="stale_form")
 
 
 def _from_elsewhere(headers: Any) -> bool:

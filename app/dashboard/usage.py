@@ -1,4 +1,4 @@
-"""Usage as a page shows it: by day, by client and model; currencies apart, the unknown as unknown."""
+"""Usage for the page: by day, and by client and model, per currency."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUMMED = (
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """Figures under a heading; `costs` are pico-units by currency."""
+    """A line of figures; `costs` are pico-units by currency."""
 
     heading: tuple[str, ...]
     figures: Mapping[str, int]
@@ -35,13 +35,13 @@ class UsageLine:
 
     @property
     def tokens(self) -> int:
-        """Of prompts and answers together."""
+        """Prompt and completion tokens."""
         return self.figures["prompt_tokens"] + self.figures["completion_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class UsagePage:
-    """One stretch of days, in UTC, in three cuts."""
+    """A range of days in UTC: total, by day, and by client and model."""
 
     total: UsageLine
     by_day: list[UsageLine]
@@ -49,12 +49,12 @@ class UsagePage:
 
     @property
     def most_tokens(self) -> int:
-        """Of one day."""
+        """The maximum of a day."""
         return max((line.tokens for line in self.by_day), default=0)
 
 
 def read_usage(conn: Connection, client_id: str | None, days: int, now: float) -> UsagePage:
-    """The last `days` days, today included."""
+    """Read the last `days` days, including today."""
     wanted = UsageFilter(
         day_of(now - (days - 1) * DAY), day_of(now), client_id, ("day", "client_id", "model")
     )

@@ -30,7 +30,7 @@ def test_an_administrator_sees_what_fires_and_a_client_does_not(pages: Pages) ->
     assert SHOWN.lower() in part(administrator).lower()
     assert "acme" not in part(client)
     put(pages, AlertState.RESOLVED)
-    assert "No alert fires." in part(administrator)
+    assert "No active alerts." in part(administrator)
     assert "acme" not in part(administrator)
 
 

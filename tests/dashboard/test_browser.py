@@ -68,7 +68,7 @@ def test_a_click_runs_a_failed_task_again(service: Service, seen: tuple[Page, Wa
     assert service.stack.admin.task(new)["attempts"] == 1
     page.goto(service.stack.url)
     page.get_by_role("button", name="Retry 1", exact=True).click()
-    page.get_by_text("1 task runs again.").wait_for()
+    page.get_by_text("Retrying 1 task.").wait_for()
 
 
 def test_light_and_dark_are_a_click_apart_and_signing_out_ends_it(seen: tuple[Page, Watch]) -> None:

@@ -120,7 +120,7 @@ def test_a_stream_shows_what_changes_and_holds_no_connection(pages: Pages) -> No
     alice = pages.client()
     with closing(pages.browser(alice).get("/live")) as answer:
         stream = iter(answer.response)
-        assert "Nothing waits" in parts(stream)["waiting"]
+        assert "No tasks are waiting" in parts(stream)["waiting"]
         alice.submit_batch(3, batch_size=1)
         pages.parts.clock.ahead += 30
         # The reader may have looked before that, and sends what it saw first.

@@ -1,5 +1,5 @@
 "use strict";
-// Sounds once for each alert that begins to fire, where somebody has asked for it in this browser.
+// Plays a sound once for each new alert, if turned on in this browser.
 
 const heard = new Set();
 let sound = null;

@@ -1,6 +1,6 @@
 "use strict";
 
-// -- instants: the server sends them absolute, people read how long ago
+// -- times: sent as absolute values, shown relative to now
 
 function ago(seconds) {
   const ahead = seconds < -1;
@@ -11,7 +11,7 @@ function ago(seconds) {
   return ahead ? `in ${text}` : `${text} ago`;
 }
 
-function tellTimes() {
+function updateTimes() {
   const now = Date.now() / 1000;
   for (const time of document.querySelectorAll("time[data-ago]")) {
     const at = Number(time.dataset.ago);
@@ -31,14 +31,14 @@ function show(parts) {
     template.innerHTML = `<div class="part" data-part="${name}">${html}</div>`;
     morph(shown, template.content.firstElementChild);
   }
-  tellTimes();
+  updateTimes();
 }
 
 function follow() {
   const source = new EventSource("/live");
   source.addEventListener("parts", (event) => show(JSON.parse(event.data)));
   source.addEventListener("error", () => {
-    // A stream that was refused is closed for good: ask now and then instead, and try the stream again later.
+    // A refused stream stays closed: poll for a while, then try the stream again.
     if (source.readyState !== EventSource.CLOSED) return;
     ask(5).then(follow);
   });
@@ -51,12 +51,12 @@ async function ask(times) {
       const answer = await fetch("/parts", { headers: { accept: "application/json" } });
       if (answer.status === 401) return location.reload();
       if (answer.ok) show(await answer.json());
-    } catch (error) { /* the service is away: the next time */ }
+    } catch (error) { /* unreachable: try again next time */ }
     await new Promise((done) => setTimeout(done, 4000));
   }
 }
 
-// -- pages that are fetched again until they have ended
+// -- pages that refresh until their object has ended
 
 function refresh() {
   const main = document.querySelector("main[data-refresh]");
@@ -68,14 +68,14 @@ function refresh() {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         morph(main, page.querySelector("main"));
         document.title = page.title;
-        tellTimes();
+        updateTimes();
       }
-    } catch (error) { /* the service is away: the next time */ }
+    } catch (error) { /* unreachable: try again next time */ }
     refresh();
   }, 1000 * Number(main.dataset.refresh));
 }
 
-// -- deeds without leaving the page
+// -- actions without leaving the page
 
 function toast(text, target) {
   const box = document.getElementById("toast");
@@ -104,7 +104,7 @@ async function act(event) {
     toast(said.message, said.target);
     if (answer.ok && !document.querySelector("[data-live]")) location.assign(said.target);
   } catch (error) {
-    toast("The service did not answer; nothing may have happened.");
+    toast("No response from the service. Check whether the action took effect.");
   } finally {
     button.disabled = false;
   }
@@ -123,5 +123,5 @@ document.getElementById("theme").addEventListener("click", turnTheme);
 document.getElementById("act")?.addEventListener("submit", act);
 if (document.querySelector("[data-live]")) follow();
 refresh();
-tellTimes();
-setInterval(tellTimes, 1000);
+updateTimes();
+setInterval(updateTimes, 1000);

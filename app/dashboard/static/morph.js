@@ -1,4 +1,4 @@
-// Make one element look like another and keep what did not change: focus, selection, open details, running clicks.
+// Update one element to match another, keeping what did not change: focus, selection, open details, clicks in progress.
 "use strict";
 
 function morph(from, to) {

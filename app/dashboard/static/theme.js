@@ -1,4 +1,4 @@
-// Light or dark as chosen before, set before anything is drawn.
+// Apply the stored theme before the first paint.
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen) document.documentElement.dataset.theme = chosen;
