@@ -27,7 +27,7 @@ from app.api.rendering import Rendering
 from app.api.request_ids import install_following, install_request_ids
 from app.api.responses import install_compression, install_errors
 from app.api.tasks import RetryViews, TaskViews
-from app.api.usage import ForetoldViews, UsageViews
+from app.api.usage import EstimateViews, UsageViews
 from app.api.warming import WarmViews
 from app.composition.api import (
     Dependencies,
@@ -139,7 +139,7 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
             limits.max_task_body,
         ).operations(),
         *UsageViews(parts.database, callers, parts.clock).operations(),
-        *ForetoldViews(parts.database, callers).operations(),
+        *EstimateViews(parts.database, callers).operations(),
         *DeadLetterViews(use_cases, callers).operations(),
         *HealthViews(parts.database, metrics).operations(),
     ]

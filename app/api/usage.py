@@ -15,10 +15,7 @@ from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer
 from app.api.shapes import Shape
-from app.billing.domain.usage import BY, as_csv, usage_row
-from app.billing.store.usage import UsageFilter
-from app.pacing.domain.throughput import quality
-from app.pacing.store.lines import foretold
+from app.billing.domain.usage import BY, UsageFilter, as_csv, usage_row
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
@@ -87,7 +84,7 @@ class UsageReport(Shape):
 
 
 class UsageViews:
-    """The /v1/estimates operation."""
+    """The /v1/usage operation."""
 
     def __init__(self, database: Database, callers: Callers, clock: Clock) -> None:
         self._usage = ReadUsage(database)
@@ -164,11 +161,11 @@ class EstimateQuality(Shape):
     )
 
 
-class ForetoldViews:
-    """The /v1/usage operation."""
+class EstimateViews:
+    """The /v1/estimates operation."""
 
     def __init__(self, database: Database, callers: Callers) -> None:
-        self._database = database
+        self._usage = ReadUsage(database)
         self._callers = callers
 
     def operations(self) -> list[Operation]:
@@ -187,7 +184,7 @@ class ForetoldViews:
     def read(self) -> ResponseReturnValue:
         """The quality of estimates for the caller's tasks."""
         caller = self._callers.current()
-        found = quality(self._database.read(lambda conn: foretold(conn, caller.client_id, OVER)))
+        found = self._usage.estimate_quality(caller.client_id, OVER)
         return answer(
             {
                 "object": "estimates",

@@ -21,6 +21,7 @@ from app.platform.domain.errors import NotFound, PenstockError, Rejected, Unauth
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.reporting.domain.dashboard_view import timeline
+from app.reporting.read_usage import ReadUsage
 from app.reporting.store import service_queries
 from app.submission.retry_tasks import RetryTask
 from app.tasks.domain.batch import BatchStatus
@@ -197,7 +198,7 @@ class Views:
         """Tokens and money by client, model and day."""
         viewer = self._auth.viewer("usage:read")
         days = min(90, max(1, request.args.get("days", 7, type=int)))
-        report = self._database.read(lambda conn: read_usage(conn, viewer.sees, days, self._clock.now()))
+        report = read_usage(ReadUsage(self._database), viewer.sees, days, self._clock.now())
         return self._page("usage.html", viewer, report=report, days=days)
 
     # -- actions

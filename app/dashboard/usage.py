@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
-
-from app.billing.domain.usage import day_of
-from app.billing.store.usage import UsageFilter, report
+from app.billing.domain.usage import UsageFilter, day_of
+from app.reporting.read_usage import ReadUsage
 
 DAY = 86400.0
 _SUMMED = (
@@ -53,12 +51,12 @@ class UsagePage:
         return max((line.tokens for line in self.by_day), default=0)
 
 
-def read_usage(conn: Connection, client_id: str | None, days: int, now: float) -> UsagePage:
+def read_usage(reader: ReadUsage, client_id: str | None, days: int, now: float) -> UsagePage:
     """Read the last `days` days, including today."""
     wanted = UsageFilter(
         day_of(now - (days - 1) * DAY), day_of(now), client_id, ("day", "client_id", "model")
     )
-    rows = report(conn, wanted)
+    rows = reader.report(wanted)
     return UsagePage(
         total=_line((), rows),
         by_day=sorted(_grouped(rows, "day"), key=lambda line: line.heading, reverse=True),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from app.billing.domain.usage import UsageFilter
 from app.billing.store import usage
-from app.billing.store.usage import UsageFilter
 from app.execution.store import workers
+from app.pacing.domain.throughput import Quality, quality
+from app.pacing.store.lines import foretold
 from app.platform.database import Database
 
 
@@ -37,3 +39,7 @@ class ReadUsage:
     def wire(self, since: float) -> UpstreamTraffic:
         """Calls and connections of workers that have beaten since an instant. Raises DatabaseUnreachable."""
         return UpstreamTraffic(*self._database.read(lambda conn: workers.wire(conn, since)))
+
+    def estimate_quality(self, client_id: str, limit: int) -> Quality:
+        """Estimated and actual starts of a client's newest successful tasks. Raises DatabaseUnreachable."""
+        return quality(self._database.read(lambda conn: foretold(conn, client_id, limit)))

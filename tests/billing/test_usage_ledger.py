@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
-from app.billing.domain.usage import FIGURES, Heading, UsageEntry, UsageFigures
-from app.billing.store.usage import UsageFilter, fold_usage, report, usage_day, usage_entry, write_usage
+from app.billing.domain.usage import FIGURES, Heading, UsageEntry, UsageFigures, UsageFilter
+from app.billing.store.usage import fold_usage, report, usage_day, usage_entry, write_usage
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, update
 
-from app.billing.store.usage import UsageFilter, report
+from app.billing.domain.usage import UsageFilter
+from app.billing.store.usage import report
 from app.caching.domain.answer import CachedAnswer
 from app.caching.store.coalesce_join import (
     JoinResult,

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app.billing.store.usage import UsageFilter, report
+from app.billing.domain.usage import UsageFilter
+from app.billing.store.usage import report
 from app.dispatching.store import lose
 from app.platform.database import Database
 from app.platform.domain.money import CallCost

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, select, update
 
-from app.billing.store.usage import UsageFilter, report, usage_entry
+from app.billing.domain.usage import UsageFilter
+from app.billing.store.usage import report, usage_entry
 from app.dispatching.store import lose
 from app.execution.store.endings import end
 from app.platform.database import Database

@@ -14,6 +14,16 @@ from app.tasks.domain.attempt import TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """Which usage a report covers. Days are UTC, both ends included."""
+
+    first_day: str
+    last_day: str
+    client_id: str | None = None  # None: all clients
+    by: Sequence[str] = ()  # of HEADING; currencies are always kept apart
+
+
+@dataclass(frozen=True, slots=True)
 class Heading:
     """The dimensions of an entry. `key`, `account` and `upstream_model` are empty when no call was made."""
 

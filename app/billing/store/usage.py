@@ -7,7 +7,6 @@ ends they describe. `fold_usage` rolls them up by day; reports add up both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -26,7 +25,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.billing.domain.usage import FIGURES, UsageEntry, as_columns, from_columns, merge
+from app.billing.domain.usage import FIGURES, UsageEntry, UsageFilter, as_columns, from_columns, merge
 from app.platform.dialects import insert_or, insert_rows
 from app.tasks.store.tables import Serial, metadata
 
@@ -54,16 +53,6 @@ usage_day = Table(
 )
 
 USAGE = (*HEADING, *FIGURES)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageFilter:
-    """Which usage a report covers. Days are UTC, both ends included."""
-
-    first_day: str
-    last_day: str
-    client_id: str | None = None  # None: all clients
-    by: Sequence[str] = ()  # of HEADING; currencies are always kept apart
 
 
 def write_usage(conn: Connection, entries: Iterable[UsageEntry]) -> None:
