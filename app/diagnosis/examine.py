@@ -1,4 +1,4 @@
-"""Look at everything side by side; one thing that hangs or breaks never keeps the rest from being told."""
+"""Runs checks in parallel. One that hangs or breaks never hides the results of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from app.diagnosis.domain.finding import Finding, fail
 from app.settings import ConfigError
 
-WITHIN = 45.0  # seconds for all; every probe has shorter limits of its own
+WITHIN = 45.0  # seconds for all checks; each probe has a shorter timeout of its own
 AT_ONCE = 8
 
 Look = Callable[[], Sequence[Finding]]
@@ -19,7 +19,7 @@ Look = Callable[[], Sequence[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at, under the heading it is shown."""
+    """One check and the heading it appears under."""
 
     section: str
     name: str
@@ -28,7 +28,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A check and what it found."""
+    """A check and its findings."""
 
     check: Check
     findings: tuple[Finding, ...]
@@ -37,10 +37,10 @@ class Examined:
 def examine(
     checks: Sequence[Check], *, came: Callable[[Check], object] = lambda _check: None, within: float = WITHIN
 ) -> list[Examined]:
-    """Make all checks, eight at once, and give back what they found, in the order given.
+    """Run all checks, eight at a time, and return their findings in the given order.
 
-    `came` is told of each that has come back, in the caller's thread. What has not come back after `within`
-    seconds is a finding too; its thread is left alone and does not hold the process.
+    `came` is called in the caller's thread for each check that finishes. A check that takes longer than `within`
+    seconds is reported as failed; its daemon thread does not keep the process alive.
     """
     wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, tuple[Finding, ...]]] = queue.SimpleQueue()
@@ -78,11 +78,11 @@ def _looked(check: Check) -> tuple[Finding, ...]:
         return tuple(check.look())
     except ConfigError as error:
         return (fail(check.name, error.message, error.hint),)
-    except Exception as error:  # noqa: BLE001  # a check that breaks is a finding; its words may hold a secret
-        said = f"could not be looked at ({type(error).__name__})"
+    except Exception as error:  # noqa: BLE001  # a broken check is a finding; its message may hold a secret
+        said = f"the check failed ({type(error).__name__})"
         return (fail(check.name, said, "Fix the failures above first; if there are none, report this."),)
 
 
 def _silent(check: Check, within: float) -> tuple[Finding, ...]:
-    said = f"did not come back within {within:g} s"
-    return (fail(check.name, said, "Something on the way neither answers nor refuses: look at firewalls."),)
+    said = f"no result within {within:g} s"
+    return (fail(check.name, said, "Something in between neither answers nor refuses: check firewalls."),)

@@ -97,7 +97,7 @@ def test_the_limit_that_holds_back_most_is_named_with_its_mend() -> None:
     told, learned = limit(rpm=60.0), limit(rpm=60.0, told=False)
     said = advice(split([trips], [told]), trips, {told.id: told}, ["main"], [])
     assert len(said) == 1
-    assert "rpm = 60 (told) of account acme, model m" in said[0]
+    assert "rpm = 60 (configured) of account acme, model m" in said[0]
     assert "[[quota]]" in said[0]
     said = advice(split([trips], [learned]), trips, {told.id: learned}, ["main"], [])
     assert "(learned)" in said[0]
@@ -107,8 +107,8 @@ def test_the_limit_that_holds_back_most_is_named_with_its_mend() -> None:
 def test_keys_that_do_nothing_are_named_once_there_is_enough_to_tell() -> None:
     trips = [trip(), *(trip(key="bad", outcome="unavailable") for _ in range(49))]
     said = "\n".join(advice(split([trips], []), trips, {}, ["main", "bad", "idle"], []))
-    assert "Key idle was not used once" in said
-    assert "Key bad is dead weight: 100%" in said
+    assert "Key idle was never used" in said
+    assert "Key bad is of little use: 100%" in said
     assert "Key main" not in said
     assert advice(split([trips[:10]], []), trips[:10], {}, ["main", "idle"], []) == []
 
@@ -135,7 +135,7 @@ def test_prompts_asked_again_are_counted_by_client_and_model() -> None:
     assert len(found) == 20
     assert (found[0].fingerprint, found[0].times, found[0].spare_picos) == ("a", 3, 12)
     said = advice(split([], []), [], {}, [], [asked("a"), asked("a"), asked("b", uses_cache=True)])
-    assert said == [next(line for line in said if line.startswith("1 calls asked again"))]
+    assert said == [next(line for line in said if line.startswith("1 call repeated"))]
 
 
 def test_where_slots_were_free_no_workers_are_advised() -> None:

@@ -19,12 +19,12 @@ FULL_REDIS, FILLING_REDIS = 0.9, 0.6  # of maxmemory; from 60 % on nothing more 
 
 @dataclass(frozen=True, slots=True)
 class RedisFigures:
-    """A Redis as it answers."""
+    """What a Redis server reports."""
 
     where: str  # host:port
     seconds: tuple[float, ...] = ()  # of each round trip
     version: str = ""
-    policy: str = ""  # maxmemory-policy; empty: not told
+    policy: str = ""  # maxmemory-policy; empty: unknown
     appendonly: bool | None = None  # None: not told
     used: int = 0  # bytes
     most: int = 0  # bytes; 0: no limit
@@ -34,7 +34,7 @@ class RedisFigures:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFigures:
-    """A database as it answers."""
+    """What a database reports."""
 
     kind: str  # sqlite, postgresql
     seconds: tuple[float, ...] = ()
@@ -46,7 +46,7 @@ class DatabaseFigures:
 
 @dataclass(frozen=True, slots=True)
 class GateFigures:
-    """What Redis knows of the dispatcher and the workers."""
+    """What Redis shows of the dispatcher and the workers."""
 
     leads: bool  # somebody holds the term
     beats: int  # counted while we looked
@@ -56,12 +56,16 @@ class GateFigures:
 
 
 def judge_redis(found: RedisFigures) -> list[Finding]:
-    """Reached, how fast, and set up so that it keeps what it is given."""
+    """Whether it answers, how fast, and whether its settings keep the queues safe."""
     if found.error:
-        hint = "Start it, or correct REDIS_URL. Until then submissions wait in the database and nothing runs."
+        hint = (
+            "Start it, or correct REDIS_URL. Until then, submissions wait in the database and nothing runs."
+        )
         return [fail("reached", f"no answer at {found.where}: {found.error}", hint)]
     return [
-        _round_trips(found.where, found.seconds, SLOW_REDIS, "Redis belongs on this machine or next to it."),
+        _round_trips(
+            found.where, found.seconds, SLOW_REDIS, "Run Redis on this machine or in the same network."
+        ),
         _version("Redis", found.version, OLDEST_REDIS),
         _keeping(found),
         _filling(found),
@@ -70,62 +74,73 @@ def judge_redis(found: RedisFigures) -> list[Finding]:
 
 
 def judge_cache(found: RedisFigures) -> Finding:
-    """The Redis for cached answers: nothing depends on it."""
+    """The Redis for cached answers; the service runs without it."""
     if found.error:
-        hint = "Start it or unset CACHE_URL: every prompt is paid for meanwhile."
+        hint = "Start it or unset CACHE_URL. Until then, no answer comes from this cache."
         return warn("cache", f"no answer at {found.where}: {found.error}", hint)
     return ok("cache", f"{found.where} answers in {milliseconds(median(found.seconds))}")
 
 
 def judge_database(found: DatabaseFigures) -> list[Finding]:
-    """Reached, how fast, new enough, and with this version's tables."""
+    """Whether it answers, how fast, and whether its version and schema are current."""
     if found.error:
-        hint = "Start it, or correct DATABASE_URL. Until then nothing is accepted."
+        hint = "Start it, or correct DATABASE_URL. Until then, nothing is accepted."
         return [fail("reached", f"{found.kind}: {found.error}", hint)]
     oldest = OLDEST_SQLITE if found.kind == "sqlite" else OLDEST_POSTGRES
     findings = [
-        _round_trips(found.kind, found.seconds, SLOW_DATABASE, "The database belongs near the workers."),
+        _round_trips(
+            found.kind, found.seconds, SLOW_DATABASE, "Run the database in the same network as the workers."
+        ),
         _version(found.kind, found.version, oldest),
         ok("migrations", "up to date")
         if found.current
-        else fail("migrations", "the schema is not this version's", "Run: penstock db upgrade"),
+        else fail("migrations", "the schema does not match this version", "Run: penstock db upgrade"),
     ]
     return findings if found.skew is None else [*findings, judge_skew(found.skew, "the database")]
 
 
 def judge_dispatcher(gate: GateFigures) -> Finding:
-    """Whether somebody leads and beats."""
-    name, hint = "dispatcher", "Start one: penstock dispatcher (penstock up does); its log says why it ended."
+    """Whether a dispatcher leads and its heartbeat advances."""
+    name, hint = (
+        "dispatcher",
+        "Start one: penstock dispatcher (penstock up does); its log says why it stopped.",
+    )
     if not gate.leads:
-        return fail(name, "nobody leads: nothing is released", hint)
+        return fail(name, "no leader: nothing starts", hint)
     if not gate.beats:
-        return fail(name, f"the leader has not beaten for {gate.watched:.0f} s", hint)
-    return ok(name, "leads and beats")
+        return fail(name, f"no heartbeat from the leader for {gate.watched:.0f} s", hint)
+    return ok(name, "leading, heartbeat seen")
 
 
 def judge_workers(gate: GateFigures, alive: int) -> Finding:
-    """Workers that report to Redis, and whose beat the database knows (`alive`)."""
-    name, hint = "workers", "Start one: penstock worker (penstock up does); its log says why it ended."
+    """Workers that report to Redis, and those with a recent heartbeat in the database (`alive`)."""
+    name, hint = "workers", "Start one: penstock worker (penstock up does); its log says why it stopped."
     if not gate.workers:
-        return fail(name, f"none reports a free slot ({alive} beat in the database): nothing runs", hint)
-    said = f"{gate.workers} with {gate.slots:,} slots; {alive} beat in the database"
+        return fail(
+            name, f"none reports to Redis ({alive} with a heartbeat in the database): nothing runs", hint
+        )
+    said = f"{gate.workers} with {gate.slots:,} slots; {alive} with a heartbeat in the database"
     if alive < gate.workers:
-        hint = "Look at their logs: do they reach the database?"
+        hint = "Check in their logs whether they reach the database."
         return warn(name, said, hint)
     return ok(name, said)
 
 
 def judge_callback_workers(consumers: Sequence[str] | None) -> Finding:
-    """Who consumes the queue `callbacks`; None: nobody could be asked."""
+    """Workers that consume the queue `callbacks`; None: the broker did not answer."""
     name = "callback workers"
     if consumers:
         return ok(name, f"{len(consumers)}: {', '.join(sorted(consumers)[:4])}")
-    said = "nobody could be asked" if consumers is None else "nobody delivers callbacks"
+    said = (
+        "could not be checked: the broker does not answer"
+        if consumers is None
+        else "none: callbacks are not delivered"
+    )
     return warn(name, said, "Start one: penstock callback-worker (penstock up does).")
 
 
 def judge_page(name: str, where: str, status: int, error: str, hint: str) -> Finding:
-    """A page of ours: 200 is well. `where` without credentials."""
+    """A page of this service: 200 is healthy. `where` holds no credentials."""
     if status == 200:
         return ok(name, f"{where} answers")
     return warn(name, f"{where}: {error or status}", hint)
@@ -141,7 +156,7 @@ def _version(what: str, version: str, oldest: tuple[int, int]) -> Finding:
     if numbers and numbers < oldest:
         needed = ".".join(map(str, oldest))
         return fail("version", f"{what} {version} is too old", f"Use {needed} or newer.")
-    return ok("version", f"{what} {version or 'tells no version'}")
+    return ok("version", f"{what} {version or 'of unknown version'}")
 
 
 def _keeping(found: RedisFigures) -> Finding:
@@ -149,16 +164,18 @@ def _keeping(found: RedisFigures) -> Finding:
     if found.policy not in ("", "noeviction") and found.most:
         return fail(
             name,
-            f"maxmemory-policy {found.policy} throws queues away",
-            "Set maxmemory-policy noeviction; never share this Redis with a cache.",
+            f"maxmemory-policy {found.policy} can delete queues",
+            "Set maxmemory-policy noeviction; do not use this Redis as a cache.",
         )
     if found.appendonly is False:
         return warn(
             name,
-            "no append-only file: after a restart everything is fed again from the database",
-            "Set appendonly yes, appendfsync everysec. Nothing is lost without it, it only takes longer.",
+            "no append-only file: after a restart, all queues are rebuilt from the database",
+            "Set appendonly yes, appendfsync everysec. Nothing is lost without it, but a restart takes longer.",
         )
-    return ok(name, "noeviction, append-only file" if found.appendonly else "as its server tells")
+    return ok(
+        name, "noeviction, append-only file" if found.appendonly else "persistence not reported by the server"
+    )
 
 
 def _filling(found: RedisFigures) -> Finding:
@@ -167,11 +184,11 @@ def _filling(found: RedisFigures) -> Finding:
         return ok("memory", f"{used}, no limit set")
     share = found.used / found.most
     said = f"{used}, {share:.0%} of maxmemory"
-    hint = "Raise maxmemory; tasks wait in the database meanwhile."
+    hint = "Raise maxmemory. Until then, tasks wait in the database."
     if share > FULL_REDIS:
         return fail("memory", said, hint)
     return (
-        warn("memory", f"{said}: nothing more is published", hint)
+        warn("memory", f"{said}: no more tasks are queued", hint)
         if share > FILLING_REDIS
         else ok("memory", said)
     )
@@ -187,7 +204,7 @@ SCARCE_DISK, NO_DISK = 2 * _GIB, 0.25 * _GIB
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Figures of this machine, or of the container that bounds it."""
+    """This machine, or the limits of its container."""
 
     cpus: float
     cpu_used: float  # share, measured for a second
@@ -199,42 +216,40 @@ class Machine:
 
 
 def judge_cpu(machine: Machine) -> Finding:
-    """Whether there is time left to run in."""
+    """Whether CPU time is left."""
     said = f"{machine.cpu_used:.0%} of {machine.cpus:g} CPUs used, load {machine.load:.1f}"
     if machine.cpu_used > BUSY_CPU:
-        return warn(
-            "CPU", said, "Find what uses it (top), or give the service more; answers are recorded late."
-        )
+        return warn("CPU", said, "Find what uses it (top), or add CPUs: results are recorded late.")
     return ok("CPU", said)
 
 
 def judge_memory(machine: Machine) -> Finding:
-    """Whether there is memory left."""
+    """Whether memory is left."""
     share = machine.memory_free / machine.memory if machine.memory else 0.0
     said = f"{_size(machine.memory_free)} of {_size(machine.memory)} free"
-    hint = "Lower [worker] concurrency or end something else: a process that is killed makes its calls again."
+    hint = "Lower [worker] concurrency or stop other programs: calls of a killed process are repeated."
     if share < NO_MEMORY:
         return fail("memory", said, hint)
     return warn("memory", said, hint) if share < SCARCE_MEMORY else ok("memory", said)
 
 
 def judge_disk(what: str, folder: str, free: int, total: int) -> Finding:
-    """Whether a folder can still be written to."""
+    """Whether a folder's disk has space left."""
     name = f"disk of {what}"
     said = f"{_size(free)} of {_size(total)} free in {folder}"
-    hint = "Make room: a full disk stops the database, and with it everything."
+    hint = "Free some space: a full disk stops the database and thereby the service."
     if free < NO_DISK:
         return fail(name, said, hint)
     return warn(name, said, hint) if free < SCARCE_DISK else ok(name, said)
 
 
 def judge_files(machine: Machine, concurrency: int) -> Finding:
-    """Whether a worker can hold all its connections at once."""
+    """Whether a worker can open all its connections."""
     within = max(machine.files, min(machine.most_files, WANTED_FILES))
     said = f"{machine.files:,} open files, up to {machine.most_files:,}"
     hint = f"Raise the limit to {WANTED_FILES} (ulimit -n, LimitNOFILE=), or lower [worker] concurrency."
     if within < concurrency + FILES_BESIDE_CALLS:
-        return fail("open files", f"{said}: too few for {concurrency:,} calls at once", hint)
+        return fail("open files", f"{said}: too few for {concurrency:,} concurrent calls", hint)
     return warn("open files", said, hint) if within < WANTED_FILES else ok("open files", said)
 
 
@@ -242,15 +257,15 @@ def _size(count: float) -> str:
     return f"{count / _GIB:.1f} GiB"
 
 
-_TRY = "Correct the address where the reference points, then try it: penstock alerts test"
+_TRY = "Correct the address that the reference points to, then run: penstock alerts test"
 
 
 def judge_channels(
     problems: Mapping[str, str | None], last_errors: Mapping[str, str | None]
 ) -> list[Finding]:
-    """Each channel: what is wrong with its address (None: nothing), else how its last try fared."""
+    """Each channel: what is wrong with its address (None: nothing), else the result of its last message."""
     if not problems:
-        return [ok("channels", "none is configured: alerts show on the dashboard alone (docs/alerts.md)")]
+        return [ok("channels", "none configured: alerts appear only on the dashboard (docs/alerts.md)")]
     findings = []
     for name, problem in problems.items():
         error = problem or last_errors.get(name)
@@ -259,17 +274,17 @@ def judge_channels(
 
 
 def judge_firing(alerts: Sequence[Alert], runbook: str) -> list[Finding]:
-    """What fires now."""
+    """Alerts that fire now."""
     if not alerts:
-        return [ok("firing", "nothing fires")]
+        return [ok("firing", "no alert fires")]
     return [_firing(alert, f"{runbook}#{alert.rule}") for alert in alerts]
 
 
 def _firing(alert: Alert, entry: str) -> Finding:
     name = f"{alert.rule} ({alert.subject})" if alert.subject else alert.rule
     judged = warn if alert.severity is Severity.WARNING else fail
-    return judged(name, f"fires ({alert.severity})", f"See {entry}")
+    return judged(name, f"firing ({alert.severity})", f"See {entry}")
 
 
 def _fared(name: str, last_errors: Mapping[str, str | None]) -> str:
-    return "its last message arrived" if name in last_errors else "its address is known; nothing was sent yet"
+    return "last message delivered" if name in last_errors else "address valid; nothing sent yet"

@@ -29,22 +29,22 @@ _PROXY_HEADERS = ("via", "x-squid-error", "proxy-connection", "x-bluecoat-via", 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What a name resolved to, asked several times."""
+    """What a name resolved to, in several lookups."""
 
     host: str
-    seconds: tuple[float, ...] = ()  # each asking; none when the host is an address itself
+    seconds: tuple[float, ...] = ()  # of each lookup; empty when the host is an address
     addresses: tuple[str, ...] = ()
-    dead: tuple[str, ...] = ()  # addresses among them where no connection could be opened
+    dead: tuple[str, ...] = ()  # addresses that refused a connection
     pinned: bool = False  # by this machine's hosts file
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Connects:
-    """TCP connections opened one after the other."""
+    """A series of TCP connections."""
 
     tried: int
-    seconds: tuple[float, ...]  # of those that stood
+    seconds: tuple[float, ...]  # of those that were established
     error: str = ""  # the most frequent one
 
 
@@ -61,29 +61,29 @@ class Handshake:
 
 
 def judge_lookup(found: Lookup) -> Finding:
-    """Whether the name resolves, quickly, and to where somebody listens."""
+    """Whether the name resolves quickly to addresses that accept connections."""
     name = "DNS"
     if found.error:
         return fail(
             name,
             f"{found.host} does not resolve: {found.error}",
-            "Correct base_url, or this machine's resolver (/etc/resolv.conf); try: getent hosts "
+            "Correct base_url or this machine's resolver (/etc/resolv.conf); check with: getent hosts "
             + found.host,
         )
     if not found.seconds:
-        return ok(name, f"{found.host} is an address, nothing to resolve")
+        return ok(name, f"{found.host} is an address: nothing to resolve")
     said = f"{found.host}: {', '.join(found.addresses)} in {milliseconds(max(found.seconds))}"
     if found.dead and len(found.dead) < len(found.addresses):
         return warn(
             name,
-            f"{said}; nobody answers at {', '.join(found.dead)}: a stale answer, or no way there",
-            "Flush the resolver's cache, and look whether this machine has a route to those addresses.",
+            f"{said}; no answer from {', '.join(found.dead)}: a stale DNS answer, or no route",
+            "Flush the resolver's cache, and check that this machine has a route to those addresses.",
         )
     if found.pinned:
         return warn(
             name,
             f"{said}, pinned by the hosts file",
-            "Remove it from /etc/hosts unless you mean it: a provider that moves would be lost.",
+            "Remove it from /etc/hosts unless intended: it breaks when the provider changes addresses.",
         )
     if max(found.seconds) > SLOW_LOOKUP:
         return warn(
@@ -93,59 +93,59 @@ def judge_lookup(found: Lookup) -> Finding:
 
 
 def judge_connects(found: Connects) -> Finding:
-    """Loss and time of connections."""
+    """Loss and duration of connections."""
     name = "TCP"
     lost = found.tried - len(found.seconds)
     if not found.seconds:
         return fail(
             name,
-            f"none of {found.tried} connections stood: {found.error or 'no answer'}",
-            "Open the way out (firewall, route, port), or correct base_url.",
+            f"none of {found.tried} connections succeeded: {found.error or 'no answer'}",
+            "Allow outgoing connections (firewall, route, port), or correct base_url.",
         )
     spread = f"median {milliseconds(median(found.seconds))}, slowest {milliseconds(max(found.seconds))}"
     if lost:
-        said = f"{lost} of {found.tried} connections lost ({found.error or 'no answer'}); {spread}"
+        said = f"{lost} of {found.tried} connections failed ({found.error or 'no answer'}); {spread}"
         hint = (
-            "Look for loss on the way: mtr, ping; a firewall that limits new connections; a full NAT table."
+            "Look for packet loss (mtr, ping), a firewall that limits new connections, or a full NAT table."
         )
         return (fail if lost > TOLERABLE_LOSS * found.tried else warn)(name, said, hint)
-    said = f"{found.tried} of {found.tried} connections stood; {spread}"
+    said = f"{found.tried} of {found.tried} connections succeeded; {spread}"
     if median(found.seconds) > SLOW_CONNECT:
-        return warn(name, said, "The way is long: run nearer to the provider, or name a nearer endpoint.")
+        return warn(
+            name, said, "The network path is slow: run closer to the provider, or use a closer endpoint."
+        )
     return ok(name, said)
 
 
 def judge_handshake(found: Handshake, now: float) -> Finding:
-    """TLS version, time, and how long the certificate lasts."""
+    """TLS version, duration and the certificate's remaining days."""
     name = "TLS"
     if found.untrusted:
         return fail(
             name,
-            f"the certificate is not to be trusted: {found.error}",
-            "Correct base_url; with a certificate authority of your own, name its file as ca_file of this "
-            "[[upstream]]. Anything else may be somebody who reads along.",
+            f"the certificate is not trusted: {found.error}",
+            "Correct base_url. For a private certificate authority, set ca_file of this [[upstream]]. Otherwise "
+            "somebody may be intercepting the connection.",
         )
     if found.error:
         return fail(
             name,
-            f"no TLS: {found.error}",
-            "Correct base_url (https, port), or lower min_tls if the provider speaks no newer one.",
+            f"TLS failed: {found.error}",
+            "Correct base_url (https, port), or lower min_tls if the provider supports no newer version.",
         )
     left = (found.ends_at - now) / _DAY
-    said = f"{found.version} in {milliseconds(found.seconds)}, by {found.issuer or 'unknown'}, {left:.0f} days left"
+    said = f"{found.version} in {milliseconds(found.seconds)}, issuer {found.issuer or 'unknown'}, {left:.0f} days left"
     if left < _CERTIFICATE_DAYS:
-        return warn(
-            name, said, "The provider's certificate ends soon: ask the provider, or look at your proxy."
-        )
+        return warn(name, said, "The certificate expires soon: contact the provider, or check your proxy.")
     if found.seconds > SLOW_HANDSHAKE:
-        return warn(name, said, "Slow: run nearer to the provider, or look for a proxy on the way.")
+        return warn(name, said, "Slow: run closer to the provider, or look for a proxy in between.")
     return ok(name, said)
 
 
 def date_skew(date: str | None, asked_at: float, answered_at: float) -> float | None:
-    """Seconds by which our clock is ahead of the Date header's; None when it says nothing.
+    """Seconds by which our clock is ahead of the Date header's; None when it cannot be parsed.
 
-    The header has whole seconds, cut off, and was written at some instant between asking and answer.
+    The header has whole seconds, rounded down, and was written between request and response.
     """
     try:
         theirs = parsedate_to_datetime(date or "").timestamp()
@@ -158,42 +158,42 @@ def date_skew(date: str | None, asked_at: float, answered_at: float) -> float | 
 
 
 def judge_skew(skew: float | None, whose: str) -> Finding:
-    """Our clock against somebody else's."""
+    """This machine's clock against another."""
     name = "clock"
     if skew is None:
-        return ok(name, f"{whose} tells no time")
+        return ok(name, f"{whose} gives no time")
     if abs(skew) <= OFF_CLOCK:
         return ok(name, f"agrees with {whose}")
     ahead = "ahead of" if skew > 0 else "behind"
-    hint = "Set this machine's clock by NTP (timedatectl set-ntp true), or look at the other's."
+    hint = "Set this machine's clock by NTP (timedatectl set-ntp true), or check the other clock."
     judge = fail if abs(skew) > WRONG_CLOCK else warn
     return judge(name, f"this machine is {abs(skew):.1f} s {ahead} {whose}", hint)
 
 
 def judge_proxy(headers: Mapping[str, str], issuer: str, variables: Sequence[str]) -> Finding:
-    """Whether somebody stands between. `headers` in lower case, `variables`: proxy variables that are set."""
+    """Whether a proxy is in between. `headers` in lower case; `variables`: proxy variables that are set."""
     name = "proxy"
     reader = next((word for word in _READERS_ALONG if word in issuer.lower()), None)
     if reader:
         return warn(
             name,
-            f"TLS is opened on the way: the certificate is by {issuer}",
-            "Prompts and keys can be read there. Ask for an exception for this host, unless you mean it.",
+            f"TLS is intercepted: the certificate is issued by {issuer}",
+            "The interceptor can read prompts and keys. Ask for an exception for this host, unless intended.",
         )
     seen = [f"{word}: {headers[word]}" for word in _PROXY_HEADERS if headers.get(word)]
     if seen:
         return warn(
             name,
             f"the answer came through a proxy ({'; '.join(seen)[:120]})",
-            "Look whether it holds back or cuts long answers; Penstock needs none.",
+            "Check that it does not buffer or cut long answers. Penstock needs no proxy.",
         )
     if variables:
         return warn(
             name,
-            f"{', '.join(variables)} set, and not used: Penstock connects directly",
-            "If only the proxy reaches the provider, name it as proxy of this [[upstream]]; else unset them.",
+            f"{', '.join(variables)} set, but not used: Penstock connects directly",
+            "If only the proxy reaches the provider, set it as proxy of this [[upstream]]; otherwise unset them.",
         )
-    return ok(name, "none in the way")
+    return ok(name, "none")
 
 
 REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
@@ -203,35 +203,37 @@ _MOST_NAMES = 8
 
 
 def judge_key(page: FetchedPage, key: str) -> Finding | None:
-    """What keeps a key from being used at all; None when nothing does."""
+    """What prevents the use of a key; None when nothing does."""
     if page.status in (401, 403):
         return fail(
             "key",
             f"refused with {page.status}",
-            f'Put a valid key where [[key]] "{key}" has its secret; the provider lists them in its console.',
+            f'Set a valid secret for [[key]] "{key}"; the provider\'s console lists its keys.',
         )
     if page.status == 0:
-        return fail("key", f"cannot be tried: {page.error}", "Fix the connection to the provider first.")
+        return fail("key", f"could not be tested: {page.error}", "Fix the connection to the provider first.")
     if page.status >= 500:
         return warn(
-            "key", f"the provider answers {page.status}", "Try again later; its status page may know more."
+            "key", f"the provider answered {page.status}", "Try again later; its status page may say more."
         )
     return None
 
 
 def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
-    """Whether the upstream offers the models that are configured for a key."""
+    """Whether the upstream offers the models configured for a key."""
     name = "/models"
     if page.status != 200:
         return ok(name, f"not offered ({page.status}): model names cannot be checked")
     offered = _model_ids(page.body)
     if not offered:
-        return warn(name, "the list of models is empty or unreadable", "Look at base_url: is it the API's?")
+        return warn(
+            name, "the list of models is empty or unreadable", "Check that base_url is the API's address."
+        )
     missing = [model for model in wanted if model not in offered]
     if missing:
         return fail(
             name,
-            f"unknown there: {', '.join(missing)}",
+            f"not offered: {', '.join(missing)}",
             f"Correct the name in tiers (key:model). {_hint(missing, offered)}",
         )
     return ok(
@@ -240,7 +242,7 @@ def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
 
 
 def judge_balance(page: FetchedPage) -> Finding:
-    """Whether the account can pay, where the provider tells (DeepSeek's GET /user/balance)."""
+    """Whether the account has balance, where the provider reports it (DeepSeek's GET /user/balance)."""
     name = "/user/balance"
     body = page.body if isinstance(page.body, dict) else {}
     if page.status != 200 or "is_available" not in body:
@@ -250,23 +252,23 @@ def judge_balance(page: FetchedPage) -> Finding:
         for info in body.get("balance_infos") or ()
         if isinstance(info, dict)
     ]
-    said = ", ".join(amounts) or "no amount told"
+    said = ", ".join(amounts) or "no amount given"
     if not body["is_available"]:
-        return fail(name, f"used up: {said}", "Top the account up; its tasks wait until then.")
+        return fail(name, f"used up: {said}", "Top up the account; its tasks wait until then.")
     return ok(name, said)
 
 
 def judge_own_proxy(proxy: str, page: FetchedPage) -> Finding:
-    """The proxy that an upstream is configured with: whether an answer comes through it."""
+    """Whether the upstream answers through its configured proxy."""
     name = "proxy"
     if page.status:
         return ok(name, f"through {proxy}, as configured")
-    hint = "Look at proxy and proxy_auth of this [[upstream]], and whether the proxy lets its host through."
-    return fail(name, f"nothing comes through {proxy}: {page.error}", hint)
+    hint = "Check proxy and proxy_auth of this [[upstream]], and whether the proxy allows its host."
+    return fail(name, f"no answer through {proxy}: {page.error}", hint)
 
 
 def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
-    """Limits and request ids that the provider's headers show."""
+    """Limits and request ids in the provider's headers."""
     name = "headers"
     headers = {key: value for page in pages for key, value in page.headers.items()}
     limits = [
@@ -275,12 +277,12 @@ def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
     ids = [f"{key}: {headers[key][:60]}" for key in REQUEST_IDS if headers.get(key)]
     shown = "; ".join([*limits[:_MOST_NAMES], *ids])
     without = [word for word, found in (("limits", limits), ("request id", ids)) if not found]
-    tail = f"no {' and no '.join(without)} in headers here" if without else ""
+    tail = f"no {' and no '.join(without)} in these headers" if without else ""
     told = "; ".join(part for part in (shown, tail) if part)
     used_up = used_up_in(headers)
     if used_up:
-        hint = "wait for its reset, lower the limits in [[quota]], or add a key of another account"
-        return warn(name, f"nothing is left, says {' and '.join(used_up)}: {told}", hint)
+        hint = "Wait for its reset, lower the limits in [[quota]], or add a key of another account."
+        return warn(name, f"used up according to {' and '.join(used_up)}: {told}", hint)
     return ok(name, told)
 
 
@@ -291,12 +293,12 @@ def judge_status_page(page: FetchedPage) -> Finding:
     if page.status != 200 or not isinstance(status, dict):
         return warn(
             name,
-            f"says nothing readable ({page.status or page.error})",
-            "Correct status_page: the address that ends with /api/v2/status.json.",
+            f"unreadable ({page.status or page.error})",
+            "Correct status_page: its address ends with /api/v2/status.json.",
         )
     indicator = str(status.get("indicator", "none"))
     said = str(status.get("description") or indicator)[:120]
-    hint = "Nothing to do here: tasks wait and go on. Move work to another tier if it lasts."
+    hint = "Nothing to do: tasks wait and continue. If it lasts, add a tier at another provider."
     if indicator in ("major", "critical"):
         return fail(name, said, hint)
     return ok(name, said) if indicator == "none" else warn(name, said, hint)

@@ -1,4 +1,4 @@
-"""Plain advice from what calls and prompts show."""
+"""Advice derived from recorded calls and prompts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from statistics import median
 
 from app.diagnosis.domain.time_split import Part, QuotaLimit, Split, TaskTiming
 
-_MUCH = 0.25  # of all time: worth a word
+_MUCH = 0.25  # of all time: reported
 _SOME = 0.05
-_ENOUGH_CALLS = 50  # fewer say nothing
+_ENOUGH_CALLS = 50  # with fewer, no advice
 _ENOUGH_ANSWERS = 20
-_DEAD = 0.9  # of a key's calls that came to nothing
-_ROOM = 2.0  # max_tokens so many times the longest answer
+_DEAD = 0.9  # share of a key's calls that failed
+_ROOM = 2.0  # max_tokens as a multiple of the longest answer
 MOST_REPEATS = 20
 SHOWN = 60  # characters of a prompt
 
 
 @dataclass(frozen=True, slots=True)
 class AskedPrompt:
-    """One succeeded task's prompt, as far as advice needs it. `fingerprint` tells equal requests of a client."""
+    """The prompt of a successful task. `fingerprint` is the same for equal requests of a client."""
 
     client: str
     model: str
@@ -36,7 +36,7 @@ class AskedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedPrompt:
-    """A prompt that was asked again and again."""
+    """A prompt that was sent several times."""
 
     client: str
     model: str
@@ -44,7 +44,7 @@ class RepeatedPrompt:
     shown: str
     times: int
     uses_cache: bool
-    spare_picos: int | None  # what all but the first cost, about; None: unknown
+    spare_picos: int | None  # estimated cost of all repeats; None: unknown
     currency: str
 
 
@@ -55,7 +55,7 @@ def advice(
     keys: Sequence[str],
     asked: Sequence[AskedPrompt],
 ) -> list[str]:
-    """Sentences, the most useful first. `keys` are the configured ones."""
+    """Advice as sentences, the most useful first. `keys` are the configured keys."""
     return [
         *_limits_to_raise(found, limits),
         *_slow_parts(found),
@@ -66,7 +66,7 @@ def advice(
 
 
 def repeats(asked: Iterable[AskedPrompt]) -> list[RepeatedPrompt]:
-    """The 20 prompts asked most often, more than once; equal requests of one client for one model."""
+    """The 20 prompts sent most often, at least twice, by the same client for the same model."""
     groups: dict[tuple[str, str, str], list[AskedPrompt]] = defaultdict(list)
     for one in asked:
         groups[one.client, one.model, one.fingerprint].append(one)
@@ -92,7 +92,7 @@ def _limits_to_raise(found: Split, limits: Mapping[str, QuotaLimit]) -> list[str
             continue
         limit = limits[held.quota]
         value = {"rpm": limit.rpm, "tpm": limit.tpm, "concurrency": limit.concurrency}[held.figure]
-        source = "told" if limit.told else "learned"
+        source = "configured" if limit.told else "learned"
         who = f"{'key' if limit.of_key else 'account'} {limit.owner}, model {limit.model}"
         said.append(
             f"{share:.0%} of all time is spent waiting for {held.figure} = {value:g} ({source}) of {who}: "
@@ -106,23 +106,23 @@ def _slow_parts(found: Split) -> list[str]:
     words = {
         Part.SLOT: (
             _MUCH,
-            "start more workers, or raise [worker] concurrency; batches wait for their batch_size",
+            "start more workers or raise [worker] concurrency; batches may also wait for their batch_size",
         ),
         Part.PAUSE: (
             _MUCH,
-            "upstreams refused or failed: penstock status tells which; add a key of another account to the tier",
+            "upstreams refused calls or failed: see penstock status; add a key of another account to the tier",
         ),
         Part.TURN: (
             _MUCH,
-            "slots were free, so more workers would not help: look at [pace], limits lowered then, batch_size",
+            "slots were free, so more workers would not help: check [pace], limits lowered at the time, batch_size",
         ),
-        Part.CONNECTING: (_SOME, "look at the way to the provider: penstock doctor"),
+        Part.CONNECTING: (_SOME, "check the connection to the provider: penstock doctor"),
         Part.STARTING: (
             _SOME,
-            "workers are slow to take what is released: give them more CPU, or start more",
+            "workers are slow to start released tasks: give them more CPU or start more",
         ),
-        Part.RECORDING: (_SOME, "the database is slow to take results: penstock doctor"),
-        Part.CALLBACK: (_MUCH, "receivers are slow or away: penstock callbacks list"),
+        Part.RECORDING: (_SOME, "the database is slow to record results: penstock doctor"),
+        Part.CALLBACK: (_MUCH, "receivers are slow or unreachable: penstock callbacks list"),
     }
     said = []
     for part, (much, hint) in words.items() if found.calls >= _ENOUGH_CALLS else ():
@@ -140,11 +140,11 @@ def _dead_keys(trips: Sequence[TaskTiming], keys: Sequence[str]) -> list[str]:
     idle = [key for key in keys if not calls[key]]
     dead = [key for key in keys if calls[key] >= _ENOUGH_ANSWERS and worked[key] <= (1 - _DEAD) * calls[key]]
     said = [
-        f"Key {key} was not used once: a tier that is never reached, or a key to give back." for key in idle
+        f"Key {key} was never used: its tier may never be reached, or the key is not needed." for key in idle
     ]
     for key in dead:
         share = 1 - worked[key] / calls[key]
-        said.append(f"Key {key} is dead weight: {share:.0%} of its {calls[key]:,} calls came to nothing.")
+        said.append(f"Key {key} is of little use: {share:.0%} of its {calls[key]:,} calls failed.")
     return said
 
 
@@ -158,7 +158,7 @@ def _tokens_never_reached(asked: Sequence[AskedPrompt]) -> list[str]:
         if len(answers) >= _ENOUGH_ANSWERS and most >= _ROOM * max(answers):
             said.append(
                 f"Client {client}, {model}: max_tokens = {most:,} is never reached (longest of {len(answers):,} "
-                f"answers: {max(answers):,}). Lower it: tpm and budgets go by it until more is known."
+                f"answers: {max(answers):,}). Lower it: until an answer is known, tpm and budgets reserve max_tokens."
             )
     return said
 
@@ -168,5 +168,5 @@ def _worth_caching(found: Sequence[RepeatedPrompt]) -> list[str]:
     if not uncached:
         return []
     times = sum(one.times - 1 for one in uncached)
-    again = f"{times:,} calls asked again what had been asked before, without the cache"
+    again = f"{times:,} call{'s' * (times > 1)} repeated an earlier prompt without using the cache"
     return [f'{again}: set "cache": {{"mode": "write"}} for these prompts, or temperature 0.']
