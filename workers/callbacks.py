@@ -21,7 +21,7 @@ current = CurrentDelivery(lambda: build_callback_delivery(parts))
 
 @celery.task(name=DELIVER_CALLBACK)
 def deliver_callback(callback_id: str) -> None:
-    """Deliver one callback, and what waits in line behind it for the same host."""
+    """Deliver one callback, then those queued for the same host."""
     current.deliver(callback_id)
 
 
@@ -32,12 +32,12 @@ def _follow(**_: Any) -> None:
 
 
 def _renew(settings: Settings) -> None:
-    """The next callback is delivered by another configuration."""
+    """Deliver the next callback under the new configuration."""
     newer = parts.renewed(settings)
     current.replace(lambda: build_callback_delivery(newer))
 
 
 @worker_shutting_down.connect
-def _leave_the_rest(**_: Any) -> None:
-    """SIGTERM: what is in the air gets its time, nothing more is begun."""
+def _stop(**_: Any) -> None:
+    """SIGTERM: finish what is in flight, start nothing more."""
     current.stop()

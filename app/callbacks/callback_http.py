@@ -1,4 +1,4 @@
-"""Sends callbacks: one POST each, to judged addresses only, within a total time, following no redirect."""
+"""Sends callbacks: one POST each, only to permitted addresses, within a total time, without following redirects."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ from app.platform.ssrf_safe_socket import (
 )
 
 MAX_RESPONSE_BYTES = 64 * 1024
-REST_SECONDS = 2.0  # for the body, which is read only so that the connection can be used again
+BODY_SECONDS = 2.0  # for the body, which is read only so that the connection can be reused
 USER_AGENT = "Penstock/1 (+callbacks; standard-webhooks)"
 IDLE_SECONDS, MAX_IDLE = 15.0, 256  # connections that are kept for further callbacks
 _KEPT_HEADERS = ("retry-after", "date")
-_STALE = (ConnectionError, http.client.RemoteDisconnected)  # what befalls one that was closed while idle
+_STALE = (
+    ConnectionError,
+    http.client.RemoteDisconnected,
+)  # errors of a connection that the receiver closed while idle
 
 Opener = Callable[[str, int], DeadlineSocket]
 log = structlog.get_logger(__name__)
 
 
 class _Plain(HTTPConnection):
-    """urllib3's, on a socket of ours; Host stays the name."""
+    """urllib3's connection over our own socket; Host remains the name."""
 
     opener: Opener
 
@@ -48,7 +51,7 @@ class _Plain(HTTPConnection):
 
 
 class _Secure(HTTPSConnection):
-    """The same over TLS: the certificate is verified for the name, whatever address it led to."""
+    """The same over TLS: the certificate is verified against the name, whatever its address."""
 
     opener: Opener
 
@@ -61,7 +64,7 @@ _Pooled = PooledConnection[UrlTarget, HTTPConnection]
 
 
 class CallbackHttp:
-    """A courier for callbacks. May be used by many threads."""
+    """Sends callbacks. Used by all threads of a worker; a connection belongs to one of them at a time."""
 
     def __init__(
         self,
@@ -71,22 +74,22 @@ class CallbackHttp:
         ca_file: str | None = None,
         resolver: Resolver = system_resolver,
     ) -> None:
-        """`ca_file` is a PEM file of authorities to trust beside the machine's own."""
+        """`ca_file` is a PEM file of authorities to trust in addition to the machine's own."""
         self._rules = rules
         self._timeout_seconds = timeout_seconds
         self._resolver = resolver
         self._tls = _tls_context(ca_file)
         self._pool: _Pool = ConnectionPool(max_idle=MAX_IDLE, idle_seconds=IDLE_SECONDS)
 
-    def send(self, parcel: SignedCallback) -> DeliveryReply:
-        """Post it and give back the status, or why there is none; nothing a receiver does raises."""
+    def send(self, callback: SignedCallback) -> DeliveryReply:
+        """Send a callback and return the status, or why there is none. Never raises for what a receiver does."""
         try:
-            target = parse_target(parcel.url, self._rules)
+            target = parse_target(callback.url, self._rules)
         except BadTarget as error:
             return DeliveryReply(error=str(error), hopeless=True, sent=False)
         deadline = Deadline(self._timeout_seconds)
         try:
-            return self._exchange(target, parcel, deadline)
+            return self._exchange(target, callback, deadline)
         except AddressRefused as error:
             log.warning("callback address refused", host=target.host, addresses=error.addresses)
             return DeliveryReply(error=str(error), sent=False)
@@ -97,37 +100,39 @@ class CallbackHttp:
         """Close what is kept open between callbacks."""
         self._pool.close()
 
-    def _exchange(self, target: UrlTarget, parcel: SignedCallback, deadline: Deadline) -> DeliveryReply:
-        """Send over a connection that is still open, else, or if that one proves dead, over a new one."""
+    def _exchange(self, target: UrlTarget, callback: SignedCallback, deadline: Deadline) -> DeliveryReply:
+        """Send over an idle connection if one is open; over a new one if there is none or it proves dead."""
         kept = self._pool.reuse(_origin(target))
         if kept is not None:
             try:
-                return self._post(kept, target, parcel, deadline)
+                return self._post(kept, target, callback, deadline)
             except _STALE:
                 pass
         opened = self._pool.open(_origin(target), lambda: self._connect(target, deadline))
-        return self._post(opened, target, parcel, deadline)
+        return self._post(opened, target, callback, deadline)
 
     def _post(
-        self, pooled: _Pooled, target: UrlTarget, parcel: SignedCallback, deadline: Deadline
+        self, pooled: _Pooled, target: UrlTarget, callback: SignedCallback, deadline: Deadline
     ) -> DeliveryReply:
         connection = pooled.connection
         try:
             sock = cast("DeadlineSocket", connection.sock)
             sock.deadline = deadline
-            headers = {"Host": target.authority, **_agent(parcel), **parcel.headers}
-            connection.request("POST", target.path, body=parcel.body, headers=headers, preload_content=False)
+            headers = {"Host": target.authority, **_agent(callback), **callback.headers}
+            connection.request(
+                "POST", target.path, body=callback.body, headers=headers, preload_content=False
+            )
             response = connection.getresponse()
         except BaseException:
             connection.close()
             raise
-        sock.deadline = Deadline(REST_SECONDS)
+        sock.deadline = Deadline(BODY_SECONDS)
         self._finish(pooled, response)
         kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         return DeliveryReply(status_code=response.status, headers=kept)
 
     def _finish(self, pooled: _Pooled, response: BaseHTTPResponse) -> None:
-        """Read the rest and keep the connection; the status has said all that matters, so failures do not."""
+        """Read the body and keep the connection. Failures here do not matter: the status is known."""
         pooled.reusable = _read_to_its_end(response)
         if not pooled.reusable:
             response.close()
@@ -151,7 +156,7 @@ class CallbackHttp:
         return connection
 
     def _explain(self, error: Exception) -> str:
-        """Say what went wrong in words fit for the client: no address, no byte of what was received."""
+        """What went wrong, fit for the client to see: no address, nothing that was received."""
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"TLS: the certificate is not valid: {error.verify_message}"
         if isinstance(error, ssl.SSLError):
@@ -169,9 +174,9 @@ class CallbackHttp:
         return "the answer was not proper HTTP"
 
 
-def _agent(parcel: SignedCallback) -> dict[str, str]:
-    """Who we are, unless the client has us say something else."""
-    named = any(name.lower() == "user-agent" for name in parcel.headers)
+def _agent(callback: SignedCallback) -> dict[str, str]:
+    """Our User-Agent, unless the client has set its own."""
+    named = any(name.lower() == "user-agent" for name in callback.headers)
     return {} if named else {"User-Agent": USER_AGENT}
 
 
@@ -180,7 +185,7 @@ def _origin(target: UrlTarget) -> UrlTarget:
 
 
 def _read_to_its_end(response: BaseHTTPResponse) -> bool:
-    """Whether the body ended within MAX_RESPONSE_BYTES, in time and properly."""
+    """Whether the body ended within MAX_RESPONSE_BYTES, in time and without an error."""
     left = MAX_RESPONSE_BYTES
     try:
         while left > 0:

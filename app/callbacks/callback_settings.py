@@ -1,4 +1,4 @@
-"""Give a client another callback secret, without a moment in which its receivers accept nothing."""
+"""A client's callback secret, rotated with an overlap, and its own callback headers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from app.tasks.store.tables import client
 
 
 def rotate_secret(conn: Connection, client_id: str, secret: str, until: float) -> bool:
-    """Sign with `secret` from now on, and with the present one as well until an instant.
+    """Sign with `secret` from now on, and also with the present one until an instant.
 
-    A rotation before the end of the last one ends that overlap: the secret before the present one is gone.
+    Another rotation before then ends that overlap: only the present secret remains beside the new one.
     False: there is no such client.
     """
     statement = (
@@ -34,7 +34,7 @@ def rotate_secret(conn: Connection, client_id: str, secret: str, until: float) -
 
 
 def set_headers(conn: Connection, client_id: str, headers: str | None) -> bool:
-    """Put these headers (JSON object, or None) on a client's callbacks from now on. False: no such client."""
+    """Send these headers (a JSON object, or None) with a client's callbacks from now on. False: no such client."""
     statement = update(client).where(client.c.id == client_id).values(callback_headers=headers)
     return conn.execute(statement).rowcount > 0
 
@@ -49,19 +49,19 @@ def rotate_callback_secret(
     chance: bytes,
     overlap_seconds: float = OVERLAP_SECONDS,
 ) -> str:
-    """Make the new secret out of 32 random bytes and give it back: it is shown this once.
+    """Make a new secret from 32 random bytes and return it: the only time it is shown.
 
     Raises NotFound for an unknown client, DatabaseUnreachable.
     """
     secret = make_callback_secret(chance)
     until = clock.now() + overlap_seconds
     if not database.write(lambda conn: rotate_secret(conn, client_id, secret, until)):
-        raise NotFound("there is no such client", code="client_not_found")
+        raise NotFound("no such client", code="client_not_found")
     return secret
 
 
 def set_callback_headers(database: Database, client_id: str, headers: Mapping[str, str]) -> None:
-    """Replace a client's callback headers; none takes them away.
+    """Replace a client's callback headers; an empty mapping removes them.
 
     Raises Invalid for a header that may not be set, NotFound for an unknown client, DatabaseUnreachable.
     """
@@ -71,4 +71,4 @@ def set_callback_headers(database: Database, client_id: str, headers: Mapping[st
         raise Invalid(str(error), param="callback_headers", code="invalid_callback_headers") from None
     text = orjson.dumps(dict(headers)).decode() if headers else None
     if not database.write(lambda conn: set_headers(conn, client_id, text)):
-        raise NotFound("there is no such client", code="client_not_found")
+        raise NotFound("no such client", code="client_not_found")

@@ -37,7 +37,7 @@ from app.tasks.store.tables import batch, task, task_content
 
 
 def signing_secrets(claimed: ClaimedCallback, now: float) -> list[str]:
-    """The client's secret, and the one before it while both are valid."""
+    """The client's secret, and the previous one while both are valid."""
     secrets = [claimed.secret]
     if claimed.previous_secret is not None and now < (claimed.previous_until or 0.0):
         secrets.append(claimed.previous_secret)
@@ -45,7 +45,7 @@ def signing_secrets(claimed: ClaimedCallback, now: float) -> list[str]:
 
 
 def signed_headers(callback_id: str, body: bytes, secrets: Sequence[str], now: float) -> dict[str, str]:
-    """The three headers; the signature has one part for each secret. `now` is Unix seconds, of this try."""
+    """The three Standard Webhooks headers; the signature has one part for each secret. `now`: Unix seconds."""
     at = math.floor(now)
     moment = datetime.fromtimestamp(at, UTC)
     text = body.decode()
@@ -67,7 +67,7 @@ class TaskSubject:
 
 
 def task_subject(conn: Connection, task_id: str, most_bytes: int) -> TaskSubject | None:
-    """Read a task whose result is wanted up to `most_bytes`; None when there is no such task."""
+    """Read a task, with its result up to `most_bytes`; None if there is no such task."""
     values = {"which": task_id, "most": most_bytes}
     row = conn.execute(_task_statement(conn.dialect.name), values).mappings().first()
     if row is None:
@@ -76,7 +76,7 @@ def task_subject(conn: Connection, task_id: str, most_bytes: int) -> TaskSubject
 
 
 def batch_subject(conn: Connection, batch_id: str) -> Mapping[str, Any] | None:
-    """Read a batch's row by column names; None when there is no such batch."""
+    """Read a batch's row by column names; None if there is no such batch."""
     row = conn.execute(_BATCH, {"which": batch_id}).mappings().first()
     return None if row is None else _by_name(row)
 
@@ -102,7 +102,7 @@ def _task_statement(dialect: str) -> Select[Any]:
 def compose_callback(
     database: Database, claimed: ClaimedCallback, public_url: str, now: float
 ) -> SignedCallback | None:
-    """Make one try's parcel; None when what it would tell of is gone. Raises DatabaseUnreachable."""
+    """Sign one try of a callback; None if its task or batch no longer exists. Raises DatabaseUnreachable."""
     data = _data(database, claimed, public_url)
     if data is None:
         return None
@@ -127,7 +127,7 @@ def _task(database: Database, task_id: str, public_url: str) -> dict[str, Any] |
         return None
     row = {**subject.row, "metadata": _parsed(subject.row["metadata"])}
     result = None if subject.result is None else orjson.Fragment(one_line(subject.result))
-    # Its own callback is being delivered, whatever the row says at this instant: every try says the same.
+    # Every try must say the same, whatever the row says at this instant: its callback is being delivered.
     view = task_view(row, result=result, callback_status="delivering")
     return with_result_url(view, public_url) if subject.too_large else view
 

@@ -1,6 +1,7 @@
-"""Callbacks that were given up, and how they come back: failed -> pending, a new round of tries.
+"""Callbacks that were given up: list them, and send them again, one or all since an instant.
 
-A replay keeps the id, so that a receiver that did take it in the end sees that it knows it.
+failed -> pending begins a new round of tries under the same `webhook-id`, so that a receiver that did take it
+recognizes it. No message is needed: the feeder finds what is due within a second; `bell` makes it immediate.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from app.tasks.store.tables import DEAD_LETTER, callback
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """A callback that is not tried any more."""
+    """A callback that is no longer tried."""
 
     seq: int
     id: str
@@ -59,7 +60,7 @@ def list_dead(
 
 
 def place_of(conn: Connection, client_id: str | None, callback_id: str) -> int | None:
-    """The `seq` of a callback, dead or revived meanwhile."""
+    """The `seq` of a callback, whether dead or replayed since."""
     found = select(callback.c.seq).where(callback.c.id == callback_id)
     if client_id is not None:
         found = found.where(callback.c.client_id == client_id)
@@ -74,7 +75,7 @@ def replay(conn: Connection, client_id: str | None, callback_id: str, now: float
 
 
 def replay_since(conn: Connection, client_id: str | None, since: float, now: float, limit: int) -> int:
-    """Begin a new round for up to `limit` dead letters given up since an instant; gives back how many."""
+    """Begin a new round for up to `limit` callbacks given up since an instant; returns how many."""
     given_up = (*_dead_of(client_id), callback.c.finished_at >= since)
     first = select(callback.c.seq).where(*given_up).order_by(callback.c.seq).limit(limit)
     chosen = first.with_for_update(skip_locked=True).cte("chosen")
@@ -113,17 +114,17 @@ class DeadLetters:
     def list_dead(
         self, client_id: str | None, *, before_seq: int | None = None, limit: int = 100
     ) -> list[DeadLetterRow]:
-        """Newest first; the next page is what stands before the last one's `seq`."""
+        """Newest first; for the next page pass the last one's `seq` as `before_seq`."""
         return self._database.read(
             lambda conn: list_dead(conn, client_id, before_seq=before_seq, limit=limit)
         )
 
     def place(self, client_id: str | None, callback_id: str) -> int | None:
-        """The `seq` of a callback, to go on listing from; None: this client has none of that id."""
+        """The `seq` of a callback, from which to continue the list; None: this client has no such callback."""
         return self._database.read(lambda conn: place_of(conn, client_id, callback_id))
 
     def replay(self, client_id: str | None, callback_id: str) -> bool:
-        """Send one again. False: there is no such dead letter of this client."""
+        """Send one again. False: this client has no such dead letter."""
         now = self._clock.now()
         found = self._database.write(lambda conn: replay(conn, client_id, callback_id, now))
         if found:
@@ -131,7 +132,7 @@ class DeadLetters:
         return found
 
     def replay_since(self, client_id: str | None, since: float) -> int:
-        """Send all again that were given up since an instant (Unix seconds); gives back how many."""
+        """Send again all that were given up since an instant (Unix seconds); returns how many."""
         now, replayed = self._clock.now(), 0
         while count := self._database.write(lambda conn: replay_since(conn, client_id, since, now, CHUNK)):
             replayed += count

@@ -1,4 +1,4 @@
-"""The delivery that a callback worker uses now: one for each configuration, closed once its last callback is over."""
+"""Deliver one callback: at least once, under one id, without letting its host delay any other."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ from app.tasks.domain.task import CallbackState
 from app.tasks.ports import Meter, NoMeter
 from app.tasks.store.tasks import traces_of
 
-# A claim is taken for abandoned after this time. One try takes 15 s and a little more; what is left is for
-# recording it when the database is away.
+# A claim older than this counts as abandoned. One try takes little more than 15 s; the rest is for recording its result
+# while the database is away.
 CLAIM_SECONDS = 60.0
 _RECORD_WITHIN = CLAIM_SECONDS - 5.0
 _RECORD_PAUSE = 1.0
-_SPREAD = 0.2  # what is put off comes back up to this fraction later, not all at one instant
+_SPREAD = 0.2  # postponed callbacks return up to this fraction later, not all at once
 
 log = structlog.get_logger(__name__)
 
 
 class CallbackDelivery:
-    """Delivers callbacks in the threads that call it, one process's worth."""
+    """Delivers callbacks, each in the thread that calls `deliver`. One for each process and configuration.
+
+    Threads share only the limiter, the sender and the database, which lock for themselves.
+    """
 
     def __init__(
         self,
         database: Database,
-        courier: CallbackSender,
-        guard: HostConcurrencyLimiter,
+        sender: CallbackSender,
+        limiter: HostConcurrencyLimiter,
         clock: Clock,
         *,
         worker: str,
@@ -57,15 +60,15 @@ class CallbackDelivery:
         meter: Meter | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`worker` names this process in claims, `chance` gives [0, 1), `pause` waits some seconds.
+        """`worker` names this process in claims, `chance` returns a number in [0, 1), `pause` sleeps for some seconds.
 
-        `public_url` is where clients reach the API: it begins the URLs of results too large to send.
+        `public_url` is where clients reach the API: the prefix of URLs of results too large to send.
         """
         self._meter = meter or NoMeter()
         self._tracer = tracer or NoTracer()
         self._database = database
-        self._courier = courier
-        self._guard = guard
+        self._sender = sender
+        self._limiter = limiter
         self._clock = clock
         self._worker = worker
         self._chance = chance
@@ -73,39 +76,39 @@ class CallbackDelivery:
         self._public_url = public_url
 
     def deliver(self, callback_id: str) -> None:
-        """Deliver a callback, then what waits in line for the same host.
+        """Deliver a callback, then those queued for the same host.
 
-        1. See where it goes; nothing is done when somebody was first or it is not due.
-        2. Ask whether its host takes one more: it may have to stand in line, or be put off.
+        1. Read its URL; stop if another worker was first or it is not due.
+        2. Ask the host's limiter for a slot: it may be queued, or postponed.
         3. Claim it.
-        4. Put it together, sign it, send it.
-        5. Record what came of it.
-        6. Take the next in line.
+        4. Compose, sign and send it.
+        5. Record the result.
+        6. Continue with the next in the host's queue.
 
-        Raises DatabaseUnreachable while nothing is sent; the row is rung again.
+        Raises DatabaseUnreachable before anything is sent; the leader publishes the row again.
         """
         host = self._deliver(callback_id)
         if host is not None:
-            with self._line_kept(host):
-                while (following := self._guard.take_next(host)) is not None:
+            with self._queue_kept(host):
+                while (following := self._limiter.take_next(host)) is not None:
                     self._deliver(following)
 
     def stop(self) -> None:
-        """Let nobody wait in line any more: what is not claimed is left to other processes."""
-        self._guard.close()
+        """Empty the queues of hosts: what is not claimed is left to other processes."""
+        self._limiter.close()
 
     def close(self) -> None:
         """Close the connections that are kept between callbacks. Nothing is delivered afterwards."""
-        self._courier.close()
+        self._sender.close()
 
     def _deliver(self, callback_id: str) -> str | None:
-        """Steps 1 to 5; gives back the host, None when the callback is not due."""
+        """Steps 1 to 5; returns the host, None if the callback is not due."""
         url = self._database.read(lambda conn: due_url(conn, callback_id, self._clock.now()))
         if url is None:
             return None
         host = host_of(url)
-        with self._line_kept(host):
-            decision = self._guard.enter(host, callback_id)
+        with self._queue_kept(host):
+            decision = self._limiter.enter(host, callback_id)
             if isinstance(decision, Paused):
                 self._put_off(callback_id, host, decision.seconds)
             elif isinstance(decision, Go):
@@ -113,12 +116,12 @@ class CallbackDelivery:
         return host
 
     @contextmanager
-    def _line_kept(self, host: str) -> Iterator[None]:
-        """Who fails here takes nobody along: without another to do so, the line is left to the feeder."""
+    def _queue_kept(self, host: str) -> Iterator[None]:
+        """If this thread fails and no other delivers to the host, leave its queue to the leader."""
         try:
             yield
         except BaseException:
-            self._guard.abandon(host)
+            self._limiter.abandon(host)
             raise
 
     def _put_off(self, callback_id: str, host: str, seconds: float) -> None:
@@ -126,7 +129,7 @@ class CallbackDelivery:
         self._database.write(lambda conn: put_off(conn, callback_id, host, until))
 
     def _try(self, callback_id: str, host: str) -> None:
-        """Steps 3 to 5, for a host that has taken one more."""
+        """Steps 3 to 5, with a slot of the host."""
         verdict: DeliveryVerdict | None = None
         claimed_at = self._clock.monotonic()
         try:
@@ -138,7 +141,7 @@ class CallbackDelivery:
             verdict = self._judge(claimed, answer)
         finally:
             health = verdict.health if verdict else HostHealth.UNKNOWN
-            self._guard.leave(host, health, verdict.pause_seconds if verdict else 0.0)
+            self._limiter.leave(host, health, verdict.pause_seconds if verdict else 0.0)
         record = _record(claimed, host, started_at, self._clock.now(), answer, verdict)
         self._record(record, until=claimed_at + _RECORD_WITHIN)
 
@@ -147,13 +150,16 @@ class CallbackDelivery:
         return self._database.write(lambda conn: claim_callback(conn, callback_id, self._worker, now))
 
     def _traced(self, claimed: ClaimedCallback) -> DeliveryReply:
-        """Send it, as a part of the trace that its task belongs to."""
+        """Send it within the trace of its task."""
         ids = {"client_id": claimed.client_id, "task_id": claimed.task_id, "batch_id": claimed.batch_id}
         known = {name: value for name, value in ids.items() if value is not None}
-        parent, told = self._trace_of(claimed.task_id), {"client": claimed.client_id, "task": claimed.task_id}
+        parent, owner = (
+            self._trace_of(claimed.task_id),
+            {"client": claimed.client_id, "task": claimed.task_id},
+        )
         with (
             structlog.contextvars.bound_contextvars(callback_id=claimed.id, **known),
-            self._tracer.span("callback", parent, callback=claimed.id, number=claimed.tries, **told) as span,
+            self._tracer.span("callback", parent, callback=claimed.id, number=claimed.tries, **owner) as span,
         ):
             answer = self._send(claimed)
             span.tell(status=answer.status_code)
@@ -167,35 +173,37 @@ class CallbackDelivery:
 
     def _send(self, claimed: ClaimedCallback) -> DeliveryReply:
         try:
-            parcel = compose_callback(self._database, claimed, self._public_url, self._clock.now())
+            signed = compose_callback(self._database, claimed, self._public_url, self._clock.now())
         except DatabaseUnreachable:
             raise
         except Exception:
-            # What is wrong with one callback must not keep it in our hands for ever.
-            log.exception("callback cannot be put together", callback=claimed.id)
+            # A fault in one callback must not leave it claimed for ever.
+            log.exception("callback cannot be composed", callback=claimed.id)
             return DeliveryReply(
-                error="internal error: it could not be put together", sent=False, hopeless=True
+                error="internal error: the callback could not be composed", sent=False, hopeless=True
             )
-        if parcel is None:
-            return DeliveryReply(error="what it tells of is gone", sent=False, hopeless=True)
-        return self._courier.send(parcel)
+        if signed is None:
+            return DeliveryReply(error="its task or batch no longer exists", sent=False, hopeless=True)
+        return self._sender.send(signed)
 
     def _judge(self, claimed: ClaimedCallback, answer: DeliveryReply) -> DeliveryVerdict:
         tries = claimed.tries - claimed.tries_before
         return judge(answer, tries=tries, now=self._clock.now(), chance=self._chance())
 
     def _record(self, record: DeliveryRecord, until: float) -> None:
-        """Record it, again and again while the database is away; given up when the claim is about to lapse."""
+        """Record the result; retry while the database is away, until the claim is about to lapse."""
         while True:
             try:
                 held = self._database.write(lambda conn: record_delivery(conn, record))
             except DatabaseUnreachable:
                 if self._clock.monotonic() >= until:
-                    log.warning("callback not recorded, it will be sent again", callback=record.callback_id)
+                    log.warning(
+                        "callback result not recorded, it will be sent again", callback=record.callback_id
+                    )
                     return
                 self._pause(_RECORD_PAUSE)
             else:
-                _tell(record, held=held)
+                _log_delivery(record, held=held)
                 self._meter.delivered(record.state.value, record.finished_at - record.started_at)
                 return
 
@@ -221,8 +229,8 @@ def _record(
     )
 
 
-def _tell(record: DeliveryRecord, *, held: bool) -> None:
-    """One line for the operator: no path, no body, no header."""
+def _log_delivery(record: DeliveryRecord, *, held: bool) -> None:
+    """Log one line for the operator: no path, no body, no header."""
     log.log(
         logging.WARNING if record.state is CallbackState.FAILED else logging.INFO,
         "callback tried",
@@ -237,10 +245,13 @@ def _tell(record: DeliveryRecord, *, held: bool) -> None:
 
 
 class CurrentDelivery:
-    """Locked; may be used by many threads. A replaced delivery ends what it has in the air, then closes its sockets."""
+    """The delivery in use: one for each configuration. Used by all threads; the lock limiters the fields.
+
+    A replaced delivery finishes what it has in flight; the last thread to leave it closes its connections.
+    """
 
     def __init__(self, make: Callable[[], CallbackDelivery]) -> None:
-        """`make` is called at the first callback: a process that gets none opens nothing."""
+        """`make` is called at the first callback: a process that receives none opens nothing."""
         self._lock = threading.Lock()
         self._make = make
         self._newest: CallbackDelivery | None = None
@@ -248,12 +259,12 @@ class CurrentDelivery:
         self._stopped = False
 
     def deliver(self, callback_id: str) -> None:
-        """Deliver one callback, and what waits in line behind it. Raises what `CallbackDelivery.deliver` does."""
+        """Deliver one callback, then those queued for its host. Raises what `CallbackDelivery.deliver` does."""
         with self._used() as delivery:
             delivery.deliver(callback_id)
 
     def replace(self, make: Callable[[], CallbackDelivery]) -> None:
-        """Use another one from the next callback on. What stood in line is rung again, and goes to that one."""
+        """Use another one from the next callback on. Queued callbacks are published again, and go to that one."""
         with self._lock:
             self._make = make
             old, self._newest = self._newest, None
@@ -264,7 +275,7 @@ class CurrentDelivery:
                 old.close()
 
     def stop(self) -> None:
-        """Begin nothing more beside what is in the air: this process ends."""
+        """Start nothing more: this process is ending. What is in flight goes on."""
         with self._lock:
             self._stopped = True
             known = set(self._users) | ({self._newest} if self._newest is not None else set())

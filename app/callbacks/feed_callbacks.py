@@ -1,4 +1,4 @@
-"""What the leader does for callbacks each second: nothing due stays silent, nothing claimed stays lost."""
+"""The leader's work for callbacks, each second: publish what is due, reclaim what was abandoned."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from app.callbacks.store.callbacks import any_abandoned, due_hosts, revive, ring
 from app.platform.database import Database
 from app.platform.ports import Clock
 
-MOST_A_TICK = 1000  # callbacks rung
-HOSTS_A_TICK = 500  # hosts looked at; the next tick goes on behind them
-RING_AGAIN_SECONDS = 30.0  # a message may be lost, or have met a claim that failed
-_ROUNDS = 3  # what the first hosts left of a tick's room goes to those that have more
+MOST_A_TICK = 1000  # callbacks published
+HOSTS_A_TICK = 500  # hosts looked at; the next tick continues after them
+RING_AGAIN_SECONDS = 30.0  # a message may be lost, or its claim may have failed
+_ROUNDS = 3  # room that the first hosts left goes to those that have more
 
 
 class CallbackFeeder:
-    """Bounded work a tick, whatever waits."""
+    """Does a bounded amount of work each tick, however much is due. Called by the leader's thread alone."""
 
     def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
         self._database = database
@@ -24,11 +24,11 @@ class CallbackFeeder:
         self._after = ""
 
     def tick(self) -> int:
-        """Do one round; gives back how many callbacks were rung.
+        """Do one round; returns how many callbacks were published.
 
-        1. Claims older than 60 s are abandoned: their callbacks are due again.
-        2. See which hosts have something due: those that are new, and the next in turn.
-        3. Ring as many as the queue has room for, each host as many as any other.
+        1. Claims older than 60 s count as abandoned: their callbacks are due again.
+        2. Find hosts with something due: new ones, then the next in order.
+        3. Publish as many as the queue has room for, an equal share for each host.
 
         Raises DatabaseUnreachable.
         """
@@ -58,13 +58,13 @@ class CallbackFeeder:
         return due
 
     def _ring(self, hosts: list[str], now: float, room: int) -> tuple[int, list[str]]:
-        """Ring up to an equal share of each; gives back how many, and the hosts that may have more."""
+        """Publish up to an equal share of each; returns how many, and the hosts that may have more."""
         each = max(1, room // len(hosts))
         again_at = now + RING_AGAIN_SECONDS
         rung = self._database.write(lambda conn: ring_due(conn, hosts, now, each, again_at))
-        silent = self._bell.ring(list(rung))
-        if silent:
-            self._database.write(lambda conn: unring(conn, silent, now))
-            return len(rung) - len(silent), []
+        unpublished = self._bell.ring(list(rung))
+        if unpublished:
+            self._database.write(lambda conn: unring(conn, unpublished, now))
+            return len(rung) - len(unpublished), []
         places = list(rung.values())
         return len(rung), [host for place, host in enumerate(hosts) if places.count(place) == each]

@@ -1,4 +1,4 @@
-"""What delivering callbacks needs from outside: a queue to notify its workers, and a sender."""
+"""What delivery needs from outside: a queue that notifies its workers, and a sender."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 
 
 class CallbackNotifier(Protocol):
-    """Tells callback workers what is due."""
+    """Notifies callback workers of what is due. Used by many threads."""
 
     def room(self) -> int:
         """How many more messages their queue may hold; 0 also while Redis does not answer. Never raises."""
 
     def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
-        """Publish a message for each; gives back those it could not. The feeder finds these. Never raises."""
+        """Publish a message for each; returns those it could not publish, which the feeder finds. Never raises."""
 
 
 class NoCallbackNotifier:
-    """Rings nobody: the leader's feeder finds what is due within a second."""
+    """Notifies nobody: the leader's feeder finds what is due within a second."""
 
     def room(self) -> int:
         """None."""
@@ -31,10 +31,10 @@ class NoCallbackNotifier:
 
 
 class CallbackSender(Protocol):
-    """Carries callbacks to their receivers."""
+    """Sends callbacks to their receivers. Used by many threads."""
 
-    def send(self, parcel: SignedCallback) -> DeliveryReply:
-        """Send it and give back what came of it. Never raises for what a receiver does."""
+    def send(self, callback: SignedCallback) -> DeliveryReply:
+        """Send it and return the reply. Never raises for what a receiver does."""
 
     def close(self) -> None:
         """Close what is kept open between callbacks."""

@@ -161,6 +161,6 @@ def test_whatever_happens_no_host_has_more_in_the_air_than_allowed(
         now += 7.0
         if start and isinstance(decision := admit(host, LIMITS, now), Go):
             host = decision.host
-        elif host.flying:
+        elif host.in_flight:
             host = arrive(host, LIMITS, health, now)
-        assert 0 <= host.flying <= LIMITS.at_once
+        assert 0 <= host.in_flight <= LIMITS.at_once

@@ -9,7 +9,7 @@ import pytest
 from app.callbacks.callback_http import CallbackHttp
 from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
 from app.callbacks.host_concurrency import (
-    MOST_IN_LINE,
+    MAX_QUEUED,
     AtCapacity,
     Go,
     HostConcurrencyLimiter,
@@ -164,7 +164,7 @@ def test_when_the_process_ends_nobody_is_left_in_line(told: World) -> None:
 def test_a_line_is_bounded_and_takes_nobody_twice() -> None:
     guard = HostConcurrencyLimiter(MovedClock(), HostLimits(at_once=1))
     guard.enter("h", "evt_first")
-    for number in range(MOST_IN_LINE):
+    for number in range(MAX_QUEUED):
         assert isinstance(guard.enter("h", f"evt_{number}"), AtCapacity)
     assert isinstance(guard.enter("h", "evt_7"), AtCapacity)
     assert isinstance(guard.enter("h", "evt_more"), Paused)

@@ -1,4 +1,8 @@
-"""What a callback says: an event about a task or a batch."""
+"""What a callback says, when it is tried, and what the reply means.
+
+Follows Standard Webhooks 1.0.0: 2xx is success, everything else is not; redirects are not followed; 410 stops; 429, 502
+and 504 ask us to slow down; `Retry-After` is honoured.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,13 @@ from typing import Any
 from app.platform.domain.times import retry_after_seconds, to_rfc3339
 from app.tasks.domain.task import CallbackState
 
-MAX_RESULT_BYTES = 256 * 1024  # of the upstream's answer inside an event; a longer one is fetched
+MAX_RESULT_BYTES = 256 * 1024  # of a result inside an event; a longer one is fetched by URL
 
 
 def event(callback_id: str, kind: str, created_at: float, data: dict[str, Any]) -> dict[str, Any]:
     """The body of a callback. `kind` is `task.succeeded`, `batch.completed` and the like.
 
-    It is the same for every try, so that a receiver may compare.
+    Every try sends the same, so that a receiver may compare.
     """
     return {
         "id": callback_id,
@@ -29,7 +33,7 @@ def event(callback_id: str, kind: str, created_at: float, data: dict[str, Any]) 
 
 
 def with_result_url(task: dict[str, Any], public_url: str) -> dict[str, Any]:
-    """A task whose result is too large for an event: where to get it, instead of it.
+    """A task whose result is too large for an event, with the URL of the result instead.
 
     `public_url` is where clients reach the API; empty: only the path is given.
     """
@@ -38,7 +42,7 @@ def with_result_url(task: dict[str, Any], public_url: str) -> dict[str, Any]:
 
 MAX_HEADERS = 20
 MAX_VALUE_CHARACTERS = 4096
-# Headers that a client may not set on its callbacks: ours, and those that steer the connection.
+# Headers that a client may not set: ours, and those that control the connection.
 _RESERVED = frozenset(
     {
         "connection",
@@ -61,7 +65,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ValueError, naming the header, when a client's own callback headers cannot be sent."""
+    """Check a client's callback headers. Raises ValueError that names the header."""
     if len(headers) > MAX_HEADERS:
         raise ValueError(f"at most {MAX_HEADERS} callback headers")
     for name, value in headers.items():
@@ -105,23 +109,23 @@ JITTER = 0.1  # each wait is drawn from this fraction around the schedule's
 LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0  # what a receiver may ask for
 
 
-SLOW_SECONDS = 60.0  # the least wait after 429, 502, 504 that do not say how long
+SLOW_SECONDS = 60.0  # the minimum wait after a 429, 502 or 504 without Retry-After
 
 
 SLOW_CODES = frozenset({429, 502, 504})
 
 
-LONGEST_PAUSE_SECONDS = 300.0  # the host's other callbacks wait no longer than this for one answer
+LONGEST_PAUSE_SECONDS = 300.0  # the longest pause of a host's other callbacks after one reply
 
 
 GONE = 410
 
 
 class HostHealth(StrEnum):
-    """What an answer says about the host as a whole."""
+    """What a reply says about the host as a whole."""
 
     GOOD = "good"  # it answered, whatever it said
-    BAD = "bad"  # no answer in time, no connection, no proper TLS, or 5xx
+    BAD = "bad"  # no reply in time, no connection, no valid TLS, or 5xx
     UNKNOWN = "unknown"  # nothing was sent
 
 
@@ -136,18 +140,18 @@ class SignedCallback:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReply:
-    """What came of sending: a status, or a reason why there is none. Nothing of the body is kept."""
+    """The result of sending: a status, or why there is none. The body is discarded."""
 
     status_code: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)  # `retry-after` and `date`, where they came
-    error: str | None = None  # fit for the client's eyes
-    hopeless: bool = False  # no later try can be better: the URL itself is refused
+    headers: Mapping[str, str] = field(default_factory=dict)  # `retry-after` and `date`, if present
+    error: str | None = None  # fit for the client to see
+    hopeless: bool = False  # no later try can succeed: the URL itself is refused
     sent: bool = True  # False: nothing left this machine
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryVerdict:
-    """What to record after a try, and how long the host's other callbacks should wait."""
+    """What to record after a try, and how long to pause the host's other callbacks."""
 
     state: CallbackState  # DELIVERED, PENDING (again at `next_at`) or FAILED
     health: HostHealth
@@ -157,7 +161,7 @@ class DeliveryVerdict:
 
 
 def judge(answer: DeliveryReply, *, tries: int, now: float, chance: float) -> DeliveryVerdict:
-    """Decide what an answer means after `tries` tries of this round, this one included.
+    """Decide what a reply means after `tries` tries of this round, this one included.
 
     `chance` in [0, 1) spreads the next try.
     """
@@ -187,7 +191,7 @@ def wait_seconds(tries: int, chance: float) -> float:
 
 
 def _pause(code: int | None, asked: float | None) -> float:
-    """How long a host that asks us to slow down is left alone by its other callbacks too."""
+    """How long to pause the other callbacks of a host that asks us to slow down."""
     if code not in SLOW_CODES:
         return 0.0
     return min(SLOW_SECONDS if asked is None else asked, LONGEST_PAUSE_SECONDS)

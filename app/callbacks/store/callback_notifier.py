@@ -1,7 +1,7 @@
 """Messages for callback workers: an id each, on the Celery queue `callbacks`.
 
-A message is a doorbell. One too many is harmless (the claim is a compare-and-set), one that is lost is rung
-again by the leader's feeder, which is also who rings when the queue is full.
+A message only notifies. A duplicate is harmless (the claim is a compare-and-set); the leader's feeder repeats a lost
+one, and publishes what did not fit while the queue was full.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from app.platform.redis_scripts import Scripts
 DELIVER_CALLBACK = "penstock.deliver_callback"
 MOST_QUEUED = 5000  # messages, about 5 MB; the rest wait as rows, which cost Redis nothing
 _CHUNK = 200
-_PAUSE = 1.0  # seconds in which Redis is not asked again after it failed
+_PAUSE = 1.0  # seconds without another attempt after Redis failed
 
 
 class RedisCallbackNotifier:
-    """Implements the RedisCallbackNotifier port. May be used by many threads."""
+    """Implements the CallbackNotifier port. Used by many threads; `_silent_until` may be set by any, without a lock."""
 
     def __init__(
         self, scripts: Scripts, celery: Celery, clock: Clock, *, most_queued: int = MOST_QUEUED
@@ -46,7 +46,7 @@ class RedisCallbackNotifier:
         return max(0, self._most_queued - queued)
 
     def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
-        """Publish a message for each; gives back those for which there was no room or no Redis."""
+        """Publish a message for each; returns those for which there was no room or no Redis."""
         if not callback_ids:
             return ()
         wanted = callback_ids[: self.room()]

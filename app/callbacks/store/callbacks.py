@@ -1,7 +1,13 @@
-"""Which callbacks are due, host by host, so that a receiver with a long queue delays no other.
+"""The states of a callback row, each transition one compare-and-set.
 
-`ring_at` is when a pending row should next be published: its own instant at first, then again some time after
-each ring, in case a message was lost. Rows whose host is not known yet stand under "".
+pending -> delivering (`claim_callback`) -> delivered | pending | failed (`record_delivery`)
+delivering -> pending (`revive`, if its worker is gone)
+
+A claim's token is the pair of id and try: each claim starts a try of its own, so no worker can record another's.
+
+`ring_at` is when a pending row should next be published: at its own instant, then again some time after each message,
+in case that was lost. Due rows are read host by host, so that a receiver with a long queue delays no other; rows whose
+host is not known yet have the host "".
 """
 
 from __future__ import annotations
@@ -33,9 +39,9 @@ from app.tasks.store.tables import DELIVERING, PENDING, callback, client, delive
 
 
 def due_hosts(conn: Connection, now: float, after: str, limit: int) -> tuple[list[str], str | None]:
-    """Hosts of which something is due: first "" (not tried yet), then those beyond `after` in order.
+    """Hosts with something due: first "" (never tried), then those after `after` in order.
 
-    Looks at `limit` hosts with pending rows. Gives back the last one looked at as well, None at the end.
+    Looks at `limit` hosts with pending rows. Also returns the last one looked at, None at the end.
     """
     first = select(func.min(callback.c.host).label("host")).where(text(PENDING), callback.c.host > after)
     hosts = first.cte("hosts", recursive=True)
@@ -56,14 +62,14 @@ def due_hosts(conn: Connection, now: float, after: str, limit: int) -> tuple[lis
 def ring_due(
     conn: Connection, hosts: Sequence[str], now: float, each: int, again_at: float
 ) -> dict[str, int]:
-    """Take up to `each` due rows of every host, not to be rung again before `again_at`.
+    """Take up to `each` due rows of every host, not to be published again before `again_at`.
 
-    Gives back their ids in order, and for each its host's place in `hosts`.
+    Returns their ids in order, each with the index of its host in `hosts`.
     """
     rung: dict[str, int] = {}
     for place, host in enumerate(hosts):
         due = and_(text(PENDING), callback.c.host == host, callback.c.ring_at <= now)
-        # Joined by number alone, so that PostgreSQL cannot compare each pending row with each chosen one.
+        # Joined by number alone, so that PostgreSQL does not compare every pending row with every chosen one.
         first = select(callback.c.seq).where(due).order_by(callback.c.ring_at, callback.c.seq).limit(each)
         chosen = first.with_for_update(skip_locked=True).cte("chosen")
         statement = (
@@ -77,7 +83,7 @@ def ring_due(
 
 
 def put_off(conn: Connection, callback_id: str, host: str, until: float) -> bool:
-    """Let a pending callback wait without using up a try, as when its host is left alone."""
+    """Postpone a pending callback without using up a try, as while its host is paused."""
     statement = (
         update(callback).where(callback.c.id == callback_id, text(PENDING)).values(host=host, ring_at=until)
     )
@@ -85,12 +91,12 @@ def put_off(conn: Connection, callback_id: str, host: str, until: float) -> bool
 
 
 def unring(conn: Connection, ids: Sequence[str], at: float) -> None:
-    """Ring these again from `at` on: their messages could not be published."""
+    """Make these due for publishing again from `at` on: their messages could not be published."""
     if ids:
         conn.execute(update(callback).where(callback.c.id.in_(ids), text(PENDING)).values(ring_at=at))
 
 
-CLOCKS_DIFFER_SECONDS = 1.0  # a row may be claimed this much before its instant, by another machine's clock
+CLOCKS_DIFFER_SECONDS = 1.0  # a row may be claimed this early, as machines' clocks differ
 
 
 _LOST = "the worker stopped before the answer was recorded"
@@ -98,7 +104,7 @@ _LOST = "the worker stopped before the answer was recorded"
 
 @dataclass(frozen=True, slots=True)
 class ClaimedCallback:
-    """A callback in our hands for one try."""
+    """A callback claimed for one try."""
 
     id: str  # evt_..., the `webhook-id`
     client_id: str
@@ -118,7 +124,7 @@ class ClaimedCallback:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRecord:
-    """What one try came to, and what becomes of its callback."""
+    """The result of one try, and the callback's next state."""
 
     callback_id: str
     number: int  # the claim's `tries`
@@ -132,14 +138,14 @@ class DeliveryRecord:
 
 
 def due_url(conn: Connection, callback_id: str, now: float) -> str | None:
-    """Where a callback goes that may be claimed now; None when somebody was first or it is not due."""
+    """The URL of a callback that may be claimed now; None if another worker was first or it is not due."""
     values = {"which": callback_id, "latest": now + CLOCKS_DIFFER_SECONDS}
     url: str | None = conn.execute(_DUE_URL, values).scalar()
     return url
 
 
 def claim_callback(conn: Connection, callback_id: str, claimed_by: str, now: float) -> ClaimedCallback | None:
-    """pending -> delivering, one try more. None when somebody was first or it is not due."""
+    """pending -> delivering, with one more try. None if another worker was first or it is not due."""
     values = {"which": callback_id, "latest": now + CLOCKS_DIFFER_SECONDS, "by": claimed_by, "at": now}
     row = conn.execute(_CLAIM, values).first()
     if row is None:
@@ -157,9 +163,9 @@ def claim_callback(conn: Connection, callback_id: str, claimed_by: str, now: flo
 
 
 def record_delivery(conn: Connection, record: DeliveryRecord) -> bool:
-    """delivering -> delivered, pending or failed, with a line in the log. False: the claim is no longer ours.
+    """delivering -> delivered, pending or failed, with a row in the delivery log. False: the claim is no longer ours.
 
-    A success is accepted late, after `revive` thought the worker gone, unless somebody has claimed since.
+    A success is accepted even after `revive`, unless another worker has claimed the callback since.
     """
     ended = record.state is not CallbackState.PENDING
     values = {
@@ -178,7 +184,7 @@ def record_delivery(conn: Connection, record: DeliveryRecord) -> bool:
     return True
 
 
-# Made once: to make a statement costs more than to run it.
+# Built once: building a statement costs more than running it.
 _MAY_BE_CLAIMED = (
     callback.c.id == bindparam("which"),
     text(PENDING),
@@ -256,7 +262,7 @@ def _log(conn: Connection, record: DeliveryRecord) -> None:
     conn.execute(_LOG, values)
 
 
-_LOG = insert(delivery).inline()  # its number is of no use here
+_LOG = insert(delivery).inline()  # do not fetch its number
 
 
 def any_abandoned(conn: Connection, before: float, now: float) -> bool:
@@ -265,10 +271,10 @@ def any_abandoned(conn: Connection, before: float, now: float) -> bool:
 
 
 def revive(conn: Connection, before: float, now: float, limit: int = 500) -> list[str]:
-    """delivering -> pending, due now, for claims older than `before`; gives back the ids.
+    """delivering -> pending, due now, for claims older than `before`; returns the ids.
 
-    Claims from the future are as old: a clock that was set back must not hold them. Their tries stand in the
-    log as lost: whether they were delivered, nobody knows, so they are sent again under the same id.
+    So are claims from the future: a clock that was set back must not hold them. Their tries are logged as lost. Whether
+    they were delivered is unknown, so they are sent again under the same id.
     """
     found = select(callback.c.id, callback.c.tries, callback.c.claimed_at).where(*_abandoned(before, now))
     lost = conn.execute(found.order_by(callback.c.claimed_at).limit(limit)).all()
