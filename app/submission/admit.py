@@ -1,7 +1,7 @@
-"""May this task come in? Policies first, then how much of the client's waits, then its budget.
+"""Decide whether a task is accepted: policies first, then the client's number of waiting tasks, then its budget.
 
-Policies are decided when a task is drafted; what is counted is counted in the transaction that stores it, so that two
-submissions at once cannot both take the last of a budget.
+Policies are applied when a task is drafted. Limits are counted in the transaction that stores it, so that two
+concurrent submissions cannot both take the last of a budget.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from app.tasks.store.submissions import NewTask
 
 log = structlog.get_logger("penstock.access")
 
-KEPT_SECONDS = 5.0  # until changed limits are in force in every process
+CACHE_SECONDS = 5.0  # until changed limits apply in every process
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where a model may be served."""
+class ModelLocations:
+    """The upstreams and regions that may serve a model."""
 
     upstreams: frozenset[str] = frozenset()
     regions: frozenset[str] = frozenset()
 
 
 Ceiling = Callable[[str, int, float], tuple[int, str] | None]
-"""The most that so many tokens of a model can cost at an instant: pico-units and currency. None: nobody knows."""
+"""(model, tokens, instant) -> the most they can cost, in pico-units, and the currency. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,11 @@ def _known(row: ClientRow) -> _AdmissionCache:
 
 
 class LimitsBook:
-    """Clients' limits and teams, read again every few seconds."""
+    """Clients' limits and teams, read again every few seconds.
+
+    Used by all request threads. The lock lets one at a time read again; the dictionary is replaced whole, and
+    only grows in between.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -71,20 +75,20 @@ class LimitsBook:
         self._lock = threading.Lock()
 
     def of(self, client_id: str) -> ClientLimits:
-        """A client's. Raises DatabaseUnreachable: budgets fail closed."""
+        """A client's limits. Raises DatabaseUnreachable: budgets fail closed."""
         return self._find(client_id).limits
 
     def team_of(self, client_id: str) -> str:
-        """A client's. Raises DatabaseUnreachable."""
+        """A client's team. Raises DatabaseUnreachable."""
         return self._find(client_id).team
 
     def forget(self) -> None:
-        """Read them again before the next answer: this process has changed a client."""
-        with self._lock:  # whoever reads now may have begun before the change
+        """Drop the cache: this process has changed a client."""
+        with self._lock:  # a read in progress may have begun before the change
             self._known = _NEVER
 
     def _find(self, client_id: str) -> _AdmissionCache:
-        """A client that is not among those read last may be new: it is looked up once more."""
+        """A client that is not cached may be new: it is looked up once."""
         known = self._all()
         if client_id not in known:
             row = self._database.read(lambda conn: clients.get_client(conn, client_id))
@@ -95,26 +99,26 @@ class LimitsBook:
 
     def _all(self) -> dict[str, _AdmissionCache]:
         (until, known), now = self._known, self._clock.monotonic()
-        if not now < until <= now + KEPT_SECONDS:
+        if not now < until <= now + CACHE_SECONDS:
             with self._lock:
                 known = {row.id: _known(row) for row in self._database.read(clients.list_clients)}
-                self._known = (self._clock.monotonic() + KEPT_SECONDS, known)
+                self._known = (self._clock.monotonic() + CACHE_SECONDS, known)
         return known
 
 
 class Admission:
-    """The decision; one for each process."""
+    """Accepts or refuses tasks. One for each process, used by all request threads; holds no state of its own."""
 
     def __init__(
         self,
         policies: PolicyBook,
         limits: LimitsBook,
         clock: Clock,
-        places: Mapping[str, Places],
+        places: Mapping[str, ModelLocations],
         ceiling: Ceiling,
         longest: Mapping[str, int] | None = None,
     ) -> None:
-        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        """`longest`: the maximum tokens of an answer, by model; `OPEN_ANSWER` for others."""
         self._longest = longest or {}
         self._policies = policies
         self._limits = limits
@@ -123,10 +127,10 @@ class Admission:
         self._ceiling = ceiling
 
     def draft(self, row: NewTask, store: bool | None = None, order: Order | None = "arrival") -> NewTask:
-        """Decide by policy, and say what the task would use of its client's budget.
+        """Apply policies, and note what the task may use of its client's budget.
 
-        `store`: whether its content is kept, `order`: how it stands in its line; None: as its client wishes. A client
-        that rather waits than is refused has the rows of its batches wait from the start.
+        `store`: whether its content is kept; `order`: its order in the client's queue; None: the client's default. If
+        the client prefers waiting to a refusal, the rows of its batches wait for the budget from the start.
 
         Raises Forbidden, OverBudget, DatabaseUnreachable.
         """
@@ -140,7 +144,7 @@ class Admission:
             row = replace(row, due=row.expires_at)
         if not limits.has_budget:
             return row
-        tokens = self._most_tokens(row)
+        tokens = self._max_budget_tokens(row)
         picos = self._picos(row, limits, tokens) if limits.has_money else 0
         row = replace(row, reserved_tokens=tokens, reserved_picos=picos)
         if row.batch_id is not None and limits.over_budget == "wait":
@@ -148,16 +152,16 @@ class Admission:
         return replace(row, reserved_at=row.created_at)
 
     def forget(self) -> None:
-        """This process has changed a client: what it may use holds from its next request on."""
+        """This process has changed a client: apply its new limits from its next request on."""
         self._limits.forget()
 
     def counts(self, client_id: str) -> bool:
-        """Whether something is counted for this client when its tasks are stored. Raises DatabaseUnreachable."""
+        """Whether this client has limits that are counted when tasks are stored. Raises DatabaseUnreachable."""
         limits = self._limits.of(client_id)
         return limits.most_waiting is not None or limits.has_budget
 
     def take(self, conn: Connection, rows: Sequence[NewTask]) -> dict[str, NewTask | Rejected]:
-        """Count single tasks in, within their transaction; what is not mentioned may come in as it is."""
+        """Count single tasks in the transaction that stores them. Tasks not returned are accepted unchanged."""
         found: dict[str, NewTask | Rejected] = {}
         for client_id in sorted({row.client_id for row in rows}):
             mine = [row for row in rows if row.client_id == client_id]
@@ -170,21 +174,21 @@ class Admission:
         return found
 
     def take_batch(self, conn: Connection, client_id: str, wish: Spent, at: float) -> None:
-        """Count a whole batch in: its rows are stored already. Raises OverBudget, OverLimit."""
+        """Count a whole batch, whose rows are stored already. Raises OverBudget, OverLimit."""
         limits = self._limits.of(client_id)
         most = limits.most_waiting
         if most is not None and _count_waiting(conn, client_id, most) > most:
-            raise _too_many(most)
+            raise _over_limit(most)
         if not limits.has_budget or limits.over_budget == "wait":
             return
         ceiling = ceilings(limits, at)
         spent = budgets.lock_spent(conn, client_id, ceiling)
         if over := exceeded(ceiling, spent, wish):
-            raise _over(over)
+            raise _over_budget(over)
         budgets.add_spent(conn, client_id, at, wish)
 
     def release(self, conn: Connection, client_id: str, now: float, most: int) -> int:
-        """Let tasks go on that waited for a budget, as many as fit; gives back how many."""
+        """Release tasks that wait for a budget, as many as fit; returns how many."""
         limits = self._limits.of(client_id)
         ceiling = ceilings(limits, now)
         waiting, batches = budgets.lock_for_release(conn, client_id, most)
@@ -198,7 +202,7 @@ class Admission:
     def _check_policy(self, row: NewTask) -> None:
         calling = current.get()
         caller = calling.caller if calling and calling.caller.client_id == row.client_id else None
-        places = self._places.get(row.model, Places())
+        places = self._places.get(row.model, ModelLocations())
         facts = CallFacts(
             at=self._clock.now(),
             action="tasks:write",
@@ -217,13 +221,13 @@ class Admission:
         if not decision.allowed:
             log.warning("refused by policy", rule=decision.rule, client=row.client_id, model=row.model)
             raise Forbidden(
-                f"this key may not run {row.model!r} so, now, from here",
+                f"this key may not run model {row.model!r} (denied by a policy for this time or address)",
                 param="model",
                 code="denied_by_policy",
             )
 
-    def _most_tokens(self, row: NewTask) -> int:
-        """Its estimate, with as long answers as its model gives where the request leaves their length open."""
+    def _max_budget_tokens(self, row: NewTask) -> int:
+        """Its estimate; if the request sets no length, with the longest answer that the model gives."""
         body = orjson.loads(row.request)
         if answer_limit(body):
             return row.estimate
@@ -234,7 +238,8 @@ class Admission:
         most = self._ceiling(row.model, tokens, row.created_at)
         if most is None or most[1] != limits.currency:
             raise OverBudget(
-                f"the price of {row.model!r} in {limits.currency} is not known, and there is a budget of money",
+                f"the price of model {row.model!r} in {limits.currency} is unknown, so a budget cannot be held; "
+                "ask the administrator to configure a price",
                 param="model",
                 code="price_unknown",
             )
@@ -242,7 +247,7 @@ class Admission:
 
 
 def _count_waiting(conn: Connection, client_id: str, most: int) -> int:
-    """Counted one transaction after the other, as two at once would not see each other's tasks."""
+    """Count under a lock on the client: concurrent transactions would not see each other's tasks."""
     clients.lock_client(conn, client_id)
     return budgets.count_waiting(conn, client_id, most)
 
@@ -251,13 +256,13 @@ def _over_waiting(
     conn: Connection, client_id: str, most: int, rows: Sequence[NewTask]
 ) -> dict[str, NewTask | Rejected]:
     room = max(0, most - _count_waiting(conn, client_id, most))
-    return {row.id: _too_many(most) for row in rows[room:]}
+    return {row.id: _over_limit(most) for row in rows[room:]}
 
 
 def _reserve(
     conn: Connection, client_id: str, limits: ClientLimits, rows: Sequence[NewTask]
 ) -> dict[str, NewTask | Rejected]:
-    """Reserve for one row after the other; those that do not fit are refused, or wait."""
+    """Reserve for one row after the other; those that do not fit are refused or wait."""
     at = rows[0].created_at
     ceiling, sum_, found = ceilings(limits, at), Spent(), dict[str, NewTask | Rejected]()
     spent = budgets.lock_spent(conn, client_id, ceiling)
@@ -270,18 +275,20 @@ def _reserve(
         elif limits.over_budget == "wait":
             found[row.id] = replace(row, reserved_at=None, hold=Hold.BUDGET, fed_at=None)
         else:
-            found[row.id] = _over(over)
+            found[row.id] = _over_budget(over)
     if sum_ != Spent():
         budgets.add_spent(conn, client_id, at, sum_)
     return found
 
 
-def _over(what: str) -> OverBudget:
-    return OverBudget(f"over budget: the {what} do not suffice", code="over_budget")
+def _over_budget(what: str) -> OverBudget:
+    return OverBudget(f"over budget: not enough {what} left", code="over_budget")
 
 
-def _too_many(most: int) -> OverLimit:
-    return OverLimit(f"more than {most} tasks would wait; let some end first", code="too_many_waiting")
+def _over_limit(most: int) -> OverLimit:
+    return OverLimit(
+        f"more than {most} tasks would wait; retry after some have ended", code="too_many_waiting"
+    )
 
 
 def _max_tokens(request: str) -> int | None:

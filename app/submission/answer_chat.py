@@ -1,4 +1,8 @@
-"""A chat call on its way in: a repeat takes over the task that its earlier try made, any other makes a new one."""
+"""A chat call from its arrival to its answer. A repeat takes over the task of its earlier try; any other makes one.
+
+While it waits, it holds nothing but its connection and its request thread. Waiting belongs to that thread; the bell is
+set by the thread that hears of ended tasks (`Waiters`).
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
 from app.tasks.wait import Waiters
 
-_AGAIN_SECONDS = 2.0  # after which a call that found no room may be sent again
-LOOK_EVERY = 1.0  # seconds between looks whether the client is still there
+_AGAIN_SECONDS = 2.0  # after which a refused call may be sent again
+LOOK_EVERY = 1.0  # seconds between checks that the client is still connected
 
 
 class TooManyWaiting(OverLimit):
-    """This process can hold no more connections, whoever's they are; another may, or this one soon."""
+    """This process can hold no more connections of any client; another one may, or this one soon."""
 
     status = 503
     type = "server_error"
@@ -32,7 +36,7 @@ class TooManyWaiting(OverLimit):
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat call as it came. `fingerprint` names API key and body; `gone` tells whether its client has hung up."""
+    """A chat call. `fingerprint` identifies API key and body; `gone` tells whether the client has disconnected."""
 
     client_id: str
     request: TaskRequest
@@ -44,25 +48,25 @@ class ChatCall:
 
     @property
     def given_up_when_gone(self) -> bool:
-        """Whether its task is for this connection alone. With a key, or where 202 was asked for, its client comes
-        back for it."""
+        """Whether its task is for this connection alone. With an Idempotency-Key, or after a 202, the client returns
+        for it."""
         return self.repeat is None and not self.preference.respond_async
 
 
 @dataclass(slots=True)
 class Chat:
-    """A chat call whose task is stored. Whoever has it must `finish` it."""
+    """A chat call whose task is stored. The thread that holds it must `finish` it."""
 
     call: ChatCall
     task_id: str
     bell: threading.Event
-    made: bool  # a new task; else one that was there
+    made: bool  # a new task; else an existing one
     waiting: WaitingCall | None
     _stack: ExitStack = field(repr=False)
     _connections: HoldConnections = field(repr=False)
 
     def finish(self, *, answered: bool, repeats: bool = True) -> None:
-        """Say how it ended: `answered` once the answer is sent; `repeats` False: no repeat can help any more."""
+        """Record how it ended: `answered` once the answer is sent; `repeats` False: a repeat cannot help any more."""
         self._stack.close()
         waiting, self.waiting = self.waiting, None
         if waiting is None:
@@ -74,19 +78,19 @@ class Chat:
 
 
 class BeginChat:
-    """The use case."""
+    """Accepts chat calls. Used by all request threads."""
 
     def __init__(
         self, submit: SubmitTask, waiters: Waiters, watch: Callable[[], None], connections: HoldConnections
     ) -> None:
-        """`watch` sees to it that somebody rings; it is called before each wait and must be quick."""
+        """`watch` starts whatever signals the ends of tasks; it is called before each wait and must be quick."""
         self._submit = submit
         self._waiters = waiters
         self._watch = watch
         self._connections = connections
 
     def begin(self, call: ChatCall, task_id: str) -> Chat:
-        """Take a call in; `task_id` is what a new task is to be called.
+        """Accept a call; a new task gets the id `task_id`.
 
         Raises Invalid, TooManyWaiting (nothing was stored then), DatabaseUnreachable.
         """
@@ -136,7 +140,7 @@ class BeginChat:
         bell = stack.enter_context(entered)
         if bell is None:
             raise TooManyWaiting(
-                "as many calls wait here as may; send it again soon, or submit it to /v1/tasks",
+                "this server holds its maximum of waiting calls; retry soon, or submit to /v1/tasks",
                 code="too_many_waiting",
                 retry_after=_AGAIN_SECONDS,
             )
@@ -147,14 +151,14 @@ class Waited(Enum):
     """Why a wait is over."""
 
     ENDED = "ended"  # the task has
-    LATE = "late"  # the client will not listen much longer
-    GONE = "gone"  # it has hung up
-    CLOSING = "closing"  # this process is about to end
+    LATE = "late"  # the client will soon time out
+    GONE = "gone"  # the client has disconnected
+    CLOSING = "closing"  # this process is shutting down
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOutcome:
-    """A call after its wait: its task as it stands. Whoever has it must finish the chat."""
+    """A call after its wait, with its task at that moment. The thread that holds it must finish the chat."""
 
     chat: Chat
     row: TaskRow
@@ -162,7 +166,7 @@ class ChatOutcome:
 
 
 class AnswerChat:
-    """The use case of a call that is answered in one piece."""
+    """Answers a call in one piece."""
 
     def __init__(self, begin: BeginChat, reader: ReadTasks, waiters: Waiters, clock: Clock) -> None:
         self._begin = begin
@@ -171,7 +175,7 @@ class AnswerChat:
         self._clock = clock
 
     def answer(self, call: ChatCall) -> ChatOutcome:
-        """Take a call in and wait for the end of its task.
+        """Accept a call and wait for the end of its task.
 
         Nothing is sent meanwhile. Raises Invalid, TooManyWaiting, DatabaseUnreachable.
         """

@@ -1,6 +1,6 @@
-"""What callers send, as pydantic models: checked strictly, described in /openapi.json.
+"""Request bodies as pydantic models: checked strictly, described in /openapi.json.
 
-Every field is explained here once; the description is what the documentation shows.
+Every field is described here once; the documentation shows that description.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from app.tasks.domain.task import Priority
 MOST_NAMES = 200  # of one object: OpenAI's chat completion has about 40
 MOST_MESSAGES = 10_000  # of one conversation
 
-# What belongs around the upstream's body, never into it.
+# Penstock's own fields, which never go to the upstream.
 _OURS = (
     "prompt",
     "messages",
@@ -44,12 +44,12 @@ _OURS = (
 
 
 def refuse(message: str, *, field: str = "", code: str = "invalid_value") -> NoReturn:
-    """Refuse a value from within a validator; `field` is added to the path of the value being validated."""
+    """Refuse a value from within a validator; `field` is appended to the path of the value."""
     raise PydanticCustomError(code, "{message}", {"message": message, "field": field})
 
 
 def _at_most(most: int) -> BeforeValidator:
-    """Refuse a list or an object of more than `most` before any of it is looked at."""
+    """Refuse a list or object of more than `most` items before validating any of them."""
 
     def check(value: Any) -> Any:
         if isinstance(value, list | dict) and len(value) > most:
@@ -61,19 +61,19 @@ def _at_most(most: int) -> BeforeValidator:
 
 def _duration(value: Any) -> Any:
     if not isinstance(value, int | float | str) or isinstance(value, bool):
-        refuse('must be a number of seconds, or such as "10m" or "24h"', code="invalid_type")
+        refuse('must be a number of seconds, or text such as "10m" or "24h"', code="invalid_type")
     return parse_duration(value)
 
 
 def _expiry(seconds: float) -> float:
     if not 1 <= seconds <= LONGEST_EXPIRY:
-        refuse("must lie between 1 second and 30 days")
+        refuse("must be between 1 second and 30 days")
     return seconds
 
 
 def _instant(value: Any) -> Any:
     if not isinstance(value, int | float | str) or isinstance(value, bool):
-        refuse("must be Unix seconds, or such as 2026-11-21T06:00:00Z", code="invalid_type")
+        refuse("must be Unix seconds, or text such as 2026-11-21T06:00:00Z", code="invalid_type")
     return parse_instant(value)
 
 
@@ -95,16 +95,16 @@ def _metadata(value: dict[str, str]) -> dict[str, str]:
 def _parameters(value: dict[str, Any]) -> dict[str, Any]:
     for name in _OURS:
         if name in value:
-            refuse(f'stands beside "parameters", not in it: move {name} out', field=f".{name}")
+            refuse(f'belongs beside "parameters", not in it: move {name} out', field=f".{name}")
     if value.get("stream", False) is not False:
-        refuse("a task's answer is stored, it cannot be streamed: leave stream out", field=".stream")
+        refuse("a task's answer is stored and cannot be streamed: remove stream", field=".stream")
     return with_whole_limits(value, within=".")
 
 
 def with_whole_limits(parameters: Mapping[str, Any], within: str = "") -> dict[str, Any]:
-    """The parameters with whole numbers for the length and the number of answers: estimates go by them.
+    """Return the parameters with integers for the length and the number of answers, which estimates rely on.
 
-    4096.0 is 4096. What sets no limit (null; a length of 0 or -1) is left out, as upstreams read it differently.
+    4096.0 becomes 4096. Values that set no limit (null; a length of 0 or -1) are removed: upstreams differ in them.
     """
     found = dict(parameters)
     for name in (*LENGTHS, *CHOICES):
@@ -119,7 +119,7 @@ def with_whole_limits(parameters: Mapping[str, Any], within: str = "") -> dict[s
 
 
 def check_time(body: Any) -> None:
-    """Refuse two wishes for when to run."""
+    """Refuse `run_at` together with `window`."""
     if body.run_at is not None and body.window is not None:
         refuse("run_at and window exclude each other", field="window")
 
@@ -171,14 +171,14 @@ CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_p
 
 
 def few_names(value: Any) -> Any:
-    """Refuse an object of too many fields, for models that are told of unknown ones one by one."""
+    """Refuse an object with too many fields, as each unknown one would be reported."""
     if isinstance(value, dict) and len(value) > MOST_NAMES:
         refuse(f"must hold at most {MOST_NAMES} fields")
     return value
 
 
 class Body(BaseModel):
-    """Nothing unknown, nothing of another type, and no input repeated in an error."""
+    """Base of all bodies: no unknown fields, strict types, no input repeated in errors."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, frozen=True
@@ -191,18 +191,18 @@ class Body(BaseModel):
 
 
 _WINDOW = (
-    "off_peak: only in the hours in which its upstream is cheap and quiet, or as early as its deadline asks for; "
-    "`expires_in` counts from now. Left out: at any hour."
+    "off_peak: run only in the upstream's cheap, quiet hours, or earlier if the deadline requires it; `expires_in` "
+    "counts from now. Default: at any hour."
 )
 
 _ORDER = (
-    "deadline: before all that go by arrival among your own of its model and priority, nearest deadline first. "
-    "Left out: as your client is set, arrival unless changed."
+    "deadline: nearest deadline first, before those in order of arrival, among your own tasks of this model and "
+    "priority. Default: your client's setting, arrival unless changed."
 )
 
 _DEGRADED = (
-    "true: once it has waited as long as the operator set for its model, the configured text may answer it, marked "
-    "`degraded`. Such a task shares no upstream call with identical ones."
+    "true: after the waiting time configured for its model, the configured text may answer it, marked `degraded`. "
+    "Such a task shares no upstream call with identical ones."
 )
 
 
@@ -211,17 +211,17 @@ class CacheBody(Body):
 
     mode: Literal["read", "write", "off", "refresh"] | None = Field(
         None,
-        description="read: take an answer that is there. write (the default): and keep a new one. refresh: pass over "
-        "what is there and keep the new answer. off: neither.",
+        description="read: use a cached answer. write (the default): also cache a new one. refresh: ignore the cached "
+        "answer and cache the new one. off: neither.",
     )
-    ttl: Duration | None = Field(None, description="How long its answer is kept; as the operator set it.")
+    ttl: Duration | None = Field(None, description="How long its answer is cached. Default: as configured.")
     scope: Literal["client", "shared"] | None = Field(
         None,
-        description="client (the default): yours alone. shared: with all who ask so, where that is open.",
+        description="client (the default): your own cache. shared: shared with all clients who ask for it, if enabled.",
     )
 
     def wish(self) -> CacheParams:
-        """The plain value that the services take."""
+        """The plain value that the use cases take."""
         return CacheParams(
             self.ttl, Mode(self.mode) if self.mode else None, CacheScope(self.scope) if self.scope else None
         )
@@ -230,7 +230,7 @@ class CacheBody(Body):
 class TaskBody(Body):
     """One prompt to run: exactly one of `prompt` and `messages`."""
 
-    model: Name | None = Field(None, description="A configured model; left out: the default model.")
+    model: Name | None = Field(None, description="A configured model. Default: the default model.")
     prompt: Annotated[str, AfterValidator(_prompt)] | None = Field(
         None, description="The text of a single user message."
     )
@@ -239,25 +239,26 @@ class TaskBody(Body):
         default_factory=dict,
         description="Everything else for the upstream's body: temperature, max_tokens, tools ... `stream` is refused.",
     )
-    priority: PriorityName | None = Field(None, description="normal, unless said otherwise.")
-    callback_url: CallbackUrl | None = Field(None, description="Told when the task has ended.")
+    priority: PriorityName | None = Field(None, description="Default: normal.")
+    callback_url: CallbackUrl | None = Field(None, description="Receives a callback when the task has ended.")
     expires_in: Duration | None = Field(
-        None, description="How long it may wait, from when it may run; 24 h, at most 30 days."
+        None,
+        description="How long it may wait, counted from when it may run. Default: 24 h; at most 30 days.",
     )
     run_at: Instant | None = Field(None, description="Not before this instant; at most 30 days ahead.")
     window: Window | None = Field(None, description=_WINDOW)
     order: OrderName | None = Field(None, description=_ORDER)
     metadata: Metadata | None = Field(
-        None, description="Yours to keep with it: 16 names of 64, values of 512 characters."
+        None, description="Your own data: up to 16 names of 64 characters, values of 512 characters."
     )
-    retry: Name | None = Field(None, description="A configured retry policy; left out: the model's.")
+    retry: Name | None = Field(None, description="A configured retry policy. Default: the model's.")
     allow_degraded: bool | None = Field(None, description=_DEGRADED)
     cache: CacheBody | None = Field(
-        None, description="How it uses the cache; left out: at temperature 0 alone, fully."
+        None, description="How it uses the cache. Default: write at temperature 0, otherwise off."
     )
     store: bool | None = Field(
         None,
-        description="false: prompt and result are erased once the callback was delivered, or an hour after the end.",
+        description="false: erase prompt and result once the callback is delivered, or an hour after the end.",
     )
 
     @model_validator(mode="after")
@@ -268,13 +269,13 @@ class TaskBody(Body):
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.prompt is None and self.messages is None:
-            refuse("one of prompt and messages is needed", field="prompt", code="missing_field")
+            refuse("one of prompt and messages is required", field="prompt", code="missing_field")
         if self.prompt is not None and self.messages is not None:
             refuse("prompt and messages exclude each other", field="prompt")
         return self
 
     def request(self, custom_id: str | None = None) -> TaskRequest:
-        """The plain value that the services take."""
+        """The plain value that the use cases take."""
         messages = self.messages or [{"role": "user", "content": self.prompt}]
         return TaskRequest(
             messages=messages,
@@ -300,7 +301,7 @@ class TaskBody(Body):
         return {name: value for name, value in self.parameters.items() if name != "stream"}
 
     def _streams(self) -> bool:
-        """Whether the answer is passed on as it comes."""
+        """Whether the answer is streamed."""
         return False
 
 
@@ -310,28 +311,31 @@ class BatchLine(TaskBody):
     custom_id: CustomId | None = Field(None, description="Your name for it, unique in the batch.")
 
     def line_request(self) -> TaskRequest:
-        """The plain value that the services take."""
+        """The plain value that the use cases take."""
         return self.request(self.custom_id)
 
 
 class BatchOptions(Body):
-    """What holds for a whole batch; with an NDJSON body these stand in the query string."""
+    """Options of a whole batch; with an NDJSON body they go in the query string."""
 
-    model: Name | None = Field(None, description="The model of requests that name none.")
-    priority: PriorityName | None = Field(None, description="The priority of requests that name none.")
+    model: Name | None = Field(None, description="The model of requests without one.")
+    priority: PriorityName | None = Field(None, description="The priority of requests without one.")
     batch_size: int | None = Field(
-        None, ge=1, le=1_000_000, description="How many of its tasks may be in flight at once."
+        None, ge=1, le=1_000_000, description="The most of its tasks in flight at once."
     )
-    callback_url: CallbackUrl | None = Field(None, description="Told once, when the batch has ended.")
+    callback_url: CallbackUrl | None = Field(
+        None, description="Receives one callback, when the batch has ended."
+    )
     expires_in: Duration = Field(
-        DEFAULT_EXPIRY, description="No task of it outlives this; 24 h, at most 30 days."
+        DEFAULT_EXPIRY,
+        description="Tasks that have not started by then expire. Default: 24 h; at most 30 days.",
     )
-    run_at: Instant | None = Field(None, description="Not before this instant; for requests that name none.")
+    run_at: Instant | None = Field(None, description="Not before this instant; for requests without one.")
     window: Window | None = Field(None, description=_WINDOW)
     order: OrderName | None = Field(None, description=_ORDER)
     allow_degraded: bool = Field(False, description=_DEGRADED)
-    metadata: Metadata | None = Field(None, description="Yours to keep with the batch.")
-    retry: Name | None = Field(None, description="The retry policy of requests that name none.")
+    metadata: Metadata | None = Field(None, description="Your own data, kept with the batch.")
+    retry: Name | None = Field(None, description="The retry policy of requests without one.")
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:
@@ -339,7 +343,7 @@ class BatchOptions(Body):
         return self
 
     def options(self) -> BatchRequest:
-        """The plain value that the services take."""
+        """The plain value that the use cases take."""
         return BatchRequest(
             model=self.model,
             priority=Priority(self.priority) if self.priority else None,

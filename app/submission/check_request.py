@@ -1,4 +1,4 @@
-"""Judge the conditions of a model's tiers for a task, once, while its prompt and metadata are at hand."""
+"""Turn a request into the row to store, or into the reason why it is refused. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.tasks.store.submissions import NewTask
 
 
 def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """The conditions of each model's tiers; models without any are left out."""
+    """The tier conditions of each model; models without any are omitted."""
     found = {m.name: tuple(dict.fromkeys(t.when for t in m.all_tiers if t.when)) for m in settings.models}
     return {model: texts for model, texts in found.items() if texts}
 
@@ -34,7 +34,10 @@ def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
 def judge_conditions(
     texts: Sequence[str], request: TaskRequest, *, client: str, region: str, step: int, since: float
 ) -> str | None:
-    """The facts that travel with the task; None where no tier of its model has a condition."""
+    """Evaluate a model's tier conditions once, while prompt and metadata are at hand.
+
+    Returns the facts that travel with the task; None if no tier of its model has a condition.
+    """
     if not texts:
         return None
     known = {
@@ -61,12 +64,12 @@ class SubmissionRules:
     policies: frozenset[str] = frozenset({"default"})  # names of retry policies
     targets: TargetRules = field(default_factory=TargetRules)
     cache: CacheRules = field(default_factory=lambda: CacheRules(enabled=False))
-    versions: Mapping[str, str] = field(default_factory=dict)  # of models: what stands behind their names
+    versions: Mapping[str, str] = field(default_factory=dict)  # cache versions, by model
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
     regions: Mapping[str, str] = field(default_factory=dict)  # of clients
     degraded: Mapping[str, float] = field(
         default_factory=dict
-    )  # seconds after which a text may answer, by model
+    )  # seconds after which the configured text may answer, by model
     windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
 
 
@@ -94,10 +97,9 @@ class Place:
 def draft_task(
     request: TaskRequest, client_id: str, rules: SubmissionRules, now: float, place: Place | None = None
 ) -> NewTask:
-    """Check a request and write its row down, without storing it.
+    """Check a request and make its row, without storing it.
 
-    `now` is Unix seconds. Raises Invalid that names the field; fields of a batch's request are named
-    `requests[3].model`.
+    `now` is Unix seconds. Raises Invalid that names the field, in a batch as `requests[3].model`.
     """
     within = place.within if place else ""
     options = place.options if place else BatchRequest()
@@ -124,7 +126,7 @@ def draft_task(
         expires_at=expires_at,
         due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
         hold=hold,
-        fed_at=now if hold is Hold.NONE else None,  # it goes into its queue as soon as it is stored
+        fed_at=now if hold is Hold.NONE else None,  # published as soon as it is stored
         off_peak=off_peak,
         degrade_at=_degrade_at(request, model, available_at, rules, options),
         batch_id=place.batch_id if place else None,
@@ -158,7 +160,7 @@ def _cache_use(
     rules: SubmissionRules,
     within: str,
 ) -> CacheUse:
-    """A stream passes by as it comes: it neither takes an answer that is there nor leaves one."""
+    """How a request uses the cache. A stream neither uses a cached answer nor leaves one."""
     if request.stream or request.store is False:
         return NO_CACHE
     version = rules.versions.get(model, "")
@@ -169,15 +171,15 @@ def _cache_use(
     except Invalid as error:
         raise Invalid(f"{within}{error.message}", param=f"{within}{error.param}", code=error.code) from None
     except RecursionError:
-        return NO_CACHE  # what is nested too deeply is refused in other words
+        return NO_CACHE  # `as_json` refuses what is nested too deeply, with a clear message
 
 
 def _off_peak_from(model: str, now: float, expires_at: float, rules: SubmissionRules, within: str) -> float:
-    """When off-peak hours begin; a minute before the deadline, where that is earlier."""
+    """When off-peak hours begin, or a minute before the deadline if that is earlier."""
     windows = rules.windows.get(model)
     if windows is None:
         raise Invalid(
-            f"{within}window: no busy hours are known for {model!r}; its upstream needs a calendar (busy = [...])",
+            f"{within}window: no busy hours are configured for {model!r}; its upstream needs a calendar (busy = [...])",
             param=f"{within}window",
             code="no_calendar",
         )
@@ -187,14 +189,14 @@ def _off_peak_from(model: str, now: float, expires_at: float, rules: SubmissionR
 def _degrade_at(
     request: TaskRequest, model: str, available_at: float, rules: SubmissionRules, options: BatchRequest
 ) -> float | None:
-    """From when on the model's configured text may answer; None: never."""
+    """When the model's configured text may answer; None: never."""
     allowed = options.allow_degraded if request.allow_degraded is None else request.allow_degraded
     after = rules.degraded.get(model)
     return available_at + after if allowed and after is not None else None
 
 
 def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
-    """A batch's rows are let go when all of it is there."""
+    """Why the row may not run yet. Rows of a batch are released once all of it is stored."""
     if place is not None:
         return Hold.BATCH
     if later and off_peak:
@@ -203,18 +205,18 @@ def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
 
 
 def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> str:
-    """The model to run, the default one where none is named."""
+    """The model to run: the named one or the default. Raises Invalid."""
     chosen = name or rules.default_model
     if chosen is None:
         raise Invalid(
-            f"{within}model: is needed, since no default_model is configured",
+            f"{within}model: required, as no default_model is configured",
             param=f"{within}model",
             code="missing_field",
         )
     if chosen not in rules.models:
         known = ", ".join(sorted(rules.models)[:20]) or "none"
         raise Invalid(
-            f"{within}model: {chosen!r} is not configured here; there are: {known}",
+            f"{within}model: {chosen!r} is not configured; models are: {known}",
             param=f"{within}model",
             code="model_not_found",
         )
@@ -222,18 +224,18 @@ def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> s
 
 
 def check_policy(name: str | None, rules: SubmissionRules, within: str = "") -> None:
-    """Refuse a retry policy that is not configured."""
+    """Check that a retry policy is configured. Raises Invalid."""
     if name is not None and name not in rules.policies:
         known = ", ".join(sorted(rules.policies))
         raise Invalid(
-            f"{within}retry: no policy {name!r} is configured; there are: {known}",
+            f"{within}retry: policy {name!r} is not configured; policies are: {known}",
             param=f"{within}retry",
             code="unknown_retry_policy",
         )
 
 
 def check_callback(url: str | None, rules: SubmissionRules, within: str = "") -> None:
-    """Refuse a URL that no callback could ever go to. Names are judged again when the socket opens."""
+    """Refuse a URL that callbacks may never go to. Addresses are checked again when the socket opens."""
     if url is None:
         return
     try:
@@ -244,31 +246,31 @@ def check_callback(url: str | None, rules: SubmissionRules, within: str = "") ->
 
 
 def as_json(value: Mapping[str, object] | None, param: str) -> str | None:
-    """Write a parsed value back as JSON text; refuses what is nested too deeply for it."""
+    """A parsed value as JSON text. Raises Invalid if it is nested too deeply."""
     if value is None:
         return None
     try:
         return orjson.dumps(value).decode()
     except (orjson.JSONEncodeError, RecursionError):
         raise Invalid(
-            f"{param}: cannot be stored; it may be nested too deeply", param=param, code="invalid_value"
+            f"{param}: cannot be stored; it is probably nested too deeply", param=param, code="invalid_value"
         ) from None
 
 
 def _times(request: TaskRequest, now: float, place: Place | None, within: str) -> tuple[float, float]:
-    """When the task may run, and when it is too late: its time counts from when it may run."""
+    """When the task may run, and when it expires: `expires_in` counts from the former."""
     inherited = place.options.run_at if place is not None else None
     available_at = max(now, request.run_at or inherited or 0.0)
     if available_at > now + LONGEST_EXPIRY:
         raise Invalid(
-            f"{within}run_at: lies more than 30 days ahead", param=f"{within}run_at", code="invalid_value"
+            f"{within}run_at: must be at most 30 days ahead", param=f"{within}run_at", code="invalid_value"
         )
     expires_at = available_at + (request.expires_in or DEFAULT_EXPIRY)
     if place is None:
         return available_at, expires_at
     if available_at >= place.expires_at:
         raise Invalid(
-            f"{within}run_at: lies after the batch expires", param=f"{within}run_at", code="invalid_value"
+            f"{within}run_at: must be before the batch expires", param=f"{within}run_at", code="invalid_value"
         )
     own = expires_at if request.expires_in else place.expires_at
     return available_at, min(own, place.expires_at)

@@ -1,4 +1,4 @@
-"""Make a batch over a file: stored at once in state `validating`, taken in behind the answer."""
+"""Create batches over files: stored at once as `validating`, taken in after the response."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from app.tasks.store.submissions import NewBatch, insert_batch
 
 log = structlog.get_logger("penstock.intake")
 
-_AGAIN_SECONDS = 1.0  # after the database did not answer
+_AGAIN_SECONDS = 1.0  # wait after the database was unreachable
 _ADOPT_EVERY = 5.0
 _ADOPTED_AT_ONCE = 10
 
 
 class RunIntakes:
-    """One thread, born with the first intake; `holder` is what the process is known by while it lives."""
+    """Takes files in, one after another, in one thread that starts with the first.
+
+    Any thread may `submit`; only the loop's thread touches `_now`, and only the leader calls `tick`. `holder`
+    registers this process as alive.
+    """
 
     def __init__(
         self, take_in: TakeInFile, database: Database, holder: HoldConnections, clock: Clock
@@ -44,7 +48,7 @@ class RunIntakes:
         self._holder = holder
         self._clock = clock
         self._queue: SimpleQueue[str | None] = SimpleQueue()
-        self._now: str | None = None  # what is being taken in
+        self._now: str | None = None  # the batch being taken in
         self._loop = BackgroundLoop(
             "intakes",
             self._next,
@@ -55,17 +59,17 @@ class RunIntakes:
         self._adopt_at = 0.0
 
     def taker(self) -> str:
-        """What this process is known by, from now on alive. Raises DatabaseUnreachable."""
+        """The id of this process, recorded as alive from now on. Raises DatabaseUnreachable."""
         self._holder.start()
         return self._holder.id
 
     def submit(self, batch_id: str) -> None:
-        """Take a batch in soon: this process is its taker."""
+        """Queue a batch whose taker is this process."""
         self._loop.start()
         self._queue.put(batch_id)
 
     def tick(self) -> int:
-        """Take over, every few seconds, what dead processes left; gives back how many. The leader's chore."""
+        """Take over, every few seconds, the intakes of dead processes; returns how many. Called by the leader."""
         if self._clock.monotonic() < self._adopt_at:
             return 0
         self._adopt_at = self._clock.monotonic() + _ADOPT_EVERY
@@ -76,7 +80,7 @@ class RunIntakes:
         return len(adopted)
 
     def close(self) -> None:
-        """Let the thread end after what it does now; what waits is taken over by another process."""
+        """End the thread after its current intake; another process takes over the rest."""
         self._loop.close()
 
     def _adopt(self, batch_id: str) -> bool:
@@ -84,7 +88,7 @@ class RunIntakes:
         return self._database.write(lambda conn: file_batches.adopt(conn, batch_id, taker))
 
     def _next(self) -> object:
-        """Take in what is next; while the database is away, that is the same again. Raises DatabaseUnreachable."""
+        """Take in the next batch, or the same again after the database was away. Raises DatabaseUnreachable."""
         self._now = self._now or self._queue.get()
         if self._now is None:
             return END
@@ -102,12 +106,12 @@ class RunIntakes:
             self._take_in.give_up(batch_id, self._holder.id)
 
 
-_REPEATS_SECONDS = 600.0  # for which a repeat finds the batch that its earlier try made
+_REPEATS_SECONDS = 600.0  # in which a repeated request finds the batch of its first try
 
 
 @dataclass(frozen=True, slots=True)
 class FileBatchRequest:
-    """A batch over a file. `fingerprint` names API key and body; `repeated`: an earlier try may have made it."""
+    """A batch over a file. `fingerprint` identifies API key and body; `repeated`: it may be a retry."""
 
     input_file_id: str
     completion_window: str  # as it was written
@@ -127,9 +131,9 @@ class CreateFileBatch:
         self._clock = clock
 
     def create(self, client_id: str, wanted: FileBatchRequest) -> BatchRow:
-        """Make it, or find what an earlier try of the same request has made.
+        """Create it, or find the one that an earlier try of the same request created.
 
-        Raises Invalid for a file that is not there or not for batches, DatabaseUnreachable.
+        Raises Invalid for a missing file or one of another purpose, DatabaseUnreachable.
         """
         check_callback(wanted.options.callback_url, self._rules)
         now, taker = self._clock.now(), self._intakes.taker()
@@ -149,7 +153,7 @@ class CreateFileBatch:
             self._intakes.submit(batch_id)
         row = self._database.read(lambda conn: get_batch(conn, client_id, batch_id))
         if row is None:
-            raise Invalid("the batch is gone", code="batch_not_found", status=404)
+            raise Invalid("the batch was deleted", code="batch_not_found", status=404)
         return row
 
     def _new(self, client_id: str, wanted: FileBatchRequest, now: float, taker: str) -> NewBatch:

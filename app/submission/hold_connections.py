@@ -1,4 +1,9 @@
-"""Processes that hold connections or take files in: each beats while it does, so that its death is noticed."""
+"""Which request waits for which task, in the database, so that a repeat finds the task whose connection was lost.
+
+A process beats while it holds connections or takes files in. When it dies, the leader frees its calls; so does a repeat
+that looks for one of them, in case the leader died with it. Taking a task over is a compare-and-set: of two repeats one
+gets it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from app.tasks.store.tables import ABANDONED_CALLS, holder, task, waiting_call
 
 
 def beat(conn: Connection, holder_id: str, now: float) -> None:
-    """Say that a process lives; the first beat makes it known."""
+    """Record that a process is alive; the first beat registers it."""
     statement = insert_or(conn, holder).values(id=holder_id, beat=0, beat_at=now)
     again = {"beat": holder.c.beat + 1, "beat_at": now}
     conn.execute(statement.on_conflict_do_update(index_elements=["id"], set_=again))
@@ -31,19 +36,19 @@ def beats(conn: Connection) -> dict[str, int]:
 
 
 def touch(conn: Connection, holder_ids: Collection[str]) -> None:
-    """Write what stands in their rows: fails where they could not beat."""
+    """Rewrite their rows unchanged: this fails whenever they could not beat either."""
     conn.execute(update(holder).where(holder.c.id.in_(holder_ids)).values(beat=holder.c.beat))
 
 
 def drop(conn: Connection, holder_ids: Collection[str]) -> None:
-    """Forget processes."""
+    """Remove processes."""
     if holder_ids:
         conn.execute(delete(holder).where(holder.c.id.in_(holder_ids)))
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingCall:
-    """A request that waits for a task. `connection` names the request, `holder` the process that has it."""
+    """A request that waits for a task. `connection` identifies the request, `holder` its process."""
 
     task_id: str
     client_id: str
@@ -60,7 +65,7 @@ def insert_calls(conn: Connection, calls: Sequence[WaitingCall]) -> None:
 
 
 def attach(conn: Connection, client_id: str, fingerprint: str, connection: str, holder_id: str) -> str | None:
-    """Take over the oldest task of such a request whose connection is gone; gives back its id, None without one."""
+    """Take over the oldest task of this request whose connection is gone. Returns its id, or None."""
     free = select(waiting_call.c.task_id).where(
         waiting_call.c.client_id == client_id,
         waiting_call.c.fingerprint == fingerprint,
@@ -78,7 +83,7 @@ def attach(conn: Connection, client_id: str, fingerprint: str, connection: str, 
 def holders_of(conn: Connection, client_id: str, fingerprint: str) -> dict[str | None, int | None]:
     """The processes that hold requests of this fingerprint, and their beats.
 
-    Holder None: the request's connection is gone; beat None: the process is on record no more.
+    Holder None: the connection is gone; beat None: the process is no longer registered.
     """
     mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
     held = select(waiting_call.c.holder, holder.c.beat).distinct().where(mine)
@@ -89,28 +94,28 @@ def holders_of(conn: Connection, client_id: str, fingerprint: str) -> dict[str |
 def free_of_dead(
     conn: Connection, client_id: str, fingerprint: str, dead: Collection[str], abandon_at: float
 ) -> None:
-    """Free the requests of this fingerprint whose processes are dead."""
+    """Free the requests of this fingerprint that dead processes hold."""
     mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
     gone = {"connection": null(), "holder": null(), "abandon_at": abandon_at}
     conn.execute(update(waiting_call).where(mine, waiting_call.c.holder.in_(dead)).values(gone))
 
 
 def free(conn: Connection, task_id: str, connection: str, abandon_at: float) -> bool:
-    """Say that a connection is gone: a repeat may attach until `abandon_at`. False: it was not the one that waits."""
+    """Record that a connection is gone: a repeat may attach until `abandon_at`. False: it was no longer waiting."""
     mine = (waiting_call.c.task_id == task_id) & (waiting_call.c.connection == connection)
     gone = {"connection": None, "holder": None, "abandon_at": abandon_at}
     return bool(conn.execute(update(waiting_call).where(mine).values(gone)).rowcount)
 
 
 def forget(conn: Connection, calls: Collection[tuple[str, str]]) -> None:
-    """Delete calls that were answered, by (task id, connection)."""
+    """Delete answered calls, given as (task id, connection)."""
     if calls:
         pair = tuple_(waiting_call.c.task_id, waiting_call.c.connection)
         conn.execute(delete(waiting_call).where(pair.in_(calls)))
 
 
 def free_orphans(conn: Connection, abandon_at: float) -> int:
-    """Free the calls of processes that are on record no more; gives back how many."""
+    """Free the calls of processes that are no longer registered; returns how many."""
     alive = exists().where(holder.c.id == waiting_call.c.holder)
     orphan = waiting_call.c.connection.is_not(None) & ~alive
     gone = {"connection": null(), "holder": null(), "abandon_at": abandon_at}
@@ -118,7 +123,7 @@ def free_orphans(conn: Connection, abandon_at: float) -> int:
 
 
 def abandoned(conn: Connection, now: float, limit: int) -> dict[str, bool]:
-    """Tasks whose time without a connection is up, and whether somebody is to be told of their end all the same."""
+    """Tasks that were without a connection for too long, each with whether it has a callback."""
     due = select(waiting_call.c.task_id, task.c.callback_url).outerjoin(
         task, task.c.id == waiting_call.c.task_id
     )
@@ -128,21 +133,22 @@ def abandoned(conn: Connection, now: float, limit: int) -> dict[str, bool]:
 
 
 def drop_abandoned(conn: Connection, task_id: str) -> bool:
-    """Delete a call that nobody has taken over. False: a repeat was quicker."""
+    """Delete a call that nobody took over. False: a repeat was quicker."""
     free_one = (waiting_call.c.task_id == task_id) & waiting_call.c.connection.is_(None)
     return bool(conn.execute(delete(waiting_call).where(free_one)).rowcount)
 
 
 BEAT_SECONDS = 2.0
 LOOK_EVERY_SECONDS = 0.25
-GRACE_SECONDS = (
-    10.0  # in which a client that repeats by itself has come again; the OpenAI clients take 8 at most
-)
-_FIND_SECONDS = 20.0  # how long a repeat looks for its task: by then a dead process has been noticed
+GRACE_SECONDS = 10.0  # in which a client that retries has come again; the OpenAI clients wait at most 8
+_FIND_SECONDS = 20.0  # how long a repeat looks for its task: enough to detect a dead process
 
 
 class HoldConnections:
-    """The connections of one process."""
+    """The waiting connections of one process.
+
+    Used by all request threads, and by one background thread that beats. The lock guards `_answered` and the start.
+    """
 
     def __init__(
         self,
@@ -176,10 +182,10 @@ class HoldConnections:
         return WaitingCall(task_id, client_id, fingerprint, uuid.uuid4().hex, self.id, now)
 
     def find(self, client_id: str, fingerprint: str) -> WaitingCall | None:
-        """Take over the task that an earlier try of this request has made; None when there is none.
+        """Take over the task that an earlier try of this request made; None if there is none.
 
-        While one is on record that still has a connection, wait: the news of its end may be on the way, or the
-        process that held it is dead. Raises DatabaseUnreachable.
+        While an earlier try is recorded with a connection, wait: its end may be about to be recorded, or its process
+        may be dead. Raises DatabaseUnreachable.
         """
         self.start()
         connection, until = uuid.uuid4().hex, self._clock.monotonic() + _FIND_SECONDS
@@ -205,7 +211,7 @@ class HoldConnections:
         self._database.write(lambda conn: free_of_dead(conn, client_id, fingerprint, dead, abandon_at))
 
     def let_go(self, call: WaitingCall, *, repeats: bool) -> None:
-        """The connection is gone. What nobody takes over is given up: at once, if its client does not repeat."""
+        """The connection is gone. A task that nobody takes over is cancelled; at once, if the client does not retry."""
         abandon_at = self._clock.now() + (self._grace if repeats else 0.0)
         try:
             self._database.write(lambda conn: free(conn, call.task_id, call.connection, abandon_at))
@@ -213,12 +219,12 @@ class HoldConnections:
             return
 
     def answered(self, call: WaitingCall) -> None:
-        """The answer was sent: nobody will come again. Written down with the next beat."""
+        """The answer was sent, so no repeat will come. Recorded with the next beat."""
         with self._lock:
             self._answered.append((call.task_id, call.connection))
 
     def start(self) -> None:
-        """Make this process known and begin to beat, unless it does. Raises DatabaseUnreachable."""
+        """Register this process and start the beat, once. Raises DatabaseUnreachable."""
         with self._lock:
             if self._begun or self._loop.stopping:
                 return
@@ -227,13 +233,13 @@ class HoldConnections:
             self._loop.start()
 
     def close(self) -> None:
-        """Say goodbye: calls that were not answered are free from now on."""
+        """Unregister: calls that were not answered are free from now on."""
         self._loop.close()
         if self._begun:
             self.beat(last=True)
 
     def beat(self, *, last: bool = False) -> None:
-        """Say that this process lives, and forget what was answered. A database out of reach is asked again later."""
+        """Record that this process is alive, and delete answered calls. Retried later if the database is away."""
         with self._lock:
             answered, self._answered = self._answered, []
 
@@ -252,6 +258,6 @@ class HoldConnections:
 
 
 def _dead(others: Mapping[str, int | None], silence: HeartbeatMonitor, at: float) -> list[str]:
-    """Which of these processes are dead: silent for long, or on record no more."""
+    """Which of these processes are dead: without a beat for too long, or no longer registered."""
     gone = [name for name, beat in others.items() if beat is None]
     return [*gone, *silence.look({name: beat for name, beat in others.items() if beat is not None}, at)]

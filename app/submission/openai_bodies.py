@@ -14,7 +14,7 @@ from app.submission.validation import parse, parse_json
 
 
 class StreamOptions(BaseModel):
-    """How to stream; what is unknown here is passed over."""
+    """How to stream; unknown options are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -37,7 +37,7 @@ class ChatBody(TaskBody):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream is to end with the usage."""
+        """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _passed_on(self) -> dict[str, Any]:
@@ -75,6 +75,8 @@ def parse_line(raw: bytes) -> BatchFileLine:
     line = parse(FileLine, value)
     if line.body.stream:
         raise Invalid(
-            "body.stream: a batch's answers are not streamed", param="body.stream", code="invalid_value"
+            "body.stream: a batch's answers cannot be streamed; remove stream",
+            param="body.stream",
+            code="invalid_value",
         )
     return BatchFileLine(line.custom_id, line.body.request(line.custom_id))

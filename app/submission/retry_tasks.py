@@ -1,4 +1,4 @@
-"""Run a failed task again: a new task with its request takes its place, once."""
+"""Run failed tasks again, one or many: each becomes a new task with the same request, once."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class RetryTask:
         self._clock = clock
 
     def retry(self, client_id: str | None, task_id: str) -> str:
-        """Submit again what failed or expired; gives back the new task's id.
+        """Submit a failed or expired task again; returns the new task's id.
 
-        `client_id` None: whoever owns it. The new task has the old one's request, callback and time to live, and
+        `client_id` None: any owner. The new task has the old one's request, callback and time to live, and
         belongs to no batch; policies, limits and budget hold for it as for any submission. Raises NotFound, Conflict
         (it has not failed, would fail again, or was retried before), what admission refuses, DatabaseUnreachable.
         """
@@ -70,16 +70,16 @@ class RetryTask:
         return admitted
 
 
-MOST = 1000  # of one request: each is a transaction of its own
+MOST = 1000  # of one request, as each is its own transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What came of it."""
+    """The result of retrying many tasks."""
 
     task_ids: list[str]  # the new tasks
-    has_more: bool  # others are left for the next request
-    refusal: Rejected | None = None  # admission took no more
+    has_more: bool  # more are left for the next request
+    refusal: Rejected | None = None  # why admission stopped
 
 
 class RetryTasks:
@@ -91,7 +91,7 @@ class RetryTasks:
 
     def retry(self, client_id: str, *, reason: str | None, since: float | None, limit: int = MOST) -> Retried:
         """Submit again, oldest first, what failed or expired with this `reason` (an error code) and ended at
-        `since` or later. Lines of batches are left to their batch's own retry.
+        `since` or later. Lines of batches are not included: retry their batch.
 
         Stops where admission refuses. Raises DatabaseUnreachable.
         """
@@ -102,7 +102,7 @@ class RetryTasks:
         for task_id in found[:limit]:
             try:
                 made.append(self._retry.retry(client_id, task_id))
-            except (Conflict, NotFound):  # somebody else was first, or it was deleted
+            except (Conflict, NotFound):  # another request was first, or it was deleted
                 continue
             except Rejected as refusal:
                 return Retried(made, True, refusal)

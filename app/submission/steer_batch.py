@@ -1,4 +1,4 @@
-"""Pause a batch, let it go on, run its failed lines again."""
+"""Pause a batch, resume it, run its failed lines again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.submissions import NewTask
 
-_AT_ONCE = 5_000  # rows of one transaction; the rest of a large batch follows in the feeder's
-_LINES_AT_ONCE = 500  # run again in one transaction, with their prompts
+_AT_ONCE = 5_000  # rows of one transaction; the feeder does the rest of a large batch
+_LINES_AT_ONCE = 500  # lines run again in one transaction, with their prompts
 
 
 class SteerBatch:
-    """The use cases."""
+    """The use cases. Used by all request threads; the database decides between concurrent requests."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class SteerBatch:
         admission: Admission | None = None,
         models: Collection[str] = (),
     ) -> None:
-        """`models`: those that are configured."""
+        """`models`: the configured ones."""
         self._database = database
         self._reservoir = reservoir
         self._clock = clock
@@ -44,9 +44,9 @@ class SteerBatch:
         self._reader = ReadBatches(database)
 
     def pause(self, client_id: str, batch_id: str) -> BatchRow:
-        """Start nothing more of it; running calls are let finish. Repeating it is harmless.
+        """Start no more of its tasks; running calls finish. Repeating it is harmless.
 
-        Raises NotFound, Conflict for a batch that does not run, DatabaseUnreachable.
+        Raises NotFound, Conflict for a batch that is not in progress, DatabaseUnreachable.
         """
         self._reader.batch(client_id, batch_id)
         now = self._clock.now()
@@ -64,7 +64,7 @@ class SteerBatch:
         return self._changed(client_id, batch_id)
 
     def resume(self, client_id: str, batch_id: str) -> BatchRow:
-        """Let it go on. Repeating it is harmless. Raises as `pause`."""
+        """Resume it. Repeating it is harmless. Raises as `pause`."""
         self._reader.batch(client_id, batch_id)
         now = self._clock.now()
 
@@ -81,9 +81,9 @@ class SteerBatch:
         return self._changed(client_id, batch_id)
 
     def retry(self, client_id: str, batch_id: str) -> BatchRow:
-        """Run its failed lines again, those alone; each becomes a new task.
+        """Run its failed lines again, only those; each becomes a new task.
 
-        Raises NotFound, Conflict when nothing of it has failed that could run again, what admission refuses,
+        Raises NotFound, Conflict if no failed line could run again, what admission refuses,
         DatabaseUnreachable.
         """
         row = self._reader.batch(client_id, batch_id)
@@ -91,7 +91,9 @@ class SteerBatch:
             raise Conflict(f"the batch is {row.status}", param="batch_id", code="batch_ended")
         last = self._database.read(lambda conn: rerun.last_failed_line(conn, batch_id, self._models))
         if last is None:
-            raise Conflict("nothing of the batch has failed", param="batch_id", code="nothing_to_retry")
+            raise Conflict(
+                "no failed line of the batch can be retried", param="batch_id", code="nothing_to_retry"
+            )
         while self._some_again(batch_id, last) == _LINES_AT_ONCE:
             pass
         return self._changed(client_id, batch_id)

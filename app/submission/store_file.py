@@ -1,4 +1,4 @@
-"""Take a file in as it comes: 1 MiB of it in memory, each full piece a row of its own, hidden until it is whole."""
+"""Upload a file in pieces of 1 MiB, each stored as a row; the file is hidden until it is complete."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _DROPPED_AT_ONCE = 16  # chunks of one transaction
 
 @dataclass(frozen=True, slots=True)
 class UploadParams:
-    """What an upload says of its file."""
+    """The form fields of an upload."""
 
     purpose: str
     expires_seconds: float | None = None
 
 
 class Upload:
-    """A file on its way in."""
+    """A file being uploaded. Belongs to the thread of its request, which must finish or discard it."""
 
     def __init__(self, database: Database, clock: Clock, client_id: str, filename: str, most: int) -> None:
         """`most` bytes."""
@@ -44,7 +44,7 @@ class Upload:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Go on with the next bytes. Raises Invalid (413), DatabaseUnreachable."""
+        """Append bytes. Raises Invalid (413), DatabaseUnreachable."""
         self.size += len(data)
         if self.size > self._most:
             raise Invalid(
@@ -56,26 +56,26 @@ class Upload:
             del self._held[:CHUNK_BYTES]
             self._store(piece)
 
-    def finish(self, wishes: UploadParams) -> FileRow:
-        """Let it be seen. Raises Invalid for an empty file, DatabaseUnreachable."""
+    def finish(self, params: UploadParams) -> FileRow:
+        """Make the file visible. Raises Invalid for an empty file, DatabaseUnreachable."""
         if self.size == 0:
             raise Invalid("file: is empty", param="file", code="empty_file")
         if self._held:
             self._store(bytes(self._held))
-        kept = wishes.expires_seconds
-        if kept is None and wishes.purpose == BATCH:
+        kept = params.expires_seconds
+        if kept is None and params.purpose == BATCH:
             kept = BATCH_FILES_KEPT
         expires_at = None if kept is None else self._new.created_at + kept
         seq = self._seq or 0
         self._database.write(
-            lambda conn: files.finish_upload(conn, seq, self.size, wishes.purpose, expires_at)
+            lambda conn: files.finish_upload(conn, seq, self.size, params.purpose, expires_at)
         )
         new = self._new
         return FileRow(
             seq,
             new.id,
             new.client_id,
-            wishes.purpose,
+            params.purpose,
             new.filename,
             self.size,
             None,
@@ -85,7 +85,7 @@ class Upload:
         )
 
     def discard(self) -> None:
-        """Take back what was stored. A database out of reach now keeps it hidden until it is cleaned."""
+        """Delete what was stored. If the database is away, the file stays hidden until it is cleaned up."""
         if self._seq is None:
             return
         try:
@@ -114,7 +114,7 @@ class StoreFile:
         self._most = most
 
     def begin(self, client_id: str, filename: str) -> Upload:
-        """Begin an upload; whoever has it must finish or discard it. Nothing is stored before its first MiB."""
+        """Begin an upload, which the caller must finish or discard. Nothing is stored before its first MiB."""
         return Upload(self._database, self._clock, client_id, filename, self._most)
 
     def delete(self, client_id: str, file_id: str) -> None:
@@ -131,6 +131,6 @@ class StoreFile:
 
 
 def drop_file(database: Database, seq: int) -> None:
-    """Delete a hidden file, a few chunks a transaction. Raises DatabaseUnreachable; what is left is cleaned later."""
+    """Delete a hidden file, a few chunks per transaction. Raises DatabaseUnreachable; the rest is cleaned up later."""
     while database.write(lambda conn: files.delete_chunks(conn, seq, _DROPPED_AT_ONCE)):
         pass

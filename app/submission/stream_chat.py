@@ -1,10 +1,12 @@
-"""Pass a streamed answer on from the worker to the client that waits for it.
+"""Stream an answer from the worker to the client that waits for it.
 
-1. Listen to the task's stream, then store the task: nothing of its answer can be missed.
-2. While it is queued, say now and then that the connection lives.
-3. Pass its chunks on as they come. They are numbered: a gap ends the stream with an error.
-4. Its end is the task's: the row says how. Where nothing was passed on (a kept answer, an upstream that does not
-   stream, a listener that came late) the whole answer is passed on then.
+1. Subscribe to the task's stream, then store the task: no part of its answer can be missed.
+2. While it is queued, send a keep-alive now and then.
+3. Pass on its chunks as they come. They are numbered: a gap ends the stream with an error.
+4. The stream ends with the task; its row says how. If nothing was streamed (a cached answer, an upstream that does not
+   stream, a late subscription), send the whole answer then.
+
+A stream belongs to the thread of its request.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from app.tasks.wait import Waiters
 from app.upstreams.answer_streams import StreamReader, Subscription
 from app.upstreams.domain.chat_stream import Piece, chunks_of
 
-ALIVE_EVERY = 10.0  # seconds between signs of life
-HEAD_SECONDS = 3.0  # for which the head is held back: what fails at once fails with a status of its own
-_SILENCE = 5.0  # seconds without a chunk, after which the row is asked whether its run still goes on
-_TRAILING = 5.0  # seconds for the last chunks after the news of the end: the two come on ways of their own
+ALIVE_EVERY = 10.0  # seconds between keep-alives
+HEAD_SECONDS = 3.0  # delay before the response head, so that an early failure gets its own status
+_SILENCE = 5.0  # seconds without a chunk before the row is read to see whether the task still runs
+_DRAIN_SECONDS = 5.0  # seconds for the last chunks after the end was signalled: the two travel separately
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,17 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """Nothing new, but still there."""
+    """A keep-alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is whole."""
+    """The answer is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """It will not be whole. `status` is what to answer while nothing was sent."""
+    """The answer will not be complete. `status`: the HTTP status, if nothing was sent yet."""
 
     status: int
     type: str
@@ -63,28 +65,30 @@ class Broken:
 Event = Chunk | Alive | Done | Broken
 
 _GAP = Broken(
-    500, "server_error", "stream_gap", "a part of the stream was lost; the whole answer is kept with the task"
+    500, "server_error", "stream_gap", "a part of the stream was lost; read the whole answer from the task"
 )
-_ANEW = Broken(500, "server_error", "stream_interrupted", "the call was interrupted amidst its answer")
+_INTERRUPTED = Broken(
+    500, "server_error", "stream_interrupted", "the call was interrupted during its answer; try again"
+)
 _CLOSING = Broken(503, "server_error", "restarting", "the service is restarting; try again")
 
 
 @dataclass(slots=True)
 class Streaming:
-    """A stream on its way. Whoever has it must take all `events`, or close them, and `finish` the chat."""
+    """A running stream. The thread that holds it must consume or close `events`, then `finish`."""
 
     chat: Chat
     events: Iterator[Event]
     _stack: ExitStack = field(repr=False)
 
     def finish(self, *, answered: bool, repeats: bool) -> None:
-        """Hear nothing more, and say how it ended."""
+        """Unsubscribe, and record how it ended."""
         self._stack.close()
         self.chat.finish(answered=answered, repeats=repeats)
 
 
 class StreamChat:
-    """The use case of a call that is answered in pieces."""
+    """Answers a call as a stream. Used by all request threads."""
 
     def __init__(
         self, begin: BeginChat, reader: ReadTasks, waiters: Waiters, streams: StreamReader, clock: Clock
@@ -96,22 +100,22 @@ class StreamChat:
         self._clock = clock
 
     def stream(self, call: ChatCall) -> Streaming:
-        """Take a call in. Raises Invalid, TooManyWaiting, DatabaseUnreachable."""
+        """Accept a call. Raises Invalid, TooManyWaiting, DatabaseUnreachable."""
         task_id = new_id("task", self._clock.now())
         stack = ExitStack()
         try:
-            listened = self._listen(stack, task_id)
+            subscription = self._subscribe(stack, task_id)
             chat = self._begin.begin(call, task_id)
         except BaseException:
             stack.close()
             raise
         if chat.task_id != task_id:
-            listened = self._listen(stack, chat.task_id)
-        run = _Run(chat, listened, self._reader, self._waiters, self._clock)
+            subscription = self._subscribe(stack, chat.task_id)
+        run = _Run(chat, subscription, self._reader, self._waiters, self._clock)
         return Streaming(chat, run.events(), stack)
 
-    def _listen(self, stack: ExitStack, task_id: str) -> Subscription | None:
-        """None without Redis: the answer is passed on whole when it has come."""
+    def _subscribe(self, stack: ExitStack, task_id: str) -> Subscription | None:
+        """Subscribe. None without Redis: the answer is sent whole at the end."""
         try:
             return stack.enter_context(self._streams.listen(task_id))
         except RedisUnreachable:
@@ -119,44 +123,44 @@ class StreamChat:
 
 
 class _Run:
-    """One stream: what has come of it, and what comes next."""
+    """The state of one stream."""
 
     def __init__(
         self,
         chat: Chat,
-        listened: Subscription | None,
+        subscription: Subscription | None,
         reader: ReadTasks,
         waiters: Waiters,
         clock: Clock,
     ) -> None:
         self._chat = chat
-        self._listened = listened
+        self._subscription = subscription
         self._reader = reader
         self._waiters = waiters
         self._clock = clock
-        self._release: int | None = None  # whose chunks are passed on
+        self._release: int | None = None  # the release whose chunks are passed on
         self._next = 0
         self._over = False
-        self._heard_at = clock.monotonic()
+        self._last_at = clock.monotonic()
         patience = chat.call.patience.seconds
         self._alive_every = min(ALIVE_EVERY, patience / 2)
-        self._alive_at = self._heard_at + min(HEAD_SECONDS, patience / 2)
+        self._alive_at = self._last_at + min(HEAD_SECONDS, patience / 2)
 
     @property
-    def _shown(self) -> bool:
+    def _started(self) -> bool:
         return self._next > 0
 
     def events(self) -> Iterator[Event]:
-        """Until the client has hung up, or Done or Broken is said."""
+        """Events until Done or Broken, or until the client has disconnected."""
         yield from self._look()
         while not self._over and not self._chat.call.gone():
             piece = self._piece(min(LOOK_EVERY, max(0.02, self._alive_at - self._clock.monotonic())))
             if piece is not None:
-                yield from self._heard(piece)
+                yield from self._received(piece)
             elif self._chat.bell.is_set() or self._is_silent:
                 self._chat.bell.clear()
                 yield from self._look()
-            elif self._waiters.closed and not self._shown:
+            elif self._waiters.closed and not self._started:
                 yield self._ended(_CLOSING)
             if not self._over and self._clock.monotonic() >= self._alive_at:
                 self._alive_at = self._clock.monotonic() + self._alive_every
@@ -168,27 +172,27 @@ class _Run:
 
     @property
     def _is_silent(self) -> bool:
-        return self._shown and self._clock.monotonic() - self._heard_at >= _SILENCE
+        return self._started and self._clock.monotonic() - self._last_at >= _SILENCE
 
     def _piece(self, seconds: float) -> Piece | None:
-        """The next piece; None when none has come within so many seconds, or at once when the bell has rung."""
-        if self._listened is None:
+        """The next piece; None if none came within so many seconds, or at once if the end was signalled."""
+        if self._subscription is None:
             self._chat.bell.wait(seconds)
             return None
         try:
-            return self._listened.next(0.01 if self._chat.bell.is_set() else seconds)
+            return self._subscription.next(0.01 if self._chat.bell.is_set() else seconds)
         except RedisUnreachable:
-            self._listened = None
+            self._subscription = None
             return None
 
-    def _heard(self, piece: Piece) -> Iterator[Event]:
-        self._heard_at = self._clock.monotonic()
+    def _received(self, piece: Piece) -> Iterator[Event]:
+        self._last_at = self._clock.monotonic()
         if piece.data is None:
             yield from self._run_over(piece)
         elif piece.release == self._release and piece.number == self._next:
             yield self._chunk(piece.data)
-        elif self._shown:
-            yield self._ended(_GAP if piece.release == self._release else _ANEW)
+        elif self._started:
+            yield self._ended(_GAP if piece.release == self._release else _INTERRUPTED)
         elif piece.number == 0:
             self._release = piece.release
             yield self._chunk(piece.data)
@@ -199,48 +203,48 @@ class _Run:
         return Chunk(orjson.loads(data))
 
     def _run_over(self, end: Piece) -> Iterator[Event]:
-        if self._shown and (end.release, end.number) != (self._release, self._next):
+        if self._started and (end.release, end.number) != (self._release, self._next):
             yield self._ended(_GAP)
         else:
-            yield from self._look(all_heard=True)
+            yield from self._look(complete=True)
 
-    def _look(self, *, all_heard: bool = False) -> Iterator[Event]:
-        """Ask the row how things stand."""
+    def _look(self, *, complete: bool = False) -> Iterator[Event]:
+        """Read the row and act on its status."""
         try:
             row = self._reader.task(self._chat.call.client_id, self._chat.task_id)
         except DatabaseUnreachable:
             return
-        self._heard_at = self._clock.monotonic()
+        self._last_at = self._clock.monotonic()
         if row.status is Status.SUCCEEDED:
-            yield from self._succeeded(row, all_heard=all_heard)
+            yield from self._succeeded(row, complete=complete)
         elif row.status.ended:
             yield self._ended(failure_of(row))
-        elif row.status is Status.QUEUED and self._shown:
-            yield self._ended(_ANEW)
+        elif row.status is Status.QUEUED and self._started:
+            yield self._ended(_INTERRUPTED)
 
-    def _succeeded(self, row: TaskRow, *, all_heard: bool) -> Iterator[Event]:
-        if not all_heard:
-            yield from self._trailing()
+    def _succeeded(self, row: TaskRow, *, complete: bool) -> Iterator[Event]:
+        if not complete:
+            yield from self._drain()
             if self._over:
                 return
-        if self._shown and not all_heard:
+        if self._started and not complete:
             yield self._ended(_GAP)
             return
-        if not self._shown:
+        if not self._started:
             yield from (Chunk(chunk) for chunk in chunks_of(orjson.loads(row.result or "{}")))
         yield self._ended(Done())
 
-    def _trailing(self) -> Iterator[Event]:
-        """Chunks that were on their way when the news of the end came."""
-        while self._listened is not None and not self._over:
-            piece = self._piece(_TRAILING if self._shown else 0.05)
+    def _drain(self) -> Iterator[Event]:
+        """Chunks still under way when the end was signalled."""
+        while self._subscription is not None and not self._over:
+            piece = self._piece(_DRAIN_SECONDS if self._started else 0.05)
             if piece is None:
                 return
-            yield from self._heard(piece)
+            yield from self._received(piece)
 
 
 def failure_of(row: TaskRow) -> Broken:
-    """What a task that came to no result is answered with."""
+    """The error for a task that ended without a result."""
     code = row.error_code or str(row.status)
     message = row.error_message or f"the task was {row.status} before it had a result"
     return Broken(failure_status(code), row.error_type or "server_error", code, message)

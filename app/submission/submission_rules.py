@@ -1,4 +1,4 @@
-"""What the configuration says about the cache."""
+"""What the configuration says about submissions: models, places, prices, cache rules, encryption."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from app.settings import Settings, price_book, resolve_secret
 from app.settings.models import StorageSettings
 from app.settings.price_lists import windows_of
 from app.settings.topology import build_topology
-from app.submission.admit import Admission, Ceiling, LimitsBook, Places
+from app.submission.admit import Admission, Ceiling, LimitsBook, ModelLocations
 from app.submission.check_request import SubmissionRules, conditions_of
 
 
 def cache_rules(settings: Settings) -> CacheRules:
-    """What the operator allows."""
+    """The configured cache rules."""
     cache = settings.cache
     return CacheRules(cache.enabled, cache.ttl, cache.longest_ttl, cache.shared)
 
 
 def model_versions(settings: Settings) -> Mapping[str, str]:
-    """What stands behind each model's name; with other tiers, or another word of the operator's, it is another."""
-    told = {model.name: model.version for model in settings.models}
+    """The cache version of each model: it changes with the model's tiers and with its configured version."""
+    configured = {model.name: model.version for model in settings.models}
     return {
         name: model_version(
             [[(route.upstream, route.upstream_model) for route in tier] for tier in tiers],
-            told.get(name, ""),
+            configured.get(name, ""),
         )
         for name, tiers in build_topology(settings).models.items()
     }
@@ -54,36 +54,36 @@ def rules_of(settings: Settings) -> SubmissionRules:
 
 
 def admission_of(settings: Settings, database: Database, clock: Clock, policies: PolicyBook) -> Admission:
-    """What decides on submissions."""
+    """The process's admission control."""
     limits = LimitsBook(database, clock)
     return Admission(policies, limits, clock, places_of(settings), ceiling_of(settings), longest_of(settings))
 
 
 def vault_of(storage: StorageSettings, environ: Mapping[str, str]) -> KeyRing | None:
-    """What encrypts prompts and results; None: nothing does. Raises ConfigError."""
+    """The keys that encrypt prompts and results; None: no encryption. Raises ConfigError."""
     if not storage.encryption_key:
         return None
     references = (storage.encryption_key, *storage.previous_keys)
     return KeyRing([resolve_secret(reference, environ).encode() for reference in references])
 
 
-def places_of(settings: Settings) -> dict[str, Places]:
+def places_of(settings: Settings) -> dict[str, ModelLocations]:
     """The upstreams and regions of each model. An upstream without a region is in the region ""."""
     regions = {upstream.name: upstream.region for upstream in settings.upstreams}
     found = {}
     for model, routes in _routes(settings).items():
         upstreams = frozenset(upstream for upstream, _ in routes)
-        found[model] = Places(upstreams, frozenset(regions.get(name, "") for name in upstreams))
+        found[model] = ModelLocations(upstreams, frozenset(regions.get(name, "") for name in upstreams))
     return found
 
 
 def longest_of(settings: Settings) -> dict[str, int]:
-    """The most tokens of an answer, of models where that is configured."""
+    """The maximum tokens of an answer, for models that configure it."""
     return {model.name: model.max_output_tokens for model in settings.models if model.max_output_tokens}
 
 
 def ceiling_of(settings: Settings) -> Ceiling:
-    """The dearest of a model's routes; nothing when one of them has no known price, or they differ in currency."""
+    """The most expensive of a model's routes; None if a price is unknown or currencies differ."""
     book, routes = price_book(settings, {}), _routes(settings)
 
     def ceiling(model: str, tokens: int, at: float) -> tuple[int, str] | None:

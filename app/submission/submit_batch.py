@@ -149,7 +149,7 @@ class SubmitBatch:
                 )
         intake.settle()
         if not intake.total:
-            raise Invalid("requests: at least one is needed", param="requests", code="missing_field")
+            raise Invalid("requests: at least one is required", param="requests", code="missing_field")
 
     def _finish(self, batch: NewBatch, intake: BatchIntake, repeat: IdempotencyKey | None) -> SubmittedBatch:
         """Release it, or find the batch that its key stands for."""

@@ -1,8 +1,12 @@
-"""Take one task in: stored first, published after, and only its id."""
+"""Submit one task: store it first, then publish its id.
+
+Request threads share one `SubmitTask`. Submissions that arrive together are committed together, by the thread of the
+first one (`GroupCommit`); a row belongs to its own thread until it is handed over there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -28,34 +32,34 @@ from app.tasks.store.submissions import SMALL_BATCH, NewTask, insert_tasks, rele
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What stands after a submission."""
+    """The result of a submission."""
 
     task_id: str
-    row: NewTask | None  # None: a repeat, the task was there already
-    answered: bool = False  # it has ended: the answer was there
+    row: NewTask | None  # None: a repeat, the task existed already
+    answered: bool = False  # it has ended already, with a cached answer
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _Submission:
     row: NewTask
     repeat: IdempotencyKey | None
     call: WaitingCall | None = None
-    answer: CachedAnswer | None = None  # that is there already
+    answer: CachedAnswer | None = None  # a cached one
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
     task_id: str
     sequence: int | None = None  # None: a repeat, nothing was stored
-    fingerprint: str = ""  # what stands under the key
+    fingerprint: str = ""  # recorded under the key
     row: NewTask | None = None  # as it was stored
-    runs: bool = True  # False: its answer was there
+    runs: bool = True  # False: it was answered from the cache
     refusal: Rejected | None = None  # instead of being stored
-    settled: JoinResult | None = None  # what joining changed for others; told by one of those stored together
+    settled: JoinResult | None = None  # how joining changed other tasks; set on one of those stored together
 
 
 class SubmitTask:
-    """The use case; keeps the thread that commits waiting submissions together."""
+    """The use case; one for each process."""
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class SubmitTask:
         self._rules = rules
         self._clock = clock
         self._admission = admission
-        self._commits: GroupCommit[_Wish, _Stored] = GroupCommit(self._commit, after=self._publish)
+        self._commits: GroupCommit[_Submission, _Stored] = GroupCommit(self._commit, after=self._publish)
 
     def submit(
         self,
@@ -89,14 +93,15 @@ class SubmitTask:
         task_id: str | None = None,
         call: WaitingCall | None = None,
     ) -> Submitted:
-        """Accept a task. `task_id`: what it is to be called; `call`: the request that will wait for it.
+        """Accept a task. `task_id`: its id, if given; `call`: the request that will wait for it.
 
-        1. Check it; nothing is stored that could not run. 2. Look whether its answer is there.
-        3. Store it, together with all submissions that wait at this moment, and commit. Who would lead identical tasks
-           looks once more: an earlier leader may have ended since 2.
-        4. Publish the ids of all that were stored. What Redis does not take now waits in the database for the feeder.
+        1. Check it and apply policies: nothing is stored that could not run (`draft_task`, `Admission.draft`).
+        2. Look for a cached answer.
+        3. Store it, together with the submissions that arrived meanwhile, and commit (`_commit`). The first of
+           identical tasks looks for an answer again: an earlier one may have ended since 2.
+        4. Publish the ids of all that were stored (`_publish`). What Redis cannot take now waits for the feeder.
 
-        Raises Invalid (also for a key that came with another payload), what admission refuses, DatabaseUnreachable.
+        Raises Invalid (also for a key reused with another payload), what admission refuses, DatabaseUnreachable.
         """
         now = self._clock.now()
         row = draft_task(request, client_id, self._rules, now)
@@ -123,7 +128,7 @@ class SubmitTask:
         answer = self._cache.find(row)
         if answer is None:
             estimate_start(row, self._explain, now)
-        stored = self._commits.submit(_Wish(row, repeat, call, answer))
+        stored = self._commits.submit(_Submission(row, repeat, call, answer))
         if stored.refusal is not None:
             raise stored.refusal
         if stored.sequence is None:
@@ -142,51 +147,61 @@ class SubmitTask:
             self._meter.looked_up(found=found)
 
     def close(self) -> None:
-        """Finish what waits."""
+        """Finish what is waiting."""
         self._commits.close()
 
-    def _commit(self, wishes: Sequence[_Wish]) -> list[_Stored]:
-        """Store wishes for good; where nothing but their tasks is to be stored, in a single statement."""
-        if len(wishes) > SMALL_BATCH or not all(map(self._is_plain, wishes)):
-            return self._database.write(lambda conn: self._store(conn, wishes))
-        rows = [wish.row for wish in wishes]
+    def _commit(self, submissions: Sequence[_Submission]) -> list[_Stored]:
+        """Store submissions and commit; a few plain ones in a single statement."""
+        if len(submissions) > SMALL_BATCH or not all(map(self._is_plain, submissions)):
+            return self._database.write(lambda conn: self._store(conn, submissions))
+        rows = [one.row for one in submissions]
         numbers = self._database.write_single(lambda conn: insert_tasks(conn, rows))
         return [_Stored(row.id, number, "", row) for row, number in zip(rows, numbers, strict=True)]
 
-    def _is_plain(self, wish: _Wish) -> bool:
-        row, beside = wish.row, wish.repeat or wish.call or wish.answer
+    def _is_plain(self, submission: _Submission) -> bool:
+        row, more = submission.row, submission.repeat or submission.call or submission.answer
         counts = self._admission is not None and self._admission.counts(row.client_id)
-        return beside is None and not row.joins and not counts
+        return more is None and not row.joins and not counts
 
-    def _store(self, conn: Connection, wishes: Sequence[_Wish]) -> list[_Stored]:
-        """Store what is new, in the order of arrival; the first under a key wins, here and in other processes."""
-        standing = _what_stands(conn, wishes)
-        rows = [wish.row for wish in wishes if wish.row.id not in standing]
-        found = {wish.row.id: wish.answer for wish in wishes if wish.answer is not None}
-        costly = [row for row in rows if row.id not in found]
-        admitted = self._admission.take(conn, costly) if self._admission is not None else {}
-        _forget_repeats(conn, [wish for wish in wishes if isinstance(admitted.get(wish.row.id), Rejected)])
+    def _store(self, conn: Connection, submissions: Sequence[_Submission]) -> list[_Stored]:
+        """Store what is new, in order of arrival; the first under a key wins, here and in other processes.
+
+        1. Claim idempotency keys. 2. Count limits and budgets. 3. Join identical tasks. 4. Insert the tasks,
+        the answers that were found, and the calls that wait.
+        """
+        results = _claim_keys(conn, submissions)
+        fresh = [one for one in submissions if one.row.id not in results]
+        answers = {one.row.id: one.answer for one in fresh if one.answer is not None}
+        rows, joined, answers = self._cache.join(conn, self._admit(conn, fresh, results), answers)
+        numbers = dict(zip((row.id for row in rows), insert_tasks(conn, rows), strict=True))
+        found = {task_id: answers[task_id] for task_id in numbers if task_id in answers}
+        self._cache.give(conn, found, self._clock.now())
+        insert_calls(conn, [one.call for one in fresh if one.call is not None and one.row.id in numbers])
         for row in rows:
-            decided = admitted.get(row.id)
-            if isinstance(decided, Rejected):
-                standing[row.id] = _Stored(row.id, refusal=decided)
-        stored = {row.id: _admitted(admitted, row) for row in rows if row.id not in standing}
-        joined, settled, found = self._cache.join(conn, list(stored.values()), found)
-        stored = {row.id: row for row in joined}
-        numbers = dict(zip(stored, insert_tasks(conn, joined), strict=True))
-        self._cache.give(conn, {name: found[name] for name in stored if name in found}, self._clock.now())
-        insert_calls(conn, [wish.call for wish in wishes if wish.call is not None and wish.row.id in numbers])
-        told = settled if settled.replaced or settled.hurried else None
-        new = {
-            name: _Stored(
-                name, numbers[name], "", row, runs=name not in found, settled=told if place == 0 else None
-            )
-            for place, (name, row) in enumerate(stored.items())
-        }
-        return [standing.get(wish.row.id) or new[wish.row.id] for wish in wishes]
+            results[row.id] = _Stored(row.id, numbers[row.id], "", row, runs=row.id not in found)
+        if rows and (joined.replaced or joined.hurried):
+            results[rows[0].id] = replace(results[rows[0].id], settled=joined)
+        return [results[one.row.id] for one in submissions]
+
+    def _admit(
+        self, conn: Connection, fresh: Sequence[_Submission], results: dict[str, _Stored]
+    ) -> list[NewTask]:
+        """Return the rows that limits and budgets accept; refusals go into `results`, and free their keys."""
+        costly = [one.row for one in fresh if one.answer is None]
+        decided = self._admission.take(conn, costly) if self._admission is not None else {}
+        rows = []
+        for one in fresh:
+            row = decided.get(one.row.id, one.row)
+            if not isinstance(row, Rejected):
+                rows.append(row)
+                continue
+            results[one.row.id] = _Stored(one.row.id, refusal=row)
+            if one.repeat is not None:
+                release_key(conn, one.row.client_id, one.repeat.key, one.row.id)
+        return rows
 
     def _publish(self, stored: Sequence[_Stored]) -> None:
-        """One call to Redis for all that one transaction stored."""
+        """Publish all that one transaction stored, in one call to Redis."""
         new = [
             (one.row, one.sequence)
             for one in stored
@@ -200,7 +215,7 @@ class SubmitTask:
             self._reservoir.ring()
 
     def _leave_to_feeder(self, task_ids: Iterable[str]) -> None:
-        """Mark rows as waiting in the database. Should that fail, the reconciler finds them seconds later."""
+        """Mark rows as not published. If that fails, the reconciler finds them seconds later."""
         try:
             self._database.write(lambda conn: mark_unqueued(conn, list(task_ids)))
         except DatabaseUnreachable:
@@ -208,35 +223,21 @@ class SubmitTask:
         self._reservoir.ring()
 
 
-def _what_stands(conn: Connection, wishes: Sequence[_Wish]) -> dict[str, _Stored]:
-    """Claim the keys, in their order, so that two processes never lock them crosswise.
+def _claim_keys(conn: Connection, submissions: Sequence[_Submission]) -> dict[str, _Stored]:
+    """Claim the idempotency keys, sorted so that two processes cannot deadlock.
 
-    Gives back, by the id of the new row, what an earlier request under its key has made.
+    Returns, by the id of the new row, what an earlier request under its key created.
     """
-    standing = {}
-    for row, repeat in sorted(_keyed(wishes), key=lambda keyed: (keyed[0].client_id, keyed[1].key)):
+    keyed = [(one.row, one.repeat) for one in submissions if one.repeat is not None]
+    existing = {}
+    for row, repeat in sorted(keyed, key=lambda pair: (pair[0].client_id, pair[1].key)):
         until = row.created_at + KEPT_SECONDS
         fingerprint, object_id = remember_key(
             conn, row.client_id, repeat.key, repeat.fingerprint, row.id, row.created_at, until
         )
         if object_id != row.id:
-            standing[row.id] = _Stored(object_id, None, fingerprint)
-    return standing
-
-
-def _admitted(admitted: Mapping[str, NewTask | Rejected], row: NewTask) -> NewTask:
-    decided = admitted.get(row.id, row)
-    return row if isinstance(decided, Rejected) else decided
-
-
-def _forget_repeats(conn: Connection, wishes: Sequence[_Wish]) -> None:
-    """A request that is refused leaves its key free."""
-    for row, repeat in _keyed(wishes):
-        release_key(conn, row.client_id, repeat.key, row.id)
-
-
-def _keyed(wishes: Sequence[_Wish]) -> list[tuple[NewTask, IdempotencyKey]]:
-    return [(wish.row, wish.repeat) for wish in wishes if wish.repeat is not None]
+            existing[row.id] = _Stored(object_id, None, fingerprint)
+    return existing
 
 
 def _message(row: NewTask, sequence: int) -> Message:

@@ -1,6 +1,7 @@
-"""Take in the file of a batch: every line checked, then all of it let go, or none.
+"""Take in the file of a batch: check every line, then release all of them, or none.
 
-The process that does it is the batch's taker. Should it die, another begins anew: what was stored is dropped first.
+The process that does it is the batch's taker. If it dies, another starts over, deleting first what was stored. An
+intake runs in one thread (`RunIntakes`), its writes in a second one (`BatchIntake`).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ log = structlog.get_logger("penstock.intake")
 MOST_ERRORS = 100  # listed for one file
 
 
-class _Stopped(Exception):  # not an error: another process has the batch, or it was cancelled
-    """The intake is not ours any more."""
+class _Stopped(Exception):
+    """The intake is no longer ours: another process has the batch, or it was cancelled."""
 
 
 class TakeInFile:
@@ -62,21 +63,25 @@ class TakeInFile:
         self._longest_line = longest_line
 
     def take_in(self, batch_id: str, taker: str) -> None:
-        """Bring a batch from `validating` to `in_progress`, or to `failed` with what is wrong, line by line.
+        """Bring a batch from `validating` to `in_progress`, or to `failed` with its errors, line by line.
 
-        1. Drop what an earlier try has stored. 2. Check the lines, in the name of who made the batch, and store them,
-        held, chunk by chunk. 3. In one transaction: the last chunk and the release. Each transaction makes sure that
-        the batch is still this taker's. Raises DatabaseUnreachable.
+        1. Delete what an earlier try stored.
+        2. Check the lines, as the caller who created the batch, and store them, held, chunk by chunk.
+        3. In one transaction: the last chunk and the release.
+
+        Each transaction makes sure that the batch is still this taker's. Raises DatabaseUnreachable.
         """
         try:
             self._take_in(batch_id, taker)
         except _Stopped:
-            log.info("an intake is not ours any more", batch_id=batch_id)
+            log.info("intake no longer ours", batch_id=batch_id)
         self._reservoir.announce([batch_id])
 
     def give_up(self, batch_id: str, taker: str) -> None:
-        """End a batch that cannot be taken in for a reason of ours. Raises DatabaseUnreachable."""
-        error = Invalid("the file could not be taken in; the fault is ours", code="internal_error")
+        """Fail a batch because of an internal error. Raises DatabaseUnreachable."""
+        error = Invalid(
+            "internal error: the file could not be read in; create the batch again", code="internal_error"
+        )
         row = self._database.read(lambda conn: get_batch(conn, None, batch_id))
         try:
             if row is not None:
@@ -147,7 +152,7 @@ class TakeInFile:
             intake.refuse(_refused(row, line, intake.total - 1, self._clock.now(), error))
 
     def _chunks(self, row: BatchRow) -> Iterator[bytes]:
-        """The file's bytes. Raises Invalid when it is gone."""
+        """The file's bytes. Raises Invalid if it was deleted."""
         now, name = self._clock.now(), row.input_file_id or ""
         found = self._database.read(lambda conn: files.get_file(conn, row.client_id, name, now))
         if found is None:
@@ -169,7 +174,7 @@ class TakeInFile:
 
         def finish(conn: Connection) -> None:
             intake.insert_rest(conn, now)
-            file_batches.tell_intake(conn, row.id, refused=intake.refused, models=intake.models)
+            file_batches.record_intake(conn, row.id, refused=intake.refused, models=intake.models)
             finish_intake(conn, row.id, intake.total, now)
 
         self._database.write(finish)
@@ -178,13 +183,13 @@ class TakeInFile:
 
     def _fail(self, row: BatchRow, taker: str, errors: list[dict[str, object]]) -> None:
         self._drop_lines(row.id, taker)
-        told, now = orjson.dumps(errors).decode(), self._clock.now()
+        error_text, now = orjson.dumps(errors).decode(), self._clock.now()
 
         def fail(conn: Connection) -> None:
             found = file_batches.hold_intake(conn, row.id, taker)
             if found is None:
                 raise _Stopped
-            file_batches.fail_intake(conn, found, told, now)
+            file_batches.fail_intake(conn, found, error_text, now)
 
         self._database.write(fail)
 
@@ -228,4 +233,4 @@ def _problem(error: Rejected, line: int | None) -> dict[str, object]:
 
 
 def _gone() -> Invalid:
-    return Invalid("the input file is gone", param="input_file_id", code="file_not_found")
+    return Invalid("the input file was deleted", param="input_file_id", code="file_not_found")

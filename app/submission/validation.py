@@ -1,4 +1,4 @@
-"""From what was sent to a checked model, or to the one refusal that helps most."""
+"""Parse input into a checked model, or raise the one error that helps most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.platform.domain.json_text import MOST_VALUES, check_values
 
 M = TypeVar("M", bound=BaseModel)
 
-# Names of an OpenAI-compatible body which people write beside `parameters` instead of into it.
+# OpenAI parameters that belong in `parameters`; people often put them beside it.
 UPSTREAM_NAMES = frozenset(
     {
         "frequency_penalty",
@@ -43,7 +43,7 @@ UPSTREAM_NAMES = frozenset(
         "user_id",
     }
 )
-_LONGEST_NAME = 200  # characters of a name that are repeated, and compared with known ones
+_LONGEST_NAME = 200  # characters of a name that are echoed and compared with known names
 _TYPES = {
     "string_type": "must be text",
     "int_type": "must be an integer",
@@ -68,9 +68,9 @@ _BOUNDS = {
 
 
 def parse_json(raw: bytes, where: str = "", most_values: int = MOST_VALUES) -> Any:
-    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the message of the refusal.
+    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the error message.
 
-    Raises Invalid, also (413) above `most_values` values, before any of them is made.
+    Raises Invalid; status 413 above `most_values` values, before any of them is built.
     """
     check_values(raw, most_values)
     try:
@@ -100,7 +100,7 @@ def _refusal(details: list[ErrorDetails], model: type[BaseModel], within: str, w
 
 
 def _helpfulness(detail: ErrorDetails) -> int:
-    """An unknown name explains more than what is missing because of it."""
+    """Lower is more helpful: an unknown name explains more than a missing field."""
     return 0 if detail["type"] == "extra_forbidden" else 1
 
 
@@ -123,7 +123,7 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
             str(detail["loc"][-1])[:_LONGEST_NAME], _model_at(model, detail["loc"][:-1])
         ), "unknown_field"
     if kind == "missing":
-        return "is needed", "missing_field"
+        return "is required", "missing_field"
     if kind in _TYPES:
         return _TYPES[kind], "invalid_type"
     if kind in _BOUNDS:
@@ -138,14 +138,14 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
 def _unknown(name: str, model: type[BaseModel]) -> str:
     fields = list(model.model_fields)
     if name in UPSTREAM_NAMES and "parameters" in fields:
-        return f'is not a field here; put it into "parameters": {{"{name}": ...}}'
+        return f'unknown field; put it into "parameters": {{"{name}": ...}}'
     close = get_close_matches(name, fields, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
-    return f"is not a field here; {hint}"
+    hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(sorted(fields))}"
+    return f"unknown field; {hint}"
 
 
 def _model_at(model: type[BaseModel], loc: Iterable[int | str]) -> type[BaseModel]:
-    """The model that a path leads to: only lists of models lie on the way."""
+    """The model at the end of a path, which passes only through lists of models."""
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
             model = _inner(model.model_fields[part].annotation) or model

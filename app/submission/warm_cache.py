@@ -1,4 +1,4 @@
-"""Which prompts a client asks most often: what is worth asking before it is asked."""
+"""Fill the cache with likely prompts: at low priority, at a later time if given, within a budget."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FrequentRequest:
 def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> list[FrequentRequest]:
     """The requests of a client's own scope that came at least twice since an instant, the most frequent first.
 
-    Those whose content was erased are left out.
+    Requests whose content was erased are omitted.
     """
     count = func.count().label("times")
     mine = (task.c.client_id == client_id) & (task.c.created_at >= since)
@@ -46,15 +46,15 @@ def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> li
     return [FrequentRequest(row.model, row.request, row.times) for row in rows if row.request]
 
 
-SINCE_SECONDS = 7 * 86400.0  # how far back the most asked prompts are looked for
+SINCE_SECONDS = 7 * 86400.0  # how far back to look for frequent prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """What was submitted. `picos`: the most that it can cost, in pico-units of `currency`."""
+    """What was submitted. `picos`: the most it can cost, in pico-units of `currency`."""
 
     task_ids: Sequence[str]
-    left_out: int  # for want of budget
+    left_out: int  # beyond the budget
     picos: int
     currency: str | None
 
@@ -71,7 +71,7 @@ class WarmCache:
         clock: Clock,
         longest: Mapping[str, int] | None = None,
     ) -> None:
-        """`longest`: the most tokens of an answer, by model; `OPEN_ANSWER` for others."""
+        """`longest`: the maximum tokens of an answer, by model; `OPEN_ANSWER` for others."""
         self._longest = longest or {}
         self._database = database
         self._submit = submit
@@ -90,10 +90,10 @@ class WarmCache:
     def warm(
         self, client_id: str, requests: Sequence[TaskRequest], run_at: float | None, budget_picos: int
     ) -> Warmed:
-        """Submit requests in their order, as long as all of them together can cost no more than the budget.
+        """Submit requests in order, as long as together they cannot cost more than the budget.
 
-        What is kept already costs nothing and is not asked again. Raises Invalid (an unknown price among them,
-        as no budget holds there), what submissions raise.
+        Cached prompts cost nothing and are not run again. Raises Invalid (also for an unknown price, with which no
+        budget can be held), and what submissions raise.
         """
         priced = [(request, self._most(request)) for request in requests]
         currencies = {currency for _, (_, currency) in priced}
@@ -106,7 +106,7 @@ class WarmCache:
             if spent + picos > budget_picos:
                 break
             spent += picos
-            ids.append(self._submit.submit(client_id, _quietly(request, run_at)).task_id)
+            ids.append(self._submit.submit(client_id, _warming_request(request, run_at)).task_id)
         return Warmed(ids, len(requests) - len(ids), spent, next(iter(currencies), None))
 
     def _most(self, request: TaskRequest) -> tuple[int, str]:
@@ -116,14 +116,14 @@ class WarmCache:
         most = self._ceiling(model, tokens, self._clock.now())
         if most is None:
             raise Invalid(
-                f"the price of {model!r} is not known, so that no budget would hold",
+                f"the price of {model!r} is unknown, so no budget can be held; ask the administrator to configure it",
                 param="model",
                 code="price_unknown",
             )
         return most
 
 
-def _quietly(request: TaskRequest, run_at: float | None) -> TaskRequest:
+def _warming_request(request: TaskRequest, run_at: float | None) -> TaskRequest:
     cache = CacheParams(ttl=request.cache.ttl if request.cache else None, mode=Mode.WRITE)
     return replace(request, priority=Priority.LOW, run_at=run_at, callback_url=None, cache=cache)
 

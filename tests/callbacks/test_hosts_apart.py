@@ -178,7 +178,7 @@ def test_ever_new_hosts_do_not_fill_the_memory() -> None:
     for number in range(30_000):
         assert isinstance(guard.enter(f"h{number}", "evt"), Go)
         guard.leave(f"h{number}", HostHealth.GOOD)
-    assert len(guard._seats) <= 10_000
+    assert len(guard._slots) <= 10_000
 
 
 def test_the_real_clock_fits_the_port() -> None:

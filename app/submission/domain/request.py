@@ -1,4 +1,4 @@
-"""What a caller asks for: one prompt, and the wishes around it. Well-formed, not yet checked against settings."""
+"""What a caller asks for: a prompt and its options. Well-formed, not yet checked against the configuration."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class TaskRequest:
     callback_url: str | None = None
     expires_in: float | None = None  # seconds from when it may run
     run_at: float | None = None  # Unix seconds
-    allow_degraded: bool | None = None  # whether a configured text may answer it; None: as its batch says
-    order: Order | None = None  # how it stands in its client's line; None: as the client wishes
-    off_peak: bool = False  # only in its upstream's off-peak hours, or when its deadline asks for it
+    allow_degraded: bool | None = None  # whether a configured text may answer it; None: the batch's setting
+    order: Order | None = None  # its order in the client's queue; None: the client's setting
+    off_peak: bool = False  # only in its upstream's off-peak hours, or earlier if its deadline requires it
     metadata: Mapping[str, str] | None = None
     custom_id: str | None = None
     retry: str | None = None  # name of a retry policy
     cache: CacheParams | None = None
-    stream: bool = False  # somebody waits for its answer as it comes
+    stream: bool = False  # the answer is streamed to a waiting client
     store: bool | None = (
-        None  # False: prompt and result are erased once delivered; None: as the client wishes
+        None  # False: prompt and result are erased once delivered; None: the client's setting
     )
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """What holds for all requests of a batch, unless one of them says otherwise."""
+    """Options for all requests of a batch; a request's own option takes precedence."""
 
     model: str | None = None
     priority: Priority | None = None
     batch_size: int | None = None  # how many of its tasks may be in flight at once
-    callback_url: str | None = None  # told once, when the batch has ended
+    callback_url: str | None = None  # receives one callback, when the batch has ended
     expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
     metadata: Mapping[str, str] | None = None
     retry: str | None = None

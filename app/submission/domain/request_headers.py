@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import DAY
 
-DEFAULT_READ_TIMEOUT = 600.0  # seconds, the OpenAI clients' own
-_HEADROOM = 5.0  # seconds before the client's read timeout by which an answer is on its way
+DEFAULT_READ_TIMEOUT = 600.0  # seconds, the default of the OpenAI clients
+_HEADROOM = 5.0  # an answer is sent this many seconds before the client's read timeout
 _TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _COUNT_HEADER = "x-stainless-retry-count"
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """`seconds` that a call may wait; `repeats`: its client comes again by itself; `tries` before this one."""
+    """`seconds` that a call may wait; `repeats`: its client retries by itself; `tries` before this one."""
 
     seconds: float
     repeats: bool = False
@@ -26,7 +26,10 @@ class Patience:
 
 
 def read_patience(header: Callable[[str], str | None]) -> Patience:
-    """Read the headers of a request, by a function that gives a header's value by its name in lower case."""
+    """Read the headers of a request; `header` returns a header's value by its name in lower case.
+
+    The OpenAI clients send their timeout and retry count; others are assumed to have the same default timeout.
+    """
     timeout = next(filter(None, (_seconds(header(name)) for name in _TIMEOUT_HEADERS)), DEFAULT_READ_TIMEOUT)
     count = header(_COUNT_HEADER)
     tries = int(count) if count and count.isascii() and count.isdigit() and len(count) < 6 else 0
@@ -34,7 +37,7 @@ def read_patience(header: Callable[[str], str | None]) -> Patience:
 
 
 def _waiting(timeout: float) -> float:
-    """A client that hardly listens at all gets half of its time."""
+    """A client with a very short timeout gets half of it."""
     return max(timeout - _HEADROOM, timeout / 2)
 
 
@@ -51,19 +54,19 @@ PREFER = "Prefer"
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What a caller prefers. `wait` is seconds, None when it did not say."""
+    """The preferences of the header `Prefer`. `wait`: seconds; None: not given."""
 
     respond_async: bool = False
     wait: float | None = None
 
     def applied(self) -> str:
-        """What to say in `Preference-Applied`."""
+        """The value of `Preference-Applied`."""
         words = ["respond-async"] if self.respond_async else []
         return ", ".join(words if self.wait is None else [*words, f"wait={self.wait:g}"])
 
 
 def parse_prefer(header: str | None) -> Preference:
-    """Read the header. Preferences that are unknown or malformed are ignored, as the RFC says."""
+    """Read the header (RFC 7240). Unknown and malformed preferences are ignored, as the RFC requires."""
     respond_async, wait = False, None
     for part in (header or "").split(","):
         name, _, value = part.partition(";")[0].partition("=")
@@ -82,24 +85,24 @@ LONGEST = 255  # characters
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A key, and the fingerprint of what it came with."""
+    """A key, and the fingerprint of the request it came with."""
 
     key: str
     fingerprint: str  # SHA-256 of operation and payload, hexadecimal
 
 
 class Fingerprint:
-    """Takes a payload in piece by piece."""
+    """Computes a fingerprint of a payload, piece by piece."""
 
     def __init__(self, operation: str) -> None:
         self._digest = hashlib.sha256(operation.encode() + b"\n")
 
     def add(self, piece: bytes) -> None:
-        """Go on with the next piece."""
+        """Add the next piece."""
         self._digest.update(piece)
 
     def text(self) -> str:
-        """What it comes to, hexadecimal."""
+        """The fingerprint, in hexadecimal."""
         return self._digest.hexdigest()
 
 
@@ -120,10 +123,10 @@ def parse_key(header: str | None) -> str | None:
 
 
 def check_repeat(repeat: IdempotencyKey, standing: str) -> None:
-    """Refuse a key that stands for another payload; `standing` is the fingerprint of the first."""
+    """Refuse a key already used with another payload; `standing` is the fingerprint recorded first."""
     if repeat.fingerprint != standing:
         raise Invalid(
-            f"{IDEMPOTENCY_KEY}: this key came with another payload in the last 24 hours",
+            f"{IDEMPOTENCY_KEY}: this key was used with another payload in the last 24 hours; use a new key",
             param=IDEMPOTENCY_KEY,
             code="idempotency_key_reused",
             status=422,

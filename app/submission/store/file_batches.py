@@ -17,7 +17,7 @@ from app.tasks.store.tables import INTAKE, batch, holder, idempotency, task, tas
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:
-    """A line that will never run: a failed task from the start."""
+    """A line that will never run: stored as a failed task."""
 
     id: str
     client_id: str
@@ -57,7 +57,7 @@ _COLUMNS = (
 
 
 def hold_intake(conn: Connection, batch_id: str, taker: str) -> Row[tuple[object, ...]] | None:
-    """The locked row of a batch that this process takes in; None when it is another's, or was cancelled."""
+    """Lock the row of a batch that this process takes in; None if another process has it, or it was cancelled."""
     row = lock_batches(conn, [batch_id]).get(batch_id)
     if row is None or row.status != BatchStatus.VALIDATING or row.taker != taker:
         return None
@@ -65,7 +65,7 @@ def hold_intake(conn: Connection, batch_id: str, taker: str) -> Row[tuple[object
 
 
 def orphaned(conn: Connection, limit: int) -> list[str]:
-    """Batches over files whose taker is on record no more."""
+    """Batches over files whose taker is no longer registered."""
     alive = select(holder.c.id)
     found = select(batch.c.id).where(text(INTAKE), batch.c.input_file_id.is_not(None))
     found = found.where(batch.c.taker.is_(None) | batch.c.taker.not_in(alive))
@@ -73,7 +73,7 @@ def orphaned(conn: Connection, limit: int) -> list[str]:
 
 
 def adopt(conn: Connection, batch_id: str, taker: str) -> bool:
-    """Become the taker of an orphan. False: another process was quicker."""
+    """Become the taker of such a batch. False: another process was quicker."""
     row = lock_batches(conn, [batch_id]).get(batch_id)
     alive = set(conn.execute(select(holder.c.id)).scalars())
     if row is None or row.status != BatchStatus.VALIDATING or row.taker in alive:
@@ -83,12 +83,12 @@ def adopt(conn: Connection, batch_id: str, taker: str) -> bool:
 
 
 def asker_of(conn: Connection, batch_id: str) -> str | None:
-    """Who made a batch that is being taken in, as `NewBatch.asker` had it."""
+    """The caller who created a batch that is being taken in, as in `NewBatch.asker`."""
     return conn.execute(select(batch.c.asker).where(batch.c.id == batch_id)).scalar()
 
 
 def drop_lines(conn: Connection, batch_id: str, limit: int) -> bool:
-    """Delete up to `limit` lines of a batch that is being taken in; whether there may be more. Its row is locked."""
+    """Delete up to `limit` lines of a batch being taken in; returns whether there may be more. Its row is locked."""
     some = select(task.c.seq).where(task.c.batch_id == batch_id).order_by(task.c.batch_index).limit(limit)
     numbers = list(conn.execute(some).scalars())
     if numbers:
@@ -130,8 +130,8 @@ def insert_refused(conn: Connection, rows: Sequence[RefusedLine]) -> None:
     conn.execute(task_content.insert(), contents)
 
 
-def tell_intake(conn: Connection, batch_id: str, *, refused: int, models: Collection[str]) -> None:
-    """Note what came in beside what will run. The batch's row is locked."""
+def record_intake(conn: Connection, batch_id: str, *, refused: int, models: Collection[str]) -> None:
+    """Record refused lines and the model, if there is only one. The batch's row is locked."""
     one = next(iter(models)) if len(models) == 1 else None
     conn.execute(
         update(batch).where(batch.c.id == batch_id).values(failed=refused, model=one, taker=None, asker=None)
@@ -149,14 +149,14 @@ def fail_intake(conn: Connection, row: Row[tuple[object, ...]], errors: str, now
 
 
 def note_creation(conn: Connection, client_id: str, key: str, batch_id: str, expires_at: float) -> None:
-    """Remember which batch a request has made last, for its repeats."""
+    """Record which batch a request created, for its repeats."""
     fresh = {"fingerprint": key, "object_id": batch_id, "expires_at": expires_at}
     statement = insert_or(conn, idempotency).values(client_id=client_id, key=key, **fresh)
     conn.execute(statement.on_conflict_do_update(index_elements=["client_id", "key"], set_=fresh))
 
 
 def created_by(conn: Connection, client_id: str, key: str, now: float) -> str | None:
-    """The batch that an earlier try of this request has made."""
+    """The batch that an earlier try of this request created."""
     mine = (idempotency.c.client_id == client_id) & (idempotency.c.key == key)
     found: str | None = conn.execute(
         select(idempotency.c.object_id).where(mine, idempotency.c.expires_at > now)
