@@ -18,7 +18,7 @@ from app.tasks.store.tables import client
 def rotate_secret(conn: Connection, client_id: str, secret: str, until: float) -> bool:
     """Sign with `secret` from now on, and also with the present one until an instant.
 
-    Another rotation before then ends that overlap: only the present secret remains beside the new one.
+    Another rotation before then ends that overlap: only the present secret and the new one remain.
     False: there is no such client.
     """
     statement = (
@@ -43,11 +43,7 @@ OVERLAP_SECONDS = 24 * 3600.0  # during which callbacks carry both signatures
 
 
 def rotate_callback_secret(
-    database: Database,
-    clock: Clock,
-    client_id: str,
-    chance: bytes,
-    overlap_seconds: float = OVERLAP_SECONDS,
+    database: Database, clock: Clock, client_id: str, chance: bytes, overlap_seconds: float = OVERLAP_SECONDS
 ) -> str:
     """Make a new secret from 32 random bytes and return it: the only time it is shown.
 

@@ -10,15 +10,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import (
-    Connection,
-    Integer,
-    RowMapping,
-    Select,
-    bindparam,
-    case,
-    select,
-)
+from sqlalchemy import Connection, Integer, RowMapping, Select, bindparam, case, select
 from standardwebhooks.webhooks import Webhook
 
 from app.callbacks.domain.callback import (

@@ -38,13 +38,13 @@ class CallbackFeeder:
         if room <= 0:
             return 0
         hosts = self._hosts(now)
-        rung = 0
+        published = 0
         for _ in range(_ROUNDS):
-            if not hosts or rung >= room:
+            if not hosts or published >= room:
                 break
-            ids, hosts = self._ring(hosts[: room - rung], now, room - rung)
-            rung += ids
-        return rung
+            count, hosts = self._ring(hosts[: room - published], now, room - published)
+            published += count
+        return published
 
     def _revive(self, now: float) -> None:
         before = now - CLAIM_SECONDS
@@ -61,10 +61,10 @@ class CallbackFeeder:
         """Publish up to an equal share of each; returns how many, and the hosts that may have more."""
         each = max(1, room // len(hosts))
         again_at = now + RING_AGAIN_SECONDS
-        rung = self._database.write(lambda conn: ring_due(conn, hosts, now, each, again_at))
-        unpublished = self._bell.ring(list(rung))
+        claimed = self._database.write(lambda conn: ring_due(conn, hosts, now, each, again_at))
+        unpublished = self._bell.ring(list(claimed))
         if unpublished:
             self._database.write(lambda conn: unring(conn, unpublished, now))
-            return len(rung) - len(unpublished), []
-        places = list(rung.values())
-        return len(rung), [host for place, host in enumerate(hosts) if places.count(place) == each]
+            return len(claimed) - len(unpublished), []
+        places = list(claimed.values())
+        return len(claimed), [host for place, host in enumerate(hosts) if places.count(place) == each]

@@ -44,10 +44,7 @@ class BatchChecks:
         """Count one more request; `param` names the field of its custom id. Raises Invalid."""
         if self.count >= MOST_TASKS:
             raise Invalid(
-                f"requests: more than {MOST_TASKS} in one batch",
-                param="requests",
-                code=TOO_MANY,
-                status=413,
+                f"requests: more than {MOST_TASKS} in one batch", param="requests", code=TOO_MANY, status=413
             )
         digest = None if custom_id is None else hash(custom_id)
         if digest in self._names:

@@ -95,7 +95,7 @@ def _metadata(value: dict[str, str]) -> dict[str, str]:
 def _parameters(value: dict[str, Any]) -> dict[str, Any]:
     for name in _OURS:
         if name in value:
-            refuse(f'belongs beside "parameters", not in it: move {name} out', field=f".{name}")
+            refuse(f'belongs next to "parameters", not in it: move {name} out', field=f".{name}")
     if value.get("stream", False) is not False:
         refuse("a task's answer is stored and cannot be streamed: remove stream", field=".stream")
     return with_whole_limits(value, within=".")

@@ -90,7 +90,7 @@ class Place:
 
     @property
     def custom_id_param(self) -> str:
-        """How errors name the custom id, which stands beside a line's body."""
+        """How errors name the custom id, which a line has outside its body."""
         return "custom_id" if self.in_file else f"{self.within}custom_id"
 
 

@@ -126,12 +126,7 @@ class _Run:
     """The state of one stream."""
 
     def __init__(
-        self,
-        chat: Chat,
-        subscription: Subscription | None,
-        reader: ReadTasks,
-        waiters: Waiters,
-        clock: Clock,
+        self, chat: Chat, subscription: Subscription | None, reader: ReadTasks, waiters: Waiters, clock: Clock
     ) -> None:
         self._chat = chat
         self._subscription = subscription

@@ -219,11 +219,11 @@ def _refused(row: BatchRow, line: BatchFileLine, index: int, now: float, error: 
         model=model,
         queue=backlog_queue(model, row.client_id),
         request=body,
-        at=now,
+        created_at=now,
         expires_at=row.expires_at or now,
-        code="model_not_found",
-        type=error.type,
-        message=error.message,
+        error_code="model_not_found",
+        error_type=error.type,
+        error_message=error.message,
     )
 
 

@@ -15,7 +15,7 @@ from app.platform.domain.json_text import MOST_VALUES, check_values
 
 M = TypeVar("M", bound=BaseModel)
 
-# OpenAI parameters that belong in `parameters`; people often put them beside it.
+# OpenAI parameters that belong in `parameters`; people often put them next to it.
 UPSTREAM_NAMES = frozenset(
     {
         "frequency_penalty",

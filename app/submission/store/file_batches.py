@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, Row, delete, select, text, update
 
 from app.platform.dialects import insert_or, insert_rows, reserve
 from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import Status
+from app.tasks.domain.task import PriorityStep, Status
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import CallbackEvent, write_callbacks
 from app.tasks.store.tables import INTAKE, batch, holder, idempotency, task, task_content
@@ -27,33 +27,15 @@ class RefusedLine:
     model: str
     queue: str
     request: str
-    at: float
+    created_at: float
     expires_at: float
-    code: str
-    type: str
-    message: str
+    error_code: str
+    error_type: str
+    error_message: str
 
 
-_COLUMNS = (
-    "seq",
-    "id",
-    "client_id",
-    "batch_id",
-    "batch_index",
-    "custom_id",
-    "model",
-    "queue",
-    "step",
-    "status",
-    "estimate",
-    "created_at",
-    "available_at",
-    "expires_at",
-    "finished_at",
-    "error_code",
-    "error_type",
-    "error_message",
-)
+_LINE = tuple(item.name for item in fields(RefusedLine) if item.name != "request")
+_COLUMNS = ("seq", "status", "step", "estimate", "available_at", "finished_at", *_LINE)
 
 
 def hold_intake(conn: Connection, batch_id: str, taker: str) -> Row[tuple[object, ...]] | None:
@@ -102,27 +84,9 @@ def insert_refused(conn: Connection, rows: Sequence[RefusedLine]) -> None:
     if not rows:
         return
     numbered = list(zip(reserve(conn, task, len(rows)), rows, strict=True))
+    failed, step = Status.FAILED.value, PriorityStep.NORMAL.value
     values = (
-        (
-            seq,
-            row.id,
-            row.client_id,
-            row.batch_id,
-            row.batch_index,
-            row.custom_id,
-            row.model,
-            row.queue,
-            3,
-            Status.FAILED.value,
-            0,
-            row.at,
-            row.at,
-            row.expires_at,
-            row.at,
-            row.code,
-            row.type,
-            row.message,
-        )
+        (seq, failed, step, 0, row.created_at, row.created_at, *(getattr(row, name) for name in _LINE))
         for seq, row in numbered
     )
     insert_rows(conn, task, _COLUMNS, values)
