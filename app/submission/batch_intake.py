@@ -23,7 +23,7 @@ from app.platform.domain.errors import Invalid
 from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, draft_task, estimate_start
 from app.submission.domain.request import TaskRequest
-from app.submission.store.file_batches import RefusedLine, insert_refused
+from app.submission.file_batches import RefusedLine, insert_refused
 from app.tasks.ports import Meter
 from app.tasks.store.submissions import NewTask, insert_tasks
 

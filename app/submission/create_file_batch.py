@@ -14,10 +14,10 @@ from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Invalid
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
+from app.submission import file_batches
 from app.submission.check_request import SubmissionRules, as_json, check_callback
 from app.submission.domain.request import BatchRequest
 from app.submission.hold_connections import HoldConnections
-from app.submission.store import file_batches
 from app.submission.store_file import BATCH
 from app.submission.take_in_file import TakeInFile
 from app.tasks.domain.task import new_id

@@ -18,13 +18,13 @@ from app.platform.domain.errors import Invalid, Rejected
 from app.platform.domain.json_text import lines
 from app.platform.domain.names import backlog_queue
 from app.platform.ports import Clock
+from app.submission import file_batches
 from app.submission.admit import Admission
 from app.submission.batch_intake import CHUNK_ROWS, TOO_MANY, BatchIntake
 from app.submission.check_request import Place, SubmissionRules, as_json
 from app.submission.domain.request import BatchRequest
+from app.submission.file_batches import RefusedLine
 from app.submission.openai_bodies import BatchFileLine, parse_line
-from app.submission.store import file_batches
-from app.submission.store.file_batches import RefusedLine
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import files

@@ -1,1 +1,0 @@
-"""Statements and scripts: how this room's state is read and changed."""
