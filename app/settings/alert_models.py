@@ -71,15 +71,15 @@ class AlertSettings(Section):
     warning: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
     critical: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
     disaster: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
-    # Reference to a URL that is called while nothing fires, so that silence is noticed elsewhere; "": none.
+    # Reference to a URL that is called while no alert fires (a dead man's switch); "": none.
     heartbeat: str = Field(default="", repr=False)
     # Seconds between these calls.
     heartbeat_every: Seconds = 60.0
     # Seconds between looks.
     every: Seconds = 5.0
-    # Seconds that a message waits for others of its severity to go with; a disaster waits for nobody.
+    # Seconds that alerts of one severity are collected into one message; a disaster is sent at once.
     group: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    # Where the runbook can be read, for links in messages and on the dashboard; "": its file's name.
+    # URL of the runbook for links in messages and on the dashboard; "": its file name.
     runbook: str = ""
     mute: Annotated[tuple[MuteSettings, ...], FromList] = ()
     rule: dict[str, RuleSettings] = Field(default_factory=dict)

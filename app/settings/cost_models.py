@@ -96,9 +96,9 @@ class CacheSettings(Section):
     ttl: Annotated[float, Field(ge=1)] = _DAY
     # Seconds it is kept at most, whatever a request says.
     longest_ttl: Annotated[float, Field(ge=1)] = 7 * _DAY
-    # Answers kept at most; beyond it the least recently used go.
+    # Maximum number of entries; beyond it the least recently used are evicted.
     entries: Count = 100_000
-    # Bytes of one answer at most; larger ones are not kept.
+    # Maximum size of an entry in bytes; larger responses are not cached.
     most_bytes: Count = MIB
     # Seconds an API process remembers an answer by itself, without asking where it is kept; 0: it does not.
     local_seconds: Annotated[float, Field(ge=0, le=3600)] = 300.0

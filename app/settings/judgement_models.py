@@ -16,12 +16,12 @@ _Up = Annotated[float, Field(gt=1, le=10)]
 class LearningSettings(Section):
     """[learning]: limits that nobody told."""
 
-    # Whether they are learned at all. Off: what is not told has no limit, and a refusal is but a pause.
+    # Whether limits are estimated. If off, only configured limits apply, and a refusal just causes a pause.
     enabled: bool = True
-    # Calls at once, and calls a second, to begin with; doubled each round until the first refusal.
+    # Initial concurrency and calls per second; doubled each round until the first refusal.
     calls_at_once: Count = 20
     calls_a_second: Annotated[float, Field(ge=0.05)] = 20.0
-    # Seconds that a quota rests after a 429 without a Retry-After; doubled each time while nothing succeeds ...
+    # Pause in seconds of a quota after a 429 without Retry-After; doubled each time until a call succeeds ...
     pause: _Pause = 1.0
     # ... up to this, which bounds the pauses after a 503 too.
     longest_pause: Annotated[float, Field(gt=0, le=3600)] = 32.0
@@ -56,15 +56,15 @@ class BreakerSettings(Section):
     within: Positive = 10.0
     # ... or so many in a row.
     in_a_row: Count | None = None
-    # Seconds that it stays open, and while work waits. Both are doubled each time it opens again ...
+    # Seconds that it stays open, without and with waiting work. Doubled each time it opens again ...
     open_for: Positive = 5.0
     open_for_waiting: Positive = 2.0
     # ... up to these.
     longest: Positive = 60.0
     longest_waiting: Positive = 4.0
-    # Seconds at a reduced pace, from a half up, after it has closed.
+    # Seconds at a reduced rate, starting at one half, after it has closed.
     half_pace_for: Positive = 4.0
-    # Seconds that a quota rests after a 503 without a Retry-After, at first: see [learning] longest_pause.
+    # First pause in seconds of a quota after a 503 without Retry-After; see [learning] longest_pause.
     pause: _Pause = 1.0
 
     @model_validator(mode="before")
@@ -93,9 +93,9 @@ class BreakerSettings(Section):
 class PaceSettings(Section):
     """[pace]: a pace that follows response times, beside all other limits."""
 
-    # Whether there is one.
+    # Whether it is used.
     enabled: bool = False
-    # The upstreams it is for; none named: all.
+    # Upstreams it applies to; empty: all.
     upstreams: Annotated[tuple[str, ...], FromList] = ()
     # Mean seconds of the last `calls` calls above which the pace is multiplied by `down` ...
     slow: Positive = 2.0
@@ -106,7 +106,7 @@ class PaceSettings(Section):
     calls: Count = 20
     down: _Down = 0.8
     up: _Up = 1.25
-    # Calls a second: at first, at least, at most.
+    # Calls per second: initial, minimum, maximum.
     start: Positive = 5.0
     floor: Positive = 1.0
     ceiling: Positive = 20.0
@@ -127,9 +127,9 @@ class HealthSettings(Section):
     retest: Positive = 30.0
     # ... up to this.
     longest: Positive = 900.0
-    # Seconds without a call after which an endpoint is asked for its models; 0: never.
+    # Seconds without a call after which an endpoint is asked for its list of models; 0: never.
     idle: Annotated[float, Field(ge=0)] = 300.0
-    # Seconds for one test.
+    # Timeout of one test in seconds.
     timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
 
     @model_validator(mode="after")

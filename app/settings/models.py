@@ -39,27 +39,27 @@ _KEPT = Annotated[float, Field(gt=0, le=3650 * DAY)]
 class AccessSettings(Section):
     """[access]: policies, proxies, the audit log."""
 
-    # What holds where no policy applies: "allow", or "deny".
+    # Decision when no policy applies: "allow" or "deny".
     default: Literal["allow", "deny"] = "allow"
     # Networks (CIDR) of proxies whose X-Forwarded-For is believed, such as ["10.0.0.0/8"].
     trusted_proxies: Annotated[tuple[Network, ...], FromList] = ()
     # Networks by name, for the condition `zone` of policies: { office = ["192.168.0.0/16"] }.
     zones: dict[str, Annotated[tuple[Network, ...], FromList]] = Field(default_factory=dict)
-    # Seconds for which entries of the audit log are kept.
+    # Retention of audit log entries in seconds.
     audit_retention: _KEPT = 400 * DAY
 
 
 class StorageSettings(Section):
     """[storage]: how long prompts and results are kept, and how."""
 
-    # Seconds from a task's end until it is deleted with its prompt and result; clients may have their own.
+    # Seconds after its end until a task is deleted with its prompt and result; clients may have their own retention.
     retention: _KEPT = 30 * DAY
-    # Seconds from its end until a task with `store: false` is erased, unless its callback was delivered before.
+    # Seconds after its end until a task with `store: false` is erased; earlier once its callback is delivered.
     unstored: Annotated[float, Field(ge=0, le=30 * DAY)] = 3600.0
     # Where the key is that encrypts prompts and results in the database: "env:NAME", "file:PATH" or
     # "command:PROGRAM ARGS"; "": they are stored as they are.
     encryption_key: str = Field(default="", repr=False)
-    # Where keys are that were used before: they open what they have sealed.
+    # References to former keys, which still decrypt what they encrypted.
     previous_keys: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
 
     @field_validator("encryption_key")
@@ -78,17 +78,17 @@ MIB = 1024 * 1024
 class UpstreamSettings(Section):
     """[[upstream]]: an OpenAI-compatible provider endpoint."""
 
-    # What keys refer to it by.
+    # Keys refer to the upstream by this name.
     name: Name
     # Where its API begins, such as "https://api.deepseek.com/v1"; "/chat/completions" is added to it.
     base_url: str
-    # Seconds for one call, all in all: connecting, waiting at the provider, reading the body.
+    # Total timeout of one call in seconds: connecting, waiting for the provider, reading the body.
     timeout: Seconds = 600.0
-    # Seconds within which a connection must stand, TLS included.
+    # Timeout for opening a connection in seconds, TLS included.
     connect_timeout: Seconds = 5.0
     # The oldest TLS to speak, "1.2" or "1.3"; left out: what this machine's OpenSSL allows.
     min_tls: Literal["1.2", "1.3"] | None = None
-    # Bytes of one response body at most; a longer answer fails the task as response_too_large.
+    # Maximum size of a response body in bytes; a larger one fails the task with response_too_large.
     max_body: Count = 32 * MIB
     # The built-in price list it goes by, such as "deepseek"; left out: the one of its address, if there is
     # one; "": none. [[price]] goes before it.
@@ -96,7 +96,7 @@ class UpstreamSettings(Section):
     # Calendars of its busy hours, dear or congested, such as ["deepseek"]; tasks with window = "off_peak" wait
     # for their end. Left out: the one of its price list, if that has one; []: none.
     busy: Annotated[tuple[str, ...], FromList] | None = None
-    # Where it computes, in your words, such as "cn" or "eu-west"; policies name it as region:...
+    # Where it runs, in your own terms, such as "cn" or "eu-west". Policies refer to it as region:...
     region: str = ""
     # Whether only workers started for its region call it (`penstock worker --region ...`), such as an endpoint
     # at the edge that others cannot reach. Needs a region.
@@ -109,12 +109,12 @@ class UpstreamSettings(Section):
     # Headers of every call to it, such as { X-Title = "our service" }. A value that is secret is given by
     # reference, as "env:NAME".
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, repr=False)
-    # PEM file of certificate authorities to trust beside this machine's own; "": none.
+    # PEM file of certificate authorities to trust in addition to the system's; "": none.
     ca_file: str = ""
-    # Its status page as Atlassian's Statuspage serves it, such as
+    # Its status page in the format of Atlassian Statuspage, such as
     # "https://status.deepseek.com/api/v2/status.json"; `penstock doctor` reads it. "": none.
     status_page: str = ""
-    # Whether it accepts requests packed by gzip; then larger ones are.
+    # Whether it accepts gzip; if so, larger request bodies are compressed.
     gzip: bool = False
     # Parameters that it takes anyway when they are left out, such as { temperature = 1, top_p = 1 }. Where a
     # request says the same they are dropped before the call.
@@ -160,7 +160,7 @@ class KeySettings(Section):
     secret: str = Field(repr=False)
     # Its owner at the provider. Keys of one account share that account's quotas. Left out: one of its own.
     account: KeyName = Field(default_factory=lambda known: known.get("name", ""))
-    # Its share among the keys of one tier.
+    # Its weight among the keys of a tier.
     weight: Positive = 1.0
 
     @field_validator("secret")
@@ -183,13 +183,13 @@ class QuotaSettings(Section):
     key: str | None = None
     # The upstream's name of the model; "*" is one quota shared by all of its models.
     model: Name = "*"
-    # Calls in any 60 seconds.
+    # Calls per 60 seconds (sliding window).
     rpm: Positive | None = None
-    # Calls that may start at once after a quiet time, part of rpm. Left out: one second's worth, at least 1.
+    # Calls that may start at once after an idle period, counted within rpm. If omitted, one second's worth, at least 1.
     burst: Annotated[float, Field(ge=1)] | None = None
-    # Tokens per minute, prompt and answer together.
+    # Tokens per minute, prompt and completion together.
     tpm: Positive | None = None
-    # Calls in flight at once.
+    # Concurrent calls.
     concurrency: Count | None = None
 
     @model_validator(mode="after")
@@ -219,9 +219,9 @@ class ModelSettings(HasTiers):
 
     # The name in a request.
     name: Name
-    # The [retry.NAME] for its tasks, unless a request names another.
+    # The [retry.NAME] policy of its tasks, unless a request names another.
     retry: str = "default"
-    # A word of yours for what stands behind the name; a new one lets every cached answer of the model be.
+    # Cache version. Change it to invalidate all cached answers of this model.
     version: str = ""
     # The most tokens that it answers where a request sets no limit: what budgets reserve for it. Left out: 4,096.
     max_output_tokens: Count | None = None
@@ -238,13 +238,13 @@ class ModelSettings(HasTiers):
 class RetrySettings(Section):
     """[retry.NAME]: what follows a failed attempt that counts. Refusals (429, 503) never count."""
 
-    # Counted attempts in all; with 1 nothing is tried again.
+    # Maximum attempts; 1 disables retries.
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
     # Seconds before the second attempt; doubled for each further one ...
     base: Positive = 1.0
     # ... up to this many seconds.
     cap: Positive = 32.0
-    # "full": a random wait between 0 and the computed one. A fraction such as 0.1: the computed one, +-10 %.
+    # "full": a random delay between 0 and the computed one. A fraction such as 0.1: the computed delay +-10 %.
     jitter: Literal["full"] | Annotated[float, Field(ge=0, le=1)] = "full"
 
     @model_validator(mode="after")
@@ -260,32 +260,32 @@ class CallbackSettings(Section):
     # Networks (CIDR) to which callbacks may go although they are loopback, private or link-local, such as
     # ["10.1.0.0/16"]. Everything else of that kind is refused when the socket opens.
     allow_networks: Annotated[tuple[Network, ...], FromList] = ()
-    # Ports to which callbacks may go, single or as ranges. In force for allowed networks too.
+    # Ports that callbacks may use: single ports or ranges. Applies to allowed networks, too.
     ports: Annotated[tuple[Ports, ...], FromList] = ("80", "443", "8000-9000")
-    # Seconds for one delivery, all in all.
+    # Total timeout of one delivery in seconds.
     timeout: Annotated[float, Field(gt=0, le=30)] = 15.0
-    # Deliveries at once to one host, of one callback worker. The rest wait; other hosts' do not.
+    # Concurrent deliveries of one callback worker to one host. Deliveries to other hosts are not held up.
     per_host: Count = 10
     # Where clients reach the API, such as "https://penstock.example.com". A result too large for a callback is
     # replaced by a URL that begins so; left empty, by its path alone.
     public_url: str = ""
-    # PEM file of certificate authorities to trust beside this machine's own, for receivers inside; "": none.
+    # PEM file of certificate authorities to trust in addition to the system's, for internal receivers; "": none.
     ca_file: str = ""
 
 
 class ApiSettings(Section):
     """[api]: what one API process takes."""
 
-    # Bytes of the body of POST /v1/tasks at most.
+    # Maximum body size of POST /v1/tasks in bytes.
     max_task_body: Count = 10 * MIB
-    # Bytes of the body of POST /v1/batch at most.
+    # Maximum body size of POST /v1/batch in bytes.
     max_batch_body: Count = 512 * MIB
     # Seconds that a request may keep us waiting for its bytes, beside one for each KiB it has sent: then 408. As long
     # is waited for somebody to take an answer.
     patience: Annotated[float, Field(ge=1, le=3600)] = 30.0
     # Long polls that may wait at once; beyond it `?wait` answers at once.
     waiters: Annotated[int, Field(ge=0, le=10000)] = 512
-    # Threads of one API process. A waiter holds one, so there must be more threads than waiters.
+    # Threads. A long poll occupies one, so there must be more threads than waiters.
     threads: Annotated[int, Field(ge=2, le=12000)] = 576
 
     @model_validator(mode="after")
@@ -298,18 +298,18 @@ class ApiSettings(Section):
 class WorkerSettings(Section):
     """[worker]: what one worker process does."""
 
-    # Upstream calls at once in one process. More: run more processes.
+    # Concurrent upstream calls. Run more processes for more.
     concurrency: Annotated[int, Field(ge=1, le=10000)] = 1000
-    # Seconds that running calls get to end after SIGTERM; then their tasks go back to their queues.
+    # Grace period in seconds for running calls after SIGTERM; then their tasks return to their queues.
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
-    # Seconds between a worker's beats; three missed ones, and what it held is given to others.
+    # Heartbeat interval in seconds. After three missed heartbeats the worker's tasks are given to others.
     beat_seconds: Annotated[float, Field(ge=1, le=10)] = 10.0
 
 
 class MetricsSettings(Section):
     """[metrics]: figures for Prometheus."""
 
-    # How many clients have figures of their own in one process; the others count together as "other".
+    # Number of clients with their own label value in one process; all others are counted as "other".
     clients: Annotated[int, Field(ge=0, le=10000)] = 50
 
 
