@@ -16,16 +16,13 @@ from app.access.manage_policies import StoredPolicy
 from app.api.access_control import Callers
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.auditing import note
-from app.api.body import read_body
+from app.api.body import read_model
 from app.api.operations import JSONL, Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer, raw
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import parse_instant, to_rfc3339
-from app.submission.validation import parse, parse_json
-
-_MOST = 64 * 1024  # bytes of a body
 
 
 class AuditQuery(Query):
@@ -110,7 +107,7 @@ class AccessViews:
     def put(self) -> ResponseReturnValue:
         """201 with the stored policy."""
         self._callers.current()
-        body = parse(PolicyBody, parse_json(read_body(_MOST)))
+        body = read_model(PolicyBody)
         document = body.model_dump(exclude_unset=True, exclude_none=True)
         stored = manage_policies.put_policy(
             self._use_cases.database, self._use_cases.clock, document, self._zones

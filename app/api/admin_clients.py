@@ -26,15 +26,13 @@ from app.api.access_shapes import (
     Secret,
 )
 from app.api.auditing import note
-from app.api.body import read_body
+from app.api.body import read_model
 from app.api.operations import Operation, ResponseDoc
 from app.api.responses import answer
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.composition.api import UseCases
 from app.platform.domain.errors import Forbidden, NotFound
-from app.submission.validation import parse, parse_json
 
-_MOST = 64 * 1024  # bytes of a body
 _PATH = "/v1/admin/clients"
 _ONE = f"{_PATH}/{{client_id}}"
 _KEYS = f"{_ONE}/keys"
@@ -116,7 +114,7 @@ class ClientViews:
     def add(self) -> ResponseReturnValue:
         """201 with the client and its secrets."""
         caller = self._callers.current()
-        body = parse(ClientBody, _json())
+        body = read_model(ClientBody, optional=True)
         note(subject=body.id)
         changes = _changes(caller, body)
         changes.setdefault("team", caller.administers or None)
@@ -137,7 +135,7 @@ class ClientViews:
     def change(self, client_id: str) -> ResponseReturnValue:
         """The changed client."""
         caller, _ = self._reach(client_id)
-        changes = _changes(caller, parse(ClientChange, _json()))
+        changes = _changes(caller, read_model(ClientChange, optional=True))
         row = manage_clients.change_client(self._use_cases.database, client_id, changes)
         self._use_cases.client_changed()
         return answer(client_json(row))
@@ -150,7 +148,7 @@ class ClientViews:
     def make(self, client_id: str) -> ResponseReturnValue:
         """201 with the key."""
         caller, row = self._reach(client_id)
-        body = parse(KeyBody, _json())
+        body = read_model(KeyBody, optional=True)
         _refuse_more(caller, body.scopes)
         _refuse_administrators(caller, row)
         params = manage_keys.KeyParams(body.scopes, body.expires_at, body.name, _user(caller, body.user))
@@ -168,7 +166,7 @@ class ClientViews:
         if old is not None:
             _refuse_more(caller, old.scopes.split())
             _refuse_others_user(caller, old.user_name)
-        body = parse(RotateBody, _json())
+        body = read_model(RotateBody, optional=True)
         overlap = manage_keys.OVERLAP_SECONDS if body.overlap is None else body.overlap
         made = manage_keys.rotate_key(
             self._use_cases.database, self._use_cases.clock, client_id, key_id, overlap
@@ -188,7 +186,7 @@ class ClientViews:
         caller, row = self._reach(client_id)
         if row.id != caller.client_id:
             _refuse_administrators(caller, row)
-        body = parse(RotateBody, _json())
+        body = read_model(RotateBody, optional=True)
         overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
         chance = os.urandom(SECRET_BYTES)
         secret = rotate_callback_secret(
@@ -213,11 +211,6 @@ class ClientViews:
 
 def _admin(method: str, path: str, summary: str, view: Any, answers: Any, **more: Any) -> Operation:
     return Operation(method, path, summary, view, answers, group="Administration", **more)
-
-
-def _json() -> Any:
-    raw = read_body(_MOST)
-    return parse_json(raw) if raw.strip() else {}
 
 
 def _changes(caller: Caller, body: ClientChange) -> dict[str, Any]:

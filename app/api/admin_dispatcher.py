@@ -11,7 +11,7 @@ from pydantic import Field
 
 from app.api.access_control import Callers
 from app.api.auditing import note
-from app.api.body import read_body
+from app.api.body import read_model
 from app.api.operations import Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Shape, Time
@@ -26,7 +26,6 @@ from app.reporting.domain.snapshot import (
     WorkerStanding,
 )
 from app.submission.bodies import Body
-from app.submission.validation import parse, parse_json
 from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
 from app.upstreams.domain.key_health import Probed
 
@@ -289,7 +288,7 @@ def _instant(at: float | None) -> str | None:
     return None if at is None else to_rfc3339(at)
 
 
-_MOST = 4 * 1024  # bytes of a body
+_LIMIT = 4 * 1024  # bytes of a body
 _GROUP = "Administration"
 
 
@@ -446,7 +445,7 @@ class DispatcherViews:
     @staticmethod
     def _subject() -> str:
         """Raises Invalid unless exactly one thing is named."""
-        body = parse(PauseBody, parse_json(read_body(_MOST)))
+        body = read_model(PauseBody, _LIMIT)
         wanted: list[tuple[Kind, str]] = [(EVERYTHING, "")] if body.everything else []
         named: list[tuple[Kind, str | None]] = [
             ("model", body.model),

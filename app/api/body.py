@@ -7,16 +7,21 @@ import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flask import Request, request
 from flask.globals import request_ctx
+from pydantic import BaseModel
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.api.http_worker import SlowClient
 from app.platform.domain.errors import Invalid
+from app.submission.validation import parse, parse_json
+
+M = TypeVar("M", bound=BaseModel)
+SMALL_BODY = 64 * 1024  # bytes; enough for bodies without prompts
 
 MOST_MEMBERS = 100_000  # each costs about 10 us; block gzip of 512 MiB has 8,192
 _FIRST, _WHOLE = (
@@ -124,6 +129,12 @@ def read_body(most: int, hint: str = "send less") -> bytes:
         if error.status != TOO_LARGE:
             raise
         raise Invalid(f"{error.message}: {hint}", code=error.code, status=TOO_LARGE) from None
+
+
+def read_model(model: type[M], most: int = SMALL_BODY, *, optional: bool = False) -> M:
+    """Read a JSON body of at most `most` bytes into a model; an `optional` body may be empty. Raises Invalid."""
+    raw = read_body(most)
+    return parse(model, parse_json(raw) if raw.strip() or not optional else {})
 
 
 def pieces(most: int) -> Iterator[bytes]:

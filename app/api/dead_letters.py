@@ -12,7 +12,7 @@ from pydantic import Field
 from app.access.domain.caller import SECRET_BYTES
 from app.api.access_control import Callers
 from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
-from app.api.body import read_body
+from app.api.body import read_model
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import Query, read_query
 from app.api.responses import answer
@@ -22,9 +22,6 @@ from app.callbacks.ports import NoCallbackNotifier
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
-from app.submission.validation import parse, parse_json
-
-_MOST = 64 * 1024  # bytes of a body
 
 
 class DeadQuery(Query):
@@ -106,7 +103,7 @@ class DeadLetterViews:
     def replay_since(self) -> ResponseReturnValue:
         """The number of replayed callbacks."""
         client_id = self._owner()
-        body = parse(ReplayBody, parse_json(read_body(_MOST)))
+        body = read_model(ReplayBody)
         return answer({"replayed": self._letters.replay_since(client_id, body.since)})
 
     def replay(self, callback_id: str) -> ResponseReturnValue:
@@ -122,8 +119,7 @@ class DeadLetterViews:
     def rotate(self) -> ResponseReturnValue:
         """201 with the secret."""
         caller = self._callers.current()
-        raw = read_body(_MOST)
-        body = parse(RotateBody, parse_json(raw) if raw.strip() else {})
+        body = read_model(RotateBody, optional=True)
         overlap = OVERLAP_SECONDS if body.overlap is None else body.overlap
         chance = os.urandom(SECRET_BYTES)
         made = rotate_callback_secret(

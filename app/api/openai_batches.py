@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from app.api.access_control import Callers
 from app.api.auditing import note
-from app.api.body import boundary, pieces, read_body, read_form
+from app.api.body import SMALL_BODY, boundary, pieces, read_body, read_form
 from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, OpenAiBatchList
 from app.api.operations import BYTES, Operation, ResponseDoc
 from app.api.queries import Query, read_query
-from app.api.responses import answer, raw
+from app.api.responses import answer, page, raw
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
@@ -127,23 +127,15 @@ class FileViews:
         """A page."""
         caller = self._callers.current()
         query = read_query(FilesQuery)
-        page = self._use_cases.read_files.page(
+        found = self._use_cases.read_files.page(
             caller.client_id,
             purpose=query.purpose,
             after=query.after,
             ascending=query.order == "asc",
             limit=query.limit,
         )
-        data = [file_view(row) for row in page.rows]
-        return answer(
-            {
-                "object": "list",
-                "data": data,
-                "has_more": page.has_more,
-                "first_id": data[0]["id"] if data else None,
-                "last_id": data[-1]["id"] if data else None,
-            }
-        )
+        data = [file_view(row) for row in found.rows]
+        return answer(page(data, has_more=found.has_more))
 
     def show(self, file_id: str) -> ResponseReturnValue:
         """The file's metadata."""
@@ -222,7 +214,6 @@ def kept_seconds(seconds: int) -> float:
     return float(seconds)
 
 
-_MOST = 64 * 1024  # bytes of a body
 _ABOUT_BATCHES = (
     "The file's lines are checked after the response, while the batch is `validating`; an invalid line fails the batch "
     "and is reported with its number in `errors`. `completion_window` is any duration, such as 10m, 24h or 7d."
@@ -314,7 +305,7 @@ class OpenAiBatchViews:
     def create(self) -> ResponseReturnValue:
         """200 with the batch, usually `validating`."""
         caller = self._callers.current()
-        received = read_body(_MOST)
+        received = read_body(SMALL_BODY)
         body = parse(FileBatchBody, parse_json(received))
         digest = hashlib.sha256(request.headers.get("Authorization", "").encode() + b"\n" + received)
         repeated = read_patience(request.headers.get).tries > 0
@@ -329,15 +320,7 @@ class OpenAiBatchViews:
         query = read_query(BatchesQuery)
         rows, has_more = self._use_cases.list_batches.page(caller.client_id, query.after, query.limit)
         data = [self._view(row) for row in rows]
-        return answer(
-            {
-                "object": "list",
-                "data": data,
-                "has_more": has_more,
-                "first_id": data[0]["id"] if data else None,
-                "last_id": data[-1]["id"] if data else None,
-            }
-        )
+        return answer(page(data, has_more=has_more))
 
     def show(self, batch_id: str) -> ResponseReturnValue:
         """The batch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.api.responses import raw
+from app.api.responses import page, raw
 from app.pacing.ports import Explain, Queued
 from app.platform.domain.times import to_rfc3339
 from app.tasks.domain.task import Status
@@ -70,16 +70,9 @@ class Rendering:
             values, queue={"position": None, "estimated_start_at": starts_at, "waiting_for": None}
         )
 
-    def tasks(self, page: TaskPage) -> dict[str, Any]:
+    def tasks(self, found: TaskPage) -> dict[str, Any]:
         """Render a page of tasks."""
-        ids = [row.id for row in page.rows]
-        return {
-            "object": "list",
-            "data": [self.task(row) for row in page.rows],
-            "has_more": page.has_more,
-            "first_id": ids[0] if ids else None,
-            "last_id": ids[-1] if ids else None,
-        }
+        return page([self.task(row) for row in found.rows], has_more=found.has_more)
 
     def attempts(self, rows: list[AttemptRow]) -> dict[str, Any]:
         """Render the upstream calls of a task."""

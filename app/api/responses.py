@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -40,6 +40,12 @@ class PrebuiltResponse(Response):
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Build a JSON response. Stored JSON text may be passed as orjson.Fragment, unparsed."""
     return PrebuiltResponse(orjson.dumps(value), status, headers, content_type="application/json")
+
+
+def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A page of a list, with the ids of its first and last objects as cursors."""
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"object": "list", "data": data, "has_more": has_more, "first_id": first, "last_id": last}
 
 
 def raw(text: str | None) -> orjson.Fragment | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
-from app.api.body import ONE_TASK, read_body, watch_peer
+from app.api.body import ONE_TASK, read_body, read_model, watch_peer
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import TasksQuery, WaitQuery, read_query
 from app.api.rendering import Rendering
@@ -173,9 +173,6 @@ class TaskViews:
         )
 
 
-_RETRY_BODY_LIMIT = 64 * 1024  # bytes of a body
-
-
 class RetryBody(Body):
     """Which tasks to run again; at least one of the fields is required."""
 
@@ -228,7 +225,7 @@ class RetryViews:
     def retry_some(self) -> ResponseReturnValue:
         """The number of retried tasks, and why it stopped."""
         client_id = self._callers.current().client_id
-        body = parse(RetryBody, parse_json(read_body(_RETRY_BODY_LIMIT)))
+        body = read_model(RetryBody)
         if body.reason is None and body.since is None:
             raise Invalid("give `reason`, `since` or both", param="reason", code="missing")
         done = self._use_cases.retry_tasks.retry(client_id, reason=body.reason, since=body.since)

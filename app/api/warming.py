@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field, model_validator
 
 from app.api.access_control import Callers
-from app.api.body import read_body
+from app.api.body import read_model
 from app.api.operations import Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Shape
@@ -17,7 +17,6 @@ from app.billing.domain.calendar import Calendar
 from app.platform.domain.money import PICOS_PER_UNIT, amount
 from app.platform.ports import Clock
 from app.submission.bodies import Body, Instant, TaskBody, refuse
-from app.submission.validation import parse, parse_json
 from app.submission.warm_cache import WarmCache
 
 _MOST = 1_000
@@ -87,7 +86,7 @@ class WarmViews:
     def submit(self) -> ResponseReturnValue:
         """202 with what was submitted."""
         caller = self._callers.current()
-        body = parse(WarmBody, parse_json(read_body(self._most)))
+        body = read_model(WarmBody, self._most)
         requests = (
             [item.request() for item in body.requests]
             if body.requests is not None
