@@ -318,7 +318,7 @@ class OpenAiBatchViews:
         """A page, newest first."""
         caller = self._callers.current()
         query = read_query(BatchesQuery)
-        rows, has_more = self._use_cases.list_batches.page(caller.client_id, query.after, query.limit)
+        rows, has_more = self._use_cases.read_batches.page(caller.client_id, query.after, query.limit)
         data = [self._view(row) for row in rows]
         return answer(page(data, has_more=has_more))
 

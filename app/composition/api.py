@@ -36,7 +36,7 @@ from app.submission.submit_task import SubmitTask
 from app.submission.take_in_file import TakeInFile
 from app.tasks.cancel import CancelBatch, CancelTask, DeleteTask
 from app.tasks.ports import BacklogPublisher, Changes
-from app.tasks.read_batches import ListBatches, ReadBatches, ReadBatchUsage
+from app.tasks.read_batches import ReadBatches, ReadBatchUsage
 from app.tasks.read_files import ReadFiles
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.wait import FollowObject, Waiters, WaitForTask, WatchEndings
@@ -188,7 +188,6 @@ class OpenAiUseCases:
     store_file: StoreFile
     read_files: ReadFiles
     create_file_batch: CreateFileBatch
-    list_batches: ListBatches
     read_batches: ReadBatches
     read_batch_usage: ReadBatchUsage
     cancel_batch: CancelBatch
@@ -221,7 +220,6 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
         store_file=StoreFile(database, clock, settings.api.max_batch_body),
         read_files=ReadFiles(database, clock),
         create_file_batch=CreateFileBatch(database, intakes, rules, clock),
-        list_batches=ListBatches(database),
         read_batches=use_cases.read_batches,
         read_batch_usage=ReadBatchUsage(database, clock),
         cancel_batch=use_cases.cancel_batch,

@@ -26,7 +26,7 @@ from app.submission.hold_connections import GRACE_SECONDS
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
-from app.tasks.store import transitions, windows
+from app.tasks.store import off_peak, transitions
 
 
 def degraded_completion(task_id: str, model: str, text: str, at: float) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class ScheduleOffPeak:
         now = self._clock.now()
         moved = sum(self._hold(model, hours, now) for model, hours in self._hours.items())
         started = sum(
-            self._start(one, now) for one in self._database.read(windows.off_peak_queues) if one.deadlines
+            self._start(one, now) for one in self._database.read(off_peak.off_peak_queues) if one.deadlines
         )
         if started:
             self._reservoir.ring()
@@ -251,18 +251,18 @@ class ScheduleOffPeak:
             return 0
         until = hours.quiet_from(now)
         held = self._database.write(
-            lambda conn: windows.hold_for_window(conn, model, until, _OFF_PEAK_AT_ONCE)
+            lambda conn: off_peak.hold_for_window(conn, model, until, _OFF_PEAK_AT_ONCE)
         )
         if held:
             self._reservoir.forget(held)
         return len(held)
 
-    def _start(self, one: windows.OffPeakQueue, now: float) -> int:
+    def _start(self, one: off_peak.OffPeakQueue, now: float) -> int:
         pace = self._pace_of(one.queue, one.model) or UNKNOWN_PACE
         number = must_start(one.deadlines, one.count, one.backlog, pace, now)
         if not number:
             return 0
         until = one.deadlines[number - 1]
         return self._database.write(
-            lambda conn: windows.start_early(conn, one.queue, until, now, _OFF_PEAK_AT_ONCE)
+            lambda conn: off_peak.start_early(conn, one.queue, until, now, _OFF_PEAK_AT_ONCE)
         )

@@ -33,9 +33,29 @@ class ReadBatches:
         if not is_id("batch", batch_id):
             raise _no_batch(batch_id)
         row = self._database.read(lambda conn: batches.get_batch(conn, client_id, batch_id))
-        if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
+        if row is None or _is_arriving(row):
             raise _no_batch(batch_id)
         return row
+
+    def page(self, client_id: str, after: str | None, limit: int) -> tuple[list[BatchRow], bool]:
+        """Batches, newest first, after the one with the id `after`; and whether there are more.
+
+        Those still being submitted are left out. Raises Invalid for a bad cursor.
+        """
+
+        def read(conn: Connection) -> tuple[list[BatchRow], bool]:
+            after_seq = None if after is None else _cursor(conn, client_id, after)
+            found: list[BatchRow] = []
+            while len(found) <= limit:
+                with leniently():
+                    rows = batches.list_batches(conn, client_id, after_seq, limit + 1)
+                found += [row for row in rows if not _is_arriving(row)]
+                if len(rows) <= limit:
+                    break
+                after_seq = rows[-1].seq
+            return found[:limit], len(found) > limit
+
+        return self._database.read(read)
 
     def results(self, batch_id: str) -> Iterator[ResultRow]:
         """The ended tasks of a batch in the order of its requests, read page by page to keep memory use flat.
@@ -67,11 +87,23 @@ def _no_batch(batch_id: str) -> NotFound:
     return NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")
 
 
+def _is_arriving(row: BatchRow) -> bool:
+    """Whether its requests, sent as a body, are still being received."""
+    return row.status is BatchStatus.VALIDATING and row.input_file_id is None
+
+
+def _cursor(conn: Connection, client_id: str, after: str) -> int:
+    row = batches.get_batch(conn, client_id, after) if is_id("batch", after) else None
+    if row is None:
+        raise Invalid("after: not the id of a batch of yours", param="after", code="invalid_cursor")
+    return row.seq
+
+
 _MIN_AGE = 1.0  # seconds for which the sums of a running batch are cached
 _AGE_PER_COST = 20  # seconds of caching per second that summing took
 _MAX_CACHED = 1_000  # batches
 
-Usage = dict[str, Any]  # names of BatchUsed
+Usage = dict[str, Any]  # by the names of BatchUsage
 
 
 class ReadBatchUsage:
@@ -108,41 +140,3 @@ class ReadBatchUsage:
         took = self._clock.monotonic() - began
         self._known[row.id] = (began + max(_MIN_AGE, _AGE_PER_COST * took), usage)
         return usage
-
-
-class ListBatches:
-    """The use case."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def page(self, client_id: str, after: str | None, limit: int) -> tuple[list[BatchRow], bool]:
-        """Batches, newest first, after the one with the id `after`; and whether there are more.
-
-        Those still being submitted are left out. Raises Invalid for a bad cursor, DatabaseUnreachable.
-        """
-
-        def read(conn: Connection) -> tuple[list[BatchRow], bool]:
-            after_seq = None if after is None else _cursor(conn, client_id, after)
-            found: list[BatchRow] = []
-            while len(found) <= limit:
-                with leniently():
-                    rows = batches.list_batches(conn, client_id, after_seq, limit + 1)
-                found += [row for row in rows if not _is_coming_in(row)]
-                if len(rows) <= limit:
-                    break
-                after_seq = rows[-1].seq
-            return found[:limit], len(found) > limit
-
-        return self._database.read(read)
-
-
-def _is_coming_in(row: BatchRow) -> bool:
-    return row.status is BatchStatus.VALIDATING and row.input_file_id is None
-
-
-def _cursor(conn: Connection, client_id: str, after: str) -> int:
-    row = batches.get_batch(conn, client_id, after) if is_id("batch", after) else None
-    if row is None:
-        raise Invalid("after: not the id of a batch of yours", param="after", code="invalid_cursor")
-    return row.seq

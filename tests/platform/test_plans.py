@@ -22,8 +22,8 @@ from app.reporting.store import service_queries
 from app.tasks.domain.attempt import Claim
 from app.tasks.domain.task import Hold
 from app.tasks.store import feeding, tasks, transitions
+from app.tasks.store.off_peak import off_peak_queues
 from app.tasks.store.submissions import insert_tasks
-from app.tasks.store.windows import off_peak_queues
 from tests.tasks.rows import DAY, NOW, new_task, permit, success
 
 ROWS = 200_000

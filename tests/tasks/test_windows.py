@@ -11,7 +11,7 @@ from app.platform.database import Database
 from app.tasks.domain.task import Hold
 from app.tasks.store.batches import get_batch
 from app.tasks.store.feeding import promote_due
-from app.tasks.store.windows import hold_for_window, off_peak_queues, open_windows, start_early
+from app.tasks.store.off_peak import hold_for_window, off_peak_queues, open_windows, start_early
 from tests.tasks.rows import DAY, NOW, add, add_batch, new_task, row_of
 
 QUEUE = "backlog.deepseek-flash.alice"

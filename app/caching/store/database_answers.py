@@ -1,4 +1,4 @@
-"""Cached answers in the database, for all processes. Fit where there is no second Redis; the leader bounds them."""
+"""Cached answers in the database, shared by all processes, for use without a second Redis; the leader bounds them."""
 
 from __future__ import annotations
 

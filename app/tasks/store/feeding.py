@@ -34,9 +34,9 @@ from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
 from app.tasks.store.batch_slots import pause_rows, resume_rows, set_backfilling
 from app.tasks.store.locks import first_rows, has_status, lock_batches, lock_in_order
+from app.tasks.store.off_peak import open_windows
 from app.tasks.store.tables import FED, SWEEPING, TIMED, UNFED, attempt, batch, task
 from app.tasks.store.transitions import cancel_waiting
-from app.tasks.store.windows import open_windows
 
 _BATCHES = 20  # per transaction
 

@@ -173,7 +173,9 @@ def finish_intake(conn: Connection, batch_id: str, total: int, now: float) -> No
     """
     before = lock_batches(conn, [batch_id]).get(batch_id)
     if before is None:
-        raise Conflict("the batch took too long to come in, and was taken back", code="intake_timeout")
+        raise Conflict(
+            "the batch took too long to arrive and was discarded; submit it again", code="intake_timeout"
+        )
     conn.execute(update(batch).where(batch.c.id == batch_id).values(total=total))
     if before.status != BatchStatus.VALIDATING:
         set_backfilling(conn, batch_id, True)
