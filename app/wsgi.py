@@ -1,4 +1,4 @@
-"""For WSGI servers: `flask --app app.wsgi run`, `gunicorn app.wsgi:app`. `penstock api` serves it better."""
+"""For WSGI servers: `flask --app app.wsgi run`, `gunicorn app.wsgi:app`. In production, prefer `penstock api`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def create_app() -> PenstockApi:
     return create(from_environment())
 
 
-def create_renewing() -> ReloadableApp:
-    """The same, exchanged for another when the configuration is reloaded. Made after the fork: it has a thread."""
+def create_reloadable() -> ReloadableApp:
+    """Build an application that is replaced when the configuration is reloaded. Call after the fork: it has a thread."""
     from app.api.application import create_app as create
     from app.api.serve import ReloadableApp
     from app.composition.container import from_environment
 
     parts = from_environment()
-    renewing = ReloadableApp(lambda settings: create(parts.renewed(settings)), parts.settings)
-    parts.follow(renewing.renew).start()
-    return renewing
+    reloadable = ReloadableApp(lambda settings: create(parts.renewed(settings)), parts.settings)
+    parts.follow(reloadable.renew).start()
+    return reloadable
 
 
 def __getattr__(name: str) -> PenstockApi:
-    """Build `app` when somebody first asks for it: importing this module opens and reads nothing."""
+    """Build `app` on first access: importing this module opens and reads nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     application = create_app()

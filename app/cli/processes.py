@@ -49,12 +49,12 @@ def api(host: str, port: int, processes: int, behind_proxy: bool) -> None:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="penstock-metrics-"))
     from app.api.serve import Serving, serve
     from app.settings import load_settings
-    from app.wsgi import create_renewing
+    from app.wsgi import create_reloadable
 
     raise_open_files()  # each connection needs one
     settings = load_settings(None, os.environ)
     serving = Serving(host, port, processes, settings.api.threads, settings.api.patience)
-    serve(create_renewing, serving)
+    serve(create_reloadable, serving)
 
 
 def metrics_option(command: Any) -> Any:
