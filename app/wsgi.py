@@ -19,7 +19,7 @@ def create_app() -> PenstockApi:
 
 
 def create_reloadable() -> ReloadableApp:
-    """Build an application that is replaced when the configuration is reloaded. Call after the fork: it has a thread."""
+    """Build an application that is replaced when its configuration is reloaded. Call it after the fork."""
     from app.api.application import create_app as create
     from app.api.serve import ReloadableApp
     from app.composition.container import from_environment
