@@ -138,14 +138,14 @@ def _keys(one: Chosen) -> Iterator[str]:
 
 def _quotas(one: Chosen) -> Iterator[str]:
     served = set(one.models.values())
-    told = [quota for quota in one.preset.quota if quota.model in served]
-    if not told:
+    known = [quota for quota in one.preset.quota if quota.model in served]
+    if not known:
         yield f"# {one.preset.title} publishes no general limits: Penstock learns them."
         yield "# If you know yours:"
         yield f'#   [[quota]]\n#   account = "{one.keys[0]}"\n#   rpm = 600\n#   concurrency = 50'
         yield ""
-    for account in one.keys if told else ():
-        for quota in told:
+    for account in one.keys if known else ():
+        for quota in known:
             yield "[[quota]]"
             yield f"account = {_text(account)}"
             yield f"model = {_text(quota.model)}"

@@ -162,7 +162,7 @@ class Renewal:
         for name, queues in answers.items():
             known[name].update(active_queues=queues, timestamp=now)
         for name in [
-            name for name, told in known.items() if now - told.get("timestamp", now) > FORGET_SECONDS
+            name for name, seen in known.items() if now - seen.get("timestamp", now) > FORGET_SECONDS
         ]:
             del known[name]
 

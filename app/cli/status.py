@@ -93,8 +93,8 @@ def _workers(found: dict[str, Any]) -> Table:
     shown = new_table("worker", "host", "process", "slots", "held", "keys")
     for worker in found["workers"]:
         values = (worker[name] for name in ("host", "pid", "slots", "held"))
-        told = ("unknown" if value is None else str(value) for value in values)
-        shown.add_row(worker["id"][-8:], *told, ", ".join(worker["keys"]))
+        cells = ("unknown" if value is None else str(value) for value in values)
+        shown.add_row(worker["id"][-8:], *cells, ", ".join(worker["keys"]))
     return shown
 
 
@@ -119,8 +119,8 @@ def _why_of_key(key: dict[str, Any]) -> str:
 
 
 def _limits(quota: dict[str, Any]) -> str:
-    told, learned = _figures(quota["told"], ""), _figures(quota["learned"], "")
-    shown = [f"configured {told}"] if told else []
+    configured, learned = _figures(quota["told"], ""), _figures(quota["learned"], "")
+    shown = [f"configured {configured}"] if configured else []
     shown += [f"learned {learned}"] if learned else []
     return f"{quota['model']}: {', '.join(shown)}" if shown else ""
 

@@ -38,7 +38,7 @@ def test_a_file_of_clients_is_shown_and_then_made_so(url: str) -> None:
     assert "+ a" in run("apply", str(file), "--dry-run").output
     assert json.loads(run("clients", "list", "--json").output) == []
     assert "API key pk_" in run("apply", str(file), "--yes").output
-    assert run("apply", str(file), "--yes").output == "Nothing to do.\n"
+    assert run("apply", str(file), "--yes").output == "No changes.\n"
     file.write_text('[[client]]\nid = "a"\nweight = 3.0\n', encoding="utf-8")
     assert "weight: 2.0 -> 3.0" in run("apply", str(file), "--yes").output
 
@@ -57,7 +57,7 @@ def test_keys_are_made_rotated_and_revoked_and_each_act_is_in_the_log(url: str) 
     database = Database(url)
     database.write(lambda conn: link_audit(conn, 100))
     database.close()
-    assert "4 entries hold" in run("audit", "verify").output
+    assert "4 entries verified" in run("audit", "verify").output
 
 
 def test_a_policy_is_tried_before_it_is_kept(url: str) -> None:

@@ -180,12 +180,12 @@ def test_kill_9_of_the_supervisor_leaves_no_component_and_nothing_that_they_fork
 
 def test_a_last_deed_is_done_before_dying_with_the_supervisor(start: Start, tmp_path: Path) -> None:
     """Such a component is not killed by the kernel: the pipe alone tells it, as on macOS."""
-    deed = f"lifeline.before_death(lambda: open('{tmp_path / 'deed'}', 'w').close());"
-    ran = start(f'python("careful", """{deed}""" + STAY)')
+    action = f"lifeline.before_death(lambda: open('{tmp_path / 'action'}', 'w').close());"
+    ran = start(f'python("careful", """{action}""" + STAY)')
     pid = int(ran.until("ready careful").split()[2])
     ran.process.kill()
     assert gone(pid)
-    assert (tmp_path / "deed").exists()
+    assert (tmp_path / "action").exists()
 
 
 def test_what_survived_a_killed_run_is_recognised_and_ended_at_the_next_start(

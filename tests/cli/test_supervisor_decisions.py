@@ -110,7 +110,7 @@ def test_a_single_run_that_ended_well_lets_the_others_start() -> None:
 def test_a_reload_renews_one_after_the_other_and_counts_no_failure() -> None:
     stale, ready = ProcessState(Phase.READY, stale=True), ProcessState(Phase.READY)
     assert steps(ground=stale, house=stale) == [SupervisorStep("stop", "ground")]
-    stopping = states.told_to_stop(stale, 100)
+    stopping = states.stop_requested(stale, 100)
     assert steps(ground=stopping, house=stale) == []
     renewed = ended(stopping, code=0)
     assert (renewed.phase, renewed.failures) == (Phase.WAITING, 0)
@@ -130,7 +130,7 @@ def test_whatever_happens_a_dependent_runs_only_on_ready_ground_and_the_end_leav
     for name, well in events:
         clock += 40
         for step in next_steps(PARTS, now, clock, ending=False):
-            if step.deed == "start":
+            if step.action == "start":
                 assert all(now[other].serving for other in parts[step.name].after)
                 now[step.name] = states.started(now[step.name], clock)
         if now[name].phase is Phase.STARTING and well:

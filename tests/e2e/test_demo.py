@@ -16,7 +16,7 @@ def test_the_demo_shows_the_whole_way_ends_with_0_and_leaves_nothing(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     table = dict(re.findall(r"│ (.+?) +│ +(.+?) │", done.stdout))
     assert table["tasks succeeded"] == "60 of 60"
-    assert table["429s met"] == "0"
+    assert table["429s received"] == "0"
     assert table["callbacks verified"] == "13 of 13"
     assert list(tmp_path.iterdir()) == []
 

@@ -61,7 +61,7 @@ def test_a_taken_port_is_refused_before_anything_starts(up: Up, tmp_path: Path) 
     port = up.profile.url.rsplit(":", 1)[1]
     refused = penstock("up", "--simulate", "--port", port, cwd=tmp_path)
     assert refused.returncode == 1
-    assert f"port {port} is taken" in refused.stderr
+    assert f"port {port} is in use" in refused.stderr
     assert not (tmp_path / ".penstock" / "logs").exists()
 
 
@@ -70,7 +70,7 @@ def test_sighup_reads_the_configuration_again_unless_it_is_wrong(up: Up) -> None
     before = file.read_text()
     file.write_text(before + 'nonsense = "yes"\n')
     up.running.process.send_signal(signal.SIGHUP)
-    up.running.until("Not reloaded, the configuration in use stays")
+    up.running.until("Not reloaded; the current configuration stays in use")
     file.write_text(before + '[[model]]\nname = "fresh"\ntiers = [["main:deepseek-flash"]]\n')
     up.running.process.send_signal(signal.SIGHUP)
     up.running.until("Reloading")

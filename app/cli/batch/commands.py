@@ -290,7 +290,7 @@ def cancel(remote: Remote, batch_id: str) -> None:
     \b
     penstock cancel batch_06f3...
     """
-    tell(remote.post(f"/v1/batch/{batch_id}/cancel"))
+    print_status(remote.post(f"/v1/batch/{batch_id}/cancel"))
 
 
 @click.command("retry", short_help="rerun the failed lines of a batch")
@@ -304,7 +304,7 @@ def retry(remote: Remote, batch_id: str, watching: bool, out: Path | None) -> No
     \b
     penstock retry batch_06f3... --watch
     """
-    tell(remote.post(f"/v1/batch/{batch_id}/retry"))
+    print_status(remote.post(f"/v1/batch/{batch_id}/retry"))
     if watching:
         finish(remote, follow(remote, batch_id), out)
 
@@ -320,7 +320,7 @@ def follow(remote: Remote, batch_id: str, max_cost: float | None = None) -> Batc
 
 def finish(remote: Remote, batch: Batch, out: Path | None) -> None:
     """Print how it ended, fetch its results and exit with the matching code."""
-    tell(batch)
+    print_status(batch)
     chosen = out or (Path(remembered) if (remembered := load_job(batch["id"]).out) else None)
     if chosen is not None:
         fetch(remote, batch["id"], chosen)
@@ -337,7 +337,7 @@ def fetch(remote: Remote, batch_id: str, out: Path | None) -> None:
     click.echo(f"Wrote {count:,} results to {out}", err=True)
 
 
-def tell(batch: dict[str, Any]) -> None:
+def print_status(batch: dict[str, Any]) -> None:
     """Print a batch's status."""
     counts = batch["request_counts"]
     cost = f", {money(batch)}" if batch.get("cost") else ""
@@ -373,7 +373,7 @@ def pause(
     """
     subject = _subject(batch_id, everything, model, client)
     if batch_id is not None:
-        tell(remote.post(f"/v1/batch/{batch_id}/pause"))
+        print_status(remote.post(f"/v1/batch/{batch_id}/pause"))
     else:
         _list(remote.post("/v1/admin/pauses", subject))
 
@@ -392,7 +392,7 @@ def resume(
     """
     subject = _subject(batch_id, everything, model, client)
     if batch_id is not None:
-        tell(remote.post(f"/v1/batch/{batch_id}/resume"))
+        print_status(remote.post(f"/v1/batch/{batch_id}/resume"))
     else:
         _list(remote.post("/v1/admin/pauses/end", subject))
 

@@ -121,7 +121,7 @@ def command(
     }
     with _source(file, kind, PromptFile(Path(file), "", template, encoding, delimiter)) as source:
         estimate = estimate_of(remote, source, options)
-        click.echo(told(estimate), err=True)
+        click.echo(estimate_text(estimate), err=True)
         if dry_run:
             return
         if sample is not None:
@@ -144,7 +144,7 @@ def estimate_of(remote: Remote, source: PromptFile, options: Mapping[str, Any]) 
     return dict(remote.send_lines(path, _body(requests_of(source))))
 
 
-def told(estimate: Mapping[str, Any]) -> str:
+def estimate_text(estimate: Mapping[str, Any]) -> str:
     """Return an estimate as text."""
     cost, seconds = estimate.get("cost"), estimate.get("seconds")
     words = [f"{estimate['requests']:,} requests", f"about {_rounded(estimate['tokens']):,} tokens"]

@@ -90,7 +90,7 @@ def _await(child: Child, waiting: Callable[[], None]) -> None:
 
 def _end(child: Child) -> None:
     """Stop it with SIGTERM; kill it if that takes too long."""
-    child.tell(signal.SIGTERM)
+    child.send(signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while child.ended() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -177,7 +177,7 @@ def _seconds(text: str) -> float:
 
 LATENCY_SECONDS = 0.8  # of a simulated answer, on average
 POLL_SECONDS = 0.4
-TELL_SECONDS = 60.0  # wait for callbacks after the last task
+CALLBACK_SECONDS = 60.0  # wait for callbacks after the last task
 PATIENCE_SECONDS = 60.0  # wait for the tasks, plus two seconds per task
 
 
@@ -206,7 +206,7 @@ def _work(display: Display, running: DemoService, count: int) -> DemoFigures:
         _drain(display, DemoWatch(remote, submitted), backlog, count)
         display.show("waiting for callbacks", count, now=True)
         listener.wait_for(
-            lambda got: len({r.id for r in got if r.verified}) >= submitted.callbacks, TELL_SECONDS
+            lambda got: len({r.id for r in got if r.verified}) >= submitted.callbacks, CALLBACK_SECONDS
         )
         return _figures(count, submitted, remote, listener, backlog)
 

@@ -143,8 +143,8 @@ def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> 
     }
     secrets, refused = _secrets(settings, environ)
     dressed, lacking = _outfits(settings, environ)
-    told = (*findings, *refused, *lacking)
-    return Found(settings.model_copy(update=known), told, folder, profile, secrets, dressed)
+    all_findings = (*findings, *refused, *lacking)
+    return Found(settings.model_copy(update=known), all_findings, folder, profile, secrets, dressed)
 
 
 def _file(config: Path | None, folder: Path, profile: Profile, environ: Mapping[str, str]) -> Path | None:

@@ -84,7 +84,7 @@ class Child:
         except BlockingIOError:
             return False
 
-    def tell(self, which: signal.Signals) -> None:
+    def send(self, which: signal.Signals) -> None:
         """Send a signal to the process, not to its children."""
         if self._process.poll() is None:
             self._process.send_signal(which)

@@ -98,7 +98,7 @@ def became_ready(state: ProcessState, now: float) -> ProcessState:
     return replace(state, phase=Phase.READY, since=now, was_ready=True)
 
 
-def told_to_stop(state: ProcessState, now: float) -> ProcessState:
+def stop_requested(state: ProcessState, now: float) -> ProcessState:
     """It was sent SIGTERM."""
     return replace(state, phase=Phase.STOPPING, since=now)
 
@@ -129,7 +129,7 @@ def _failed(state: ProcessState, code: int, now: float, policy: RestartPolicy) -
 class SupervisorStep:
     """One action: start, stop (SIGTERM) or kill (SIGKILL) a process."""
 
-    deed: Literal["start", "stop", "kill"]
+    action: Literal["start", "stop", "kill"]
     name: str
 
 

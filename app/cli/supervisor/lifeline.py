@@ -20,7 +20,7 @@ READY = "PENSTOCK_READY"  # file descriptor to write one byte to
 _PR_SET_PDEATHSIG = 1
 
 
-_last_deeds: list[Callable[[], None]] = []
+_last_actions: list[Callable[[], None]] = []
 
 
 def hold() -> None:
@@ -33,12 +33,12 @@ def hold() -> None:
     threading.Thread(target=_watch, args=(int(inherited),), name="lifeline", daemon=True).start()
 
 
-def before_death(deed: Callable[[], None]) -> None:
-    """Run `deed` before dying with the supervisor, such as stopping a server in its own session.
+def before_death(action: Callable[[], None]) -> None:
+    """Run `action` before dying with the supervisor, such as stopping a server in its own session.
 
     The kernel then no longer kills this process, as that would leave no time.
     """
-    _last_deeds.append(deed)
+    _last_actions.append(action)
     _prctl_death_signal(0)
 
 
@@ -60,8 +60,8 @@ def _watch(descriptor: int) -> None:
     while os.read(descriptor, 1):
         pass
     try:
-        for deed in _last_deeds:
-            deed()
+        for action in _last_actions:
+            action()
     finally:
         _kill_own_group()
 

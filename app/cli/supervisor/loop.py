@@ -31,7 +31,7 @@ from app.cli.supervisor.decisions import (
 TICK_SECONDS = 0.1
 
 
-class Teller(Protocol):
+class Reporter(Protocol):
     """Receives output lines and phase changes."""
 
     def changed(
@@ -55,14 +55,14 @@ class Supervisor:
         components: Sequence[Component],
         environment: Mapping[str, str],
         logs: Path,
-        teller: Teller,
+        reporter: Reporter,
         *,
         policy: RestartPolicy | None = None,
         on_processes: Callable[[Mapping[str, int]], None] = lambda _: None,
     ) -> None:
         self.states = {component.name: ProcessState() for component in components}
         self._components = {component.name: component for component in components}
-        self._environment, self._logs, self._teller = environment, logs, teller
+        self._environment, self._logs, self._reporter = environment, logs, reporter
         self._policy = policy or RestartPolicy()
         self._on_processes = on_processes  # gets name -> process id before anything else happens
         self._children: dict[str, Child] = {}
@@ -97,14 +97,14 @@ class Supervisor:
 
         `on_ready` is called once, when everything is ready; `on_hangup` for each SIGHUP.
         """
-        told = False
+        announced = False
         with self._signals():
             while not self._ending or any(state.alive for state in self.states.values()):
                 self.tick()
                 if self.gave_up and not self._ending:
                     self.stop()
-                if self.ready and not told and not self._ending:
-                    told = True
+                if self.ready and not announced and not self._ending:
+                    announced = True
                     on_ready()
                 if self._hung_up:
                     self._hung_up = False
@@ -138,26 +138,26 @@ class Supervisor:
             self._move(name, states.became_ready(state, now), child)
 
     def _do(self, step: SupervisorStep, now: float) -> None:
-        if step.deed == "start":
+        if step.action == "start":
             self._start(self._components[step.name], now)
             return
         child = self._children[step.name]
-        if step.deed == "kill":
+        if step.action == "kill":
             child.kill()
             return
-        child.tell(signal.SIGTERM)
-        self._move(step.name, states.told_to_stop(self.states[step.name], now), child)
+        child.send(signal.SIGTERM)
+        self._move(step.name, states.stop_requested(self.states[step.name], now), child)
 
     def _start(self, component: Component, now: float) -> None:
         log = self._logs / f"{component.name}.log"
-        child = Child(component, self._environment, self._pipe, log, self._teller.line)
+        child = Child(component, self._environment, self._pipe, log, self._reporter.line)
         self._children[component.name] = child
         self._on_processes({name: child.pid for name, child in self._children.items()})
         self._move(component.name, states.started(self.states[component.name], now), child)
 
     def _move(self, name: str, state: ProcessState, child: Child | None, code: int | None = None) -> None:
         self.states[name] = state
-        self._teller.changed(self._components[name], state, child, code)
+        self._reporter.changed(self._components[name], state, child, code)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -200,7 +200,7 @@ class Terminal:
     def line(self, component: str, line: str) -> None:
         """A component printed a line."""
         if self._verbose:
-            self._tell(component, line)
+            self._print(component, line)
 
     def changed(
         self, component: Component, state: ProcessState, child: Child | None, code: int | None
@@ -208,20 +208,20 @@ class Terminal:
         """A component's phase changed."""
         name = component.name
         if state.phase is Phase.READY and (self._verbose or state.failures):
-            self._tell(name, "ready")
+            self._print(name, "ready")
         elif state.phase is Phase.BACKOFF:
             pause = state.again_at - state.since
-            self._tell_end(name, child, f"{_how(code)}; restarting in {pause:.1f} s")
+            self._print_end(name, child, f"{_how(code)}; restarting in {pause:.1f} s")
         elif state.phase is Phase.GAVE_UP:
-            self._tell_end(name, child, f"{_how(code)}; giving up")
+            self._print_end(name, child, f"{_how(code)}; giving up")
 
-    def _tell_end(self, name: str, child: Child | None, what: str) -> None:
+    def _print_end(self, name: str, child: Child | None, what: str) -> None:
         if child is not None and not self._verbose:
             for line in child.tail:
-                self._tell(name, line)
-        self._tell(name, what)
+                self._print(name, line)
+        self._print(name, what)
 
-    def _tell(self, name: str, line: str) -> None:
+    def _print(self, name: str, line: str) -> None:
         prefix = click.style(f"{name:<{self._width}} |", fg=self._colours.get(name))
         self.say(f"{prefix} {line}")
 
