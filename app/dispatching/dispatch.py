@@ -1,8 +1,8 @@
 """Release what quotas, workers and fairness allow, now.
 
-1. Look at the pacing store (one round trip, which is also the leader's beat).
+1. Take a snapshot of the pacing store (one round trip, which is also the leader's heartbeat).
 2. Decide (pure).
-3. Carry out (one round trip); charge the shares with what was carried out.
+3. Release (one round trip); charge the shares with what was released.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
 
-REPORT_LIFE = 3.0  # seconds of pacing time for which a worker's report is believed
-BEAT = 0.25  # seconds between looks when nothing happens
-SHORTEST = 0.001  # seconds: a refill is waited for, not spun on
-_HEADS = 1024  # heads looked at in one snapshot, all lists together
-_FEWEST, _FEW, _MOST = 2, 8, 128  # heads of one list: at the least, usually, at the most
+REPORT_LIFE = 3.0  # seconds of pacing time for which a worker's report is valid
+BEAT = 0.25  # seconds between snapshots when nothing happens
+SHORTEST = 0.001  # seconds: waits for a refill instead of spinning
+_HEADS = 1024  # heads in one snapshot, all lists together
+_FEWEST, _FEW, _MOST = 2, 8, 128  # heads of one list: minimum, default, maximum
 _FEW_HEADS = 64  # of all lists together, when little is released
-_RELEASES = 500  # in one script call: Redis is held for some milliseconds at most
+_RELEASES = 500  # in one script call, which blocks Redis for some milliseconds at most
 
 
 class WorkerView(Protocol):
@@ -43,7 +43,7 @@ class WorkerView(Protocol):
 
 
 class View(Protocol):
-    """What one look at the pacing store showed."""
+    """A snapshot of the pacing store."""
 
     @property
     def now(self) -> float: ...
@@ -62,13 +62,13 @@ class View(Protocol):
 
 
 class PacingStore(Protocol):
-    """Where messages and permits are."""
+    """Where messages and permits are. See RedisPacingStore."""
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
-        """Take a snapshot, and beat; as soon as it is woken, at the latest after `wait` seconds."""
+        """Take a snapshot, and send a heartbeat; as soon as it is woken, at the latest after `wait` seconds."""
 
     def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof]) -> list[str]:
-        """Carry out releases. Returns a word for each. `proofs`: when keys were last known to be good."""
+        """Release tasks. Returns a word for each. `proofs`: when keys last worked."""
 
     @property
     def limits(self) -> Mapping[str, QuotaLimits]:
@@ -76,7 +76,7 @@ class PacingStore(Protocol):
 
     @property
     def term(self) -> str:
-        """Under which we lead."""
+        """The term under which this process leads."""
 
     @property
     def released_at(self) -> float:
@@ -90,26 +90,26 @@ class PacingStore(Protocol):
 
 
 class KeyWatch(Protocol):
-    """Who knows what an operator has paused, and which keys are not to be used. Its calls never wait."""
+    """What operators paused, and which keys are suspended. Its calls never wait."""
 
     def heard(self, reports: Sequence[CallReport]) -> None:
-        """What settled calls came to."""
+        """Take in outcomes of calls."""
 
     def suspensions(self) -> Suspensions:
-        """What planning is to leave alone now."""
+        """What planning must leave alone now."""
 
     def proofs(self) -> Mapping[str, Proof]:
-        """When keys were last known to be good, in pacing time."""
+        """When keys last worked, in pacing time."""
 
     def standing(self) -> Mapping[str, Any]:
-        """How keys and accounts stand, to be told."""
+        """Status of keys and accounts, to be published."""
 
 
 class NoWatch:
     """Nothing is paused, and every key is good."""
 
     def heard(self, reports: Sequence[CallReport]) -> None:
-        """Hears nothing."""
+        """Ignores them."""
 
     def suspensions(self) -> Suspensions:
         """None."""
@@ -132,19 +132,19 @@ class TickResult:
     next_in: float
     requeue: tuple[str, ...]
     waits: Mapping[str, Wait]
-    seconds: float = 0.0  # that it took, from what was seen to what was carried out
+    seconds: float = 0.0  # from the snapshot to the end of the releases
 
 
 @dataclass(slots=True)
 class Dispatcher:
-    """The leader's judgement and hand."""
+    """The leader's tick. Owned by the release loop's thread; others only read `ticks`."""
 
     gate: PacingStore
     topology: Topology
     clients: Callable[[], Mapping[str, ClientShare]]
     shares: Shares = field(default_factory=Shares)
     ticks: int = 0
-    lists: int = 1  # seen at the last look: decides how many heads of each are looked at
+    lists: int = 1  # in the last snapshot: decides how many heads of each are read
     controller: RateController | None = None  # None: configured limits alone
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -155,13 +155,13 @@ class Dispatcher:
     trace: Callable[[Sequence[Release], float], object] = lambda _releases, _at: None
     _led: tuple[str, float] = ("", 0.0)  # the term, and pacing time of its first tick
     _quota_ids: tuple[str, ...] = ()
-    _depth: int = _FEW  # heads of each list to look at: about twice what the last ticks used
+    _depth: int = _FEW  # heads of each list to read: about twice what the last ticks used
 
     def __post_init__(self) -> None:
         self._quota_ids = self.topology.quota_ids
 
     def tick(self, wait: float = 0.0) -> TickResult:
-        """Look, as soon as it is woken, at the latest after `wait` seconds; decide, carry out.
+        """Take a snapshot as soon as it is woken, at the latest after `wait` seconds; decide, and release.
 
         Raises what the pacing store raises.
         """
@@ -175,7 +175,7 @@ class Dispatcher:
         return result
 
     def _act(self, view: View, *, saw_all_it_may: bool) -> TickResult:
-        """Decide on what was seen, and carry it out."""
+        """Decide on a snapshot, and release."""
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
             self._led = (self.gate.term, view.now)
@@ -188,22 +188,22 @@ class Dispatcher:
         quotas = {**quotas, **_probed(suspensions, quotas)} if suspensions.probed else quotas
         snapshot = self._snapshot(view, quotas, suspensions)
         if not view.waiting:
-            self._tell(snapshot, {}, [])
+            self._publish(snapshot, {}, [])
             return TickResult(0, BEAT, view.requeue, {})
         decided = plan(snapshot, self.topology, self.shares)
         self._depth = _next_depth(self._depth, decided, self.lists)
         done = self._carry_out(decided.releases[:_RELEASES], quotas)
         released = len(done)
-        self._tell(snapshot, decided.waits, done)
+        self._publish(snapshot, decided.waits, done)
         deeper = decided.more and not saw_all_it_may
         return TickResult(released, _next_in(decided, released, deeper), view.requeue, decided.waits)
 
-    def _tell(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
+    def _publish(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
             self.why.record_tick(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
 
     def _standing(self, snapshot: Snapshot) -> Mapping[str, Any]:
-        """What the leader tells of itself: its term, what it has learned, what it leaves alone."""
+        """What the leader publishes of itself: its term, estimates, breakers, pauses and key health."""
         controller, now = self.controller, snapshot.now
         term, since = self._led
         return {
@@ -222,11 +222,11 @@ class Dispatcher:
     def _govern(
         self, controller: RateController, view: View, suspensions: Suspensions
     ) -> Mapping[str, QuotaState]:
-        """Learn, close what is to be closed, write what changed. Returns the quotas as they are then."""
+        """Update estimates, brake quotas, write limits that changed. Returns the quotas after that."""
         quotas = dict(view.quotas)
         for closing in controller.settled(view.reports):
             self.gate.brake(closing.quota, closing.seconds, closing.why)
-            quotas[closing.quota] = _closed(quotas.get(closing.quota), closing, view.now)
+            quotas[closing.quota] = _braked(quotas.get(closing.quota), closing, view.now)
         holds = suspensions.pauses.holds
         wanted = {one.model for one in view.waiting if holds(one.model, one.client) is None}
         controller.look(view.now, quotas, wanted)
@@ -276,7 +276,7 @@ class Dispatcher:
 
 
 def _figures(limits: QuotaLimits) -> dict[str, float | None]:
-    """Limits as people count them: a minute."""
+    """Limits per minute."""
     requests, tokens = limits.requests, limits.tokens
     return {
         "rpm": None if requests is None else round(requests.rate * 60, 1),
@@ -286,7 +286,7 @@ def _figures(limits: QuotaLimits) -> dict[str, float | None]:
 
 
 def _differs(before: QuotaLimits | None, after: QuotaLimits) -> bool:
-    """Whether a change is worth a round trip: any of a cap, more than half a percent of a rate."""
+    """Whether a change is worth a round trip: any change of a cap, more than half a percent of a rate."""
     if before is after:
         return False
     if before is None or before.cap != after.cap:
@@ -300,7 +300,7 @@ def _differs(before: QuotaLimits | None, after: QuotaLimits) -> bool:
 
 
 def _limited(state: QuotaState, limits: QuotaLimits) -> QuotaState:
-    """A quota under other limits, as the pacing store has it: levels are kept, a new bucket starts empty."""
+    """A quota under other limits, as in the pacing store: levels are kept, a new bucket starts empty."""
     requests, tokens = limits.requests, limits.tokens
     return replace(
         state,
@@ -312,12 +312,12 @@ def _limited(state: QuotaState, limits: QuotaLimits) -> QuotaState:
     )
 
 
-def _closed(state: QuotaState | None, closing: BrakeOrder, now: float) -> QuotaState:
+def _braked(state: QuotaState | None, closing: BrakeOrder, now: float) -> QuotaState:
     return replace(state or QuotaState(), braked_until=now + closing.seconds, reason=closing.why)
 
 
 def _resting(suspensions: Suspensions, quotas: Mapping[str, QuotaState], now: float) -> dict[str, QuotaState]:
-    """Quotas that refuse everybody's requests, as if they were braked."""
+    """Quotas that refuse all clients' requests, as if they were braked."""
     found = {}
     for name, (seconds, why) in suspensions.resting.items():
         state = quotas.get(name, QuotaState())
@@ -327,7 +327,7 @@ def _resting(suspensions: Suspensions, quotas: Mapping[str, QuotaState], now: fl
 
 
 def _probed(suspensions: Suspensions, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaState]:
-    """Quotas whose key or account is taken for dead: one call at a time may prove that it is not."""
+    """Quotas whose key or account seems dead: one call at a time probes it."""
     found = {}
     for name, why in suspensions.probed.items():
         state = quotas.get(name, QuotaState())
@@ -342,7 +342,7 @@ def _accepted(releases: Sequence[Release], words: Iterable[str]) -> list[Release
 
 
 def _next_depth(depth: int, decided: Plan, lists: int) -> int:
-    """Heads cost Redis and us whether they are released or not: look at more only where they run out."""
+    """Heads cost time whether they are released or not: read more only where they run out."""
     if decided.more:
         return min(_MOST, 4 * depth)
     fewest = max(_FEWEST, min(_FEW, _FEW_HEADS // max(1, lists)))
@@ -350,7 +350,7 @@ def _next_depth(depth: int, decided: Plan, lists: int) -> int:
 
 
 def _next_in(decided: Plan, released: int, deeper: bool) -> float:
-    """At once if heads ran out or not all was carried out in one call, else when something opens."""
+    """At once if heads ran out or one call could not release all, else when a quota opens."""
     if deeper or (released and (decided.more or len(decided.releases) > _RELEASES)):
         return 0.0
     return min(BEAT, max(SHORTEST, decided.wake_in))

@@ -18,11 +18,11 @@ class QueueHead:
 
     task_id: str
     estimate: float  # tokens
-    avoid: tuple[str, ...] = ()  # keys and other notes of what its earlier calls came to
+    avoid: tuple[str, ...] = ()  # keys that earlier calls failed with, and other notes on them
     facts: str = ""  # which conditions of tiers it meets, see eligibility.py
     sequence: int = 0
-    asked: int = 0  # tokens its answer may have; 0: open
-    prefix: str = ""  # what its prompt begins with, see affinity.py
+    asked: int = 0  # max_tokens of its answer; 0: none given
+    prefix: str = ""  # hash of its system prompt, see route_availability.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,13 @@ class WaitingList:
     heads: tuple[QueueHead, ...]
 
 
-_SAFE = ";:=/@+ "  # in any field; what parts fields (|), notes (,) or escapes (%) never is
+_SAFE = (
+    ";:=/@+ "  # unescaped in any field; separators of fields (|) and notes (,) and the escape (%) never are
+)
 
 
 def write_place(message: Message) -> str:
-    """A message's entry; `read_place` reads it, scripts its sixth field alone."""
+    """Encode a message's entry. `read_place` decodes it; scripts read its sixth field alone."""
     avoid = ",".join(map(_escaped, message.avoid))
     due = "" if message.due >= NOT_DUE else f"{message.due:.3f}"
     facts, prefix = _escaped(message.facts, ","), _escaped(message.prefix)
@@ -49,7 +51,7 @@ def write_place(message: Message) -> str:
 
 
 def read_place(task_id: str, place: str) -> QueueHead:
-    """A task by its entry. Raises ValueError for what is none."""
+    """Decode a task's entry. Raises ValueError for an invalid one."""
     estimate, avoid, facts, sequence, prefix, _due, asked = (place + "||||||").split("|")[:7]
     tokens = float(estimate)
     if not (math.isfinite(tokens) and tokens >= 0):
@@ -68,8 +70,8 @@ def _plain(text: str) -> str:
     return unquote(text, errors="surrogatepass") if "%" in text else text
 
 
-class ClientQueue:
-    """One list being taken from its head. What may not go now stays, and is passed over."""
+class PriorityQueue:
+    """One list, taken from its head. A head that may not be released now stays, and is passed over."""
 
     __slots__ = ("at", "passed", "source")
 
@@ -79,7 +81,7 @@ class ClientQueue:
         self.passed = 0  # heads that stay in front of the next one
 
     def head(self) -> QueueHead | None:
-        """The next one; None when all heads looked at are used up."""
+        """The next head; None when all that were read are used up."""
         heads = self.source.heads
         return heads[self.at] if self.at < len(heads) else None
 
@@ -93,18 +95,18 @@ class ClientQueue:
         self.passed += 1
 
 
-class PriorityQueue:
-    """What one client has waiting for one model."""
+class ClientQueue:
+    """What one client has waiting for one model: a list for each priority."""
 
     __slots__ = ("client", "held", "lines", "model")
 
     def __init__(self, model: str, client: str) -> None:
         self.model = model
         self.client = client
-        self.lines: list[ClientQueue] = []
+        self.lines: list[PriorityQueue] = []
         self.held = False
 
-    def heads(self) -> Iterator[tuple[ClientQueue, QueueHead]]:
+    def heads(self) -> Iterator[tuple[PriorityQueue, QueueHead]]:
         """The next of each list."""
         return ((line, head) for line in self.lines if (head := line.head()) is not None)
 
@@ -113,7 +115,7 @@ class PriorityQueue:
         return not self.held and any(line.head() for line in self.lines)
 
     def dry(self) -> bool:
-        """Whether all heads looked at of some list are used up, while it holds more."""
+        """Whether all heads that were read of some list are used up, while it holds more."""
         return any(line.head() is None and line.source.length > line.at for line in self.lines)
 
 
@@ -122,14 +124,14 @@ Mark = tuple[float, int]  # due (Unix seconds, or task.NOT_DUE) and seq
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """The first tasks of a line, in order. `whole`: there are no others; `newest`: the last number given to a task."""
+    """The first tasks of a queue at one priority. `whole`: there are no others; `newest`: the last sequence number."""
 
     marks: Sequence[Mark] = ()
     whole: bool = True
     newest: int = 0
 
     def ahead_of(self, due: float, seq: int) -> int:
-        """How many are served before the task (due, seq): exact within the marks, about right beyond them."""
+        """How many tasks are served before (due, seq): exact within the marks, estimated beyond them."""
         known = len(self.marks)
         at = bisect_left(self.marks, (due, seq))
         if at < known or self.whole or not known:
@@ -137,11 +139,11 @@ class QueuePosition:
         return known + max(0, round(self._beyond(due, seq)) - 1)
 
     def ahead_of_new(self, due: float) -> int:
-        """How many are before one that would come now."""
+        """How many tasks are before a new one."""
         return self.ahead_of(due, self.newest + 1)
 
     def _beyond(self, due: float, seq: int) -> float:
-        """How many places a task stands behind the last mark, as densely as the marks stand."""
+        """Estimated places behind the last mark, at the density of the marks."""
         last_due, last_seq = self.marks[-1]
         if due == last_due:
             first = bisect_left(self.marks, (due, 0))
@@ -152,5 +154,5 @@ class QueuePosition:
 
 
 def _density(count: int, first: float, last: float) -> float:
-    """Tasks per unit; none where they all stand at one."""
+    """Tasks per unit; None where all have one value."""
     return (count - 1) / (last - first) if last > first else 0.0

@@ -1,14 +1,14 @@
-"""What to release now. Pure: a snapshot in, releases out; Redis checks every limit again when they are carried out.
+"""What to release now. Pure: a snapshot in, releases out; Redis checks every limit again when it releases.
 
-1. For every model that has something waiting, take the first tier with an open route, and there the route whose turn
-   it is. A route is open while all its quotas have room for one more call and a worker has a free slot.
+1. For every model that has something waiting, take the first tier with an open route, and there the route that is
+   next. A route is open while all its quotas have room for one more call and a worker has a free slot.
 2. Of the clients waiting for that model, the one with the smallest share on that route's quotas is next; of several
    models, the one whose next client is furthest behind. Inside a client, priorities take turns at 16:4:1.
 3. If no route has tokens enough for the head of its queue, the head holds its turn: nothing else passes the quota
    that will have them first. A head whose tiers are all closed to it is passed over instead.
-4. Until nothing can be released, or all heads looked at are used up.
+4. Repeat until nothing can be released, or all heads that were read are used up.
 
-What an operator has paused is not looked at, and a key that is paused or disabled has no free slot. Routes that refuse
+What an operator paused is left out, and a key that is paused or disabled has no free slot. Routes that refuse
 every request of a client are closed to its tasks.
 """
 
@@ -50,7 +50,7 @@ PRIORITY = "priority:"  # resource of a client's priorities
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that planning looks at, at one instant of pacing time."""
+    """All input of planning, at one instant of pacing time."""
 
     now: float
     waiting: tuple[WaitingList, ...]
@@ -70,7 +70,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a release moves on: `flow` on `resource` by `cost`."""
+    """What a release costs: `cost` for `flow` on `resource`."""
 
     resource: str
     flow: str
@@ -79,7 +79,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One task to a key."""
+    """One task to be released to a key."""
 
     task_id: str
     queue: str
@@ -97,8 +97,8 @@ class Release:
 class Wait:
     """Why a model's tasks wait: the quota (or `slots`, `route`) that opens last on the route that opens first."""
 
-    reason: str  # the key, where it is shut
-    opens_in: float  # seconds; infinite when only an end can free it
+    reason: str  # the key, where it is suspended
+    opens_in: float  # seconds; infinite when only the end of a call can open it
     shut: Suspension | None = None  # paused or disabled
     state: QuotaState | None = field(
         default=None, compare=False
@@ -107,7 +107,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, and when to look again."""
+    """What to release, and when to plan again."""
 
     releases: tuple[Release, ...]
     wake_in: float  # seconds; infinite when only a settlement or a submission can change anything
@@ -117,7 +117,7 @@ class Plan:
 
 
 def plan(snapshot: Snapshot, topology: Topology, shares: Shares) -> Plan:
-    """Decide what to release. Neither argument is changed; charge what was carried out with `settle_shares`."""
+    """Decide what to release. Changes no argument; charge what was released with `settle_shares`."""
     return _Planner(snapshot, topology, shares).run()
 
 
@@ -130,11 +130,11 @@ def settle_shares(shares: Shares, releases: Iterable[Release]) -> None:
 
 @dataclass(slots=True)
 class _Candidate:
-    """Who would be next for a model, and by which route."""
+    """The task that is next for a model, and its route."""
 
     share: float
-    lane: PriorityQueue
-    line: ClientQueue
+    client_queue: ClientQueue
+    line: PriorityQueue
     head: QueueHead
     route: Route
 
@@ -147,49 +147,54 @@ class _Planner:
         self.times: dict[tuple[str, str], float] = {}
         self.slots = dict(snapshot.slots)
         self.flights = dict(snapshot.flights)
-        self.gauges: dict[str, QuotaLedger] = {}
+        self.ledgers: dict[str, QuotaLedger] = {}
         self.routes: dict[Route, tuple[QuotaLedger, ...]] = {}
-        self.lanes: dict[str, dict[str, PriorityQueue]] = {}
-        self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, PriorityQueue]]] = {}
+        self.client_queues: dict[str, dict[str, ClientQueue]] = {}
+        self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, ClientQueue]]] = {}
         self.releases: list[Release] = []
         self.openings = RouteAvailability(
-            topology, self._gauges_of, self, self._start, self._load, snapshot.wall
+            topology, self._ledgers_of, self, self._start, self._load, snapshot.wall
         )
         self.refusing: dict[str, Mapping[str, Suspension]] = {}  # by client: quotas whose routes refuse it
         self.refused: dict[str, Wait] = {}  # by model: why heads were passed over
-        self.paused: dict[
-            str, Suspension
-        ] = {}  # by model: all that waits for it, unless somebody else's does
+        self.paused: dict[str, Suspension] = {}  # by model, when all that waits for it is paused
         for waiting in snapshot.waiting:
             shut = snapshot.suspensions.pauses.holds(waiting.model, waiting.client)
             if shut is not None:
                 self.paused[waiting.model] = shut
                 continue
-            lanes = self.lanes.setdefault(waiting.model, {})
-            lane = lanes.setdefault(waiting.client, PriorityQueue(waiting.model, waiting.client))
-            lane.lines.append(ClientQueue(waiting))
+            client_queues = self.client_queues.setdefault(waiting.model, {})
+            client_queue = client_queues.setdefault(
+                waiting.client, ClientQueue(waiting.model, waiting.client)
+            )
+            client_queue.lines.append(PriorityQueue(waiting))
 
     def run(self) -> Plan:
-        models = sorted(self.lanes)
+        models = sorted(self.client_queues)
         while candidates := [c for model in models if (c := self._candidate(model)) is not None]:
             market = self._next_market(candidates)
-            self._release(min(market, key=lambda c: c.share), [c.lane.model for c in market])
-            models = [c.lane.model for c in candidates]
+            self._release(min(market, key=lambda c: c.share), [c.client_queue.model for c in market])
+            models = [c.client_queue.model for c in candidates]
         waits = {model: Wait("", NEVER, shut) for model, shut in self.paused.items()}
-        waits |= {model: self._wait(model) for model in self.lanes}
+        waits |= {model: self._wait(model) for model in self.client_queues}
         more = any(
-            lane.dry() and self.openings.first(model) is not None
-            for model, lanes in self.lanes.items()
-            for lane in lanes.values()
+            client_queue.dry() and self.openings.first(model) is not None
+            for model, client_queues in self.client_queues.items()
+            for client_queue in client_queues.values()
         )
         wake_in = min((w.opens_in for w in waits.values()), default=NEVER)
-        lines = (line for lanes in self.lanes.values() for lane in lanes.values() for line in lane.lines)
+        lines = (
+            line
+            for client_queues in self.client_queues.values()
+            for client_queue in client_queues.values()
+            for line in client_queue.lines
+        )
         return Plan(tuple(self.releases), wake_in, more, waits, max((line.at for line in lines), default=0))
 
-    # -- who is next
+    # -- the next task
 
     def _next_market(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """The candidates whose turn it is: those that share a quota stand together, the rest take turns at slots.
+        """The candidates that are next: those that share a quota compete with each other; groups alternate by slots.
 
         Shares are seconds of a quota, so they compare within one; a slow quota must not lose every free slot to a
         fast one.
@@ -207,7 +212,9 @@ class _Planner:
                 else:
                     apart.append(market)
             markets = [*apart, (names, members)]
-        return min((m for _, m in markets), key=lambda m: max(self._start(SLOTS, c.lane.model) for c in m))
+        return min(
+            (m for _, m in markets), key=lambda m: max(self._start(SLOTS, c.client_queue.model) for c in m)
+        )
 
     def _candidate(self, model: str) -> _Candidate | None:
         plain = self.topology.policy(model).is_plain
@@ -215,114 +222,125 @@ class _Planner:
             ranked = self._smallest_share(model, first if plain else None)
             if ranked is None:
                 return None
-            share, lane = ranked
-            line, head = self._next_of(lane)
-            if plain and not head.avoid and not self._refusing(lane) and self._fits(first, head):
-                return _Candidate(share, lane, line, head, self._home(lane, head, first))
-            open_ones = self._open_to(lane, head)
+            share, client_queue = ranked
+            line, head = self._next_of(client_queue)
+            if plain and not head.avoid and not self._refusing(client_queue) and self._fits(first, head):
+                return _Candidate(share, client_queue, line, head, self._home(client_queue, head, first))
+            open_ones = self._open_to(client_queue, head)
             fitting = next((r for r in open_ones if self._fits(r, head)), None)
             if fitting is not None:
-                return _Candidate(share, lane, line, head, self._home(lane, head, fitting))
-            self._leave(lane, line, head, open_ones)
+                return _Candidate(share, client_queue, line, head, self._home(client_queue, head, fitting))
+            self._leave(client_queue, line, head, open_ones)
         return None
 
-    def _refusing(self, lane: PriorityQueue) -> Mapping[str, Suspension]:
-        """Quotas whose routes refuse whatever the lane's client sends."""
-        found = self.refusing.get(lane.client)
+    def _refusing(self, client_queue: ClientQueue) -> Mapping[str, Suspension]:
+        """Quotas whose routes refuse all requests of a client."""
+        found = self.refusing.get(client_queue.client)
         if found is None:
-            found = self.refusing[lane.client] = self.snapshot.suspensions.refusing.get(lane.client, {})
+            found = self.refusing[client_queue.client] = self.snapshot.suspensions.refusing.get(
+                client_queue.client, {}
+            )
         return found
 
-    def _open_to(self, lane: PriorityQueue, head: QueueHead) -> list[Route]:
-        """Open routes that this task may use and that do not refuse its client."""
-        routes, refusing = self.openings.of(lane.model, head), self._refusing(lane)
+    def _open_to(self, client_queue: ClientQueue, head: QueueHead) -> list[Route]:
+        """Open routes that this task may use, without those that refuse its client."""
+        routes, refusing = self.openings.of(client_queue.model, head), self._refusing(client_queue)
         if not refusing:
             return routes
         able = [route for route in routes if not refusing.keys() & set(route.quotas)]
         if routes and not able:
             name = next(name for name in routes[0].quotas if name in refusing)
-            self.refused[lane.model] = Wait(routes[0].key, NEVER, refusing[name])
+            self.refused[client_queue.model] = Wait(routes[0].key, NEVER, refusing[name])
         return able
 
-    def _home(self, lane: PriorityQueue, head: QueueHead, chosen: Route) -> Route:
-        """A route of the same tier, by the account that saw what the head begins with last, while it has room."""
+    def _home(self, client_queue: ClientQueue, head: QueueHead, chosen: Route) -> Route:
+        """A route of the same tier whose account saw the head's prefix last, if it has room; else the chosen one."""
         account = self.snapshot.affinity.get(head.prefix) if head.prefix else None
         if account is None or account == chosen.account:
             return chosen
-        tier = next((one for one in self.topology.models[lane.model] if chosen in one), ())
-        able = (r for r in self._open_to(lane, head) if r.key not in head.avoid and self._fits(r, head))
+        tier = next((one for one in self.topology.models[client_queue.model] if chosen in one), ())
+        able = (
+            r for r in self._open_to(client_queue, head) if r.key not in head.avoid and self._fits(r, head)
+        )
         return prefer_cached_account(chosen, account, tier, able)
 
-    def _leave(self, lane: PriorityQueue, line: ClientQueue, head: QueueHead, open_ones: list[Route]) -> None:
-        """The head cannot go now: it holds its turn where it waits for tokens, and else is passed over."""
+    def _leave(
+        self, client_queue: ClientQueue, line: PriorityQueue, head: QueueHead, open_ones: list[Route]
+    ) -> None:
+        """The head cannot be released: it holds its turn if it waits for tokens, else it is passed over."""
         if open_ones:
             self._hold(open_ones, head)
-            lane.held = True
+            client_queue.held = True
         else:
             line.pass_over()
 
-    def _smallest_share(self, model: str, route: Route | None) -> tuple[float, PriorityQueue] | None:
-        """The lane furthest behind on this route; None: each on the route that its own head would take.
+    def _smallest_share(self, model: str, route: Route | None) -> tuple[float, ClientQueue] | None:
+        """The client queue with the smallest share on this route; None: each on the route of its own head.
 
         Shares only grow while planning, so stale ranks sink lazily.
         """
         ranks = self.ranks.get((model, route))
         if ranks is None:
-            lanes = self.lanes[model].values()
+            client_queues = self.client_queues[model].values()
             ranks = [
-                (self._share(self._route_of(lane, route), lane.client), lane.client, lane)
-                for lane in lanes
-                if lane.has_head()
+                (
+                    self._share(self._route_of(client_queue, route), client_queue.client),
+                    client_queue.client,
+                    client_queue,
+                )
+                for client_queue in client_queues
+                if client_queue.has_head()
             ]
             heapq.heapify(ranks)
             self.ranks[model, route] = ranks
         while ranks:
-            share, client, lane = ranks[0]
-            if not lane.has_head():
+            share, client, client_queue = ranks[0]
+            if not client_queue.has_head():
                 heapq.heappop(ranks)
                 continue
-            current = self._share(self._route_of(lane, route), client)
+            current = self._share(self._route_of(client_queue, route), client)
             if current <= share:
-                return share, lane
-            heapq.heapreplace(ranks, (current, client, lane))
+                return share, client_queue
+            heapq.heapreplace(ranks, (current, client, client_queue))
         return None
 
-    def _route_of(self, lane: PriorityQueue, route: Route | None) -> Route | None:
+    def _route_of(self, client_queue: ClientQueue, route: Route | None) -> Route | None:
         if route is not None:
             return route
-        return next(iter(self._open_to(lane, self._next_of(lane)[1])), None)
+        return next(iter(self._open_to(client_queue, self._next_of(client_queue)[1])), None)
 
     def _share(self, route: Route | None, client: str) -> float:
         if route is None:
-            return 0.0  # nothing is open to its head: it comes to the front and is passed over
+            return 0.0  # no route is open to its head, which is passed over then
         served = self.base.served
         return max(self._start(g.name, client) - served.get(g.name, 0.0) for g in self._metered(route))
 
     def _metered(self, route: Route) -> tuple[QuotaLedger, ...]:
-        """The quotas on which a route is shared out: those with limits, else the account's for the model."""
-        gauges = self._gauges_of(route)
-        return tuple(g for g in gauges if g.is_limited) or gauges[:1]
+        """The quotas by which a route is shared among clients: those with limits, else the account's for the model."""
+        ledgers = self._ledgers_of(route)
+        return tuple(g for g in ledgers if g.is_limited) or ledgers[:1]
 
-    def _next_of(self, lane: PriorityQueue) -> tuple[ClientQueue, QueueHead]:
-        """The list whose turn it is among a client's priorities, and its head; the lane has one."""
-        heads = list(lane.heads())
+    def _next_of(self, client_queue: ClientQueue) -> tuple[PriorityQueue, QueueHead]:
+        """The list that is next among a client's priorities, and its head. The client queue must have one."""
+        heads = list(client_queue.heads())
         if len(heads) == 1:
             return heads[0]
-        resource = PRIORITY + lane.client
+        resource = PRIORITY + client_queue.client
         return min(
-            heads, key=lambda one: (self._start(resource, _step_flow(lane, one[0])), one[0].source.step)
+            heads,
+            key=lambda one: (self._start(resource, _step_flow(client_queue, one[0])), one[0].source.step),
         )
 
-    # -- by which route
+    # -- routes
 
-    def _gauges_of(self, route: Route) -> tuple[QuotaLedger, ...]:
+    def _ledgers_of(self, route: Route) -> tuple[QuotaLedger, ...]:
         found = self.routes.get(route)
         if found is None:
             for name in route.quotas:
-                if name not in self.gauges:
+                if name not in self.ledgers:
                     state = self.snapshot.quotas.get(name, QuotaState())
-                    self.gauges[name] = QuotaLedger(name, state, self.snapshot.now)
-            found = self.routes[route] = tuple(self.gauges[name] for name in route.quotas)
+                    self.ledgers[name] = QuotaLedger(name, state, self.snapshot.now)
+            found = self.routes[route] = tuple(self.ledgers[name] for name in route.quotas)
         return found
 
     def free(self, key: str) -> int:
@@ -332,29 +350,29 @@ class _Planner:
         return self.slots.get(self.snapshot.pools.get(key, ""), 0)
 
     def _load(self, balance: Balance, route: Route) -> float:
-        """What a tier that is not shared by weight is balanced by. A route not measured yet comes first."""
+        """The figure by which a tier without weights is balanced. Unmeasured routes come first."""
         if balance is Balance.FASTEST:
             return self.snapshot.speeds.get((route.key, route.upstream_model), 0.0)
         return self.flights.get(route.key, 0) / route.weight
 
     def _fits(self, route: Route, head: QueueHead) -> bool:
-        return not any(g.lacks(head.estimate) for g in self._gauges_of(route))
+        return not any(g.lacks(head.estimate) for g in self._ledgers_of(route))
 
     def _hold(self, routes: list[Route], head: QueueHead) -> None:
-        """Let nothing else pass the quota that will have tokens for this head first."""
+        """Reserve the quota that will have tokens for this head first."""
         waits = []
         for at, route in enumerate(routes):
-            lacking = [g for g in self._gauges_of(route) if g.lacks(head.estimate)]
+            lacking = [g for g in self._ledgers_of(route) if g.lacks(head.estimate)]
             slowest = max(lacking, key=lambda g: g.after().tokens_in(head.estimate))
             waits.append((slowest.after().tokens_in(head.estimate), at, slowest))
         min(waits)[2].held_for = head.estimate
 
-    # -- carrying out, on paper
+    # -- planned releases
 
     def _release(self, chosen: _Candidate, market: list[str]) -> None:
-        lane, route, head, source = chosen.lane, chosen.route, chosen.head, chosen.line.source
+        client_queue, route, head, source = chosen.client_queue, chosen.route, chosen.head, chosen.line.source
         charges = (*self._charges(chosen), *(Charge(SLOTS, model, 1.0) for model in market))
-        for gauge in self._gauges_of(route):
+        for gauge in self._ledgers_of(route):
             gauge.take(head.estimate)
         self.slots[self.snapshot.pools[route.key]] -= 1
         self.flights[route.key] = self.flights.get(route.key, 0) + 1
@@ -367,8 +385,8 @@ class _Planner:
                 head.task_id,
                 source.queue,
                 source.step,
-                lane.model,
-                lane.client,
+                client_queue.model,
+                client_queue.client,
                 route,
                 head.estimate,
                 charges,
@@ -378,7 +396,7 @@ class _Planner:
         )
 
     def _charges(self, chosen: _Candidate) -> tuple[Charge, ...]:
-        client, step = chosen.lane.client, chosen.line.source.step
+        client, step = chosen.client_queue.client, chosen.line.source.step
         weight = self.snapshot.clients.get(client, ClientShare()).weight_at(step)
         seconds = self.snapshot.call_seconds
         return (
@@ -386,19 +404,23 @@ class _Planner:
                 Charge(g.name, client, (g.cost(chosen.head.estimate, seconds) or 1.0) / weight)
                 for g in self._metered(chosen.route)
             ),
-            Charge(TURN + chosen.lane.model, chosen.route.key, 1 / chosen.route.weight),
-            Charge(PRIORITY + client, _step_flow(chosen.lane, chosen.line), 1 / PRIORITY_WEIGHTS[step]),
+            Charge(TURN + chosen.client_queue.model, chosen.route.key, 1 / chosen.route.weight),
+            Charge(
+                PRIORITY + client, _step_flow(chosen.client_queue, chosen.line), 1 / PRIORITY_WEIGHTS[step]
+            ),
         )
 
     def _start(self, resource: str, flow: str) -> float:
         found = self.times.get((resource, flow))
         return self.base.start(resource, flow) if found is None else found
 
-    # -- what is waited for
+    # -- waits
 
     def _wait(self, model: str) -> Wait:
-        """What opens last on the route that opens first, for the head that is next."""
-        heads = [head for lane in self.lanes[model].values() for _, head in lane.heads()]
+        """The limit that opens last on the route that opens first, for the next head."""
+        heads = [
+            head for client_queue in self.client_queues[model].values() for _, head in client_queue.heads()
+        ]
         if not heads:
             return self.refused.get(model, Wait("", NEVER))
         head = min(heads, key=lambda h: h.estimate)
@@ -410,10 +432,10 @@ class _Planner:
             return Wait(route.key, NEVER, shut)
         if self.free(route.key) <= 0:
             return Wait("slots", NEVER)
-        opens = ((g.opens_in(estimate, self.snapshot.now), g.name, g) for g in self._gauges_of(route))
+        opens = ((g.opens_in(estimate, self.snapshot.now), g.name, g) for g in self._ledgers_of(route))
         seconds, name, gauge = max(opens, key=lambda one: one[:2])
         return Wait(name, seconds, state=gauge.after())
 
 
-def _step_flow(lane: PriorityQueue, line: ClientQueue) -> str:
-    return f"{lane.model}:{line.source.step}"
+def _step_flow(client_queue: ClientQueue, line: PriorityQueue) -> str:
+    return f"{client_queue.model}:{line.source.step}"

@@ -43,13 +43,13 @@ Key = tuple[str, str]  # key and upstream model
 
 _KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
 _CLOSED, _FREE = QuotaLimits(cap=0), QuotaLimits()
-_MOST = 2**31  # calls at once of what has no limit
+_MOST = 2**31  # concurrent calls where there is no limit
 DEFAULT_BREAKER = BreakerRules()
 
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What a settled call came to, as workers report it. Instants are pacing time."""
+    """A call's outcome, as workers report it. Instants are pacing time."""
 
     outcome: Outcome
     key: str
@@ -72,7 +72,7 @@ class CallReport:
 
     @property
     def route(self) -> Route:
-        """The way it took."""
+        """The route it took."""
         return Route(self.key, self.upstream, self.account, self.upstream_model)
 
 
@@ -86,7 +86,7 @@ class BrakeOrder:
 
 
 class RateController:
-    """Kept by the leader. Pure: time arrives as arguments."""
+    """The leader's tick owns it. Pure: time arrives as arguments. Other threads may call `facts` alone."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class RateController:
         rests: BrakeDurations = DEFAULT_RESTS,
         chance: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Each of the first three is off when it is None. `chance` draws from [0, 1)."""
+        """`breaker`, `pace` and `learning` are off when None. `chance` draws from [0, 1)."""
         self.topology = topology
         self._ids = dict.fromkeys(topology.quota_ids)  # in their order
         self.breakers: dict[str, CircuitBreaker] = {}
@@ -117,10 +117,10 @@ class RateController:
         for route in topology.routes:
             self._lay(route)
 
-    # -- what happened
+    # -- reports
 
     def settled(self, reports: Iterable[CallReport]) -> list[BrakeOrder]:
-        """Learn from calls that came back. Returns what is to be closed at once."""
+        """Learn from calls that ended. Returns quotas to brake at once."""
         closings: list[BrakeOrder] = []
         for report in reports:
             self._measure(report)
@@ -135,7 +135,7 @@ class RateController:
         return closings
 
     def released(self, releases: Iterable[Release], flights: Mapping[str, QuotaState], at: float) -> None:
-        """Calls were let through at `at`; `flights` are the quotas as they were before."""
+        """Calls were released at `at`; `flights` are the quotas before that."""
         calls: dict[str, int] = {}
         tokens: dict[str, float] = {}
         for release in releases:
@@ -152,7 +152,7 @@ class RateController:
                 self.walls[name].released(at)
 
     def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
-        """Once a tick, with the quotas as they stand and the models that have something waiting."""
+        """Update once a tick, with the present quotas and the models that have tasks waiting."""
         wanted = {
             name
             for model in waiting
@@ -171,17 +171,17 @@ class RateController:
                 free = state.braked_until <= now and self._part(name, now) == 1.0 and not self._stands(name)
                 estimator.look(now, state.flight, wanted=free and name in wanted)
 
-    # -- what is allowed
+    # -- limits
 
     def limits(self, now: float, quotas: Mapping[str, QuotaState]) -> dict[str, QuotaLimits]:
-        """The limits of every quota, as they should be now."""
+        """The limits that every quota should have now."""
         return {
             name: self._limits(name, now, quotas.get(name)) if self._says_something(name) else _FREE
             for name in self._ids
         }
 
     def _says_something(self, name: str) -> bool:
-        """Most quotas of a route have no limit at all: every key's own, and what nobody was told of."""
+        """Quotas without limits: most keys' own, and those that are not configured."""
         said = (
             self.topology.quotas,
             self.breakers,
@@ -237,25 +237,25 @@ class RateController:
         }
 
     def _stands(self, name: str) -> bool:
-        """Whether nothing has succeeded on a quota since it began to refuse."""
+        """Whether no call has succeeded on a quota since it began to refuse."""
         wall = self.walls.get(name)
         return wall is not None and wall.stands
 
     def _part(self, name: str, now: float) -> float:
-        """How much of an account's quota may be used: less when a breaker before it has just closed."""
+        """The part of an account's quota that may be used: less when its breaker has just closed."""
         return min((self.breakers[b].pace(now) for b in self._breaker_of.get(name, ())), default=1.0)
 
-    # -- what is kept
+    # -- storing
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What was learned, by quota, as plain values."""
+        """Estimates by quota, as plain values to store. Safe to call from another thread."""
         found = {name: to_facts(estimator) for name, estimator in list(self.estimators.items())}
         for name, wall in [(name, one) for name, one in list(self.walls.items()) if one.is_kept]:
             found.setdefault(name, {})["pauses"] = wall.pauses
         return found | self.tokens.facts()
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Read what was kept, where it still has a place."""
+        """Restore stored estimates of quotas that still exist."""
         self.tokens.recall(facts)
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
@@ -266,7 +266,7 @@ class RateController:
                 self.estimators[name] = from_facts(kept, estimator)
 
     def learned(self) -> dict[str, QuotaLimits]:
-        """The limits that were learned, where any were."""
+        """Estimated limits, of quotas that have any."""
         found = {
             name: QuotaLimits(one.requests, one.tokens, one.cap)
             for name, one in list(self.estimators.items())
@@ -274,18 +274,18 @@ class RateController:
         return {name: limits for name, limits in found.items() if limits != QuotaLimits()}
 
     def states(self) -> dict[str, BreakerState]:
-        """Where the breakers stand."""
+        """The state of each breaker."""
         return {name: breaker.state for name, breaker in self.breakers.items()}
 
     def open_breakers(self, now: float) -> dict[str, tuple[BreakerState, str, float]]:
-        """Breakers that are not closed: where each stands, why, and in how many seconds it lets a call through."""
+        """Breakers that are not closed: state, reason, and seconds until a call is let through."""
         return {
             name: (one.state, one.reason, max(0.0, one.opens_until(waiting=True) - now))
             for name, one in list(self.breakers.items())
             if one.state is not BreakerState.CLOSED
         }
 
-    # -- the parts
+    # -- parts
 
     def _lay(self, route: Route) -> None:
         account = account_quota(route.account, route.upstream_model)
@@ -311,7 +311,7 @@ class RateController:
         return self.estimators.setdefault(name, fresh)
 
     def _taught(self, report: CallReport) -> Iterator[str]:
-        """The quotas that a call teaches something: a refusal those that it brakes, anything else all that learn."""
+        """Quotas whose estimates a call changes: those that a refusal brakes, else all of its estimated ones."""
         if report.outcome is Outcome.RATE_LIMITED:
             yield from (name for name in report.braked if name in self._ids)
         elif report.outcome in _KINDS:
@@ -334,7 +334,7 @@ class RateController:
             yield BrakeOrder(name, said.empty_for, "the upstream's headers say that nothing is left")
 
     def _pause(self, report: CallReport) -> Iterator[BrakeOrder]:
-        """Longer pauses for quotas that only refuse; the first success ends them."""
+        """Growing pauses for quotas that only refuse; the first success ends them."""
         if report.outcome is Outcome.SUCCEEDED:
             for name in report.route.quotas:
                 if name in self.walls:
@@ -373,7 +373,7 @@ def _lesson(report: CallReport) -> CallSample:
 
 
 def _figures_told(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
-    """What is told of the calls that all of these quotas are about."""
+    """What is configured for the calls that use all of these quotas."""
     told: dict[Figure, list[float | None]] = {
         "calls": [quota.concurrency for quota in quotas],
         "pace": [quota.rpm for quota in quotas],
@@ -383,14 +383,14 @@ def _figures_told(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
 
 
 def configured_limits(quota: ConfiguredQuota | None) -> QuotaLimits:
-    """What was told, as limits."""
+    """Configured limits."""
     if quota is None:
         return QuotaLimits()
     return QuotaLimits(request_bucket(quota), token_bucket(quota), quota.concurrency)
 
 
 def tighter(one: QuotaLimits, other: QuotaLimits) -> QuotaLimits:
-    """Both limits together."""
+    """The tighter of both."""
     caps = [limits.cap for limits in (one, other) if limits.cap is not None]
     return QuotaLimits(
         _slower(one.requests, other.requests), _slower(one.tokens, other.tokens), min(caps, default=None)

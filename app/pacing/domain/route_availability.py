@@ -15,11 +15,11 @@ from app.settings.domain.routing import Balance, QuotaState, Route, Topology
 from app.tasks.domain.eligibility import may_use, upstream_note
 
 NEVER = float("inf")
-_DUST = 1e-6  # rounding of levels stored as decimals
+_ROUNDING = 1e-6  # rounding of levels stored as decimals
 
 
 class QuotaLedger:
-    """Taken from on paper; the state that it began with stays as it was."""
+    """A quota while planning: releases are deducted here, and its first state is kept."""
 
     __slots__ = ("braked", "held_for", "level", "name", "room", "state", "tokens")
 
@@ -27,33 +27,33 @@ class QuotaLedger:
         self.name = name
         self.state = state
         self.braked = state.braked_until > now
-        self.held_for: float | None = None  # tokens of the head that holds its turn here
+        self.held_for: float | None = None  # tokens of the head that reserved it
         self.level = state.level if state.requests else NEVER
         self.tokens = state.token_level if state.tokens else NEVER
         self.room = NEVER if state.cap is None else state.cap - state.flight
 
     @property
     def is_limited(self) -> bool:
-        """Whether it has any limit."""
+        """Whether it has a limit."""
         return bool(self.state.requests or self.state.tokens or self.state.cap is not None)
 
     def is_open(self) -> bool:
         """Whether one more call passes, tokens aside."""
-        return not self.braked and self.held_for is None and self.room >= 1 and self.level >= 1 - _DUST
+        return not self.braked and self.held_for is None and self.room >= 1 and self.level >= 1 - _ROUNDING
 
     def lacks(self, estimate: float) -> bool:
         """Whether it has too few tokens; a full bucket lets any prompt pass."""
         tokens = self.state.tokens
-        return tokens is not None and self.tokens < min(estimate, tokens.size) - _DUST
+        return tokens is not None and self.tokens < min(estimate, tokens.size) - _ROUNDING
 
     def take(self, estimate: float) -> None:
-        """Take a call out."""
+        """Deduct a call."""
         self.level -= 1
         self.tokens -= estimate
         self.room -= 1
 
     def after(self) -> QuotaState:
-        """The quota as it stands after what was taken."""
+        """The quota after what was deducted."""
         s = self.state
         taken = 0 if s.cap is None else int(s.cap - s.flight - self.room)
         return QuotaState(
@@ -69,7 +69,7 @@ class QuotaLedger:
         )
 
     def opens_in(self, estimate: float, now: float) -> float:
-        """Seconds until a call would pass, behind the head that holds its turn."""
+        """Seconds until a call would pass, after the head that reserved it."""
         if not (self.is_limited or self.braked):
             return 0.0
         after = self.after()
@@ -87,7 +87,7 @@ class QuotaLedger:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A live worker process: the keys whose queues it consumes, and its pool's size."""
+    """A live worker process: the keys whose queues it consumes, and its slots."""
 
     keys: tuple[str, ...]
     slots: int
@@ -96,7 +96,7 @@ class Consumer:
 def allocate_slots(
     consumers: Iterable[Consumer], flights: Mapping[str, int]
 ) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the pool of each key, and the free slots of each pool.
+    """The pool of each key, and the free slots of each pool.
 
     Keys that are reachable from each other through workers share a pool, named by one of its keys: a worker that
     consumes several queues has its slots only once. Permits that are out (`flights`, by key) take slots.
@@ -122,12 +122,12 @@ def allocate_slots(
     return of_key, {pool: max(0, slots) for pool, slots in free.items()}
 
 
-LEAST_TOKENS = 64.0  # of a beginning: upstreams cache whole blocks, and a shorter one has none
+LEAST_TOKENS = 64.0  # of a prefix: upstreams cache whole blocks, and a shorter one fills none
 _REMEMBERED = 10_000
 
 
 def prefix_of(client_id: str, model: str, messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """A short name for the system prompt that a client's task for a model begins with; None for none of weight."""
+    """A hash of the system prompt of a client's task for a model; None if it has none or a short one."""
     first = messages[0] if messages else {}
     content = first.get("content")
     if first.get("role") not in ("system", "developer") or not isinstance(content, str):
@@ -139,7 +139,7 @@ def prefix_of(client_id: str, model: str, messages: Sequence[Mapping[str, Any]])
 
 
 class PrefixAffinity:
-    """The account that saw each prefix last, per prefix. Those not used longest are forgotten."""
+    """The account that saw each prefix last; least recently used ones are forgotten."""
 
     def __init__(self, most: int = _REMEMBERED) -> None:
         self._most = most
@@ -150,7 +150,7 @@ class PrefixAffinity:
         return self._accounts.get(prefix)
 
     def saw(self, prefix: str, account: str) -> None:
-        """An account gets a task that begins so."""
+        """An account gets a task with this prefix."""
         self._accounts[prefix] = account
         self._accounts.move_to_end(prefix)
         if len(self._accounts) > self._most:
@@ -160,7 +160,7 @@ class PrefixAffinity:
 def prefer_cached_account(
     chosen: Route, account: str | None, tier: Iterable[Route], able: Iterable[Route]
 ) -> Route:
-    """The route to take: of those able to, one of the account in the chosen one's own tier, else the chosen one."""
+    """A route of that account in the chosen one's tier, if one is able; else the chosen one."""
     if account is None or chosen.account == account:
         return chosen
     rank = set(tier)
@@ -205,14 +205,14 @@ class RouteAvailability:
         return self._slots.free(route.key) > 0 and all(g.is_open() for g in self._gauges_of(route))
 
     def first(self, model: str) -> Route | None:
-        """The route whose turn it is in the first tier with an open one."""
+        """The next route of the first tier with an open one."""
         for index in range(len(self._topology.models.get(model, ()))):
             if (route := self._next(model, index)) is not None:
                 return route
         return None
 
     def of(self, model: str, head: QueueHead) -> list[Route]:
-        """Open routes that this task may use, the one to try first at the head.
+        """Open routes that this task may use, the preferred one first.
 
         By tier and turn; but those at another upstream than the one that failed it come first, then those by other
         keys than it should avoid.
