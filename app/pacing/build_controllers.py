@@ -1,4 +1,4 @@
-"""Lay the rules: from what is configured about judgement to what it goes by."""
+"""Build the rate controller and key health from the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth
 
 
 def make_rate_controller(topology: Topology, settings: Settings) -> RateController:
-    """The judgement, by what is configured."""
+    """The rate controller, as configured."""
     return RateController(
         topology,
         breaker=breaker_rules(settings),
@@ -30,67 +30,67 @@ def make_rate_controller(topology: Topology, settings: Settings) -> RateControll
 
 
 def make_health(settings: Settings) -> KeyHealth:
-    """The health of all keys, by what is configured."""
-    told = settings.health
-    rules = HealthRules(told.retest, told.longest, told.idle)
+    """The health of all keys, as configured."""
+    section = settings.health
+    rules = HealthRules(section.retest, section.longest, section.idle)
     return KeyHealth({held.name: held for held in held_keys(settings)}, rules)
 
 
 def held_keys(settings: Settings) -> tuple[Held, ...]:
-    """Our keys, and what they belong to."""
+    """The configured keys with their upstreams and accounts."""
     return tuple(Held(key.name, key.upstream, key.account or key.name) for key in settings.keys)
 
 
 def learning_rules(settings: Settings) -> Mapping[Figure, EstimatorConfig] | None:
-    """How limits that are not configured are learned; None: not at all."""
-    told = settings.learning
-    if not told.enabled:
+    """How limits that are not configured are estimated; None: they are not."""
+    section = settings.learning
+    if not section.enabled:
         return None
     return {
         **RULES,
-        "calls": replace(RULES["calls"], start=float(told.calls_at_once)),
-        "pace": replace(RULES["pace"], start=told.calls_a_second),
+        "calls": replace(RULES["calls"], start=float(section.calls_at_once)),
+        "pace": replace(RULES["pace"], start=section.calls_a_second),
     }
 
 
 def breaker_rules(settings: Settings) -> BreakerRules | None:
-    """When breakers open and close; None: there are none."""
-    told = settings.breaker
-    if not told.enabled:
+    """When breakers open and close; None if disabled."""
+    section = settings.breaker
+    if not section.enabled:
         return None
     return BreakerRules(
-        share=told.share,
-        calls=told.calls,
-        within=told.within,
-        in_a_row=told.in_a_row,
-        open_for=told.open_for,
-        open_for_waiting=told.open_for_waiting,
-        longest=told.longest,
-        longest_waiting=told.longest_waiting,
-        half_pace_for=told.half_pace_for,
+        share=section.share,
+        calls=section.calls,
+        within=section.within,
+        in_a_row=section.in_a_row,
+        open_for=section.open_for,
+        open_for_waiting=section.open_for_waiting,
+        longest=section.longest,
+        longest_waiting=section.longest_waiting,
+        half_pace_for=section.half_pace_for,
     )
 
 
 def pace_rules(settings: Settings) -> PaceRules | None:
-    """How the pace follows response times; None: it does not."""
-    told = settings.pace
-    if not told.enabled:
+    """How the rate follows response times; None if it does not."""
+    section = settings.pace
+    if not section.enabled:
         return None
     return PaceRules(
-        slow=told.slow,
-        slow_times=told.slow_times,
-        fast=told.fast,
-        calls=told.calls,
-        down=told.down,
-        up=told.up,
-        start=told.start,
-        floor=told.floor,
-        ceiling=told.ceiling,
-        upstreams=frozenset(told.upstreams),
+        slow=section.slow,
+        slow_times=section.slow_times,
+        fast=section.fast,
+        calls=section.calls,
+        down=section.down,
+        up=section.up,
+        start=section.start,
+        floor=section.floor,
+        ceiling=section.ceiling,
+        upstreams=frozenset(section.upstreams),
     )
 
 
 def rests(settings: Settings) -> BrakeDurations:
-    """How long a quota rests after a refusal that does not say."""
+    """How long a quota is braked after a refusal without Retry-After."""
     learning = settings.learning
     return BrakeDurations(learning.pause, settings.breaker.pause, learning.longest_pause)

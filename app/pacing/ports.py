@@ -1,4 +1,4 @@
-"""What those outside this room need of it: permits for workers, and why a task waits."""
+"""What other rooms need of pacing: permits for workers, and why a task waits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.tasks.store.tasks import TaskRow
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a worker process tells the dispatcher each second."""
+    """What a worker process reports to the dispatcher each second."""
 
     worker: str
     keys: tuple[str, ...]  # whose queues it consumes
-    slots: int  # calls it may hold by now, its pool's size at most; 0 while it drains or has no database
-    held: int  # calls in its hands
+    slots: int  # calls it may hold now, at most its pool's size; 0 while it drains or has no database
+    held: int  # calls it holds now
 
 
 class Permits(Protocol):
@@ -29,13 +29,13 @@ class Permits(Protocol):
         """Exchange a released task's permit for the right to send within 2 s."""
 
     def may_send(self, permit: Permit, send_by: float) -> bool:
-        """Just before the send: whether it may come now. Waits for that, at the latest until `send_by` (monotonic)."""
+        """Whether the call may be sent now. Waits until it may, at the latest until `send_by` (monotonic)."""
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """End permits and tell waiters of ended tasks. Raises Unreachable; the caller keeps and repeats."""
+        """End permits and notify waiters of ended tasks. Raises RedisUnreachable; the caller keeps them and retries."""
 
     def report(self, report: WorkerReport) -> None:
-        """Tell the dispatcher what this worker consumes and can take."""
+        """Report what this worker consumes and how many calls it can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Queued:
 
     @classmethod
     def of(cls, row: TaskRow) -> Queued:
-        """Out of a row as it was read."""
+        """From a row."""
         return cls(
             task_id=row.id,
             code=row.error_code,
@@ -78,7 +78,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a task waits, and for how long about. What is not known is None."""
+    """Why a task waits, and about how long. None: unknown."""
 
     position: int | None = None  # among what its client has waiting for its model at its priority, from 1
     estimated_start_at: float | None = None  # Unix seconds
@@ -87,29 +87,29 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class QueueForecast:
-    """What a task that comes now meets in its line."""
+    """What a new task meets in its queue."""
 
     ahead: int  # tasks before it
     rate: float | None  # releases a second; None: nothing is known of it
     opens_in: float  # seconds until its model is open; infinite where nobody knows
 
     def starts_in(self, more: int = 0) -> float | None:
-        """Seconds until about its start, with so many more before it; None where nobody knows."""
+        """About how many seconds until its start, with `more` tasks before it; None if unknown."""
         return starts_in(self.ahead + more, self.rate, self.opens_in)
 
 
 class Explain(Protocol):
-    """Says why a task waits."""
+    """Explains why tasks wait."""
 
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
-        """What a task that came now would meet; None where nobody knows. Never raises and never takes long."""
+        """What a new task would meet; None if unknown. Never raises, never takes long."""
 
     def explain(self, task: Queued) -> Explanation:
-        """Never raises and never takes long: what is not known now stays None."""
+        """Explain one task. Never raises, never takes long: what is unknown stays None."""
 
 
 class NoExplanation:
-    """Knows nothing."""
+    """Explains nothing."""
 
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:  # noqa: ARG002
         """Nothing."""
@@ -122,7 +122,7 @@ class NoExplanation:
 
 @dataclass(frozen=True, slots=True)
 class RunningCall:
-    """What a permit must say of a call that runs: it is put back after Redis was lost."""
+    """A running call, from which its permit is rebuilt after Redis lost its data."""
 
     task_id: str
     release: int

@@ -12,14 +12,14 @@ GONE: Any = ["backlog.m.bob", {}]  # as Lua writes an empty list
 def known(depth: int = 4, at: float = 100.0) -> QueueHeadCache:
     heads = QueueHeadCache()
     assert heads.since("term", depth) == 0
-    heads.told(at, depth, True, 7, [ALICE, BOB], {"m"})
+    heads.update(at, depth, True, 7, [ALICE, BOB], {"m"})
     return heads
 
 
 def test_what_did_not_change_stays() -> None:
     heads = known()
     assert heads.since("term", 4) == 7
-    told = heads.told(100.1, 4, False, 8, [GONE], {"m"})
+    told = heads.update(100.1, 4, False, 8, [GONE], {"m"})
     assert [(one.client, [head.task_id for head in one.heads]) for one in told] == [
         ("alice", ["task_1", "task_2"])
     ]
@@ -38,18 +38,18 @@ def test_another_term_a_deeper_look_and_a_second_that_has_passed_ask_for_all() -
     assert known(depth=3000).since("term", LOOKED + 1) == 0
     heads = known()
     heads.since("term", 4)
-    heads.told(100.0 + EVERY, 4, False, 7, [], {"m"})
+    heads.update(100.0 + EVERY, 4, False, 7, [], {"m"})
     assert heads.since("term", 4) == 0
 
 
 def test_a_shallower_look_at_some_makes_the_next_deeper_one_whole() -> None:
     heads = known(depth=8)
     assert heads.since("term", 2) == 7
-    heads.told(100.1, 2, False, 8, [BOB], {"m"})
+    heads.update(100.1, 2, False, 8, [BOB], {"m"})
     assert heads.since("term", 8) == 0
 
 
 def test_models_that_nobody_serves_are_left_out() -> None:
     heads = QueueHeadCache()
     heads.since("term", 4)
-    assert heads.told(1.0, 4, True, 1, [ALICE], {"another"}) == ()
+    assert heads.update(1.0, 4, True, 1, [ALICE], {"another"}) == ()

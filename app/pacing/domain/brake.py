@@ -13,12 +13,12 @@ from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.upstream_error import LimitScope
 
 MOST_JITTER_SECONDS = 10.0
-PAUSING = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})  # what passes when one waits
+PAUSING = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})  # what passes with time
 
 
 @dataclass(frozen=True, slots=True)
 class BrakeDurations:
-    """Seconds that a quota rests after a refusal that does not say how long: at first, and at most."""
+    """Seconds that a quota is braked after a refusal without Retry-After: at first, and at most."""
 
     rate_limited: float = 1.0
     overloaded: float = 1.0
@@ -72,34 +72,34 @@ def _named(permit: Permit, scope: LimitScope) -> str:
 
 
 def _reason(verdict: CallVerdict) -> str:
-    """For people: the outcome and the status, never the upstream's words, which may quote a prompt."""
+    """The outcome and the status, never the upstream's message, which may quote a prompt."""
     status = f" ({verdict.status_code})" if verdict.status_code is not None else ""
     return f"{verdict.outcome}{status}"
 
 
-_JITTER = 0.1  # by what part a pause may be shorter, so that quotas of one upstream do not come back together
+_JITTER = 0.1  # by which a pause may be shorter, so that quotas of one upstream do not return together
 
 
 @dataclass(slots=True)
 class Wall:
-    """One quota's refusals without a success between them. All instants are pacing time."""
+    """A quota's refusals in a row, without a success between them. All instants are pacing time."""
 
     pauses: int = 0  # in a row
     began: float = -1e18  # when the first refusal came back
     paused_at: float = -1e18  # when the last pause began
     pause: float = 0.0  # seconds that it lasts
     sent_at: float = -1e18  # the last release since
-    is_kept: bool = False  # worth telling a successor: more than one pause, or their end
+    is_kept: bool = False  # worth storing: more than one pause, or their end
 
     @property
     def stands(self) -> bool:
-        """Whether calls go one by one."""
+        """Whether calls are released one by one."""
         return self.pauses > 0
 
     def refused(
         self, released_at: float, at: float, base: float, longest: float, chance: float
     ) -> float | None:
-        """Seconds from `at` for which nothing is to be released; None where the present pause is enough.
+        """Seconds from `at` during which nothing may be released; None if the present pause is enough.
 
         `chance` lies in [0, 1).
         """
@@ -108,23 +108,23 @@ class Wall:
         self.pauses += 1
         self.is_kept = self.is_kept or self.pauses > 1
         self.pause = pause_after(self.pauses, base, longest, chance)
-        return self.pause if self.pauses > 1 else None  # the worker that was refused began the first one
+        return self.pause if self.pauses > 1 else None  # the refused worker began the first one
 
-    def told(self, released_at: float, at: float, seconds: float) -> None:
-        """Refused by an upstream that said for how long: that is kept, and does not count as one of our pauses."""
+    def refused_for(self, released_at: float, at: float, seconds: float) -> None:
+        """Refused with Retry-After: that pause is kept, and does not count as one of ours."""
         if self._is_new(released_at, at):
             self.pauses, self.pause = max(1, self.pauses), seconds
 
     def succeeded(self, released_at: float) -> None:
-        """A call was taken."""
+        """A call succeeded."""
         self.pauses = min(self.pauses, 1) if released_at <= self.began and self.pauses > 1 else 0
 
     def released(self, at: float) -> None:
-        """A call was let through."""
+        """A call was released."""
         self.sent_at = at
 
     def room(self, now: float, flight: int) -> int:
-        """How many more calls may be let through now."""
+        """How many more calls may be released now."""
         return int(flight == 0 or self.sent_at <= self.paused_at or now - self.sent_at >= self.pause)
 
     def look(self, now: float) -> None:
@@ -142,5 +142,5 @@ class Wall:
 
 
 def pause_after(refusals: int, base: float, longest: float, chance: float) -> float:
-    """Seconds to rest after so many refusals in a row (from 1): doubled each time, at most `longest` (or `base`)."""
+    """Seconds to pause after so many refusals in a row (from 1): doubled each time, at most `longest` (or `base`)."""
     return min(max(base, longest), base * 2.0 ** min(refusals - 1, 64)) * (1 - _JITTER * chance)

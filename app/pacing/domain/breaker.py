@@ -1,6 +1,6 @@
-"""A breaker per upstream and model: stops calls to what is dead, and lets a few through to see whether it still is.
+"""A breaker per upstream and model: stops calls to a dead one, and lets a few through as probes.
 
-    closed --(evidence, see evidence.py)--> open --(5 s; 2 s while work waits)--> half open
+    closed --(evidence, see below)--> open --(5 s; 2 s while work waits)--> half open
     half open --(a success)--> closed, at half pace at first        half open --(a failure)--> open, for longer
 
 An operator may configure a share of failures, or a number of them in a row, to open by instead. Refusals (429) are
@@ -19,17 +19,17 @@ from enum import StrEnum
 
 from app.tasks.domain.attempt import Outcome
 
-NOISE, DEAD = 0.4, 0.98  # shares of calls that fail: tolerable, and of what is dead
+NOISE, DEAD = 0.4, 0.98  # shares of calls that fail: tolerable noise, and a dead upstream
 QUIET = 3600.0  # seconds in the mean, at least, between false alarms at any noise up to NOISE
 SUCCESS = -4  # the score of a success, where a failure scores 1
-_SLOWEST = 0.1  # calls a second: below it no fewer failures suffice
-_ROUNDING = 0.001  # seconds: instants that were written with fewer digits
-_KEPT = 1000  # calls that came back
-_OUT = SUCCESS - 1  # of a call that is not back yet: it counts as a success until then
+_SLOWEST = 0.1  # calls a second: below it the threshold falls no further
+_ROUNDING = 0.001  # seconds: instants may be written with fewer digits
+_KEPT = 1000  # calls that ended
+_OUT = SUCCESS - 1  # of a call in flight: it counts as a success until it ends
 
 
 def threshold(calls_a_second: float) -> int:
-    """The score at which what is called so often is dead: false alarms are QUIET seconds apart in the mean."""
+    """The score that shows a dead upstream at this rate: false alarms are QUIET seconds apart in the mean."""
     return math.ceil(math.log(max(_SLOWEST, calls_a_second) * QUIET) / math.log(DEAD / NOISE))
 
 
@@ -43,7 +43,7 @@ class Evidence:
     _last_failed: float = -math.inf  # the latest release of a call that failed
 
     def released(self, at: float, calls: int) -> None:
-        """Calls were let through."""
+        """Calls were released."""
         if self._at and at < self._at[-1]:  # pacing time has gone back
             self._at, self._scores, self._out = [], [], 0
         self._at += [at] * calls
@@ -53,14 +53,14 @@ class Evidence:
             self._forget_oldest()
 
     def settled(self, released_at: float, *, failed: bool) -> None:
-        """A call came back."""
+        """A call ended."""
         score = 1 if failed else SUCCESS
         place = self._undecided(released_at)
         if place is None:
             place = bisect_right(self._at, released_at)
             self._at.insert(place, released_at)
             self._scores.insert(place, score)
-        else:  # in its place: calls of one instant that are still out come after it, and count against a failure
+        else:  # in its place: others of that instant still in flight come after it, and count against a failure
             self._scores[place] = score
             self._out -= 1
         if failed:
@@ -73,27 +73,27 @@ class Evidence:
             self._drop(place)
 
     def _undecided(self, released_at: float) -> int | None:
-        """Where the first call of that instant is that is still out."""
+        """Index of the first call of that instant that is still in flight."""
         first = bisect_left(self._at, released_at - _ROUNDING)
         end = bisect_right(self._at, released_at + _ROUNDING)
         return next((place for place in range(first, end) if self._scores[place] == _OUT), None)
 
     def keep_undecided(self, most: int) -> None:
-        """No more calls than so many are out: older ones ended without a word (their permits were never redeemed)."""
+        """At most so many calls are in flight: older ones were never made, as their permits were not redeemed."""
         if self._out > most:
             out = [place for place, score in enumerate(self._scores) if score == _OUT]
             for place in reversed(out[: self._out - most]):
                 self._drop(place)
 
     def failures(self, calls_a_second: float) -> int:
-        """How many failures say that it is dead; 0: it is not."""
+        """How many failures show that it is dead; 0 if it is not."""
         wanted, score, failures = threshold(calls_a_second), 0, 0
         for place in range(bisect_right(self._at, self._last_failed) - 1, -1, -1):
             score += max(SUCCESS, self._scores[place])
             failures += self._scores[place] == 1
             if score >= wanted:
                 return failures
-            if score <= -wanted:  # what failed before would have been seen then
+            if score <= -wanted:  # earlier failures would have been noticed then
                 return 0
         return 0
 
@@ -108,14 +108,14 @@ class Evidence:
 
 
 FAILURES = frozenset({Outcome.UNAVAILABLE, Outcome.TIMED_OUT, Outcome.MALFORMED, Outcome.OVERLOADED})
-# What an upstream answers while it works, whatever it makes of the request.
+# Outcomes of an upstream that works, whatever it thinks of the request.
 WORKING = frozenset(
     {Outcome.SUCCEEDED, Outcome.INVALID_REQUEST, Outcome.CONTENT_REFUSED, Outcome.CONTEXT_TOO_LONG}
 )
 
 
 class BreakerState(StrEnum):
-    """Where a breaker stands."""
+    """State of a breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -124,10 +124,10 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerRules:
-    """When it opens, for how long, and how it comes back. Seconds. By evidence, where neither figure is configured."""
+    """When it opens and how it closes, in seconds. By evidence unless `share` or `in_a_row` is configured."""
 
     share: float | None = None
-    calls: int = 20  # at least, for the share to count
+    calls: int = 20  # minimum for the share to count
     within: float = 10.0
     in_a_row: int | None = None
     open_for: float = 5.0
@@ -135,7 +135,7 @@ class BreakerRules:
     longest: float = 60.0  # repeated openings double the time, up to this
     longest_waiting: float = 4.0
     probes: int = 1  # calls let through at once while half open
-    probe_patience: float = 30.0  # after which a probe without an answer no longer holds up the next
+    probe_patience: float = 30.0  # after which a probe without an answer no longer blocks the next
     half_pace_for: float = 4.0  # after closing
 
 
@@ -146,7 +146,7 @@ class CircuitBreaker:
     rules: BreakerRules = BreakerRules()
     state: BreakerState = BreakerState.CLOSED
     changed_at: float = 0.0
-    openings: int = 0  # since it was last closed for good
+    openings: int = 0  # since it last closed for good
     reason: str = ""
     _recent: deque[tuple[float, bool]] = field(default_factory=deque)  # (at, whether it failed)
     _failed: int = 0
@@ -157,7 +157,7 @@ class CircuitBreaker:
     _closed_at: float | None = None  # when it closed after having been open
 
     def settled(self, outcome: Outcome, released_at: float, now: float) -> None:
-        """A call came back."""
+        """A call ended."""
         failed = outcome in FAILURES
         if not failed and outcome not in WORKING:
             self._answered(released_at)
@@ -197,13 +197,13 @@ class CircuitBreaker:
             self._closed_at, self.openings = None, 0
 
     def released(self, at: float, calls: int) -> None:
-        """Calls were let through."""
+        """Calls were released."""
         self._evidence.released(at, calls)
         if self.state is BreakerState.HALF_OPEN:
             self._probes += [at] * calls
 
     def opens_until(self, *, waiting: bool) -> float:
-        """When an open breaker lets a call through; the past when it is not open."""
+        """When an open breaker lets a call through; 0 when it is not open."""
         if self.state is not BreakerState.OPEN:
             return 0.0
         rules, doubled = self.rules, 2.0 ** min(30, self.openings - 1)
@@ -212,15 +212,15 @@ class CircuitBreaker:
         return self.changed_at + min(rules.longest, rules.open_for * doubled)
 
     def room(self) -> int | None:
-        """How many more calls may be let through now; None for any number."""
+        """How many more calls may be released now; None for no limit."""
         if self.state is BreakerState.CLOSED:
             return None
         return 0 if self.state is BreakerState.OPEN else max(0, self.rules.probes - len(self._probes))
 
     def pace(self, now: float) -> float:
-        """The part of its quotas that may be used: a half when it has just closed, rising to all of it.
+        """The part of its quotas that may be used: half when it has just closed, rising to all.
 
-        Never less, whatever `now` is: a rate below nothing would empty a bucket for months.
+        Never less, whatever `now` is: a negative rate would empty a bucket for months.
         """
         if self.state is not BreakerState.CLOSED or self._closed_at is None:
             return 1.0
@@ -229,7 +229,7 @@ class CircuitBreaker:
     # -- closed
 
     def _reason(self, *, failed: bool) -> str:
-        """Why it opens now; "" where it does not."""
+        """Why it opens now; "" if it does not."""
         rules, calls = self.rules, len(self._recent)
         if rules.in_a_row is not None and self._row >= rules.in_a_row:
             return f"{self._row} failures in a row"
@@ -281,10 +281,10 @@ class CircuitBreaker:
 
 
 def breaker_id(upstream: str, model: str) -> str:
-    """Name the breaker of an upstream and one of its models."""
+    """Id of the breaker of an upstream and one of its models."""
     return f"upstream:{upstream}:{model}"
 
 
 def states_of(breakers: Mapping[str, CircuitBreaker]) -> dict[str, BreakerState]:
-    """Where each stands."""
+    """The state of each breaker."""
     return {name: breaker.state for name, breaker in breakers.items()}

@@ -1,6 +1,6 @@
-"""One learned figure: how many calls at once, or how many (or how many tokens) a second, an upstream takes.
+"""One estimated limit of an upstream: concurrent calls, calls per second, or tokens per second.
 
-Nobody told it, so it is found by trying, and kept by remembering:
+It is not configured, so it is found by trying:
 
 1. Until the first refusal the level doubles each round that the backlog wanted more (slow start).
 2. A refusal says where the limit is. The level falls below it, rises to a small margin under it, and rests there.
@@ -19,17 +19,17 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
-FREE = math.inf  # the level of a figure that holds nothing back
+FREE = math.inf  # the level of a limit that restricts nothing
 
 
 @dataclass(frozen=True, slots=True)
 class EstimatorConfig:
-    """How a kind of figure moves."""
+    """How a kind of limit is estimated."""
 
-    start: float  # the first level
-    floor: float  # the least
-    grain: float = 0.0  # 1 for whole things
-    drop: float = 0.9  # what a refusal leaves of a measured limit, for one round
+    start: float  # first level
+    floor: float  # minimum
+    grain: float = 0.0  # 1 for integers
+    drop: float = 0.9  # factor of a measured limit for one round after a refusal
     margin: float = 0.005  # how far below a known limit it rests ...
     widening: float = 0.01  # ... and how much farther after each refusal at rest
 
@@ -46,9 +46,9 @@ _SHORT_REST, _REST, _LONGER, _LONGEST_REST = 1.0, 6.0, 4.0, 60.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class EstimatedLimit:
-    """A figure as it stands. All instants on one clock, in seconds."""
+    """An estimate. All instants on one clock, in seconds."""
 
-    level: float  # the limit now; FREE while nothing holds it
+    level: float  # the limit now; FREE while there is none
     known: float | None = None  # where the limit was found last
     step: float = 1.0  # the next round's growth, a part of the level
     margin: float = 0.0  # beside that of the rules: grows with refusals at rest
@@ -57,12 +57,12 @@ class EstimatedLimit:
 
     @property
     def is_free(self) -> bool:
-        """Whether it holds nothing back."""
+        """Whether it restricts nothing."""
         return math.isinf(self.level)
 
 
 def resting_level(figure: EstimatedLimit, rules: EstimatorConfig) -> float:
-    """Where it rests under the limit that it knows; FREE when it knows none."""
+    """The level at which it rests below the known limit; FREE if none is known."""
     if figure.known is None:
         return FREE
     below = figure.known * (1 - rules.margin - figure.margin)
@@ -72,7 +72,7 @@ def resting_level(figure: EstimatedLimit, rules: EstimatorConfig) -> float:
 
 
 def is_probing(figure: EstimatedLimit, rules: EstimatorConfig) -> bool:
-    """Whether it tries more than it knows to be taken: a refusal is then about this figure."""
+    """Whether it tries more than is known to be accepted: a refusal then concerns this limit."""
     return not figure.is_free and figure.level > resting_level(figure, rules)
 
 
@@ -123,12 +123,12 @@ def tighten(figure: EstimatedLimit, rules: EstimatorConfig, found: float) -> Est
 
 
 def forget(figure: EstimatedLimit) -> EstimatedLimit:
-    """More was taken than the limit that was believed in: it is looked for again, from here."""
+    """More was accepted than the known limit: look for it again from here."""
     return replace(figure, known=None, step=_BOLD, rest=0.0, rest_until=0.0)
 
 
 def decrease(figure: EstimatedLimit, rules: EstimatorConfig, used: float) -> EstimatedLimit:
-    """The upstream is overloaded (503): for a round somewhat less than was in use; says nothing of the limit."""
+    """The upstream is overloaded (503): for a round somewhat less than was in use. The known limit stays."""
     level = max(rules.floor, min(figure.level, used) * 0.85)
     known = figure.known if figure.known is not None or figure.is_free else figure.level
     if figure.is_free:
@@ -137,7 +137,7 @@ def decrease(figure: EstimatedLimit, rules: EstimatorConfig, used: float) -> Est
 
 
 def restarted(figure: EstimatedLimit, rules: EstimatorConfig) -> EstimatedLimit:
-    """After a pause: half of what was taken before, and back by doubling."""
+    """After a pause: half of the level before, then back by doubling."""
     if figure.is_free:
         return figure
     return replace(figure, level=max(min(figure.level, rules.start), figure.level / 2))
@@ -145,7 +145,7 @@ def restarted(figure: EstimatedLimit, rules: EstimatorConfig) -> EstimatedLimit:
 
 BIN = 0.02  # seconds
 KEPT = 90.0  # seconds
-BURST = 2.0  # seconds' worth that a provider is taken to let through at once after a rest
+BURST = 2.0  # seconds' worth that a provider is assumed to accept at once after a rest
 PAUSE = 5.0  # seconds without a release, after which nothing before counts
 SHORTEST_SPAN = 0.5  # seconds
 

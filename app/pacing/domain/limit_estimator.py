@@ -1,4 +1,4 @@
-"""What is learned of one quota: calls at once, calls a second and, once they are refused, tokens a second.
+"""Estimates the limits of one quota: concurrent calls, calls per second and, once they are refused, tokens per second.
 
 1. `look`: what is in flight, and whether more is wanted. At the end of a round, what held the backlog back may grow.
 2. `released`: what was let through.
@@ -28,20 +28,20 @@ from app.pacing.domain.estimated_limit import (
 from app.settings.domain.routing import Bucket
 from app.upstreams.domain.attribute_refusal import USED, Figure, LimitUsage, attribute_refusal
 
-SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; between them a round is as long as a call
-SAME_REFUSAL = 0.5  # seconds after a cut in which refusals are still about what was cut
-PROVED_FOR = 10.0  # seconds for which a success proves how many calls at once are taken
-QUIET = 1.5  # seconds after the last release in which a refusal of it would have come
-FEW = 8  # calls, by which no rate can be measured
+SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; a round lasts as long as a call, within these
+SAME_REFUSAL = 0.5  # seconds after a cut during which refusals still concern what was cut
+PEAK_SECONDS = 10.0  # seconds for which a success proves how many concurrent calls are accepted
+QUIET = 1.5  # seconds after the last release by which a refusal of it would have come
+FEW = 8  # calls; too few to measure a rate
 _IN_FULL = EstimatedLimit(FREE)
-_BURST = 0.1  # seconds' worth that may go at once
-_LATE = 0.05  # seconds by which the dispatcher may be late without losing pace: it shows where calls go one by one
-# Seconds for which a call is counted here while it is not there: on its way out and back, and until it is settled. With
-# short calls these are a good part of all that are counted.
+_BURST = 0.1  # seconds' worth that may be released at once
+_LATE = 0.05  # seconds by which the dispatcher may be late without losing rate: noticeable where calls go one by one
+# Seconds for which a call is counted here while it is not upstream: in transit, and until its permit is released. Of
+# short calls that is a good part of all that are counted.
 _TRANSIT, _MOST_AWAY = 0.08, 0.5
-# What is configured is doubted after so many refusals, less one for so many successes each; seconds without one end it.
+# A configured limit is doubted after so many refusals, less a share for each success; so many seconds without end it.
 _DOUBTED, _REASSURED, _FORGOTTEN = 3.0, 1 / 20, 10.0
-RETURN = 6.0  # seconds without a refusal after which what is configured counts again
+RETURN = 6.0  # seconds without a refusal after which the configured limit counts again
 
 RULES: Mapping[Figure, EstimatorConfig] = {
     "calls": CALLS_AT_ONCE,
@@ -52,7 +52,7 @@ RULES: Mapping[Figure, EstimatorConfig] = {
 
 @dataclass(frozen=True, slots=True)
 class CallSample:
-    """What a call came to, as far as it teaches anything. `refused` is a 429, `overloaded` a 503."""
+    """A call's outcome, as far as it says something of limits. `refused` is a 429, `overloaded` a 503."""
 
     kind: Literal["success", "refused", "overloaded"]
     released_at: float
@@ -63,7 +63,7 @@ class CallSample:
 
 @dataclass(slots=True)
 class _Round:
-    """What was seen from `began` on."""
+    """What was measured since `began`."""
 
     began: float
     most: int = 0  # calls at once
@@ -76,7 +76,7 @@ class _Round:
 
 @dataclass(slots=True)
 class _Doubt:
-    """Whether refusals are many enough, among those that were taken, to show that what is configured is wrong."""
+    """Whether the share of refusals shows that a configured limit is wrong."""
 
     at: float = -1e18  # of the last refusal
     refusals: int = 0
@@ -99,14 +99,14 @@ class LimitEstimator:
     traffic: Traffic = field(default_factory=Traffic)
     latency: float = 0.5  # seconds, moving mean
     rules: Mapping[Figure, EstimatorConfig] = field(default_factory=lambda: RULES)
-    told: frozenset[Figure] = frozenset()  # configured: learned only for the case that this is wrong
+    configured: frozenset[Figure] = frozenset()  # estimated only in case the configured limit is wrong
     _now: _Round | None = None
     _before: _Round | None = None
     _released_at: float | None = None
-    _proved: tuple[float, int, int] = (0.0, 0, 0)  # since; most calls at once, now and in the span before
+    _peak: tuple[float, int, int] = (0.0, 0, 0)  # since; most calls at once, now and in the span before
     # The last cut, what it was about, and how far it may go.
     _cut_at: float = -1e18
-    _blamed: tuple[Figure, ...] = ()
+    _affected: tuple[Figure, ...] = ()
     _least: float = 0.0
     _empty_at: float = -1e18  # when an upstream's bucket was last seen empty
     _cut_again: bool = True  # a call released since the last cut succeeded, or more is allowed since
@@ -136,7 +136,7 @@ class LimitEstimator:
     # -- what is seen
 
     def look(self, now: float, flight: int, *, wanted: bool) -> None:
-        """Once a tick. `wanted`: something waits that may use this quota."""
+        """Update once a tick. `wanted`: tasks wait that may use this quota."""
         if self._now is None:
             self._now = _Round(now)
         seen = self._now
@@ -151,12 +151,12 @@ class LimitEstimator:
             self._before, self._now = seen, _Round(now, most=flight)
 
     def released(self, at: float, calls: int, tokens: float, flight: int) -> None:
-        """Calls were let through, which made `flight` calls at once."""
+        """Calls were released, which made `flight` concurrent calls."""
         if self._released_at is not None and at - self._released_at > PAUSE:
             for name, rules in self.rules.items():
                 figure = self.figures[name]
                 self.figures[name] = (
-                    _IN_FULL if name in self.told else estimated_limit.restarted(figure, rules)
+                    _IN_FULL if name in self.configured else estimated_limit.restarted(figure, rules)
                 )
         self._released_at = at
         self.traffic.add(at, calls, tokens, flight)
@@ -166,18 +166,18 @@ class LimitEstimator:
         self._now.tokens += tokens
         self._now.most = max(self._now.most, flight)
 
-    def settled(self, lesson: CallSample, now: float) -> None:
-        """A call came back."""
-        if lesson.kind == "success":
-            self._succeeded(lesson, now)
+    def settled(self, sample: CallSample, now: float) -> None:
+        """A call ended."""
+        if sample.kind == "success":
+            self._succeeded(sample, now)
             return
         self._doubt.refused(now)
         if self._now is not None:
             self._now.refused = True
-        if lesson.kind == "refused":
-            self._refused(lesson, now)
+        if sample.kind == "refused":
+            self._refused(sample, now)
         else:
-            self._overloaded(lesson, now)
+            self._overloaded(sample, now)
 
     # -- growing
 
@@ -188,12 +188,12 @@ class LimitEstimator:
         return max(length, 2 / self.figures["pace"].level)
 
     def _is_taken(self, seen: _Round, now: float) -> bool:
-        """Whether long calls fill the level and none of them was refused: a refusal would have come by now."""
+        """Whether long calls fill the level and none was refused: a refusal would have come by now."""
         full = seen.most >= self.figures["calls"].level and self._released_at is not None
         return full and now - (self._released_at or now) >= QUIET
 
     def _grow(self, seen: _Round, now: float) -> None:
-        """What held the backlog back grows; of those that would go beyond a known limit only the first one does.
+        """Raise what held the backlog back; of those that would exceed a known limit, only the first.
 
         With one figure tried at a time a refusal tells which one it is about.
         """
@@ -222,10 +222,10 @@ class LimitEstimator:
         return estimated_limit.is_probing(self.figures[name], self.rules[name])
 
     def _restore(self, seen: _Round, now: float, *, ended: bool) -> None:
-        """What is configured counts again, but for a lowered figure that many calls use up."""
+        """Restore configured limits, except a lowered one that many calls use up."""
         if now - self._doubt.at < RETURN:
             return
-        lowered = [name for name in self.told if not self.figures[name].is_free]
+        lowered = [name for name in self.configured if not self.figures[name].is_free]
         few = bool(lowered) and max(seen.most, self.traffic.between(now - RETURN, now)[0]) < FEW
         for name in lowered:
             if few or (ended and not self._bound(name, seen, now)):
@@ -233,77 +233,79 @@ class LimitEstimator:
 
     # -- succeeding
 
-    def _succeeded(self, lesson: CallSample, now: float) -> None:
-        self.latency += (lesson.seconds - self.latency) * 0.1
+    def _succeeded(self, sample: CallSample, now: float) -> None:
+        self.latency += (sample.seconds - self.latency) * 0.1
         self._doubt.taken()
-        self._cut_again = self._cut_again or lesson.released_at > self._cut_at
+        self._cut_again = self._cut_again or sample.released_at > self._cut_at
         if self._now is not None:
             self._now.successes += 1
-        since, most, before = self._proved
-        if now - since > PROVED_FOR:
+        since, most, before = self._peak
+        if now - since > PEAK_SECONDS:
             since, most, before = now, 0, most
-        self._proved = (since, max(most, self.traffic.flight(lesson.released_at)), before)
+        self._peak = (since, max(most, self.traffic.flight(sample.released_at)), before)
 
     def _disprove(self, seen: _Round, now: float) -> None:
-        """Forget limits beyond which more was taken than a rested bucket upstream could explain."""
+        """Forget limits that were exceeded by more than a full bucket upstream could explain."""
         calls, pace = self.figures["calls"], self.figures["pace"]
         if pace.known is not None and not seen.refused:
             self._beyond = max(0.0, self._beyond + seen.calls - pace.known * (now - seen.began))
             if self._beyond > 2.5 * pace.known:
                 self.figures["pace"] = estimated_limit.forget(pace)
         if calls.known is not None:
-            doubt = max(3.0, max(0.15, self._away) * calls.known)
-            if max(self._proved[1:]) > calls.known + doubt:
+            doubt = max(3.0, max(0.15, self._in_transit) * calls.known)
+            if max(self._peak[1:]) > calls.known + doubt:
                 self.figures["calls"] = estimated_limit.forget(calls)
 
     # -- refused
 
-    def _refused(self, lesson: CallSample, now: float) -> None:
-        self.traffic.refuse(lesson.released_at, lesson.tokens)
-        if lesson.released_at > self._cut_at + SAME_REFUSAL:
+    def _refused(self, sample: CallSample, now: float) -> None:
+        self.traffic.refuse(sample.released_at, sample.tokens)
+        if sample.released_at > self._cut_at + SAME_REFUSAL:
             if self._cut_again:
-                self._cut(lesson, now)
-        elif "calls" in self._blamed:
+                self._cut(sample, now)
+        elif "calls" in self._affected:
             found = self._found("calls", self._empty_at)
             self.figures["calls"] = estimated_limit.tighten(self.figures["calls"], self.rules["calls"], found)
 
-    def _cut(self, lesson: CallSample, now: float) -> None:
-        flight, calls = self.traffic.flight(lesson.released_at), self.figures["calls"]
+    def _cut(self, sample: CallSample, now: float) -> None:
+        flight, calls = self.traffic.flight(sample.released_at), self.figures["calls"]
         tried = 0.0 if calls.is_free else flight / 2
         self._least = tried if calls.known is None else min(flight, 0.93 * calls.known)
         blamed = attribute_refusal(
-            lesson.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._proved[1:])
+            sample.named, self._use("calls", flight + 1), self._use("pace", 0), max(self._peak[1:])
         )
-        at = lesson.released_at
-        self._blamed = tuple(name for name in blamed if self._may_lower(name, at))
-        if not self._blamed:
+        at = sample.released_at
+        self._affected = tuple(name for name in blamed if self._may_lower(name, at))
+        if not self._affected:
             return
-        for name in self._blamed:
+        for name in self._affected:
             found = self._found(name, at)
-            doubt = self._away if name == "calls" else 0.0
+            doubt = self._in_transit if name == "calls" else 0.0
             after = estimated_limit.refused(self.figures[name], self.rules[name], found, now, doubt)
-            self.figures[name] = after if name not in self.told else self._not_below_taken(name, after, at)
+            self.figures[name] = (
+                after if name not in self.configured else self._not_below_taken(name, after, at)
+            )
         self._beyond = 0.0
-        self._empty_at = lesson.released_at
+        self._empty_at = sample.released_at
         self._cut_at = now
         self._cut_again = False
 
     def _may_lower(self, name: Figure, at: float) -> bool:
-        """Whether a refusal of what was released at `at` lowers a figure; one that is configured needs many of them."""
-        if name not in self.told or not self.figures[name].is_free:
+        """Whether a refusal of a call released at `at` lowers a limit; a configured one takes many refusals."""
+        if name not in self.configured or not self.figures[name].is_free:
             return True
         some_taken = (
             self.traffic.admitted_rate(at, self._empty_at).calls >= 1
-        )  # a limit lets something through
+        )  # a limit lets some calls through
         return self._doubt.score >= _DOUBTED and some_taken and self._tried(at) >= FEW
 
     def _tried(self, at: float) -> float:
-        """Calls that were sent since the last pause, refused ones of late too."""
+        """Calls sent since the last pause, including those refused lately."""
         return self.traffic.admitted_rate(at, self._empty_at).calls + self._doubt.refusals
 
     def _not_below_taken(self, name: Figure, figure: EstimatedLimit, at: float) -> EstimatedLimit:
-        """What is configured is never lowered below what was just seen to be taken."""
-        since = max(at - PROVED_FOR, self.traffic.busy_since(at, gap=PAUSE) or at)
+        """Never lower a configured limit below what was just accepted."""
+        since = max(at - PEAK_SECONDS, self.traffic.busy_since(at, gap=PAUSE) or at)
         taken = dict(zip(("pace", "tokens"), self.traffic.between(since, at), strict=True))
         rate = taken.get(name, 0.0) / max(LONGEST_ROUND, at - since)
         if rate <= figure.level:
@@ -320,16 +322,16 @@ class LimitEstimator:
                 before.calls / (began - before.began) if before is not None and began > before.began else 0.0
             )
         return LimitUsage(
-            name, amount, figure.level, figure.known, bound, self._away if name == "calls" else 0.0
+            name, amount, figure.level, figure.known, bound, self._in_transit if name == "calls" else 0.0
         )
 
     @property
-    def _away(self) -> float:
-        """What part of the calls counted at once may not be with the upstream."""
+    def _in_transit(self) -> float:
+        """The share of concurrent calls that may be in transit, not upstream."""
         return min(_MOST_AWAY, _TRANSIT / max(self.latency, _TRANSIT))
 
     def _ended_rounds(self, name: Figure) -> Iterator[tuple[_Round, float]]:
-        """The last round and its end; for the calls at once, which need no span, the present one too."""
+        """The last round and its end; for concurrent calls, which need no span, the present one too."""
         if self._now is not None:
             if self._before is not None:
                 yield self._before, self._now.began
@@ -337,7 +339,7 @@ class LimitEstimator:
                 yield self._now, self._now.began
 
     def _found(self, name: Figure, at: float) -> float:
-        """The limit that the refusal of what was released at `at` shows.
+        """The limit shown by the refusal of a call released at `at`.
 
         Half of what was tried, where too little was seen to measure by.
         """
@@ -353,33 +355,38 @@ class LimitEstimator:
         enough = self._tried(at) >= FEW if name == "calls" else measured.calls >= FEW
         return found if figure.is_free or enough else max(figure.level / 2, found)
 
-    def _overloaded(self, lesson: CallSample, now: float) -> None:
-        if not self._may_lower("calls", lesson.released_at):
+    def _overloaded(self, sample: CallSample, now: float) -> None:
+        if not self._may_lower("calls", sample.released_at):
             return
-        if lesson.released_at > self._cut_at + SAME_REFUSAL and self._cut_again:
+        if sample.released_at > self._cut_at + SAME_REFUSAL and self._cut_again:
             used = self._now.most if self._now is not None else 0
             self.figures["calls"] = estimated_limit.decrease(self.figures["calls"], self.rules["calls"], used)
-            self._blamed = ()
+            self._affected = ()
             self._cut_at = now
             self._cut_again = False
 
 
 def new_estimator(
-    told: Collection[Figure] = (), *, free: bool = False, rules: Mapping[Figure, EstimatorConfig] = RULES
+    configured: Collection[Figure] = (),
+    *,
+    free: bool = False,
+    rules: Mapping[Figure, EstimatorConfig] = RULES,
 ) -> LimitEstimator:
-    """Nothing known yet. What was told for these calls, here or on another quota, starts free; `free`: all."""
-    figures = {name: EstimatedLimit(FREE if free or name in told else rules[name].start) for name in RULES}
-    return LimitEstimator(figures, rules=rules, told=frozenset(told))
+    """A new estimator. Limits configured here or on another quota of these calls start free; `free`: all do."""
+    figures = {
+        name: EstimatedLimit(FREE if free or name in configured else rules[name].start) for name in RULES
+    }
+    return LimitEstimator(figures, rules=rules, configured=frozenset(configured))
 
 
 def to_facts(estimator: LimitEstimator) -> dict[str, Any]:
-    """What is worth keeping, as plain values."""
+    """The estimates as plain values, to store."""
     kept = {name: asdict(figure) for name, figure in estimator.figures.items() if not figure.is_free}
     return {"figures": kept, "latency": estimator.latency}
 
 
 def from_facts(facts: Mapping[str, Any], fresh: LimitEstimator) -> LimitEstimator:
-    """What was kept, taken up again at half pace; `fresh` says what is learned at all. Unreadable facts are skipped."""
+    """Restore stored estimates at half rate into `fresh`. Unreadable ones are skipped."""
     for name, rules in fresh.rules.items():
         kept = facts.get("figures", {}).get(name)
         if kept is None:

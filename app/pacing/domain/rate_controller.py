@@ -295,19 +295,21 @@ class RateController:
             self._breaker_of.setdefault(account, set()).add(name)
         if self._pace is not None and self._pace.concerns(route.upstream):
             self._paces.setdefault(account, ResponsePace(self._pace))
-        told = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
-        if self._learning is not None and all(quota.learn for quota in told):
+        configured = [quota for id_ in route.quotas if (quota := self.topology.quotas.get(id_)) is not None]
+        if self._learning is not None and all(quota.learn for quota in configured):
             self.estimators.setdefault(
                 account,
-                new_estimator(_figures_told(told), rules=self._learning),
+                new_estimator(_figures_told(configured), rules=self._learning),
             )
 
     def _estimator(self, name: str) -> LimitEstimator | None:
         """The estimator of a quota; one that a refusal names first starts free. None where nothing is learned."""
         if self._learning is None:
             return None
-        told = self.topology.quotas.get(name)
-        fresh = new_estimator(_figures_told([told] if told else []), free=True, rules=self._learning)
+        configured = self.topology.quotas.get(name)
+        fresh = new_estimator(
+            _figures_told([configured] if configured else []), free=True, rules=self._learning
+        )
         return self.estimators.setdefault(name, fresh)
 
     def _taught(self, report: CallReport) -> Iterator[str]:
@@ -346,7 +348,7 @@ class RateController:
     def _wall(self, name: str, report: CallReport) -> Iterator[BrakeOrder]:
         wall = self.walls.setdefault(name, Wall())
         if report.asked is not None:
-            wall.told(report.released_at, report.at, report.asked)
+            wall.refused_for(report.released_at, report.at, report.asked)
             return
         base, longest = self._rests.base(report.outcome), self._rests.longest
         seconds = wall.refused(report.released_at, report.at, base, longest, self._chance())
@@ -374,12 +376,12 @@ def _lesson(report: CallReport) -> CallSample:
 
 def _figures_told(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
     """What is configured for the calls that use all of these quotas."""
-    told: dict[Figure, list[float | None]] = {
+    configured: dict[Figure, list[float | None]] = {
         "calls": [quota.concurrency for quota in quotas],
         "pace": [quota.rpm for quota in quotas],
         "tokens": [quota.tpm for quota in quotas],
     }
-    return {name for name, values in told.items() if any(value is not None for value in values)}
+    return {name for name, values in configured.items() if any(value is not None for value in values)}
 
 
 def configured_limits(quota: ConfiguredQuota | None) -> QuotaLimits:

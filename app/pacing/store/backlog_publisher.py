@@ -22,7 +22,7 @@ Tell = Callable[[Message], tuple[str, bytes]]
 
 
 class RedisBacklogPublisher:
-    """Implements the Reservoir port. An unreachable Redis is a refusal, never an error."""
+    """Implements the BacklogPublisher port. An unreachable Redis is a refusal, never an error."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class RedisBacklogPublisher:
         return self._clock.monotonic() >= self._silent_until
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
-        """Put messages into their queues; returns what was refused, by task id. See the port."""
+        """Put messages into their queues. Returns what was refused, by task id. See the port."""
         refused: dict[str, Refusal] = {}
         for start in range(0, len(messages), _CHUNK):
             chunk = messages[start : start + _CHUNK]
@@ -81,10 +81,10 @@ class RedisBacklogPublisher:
         for start in range(0, len(ids), 1000):
             self._command("HDEL", "penstock:place", *ids[start : start + 1000])
         if ids:
-            self._command("HSET", "penstock:gate", "void", "1")  # the leader looks at all heads again
+            self._command("HSET", "penstock:gate", "void", "1")  # the leader reads all heads again
 
     def announce(self, task_ids: Iterable[str]) -> None:
-        """Tell waiters in all processes that these tasks or batches changed, and ring the feeder."""
+        """Notify waiters in all processes that these tasks or batches changed, and wake the feeder."""
         for task_id in task_ids:
             self._command("PUBLISH", "penstock:done", task_id)
         self.ring()

@@ -13,7 +13,7 @@ from app.tasks.store.tables import learned, pause
 
 
 def load_learned(conn: Connection) -> dict[str, dict[str, Any]]:
-    """All figures by quota; what cannot be read is left out."""
+    """Estimates by quota; unreadable ones are left out."""
     found = {}
     for row in conn.execute(select(learned.c.quota, learned.c.figures)):
         try:
@@ -24,7 +24,7 @@ def load_learned(conn: Connection) -> dict[str, dict[str, Any]]:
 
 
 def save_learned(conn: Connection, figures: Mapping[str, Mapping[str, Any]], now: float) -> None:
-    """Write figures down, in the order of their quotas so that two writers never wait crosswise."""
+    """Store estimates, in the order of their quotas so that two writers never deadlock."""
     for quota in sorted(figures):
         values = {"quota": quota, "figures": orjson.dumps(figures[quota]).decode(), "updated_at": now}
         statement = insert_or(conn, learned).values(values)
@@ -33,17 +33,17 @@ def save_learned(conn: Connection, figures: Mapping[str, Mapping[str, Any]], now
 
 
 def load_pauses(conn: Connection) -> dict[str, float]:
-    """All of them by subject, with the instant since when."""
+    """Pauses by subject, with their start (Unix seconds)."""
     rows = conn.execute(select(pause.c.subject, pause.c.since).order_by(pause.c.subject))
     return {row.subject: row.since for row in rows}
 
 
 def add_pause(conn: Connection, subject: str, now: float) -> None:
-    """Pause a subject; one that is paused stays so, since when it was."""
+    """Pause a subject; one that is paused keeps its start."""
     row = insert_or(conn, pause).values(subject=subject, since=now)
     conn.execute(row.on_conflict_do_nothing(index_elements=["subject"]))
 
 
 def remove_pause(conn: Connection, subject: str) -> bool:
-    """End a pause; False: there was none."""
+    """End a pause. Returns whether there was one."""
     return conn.execute(delete(pause).where(pause.c.subject == subject)).rowcount > 0

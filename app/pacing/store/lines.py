@@ -1,4 +1,4 @@
-"""Lines: what one queue holds at one priority that may run, fed to Redis or not, in the order of serving."""
+"""The tasks of one queue at one priority that may run, in Redis or not, in the order of serving."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _STARTED = (
 
 
 def read_line(conn: Connection, queue: str, step: int, limit: int) -> QueuePosition:
-    """The first `limit` of a line: as much of one index, whatever the backlog."""
+    """The first `limit` tasks: as many entries of one index, whatever the backlog."""
     rows = conn.execute(_IN_ORDER, {"queue": queue, "step": step, "most": limit + 1}).all()
     marks = [(row.due, row.seq) for row in rows[:limit]]
     return QueuePosition(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
 
 
 def foretold(conn: Connection, client_id: str, limit: int) -> list[Foretold]:
-    """A client's newest `limit` successes, those that an upstream was called for, with the start once estimated."""
+    """A client's newest `limit` successes with an upstream call, with the start estimated at submission."""
     rows = conn.execute(_STARTED, {"client": client_id, "most": limit}).all()
     return [Foretold(*row) for row in rows if row.started_at is not None]
 
@@ -58,13 +58,13 @@ _DEADLINES = (
 
 
 def deadlines(conn: Connection, queue: str, step: int, limit: int) -> list[tuple[float, int]]:
-    """The deadlines of a line's first tasks, in the order of serving, each with its seq."""
+    """Deadlines of the first tasks, in the order of serving, each with its seq."""
     rows = conn.execute(_DEADLINES, {"queue": queue, "step": step, "most": limit})
     return [(row.expires_at, row.seq) for row in rows]
 
 
 def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: TaskFailure) -> list[str]:
-    """End these tasks as expired, as far as they still may wait in line; returns their ids."""
+    """End those of these tasks that still wait as expired. Returns their ids."""
     found = conn.execute(select(task.c.id, task.c.batch_id).where(task.c.seq.in_(numbers))).all()
     batches = lock_batches(conn, (row.batch_id for row in found))
     rows = lock_tasks(conn, (row.id for row in found)).values()
@@ -73,12 +73,12 @@ def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: Ta
 
 
 KEPT = 2.0  # seconds
-_MARKS = 5_000  # tasks of a line that are read: some milliseconds; those behind are reckoned
+_MARKS = 5_000  # tasks of a line that are read: some milliseconds; places behind them are estimated
 _LISTS = 1_000  # remembered at once
 
 
 class Lines:
-    """May be used by many threads."""
+    """Queue positions, read at most every other second however many ask. Safe to use from many threads."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -88,7 +88,7 @@ class Lines:
         self._came: dict[tuple[str, int], int] = {}
 
     def of(self, queue: str, step: int) -> QueuePosition | None:
-        """A line as it stood lately; None while the database does not answer. Never raises."""
+        """A recent position; None while the database does not answer. Never raises."""
         now, key = self._clock.monotonic(), (queue, step)
         found = self._known.get(key)
         if found is not None and now < found[0]:
@@ -104,7 +104,7 @@ class Lines:
             return found[1]
 
     def coming(self, queue: str, step: int, due: float) -> int | None:
-        """How many are before a task that comes now, those counted in that came since the line was looked at."""
+        """How many tasks are before a new one, including those that came since the position was read."""
         line = self.of(queue, step)
         if line is None:
             return None

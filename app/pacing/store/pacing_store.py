@@ -1,4 +1,4 @@
-"""The pacing store in Redis, as the leader sees it: term and epoch, snapshot, release, and what is put right."""
+"""The pacing store in Redis, as the leader uses it: term and generation, snapshot, release, and repairs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from app.upstreams.domain.key_health import NO_PROOFS, Proof
 T = TypeVar("T")
 log = structlog.get_logger("penstock.gate")
 
-WAKE = "penstock:wake"  # rung by whatever may let something go
-_DISTRUST_SECONDS = 30.0  # between two generations that are ended because a script failed
+WAKE = "penstock:wake"  # set by whatever may allow a release
+_DISTRUST_SECONDS = 30.0  # between two generations ended by a failed script
 
 
 class NotLeading(Exception):
-    """Somebody else leads now."""
+    """Another dispatcher leads now."""
 
 
 class GenerationLost(Exception):
-    """Redis lost or replaced what it held; the leader must begin a new generation."""
+    """Redis lost or replaced its data; the leader must begin a new generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,20 @@ class WorkerReportState:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the pacing store showed."""
+    """A snapshot of the pacing store."""
 
     now: float
     waiting: tuple[WaitingList, ...]
     quotas: Mapping[str, QuotaState]
-    flights: Mapping[str, int]  # permits out, by key
+    flights: Mapping[str, int]  # permits in use, by key
     workers: tuple[WorkerReportState, ...]
     requeue: tuple[str, ...]  # tasks whose message is gone: to be queued again
-    reports: tuple[CallReport, ...]  # what settled calls came to
+    reports: tuple[CallReport, ...]  # outcomes of calls
 
 
 @dataclass(slots=True)
 class RedisPacingStore:
-    """What only the leader does. Every call but `look_at_leader` is refused under a term that is not the present one.
+    """What only the leader does. Scripts refuse every call but `leader` under a term that is not the present one.
 
     All methods raise RedisUnreachable, NotLeading or GenerationLost.
     """
@@ -78,12 +78,12 @@ class RedisPacingStore:
     unreadable: Callable[[str, int], object] = lambda _kind, _count: None  # counts what was set aside
     monotonic: Callable[[], float] = time.monotonic
     _heads: QueueHeadCache = field(default_factory=QueueHeadCache)
-    _quotas: tuple[str, ...] = ()  # those looked at
+    _quotas: tuple[str, ...] = ()  # those in snapshots
     _keys: tuple[str, ...] = ()
     _distrusted_at: float = -_DISTRUST_SECONDS
 
     def leader(self) -> tuple[str, str]:
-        """The present term and its beat, each '' when there is none."""
+        """The present term and its heartbeat count, each '' if there is none."""
         term, beat = self._checked(lambda: self.scripts.command("HMGET", "penstock:gate", "term", "beat"))
         return (term or b"").decode(errors="replace"), (beat or b"").decode(errors="replace")
 
@@ -95,22 +95,22 @@ class RedisPacingStore:
         return bool(word == b"ok")
 
     def begin_generation(self, epoch: str, keys: Iterable[str]) -> None:
-        """Throw away what Redis holds of places and permits. Until `open_generation` publishing is refused."""
+        """Delete all places and permits. Until `open_generation` publishing is refused."""
         self._heads = QueueHeadCache()
         self._run("reset", self.term, epoch, *(key_queue(key) for key in keys))
 
     def beat(self) -> None:
-        """Say that the leader lives."""
+        """Send a heartbeat."""
         self._run("beat", self.term)
 
     def resign(self) -> None:
-        """Make room for a successor at once."""
+        """Resign, so that another may lead at once."""
         self._run("resign", self.term)
 
     def open_generation(
         self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]
     ) -> None:
-        """Put back permits of running calls; configured buckets start empty; publishing is allowed again.
+        """Restore permits of running calls, empty configured buckets, allow publishing again.
 
         `behind` are queues with rows in the database: those go first, by the feeder.
         """
@@ -131,7 +131,7 @@ class RedisPacingStore:
         self._run("open", self.term, orjson.dumps(permits), orjson.dumps(list(behind)), *quotas)
 
     def configure(self, limits: Mapping[str, QuotaLimits]) -> None:
-        """Write the figures of quotas; levels are kept."""
+        """Write the limits of quotas; levels are kept."""
         arguments: list[str | float] = []
         for name, figures in limits.items():
             arguments.append(name)
@@ -142,7 +142,7 @@ class RedisPacingStore:
         self.limits.update(limits)
 
     def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> Look:
-        """Take a snapshot, and beat; when the wake-up key is set, at the latest after `wait` seconds."""
+        """Take a snapshot, and send a heartbeat; as soon as it is woken, at the latest after `wait` seconds."""
         since = self._heads.since(self.term, heads)
         self._quotas, self._keys = tuple(quotas), tuple(topology.keys)
         arguments: list[str | float] = [self.term, heads, 2000, since, *quotas]
@@ -152,7 +152,7 @@ class RedisPacingStore:
             _, told = self._run("snapshot", *arguments)
         now, requeue, reports, flights, workers, whole, last, queues, rows, aside = _loaded(told)
         at, bad = float(now), Counter({kind: int(count) for kind, count in _pairs(aside)})
-        waiting = self._heads.told(at, heads, whole, last, queues, topology.models)
+        waiting = self._heads.update(at, heads, whole, last, queues, topology.models)
         try:
             states = {name: self._state(name, row, at) for name, row in zip(quotas, rows, strict=True)}
             flying = {key: int(count) for key, count in _pairs(flights)}
@@ -174,9 +174,9 @@ class RedisPacingStore:
         )
 
     def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof] = NO_PROOFS) -> list[str]:
-        """Carry out releases, in order. Returns a word for each: `ok`, `moved`, or the quota that refuses.
+        """Release tasks, in order. Returns a word for each: `ok`, `moved`, or the quota that refuses.
 
-        `proofs` says of keys when they were last known to be good; it travels with the permits.
+        `proofs`: when keys last worked; stored in the permits.
         """
         routes = list(dict.fromkeys(r.route for r in releases))
         described = [
@@ -209,17 +209,17 @@ class RedisPacingStore:
         self._run("release_brake", self.term, quota)
 
     def reclaim(self, age: float) -> int:
-        """Put back what nobody redeemed within `age` seconds, and let due orphan permits go. Returns how many."""
+        """Reclaim permits not redeemed within `age` seconds, and end due orphan permits. Returns how many."""
         return int(self._run("reclaim", self.term, age)[1])
 
     def orphan_permits(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
-        """Free lost workers' tasks at once; their calls keep their places in the quotas for `seconds`."""
+        """Free lost workers' tasks at once; their calls count in their quotas for `seconds` more."""
         arguments = [str(part) for pair in releases for part in pair]
         if arguments:
             self._run("orphan_permits", self.term, seconds, *arguments)
 
     def drop_worker(self, worker: str) -> None:
-        """Forget a dead worker's report."""
+        """Delete a dead worker's report."""
         self.scripts.command("HDEL", "penstock:workers", worker)
 
     def permits_page(self, cursor: int, age: float) -> tuple[int, dict[str, int]]:
@@ -247,16 +247,16 @@ class RedisPacingStore:
         return {queue.decode(): count.decode() for queue, count in _pairs(found)}
 
     def clear_overflow(self, queue: str, seen: str) -> None:
-        """Let others publish again, unless somebody was refused since `seen`."""
+        """Let others publish again, unless another was refused since `seen`."""
         self.scripts.run("clear_overflow", queue, seen)
 
     def rooms(self, queues: Sequence[str], window: int, most: int) -> dict[str, int]:
-        """How many more messages each queue would take in a round of `most` of each: 0 where it is full, or all are."""
+        """How many more messages each queue takes in a round of `most` of each; 0 if it is full, or all are."""
         rooms = self.scripts.run("rooms", window, WINDOW_OF_ALL, MEMORY_SHARE, most, *queues)
         return {queue: int(room) for queue, room in zip(queues, rooms, strict=True)}
 
     def ordered_room(self, queue: str) -> dict[int, int]:
-        """How many more messages that go by their deadline a queue may hold, by step."""
+        """How many more messages ordered by deadline a queue takes, by step."""
         rooms = self.scripts.run("ordered_room", queue)
         return {int(step): int(room) for step, room in zip(PriorityStep, rooms, strict=True)}
 
@@ -277,8 +277,8 @@ class RedisPacingStore:
             raise self._distrust(error) from error
 
     def _distrust(self, error: Exception) -> Exception:
-        """What Redis holds makes a script fail: end the generation, once in a while. Returns what to raise."""
-        log.error("Redis holds what is not ours", error=str(error)[:200])
+        """A script failed over the data in Redis: end the generation, at most every 30 s. Returns what to raise."""
+        log.error("Redis holds data that is not ours", error=str(error)[:200])
         now = self.monotonic()
         if now - self._distrusted_at < _DISTRUST_SECONDS:
             return error
@@ -289,7 +289,7 @@ class RedisPacingStore:
         return GenerationLost()
 
     def _set_aside(self, bad: Counter[str], workers: Sequence[str]) -> None:
-        """Take out what would be met again at the next look."""
+        """Remove unreadable entries, which the next snapshot would meet again."""
         queues, places = self._heads.bad_queues, self._heads.bad_places
         for table, kind, names in (
             ("penstock:workers", "worker", workers),
@@ -304,7 +304,7 @@ class RedisPacingStore:
             self.scripts.command("HSET", "penstock:gate", "void", "1")
 
     def _drop(self, table: str, names: Sequence[str]) -> None:
-        """Delete fields, and those whose names are no text at all."""
+        """Delete these fields, and those whose names are not text."""
         raw = [name.encode(errors="surrogatepass") for name in names]
         if any("\ufffd" in name for name in names):
             raw += [name for name in self.scripts.command("HKEYS", table) if not _is_text(name)]
@@ -314,7 +314,7 @@ class RedisPacingStore:
         for kind, count in bad.items():
             if count:
                 self.unreadable(kind, count)
-                log.error("set aside what could not be read in Redis", kind=kind, count=count, names=names)
+                log.error("unreadable entries in Redis were set aside", kind=kind, count=count, names=names)
 
     def _state(self, name: str, row: Sequence[str | bool], now: float) -> QuotaState:
         level, tokens, at, flight, until = (float(v or 0) for v in row[:5])
@@ -341,7 +341,7 @@ def _proof(proof: Proof | None) -> dict[str, float]:
 
 
 def _held(answer: Any) -> Any:
-    """What a script said, under a term and in a generation that stand."""
+    """A script's answer. Raises NotLeading or GenerationLost."""
     word = answer[0] if answer else b""
     if word == b"term":
         raise NotLeading
@@ -381,7 +381,7 @@ def _report(text: str) -> CallReport:
 
 
 def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> TokensUsed | None:
-    """None where the upstream counted nothing, or the permit is of a generation before."""
+    """None if the upstream reported no usage, or the permit is of an earlier generation."""
     if not used or not place or not list_:
         return None
     head = read_place("", place)
@@ -390,7 +390,7 @@ def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> T
 
 
 def _loaded(told: bytes) -> Any:
-    """The snapshot's text. Bytes that are no text come from others: what they stand in is read as garbage."""
+    """Decode the snapshot. Bytes that are not text are not ours: their entries are treated as unreadable."""
     try:
         return orjson.loads(told)
     except orjson.JSONDecodeError:
@@ -398,7 +398,7 @@ def _loaded(told: bytes) -> Any:
 
 
 def _is_redeemed(permit: Any, before: float) -> bool:
-    """Whether it was redeemed, and released before an instant; not what is no permit."""
+    """Whether it is a permit, was redeemed, and was released before an instant."""
     return (
         isinstance(permit, dict)
         and bool(permit.get("w"))
@@ -419,7 +419,7 @@ def _is_text(raw: bytes) -> bool:
 def _readable(
     read: Callable[..., T], rows: Iterable[tuple[Any, ...]]
 ) -> list[tuple[tuple[Any, ...], T | None]]:
-    """Each row with what was read in it; None for one that cannot be read."""
+    """Each row with its value; None for an unreadable one."""
     found: list[tuple[tuple[Any, ...], T | None]] = []
     for row in rows:
         try:

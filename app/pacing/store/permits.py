@@ -1,4 +1,4 @@
-"""Permits in Redis, as a worker sees them."""
+"""Permits in Redis, as a worker uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.platform.domain.errors import RedisUnreachable
 from app.platform.redis_scripts import Scripts
 from app.tasks.domain.attempt import Permit, RefusedPermit, Settlement
 
-STALE = 2.0  # seconds from release in which a permit must be redeemed
+STALE = 2.0  # seconds after release within which a permit must be redeemed
 SOON = 0.1  # seconds from the count of a send to the send that the buckets leave room for (prelude.lua)
 LATE_FOR = 10.0  # seconds after a call that came later, in which sends are counted only when they come
 _CHUNK = 100
@@ -40,7 +40,7 @@ class RedisPermits:
         self._late_until = -1e18
 
     def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
-        """Exchange a permit for the right to send within 2 s. Waits the moment that keeps sends from bunching."""
+        """Exchange a permit for the right to send within 2 s. Waits as long as keeps sends from bunching."""
         while True:
             asked = self._monotonic()
             at_once = asked >= self._late_until
@@ -74,17 +74,17 @@ class RedisPermits:
         return False
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """End permits, brake, report and tell waiters, 100 a call. Raises RedisUnreachable."""
+        """End permits, brake, report and notify waiters, 100 per call. Raises RedisUnreachable."""
         for start in range(0, len(settlements), _CHUNK):
             self._scripts.run("settle", *map(_encoded, settlements[start : start + _CHUNK]))
 
     def report(self, report: WorkerReport) -> None:
-        """Tell the dispatcher what this worker consumes and can take. Raises RedisUnreachable."""
+        """Report what this worker consumes and how many calls it can hold. Raises RedisUnreachable."""
         facts = {"keys": report.keys, "slots": report.slots, "held": report.held}
         self._scripts.run("report", report.worker, orjson.dumps(facts))
 
     def leave(self, worker: str) -> None:
-        """Say that this worker takes nothing more. Raises RedisUnreachable."""
+        """Deregister this worker. Raises RedisUnreachable."""
         self._scripts.command("HDEL", "penstock:workers", worker)
 
 

@@ -1,4 +1,4 @@
-"""What the leader knows of the heads of backlog lists: it is told of those queues alone that changed meanwhile."""
+"""The leader's cache of the heads of backlog lists: a snapshot contains only queues that changed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from app.pacing.domain.backlog import read_place
 from app.pacing.domain.plan import QueueHead, WaitingList
 from app.platform.domain.names import parse_backlog_queue
 
-EVERY = 1.0  # seconds after which all are looked at again, whatever has been said of changes
-LOOKED = 128  # as in prelude.lua: behind so many heads changes are not told
+EVERY = 1.0  # seconds after which all queues are read again, changed or not
+LOOKED = 128  # as in prelude.lua: changes behind so many heads are not reported
 
 
 @dataclass(slots=True)
 class QueueHeadCache:
-    """Under one term. What it holds is a hint: a release of what is gone is refused, and told as a change.
+    """Valid for one term. It is a hint: the release of a task that is gone is refused, and reported as a change.
 
-    `bad_queues` and `bad_places` (task ids) could not be read at the last telling, and are left out.
+    `bad_queues` and `bad_places` (task ids) could not be read in the last snapshot, and are left out.
     """
 
     bad_queues: list[str] = field(default_factory=list)
@@ -33,16 +33,16 @@ class QueueHeadCache:
     _all_at: float = 0.0
 
     def since(self, term: str, depth: int) -> int:
-        """The change from which on to ask; 0 for all. Until `told` is called nothing is known: answers get lost."""
+        """The last known change, or 0 for all. Until `update` nothing is known: answers may get lost."""
         fresh = term == self._term and self._looked_at - self._all_at < EVERY
         since = self._last if fresh and depth <= min(self._depth, LOOKED) else 0
         self._last, self._term = 0, term
         return since
 
-    def told(
+    def update(
         self, at: float, depth: int, whole: bool, last: int, queues: Iterable[Any], models: Collection[str]
     ) -> tuple[WaitingList, ...]:
-        """Read an answer of snapshot.lua; returns all lists. `whole`: it tells of every queue there is."""
+        """Take in an answer of snapshot.lua. Returns all lists. `whole`: it contains every queue."""
         self.bad_queues, self.bad_places = [], []
         changed = {name: self._lists(name, rows, models) for name, rows in queues}
         if whole:
@@ -72,7 +72,7 @@ class QueueHeadCache:
         )
 
     def _heads(self, flat: Sequence[str]) -> tuple[QueueHead, ...]:
-        try:  # nearly always all of them can be read
+        try:  # nearly always all are readable
             return tuple(map(read_place, flat[::2], flat[1::2]))
         except ValueError:
             return tuple(filter(None, map(self._head, flat[::2], flat[1::2])))

@@ -1,4 +1,4 @@
--- Writes the figures of quotas; levels are kept, a new bucket starts empty. ARGV: term, then for each quota: id, rate,
+-- Writes the limits of quotas; levels are kept, a new bucket starts empty. ARGV: term, then for each quota: id, rate,
 -- size, token rate, token size, cap ('' for none).
 local term = ARGV[1]
 if not leads(term) then return {'term'} end

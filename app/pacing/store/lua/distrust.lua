@@ -1,6 +1,6 @@
--- Something in our keys is not of our making: a script failed over it. What has another type than ours, or a word where
--- we count, is renamed, for a person to look at within a week; then the generation is over, as nobody knows what else was
--- changed: the leader begins another from the database. ARGV: term, how many quotas, their ids, then the key lists.
+-- A script failed over data in our keys that we did not write. What has another type than ours, or a word where
+-- we count, is renamed, for a person to look at within a week; then the generation ends, as more may have
+-- been changed: the leader rebuilds from the database. ARGV: term, how many quotas, their ids, then the key lists.
 -- Returns {'ok', names of what was set aside}.
 local term, aside = ARGV[1], {}
 

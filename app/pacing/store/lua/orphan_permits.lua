@@ -1,5 +1,5 @@
--- A lost worker's permit becomes an orphan permit: the task is free to be released again, while the call, which may still run
--- upstream, keeps its places in every quota for some seconds. ARGV: term, seconds, then task id, release, ...
+-- A lost worker's permits become orphan permits: their tasks can be released again, while their calls, which may still
+-- run upstream, count in their quotas for some seconds. ARGV: term, seconds, then task id, release, ...
 local term, pause = ARGV[1], tonumber(ARGV[2])
 if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end

@@ -1,6 +1,6 @@
--- Shared by every script: it is put in front of each of them when they are loaded.
--- Pacing time is TIME less a stored skew. A step back, or a gap above 5 s, joins the skew, so that neither a wall
--- clock that steps nor a frozen server floods or stops the pacing store. Redis 6.2 commands only.
+-- Shared by all scripts: it is prepended to each when they are loaded.
+-- Pacing time is TIME less a stored skew. A step back, or a gap above 5 s, is added to the skew, so that neither a wall
+-- clock that steps nor a frozen server releases a flood, or stops all releases. Redis 6.2 commands only.
 
 local GATE, PLACE, PERMITS, UNREDEEMED = 'penstock:gate', 'penstock:place', 'penstock:permits', 'penstock:unredeemed'
 local QUEUES, OVERFLOW, FLIGHT, ORPHANS = 'penstock:queues', 'penstock:overflow', 'penstock:flight', 'penstock:orphan permits'
@@ -27,7 +27,7 @@ end
 
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
 
--- Whether what Redis holds was written in the life of this very server: nothing was lost behind our back.
+-- Whether the data was written since this server process started, so that nothing was lost unnoticed.
 local function same_generation()
   local stored = redis.call('HGET', GATE, 'run_id')
   return stored and stored == run_id()
@@ -40,7 +40,7 @@ local function list_of(queue, step)
   return queue .. '\6\22' .. step
 end
 
--- A queue with fewer messages than this takes some while the window of all is full: no other's backlog shuts it out.
+-- A queue with fewer messages than this takes more even when the window of all queues is full: no backlog blocks another.
 local LEAST = 100
 
 -- Messages of a queue, all its lists together.
@@ -50,8 +50,8 @@ local function length_of(queue)
   return sum
 end
 
--- The leader looks at the heads of queues that changed. `LOOKED` is the most heads of a list that it keeps in mind: what
--- comes behind so many changes nothing for it.
+-- The leader reads the heads of queues that changed. It caches at most `LOOKED` heads of a list: changes behind them do
+-- not matter to it.
 local LOOKED = 128
 
 local function changed(queue) redis.call('HSET', QUEUES, queue, redis.call('HINCRBY', GATE, 'changes', 1)) end
@@ -63,14 +63,14 @@ local function short_of_memory(share)
   return limit and limit > 0 and tonumber(string.match(memory, '\nused_memory:(%d+)')) > limit * share
 end
 
-local function wake(doorbell)
-  if redis.call('LLEN', doorbell) == 0 then redis.call('LPUSH', doorbell, 1) end
+local function wake(key)
+  if redis.call('LLEN', key) == 0 then redis.call('LPUSH', key, 1) end
 end
 
 -- The id of the task in a message, as kombu wrote it; nil for a message that is not ours.
 local function task_of(message) return string.match(message, '"correlation_id": ?"([%w_.-]+)"') end
 
--- What cannot be read is kept for a person to look at, the newest of it for a week, and counted for the leader's log.
+-- Keeps unreadable entries for inspection, the newest 100 for a week, and counts them for the leader's log.
 local function set_aside(kind, what)
   redis.call('HINCRBY', ASIDE_COUNTS, kind, 1)
   redis.call('LPUSH', ASIDE, what)
@@ -83,7 +83,7 @@ local function decoded(text)
   return read and type(value) == 'table' and value or nil
 end
 
--- A task's permit; nil where there is none. One that cannot be read is none: its task is queued again.
+-- A task's permit; nil where there is none. An unreadable one counts as none: its task is queued again.
 local function permit_of(id)
   local stored = redis.call('HGET', PERMITS, id)
   if not stored then return nil end
@@ -113,10 +113,10 @@ local function quota(id, now)
     sent = tonumber(v[12])}
   local passed = math.max(0, now - q.at)
   if q.rate then
-    -- Calls never owe: what lies below nothing was written in error, and would stop the quota for as long.
+    -- Levels of calls are never negative: one below 0 was written in error, and would stop the quota for as long.
     q.level = math.min(q.size, math.max(0, q.level or 0) + passed * q.rate)
     -- What may be sent, as against released: 0.15 s' worth more, for the jitter in between. Another 0.1 s may pass from
-    -- here to the send (permits.py): together what the size of the bucket leaves room for (quota.py).
+    -- here to the send (permits.py): together what the bucket size leaves room for (routing.py).
     q.sent_size = q.size + 0.15 * q.rate
     q.sent = math.min(q.sent_size, math.max(0, q.sent or q.sent_size) + passed * q.rate)
   end
@@ -147,7 +147,7 @@ local function take(q, estimate)
   q.changed = true
 end
 
--- Counts a send that comes now on its quotas. Returns the seconds until it may come, where sends would bunch.
+-- Counts a send that happens now on its quotas. Where sends would bunch, returns the seconds to wait instead.
 local function count_send(names, now)
   local pause = 0
   for _, name in ipairs(names) do
@@ -192,8 +192,8 @@ local function brake(name, now, pause, why)
   redis.call('HINCRBY', key, 'brakes', 1)
 end
 
--- Lists of which some go by their deadline: these stand first, nearest first; at most ORDERED of them are let in, so
--- that finding a place costs a walk over few. A place's sixth field is its deadline; '' for none, 0 for what was put to
+-- Lists with messages ordered by deadline: these come first, the nearest first; at most ORDERED of them, so that finding
+-- a position takes a short walk. A place's sixth field is its deadline; '' for none, 0 for what was put to
 -- the very front.
 local ORDERED = 500
 
@@ -205,7 +205,7 @@ local function first_of_all(place)
   return (string.gsub(place, '^([^|]*|[^|]*|[^|]*|[^|]*|[^|]*|)[^|]*', '%10'))
 end
 
--- The messages at a list's served end that go by their deadline, in order, each with it; also what is void between.
+-- The messages ordered by deadline at a list's served end, each with its deadline; also void ones between them.
 local function ordered_part(list)
   local part = {}
   while #part <= 2 * ORDERED do
@@ -225,7 +225,7 @@ local function ordered_part(list)
   return part
 end
 
--- Puts newcomers ({due, message}, ...) where their deadlines belong, behind equal ones. `part` is the list's ordered one.
+-- Inserts newcomers ({due, message}, ...) by deadline, after equal ones. `part` is the list's ordered one.
 local function place_by_due(list, part, newcomers)
   table.sort(newcomers, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[3] < b[3]) end)
   local merged, at = {}, 1

@@ -1,4 +1,4 @@
--- Puts messages into their backlog queues, in order, each with its place, and rings the dispatcher.
+-- Puts messages into their backlog queues, in order, each with its place, and wakes the dispatcher.
 -- ARGV: the leader's term when its feeder calls, else '', window of a queue, window of all, share of maxmemory in use
 -- allowed, channel of Celery's events, then for each message: queue, step, task id, place, front ('1'), message, event
 -- that tells of it ('': none).
@@ -30,7 +30,7 @@ local function length(queue)
   return lengths[queue]
 end
 
--- Whether what comes to a list's end is among the heads that the leader may know of; or it knows nothing of the queue.
+-- Whether a message appended to a list is among the heads that the leader may cache, or the queue is new to it.
 local function in_sight(list, queue)
   if not sizes[list] then
     sizes[list] = redis.call('LLEN', list)

@@ -1,6 +1,6 @@
--- Permits that nobody redeemed in time go back: tokens returned, the message to the front of its backlog queue, or,
--- when a worker has it in its hands, its task to those that are queued again. Orphan permits (slots of lost workers' calls,
--- which may still run upstream) that are due are let go. ARGV: term, age in seconds.
+-- Reclaims permits that were not redeemed in time: tokens returned, the message to the front of its backlog queue, or,
+-- when a worker has popped it, its task to those that are queued again. Orphan permits (slots of lost workers' calls,
+-- which may still run upstream) that are due end. ARGV: term, age in seconds.
 local term, age = ARGV[1], tonumber(ARGV[2])
 if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
@@ -44,7 +44,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
     redis.call('ZREM', UNREDEEMED, id)
   end
 end
--- All of a list's at once: each for itself would walk the list and push what stands before it again.
+-- All of a list at once: one by one, each would walk the list and push what stands before it again.
 for list, newcomers in pairs(ordered) do place_by_due(list, ordered_part(list), newcomers) end
 for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', ORPHANS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
   local g = decoded(ghost)

@@ -1,5 +1,5 @@
--- Begins a generation: what Redis holds of places and permits cannot be trusted, all of it goes. The database tells the
--- rest. ARGV: term, epoch, then the key lists. Lists are unlinked: freeing them costs this script nothing.
+-- Begins a generation: places and permits in Redis cannot be trusted and are deleted; they are rebuilt from the
+-- database. ARGV: term, generation, then the key lists. Lists are unlinked: freeing them costs this script nothing.
 local term = ARGV[1]
 if not leads(term) and redis.call('HGET', GATE, 'term') then return {'term'} end
 for _, queue in ipairs(redis.call('HKEYS', QUEUES)) do

@@ -1,5 +1,5 @@
--- How many more messages each queue would take in this round, as `publish` sees it: the emptiest first, as far as the
--- window of all reaches. ARGV: window of a queue, window of all, share of maxmemory in use allowed, most of a queue in
+-- How many more messages each queue takes in this round, as in publish.lua: the emptiest first, within the window of
+-- all queues. ARGV: window of a queue, window of all, share of maxmemory in use allowed, most of a queue in
 -- a round, then the queues.
 local window, all, share, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local rooms, queues = {}, {}

@@ -1,9 +1,10 @@
--- What the leader needs to decide, in one round trip; also its beat.
+-- What the leader needs to decide, in one round trip; also its heartbeat.
 -- ARGV: term, heads to look at per list, messages to drop at most, the last change that the leader has seen (0: none),
--- then the quota ids. Queues that did not change since are left out: looking at heads is most of what a tick costs.
+-- then the quota ids. Queues that did not change since are left out: reading heads is most of the cost of a tick.
 -- Cancelled messages (without a place) and those that hold a permit are dropped on the way, free of charge.
--- Returns {'ok', JSON of [now, requeue, outcomes, flights, workers, whether all queues are told, last change,
--- [queue, its lists: [step, length, heads]], [quota rows], what was set aside: kind, count, ...]} or an error word. One text, as clients read it much faster.
+-- Returns {'ok', JSON of [now, requeue, outcomes, flights, workers, whether it contains all queues, last change,
+-- [queue, its lists: [step, length, heads]], [quota rows], what was set aside: kind, count, ...]} or an error word. One
+-- string, as clients decode it much faster.
 local term, look, drops, since = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if not same_generation() then return {'epoch'} end
 if not leads(term) then return {'term'} end
@@ -32,7 +33,7 @@ local function head(list, queue)
         drops = drops - 1
         dropped = true
       else
-        changed(queue)  -- the rest of what is void goes at the next look
+        changed(queue)  -- the rest of the void messages is dropped at the next snapshot
         return heads
       end
     end
