@@ -1,6 +1,6 @@
-"""Celery's remote commands, where ours must answer otherwise.
+"""Celery's remote commands that need another answer here.
 
-`active_queues` also names the backlog queues, which no worker consumes, so that Flower shows them with their lengths.
+`active_queues` also names the backlog queues, which no worker consumes, so that Flower shows their lengths.
 `revoke` cancels the row. It does not make this worker discard the id: the row decides what runs.
 """
 
@@ -32,7 +32,7 @@ def active_queues(state: Any) -> list[dict[str, Any]]:
 
 
 def _shown(name: str) -> dict[str, Any]:
-    """As Celery shows a queue, every field there: Flower's page of a worker reads them."""
+    """A queue as Celery shows it, with every field: Flower's page of a worker reads them."""
     queue = Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
     return {**queue.as_dict(recurse=True), "backlog": True}  # type: ignore[no-untyped-call]
 
@@ -55,5 +55,5 @@ def revoke(
     variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]"
 )
 def terminate(state: Any, signal: Any, task_id: Any, **more: Any) -> dict[str, Any]:
-    """Cancel tasks by id; a call in flight is let finish."""
+    """Cancel tasks by id; calls in flight finish."""
     return revoke(state, task_id, terminate=True, signal=signal, **more)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The Celery task that runs a released prompt, and how its end shows in Flower."""
+"""The Celery task that runs a released task, and how its outcome appears in Flower."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from workers.lifecycle import process
 
 
 class TaskFailed(Exception):
-    """A prompt came to no result. Its text is a code of ours: no prompt, no secret, no word of an upstream."""
+    """A task failed. Its text is an error code of ours: no prompt, no secret, no word of an upstream."""
 
 
 class CallFailed(Exception):
-    """A call came to no result and its prompt will run again. Its text is an outcome."""
+    """A call failed and its task will run again. Its text is an outcome."""
 
 
 @celery.task(name=RUN_TASK, bind=True, throws=(TaskFailed,))
 def run_task(self: Any, task_id: str, **_facts: Any) -> None:
-    """Run one released task. `_facts` are for people who look at it in Flower."""
+    """Run one released task. `_facts` are only shown in Flower."""
     ran = process().runner.run(task_id, self.request.get("traceparent") or "")
     if ran.kind == "failed":
         raise TaskFailed(ran.reason)

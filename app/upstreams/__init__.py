@@ -1,7 +1,8 @@
-"""Calling a provider, and understanding what comes back.
+"""Calling a provider, and understanding its answer.
 
-Begin with `call_upstream.py` (one POST within a total time, whole or streamed) and `domain/classify.py` (from a reply
-to a verdict). Connections, repairs of parameters, the health of keys, tests of keys.
+Start with `call_upstream.py` (one POST within a time limit, whole or streamed) and `domain/classify.py` (from a reply
+to a verdict). `upstream_call.py` is one call in flight, `upstream_connections.py` its connections; `key_tests.py` tests
+keys, and `domain/key_health.py` judges them.
 
 Uses `settings`, `tasks` and `platform`.
 """

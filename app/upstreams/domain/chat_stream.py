@@ -1,4 +1,4 @@
-"""A chat completion in pieces: put together from chunks, and taken apart into them."""
+"""A streamed chat completion: assembled from chunks, split into chunks, and sent in pieces from worker to API."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 Completion = dict[str, Any]
 
-# Said once, not grown piece by piece.
+# Set once, not extended chunk by chunk.
 _ONCE = frozenset({"role", "id", "type", "index"})
 _WHOLE = "chat.completion"
 _CHUNK = "chat.completion.chunk"
 
 
 class Assembly:
-    """Takes chunks and makes the completion that they come to, as if it had not been streamed."""
+    """Assembles chunks into the completion, as if it had not been streamed. Owned by one thread."""
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
@@ -23,7 +23,7 @@ class Assembly:
         self._usage: Any = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Go on with the next chunk; what is not understood is passed over."""
+        """Add the next chunk; unknown parts are ignored."""
         for name, value in chunk.items():
             if name not in ("choices", "usage", "object") and value is not None:
                 self._head.setdefault(name, value)
@@ -35,11 +35,11 @@ class Assembly:
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has said why it ended."""
+        """Whether every choice has a finish reason."""
         return bool(self._choices) and all(choice["finish_reason"] for choice in self._choices.values())
 
     def completion(self) -> Completion:
-        """What the chunks so far come to."""
+        """The completion so far."""
         choices = [self._choices[index] for index in sorted(self._choices)]
         whole = {**self._head, "object": _WHOLE, "choices": [_whole_choice(choice) for choice in choices]}
         return whole if self._usage is None else {**whole, "usage": self._usage}
@@ -58,7 +58,7 @@ class Assembly:
 
 
 def _grown(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping after another's pieces: texts and lists grow, the rest is said once."""
+    """A mapping extended by a delta: texts and lists grow, everything else is set once."""
     grown = dict(known)
     for name, value in more.items():
         if value is not None:
@@ -83,7 +83,7 @@ def _grown_value(name: str, known: Any, more: Any) -> Any:
 
 
 def _grown_items(known: list[Any], more: list[Any]) -> list[Any]:
-    """Lists such as tool_calls, whose items come in pieces that say which one they belong to."""
+    """Lists such as tool_calls, whose items arrive in parts with an index."""
     items: dict[int, dict[str, Any]] = {}
     for item in (item for item in (*known, *more) if isinstance(item, Mapping)):
         index = item["index"] if isinstance(item.get("index"), int) else 0
@@ -104,7 +104,7 @@ def _whole_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chunks_of(completion: Mapping[str, Any]) -> Iterator[Completion]:
-    """A whole completion as chunks: one of content for each choice, then one that ends it, then the usage."""
+    """A completion as chunks: for each choice one with content and one that ends it, then the usage."""
     head = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
     head["object"] = _CHUNK
     for choice in completion.get("choices") or ():
@@ -126,9 +126,9 @@ def chunks_of(completion: Mapping[str, Any]) -> Iterator[Completion]:
 
 
 def for_client(chunk: Mapping[str, Any], *, with_usage: bool) -> Mapping[str, Any] | None:
-    """A chunk as the client asked for it; None when it says nothing but the usage, which was not asked for.
+    """A chunk as the client asked for it; None if it holds only the usage and the client did not ask for that.
 
-    We always ask the upstream for the usage; the client sees it where it asked for it too.
+    The upstream is always asked for the usage.
     """
     if with_usage:
         return chunk if "usage" in chunk else {**chunk, "usage": None}
@@ -139,20 +139,20 @@ def for_client(chunk: Mapping[str, Any], *, with_usage: bool) -> Mapping[str, An
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One chunk of one run of a task, as the upstream sent it; `data` None: the run is over after `number` chunks."""
+    """One chunk of one run, numbered so that a gap is noticed. `data` None: the run ended after `number` chunks."""
 
     release: int
     number: int  # from 0
     data: bytes | None = None
 
     def encode(self) -> bytes:
-        """As it travels."""
+        """As bytes for Redis."""
         mark = b"." if self.data is None else b":"
         return b"%d %d%b%b" % (self.release, self.number, mark, self.data or b"")
 
     @classmethod
     def decode(cls, message: bytes) -> Piece:
-        """Raises ValueError for anything else."""
+        """Inverse of `encode`. Raises ValueError for anything else."""
         release, _, rest = message.partition(b" ")
         digits = len(rest) - len(rest.lstrip(b"0123456789"))
         mark, number = rest[digits : digits + 1], int(rest[:digits])

@@ -1,4 +1,9 @@
-"""From what came back to a verdict: the outcome of one upstream call and everything that it told us."""
+"""From a reply or transport error to a verdict: the outcome of a call, and everything else learned from it.
+
+Providers agree on little. An error's status decides where it says enough, otherwise its words do, which are data
+(`upstream_words.py`). A message may echo what the client wrote, so words that would close an account or a key, or turn
+a refusal of the request into a wait, count only at the start of a message.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +31,12 @@ _FIXED = {
     402: Outcome.NO_BALANCE,
     404: Outcome.UNKNOWN_MODEL,
     408: Outcome.UNAVAILABLE,
-    409: Outcome.UNAVAILABLE,  # two calls met on a lock of the upstream's own
+    409: Outcome.UNAVAILABLE,  # two calls met at a lock inside the upstream
     425: Outcome.UNAVAILABLE,
     503: Outcome.OVERLOADED,
     529: Outcome.OVERLOADED,
 }
-# In this order: the first that an error means.
+# The first match counts.
 _OURS = {Meaning.NO_BALANCE: Outcome.NO_BALANCE, Meaning.DEAD_KEY: Outcome.UNAUTHORIZED}
 _REQUEST = {
     Meaning.CONTEXT_TOO_LONG: Outcome.CONTEXT_TOO_LONG,
@@ -46,7 +51,7 @@ _WAIT = {
 
 
 class _Words:
-    """An error's words, looked through."""
+    """An error's words, matched against the meanings in `upstream_words.py`."""
 
     def __init__(self, error: UpstreamError) -> None:
         self._codes = frozenset(map(folded_code, error.words))
@@ -68,7 +73,7 @@ class _Words:
 
 
 def outcome_of(status: int, error: UpstreamError) -> Outcome:
-    """What an error with this HTTP status means."""
+    """The outcome that an error with this HTTP status means."""
     words = _Words(error)
     for meaning, outcome in _OURS.items():
         if words.begin(meaning):
@@ -83,7 +88,7 @@ def outcome_of(status: int, error: UpstreamError) -> Outcome:
 
 
 def outcome_in_200(error: UpstreamError) -> Outcome:
-    """What an error means that came where an answer should be: its code may name a status; else by its words."""
+    """The outcome of an error inside a 200. Its code may name a status, otherwise its words decide."""
     if (status := error.status) is not None:
         return outcome_of(status, error)
     words = _Words(error)
@@ -118,7 +123,7 @@ def _wait_by_beginning(words: _Words) -> Outcome | None:
 
 
 def _of_server(words: _Words) -> Outcome:
-    """Nothing that it says can be the request's fault: it may say it anywhere."""
+    """A server's error is never the request's fault, so its words count anywhere in the message."""
     if words.say(Meaning.BUSY):
         return Outcome.OVERLOADED
     if words.say(Meaning.RATE_LIMITED):
@@ -130,17 +135,17 @@ def _of_server(words: _Words) -> Outcome:
 _REPAIRABLE = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTEXT_TOO_LONG})
 _REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 _HINTS = ("x-ratelimit-", "ratelimit")
-_MOST_HINTS, _LONGEST_HINT = 24, 200
-_MOST_TOKENS = 2**31 - 1
-_MOST_WORDS = 65536  # bytes read of an error that is not JSON
+_MAX_HINTS, _LONGEST_HINT = 24, 200
+_MAX_TOKENS = 2**31 - 1
+_MAX_TEXT = 65536  # bytes read of an error that is not JSON
 
 
 @dataclass(frozen=True, slots=True)
 class CallVerdict:
-    """The outcome of one call, and what it told us.
+    """The outcome of one call, and what was learned from it.
 
-    `message` is the upstream's own where it said something, in one line; it may quote the client's request
-    and is for the client only. `result` is the answer as JSON text. `called`: whether anything was sent.
+    `message`: the upstream's own where there is one, in one line; it may quote the client's request and is for the
+    client only. `result`: the answer as JSON text. `called`: whether anything was sent.
     """
 
     outcome: Outcome
@@ -158,51 +163,51 @@ class CallVerdict:
     first_byte_at: float | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
     called: bool = True
-    sent: bool = True  # False also when no connection could be made
-    named: Figure | None = None  # the limit that a refusal names in its words
+    sent: bool = True  # also False if no connection could be made
+    named: Figure | None = None  # the limit that a refusal's words name
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that the call used: counted, 0 when it was refused, None when nobody knows."""
+        """Tokens that the call used: 0 if it was refused, None if unknown."""
         if self.usage is not None:
             return self.usage.prompt_tokens + self.usage.completion_tokens
         refused = self.status_code is not None and 400 <= self.status_code < 500
         return 0 if refused or self.outcome is Outcome.OVERLOADED or not self.sent else None
 
 
-def classify(back: Reply | TransportError, *, model: str, now: float, parse: Parse) -> CallVerdict:
-    """Say what a call came to. `model` is the upstream's name of it, `now` Unix seconds."""
-    if isinstance(back, TransportError):
-        return _of_fault(back, model, now)
-    known = _known(back, now)
-    if 200 <= back.status < 300:
-        return _of_success(back, known, model, parse)
-    error = _error_of(back.body, parse)
-    return _of_error(outcome_of(back.status, error), error, known, model)
+def classify(reply: Reply | TransportError, *, model: str, now: float, parse: Parse) -> CallVerdict:
+    """The verdict on a call. `model`: the upstream's name of it; `now`: Unix seconds."""
+    if isinstance(reply, TransportError):
+        return _of_transport_error(reply, model, now)
+    known = _known(reply, now)
+    if 200 <= reply.status < 300:
+        return _of_success(reply, known, model, parse)
+    error = _error_of(reply.body, parse)
+    return _of_error(outcome_of(reply.status, error), error, known, model)
 
 
-def _known(back: Reply | TransportError, now: float) -> CallVerdict:
-    """What the head of an answer tells, whatever its body says. Its outcome is yet to be set."""
-    headers = back.headers
+def _known(reply: Reply | TransportError, now: float) -> CallVerdict:
+    """What the head of an answer says. The outcome is set later."""
+    headers = reply.headers
     return CallVerdict(
         outcome=Outcome.MALFORMED,
-        status_code=back.status,
+        status_code=reply.status,
         retry_after_seconds=retry_after_seconds(headers, now),
         upstream_request_id=next((headers[name][:200] for name in _REQUEST_IDS if headers.get(name)), None),
-        sent_at=back.sent_at,
-        first_byte_at=back.first_byte_at,
+        sent_at=reply.sent_at,
+        first_byte_at=reply.first_byte_at,
         hints=_hints(headers),
     )
 
 
 def _hints(headers: Mapping[str, str]) -> dict[str, str]:
     found = [(name, value) for name, value in headers.items() if name.startswith(_HINTS)]
-    if found and "date" in headers:  # what their instants count from
+    if found and "date" in headers:  # the base of their relative times
         found.insert(0, ("date", headers["date"]))
-    return {name: value[:_LONGEST_HINT] for name, value in found[:_MOST_HINTS]}
+    return {name: value[:_LONGEST_HINT] for name, value in found[:_MAX_HINTS]}
 
 
-_OF_TROUBLE = {
+_OF_TRANSPORT_ERROR = {
     TransportErrorKind.NOT_SENT: Outcome.RETURNED,
     TransportErrorKind.ABORTED: Outcome.RETURNED,
     TransportErrorKind.UNCONNECTED: Outcome.UNAVAILABLE,
@@ -213,13 +218,13 @@ _OF_TROUBLE = {
 }
 
 
-def _of_fault(fault: TransportError, model: str, now: float) -> CallVerdict:
+def _of_transport_error(fault: TransportError, model: str, now: float) -> CallVerdict:
     known = _known(fault, now)
     if fault.status is not None and fault.status >= 300 and fault.trouble is not TransportErrorKind.ABORTED:
-        error = UpstreamError()  # the status came; only its body is missing
+        error = UpstreamError()  # the status arrived, only the body is missing
         return _of_error(outcome_of(fault.status, error), error, known, model)
     called = fault.trouble is not TransportErrorKind.NOT_SENT
-    outcome = _OF_TROUBLE[fault.trouble]
+    outcome = _OF_TRANSPORT_ERROR[fault.trouble]
     return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
 
 
@@ -243,7 +248,7 @@ def _of_success(reply: Reply, known: CallVerdict, model: str, parse: Parse) -> C
 
 
 def _of_no_object(error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
-    """A list or plain words in a 200 are an error where they say which; all else is only malformed."""
+    """A list or plain text in a 200 is an error if its words say which, otherwise malformed."""
     outcome = outcome_in_200(error)
     if outcome is Outcome.UNAVAILABLE:
         return replace(known, message="The upstream answered 200 with something that is not a JSON object.")
@@ -258,7 +263,7 @@ def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
-    """A proper body may still say that the answer was broken off for want of capacity, or withheld."""
+    """A well-formed body may still say that the answer was cut short or withheld."""
     reason = choice.get("finish_reason")
     if reason == "insufficient_system_resource":
         return replace(
@@ -266,7 +271,7 @@ def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
         )
     if reason == "error":
         return replace(
-            known, outcome=Outcome.UNAVAILABLE, result=None, message="The upstream broke the answer off."
+            known, outcome=Outcome.UNAVAILABLE, result=None, message="The upstream broke off the answer."
         )
     if reason == "content_filter" and not choice["message"].get("content"):
         refused = replace(known, outcome=Outcome.CONTENT_REFUSED, result=None)
@@ -287,15 +292,15 @@ def _of_error(outcome: Outcome, error: UpstreamError, known: CallVerdict, model:
 
 
 def _error_of(body: bytes, parse: Parse) -> UpstreamError:
-    """The error in a body: JSON, else plain words or a page."""
+    """The error in a body: JSON, plain text or an HTML page."""
     try:
         return read_error(read_json(body, parse)[0])
     except ValueError:
-        return read_error(body[:_MOST_WORDS].decode("utf-8-sig", "replace"))
+        return read_error(body[:_MAX_TEXT].decode("utf-8-sig", "replace"))
 
 
 def _usage(value: Any) -> TokenUsage | None:
-    """Token counts in OpenAI's words or DeepSeek's; None when the two totals are not both there."""
+    """Token counts under OpenAI's or DeepSeek's names; None unless both totals are there."""
     if not isinstance(value, Mapping):
         return None
     prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
@@ -314,6 +319,6 @@ def _inside(value: Mapping[str, Any], outer: str, inner: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_TOKENS:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
         return None
     return value

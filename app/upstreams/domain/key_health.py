@@ -1,14 +1,14 @@
-"""The health of keys and accounts: what calls and tests teach, and what is to be tested when. Pure.
+"""The health of keys and accounts: what calls and tests show, and which tests are due. Pure.
 
     active --(401 again with no success between, or to the key's test)--> disabled
     active --(402, insufficient_quota; the same)--> no_balance
     disabled, no_balance --(a call succeeds, or a test after one that refused)--> active
 
-One refused request closes nothing (see refusals.py): its key is tested at once.
-What calls have closed is closed to the clients that were refused; others may try it, one call at a time, and what
-succeeds opens it to all. Refused to several clients it is closed to all. A test proves something only after one that
-refused: many upstreams list their models to anybody. Else one call, of whoever waits, tells when the test is due.
-Endpoints that nobody has called for a while are probed, so that a fault is seen before a task meets it.
+One refused request closes nothing (see refusals.py): its key is tested at once. What calls close is closed to the
+clients that were refused; others may try it, one call at a time, and a success opens it to all. What refuses several
+clients is closed to all. A successful test proves something only after one that was refused, because many upstreams
+list their models to anybody; otherwise one waiting call serves as the test when it is due. Endpoints without calls for
+a while are probed, so that a fault is noticed before a task meets it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.upstreams.domain.refusals import REFUSALS, HeardCall, Reach, Refusals
 
 
 class Condition(StrEnum):
-    """Whether a key, or an account, may be used."""
+    """Whether a key or an account may be used."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -33,33 +33,33 @@ class Condition(StrEnum):
 
 
 class Probe(StrEnum):
-    """What is asked of an upstream."""
+    """What a test requests."""
 
     MODELS = "models"  # GET /models
     BALANCE = "balance"  # GET /user/balance
 
 
 class KeyTestResult(StrEnum):
-    """What a test came to."""
+    """The result of a test."""
 
-    WORKS = "works"  # the key is known; there is money
-    REFUSED = "refused"  # it is not; there is none
+    WORKS = "works"  # the key is valid; the balance is positive
+    REFUSED = "refused"  # it is not
     NOT_OFFERED = "not_offered"  # the upstream has no such page
-    NO_ANSWER = "no_answer"  # or none that tells anything
+    NO_ANSWER = "no_answer"  # or none that says anything
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
     """Seconds."""
 
-    retest: float = 30.0  # from a refusal to the first test; doubled for each further one ...
+    retest: float = 30.0  # from a refusal to the first test, doubled for each further one ...
     longest: float = 900.0  # ... up to this
     idle: float = 300.0  # without a call, after which an endpoint is probed; 0: never
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A test that came back."""
+    """A finished test."""
 
     finding: KeyTestResult
     at: float
@@ -70,19 +70,19 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """How a key or an account stands. Instants are Unix seconds."""
+    """The status of a key or an account. Instants are Unix seconds."""
 
     condition: Condition = Condition.ACTIVE
     reason: str = ""
     since: float = 0.0
     tests: int = 0  # since it was disabled
-    next_test_at: float | None = None  # None of what is closed: the next call tells
+    next_test_at: float | None = None  # None while closed: the next call is the test
     last: Probed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A test to be made, of a key or (with one of its keys) of an account."""
+    """A test that is due, of a key or (with one of its keys) of an account."""
 
     subject: str  # key:main, account:acme
     test: Probe
@@ -100,7 +100,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """When a key was last known to be good, in gate time: by a call that succeeded, by a test of its own."""
+    """When a key was last proved good, by the pacing store's clock: by a successful call, by its own test."""
 
     succeeded: float = 0.0
     tested: float = 0.0
@@ -118,18 +118,20 @@ _REFUSED = "the upstream refuses it"  # for clients: an upstream's own words may
 
 @dataclass(slots=True)
 class KeyHealth:
-    """All keys and accounts. Kept by the leader; time arrives as arguments (Unix seconds)."""
+    """All keys and accounts. Owned by the leader's tick thread; time arrives as arguments (Unix seconds)."""
 
     keys: Mapping[str, Held]
     rules: HealthRules = field(default_factory=HealthRules)
     standings: dict[str, KeyStatus] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
-    _called: dict[str, float] = field(default_factory=dict)  # by key: the last call or test that came back
-    _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was given back
-    _accused: dict[str, set[str]] = field(default_factory=dict)  # closed to these clients alone, by subject
+    _called: dict[str, float] = field(default_factory=dict)  # by key: its last finished call or test
+    _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was opened
+    _accused: dict[str, set[str]] = field(
+        default_factory=dict
+    )  # by subject: the only clients it is closed to
 
     def heard(self, call: HeardCall) -> bool:
-        """A call came back. Returns whether it changed anything: not if sent before the key was given back."""
+        """Take in a finished call. Returns whether it changed anything; one sent before the key was opened does not."""
         if call.key not in self.keys:
             return False
         self._called[call.key] = call.at
@@ -148,14 +150,14 @@ class KeyHealth:
         return f"account:{call.account}" if call.outcome is Outcome.NO_BALANCE else f"key:{call.key}"
 
     def _refused(self, subject: str, call: HeardCall, reach: Reach) -> None:
-        """By a call: to those who were refused, or to everybody."""
+        """Close the subject to those who were refused, or to everybody."""
         before = self.standings.get(subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             if reach is not Reach.EVERYBODY and not self.refusals.seems_dead(call):
                 return
             self._close(subject, _BAD[call.outcome], call.at, _answered(call))
             self._accused[subject] = set(self.refusals.cases[call.subject].tasks)
-        elif before.next_test_at is None:  # the one call that was to tell
+        elif before.next_test_at is None:  # the one call that served as the test
             tests = before.tests + 1
             due = call.at + self._pause(tests)
             self.standings[subject] = replace(
@@ -175,11 +177,11 @@ class KeyHealth:
         self.standings[subject] = KeyStatus(condition, words, at, 0, at + self._pause(0), last)
 
     def due(self, now: float) -> list[Order]:
-        """Tests to be made now."""
+        """The tests that are due."""
         return [*self._due_again(now), *self._due_doubted(now), *self._due_idle(now)]
 
     def tested(self, order: Order, test: Probed) -> bool:
-        """A test came back. Gives back whether a condition changed."""
+        """Take in a finished test. Returns whether a condition changed."""
         self._called[order.key] = test.at
         before = self.standings.get(order.subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
@@ -201,7 +203,7 @@ class KeyHealth:
         return True
 
     def give_back(self, key: str, now: float) -> bool:
-        """Somebody says that a key is good: it is used again, and a call will tell."""
+        """Open a key at an operator's word; the next call shows whether it works."""
         held = self.keys[key]
         changed = False
         for subject in (f"key:{key}", f"account:{held.account}"):
@@ -214,14 +216,14 @@ class KeyHealth:
         return changed
 
     def _open(self, subject: str, at: float, last: Probed | None) -> None:
-        """To everybody; what was sent before says nothing of it."""
+        """Open it to everybody; calls sent before are no evidence."""
         self.standings[subject] = KeyStatus(since=at, last=last)
         self._released[subject] = at
         self._accused.pop(subject, None)
 
     @property
     def shut(self) -> dict[str, Suspension]:
-        """Keys that are not to be used by anybody, by name."""
+        """Keys that nobody may use, by name."""
         bad = {subject: shut for subject, shut in self._bad.items() if not self._may_be_tried(subject)}
         found = {}
         for key, held in self.keys.items():
@@ -232,7 +234,7 @@ class KeyHealth:
 
     @property
     def barred(self) -> dict[str, dict[str, Suspension]]:
-        """What is closed to some: by client and quota."""
+        """What is closed to some clients, by client and quota."""
         found: dict[str, dict[str, Suspension]] = {}
         for subject, shut in self._bad.items():
             for client in self._accused.get(subject, ()):
@@ -241,7 +243,7 @@ class KeyHealth:
 
     @property
     def probed(self) -> dict[str, str]:
-        """Quotas of what is closed and may be tried, one call at a time: why, by quota."""
+        """Why something is closed that may be tried, one call at a time; by quota."""
         bad = self._bad.items()
         return {_quota_of(subject): shut.words for subject, shut in bad if self._may_be_tried(subject)}
 
@@ -257,9 +259,9 @@ class KeyHealth:
         }
 
     def _probed(self, order: Order, before: KeyStatus, test: Probed) -> bool:
-        """A test of what is in use. A page of balances that refuses the key itself tells nothing of money."""
-        told_of_money = order.test is Probe.MODELS or test.status == 200
-        if test.finding is KeyTestResult.REFUSED and told_of_money:
+        """A test of what is open. A balance page that refuses the key itself says nothing about the balance."""
+        is_conclusive = order.test is Probe.MODELS or test.status == 200
+        if test.finding is KeyTestResult.REFUSED and is_conclusive:
             self.standings[order.subject] = replace(before, tests=0, last=test)
             found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
             self._close(order.subject, found, test.at, test.words or _REFUSED)
@@ -268,7 +270,7 @@ class KeyHealth:
         return False
 
     def _proved(self, call: HeardCall) -> bool:
-        """A success of what was sent since it was closed."""
+        """Open what a call that was sent since its closing has used with success."""
         changed = False
         for subject in (f"key:{call.key}", f"account:{call.account}"):
             standing = self.standings.get(subject, KeyStatus())
@@ -293,7 +295,7 @@ class KeyHealth:
                 yield Order(subject, Probe.BALANCE, key)
 
     def _due_doubted(self, now: float) -> Iterable[Order]:
-        """What has refused a request: is it dead?"""
+        """What has refused a request and may be dead."""
         for case in self.refusals.doubted(now):
             call = case.call
             account = call.outcome is Outcome.NO_BALANCE
@@ -303,13 +305,13 @@ class KeyHealth:
                 yield Order(subject, Probe.BALANCE if account else Probe.MODELS, call.key)
 
     def _due_idle(self, now: float) -> Iterable[Order]:
-        """One key of each upstream, the one that was called last, when none was called for a while."""
+        """For each upstream without calls for a while, the key that was called last."""
         if not self.rules.idle:
             return
         upstreams: dict[str, list[str]] = {}
         shut = self.shut
         for key, held in self.keys.items():
-            self._called.setdefault(key, now)  # at the start nothing is known, and nothing is hurried
+            self._called.setdefault(key, now)  # nothing is known at the start, and nothing is urgent
             if key not in shut:
                 upstreams.setdefault(held.upstream, []).append(key)
         for keys in upstreams.values():
@@ -333,7 +335,7 @@ def _quota_of(subject: str) -> str:
 
 
 def worse(standings: Mapping[str, KeyStatus], key: str, account: str) -> KeyStatus:
-    """A key's standing, or its account's where only that one is bad."""
+    """A key's status, or its account's if only that is bad."""
     of_key = standings.get(f"key:{key}", KeyStatus())
     of_account = standings.get(f"account:{account}", KeyStatus())
     if of_key.condition is Condition.ACTIVE and of_account.condition is not Condition.ACTIVE:
@@ -342,7 +344,7 @@ def worse(standings: Mapping[str, KeyStatus], key: str, account: str) -> KeyStat
 
 
 def to_facts(standing: KeyStatus) -> dict[str, Any]:
-    """As plain values, to be kept."""
+    """As plain values, for the database."""
     last = standing.last
     return {
         "condition": standing.condition,
@@ -363,7 +365,7 @@ def to_facts(standing: KeyStatus) -> dict[str, Any]:
 
 
 def from_facts(facts: Mapping[str, Any]) -> KeyStatus:
-    """What was kept. Raises KeyError, ValueError, TypeError for what is no standing."""
+    """Inverse of `to_facts`. Raises KeyError, ValueError or TypeError for anything else."""
     last = facts["last"]
     return KeyStatus(
         Condition(facts["condition"]),

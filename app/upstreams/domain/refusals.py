@@ -1,7 +1,7 @@
-"""Whose fault refused requests are: evidence against a key, an account or a route. Pure.
+"""Whether refusals are the fault of a key, an account or a route. Pure.
 
-A 401 may speak against its key, a 402 against the account, a 403 or 404 against the key for that model; each may also
-be about the one request that met it. So a closure takes several requests, with no success there since the first:
+A 401 may be evidence against its key, a 402 against the account, a 403 or 404 against the key for that model; each may
+also concern only the one request. So closing one takes several requests, with no success there since the first:
 
 | refused since the last success | closed to |
 |---|---|
@@ -9,10 +9,10 @@ be about the one request that met it. So a closure takes several requests, with 
 | FEW requests or more, of one client | that client |
 | FEW requests or more, of several clients | everybody |
 
-A key or account that is refused again after its first refusal came back, or to FEW requests, with nothing of another
-client served there lately, is taken for dead (see key_health.py): others may still try it, one call at a time.
-Routes answer most of what they are sent while a few requests are refused for their content, so a route is closed only
-once nothing has succeeded there for QUIET seconds. Whatever succeeds opens it again, and forgets the rest.
+A key or account that refuses again after its first refusal, or refuses FEW requests, while no other client succeeded
+there lately, is taken for dead (see key_health.py): others may still try it, one call at a time. A route may refuse a
+few requests for their content and answer the rest, so it is closed only once nothing has succeeded there for QUIET
+seconds. Any success opens it again and clears the case.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from app.tasks.domain.attempt import Outcome
 
 FEW = 3  # different requests
 QUIET = 10.0  # seconds
-WINDOW = 600.0  # seconds after which a refusal is no evidence any more
-REST, LONGEST_REST = 10.0, 60.0  # seconds that a closure lasts: the first, doubled up to the longest
-LATELY = 60.0  # seconds for which a client's success speaks for a key that refuses another
+WINDOW = 600.0  # seconds for which a refusal is evidence
+REST, LONGEST_REST = (
+    10.0,
+    60.0,
+)  # seconds for which something is closed: at first, doubled each time up to the second
+LATELY = 60.0  # seconds for which a client's success is evidence for a key that refuses another client
 TEST_EVERY = 30.0  # seconds between tests of one key, however many requests it refuses
 EVERYBODY = ""
 
@@ -36,12 +39,12 @@ _KEY = frozenset({Outcome.UNAUTHORIZED})
 _ACCOUNT = frozenset({Outcome.NO_BALANCE})
 _ROUTE = frozenset({Outcome.FORBIDDEN, Outcome.UNKNOWN_MODEL})
 REFUSALS = _KEY | _ACCOUNT | _ROUTE
-_MOST_CLIENTS = 16  # kept of each case
-_LONGEST_WORDS = 300  # characters kept of an upstream's
+_MAX_CLIENTS = 16  # kept per case
+_LONGEST_WORDS = 300  # characters kept of an upstream's words
 
 
 class Reach(Enum):
-    """To whom something is closed."""
+    """Who may no longer use something."""
 
     NOBODY = "nobody"
     CLIENT = "client"
@@ -50,7 +53,7 @@ class Reach(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HeardCall:
-    """A call that came back, as evidence. Instants are Unix seconds."""
+    """A finished call, as evidence. Instants are Unix seconds."""
 
     outcome: Outcome
     client: str
@@ -65,7 +68,7 @@ class HeardCall:
 
     @property
     def subjects(self) -> tuple[str, str, str]:
-        """What its success speaks for: key, account and route, as ids of quotas."""
+        """What its success is evidence for: key, account and route, as quota ids."""
         return (
             key_quota(self.key, ANY),
             account_quota(self.account, ANY),
@@ -74,7 +77,7 @@ class HeardCall:
 
     @property
     def subject(self) -> str:
-        """What its refusal may speak against."""
+        """What its refusal may be evidence against."""
         key, account, route = self.subjects
         if self.outcome in _KEY:
             return key
@@ -83,7 +86,7 @@ class HeardCall:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Why something is closed, for people, and for how many seconds more."""
+    """Why something is closed, for people, and for how many more seconds."""
 
     words: str
     seconds: float
@@ -91,28 +94,28 @@ class Closed:
 
 @dataclass(slots=True)
 class Case:
-    """What was refused by one key, account or route since something last succeeded there."""
+    """What one key, account or route has refused since its last success."""
 
     call: HeardCall  # the first
     last_at: float
     tasks: dict[str, set[str]] = field(default_factory=dict)  # by client
-    until: float = 0.0  # closed
+    until: float = 0.0  # when it opens again
     rest: float = REST
     tested_at: float | None = None
-    again: bool = False  # refused once more, after the first refusal came back
+    again: bool = False  # refused a call that was sent after the first refusal
 
     def add(self, call: HeardCall) -> None:
-        """One more refused request."""
+        """Add a refused request."""
         self.last_at = call.at
         self.again = self.again or call.sent_at > self.call.at
-        if call.client in self.tasks or len(self.tasks) < _MOST_CLIENTS:
+        if call.client in self.tasks or len(self.tasks) < _MAX_CLIENTS:
             of_client = self.tasks.setdefault(call.client, set())
             if len(of_client) < FEW:
                 of_client.add(call.task)
 
 
 def reach(tasks: Mapping[str, Collection[str]]) -> Reach:
-    """How far the requests, by client, that were refused without a success between them may close something."""
+    """To whom refused requests, by client and without a success between them, close something."""
     if len(tasks) > 1 and sum(map(len, tasks.values())) >= FEW:
         return Reach.EVERYBODY
     return Reach.CLIENT if any(len(of_client) >= FEW for of_client in tasks.values()) else Reach.NOBODY
@@ -120,14 +123,14 @@ def reach(tasks: Mapping[str, Collection[str]]) -> Reach:
 
 @dataclass(slots=True)
 class Refusals:
-    """The cases that are open. Kept by the leader."""
+    """The open cases. Owned by the leader's tick thread."""
 
     cases: dict[str, Case] = field(default_factory=dict)
-    succeeded: dict[str, float] = field(default_factory=dict)  # by subject: when the last success was sent
+    succeeded: dict[str, float] = field(default_factory=dict)  # by subject: when the latest success was sent
     _clients: dict[str, dict[str, float]] = field(default_factory=dict)  # by subject and client: the same
 
     def heard(self, call: HeardCall) -> Reach:
-        """Take a call as evidence. Returns how far its subject is closed by it."""
+        """Take a call as evidence. Returns to whom it closes its subject."""
         if call.outcome is Outcome.SUCCEEDED:
             self._exonerate(call)
         if call.outcome not in REFUSALS or call.sent_at < self.succeeded.get(call.subject, 0.0):
@@ -144,7 +147,7 @@ class Refusals:
         return found
 
     def closed(self, now: float) -> dict[str, dict[str, Closed]]:
-        """What is closed at `now`, by client (EVERYBODY is one) and by quota."""
+        """What is closed at `now`, by client (EVERYBODY is one) and quota."""
         found: dict[str, dict[str, Closed]] = {}
         for subject, case in self.cases.items():
             if now < case.until:
@@ -154,7 +157,7 @@ class Refusals:
         return found
 
     def doubted(self, now: float) -> Iterator[Case]:
-        """Cases whose key is to be tested now, each marked as being tested."""
+        """Cases whose key is due for a test, which are marked as tested."""
         for case in self.cases.values():
             if case.tested_at is None or (
                 now - case.tested_at >= TEST_EVERY and case.last_at > case.tested_at
@@ -163,14 +166,14 @@ class Refusals:
                 yield case
 
     def seems_dead(self, call: HeardCall) -> bool:
-        """Whether a refused call leaves its key or account for dead, whatever its own test says."""
+        """Whether a refused call makes its key or account count as dead, whatever its own test says."""
         case = self.cases.get(call.subject)
         others = self._clients.get(call.subject, {})
         lately = any(call.at - at <= LATELY for client, at in others.items() if client != call.client)
         return case is not None and not lately and (case.again or reach(case.tasks) is not Reach.NOBODY)
 
     def forget(self, subjects: Collection[str]) -> None:
-        """Somebody says that they are good."""
+        """Clear these cases: an operator or a test vouches for them."""
         for subject in subjects:
             self.cases.pop(subject, None)
 
@@ -179,7 +182,7 @@ class Refusals:
             self.succeeded[subject] = max(call.sent_at, self.succeeded.get(subject, 0.0))
             latest = self._clients.setdefault(subject, {})
             latest[call.client] = call.at
-            if len(latest) > 2:  # two tell whether there is another than some client
+            if len(latest) > 2:  # two suffice to find another client than a given one
                 del latest[min(latest, key=lambda one: latest[one])]
             case = self.cases.get(subject)
             if case is not None and call.sent_at >= case.call.sent_at:
@@ -190,7 +193,7 @@ class Refusals:
 
 
 def about_a_key(outcome: Outcome, words: str) -> str:
-    """An upstream's words where they speak of a key or an account, as they may be passed on; else none."""
+    """An upstream's words if they are about a key or account, which may be shown; otherwise none."""
     if outcome not in _KEY | _ACCOUNT:
         return ""
     return words[:_LONGEST_WORDS].encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""An upstream's error, read: its words out of whatever shape it came in, and whose limit they name."""
+"""Reads an upstream's error from any of the shapes that providers use, and whose limit it names."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from app.upstreams.domain.upstream_words import FILLERS, Fillers, folded
 
 _LONGEST_MESSAGE = 1000  # characters kept of an upstream's message
-_LONGEST_NESTED = 65536  # characters of a message that are read as a document in a document
-_DEEPEST = 8  # documents in documents
-_MOST_PARTS = 8  # of a list of errors
+_LONGEST_NESTED = 65536  # characters of a message that are parsed as a nested document
+_DEEPEST = 8  # levels of nested documents
+_MAX_ITEMS = 8  # of a list of errors
 
 
 class LimitScope(StrEnum):
-    """What a refusal names: whose limit was met."""
+    """Whose limit a refusal names."""
 
-    MODEL = "model"  # the account for this model: what is meant when nothing is named
+    MODEL = "model"  # the account for this model: the default
     KEY_MODEL = "key_model"
     KEY = "key"
     ACCOUNT = "account"
@@ -30,12 +30,12 @@ class LimitScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamError:
-    """An error, whatever shape it came in. Absent parts are empty."""
+    """An error of any shape. Absent parts are empty."""
 
     message: str = ""
     code: str = ""
     type: str = ""
-    others: tuple[str, ...] = ()  # further words of its own: a status, reasons
+    others: tuple[str, ...] = ()  # further words: a status, reasons
 
     @property
     def words(self) -> frozenset[str]:
@@ -44,12 +44,12 @@ class UpstreamError:
 
     @property
     def status(self) -> int | None:
-        """The HTTP status that its code, or another of its words, names as a number."""
+        """The HTTP status that its code or another word names as a number."""
         named = (word for word in (self.code, self.type, *self.others) if re.fullmatch(r"[45]\d\d", word))
         return next(map(int, named), None)
 
 
-# Names that providers use, the commonest first.
+# Field names that providers use, most common first.
 _ERRORS = ("error", "errors", "Error", "err", "base_resp", "Response", "header")
 _MESSAGES = (
     *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "err_msg"),
@@ -61,7 +61,7 @@ _FILLERS = Fillers(FILLERS)
 
 
 def read_error(document: Any) -> UpstreamError:
-    """The error in an answer: an object, a list of them, a text, HTML, or a document inside a message."""
+    """The error in an answer: an object, a list, a text, HTML, or a document inside a message."""
     return _read(document, _DEEPEST)
 
 
@@ -79,12 +79,12 @@ def _read(document: Any, depth: int) -> UpstreamError:
     if isinstance(document, str):
         return _of_text(document, depth)
     if isinstance(document, Sequence) and not isinstance(document, bytes):
-        return _joined([_read(item, depth - 1) for item in document[:_MOST_PARTS]])
+        return _joined([_read(item, depth - 1) for item in document[:_MAX_ITEMS]])
     return _of_object(document, depth) if isinstance(document, Mapping) else UpstreamError()
 
 
 def _of_object(document: Mapping[str, Any], depth: int) -> UpstreamError:
-    """What stands at the top, sharpened by the error inside it."""
+    """The top level, made more precise by the error inside it."""
     top = _message(document, depth)
     inner = next((found for name in _ERRORS if (found := document.get(name)) and found is not True), None)
     if inner is None:
@@ -107,7 +107,7 @@ def _message(document: Mapping[str, Any], depth: int) -> UpstreamError:
 
 
 def _over(inner: UpstreamError, outer: UpstreamError) -> UpstreamError:
-    """Both as one: what the inner one says comes first."""
+    """Both combined; the inner one takes precedence."""
     further = [word for word in (outer.code, outer.type, *outer.others) if word]
     return UpstreamError(
         inner.message or outer.message,
@@ -118,12 +118,12 @@ def _over(inner: UpstreamError, outer: UpstreamError) -> UpstreamError:
 
 
 def _joined(errors: Sequence[UpstreamError]) -> UpstreamError:
-    told = [error for error in errors if error != UpstreamError()]
-    if not told:
+    found = [error for error in errors if error != UpstreamError()]
+    if not found:
         return UpstreamError()
-    message = "; ".join(error.message for error in told if error.message)
-    whole = told[0]
-    for error in told[1:]:
+    message = "; ".join(error.message for error in found if error.message)
+    whole = found[0]
+    for error in found[1:]:
         whole = _over(whole, error)
     return UpstreamError(message[:_LONGEST_MESSAGE], whole.code, whole.type, whole.others)
 
@@ -133,15 +133,15 @@ def _is_field_error(item: Any) -> bool:
 
 
 def _field_errors(items: Sequence[Any]) -> Iterator[str]:
-    """FastAPI's list as `field: message`; what it was given is left out."""
-    for item in filter(_is_field_error, items[:_MOST_PARTS]):
+    """FastAPI's list as `field: message`, without the input."""
+    for item in filter(_is_field_error, items[:_MAX_ITEMS]):
         place = item["loc"] if isinstance(item["loc"], list) else [item["loc"]]
         field = ".".join(str(part)[:100] for part in place if part != "body")
         yield ": ".join(filter(None, (field, _text(item.get("msg") or item.get("message")))))
 
 
 def _reasons(details: Any) -> Iterator[str]:
-    """Google's `details`, whose `reason` is exact where the message is not."""
+    """Google's `details`, whose `reason` is more exact than the message."""
     for item in details if isinstance(details, list) else ():
         if isinstance(item, Mapping) and (reason := _text(item.get("reason"))):
             yield reason
@@ -152,7 +152,7 @@ def _texts(document: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
 
 
 def _of_text(text: str, depth: int) -> UpstreamError:
-    """A text is a message; or a document, after words that say nothing; or a page, of which its title is told."""
+    """A text is a message; or a document after filler words; or a page, represented by its title."""
     nested = _nested(text[:_LONGEST_NESTED])
     if nested is not None and depth > 1:
         return _over(_read(nested, depth - 1), UpstreamError(_text(text)))
@@ -175,7 +175,7 @@ def _document(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    try:  # as Python writes a dict
+    try:  # Python's repr of a dict
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
@@ -189,14 +189,14 @@ def _title(page: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value in words, on one line, cut; nested values are left out as they may hold anything."""
+    """A value as one line of limited length; nested values are dropped, as they may contain anything."""
     if value is None or isinstance(value, bool | Mapping | list):
         return ""
     return " ".join(str(value)[:_LONGEST_MESSAGE].split())
 
 
 def scope_of(error: UpstreamError, model: str) -> LimitScope:
-    """Whose limit a 429 names; `model` is the upstream's name of the model that was called."""
+    """Whose limit a 429 names. `model`: the upstream's name of the called model."""
     text = error.message.lower()
     names_model = "model" in text or (bool(model) and model.lower() in text)
     if re.search(r"\bfrom this ip\b|\byour ip\b|\b(all|this|our) (provider|platform)\b|\bglobal\b", text):

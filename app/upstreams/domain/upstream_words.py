@@ -1,4 +1,4 @@
-"""What upstreams say when they refuse, in English and Chinese, by what it means: data alone.
+"""What upstreams say when they refuse, in English and Chinese, by meaning; and how it is matched.
 
 `codes` are whole words of an error's code, type, status or reasons. `begins` are openings of a message, after words
 that carry no meaning (`FILLERS`): the only words that count where a message may echo what the client wrote. `says` may
@@ -18,7 +18,7 @@ from enum import StrEnum
 
 
 class Meaning(StrEnum):
-    """What the words of an error can mean."""
+    """What an error's words can mean."""
 
     NO_BALANCE = "no_balance"
     DEAD_KEY = "dead_key"
@@ -27,7 +27,7 @@ class Meaning(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     FORBIDDEN = "forbidden"
     BUSY = "busy"
-    LATER = "later"  # "try again later": busy, where nothing says that something broke
+    LATER = "later"  # "try again later": busy, unless something broke
     RATE_LIMITED = "rate_limited"
     INVALID = "invalid"
     BROKEN = "broken"
@@ -318,19 +318,19 @@ _NUMBER_OR_ERROR = re.compile(r"(?:\d+|\w*(?:error|exception))(?![^\W_])", re.AS
 
 
 def folded(text: str) -> str:
-    """A message as it is compared: lower case, words apart by one space, none beside a Chinese character."""
+    """A message for comparison: lower case, one space between words, none next to a Chinese character."""
     plain = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("\u2019", "")
     words = _PUNCTUATION.sub(" ", plain).strip().replace("apikey", "api key")
     return _SPACE_AT_CJK.sub("", words)
 
 
 def folded_code(code: str) -> str:
-    """A code as it is compared: `RateLimitExceeded` and `rate_limit_exceeded` are one."""
+    """A code for comparison: `RateLimitExceeded` equals `rate_limit_exceeded`."""
     return _PUNCTUATION.sub("", code.casefold())
 
 
 class Phrases:
-    """Phrases of one meaning; `*` stands for up to 250 characters, `$` for the end of the message."""
+    """Matches the phrases of one meaning, whatever the case, spaces and punctuation."""
 
     def __init__(self, phrases: Iterable[str]) -> None:
         patterns = [_pattern(phrase) for phrase in phrases]
@@ -340,12 +340,12 @@ class Phrases:
         self._others = re.compile(others or r"(?!)")
 
     def begin(self, message: str, starts: Sequence[int]) -> bool:
-        """Whether a folded message says one of them from one of these places on."""
+        """Whether a folded message contains one of them at one of these positions."""
         looked = [self._western] if message.isascii() else [self._western, self._others]
         return any(phrases.match(message, start) for phrases in looked for start in starts)
 
     def stand_in(self, message: str) -> bool:
-        """Whether a folded message says one of them anywhere."""
+        """Whether a folded message contains one of them anywhere."""
         if self._western.search(message):
             return True
         return not message.isascii() and self._others.search(message) is not None
@@ -358,7 +358,7 @@ def _pattern(phrase: str) -> str:
 
 
 class Fillers:
-    """Words at the beginning of a message that say nothing."""
+    """Words at the start of a message that carry no meaning."""
 
     def __init__(self, words: Iterable[str]) -> None:
         longest_first = sorted({folded(word) for word in words}, key=len, reverse=True)
@@ -366,7 +366,7 @@ class Fillers:
         self._word = re.compile("|".join(patterns))
 
     def starts(self, message: str) -> Iterator[int]:
-        """Where a folded message may begin to say something: at its start, and after each filler there."""
+        """Where the meaning of a folded message may start: at its beginning, and after each filler there."""
         at = 0
         while True:
             yield at
@@ -376,5 +376,5 @@ class Fillers:
             at = found.end() + message.startswith(" ", found.end())
 
     def fill(self, message: str) -> bool:
-        """Whether a folded message is nothing else."""
+        """Whether a folded message consists of fillers only."""
         return max(self.starts(message)) == len(message)

@@ -1,4 +1,4 @@
-"""How keys and accounts stand, kept for the next leader and for whoever looks."""
+"""The status of keys and accounts, for the next leader and for those who display it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.upstreams.domain.key_health import KeyStatus, from_facts, to_facts
 
 
 def load_health(conn: Connection) -> dict[str, KeyStatus]:
-    """All by subject; what cannot be read is left out."""
+    """The status by subject; unreadable rows are skipped."""
     found = {}
     for row in conn.execute(select(health.c.subject, health.c.facts)):
         try:
@@ -24,7 +24,7 @@ def load_health(conn: Connection) -> dict[str, KeyStatus]:
 
 
 def save_health(conn: Connection, standings: Mapping[str, KeyStatus], now: float) -> None:
-    """Write some down, in the order of their subjects so that two writers never wait crosswise."""
+    """Save statuses, ordered by subject so that two writers cannot deadlock."""
     for subject in sorted(standings):
         facts = orjson.dumps(to_facts(standings[subject])).decode()
         row = insert_or(conn, health).values(subject=subject, facts=facts, updated_at=now)
@@ -33,5 +33,5 @@ def save_health(conn: Connection, standings: Mapping[str, KeyStatus], now: float
 
 
 def forget_health(conn: Connection, subjects: Iterable[str]) -> None:
-    """What belongs to nothing that is configured any more."""
+    """Delete what is no longer configured."""
     conn.execute(delete(health).where(health.c.subject.in_(list(subjects))))
