@@ -291,7 +291,7 @@ class Container:
 
     @cached_property
     def topology(self) -> Topology:
-        """Routes and told quotas."""
+        """Routes and configured quotas."""
         return build_topology(self.settings)
 
 

@@ -1,4 +1,4 @@
-"""The one way to run something again and again beside everything else: it outlives whatever its body raises.
+"""The only way to run something repeatedly in the background: a loop survives whatever its body raises.
 
 loop = BackgroundLoop("audit", flush, every=0.5)
 loop.start()
@@ -23,7 +23,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds after a failure, doubled f
 END = object()  # returned by a body: that was the last time
 
 Count = Callable[[str], object]
-_counts: list[Count] = []  # one process, one registry: what was configured last
+_counts: list[Count] = []  # one registry per process: the last one configured
 
 
 def count_failures(count: Count) -> None:
@@ -79,7 +79,7 @@ class BackgroundLoop:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether it is to stop."""
         return self._stopped.is_set()
 
     @property
@@ -130,7 +130,7 @@ class BackgroundLoop:
             self._rung.clear()
 
     def _failed(self, error: BaseException) -> None:
-        """Say so, at once and then ever more seldom; wait, ever longer."""
+        """Log it, at first each time and then less often; wait with exponential backoff."""
         self._failures += 1
         seldom = self._failures & (self._failures - 1) == 0  # 1, 2, 4, 8 ...
         if isinstance(error, self._expected):

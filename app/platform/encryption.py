@@ -37,7 +37,7 @@ _SEALED_BYTES = re.compile(rb"\x00penstock-enc1:([0-9a-f]{8}):.{28}", re.DOTALL)
 
 
 class Unsealable(PenstockError):
-    """A value was encrypted by a key that is not configured here, or was changed. Its words hold no secret."""
+    """A value was encrypted by a key that is not configured here, or was changed. The message holds no secret."""
 
     def __init__(self, words: str, key_id: str) -> None:
         """`key_id` names the key that is wanted: eight hexadecimal digits, as stored beside each value."""
@@ -46,7 +46,7 @@ class Unsealable(PenstockError):
 
 
 class KeyRing:
-    """Keys: the first one seals, all open."""
+    """Keys: the first one encrypts, all of them decrypt."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         """Any secrets of some length; each is hashed into a key of 256 bits."""

@@ -1,4 +1,4 @@
-"""Items that are ready at the same time, in one transaction."""
+"""Group commit: items that are ready at the same time share one transaction."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class GroupCommit(Generic[T, R]):
         most: int = 500,
         gather_seconds: float = GATHER_SECONDS,
     ) -> None:
-        """`commit` stores items for good and gives back one result for each, in their order; at most `most` at once.
+        """`commit` stores items for good and returns one result for each, in their order; at most `most` at once.
 
         `after` follows once they are committed, with the results, before the callers hear of it: what has to be done
         outside the database for all of them.
@@ -97,7 +97,7 @@ class GroupCommit(Generic[T, R]):
         self._closed = False
 
     def submit(self, item: T) -> R:
-        """Wait until the transaction that holds the item commits; give back its result.
+        """Wait until the transaction that holds the item commits; return its result.
 
         Raises what `commit` raises for it, and DatabaseUnreachable.
         """

@@ -14,7 +14,7 @@ _LONGEST_LOOK = 2.0  # a pause between looks counts as this much at most: a froz
 
 
 class HeartbeatMonitor:
-    """What one observer has seen of the beats of others."""
+    """What one observer has seen of the heartbeats of others."""
 
     def __init__(self, dead_seconds: float = DEAD_SECONDS) -> None:
         """`dead_seconds`: of silence, after which a process is dead."""
@@ -24,7 +24,7 @@ class HeartbeatMonitor:
         self._looked_at: float | None = None
 
     def look(self, beats: Mapping[str, int], at: float) -> list[str]:
-        """Take in all beats as they stand; gives back who is dead. `at` is monotonic, in seconds."""
+        """Take in all beats as they stand; returns who is dead. `at` is monotonic, in seconds."""
         passed = 0.0 if self._looked_at is None else min(_LONGEST_LOOK, at - self._looked_at)
         self._looked_at = at
         self._silent = {
@@ -54,7 +54,7 @@ Touch = Callable[[Connection, Collection[str]], object]
 def find_dead(
     database: Database, silence: HeartbeatMonitor, beats: Beats, touch: Touch, at: float
 ) -> list[str]:
-    """Look at all beats, at an instant of the monotonic clock; gives back who is dead.
+    """Look at all beats, at an instant of the monotonic clock; returns who is dead.
 
     A database whose disk is full still answers reads, and takes no beat. So while somebody is overdue, every look
     writes to his row what stands there already (`touch`): where that fails, nobody's silence counts.

@@ -33,11 +33,11 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Who keeps traces."""
+    """Records traces."""
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody does."""
+        """Whether traces are recorded."""
 
     def span(self, name: str, parent: str | None = None, **attributes: Value) -> AbstractContextManager[Span]:
         """While it lasts; under `parent`, else under what this thread is doing. Never raises of its own."""
@@ -46,7 +46,7 @@ class Tracer(Protocol):
         """What was done between two instants, in Unix seconds."""
 
     def follow(self, parent: str) -> Callable[[], None]:
-        """Let what this thread does hang on `parent`, until what is given back is called."""
+        """Let what this thread does hang on `parent`, until the returned function is called."""
 
     def close(self) -> None:
         """Send what is left."""
@@ -56,7 +56,7 @@ class _NoSpan:
     traceparent = None
 
     def tell(self, **attributes: Value) -> None:
-        """Nobody listens."""
+        """Does nothing."""
 
 
 _NOTHING_AROUND: AbstractContextManager[Span] = nullcontext(_NoSpan())  # one serves all: it keeps nothing

@@ -80,9 +80,9 @@ class Scripts:
         return _translated(lambda: script(args=arguments))
 
     def run_at_ring(self, doorbell: str, seconds: float, name: str, *arguments: str | float | bytes) -> Any:
-        """Run it when a doorbell rings, at the latest after so many seconds.
+        """Run it when the wake-up list gets an element, after `seconds` at the latest.
 
-        Both commands are sent together: who is woken has the answer, and need not ask for it.
+        Both commands are sent together, so a process that is woken needs no second round trip.
         """
         script = self._script(name)
 
@@ -91,7 +91,9 @@ class Scripts:
             pipe.blpop(doorbell, max(0.001, round(seconds, 3)))
             pipe.evalsha(script.sha, 0, *arguments)
             rung, answer = pipe.execute(raise_on_error=False)
-            if isinstance(rung, Exception):  # such as a doorbell that is no list: without it we would spin
+            if isinstance(
+                rung, Exception
+            ):  # such as a wake-up key that is not a list: ignoring it would make a busy loop
                 raise rung
             if isinstance(answer, redis.exceptions.NoScriptError):
                 return script(args=arguments)

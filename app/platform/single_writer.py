@@ -16,7 +16,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.engines import busy, translated, unreachable
 
 T = TypeVar("T")
-_MOST = 200  # writes in one transaction: other processes want their turn
+_MOST = 200  # writes per transaction, so that other processes can write in between
 _TRIES = 2  # each waits the busy timeout
 
 

@@ -51,14 +51,14 @@ class OtelTracer:
             yield _Span(span)
 
     def past(self, name: str, parent: str, began_at: float, ended_at: float, **attributes: Value) -> None:
-        """What is over already."""
+        """Record a span that has ended already."""
         span = self._tracer.start_span(
             name, context=_context(parent), attributes=_kept(attributes), start_time=int(began_at * _NANOS)
         )
         span.end(end_time=int(max(began_at, ended_at) * _NANOS))
 
     def follow(self, parent: str) -> Callable[[], None]:
-        """Let what this thread does hang on `parent`, until what is given back is called."""
+        """Let what this thread does hang on `parent`, until the returned function is called."""
         token = attach(_CONTEXT.extract({"traceparent": parent}, context=Context()))
         return lambda: detach(token)
 

@@ -2,7 +2,7 @@
 
 `load_settings` gives immutable values or one ConfigError that names file, line and hint. Secrets stay
 references until `resolve_secret` is asked for one. Begin with `models.py`: each setting is explained above its default.
-`domain/` and `lay_routes.py` hold what the tables come to: quotas and routes.
+`topology.py` and `domain/` turn the tables into quotas and routes.
 
 Uses `billing` (prices, calendars), `tasks` and `platform`.
 """

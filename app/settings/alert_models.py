@@ -25,7 +25,7 @@ def _reference(value: str) -> str:
 
 
 class MuteSettings(Section):
-    """[[alerts.mute]]: hours at which nothing is told."""
+    """[[alerts.mute]]: hours without messages."""
 
     # From and to, as "22:00"; over midnight where `from` is the later one.
     begin: str = Field(alias="from")
@@ -65,9 +65,10 @@ class RuleSettings(Section):
 
 
 class AlertSettings(Section):
-    """[alerts]: who is told of what."""
+    """[alerts]: where alerts are sent."""
 
-    # Where each severity is told: references to apprise URLs, such as ["env:ALERTS_WECOM", "file:/run/secrets/mail"].
+    # Where alerts of each severity are sent: references to apprise URLs, such as
+    # ["env:ALERTS_WECOM", "file:/run/secrets/mail"].
     warning: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
     critical: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
     disaster: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)

@@ -22,7 +22,7 @@ ENVIRONMENT = {
     "admin_key": "PENSTOCK_ADMIN_KEY",
     "path": "PENSTOCK_CONFIG",
 }
-_MENDS = {  # by a setting's name, or by the beginning of pydantic's own types
+_HINTS = {  # by a setting's name, or by the beginning of pydantic's own types
     "jitter": 'write "full" or a fraction such as 0.1',
     "min_tls": 'write "1.2" or "1.3", or leave it out',
     "tiers": 'write lists of key names in a list: [["first", "second"], ["fallback:its-model-name"]]',
@@ -74,8 +74,8 @@ def _hint(field: str, detail: ErrorDetails) -> str:
     kind = detail["type"].split("_")[0]
     if len(detail["loc"]) == 1 and kind == "tuple":
         return f"write [[{field}]], once for each"
-    told: str | None = detail.get("ctx", {}).get("hint")
-    return told or _MENDS.get(field) or _MENDS.get(kind) or "correct this value"
+    given: str | None = detail.get("ctx", {}).get("hint")
+    return given or _HINTS.get(field) or _HINTS.get(kind) or "correct this value"
 
 
 def _unknown(place: Place, name: str, known: set[str], where: str) -> ConfigProblem:

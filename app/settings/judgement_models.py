@@ -1,4 +1,4 @@
-"""Settings of the dispatcher's judgement: [learning], [breaker], [pace] and [health]."""
+"""Settings of limit estimation, circuit breakers, adaptive rates and health checks."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +14,7 @@ _Up = Annotated[float, Field(gt=1, le=10)]
 
 
 class LearningSettings(Section):
-    """[learning]: limits that nobody told."""
+    """[learning]: estimation of limits that are not configured."""
 
     # Whether limits are estimated. If off, only configured limits apply, and a refusal just causes a pause.
     enabled: bool = True

@@ -34,14 +34,14 @@ def built_in() -> Mapping[str, PriceList]:
 def price_book(settings: Settings, peaks: Mapping[str, IsPeak] | None = None) -> PriceBook:
     """Every price that is known for the configured upstreams; [[price]] goes before the built-in lists.
 
-    `peaks`: peak hours by calendar; those built in, unless told.
+    `peaks`: peak hours by calendar; the built-in ones by default.
     """
     known = {name: one.is_peak for name, one in calendars().items()} if peaks is None else peaks
-    return PriceBook.of([*_listed(settings), *_told(settings)], known)
+    return PriceBook.of([*_listed(settings), *_configured(settings)], known)
 
 
 def list_of(upstream: UpstreamSettings) -> str | None:
-    """The name of the built-in list that an upstream goes by: the one told, else its address's, else none."""
+    """The name of an upstream's built-in list: the configured one, else the one of its address, else None."""
     if upstream.prices is not None:
         return upstream.prices or None
     host = urlsplit(upstream.base_url).hostname
@@ -64,23 +64,23 @@ def _listed(settings: Settings) -> Iterator[tuple[str, str, Price]]:
                 yield upstream.name, price.model, _price(price, found.calendar)
 
 
-def _told(settings: Settings) -> Iterator[tuple[str, str, Price]]:
+def _configured(settings: Settings) -> Iterator[tuple[str, str, Price]]:
     for price in settings.prices:
         yield price.upstream, price.model, _price(price, price.calendar)
 
 
-def _price(told: DatedPriceSettings, calendar: str) -> Price:
-    since = datetime.combine(told.since, time(), UTC).timestamp() if told.since else 0.0
-    peak = _rates(told.peak) if told.peak is not None else None
-    return Price(since, told.currency, _rates(told), peak, calendar if peak else "")
+def _price(given: DatedPriceSettings, calendar: str) -> Price:
+    since = datetime.combine(given.since, time(), UTC).timestamp() if given.since else 0.0
+    peak = _rates(given.peak) if given.peak is not None else None
+    return Price(since, given.currency, _rates(given), peak, calendar if peak else "")
 
 
-def _rates(told: RateSettings) -> Rates:
+def _rates(given: RateSettings) -> Rates:
     return Rates(
-        hit=told.miss if told.hit is None else told.hit,
-        miss=told.miss,
-        output=told.output,
-        reasoning=told.output if told.reasoning is None else told.reasoning,
+        hit=given.miss if given.hit is None else given.hit,
+        miss=given.miss,
+        output=given.output,
+        reasoning=given.output if given.reasoning is None else given.reasoning,
     )
 
 
@@ -104,7 +104,7 @@ def windows_of(settings: Settings) -> dict[str, Windows]:
 
 
 def _busy(upstream: UpstreamSettings) -> tuple[str, ...]:
-    """The calendars that an upstream goes by: those told, else its price list's."""
+    """The calendars that an upstream goes by: the configured ones, else those of its price list."""
     if upstream.busy is not None:
         return upstream.busy
     prices = built_in().get(list_of(upstream) or "")  # another check refuses an unknown list

@@ -18,7 +18,7 @@ from app.tasks.domain.eligibility import TierRule, condition_id
 
 
 def build_topology(settings: Settings) -> Topology:
-    """Resolve tiers into routes, and told figures into quotas. Settings were checked when they were loaded."""
+    """Resolve tiers into routes, and configured limits into quotas. Settings were checked when they were loaded."""
     keys = {key.name: key for key in settings.keys}
     models = {
         model.name: tuple(
@@ -27,7 +27,7 @@ def build_topology(settings: Settings) -> Topology:
         for model in settings.models
     }
     policies = {model.name: _policy(model) for model in settings.models}
-    quotas = [_quota(told) for told in settings.quotas]
+    quotas = [_quota(each) for each in settings.quotas]
     return Topology(models, {quota.id: quota for quota in quotas}, policies)
 
 
@@ -45,9 +45,11 @@ def _route(model: str, text: str, keys: dict[str, KeySettings]) -> Route:
     return Route(key.name, key.upstream, key.account or key.name, upstream_model or model, key.weight)
 
 
-def _quota(told: QuotaSettings) -> ConfiguredQuota:
-    name = account_quota(told.account, told.model) if told.account else key_quota(str(told.key), told.model)
-    return ConfiguredQuota(name, told.rpm, told.tpm, told.concurrency, told.burst)
+def _quota(given: QuotaSettings) -> ConfiguredQuota:
+    name = (
+        account_quota(given.account, given.model) if given.account else key_quota(str(given.key), given.model)
+    )
+    return ConfiguredQuota(name, given.rpm, given.tpm, given.concurrency, given.burst)
 
 
 STARTED_FOR = "PENSTOCK_WORKER_REGION"  # separated by spaces; a worker goes on to follow the keys of these

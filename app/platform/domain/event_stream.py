@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 DONE = b"[DONE]"
-COMMENT = b": waiting\n\n"  # keeps a connection alive and is seen by nobody
+COMMENT = b": waiting\n\n"  # keeps a connection alive; clients ignore it
 
 
 class EventReader:
-    """Takes a stream in as it comes and gives back the data of each event that is whole."""
+    """Reads a stream piece by piece and returns the data of each complete event."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -22,7 +22,7 @@ def backlog_queue(model: str, client: str) -> str:
 
 
 def parse_backlog_queue(name: str) -> tuple[str, str]:
-    """Give back (model, client). Raises ValueError if `name` is no backlog queue."""
+    """Return (model, client). Raises ValueError if `name` is no backlog queue."""
     head, dot, client = name.rpartition(".")
     if not name.startswith(BACKLOG) or not dot or len(head) < len(BACKLOG):
         raise ValueError(f"not a backlog queue: {name!r}")

@@ -22,7 +22,7 @@ class Rule:
     severity: Severity
     above: float
     seconds: float
-    words: str  # what is told; {value} in its unit, {subject}
+    words: str  # the message; {value} in its unit, {subject}
     unit: str = "%"  # of the reading: a share as %, s, /s; "" shows none
 
 

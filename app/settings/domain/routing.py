@@ -19,14 +19,14 @@ _STRICTLY = 1 - 1e-6  # the bound is strict
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredQuota:
-    """What an account or key may take, as told. A figure left out is None: without limit until it is learned."""
+    """Configured limits of an account or key. None: no limit until one is estimated."""
 
     id: str
     rpm: float | None = None
     tpm: float | None = None
     concurrency: int | None = None
     burst: float | None = None  # calls at once after a rest; default one second's worth, at least 1
-    learn: bool = True  # False: what is not told has no limit, even where it is refused
+    learn: bool = True  # False: limits that are not configured are not estimated, even after refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Bucket:
 
 
 def request_bucket(quota: ConfiguredQuota) -> Bucket | None:
-    """The bucket that keeps `rpm`, or None when none is told."""
+    """The bucket that keeps `rpm`, or None if none is configured."""
     if quota.rpm is None:
         return None
     per_second = quota.rpm / WINDOW
@@ -121,7 +121,7 @@ class Route:
     account: str
     upstream_model: str
     weight: float = 1.0
-    # Every quota that a call by this route must pass, told or not: each of them can be braked. Plans ask for them
+    # Every quota that a call by this route must pass, configured or not: each of them can be braked. Plans ask for them
     # at every turn, so they are made once.
     quotas: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
@@ -188,7 +188,7 @@ class Topology:
     """Everything configured that planning needs."""
 
     models: Mapping[str, Tiers] = field(default_factory=dict)
-    quotas: Mapping[str, ConfiguredQuota] = field(default_factory=dict)  # told ones
+    quotas: Mapping[str, ConfiguredQuota] = field(default_factory=dict)  # configured ones
     policies: Mapping[str, BalancingPolicy] = field(default_factory=dict)  # by model
 
     def policy(self, model: str) -> BalancingPolicy:
