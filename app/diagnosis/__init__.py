@@ -1,7 +1,7 @@
-"""Looking closer: `penstock doctor`, `penstock profile` and `penstock simulate`.
+"""Diagnosis: `penstock doctor`, `penstock profile` and `penstock simulate`.
 
-Begin with `examine.py` (checks side by side), `profile_tasks.py` (where the time goes) or `rehearse_load.py` (the
-running `plan` on a virtual clock). Judgements are pure (`domain/`); probes measure.
+Begin with `examine.py` (checks in parallel), `profile_tasks.py` (where the time goes) or `simulate_load.py` (the
+dispatcher's `plan` on a virtual clock). Probes measure; `domain/` judges, and is pure.
 
 Uses all rooms below.
 """

@@ -1,8 +1,8 @@
-"""How the service stands, for people and for monitoring.
+"""The state of the service, for people and for monitoring.
 
-Begin with `read_dispatcher.py` and `read_overview.py`; `domain/board.py` turns what was read into lines. Metrics
-(`meters.py`, `service_figures.py`: every name and unit), alerts from rule to channel (`watch_alerts.py`), and why a
-task waits (`store/why_board.py`).
+Begin with `read_service.py`: one snapshot, rendered by `read_overview.py` (dashboard), `read_dispatcher.py` (/v1/admin)
+and `meters.py` (/metrics). `watch_alerts.py` evaluates alert rules, `send_alerts.py` sends the messages, and
+`store/pacing_snapshot.py` reads why a task waits.
 
-Uses all rooms below; nothing below asks it.
+Uses all rooms below; none of them uses it.
 """

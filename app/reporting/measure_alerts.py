@@ -1,4 +1,4 @@
-"""Read what alerts are judged by. What cannot be read now is unknown, and changes no alert."""
+"""Reads the values that alert rules check. What cannot be read is unknown and changes no alert."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from app.reporting.store.alerts import load_vitals
 from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import load_health
 
-_BACK = 5_000  # calls read again by whoever begins to watch
-_MOST = 20_000  # read in one look
+_BACK = 5_000  # calls that a new watcher reads
+_MOST = 20_000  # calls read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Found:
 
 
 class MeasureAlerts:
-    """Remembers the calls of the last minutes; one for each watcher."""
+    """Keeps the calls of the last minutes; one per watcher."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -45,7 +45,7 @@ class MeasureAlerts:
         self._success_seen = 0.0
 
     def read(self) -> Readings:
-        """A reading for every rule. Raises DatabaseUnreachable: then nothing is known."""
+        """A reading for every rule. Raises DatabaseUnreachable."""
         now = self._clock.now()
         found = self._database.read(lambda conn: self._find(conn, now))
         self._count(found.calls, now)

@@ -1,8 +1,8 @@
 """A folder in which the processes of one machine count together (prometheus_client's multiprocess mode).
 
-Each process writes files that carry its process id. What a process has counted must not vanish with it, or every
-counter would seem to start anew: the counters and histograms of the dead are added to files of nobody's
-(`counter_gone.db`), and their own are deleted. Who reads holds the folder's lock, so that nothing is read twice.
+Each process writes files named after its process id. Counters survive a process: when one ends, its counters and
+histograms are merged into shared files (`counter_gone.db`) and its own files are deleted. A reader holds the folder's
+lock, so that nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUMMED = ("counter", "histogram")
 
 
 def clean_folder(folder: Path) -> None:
-    """Make the folder, with nothing in it: a new run begins to count at 0."""
+    """Create the folder, or empty it: a new run counts from 0."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for pattern in ("*.db", f"*.{_ASIDE}", "*.new", f"{_FOLDED}*"):
         for file in folder.glob(pattern):
@@ -35,24 +35,24 @@ def clean_folder(folder: Path) -> None:
 
 
 class FolderCollector:
-    """All processes' figures as one: a registry's collector."""
+    """Collects the metrics of all processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._merged = MultiProcessCollector(CollectorRegistry(), str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
-        """The sums over the processes that live and those that are gone."""
+        """The sums over live and dead processes."""
         with _locked(self._folder):
             fold_dead(self._folder)
             return list(self._merged.collect())  # type: ignore[no-untyped-call]
 
 
 def fold_dead(folder: Path) -> int:
-    """Add up what dead processes have left; returns how many files went. The folder's lock is held.
+    """Merge the files of dead processes; returns how many. The caller holds the folder's lock.
 
-    Whoever is killed in here loses nothing and counts nothing twice: their files are set aside first, the sums are
-    written beside the old ones, and `_finish` exchanges both once a list says that the sums are whole.
+    A kill at any point loses nothing and counts nothing twice: the files are renamed first, the new sums are written
+    next to the old ones, and `_finish` swaps them once a list says that the new sums are complete.
     """
     _finish(folder)
     dead = [file for file in folder.glob("*_*.db") if _is_dead(file)]
@@ -74,7 +74,7 @@ def _is_dead(file: Path) -> bool:
 
 
 def _set_aside(file: Path) -> None:
-    """Under a name that no process will write to, were its number given out again. Gauges die with their process."""
+    """Rename a file, so that a process that reuses the id cannot write to it. Gauges end with their process."""
     if file.name.startswith(tuple(f"{kind}_" for kind in _SUMMED)):
         file.rename(file.with_suffix(f".{time.time_ns()}.{_ASIDE}"))
     else:
@@ -82,7 +82,7 @@ def _set_aside(file: Path) -> None:
 
 
 def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
-    """Into a new file beside the old one."""
+    """Write the new sums next to the old ones."""
     gone, new = _sums(folder, kind)
     new.unlink(missing_ok=True)
     sums: dict[str, float] = {}
@@ -100,14 +100,14 @@ def _sums(folder: Path, kind: str) -> tuple[Path, Path]:
 
 
 def _write_list(folder: Path, files: list[Path]) -> None:
-    """From here on these files are in the new sums."""
+    """Record that the new sums include these files."""
     draft = folder / f"{_FOLDED}.draft"
     draft.write_text("\n".join(file.name for file in files))
     draft.replace(folder / _FOLDED)
 
 
 def _finish(folder: Path) -> None:
-    """Put new sums that are whole in the place of the old ones. May be repeated from any point."""
+    """Replace the old sums by complete new ones. Can be repeated from any point."""
     folded = folder / _FOLDED
     if not folded.exists():
         return
@@ -132,6 +132,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def folder_in_use() -> Path | None:
-    """The folder that this process counts into; None: it counts by itself."""
+    """The folder that this process counts into; None: it counts alone."""
     named = os.environ.get(FOLDER)
     return Path(named) if named else None

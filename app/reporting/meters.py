@@ -1,4 +1,4 @@
-"""What a process counts, for Prometheus. Every name, unit and label stands in FIGURES or in service_figures.py.
+"""Prometheus metrics: what this process counts (FIGURES) and the state of the service (SERVICE_FIGURES).
 
 Labels are configured names, outcomes and routes: never a caller's text, a prompt or a secret. Figures by client have
 names of their own, so that they can be left out for whoever may not see them; clients beyond a number count as
@@ -38,7 +38,7 @@ _REFUSED = (Outcome.RATE_LIMITED, Outcome.OVERLOADED)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: what it is called, what it counts, by what."""
+    """One metric."""
 
     kind: type[Counter | Histogram | Gauge]
     name: str
@@ -109,15 +109,15 @@ FIGURES: Sequence[Figure] = (
 
 
 def cpu_busy() -> float:
-    """Busy part of this machine's CPUs since it was last asked in this process."""
+    """Share of this machine's CPU time in use since the last call in this process."""
     return float(psutil.cpu_percent(None)) / 100
 
 
 class Meters:
-    """One process's figures, in a registry of its own. Fits the port Meter."""
+    """One process's metrics, in their own registry. Implements the port Meter."""
 
     def __init__(self, clients: int = 50) -> None:
-        """`clients`: how many of them are told apart."""
+        """`clients`: how many clients have their own series."""
         self.registry = CollectorRegistry()
         self._client = Folded(clients)
         self._figures: dict[str, Any] = {figure.name: self._make(figure) for figure in FIGURES}
@@ -128,21 +128,21 @@ class Meters:
     # -- what happened
 
     def submitted(self, way: str, client_id: str, model: str, count: int = 1) -> None:
-        """Tasks were taken in."""
+        """Tasks were accepted."""
         self._of("penstock_tasks_submitted", way, model).inc(count)
         self._of("penstock_client_tasks_submitted", self._client(client_id)).inc(count)
 
     def looked_up(self, *, found: bool) -> None:
-        """A task asked the cache for its answer."""
+        """A task looked up the cache."""
         self._of("penstock_cache_lookups", "hit" if found else "miss").inc()
 
     def ended(self, counts: Mapping[str, int]) -> None:
-        """Tasks came to their ends."""
+        """Tasks ended."""
         for status, count in counts.items():
             self._of("penstock_tasks_finished", status).inc(count)
 
     def lost(self, model: str, key: str) -> None:
-        """A call vanished with its worker."""
+        """A call was lost with its worker."""
         self._of("penstock_attempts", Outcome.LOST.value, model, key).inc()
 
     def called(self, ending: AttemptEnd, overhead_seconds: float) -> None:
@@ -166,20 +166,20 @@ class Meters:
         self._spent(ending)
 
     def delivered(self, result: str, seconds: float) -> None:
-        """A callback was tried."""
+        """A callback delivery was attempted."""
         self._of("penstock_callbacks", result).inc()
         self._of("penstock_callback_seconds").observe(seconds)
 
     def turned(self, seconds: float) -> None:
-        """The dispatcher took a turn."""
+        """The dispatcher finished a tick."""
         self._of("penstock_dispatcher_tick_seconds").observe(seconds)
 
     def set_aside(self, kind: str, count: int = 1) -> None:
-        """Something in Redis could not be read."""
+        """Entries in Redis could not be read and were set aside."""
         self._of("penstock_set_aside", kind).inc(count)
 
     def loop_failed(self, loop: str) -> None:
-        """What runs beside everything else met an error, and goes on."""
+        """A background loop failed and continues."""
         self._of("penstock_loop_failures", loop).inc()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -207,7 +207,7 @@ class Meters:
     # -- what is looked at
 
     def watch(self, name: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when somebody asks; in a shared folder every five seconds."""
+        """Register a gauge that is read at each scrape; in a shared folder every five seconds."""
         gauge = self._figures[name]
         if not self.shared:
             gauge.set_function(read)
@@ -216,17 +216,17 @@ class Meters:
         self._sampler.start()
 
     def serve(self, address: str) -> None:
-        """Show this process's own figures at HOST:PORT. Raises OSError when that is taken."""
+        """Serve this process's metrics at HOST:PORT. Raises OSError if the port is in use."""
         host, _, port = address.rpartition(":")
         start_http_server(int(port), host.strip("[]"), self.registry)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop reading gauges."""
         self._sampler.stop()
 
     @cached_property
     def shared(self) -> bool:
-        """Whether the figures of several processes lie in one folder."""
+        """Whether several processes share one folder."""
         return bool(ValueClass._multiprocess)
 
     def _sample(self) -> None:
@@ -284,13 +284,13 @@ class ServiceFigures:
     """A registry's collector."""
 
     def __init__(self, read: Callable[[], ServiceStatus], clients: int = 50) -> None:
-        """`clients`: how many of them are told apart."""
+        """`clients`: how many clients have their own series."""
         self._read = read
         self._clients = clients
         cpu_busy()  # the first answer would cover no time
 
     def collect(self) -> Iterator[Metric]:
-        """All of them, as things stand."""
+        """All of them, as they are now."""
         for name, samples in self._samples(self._read()).items():
             words, labels = SERVICE_FIGURES[name]
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

@@ -24,12 +24,12 @@ from app.upstreams.store.health import load_health
 
 log = structlog.get_logger("penstock.alerts")
 
-WAITS = (2.0, 10.0)  # seconds between the tries of one message
+WAITS = (2.0, 10.0)  # seconds between attempts at one message
 HEARTBEAT = "heartbeat"
 
 
 class Notifier(Protocol):
-    """Reaches people. Never raises; gives back why it did not arrive, without the address, which is a secret."""
+    """Notifies people. Never raises; returns why a message failed, without the address, which is a secret."""
 
     def notify(self, url: str, title: str, text: str, severity: Severity, *, resolved: bool) -> str | None:
         """Send to one channel."""
@@ -40,15 +40,15 @@ class Notifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChannelAddresses:
-    """Where to: finds the secret addresses when they are needed. A word instead of one that cannot be had."""
+    """Resolves the secret addresses at each use: an address, or the reason why there is none."""
 
-    channels: Callable[[Severity], Sequence[tuple[str | None, str]]]  # address, or why there is none
+    channels: Callable[[Severity], Sequence[tuple[str | None, str]]]  # (address, reason why there is none)
     heartbeat: Callable[[], tuple[str | None, str]] = lambda: (None, "")
 
 
 @dataclass(slots=True)
 class SendAlerts:
-    """The use case. One message after the other."""
+    """Sends one message after the other."""
 
     notifier: Notifier
     addresses: ChannelAddresses
@@ -64,7 +64,7 @@ class SendAlerts:
         self._loop = BackgroundLoop("send-alerts", self._next)
 
     def send(self, digest: Digest, done: Callable[[], object]) -> None:
-        """Send soon; `done` is called in the sender's thread when every channel was tried."""
+        """Queue a message; `done` is called in the sender's thread once every channel was tried."""
 
         def job() -> None:
             title, text = compose(digest, self.rules, self.runbook, self._reasons())
@@ -74,7 +74,7 @@ class SendAlerts:
         self._put(job)
 
     def _reasons(self) -> dict[Place, str]:
-        """Why keys and accounts are not used; none while the database is away: the alert goes out all the same."""
+        """Why keys and accounts are not used. Empty if the database is unreachable: the alert is sent anyway."""
         try:
             standings = self.database.read(load_health)
         except DatabaseUnreachable:
@@ -84,11 +84,11 @@ class SendAlerts:
         return {(rules[kind], name): reason for (kind, _, name), reason in named if kind in rules}
 
     def beat(self) -> None:
-        """Call the heartbeat URL soon, if there is one."""
+        """Queue a call of the heartbeat URL, if there is one."""
         self._put(self.beat_now)
 
     def deliver(self, severity: Severity, title: str, text: str, *, resolved: bool = False) -> list[Channel]:
-        """Send now, to all channels of a severity; gives back how each fared."""
+        """Send to all channels of a severity; returns each result."""
         fared = []
         for number, (url, problem) in enumerate(self.addresses.channels(severity), 1):
             error: str | None = problem
@@ -101,13 +101,13 @@ class SendAlerts:
         return fared
 
     def close(self) -> None:
-        """Try nothing again, and end the thread."""
+        """Stop retrying, and end the thread."""
         self._closed.set()
         self._queue.put(None)
         self._loop.join()
 
     def beat_now(self) -> list[Channel]:
-        """Call the heartbeat URL now; gives back how it fared, nothing where there is none."""
+        """Call the heartbeat URL; returns the result, or nothing if there is no URL."""
         url, problem = self.addresses.heartbeat()
         if url is None and not problem:
             return []
@@ -125,7 +125,7 @@ class SendAlerts:
 
     def _fared(self, name: str, error: str | None) -> Channel:
         if error is not None:
-            log.error("an alert channel does not work", channel=name, reason=error)
+            log.error("an alert channel failed", channel=name, reason=error)
         return Channel(name, self.clock.now(), error)
 
     def _note(self, fared: Sequence[Channel]) -> None:
@@ -150,16 +150,16 @@ _UNKNOWN = "apprise does not know this kind of address"
 
 
 class AppriseNotifier:
-    """Fits the port Notifier."""
+    """Implements Notifier with the apprise library."""
 
     def __init__(self) -> None:
         self._pool = urllib3.PoolManager(retries=False, timeout=SECONDS)
 
     def notify(self, url: str, title: str, text: str, severity: Severity, *, resolved: bool) -> str | None:
-        """Send to one apprise URL; gives back why it did not arrive."""
-        import apprise  # a hundred services: only when there is something to tell
+        """Send to one apprise URL; returns why it failed."""
+        import apprise  # slow to import: only when there is something to send
 
-        logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its lines hold addresses
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its log lines hold addresses
         kind = apprise.NotifyType.SUCCESS if resolved else _KINDS[severity](apprise)
         channel = apprise.Apprise()
         try:
@@ -170,14 +170,14 @@ class AppriseNotifier:
             return type(error).__name__
 
     def problem(self, url: str) -> str | None:
-        """What is wrong with an address, as far as it can be seen without sending."""
+        """What is wrong with an address, as far as can be checked without sending."""
         import apprise
 
         logging.getLogger("apprise").setLevel(logging.CRITICAL)
         return None if apprise.Apprise().add(url) else _UNKNOWN
 
     def visit(self, url: str) -> str | None:
-        """Call a heartbeat URL; gives back why it did not answer well."""
+        """Call a heartbeat URL; returns why it failed."""
         try:
             answer = self._pool.request("GET", url, redirect=True)
         except urllib3.exceptions.HTTPError as error:

@@ -1,9 +1,9 @@
-"""Watch over the service: the leader does, and an API process while no leader beats; never two at once.
+"""Evaluates alert rules: the leader does, or an API process while there is no leader; never two at once.
 
-Who watches is a row that is taken by compare-and-set and beats. A watcher whose beat stands still for three looks, on
-the clock of whoever looks, is succeeded. Alerts are rows too, so that a successor neither tells them anew nor forgets
-their ends. Before a message goes out it is noted that it may: where its sender is killed, what is the case is told
-once more, so that a message may come twice and never too seldom.
+The watcher is a row taken by compare-and-set, with a heartbeat. If the heartbeat stands still for three checks, on the
+checker's clock, another process takes over. Alerts are rows too, so that a new watcher neither repeats them nor forgets
+to resolve them. An intent is recorded before each message: if the sender dies, the state is sent again, so a message
+may arrive twice but is never lost.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from app.settings.secrets import resolve_secret
 
 log = structlog.get_logger("penstock.alerts")
 
-LOOKS = 3  # that a watcher may miss
+LOOKS = 3  # checks that a watcher may miss
 SHORTEST_SILENCE = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """How it is done."""
+    """Rules, muted hours and intervals."""
 
     rules: Sequence[Rule]
     mutes: Sequence[Mute] = ()
-    every: float = 5.0  # seconds between looks
+    every: float = 5.0  # seconds between checks
     group_seconds: float = 10.0
     heartbeat_seconds: float = 60.0
 
 
 class AlertWatch:
-    """The right to watch."""
+    """The lock of the one process that evaluates alerts."""
 
     def __init__(self, me: str, clock: Clock) -> None:
         self._me = me
@@ -67,7 +67,7 @@ class AlertWatch:
         self._since = 0.0
 
     def hold(self, conn: Connection, silence: float) -> bool:
-        """Whether this process watches from here on until `silence` seconds have passed."""
+        """Take or renew the watch, which is lost after `silence` seconds; returns whether this process has it."""
         standing = rows.watcher(conn)
         if standing != self._seen:
             self._seen, self._since = standing, self._clock.monotonic()
@@ -79,7 +79,7 @@ class AlertWatch:
 
 @dataclass(slots=True)
 class WatchAlerts:
-    """The use case; `tick` is called every `watching.every` seconds by whoever may watch."""
+    """Evaluates the rules. Each process that may watch calls `tick` every `watching.every` seconds."""
 
     me: str
     database: Database
@@ -96,10 +96,10 @@ class WatchAlerts:
         self._watch = AlertWatch(self.me, self.clock)
 
     def tick(self) -> bool:
-        """Look once; gives back whether this process watches. Raises DatabaseUnreachable.
+        """Check once; returns whether this process watches. Raises DatabaseUnreachable.
 
-        1. Hold the watch, or leave it. 2. Measure. 3. Let alerts take their steps, and write them.
-        4. Hand out what is news. 5. Say that all is well, when it is.
+        1. Take or renew the watch. 2. Measure. 3. Advance and store the alerts. 4. Send the changes.
+        5. Send the heartbeat if no alert fires.
         """
         silence = max(SHORTEST_SILENCE, LOOKS * self.watching.every)
         self.watches = self.database.write(lambda conn: self._watch.hold(conn, silence))
@@ -113,12 +113,12 @@ class WatchAlerts:
         return True
 
     def leave(self) -> None:
-        """Let somebody else watch at once. Never raises."""
+        """Let another process watch immediately. Never raises."""
         try:
             if self.watches:
                 self.database.write(lambda conn: rows.leave_watch(conn, self.me))
         except DatabaseUnreachable:
-            log.warning("the watch could not be left: another process takes it in some seconds")
+            log.warning("the alert watch could not be released; another process takes over in a few seconds")
         self.watches = False
 
     def _step(self, conn: Connection, readings: Readings, now: float) -> Mapping[Place, Alert]:
@@ -142,7 +142,7 @@ class WatchAlerts:
             try:
                 self.database.write(lambda conn: _mark(conn, digest, told))
             except DatabaseUnreachable:
-                log.warning("a message may be sent again: it could not be noted")
+                log.warning("an alert message may be sent again: its delivery could not be recorded")
             self._sending_now -= places
 
         self.sending.send(digest, sent)
@@ -161,7 +161,7 @@ def _mark(conn: Connection, digest: Digest, stage: Callable[[Alert, Digest], Ale
 def rules_in_force(
     rules: Sequence[Rule], changes: Mapping[str, tuple[float | None, float | None, bool]]
 ) -> list[Rule]:
-    """The rules with what is configured otherwise: limit, seconds, whether they are watched."""
+    """The rules with their configured changes: limit, seconds, enabled."""
     found = []
     for rule in rules:
         above, seconds, enabled = changes.get(rule.name, (None, None, True))
@@ -193,7 +193,7 @@ def lay_alert_rules(settings: AlertSettings) -> list[Rule]:
 
 
 def lay_addresses(settings: AlertSettings, environ: Mapping[str, str]) -> ChannelAddresses:
-    """Where to. The secrets are looked up whenever they are needed, so that a mended one is found."""
+    """Channel addresses. Secrets are resolved at each use, so that a corrected one takes effect."""
 
     def channels(severity: Severity) -> Sequence[tuple[str | None, str]]:
         references: tuple[str, ...] = getattr(settings, severity.value)
@@ -228,31 +228,31 @@ def _minutes(time: str) -> int:
 
 
 VITALS_SECONDS = 10.0
-_NO_BEAT = 4.0  # seconds after which nobody leads
+_NO_BEAT = 4.0  # seconds without a heartbeat after which there is no leader
 
 
 class HeartbeatReader(Protocol):
-    """Looks at the gate."""
+    """Reads the pacing state."""
 
     def look(self) -> PacingSnapshot:
-        """The gate as it stands. Raises RedisUnreachable."""
+        """The current state. Raises RedisUnreachable."""
 
 
 @dataclass(slots=True)
 class NoteVitals:
-    """Every ten seconds: the machine's CPUs, and requests answered a second."""
+    """Records the machine's CPU use and the HTTP requests per second, every ten seconds."""
 
     process: str
     host: str
     database: Database
     clock: Clock
-    cpu: Callable[[], float]  # busy part since it was last asked
+    cpu: Callable[[], float]  # share in use since the last call
     requests: Callable[[], int] = field(default=lambda: 0)  # answered so far
     _due: float = -1.0
     _seen: tuple[float, int] | None = None
 
     def tick(self) -> None:
-        """Write them down, when that is due. Raises DatabaseUnreachable."""
+        """Record them if due. Raises DatabaseUnreachable."""
         now, count = self.clock.monotonic(), self.requests()
         if now < self._due:
             return
@@ -264,7 +264,7 @@ class NoteVitals:
 
 
 class NobodyLeads:
-    """Whether no leader beats, as an API process sees it."""
+    """Whether there is no leader, as an API process sees it."""
 
     def __init__(self, gauge: HeartbeatReader, clock: Clock) -> None:
         self._gauge = gauge
@@ -273,7 +273,7 @@ class NobodyLeads:
         self._since = clock.monotonic()
 
     def __call__(self) -> bool:
-        """Looks once. Redis out of reach: nobody can lead."""
+        """Check once. Without Redis there is no leader."""
         try:
             gate = self._gauge.look()
         except RedisUnreachable:
@@ -285,12 +285,12 @@ class NobodyLeads:
 
 
 class AlertLoop:
-    """The thread. Whatever goes wrong in it, it goes on."""
+    """The background thread of a process for vitals and alerts. It survives all errors."""
 
     def __init__(
         self, vitals: NoteVitals, watch: WatchAlerts | None = None, may: Callable[[], bool] = lambda: False
     ) -> None:
-        """`may` tells whether watching falls to this process now."""
+        """`may` returns whether this process may watch now."""
         self._vitals = vitals
         self._watch = watch
         self._may = may
@@ -309,14 +309,14 @@ class AlertLoop:
         self._loop.start()
 
     def close(self) -> None:
-        """End, and leave the watch to others."""
+        """Stop, and leave the watch to others."""
         self._loop.close()
         if self._watch is not None:
             self._watch.leave()
             self._watch.sending.close()
 
     def tick(self) -> None:
-        """What is due. Raises DatabaseUnreachable."""
+        """Do what is due. Raises DatabaseUnreachable."""
         self._vitals.tick()
         if self._watch is not None:
             if self._may():

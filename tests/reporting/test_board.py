@@ -248,8 +248,8 @@ def test_a_timeline_is_in_order_and_whole() -> None:
         "Released",
         "Call 2: succeeded",
         "Succeeded",
-        "Callback, try 1",
+        "Callback, attempt 1",
     ]
     assert [moment.tone for moment in moments[2::2]] == ["waiting", "good", "bad"]
     assert moments[2].took == 1
-    assert "does not count" in moments[2].detail
+    assert "not counted as an attempt" in moments[2].detail

@@ -1,8 +1,8 @@
-"""Alerts: what is watched, when it has lasted long enough to tell, and what is told when. Pure; Unix seconds.
+"""Alerts: when one starts and ends, and what is sent when. Pure; Unix seconds.
 
-    (nothing) --above its limit--> pending --for so long--> firing --below again--> resolved --told, a week--> (nothing)
+    (none) --above its limit--> pending --long enough--> firing --below--> resolved --announced, a week--> (none)
 
-A reading that is not known changes nothing: an outage of a source neither fires nor resolves what it measures.
+An unknown reading changes nothing: an outage of a source neither fires nor resolves the alerts it feeds.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from zoneinfo import ZoneInfo
 
 from app.settings.domain.alert_rules import Rule, Severity
 
-KEPT_SECONDS = 7 * 86_400.0  # for which resolved ones are remembered
+KEPT_SECONDS = 7 * 86_400.0  # how long resolved alerts are kept
 
 
 class AlertState(StrEnum):
-    """Where an alert stands."""
+    """The state of an alert."""
 
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
-# By rule: the reading of each subject ("" where there is one alone); None where nobody knows.
+# By rule: the reading of each subject ("" if there is only one); None: unknown.
 Readings = Mapping[str, Mapping[str, float] | None]
 
 
@@ -40,8 +40,8 @@ NO_REASONS: Mapping[Place, str] = {}
 class Alert:
     """One rule's state for one subject.
 
-    `told`: whether its channels know that it fires. `unsure`: a message about it was begun, and whether it arrived
-    is not noted (yet); should its sender be gone, what is the case is told once more.
+    `told`: its channels know that it fires. `unsure`: a message was started and its result is not recorded yet; if
+    the sender dies, the current state is sent again.
     """
 
     rule: str
@@ -55,19 +55,19 @@ class Alert:
 
     @property
     def may_be_known(self) -> bool:
-        """Whether its channels may have heard that it fires, and not that it ended."""
+        """Whether its channels may know that it fires but not that it ended."""
         return self.told or self.unsure
 
     @property
     def place(self) -> Place:
-        """What it is known by."""
+        """Its key."""
         return self.rule, self.subject
 
 
 def step(
     alerts: Mapping[Place, Alert], rules: Iterable[Rule], readings: Readings, now: float
 ) -> dict[Place, Alert]:
-    """The alerts as they stand after these readings. Those of rules that are not watched any more resolve."""
+    """The alerts after these readings. Alerts of rules that are no longer watched resolve."""
     watched = {rule.name: rule for rule in rules}
     found = dict(alerts)
     for rule in watched.values():
@@ -95,7 +95,7 @@ def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: floa
     if value <= rule.above:
         return None if alert is None else _calm(alert, now)
     if alert is None or alert.state is AlertState.RESOLVED:
-        # Where its end was never told, it has never ended.
+        # If its end was never announced, its channels still see it firing.
         told, unsure = (alert.told, alert.unsure) if alert else (False, False)
         alert = Alert(rule.name, subject, rule.severity, AlertState.PENDING, now, value, told, unsure)
     if alert.state is AlertState.PENDING and now - alert.since >= rule.seconds:
@@ -104,7 +104,7 @@ def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: floa
 
 
 def _calm(alert: Alert, now: float) -> Alert | None:
-    """What becomes of an alert whose reading is in order."""
+    """The next state of an alert whose reading is below its limit."""
     if alert.state is AlertState.PENDING:
         return replace(alert, state=AlertState.RESOLVED, since=now) if alert.may_be_known else None
     if alert.state is AlertState.FIRING:
@@ -114,7 +114,7 @@ def _calm(alert: Alert, now: float) -> Alert | None:
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """Hours of a day at which nothing of these severities is told; they may reach over midnight."""
+    """Hours in which nothing of these severities is sent; they may cross midnight."""
 
     begin: int  # minutes of the day
     end: int
@@ -123,7 +123,7 @@ class Mute:
     zone: str = "UTC"
 
     def holds(self, severity: Severity, now: float) -> bool:
-        """Whether it is in force."""
+        """Whether it applies now."""
         if severity not in self.severities:
             return False
         local = datetime.fromtimestamp(now, ZoneInfo(self.zone))
@@ -136,7 +136,7 @@ class Mute:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What is told together to the channels of one severity."""
+    """Alerts sent together to the channels of one severity."""
 
     severity: Severity
     fired: tuple[Alert, ...]
@@ -146,10 +146,10 @@ class Digest:
 def news(
     alerts: Iterable[Alert], now: float, mutes: Sequence[Mute] = (), group_seconds: float = 0.0
 ) -> list[Digest]:
-    """What is to be told now, the worst first.
+    """What to send now, the most severe first.
 
-    News of one severity wait `group_seconds` for others to go with; a disaster waits for nobody. What fired and
-    ended while it was muted is never told.
+    Changes of one severity are grouped over `group_seconds`; a disaster is sent immediately. Alerts that fired and
+    ended while muted are never sent.
     """
     digests = []
     listed = sorted(alerts, key=lambda alert: alert.place)
@@ -165,25 +165,25 @@ def news(
 
 
 def is_news(alert: Alert) -> bool:
-    """Whether its channels know less than we do."""
+    """Whether its channels do not know its state yet."""
     if alert.state is AlertState.FIRING:
         return not alert.told or alert.unsure
     return alert.state is AlertState.RESOLVED and alert.may_be_known
 
 
 def all_is_well(alerts: Iterable[Alert]) -> bool:
-    """Whether nothing fires."""
+    """Whether no alert fires."""
     return not any(alert.state is AlertState.FIRING for alert in alerts)
 
 
 def begun(alert: Alert, digest: Digest) -> Alert:
-    """The alert when a digest is about to go out."""
+    """The alert just before a digest is sent."""
     places = {one.place for one in (*digest.fired, *digest.resolved)}
     return replace(alert, unsure=True) if alert.place in places else alert
 
 
 def told(alert: Alert, digest: Digest) -> Alert:
-    """The alert once a digest has gone out. What has changed since is news again."""
+    """The alert after a digest was sent. Later changes are announced again."""
     if alert.place in {one.place for one in digest.fired}:
         return replace(alert, told=True, unsure=False)
     if alert.place in {one.place for one in digest.resolved}:
@@ -192,7 +192,7 @@ def told(alert: Alert, digest: Digest) -> Alert:
 
 
 def sentence(alert: Alert, rule: Rule) -> str:
-    """What is the case, for people."""
+    """The alert as a sentence."""
     return rule.words.format(value=_shown(alert.value, rule.unit), subject=alert.subject)
 
 
@@ -205,9 +205,9 @@ def _shown(value: float, unit: str) -> str:
 def compose(
     digest: Digest, rules: Mapping[str, Rule], runbook: str, reasons: Mapping[Place, str] = NO_REASONS
 ) -> tuple[str, str]:
-    """Title and text of one message; `runbook` is what the entries' names are added to.
+    """Title and text of one message; `runbook` is the address that rule names are appended to.
 
-    `reasons` says more of an alert than its rule does.
+    `reasons` replaces the rule's text for some alerts.
     """
     alerts = [*digest.fired, *digest.resolved]
     words = f"{len(digest.fired)} firing" if digest.fired else "resolved"

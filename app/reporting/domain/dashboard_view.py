@@ -16,13 +16,13 @@ from app.tasks.domain.attempt import Outcome
 
 @dataclass(frozen=True, slots=True)
 class WaitingLine:
-    """What waits of a client for a model; `model` empty: for its time, its batch's turn or the end of a pause."""
+    """A client's waiting tasks for a model; `model` empty: scheduled, held by batch_size, or paused."""
 
     model: str
     client_id: str
     queued: int = 0  # in its backlog queue
-    stored: int = 0  # in the database, could run as well
-    counted_up: bool = False  # there are at least so many: counting ended at its bound
+    stored: int = 0  # ready to run, still in the database
+    counted_up: bool = False  # at least this many: counting stopped at its limit
 
     @property
     def total(self) -> int:
@@ -32,11 +32,11 @@ class WaitingLine:
 
 @dataclass(frozen=True, slots=True)
 class LimitShare:
-    """How much of a limit is used. `limit` None: there is none, or nobody knows it."""
+    """How much of a limit is used. `limit` None: none, or unknown."""
 
     used: float
     limit: float | None
-    told: bool = True  # by the configuration; else learned
+    told: bool = True  # configured; otherwise learned
 
     @property
     def share(self) -> float:
@@ -56,12 +56,12 @@ class QuotaLine:
     flight: LimitShare
     tokens: LimitShare
     sight: QuotaSnapshot
-    breaker: BreakerSnapshot | None = None  # where it is not closed
+    breaker: BreakerSnapshot | None = None  # unless it is closed
     learned: LimitFigures = field(default_factory=LimitFigures)
 
 
 class Flying(Protocol):
-    """Calls in flight by what they go out."""
+    """Calls in flight by route."""
 
     @property
     def account(self) -> str: ...
@@ -96,12 +96,12 @@ class FailureGroup:
 
     @property
     def last_at(self) -> float:
-        """When the last of them ended."""
+        """When the latest of them ended."""
         return max(row.finished_at or 0.0 for row in self.rows)
 
 
 def waiting_lines(queued: Mapping[str, int], stored: Mapping[str, int], most: int) -> list[WaitingLine]:
-    """Lines by model and client, the longest first, out of figures by backlog queue."""
+    """Waiting tasks by model and client, the most first, from counts by backlog queue."""
     lines = []
     for queue in queued.keys() | stored.keys():
         try:
@@ -118,9 +118,9 @@ def waiting_lines(queued: Mapping[str, int], stored: Mapping[str, int], most: in
 def later_by_client(
     waiting: Mapping[str, int], ready: Iterable[WaitingLine], *, moving: bool
 ) -> dict[str, int]:
-    """How many of each client's tasks wait for their time, their batch or a pause: all less those that are ready.
+    """How many of each client's tasks are scheduled, held or paused: all waiting tasks minus those ready to run.
 
-    The two were counted moments apart: while things are `moving`, few are taken for none.
+    The two are counted moments apart, so while tasks are `moving` a small difference counts as none.
     """
     could: dict[str, int] = {}
     for line in ready:
@@ -138,9 +138,9 @@ def quota_lines(
     said: Mapping[str, Any] | None = None,
     now: float = 0.0,
 ) -> list[QuotaLine]:
-    """Quotas that limit something, have braked or are closed; the busiest stay in the order of the configuration.
+    """Quotas that have a limit, were paused or are closed by a breaker, in the order of the configuration.
 
-    `said` is what the leader told last of breakers and of what it has learned, `now` the instant.
+    `said` is the leader's last report of breakers and learned limits.
     """
     used = dict(sent)
     for group in flying:
@@ -161,7 +161,7 @@ def quota_lines(
 
 
 def by_reason(rows: Iterable[Failed]) -> list[FailureGroup]:
-    """Group failures, the most recent reason first."""
+    """Failures by reason, the most recent first."""
     groups: dict[tuple[str, str], list[Failed]] = {}
     for row in rows:
         groups.setdefault((row.error_code or row.status, row.model), []).append(row)
@@ -198,13 +198,13 @@ def _quota_line(
 
 
 def _passes(sender: Sender, kind: str, owner: str, model: str, upstreams: Mapping[str, str]) -> bool:
-    """Whether a call by this sender passed this quota."""
+    """Whether a call on this route counts against this quota."""
     owners = {"account": sender.account, "key": sender.key, "upstream": upstreams.get(sender.key, "")}
     return owners.get(kind) == owner and model in (ANY, sender.upstream_model)
 
 
 def _use(used: float, told: float | None, in_force: float | None) -> LimitShare:
-    """A learned figure may lie below a told one; a told one is the ceiling."""
+    """The limit in force: a learned limit may be below the configured one, never above."""
     if told is None:
         return LimitShare(used, in_force, told=False)
     if in_force is not None and in_force < 0.95 * told - 1:
@@ -231,7 +231,7 @@ Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened. `tone` is good, bad, waiting or plain; `took` seconds, where it took time."""
+    """An event of a task. `tone` is good, bad, waiting or plain; `took` is its duration in seconds."""
 
     at: float  # Unix seconds
     title: str
@@ -250,7 +250,7 @@ _ENDS = {
 
 
 def timeline(task: Row, attempts: Iterable[Row], deliveries: Iterable[Row]) -> list[Moment]:
-    """All moments, oldest first."""
+    """All events, oldest first."""
     moments = [*_begin(task)]
     for count, call in enumerate(attempts, 1):
         moments += _call(count, call)
@@ -264,7 +264,7 @@ def timeline(task: Row, attempts: Iterable[Row], deliveries: Iterable[Row]) -> l
 def _begin(task: Row) -> Iterator[Moment]:
     yield Moment(task["created_at"], "Queued", f"for {task['model']}")
     if task["available_at"] > task["created_at"] + 1 and not task["attempts"]:
-        yield Moment(task["available_at"], "May run from here on", tone="waiting")
+        yield Moment(task["available_at"], "Ready to run", tone="waiting")
 
 
 def _call(count: int, call: Row) -> Iterator[Moment]:
@@ -286,9 +286,9 @@ def _said(call: Row) -> str:
     if call["first_byte_at"] is not None:
         parts.append(f"first byte after {1000 * (call['first_byte_at'] - call['started_at']):.0f} ms")
     if not call["counted"] and call["outcome"] != Outcome.SUCCEEDED:
-        parts.append("does not count")
+        parts.append("not counted as an attempt")
     if call["upstream_request_id"]:
-        parts.append(f"upstream's id {call['upstream_request_id']}")
+        parts.append(f"upstream request id {call['upstream_request_id']}")
     if call["error_message"]:
         parts.append(str(call["error_message"]))
     return " · ".join(parts)
@@ -305,7 +305,7 @@ def _delivery(one: Row) -> Moment:
     came = f"HTTP {one['status_code']}" if one["status_code"] is not None else ""
     return Moment(
         one["started_at"],
-        f"Callback, try {one['number']}",
+        f"Callback, attempt {one['number']}",
         " · ".join(filter(None, [one["type"], came, one["error"] or ""])),
         "good" if worked else "bad",
         one["finished_at"] - one["started_at"],

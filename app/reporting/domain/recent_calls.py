@@ -11,7 +11,7 @@ from app.tasks.domain.attempt import Outcome
 
 Kind = Literal["done", "refused", "failed"]
 KEPT_SECONDS = 120  # seconds that are kept
-SENT_SPAN = 60  # seconds: what "per minute" is counted over
+SENT_SPAN = 60  # seconds: the span of "per minute" counts
 
 REFUSED = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _NOT_SENT = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
@@ -33,7 +33,7 @@ class EndedCall:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """By what a call was sent."""
+    """The route that a call took."""
 
     account: str
     key: str
@@ -42,7 +42,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was sent in the last 60 s and has ended."""
+    """Calls and tokens sent in the last 60 s that have ended."""
 
     calls: int = 0
     tokens: int = 0
@@ -53,7 +53,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What ended within one second."""
+    """Calls that ended within one second."""
 
     at: int  # Unix seconds
     done: int = 0
@@ -62,7 +62,7 @@ class Second:
 
 
 def kind_of(outcome: str) -> Kind | None:
-    """How an end is counted; None for a call that was never made."""
+    """How an outcome is counted; None for a call that was never made."""
     if outcome in _NOT_SENT:
         return None
     if outcome == Outcome.SUCCEEDED:
@@ -79,7 +79,7 @@ class Pace:
     _tokens: dict[int, Counter[Sender]] = field(default_factory=dict)
 
     def add(self, calls: Iterable[EndedCall]) -> None:
-        """Count calls that ended."""
+        """Count ended calls."""
         for call in calls:
             kind = kind_of(call.outcome)
             if kind is None:
@@ -90,7 +90,7 @@ class Pace:
             self._tokens.setdefault(int(call.started_at), Counter())[sender] += call.tokens
 
     def forget(self, now: float) -> None:
-        """Drop what is too old."""
+        """Drop counts that are too old."""
         for counts, span in (
             (self._ended, KEPT_SECONDS),
             (self._calls, SENT_SPAN),
@@ -104,7 +104,7 @@ class Pace:
         return [self._second(at, client_id) for at in range(int(now) - KEPT_SECONDS, int(now))]
 
     def sent(self, now: float) -> Mapping[Sender, Sent]:
-        """What was sent in the last 60 s, as far as it has ended."""
+        """Calls and tokens of the last 60 s by route, of ended calls."""
         found: dict[Sender, Sent] = {}
         for counts, of in ((self._calls, _calls), (self._tokens, _tokens)):
             for second, senders in counts.items():
@@ -137,12 +137,12 @@ def _tokens(count: int) -> Sent:
 
 @dataclass(slots=True)
 class Forecast:
-    """When batches will be done, by how they advanced lately. Memory is bounded by the batches looked at."""
+    """When batches will be done, from their recent progress. Memory is bounded by the number of batches."""
 
     _seen: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
 
     def look(self, batch_id: str, ended: int, now: float) -> None:
-        """Note how many of a batch's tasks have ended."""
+        """Record how many of a batch's tasks have ended."""
         marks = self._seen.setdefault(batch_id, deque(maxlen=120))
         if not marks or marks[-1][1] != ended or now - marks[-1][0] >= 1:
             marks.append((now, ended))
@@ -152,7 +152,7 @@ class Forecast:
     def done_at(
         self, batch_id: str, begun_at: float | None, ended: int, total: int, now: float
     ) -> float | None:
-        """When the rest will have ended at the pace of the last two minutes, else of its whole life."""
+        """When the rest will be done, at the rate of the last two minutes or else of its whole run."""
         if ended >= total:
             return None
         marks = self._seen.get(batch_id)
@@ -172,20 +172,20 @@ class Forecast:
 
 
 WINDOW_SECONDS = 300.0  # seconds that are kept
-FEWEST = 20  # calls below which a share says nothing
+FEWEST = 20  # with fewer calls, a share is not evaluated
 _BIN = 0.1  # seconds
 _MOST_BIN = 600  # overheads beyond a minute count as a minute
 
 _REFUSALS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _NO_CALL = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
-# What an upstream says of a request, not of itself.
+# Faults of a request, not of the upstream.
 _REQUEST = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTENT_REFUSED, Outcome.CONTEXT_TOO_LONG})
 
 
 @dataclass(slots=True)
 class _Second:
     calls: int = 0
-    errors: int = 0  # neither a result, nor a refusal (429, 503), nor the request's own fault
+    errors: int = 0  # no result, no refusal (429, 503) and no fault of the request
     overloaded: int = 0
     refused: int = 0
     successes: int = 0
@@ -215,22 +215,22 @@ class CallWindow:
             self.last_success_at = max(self.last_success_at, at)
 
     def forget(self, now: float) -> None:
-        """Drop what is too old."""
+        """Drop counts that are too old."""
         for second in [second for second in self._seconds if second < now - WINDOW_SECONDS]:
             del self._seconds[second]
 
     def error_rate(self, now: float, span: float = 60.0) -> float:
-        """Failed calls among all of the last `span` seconds."""
+        """The share of failed calls in the last `span` seconds."""
         found = self._sum(now, span)
         return found.errors / found.calls if found.calls >= FEWEST else 0.0
 
     def overloaded_rate(self, now: float, span: float = 60.0) -> float:
-        """Calls answered by 503 among all."""
+        """The share of calls answered with 503."""
         found = self._sum(now, span)
         return found.overloaded / found.calls if found.calls >= FEWEST else 0.0
 
     def failure_rate(self, now: float, span: float = WINDOW_SECONDS) -> float:
-        """Calls without a result among those that were answered, refusals aside."""
+        """The share of calls without a result among those answered, not counting refusals."""
         found = self._sum(now, span)
         answered = found.calls - found.refused
         return 1 - found.successes / answered if answered >= FEWEST else 0.0

@@ -14,46 +14,46 @@ from app.upstreams.domain.key_health import Condition, KeyStatus
 
 @dataclass(frozen=True, slots=True)
 class QuotaSnapshot:
-    """A quota as it stands in Redis."""
+    """A quota's state in Redis."""
 
     id: str
-    rate: float | None = None  # calls a second at which its bucket refills
-    cap: int | None = None  # calls at once in force, told or learned
+    rate: float | None = None  # refill of its bucket, in calls per second
+    cap: int | None = None  # concurrency limit in force, configured or learned
     token_rate: float | None = None
     flight: int = 0
     braked_for: float = 0.0  # seconds from now
     why: str = ""
-    brakes: int = 0  # since Redis began
+    brakes: int = 0  # since Redis started
 
     @property
     def braked(self) -> bool:
-        """Whether nothing may pass now."""
+        """Whether it accepts no calls now."""
         return self.braked_for > 0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
-    """A worker's last word."""
+    """A worker's last report."""
 
     id: str
     keys: tuple[str, ...]  # whose queues it consumes
-    slots: int  # calls it may hold by now
+    slots: int  # calls it can hold now
     held: int
-    age: float  # seconds since it was said
+    age: float  # seconds since the report
 
 
 @dataclass(frozen=True, slots=True)
 class PacingSnapshot:
     """All of it."""
 
-    term: str = ""  # of the present leader; empty: nobody leads
-    beat: int = 0  # counts up while the leader lives
+    term: str = ""  # of the current leader; empty: none
+    beat: int = 0  # the leader's heartbeat counter
     queues: Mapping[str, int] = field(default_factory=dict)  # messages by backlog queue, all priorities
-    keys: Mapping[str, int] = field(default_factory=dict)  # messages by key: released, about to start
-    flights: Mapping[str, int] = field(default_factory=dict)  # permits out by key
-    released: int = 0  # permits that no worker has redeemed yet
+    keys: Mapping[str, int] = field(default_factory=dict)  # messages by key: released, not started yet
+    flights: Mapping[str, int] = field(default_factory=dict)  # permits in use by key
+    released: int = 0  # permits not redeemed by a worker yet
     workers: int = 0  # that reported in the last seconds
-    slots: int = 0  # calls that these may hold
+    slots: int = 0  # calls these can hold
     quotas: Mapping[str, QuotaSnapshot] = field(default_factory=dict)
     reports: Sequence[WorkerSnapshot] = ()  # of those workers
     now: float = 0.0  # gate time
@@ -61,7 +61,7 @@ class PacingSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class LimitFigures:
-    """Limits a minute, and at once. None: none is known."""
+    """Limits per minute, and of concurrent calls. None: unknown."""
 
     rpm: float | None = None
     tpm: float | None = None
@@ -79,7 +79,7 @@ class BreakerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class QuotaStanding:
-    """One quota: what was told, what was learned, what is in force, what is used."""
+    """One quota: its configured, learned and effective limits, and its use."""
 
     id: str
     kind: str  # account, key or upstream
@@ -90,28 +90,28 @@ class QuotaStanding:
     learned: LimitFigures
     in_force: LimitFigures
     flight: int
-    last_minute: int  # calls let through in the last 60 s
-    waiting: int  # tasks of the models that pass it
+    last_minute: int  # calls released in the last 60 s
+    waiting: int  # tasks of models that use it
     braked_until: float | None
     why: str
-    brakes: int  # since Redis began
+    brakes: int  # since Redis started
     breaker: BreakerSnapshot | None = None
 
 
 class KeyState(StrEnum):
-    """What an operator wants to know of a key first."""
+    """A key's state as operators see it."""
 
     ACTIVE = "active"
     PAUSED = "paused"  # by an operator
-    DISABLED = "disabled"  # the upstream knows it no more (401)
-    NO_BALANCE = "no_balance"  # its account has run out (402)
-    BRAKED = "braked"  # everything it could serve is braked or behind an open breaker
-    UNUSED = "unused"  # no model names it
+    DISABLED = "disabled"  # the upstream refuses it (401)
+    NO_BALANCE = "no_balance"  # its account has no balance (402)
+    BRAKED = "braked"  # all its quotas are paused or behind an open breaker
+    UNUSED = "unused"  # no model uses it
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStanding:
-    """One key of ours at an upstream."""
+    """One key at an upstream."""
 
     name: str
     upstream: str
@@ -120,14 +120,14 @@ class KeyStanding:
     reason: str
     flight: int
     last_minute: int
-    standing: KeyStatus  # its health, or its account's where that is the worse
-    quotas: tuple[str, ...]  # that its calls pass
+    standing: KeyStatus  # its own health or its account's, whichever is worse
+    quotas: tuple[str, ...]  # that limit its calls
     workers: int  # that consume its queue
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStanding:
-    """What waits for a model, and for what."""
+    """How many tasks wait for a model, and for what."""
 
     name: str
     waiting: int
@@ -137,7 +137,7 @@ class ModelStanding:
 
 @dataclass(frozen=True, slots=True)
 class LeaderSnapshot:
-    """The dispatcher that leads, or did last. None: not known."""
+    """The current or last leader. None: unknown."""
 
     term: str = ""
     beats: bool = False
@@ -148,7 +148,7 @@ class LeaderSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStanding:
-    """A worker process; `slots` None while Redis is away."""
+    """A worker process; `slots` is None while Redis is unreachable."""
 
     id: str
     host: str | None
@@ -181,7 +181,7 @@ class DispatcherSnapshot:
 def key_state(
     name: str, standing: KeyStatus, pauses: Pauses, quotas: Iterable[QuotaStanding], now: float
 ) -> tuple[KeyState, str]:
-    """A key's state, and why it is so. What an operator did comes first, then what the upstream said."""
+    """A key's state and its reason. An operator's pause comes first, then the upstream's refusal."""
     if name in pauses.keys:
         return KeyState.PAUSED, pauses.keys[name].words
     if standing.condition is Condition.DISABLED:
@@ -190,14 +190,14 @@ def key_state(
         return KeyState.NO_BALANCE, standing.reason
     passed = list(quotas)
     if not passed:
-        return KeyState.UNUSED, "no model names it"
+        return KeyState.UNUSED, "no model uses it"
     if EVERYTHING in pauses.subjects:
         return KeyState.PAUSED, "paused by an operator: everything"
     return _braked(passed, now)
 
 
 def _braked(passed: Sequence[QuotaStanding], now: float) -> tuple[KeyState, str]:
-    """A quota for all models closes the key; one of a model does when it is the only model."""
+    """Paused if its quota for all models is closed, or the quota of each of its models."""
     models = {quota.model for quota in passed if quota.model != "*"}
     closed = {quota.model: _closed(quota, now) for quota in passed if _closed(quota, now)}
     if "*" in closed:
@@ -208,7 +208,7 @@ def _braked(passed: Sequence[QuotaStanding], now: float) -> tuple[KeyState, str]
 
 
 def _closed(quota: QuotaStanding, now: float) -> str:
-    """Why nothing passes a quota now; empty when it is open."""
+    """Why a quota accepts no calls now; empty when it does."""
     if quota.breaker is not None and quota.breaker.state is BreakerState.OPEN:
         return f"breaker open: {quota.breaker.reason}"
     if quota.braked_until is not None and quota.braked_until > now:
@@ -224,7 +224,7 @@ def seen_by_workers(keys: Iterable[str], reports: Iterable[WorkerSnapshot]) -> d
 
 @dataclass(frozen=True, slots=True)
 class OldestWait:
-    """The longest wait of a task that could run, and the largest part of a deadline that waiting has used."""
+    """The longest wait of a task ready to run, and the largest share of a deadline used by waiting."""
 
     seconds: float = 0.0
     share: float = 0.0
@@ -232,7 +232,7 @@ class OldestWait:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """What is not known now is empty or None."""
+    """What /metrics exports. Unknown values are empty or None."""
 
     redis: bool = False
     database: bool = False
@@ -244,12 +244,14 @@ class ServiceStatus:
     oldest: OldestWait | None = None
     quotas: Mapping[str, QuotaSnapshot] = field(default_factory=dict)
     disabled: Mapping[str, float] = field(default_factory=dict)  # by key: 1 for a disabled one
-    without_balance: Mapping[str, float] = field(default_factory=dict)  # by account: 1 for one without
-    budgets: Mapping[str, float] = field(default_factory=dict)  # client: the largest used part of a budget
+    without_balance: Mapping[str, float] = field(default_factory=dict)  # by account: 1 without balance
+    budgets: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by client: the largest used share of a budget
 
 
 def oldest_wait(rows: list[tuple[float, float, float, int]], now: float) -> OldestWait:
-    """Of tasks that could run, as (created_at, available_at, expires_at, attempts)."""
+    """Of tasks ready to run, given as (created_at, available_at, expires_at, attempts)."""
     seconds = share = 0.0
     for created_at, available_at, expires_at, attempts in rows:
         since = created_at if attempts else max(created_at, available_at)
@@ -259,7 +261,7 @@ def oldest_wait(rows: list[tuple[float, float, float, int]], now: float) -> Olde
 
 
 def breaker_state(sight: QuotaSnapshot) -> str:
-    """What an upstream's quota in Redis says of its breaker: no cap, none at all, or room for probes."""
+    """The breaker's state from an upstream's quota: no cap is closed, a cap of 0 is open."""
     if sight.cap is None:
         return "closed"
     return "open" if sight.cap == 0 else "half_open"

@@ -36,13 +36,15 @@ alert = Table(
     Column("since", Double, nullable=False),
     Column("value", Double, nullable=False),
     Column("told", Boolean, nullable=False, server_default=text("false")),  # its channels know that it fires
-    Column("unsure", Boolean, nullable=False, server_default=text("false")),  # a message was begun, not noted
+    Column(
+        "unsure", Boolean, nullable=False, server_default=text("false")
+    ),  # a message was started, its result not recorded
 )
 
 alert_watch = Table(
     "alert_watch",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: one process watches
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: one process watches
     Column("watcher", Text, nullable=False),
     Column("beat", BigInteger, nullable=False),  # counts up while it does
 )
@@ -67,13 +69,13 @@ vital = Table(
 
 
 _ONE = 1
-FRESH_SECONDS = 45.0  # for which a process's vitals are believed
+FRESH_SECONDS = 45.0  # for which a process's vitals are valid
 _FORGET_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """How one channel fared at its last try."""
+    """The result of a channel's last message."""
 
     name: str
     tried_at: float
@@ -81,13 +83,13 @@ class Channel:
 
 
 def watcher(conn: Connection) -> tuple[str, int]:
-    """Who watches, and the beat; ("", 0) at the very first."""
+    """The watcher and its heartbeat; ("", 0) if there never was one."""
     row = conn.execute(select(alert_watch.c.watcher, alert_watch.c.beat)).first()
     return (row.watcher, row.beat) if row else ("", 0)
 
 
 def watch(conn: Connection, me: str, seen: tuple[str, int]) -> bool:
-    """Take the watch, or go on with it, if it stands as it was seen."""
+    """Take or renew the watch, if it is unchanged since `seen`."""
     if seen == ("", 0):
         values = {"id": _ONE, "watcher": me, "beat": 1}
         row = insert_or(conn, alert_watch).values(values).on_conflict_do_nothing()
@@ -99,7 +101,7 @@ def watch(conn: Connection, me: str, seen: tuple[str, int]) -> bool:
 
 
 def leave_watch(conn: Connection, me: str) -> None:
-    """Let somebody else take it at once."""
+    """Release the watch, so that another process can take it immediately."""
     conn.execute(delete(alert_watch).where(alert_watch.c.watcher == me))
 
 
@@ -114,14 +116,14 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
 
 
 def firing(conn: Connection) -> list[Alert]:
-    """Those that fire, the worst first."""
+    """Alerts that fire, the most severe first."""
     order = list(reversed(Severity))
     found = [one for one in load_alerts(conn).values() if one.state is AlertState.FIRING]
     return sorted(found, key=lambda one: (order.index(one.severity), one.place))
 
 
 def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[Place, Alert]) -> None:
-    """Write what has changed."""
+    """Write the changes."""
     for place in before.keys() - after.keys():
         conn.execute(delete(alert).where(alert.c.rule == place[0], alert.c.subject == place[1]))
     for place, one in after.items():
@@ -143,7 +145,7 @@ def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[
 
 
 def note_channels(conn: Connection, channels: Iterable[Channel]) -> None:
-    """Write down how channels fared."""
+    """Record the results of channels."""
     for one in channels:
         values = {"name": one.name, "tried_at": one.tried_at, "error": one.error}
         row = insert_or(conn, alert_channel).values(values)
@@ -152,19 +154,19 @@ def note_channels(conn: Connection, channels: Iterable[Channel]) -> None:
 
 
 def load_channels(conn: Connection) -> list[Channel]:
-    """How all channels fared, by name."""
+    """The last result of each channel, by name."""
     return [Channel(*row) for row in conn.execute(select(alert_channel).order_by(alert_channel.c.name))]
 
 
 def note_vitals(conn: Connection, process: str, host: str, cpu: float, requests: float, at: float) -> None:
-    """Write down how a process and its machine fare."""
+    """Record the vitals of a process and its machine."""
     values = {"host": host, "cpu": cpu, "requests": requests, "at": at}
     row = insert_or(conn, vital).values(process=process, **values)
     conn.execute(row.on_conflict_do_update(index_elements=["process"], set_=values))
 
 
 def load_vitals(conn: Connection, now: float) -> tuple[dict[str, float], float]:
-    """Busy part of each machine's CPUs, and requests a second of all processes, as told lately."""
+    """CPU use by machine, and HTTP requests per second of all processes, from recent reports."""
     cpu: dict[str, float] = {}
     requests = 0.0
     for row in conn.execute(select(vital).where(vital.c.at >= now - FRESH_SECONDS)):
@@ -174,5 +176,5 @@ def load_vitals(conn: Connection, now: float) -> tuple[dict[str, float], float]:
 
 
 def forget_vitals(conn: Connection, now: float) -> None:
-    """Drop those of processes that are gone."""
+    """Delete the vitals of processes that ended."""
     conn.execute(delete(vital).where(vital.c.at < now - _FORGET_SECONDS))

@@ -20,12 +20,12 @@ from app.reporting.domain.snapshot import PacingSnapshot, QuotaSnapshot, WorkerS
 from app.tasks.domain.pauses import Pauses
 from app.tasks.domain.task import Hold, PriorityStep
 
-MOST_QUEUES = 2000  # backlog queues whose lengths are asked for at once
-_REPORT_LIFE = 5.0  # seconds for which a worker's report is believed
+MOST_QUEUES = 2000  # backlog queues whose lengths are read
+_REPORT_LIFE = 5.0  # seconds for which a worker's report is valid
 
 
 class PacingSnapshotReader:
-    """Reads what the gate's scripts have written."""
+    """Reads the state that the pacing scripts keep."""
 
     def __init__(self, client: redis.Redis, keys: Sequence[str], quotas: Sequence[str]) -> None:
         self._client = client
@@ -33,13 +33,17 @@ class PacingSnapshotReader:
         self._quotas = tuple(quotas)
 
     def look(self) -> PacingSnapshot:
-        """The gate as it stands. Raises RedisUnreachable."""
+        """The current state. Raises RedisUnreachable."""
         try:
             return self._look()
         except (redis.RedisError, OSError) as error:
             raise RedisUnreachable(f"Redis does not answer: {type(error).__name__}") from error
-        except (ValueError, TypeError, LookupError) as error:  # the leader sets that aside at its next look
-            raise RedisUnreachable(f"Redis holds what cannot be read: {type(error).__name__}") from error
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+        ) as error:  # the leader sets such entries aside at its next tick
+            raise RedisUnreachable(f"Redis holds unreadable entries: {type(error).__name__}") from error
 
     def _look(self) -> PacingSnapshot:
         clock, gate, queues, flights, workers, released, *quotas = self._first()
@@ -117,33 +121,33 @@ def _worker(name: bytes, report: bytes, now: float) -> WorkerSnapshot:
 
 
 _KEY = "penstock:why"
-_LIFE = 10  # seconds for which it stands when no leader tells anything more
+_LIFE = 10  # seconds until a report without a successor expires
 _READ_EVERY = 1.0  # seconds
 
 
 class WaitReasonWriter:
-    """Where the leader writes."""
+    """Publishes the leader's report."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
     def tell(self, said: Mapping[str, Any]) -> None:
-        """Replace what was told before. Raises RedisUnreachable."""
+        """Replace the previous report. Raises RedisUnreachable."""
         self._scripts.command("SET", _KEY, orjson.dumps(said), "EX", _LIFE)
 
 
 class QueuePositions(Protocol):
-    """Where tasks stand in their lines."""
+    """The positions of tasks in their queues."""
 
     def of(self, queue: str, step: int) -> QueuePosition | None:
-        """A line as it stood lately; None: nobody knows."""
+        """A recent view of a queue; None: unknown."""
 
     def coming(self, queue: str, step: int, due: float) -> int | None:
-        """How many are before a task that comes now; None: nobody knows."""
+        """How many tasks are ahead of one submitted now; None: unknown."""
 
 
 class WaitReasonReader:
-    """Implements the Explain port. Reads once a second, however many ask."""
+    """Implements the Explain port. Reads at most once a second, however many ask."""
 
     def __init__(self, scripts: Scripts, clock: Clock, lines: QueuePositions) -> None:
         self._scripts = scripts
@@ -155,7 +159,7 @@ class WaitReasonReader:
         self._silent_because = NO_LEADER
 
     def explain(self, task: Queued) -> Explanation:
-        """Where it stands, and what the leader said last; what is not known stays None."""
+        """Its position and the leader's last reason; unknown parts stay None."""
         now = self._clock.now()
         held = held_in_words(
             task.hold,
@@ -181,7 +185,7 @@ class WaitReasonReader:
         return Explanation(ahead + 1, self._start(task.model, task.queue, task.step, ahead, now), words)
 
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
-        """What a task that came now would have before it; None where nobody knows."""
+        """The queue ahead of a task submitted now; None: unknown."""
         ahead = self._lines.coming(queue, step, due)
         if ahead is None or not self.said():
             return None
@@ -192,13 +196,13 @@ class WaitReasonReader:
         return None if seconds is None else now + seconds
 
     def _rate(self, model: str, queue: str, step: int) -> float | None:
-        """The line's; where nothing waits in it yet, what the model's limits let pass in all."""
+        """The queue's release rate, or for an empty queue the total rate that the model's limits allow."""
         said = self.said()
         rate: float | None = said.get("lines", {}).get(f"{queue}|{step}") or said.get("paces", {}).get(model)
         return rate
 
     def _opens_in(self, model: str) -> float:
-        """Infinite where nobody knows."""
+        """Infinite if unknown."""
         told = self._model(model).get("opens_in", 0.0 if self.said() else None)
         return float("inf") if told is None else float(told)
 
@@ -207,7 +211,7 @@ class WaitReasonReader:
         return found
 
     def said(self) -> Mapping[str, Any]:
-        """All of it; empty when nobody tells anything or Redis does not answer."""
+        """The whole report; empty without a leader or without Redis."""
         with self._lock:
             if self._clock.monotonic() - self._read_at >= _READ_EVERY:
                 self._read_at = self._clock.monotonic()
