@@ -133,7 +133,7 @@ def test_a_leader_tells_what_fires_and_that_it_is_over_and_the_api_does_when_it_
             spend(80)
             wait(lambda: channel.heard("FIRING budget (alice)"), "the API's word")
             assert not watches(leader)
-            assert "critical 1: it arrived" in command(stack, "test", "--severity", "critical")
+            assert "critical 1: delivered" in command(stack, "test", "--severity", "critical")
             assert channel.heard("Nothing is wrong.")
             assert "secret-path" not in stack.logs()
     finally:
