@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, null, s
 
 from app.access.domain.audit import (
     FIRST,
-    AuditEntry,
     ChainBreak,
     ChainCheck,
+    ChainEntry,
     ChainHead,
     Linked,
     as_row,
@@ -52,10 +52,10 @@ class StoredEntry:
     seq: int
     number: int | None  # None: not yet linked
     digest: str | None
-    entry: AuditEntry
+    entry: ChainEntry
 
 
-def write_audit(conn: Connection, entries: Sequence[AuditEntry]) -> None:
+def write_audit(conn: Connection, entries: Sequence[ChainEntry]) -> None:
     """Append entries."""
     if entries:
         rows = [as_row(entry) for entry in entries]
@@ -183,13 +183,13 @@ class RecordAudit:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._entries: deque[AuditEntry] = deque()
+        self._entries: deque[ChainEntry] = deque()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._loop = BackgroundLoop("audit", self.flush, every=EVERY_SECONDS, at_once=False)
         self._dropped = 0
 
-    def add(self, entry: AuditEntry) -> None:
+    def add(self, entry: ChainEntry) -> None:
         """Buffer an entry; it is written within half a second."""
         with self._lock:
             if len(self._entries) >= MOST:
@@ -198,7 +198,7 @@ class RecordAudit:
             self._entries.append(entry)
         self._loop.start()
 
-    def add_now(self, entry: AuditEntry) -> None:
+    def add_now(self, entry: ChainEntry) -> None:
         """Write an entry and whatever is buffered before it. While the database is away it stays buffered."""
         self.add(entry)
         self.flush()
@@ -232,7 +232,7 @@ class RecordAudit:
             return False
         return True
 
-    def _write(self, entries: Sequence[AuditEntry]) -> None:
+    def _write(self, entries: Sequence[ChainEntry]) -> None:
         """Write entries; one that cannot be written is skipped, and holds back no other. Raises PenstockError."""
         try:
             self._database.write(lambda conn: write_audit(conn, entries))

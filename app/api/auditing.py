@@ -10,7 +10,7 @@ from flask import Flask, Request, Response, g
 from flask.globals import app_ctx, request_ctx
 
 from app.access.audit_log import RecordAudit
-from app.access.domain.audit import AuditEntry
+from app.access.domain.audit import ChainEntry
 from app.access.domain.caller import Caller
 from app.api.access_control import CallerAddresses
 from app.platform.ports import Clock
@@ -68,13 +68,13 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return found
 
 
-def _entry(asked: Request, response: Response, addresses: CallerAddresses, clock: Clock) -> AuditEntry:
+def _entry(asked: Request, response: Response, addresses: CallerAddresses, clock: Clock) -> ChainEntry:
     kept = app_ctx.g
     caller: Caller = kept.get("caller") or _NOBODY
     rule = asked.url_rule.rule if asked.url_rule else "unknown"
     now = time.perf_counter()
     parameters = kept.get("audit_parameters")
-    return AuditEntry(
+    return ChainEntry(
         at=kept.get("audit_at") or clock.now(),
         action=f"{asked.method} {rule}",
         client_id=caller.client_id,

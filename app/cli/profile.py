@@ -127,9 +127,9 @@ def opened() -> Iterator[Database]:
 def audited(database: Database, action: str, subject: str) -> None:
     """Add an entry to the audit log: action, subject and the user of this machine."""
     from app.access.audit_log import write_audit
-    from app.access.domain.audit import AuditEntry
+    from app.access.domain.audit import ChainEntry
 
-    entry = AuditEntry(at=time.time(), action=action, user=_user(), address="cli", task_id=subject)
+    entry = ChainEntry(at=time.time(), action=action, user=_user(), address="cli", task_id=subject)
     database.write(lambda conn: write_audit(conn, [entry]))
 
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.access.domain.audit import (
-    AuditEntry,
     ChainBreak,
     ChainCheck,
+    ChainEntry,
     ChainHead,
     Linked,
     as_row,
@@ -17,9 +17,9 @@ from app.access.domain.audit import (
 )
 
 
-def entries(count: int) -> list[AuditEntry]:
+def entries(count: int) -> list[ChainEntry]:
     return [
-        AuditEntry(at=1_800_000_000.001 + n, action="POST /v1/tasks", client_id=f"c{n}") for n in range(count)
+        ChainEntry(at=1_800_000_000.001 + n, action="POST /v1/tasks", client_id=f"c{n}") for n in range(count)
     ]
 
 

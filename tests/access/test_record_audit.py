@@ -8,7 +8,7 @@ import pytest
 
 from app.access import audit_log
 from app.access.audit_log import RecordAudit, write_audit
-from app.access.domain.audit import AuditEntry
+from app.access.domain.audit import ChainEntry
 from app.platform.database import Database
 from tests.stack import wait_until
 
@@ -18,7 +18,7 @@ def test_an_entry_that_cannot_be_written_is_left_out_and_the_thread_goes_on(
 ) -> None:
     written: list[str] = []
 
-    def write(conn: Any, entries: list[AuditEntry]) -> None:
+    def write(conn: Any, entries: list[ChainEntry]) -> None:
         if any(entry.action == "poison" for entry in entries):
             raise ValueError("poison")
         write_audit(conn, entries)
@@ -27,9 +27,9 @@ def test_an_entry_that_cannot_be_written_is_left_out_and_the_thread_goes_on(
     monkeypatch.setattr(audit_log, "write_audit", write)
     audit = RecordAudit(database)
     for action in ("first", "poison", "second"):
-        audit.add(AuditEntry(1.0, action))
+        audit.add(ChainEntry(1.0, action))
     wait_until(lambda: "second" in written, within=30)
-    audit.add(AuditEntry(2.0, "third"))
+    audit.add(ChainEntry(2.0, "third"))
     wait_until(lambda: "third" in written, within=30)
     audit.close()
     assert written == ["first", "second", "third"]

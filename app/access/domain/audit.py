@@ -12,7 +12,7 @@ FIRST = "0" * 64  # the digest before the first entry
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEntry:
+class ChainEntry:
     """One call or administrative act. Never holds a prompt, a result or a secret."""
 
     at: float  # Unix seconds, to the millisecond
@@ -36,7 +36,7 @@ class Linked:
 
     number: int  # from 1, without gaps
     digest: str
-    entry: AuditEntry
+    entry: ChainEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,13 @@ class ChainBreak:
     what: str
 
 
-def digest(previous: str, number: int, entry: AuditEntry) -> str:
+def digest(previous: str, number: int, entry: ChainEntry) -> str:
     """SHA-256 over the previous digest, the number and every field, in hexadecimal."""
     text = json.dumps([previous, number, *as_row(entry).values()], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def link(head: ChainHead, entries: Iterable[AuditEntry]) -> list[Linked]:
+def link(head: ChainHead, entries: Iterable[ChainEntry]) -> list[Linked]:
     """Append entries to the chain, in order."""
     linked, number, previous = [], head.number, head.digest
     for entry in entries:
@@ -104,15 +104,15 @@ class ChainCheck:
         return None
 
 
-def as_row(entry: AuditEntry) -> Mapping[str, Any]:
+def as_row(entry: ChainEntry) -> Mapping[str, Any]:
     """Its fields; the instant in whole milliseconds, which every database returns unchanged."""
     return {
         "at_ms": round(entry.at * 1000),
-        **{name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__ if name != "at"},
+        **{name: getattr(entry, name) for name in ChainEntry.__dataclass_fields__ if name != "at"},
     }
 
 
-def from_row(row: Mapping[str, Any]) -> AuditEntry:
+def from_row(row: Mapping[str, Any]) -> ChainEntry:
     """The entry of a row that `as_row` made."""
-    rest = {name: row[name] for name in AuditEntry.__dataclass_fields__ if name != "at"}
-    return AuditEntry(at=row["at_ms"] / 1000, **rest)
+    rest = {name: row[name] for name in ChainEntry.__dataclass_fields__ if name != "at"}
+    return ChainEntry(at=row["at_ms"] / 1000, **rest)

@@ -199,7 +199,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 
 @dataclass(frozen=True, slots=True)
-class BatchUsage:
+class BatchTokens:
     """Sums over all tasks; cost in pico-units, None where it has no single sum."""
 
     prompt_tokens: int
@@ -210,7 +210,7 @@ class BatchUsage:
     currency: str | None
 
 
-def sum_usage(conn: Connection, batch_id: str) -> BatchUsage:
+def sum_usage(conn: Connection, batch_id: str) -> BatchTokens:
     """The usage of a batch, tasks that were run again included."""
     tokens = [func.coalesce(func.sum(task.c[name]), 0).label(name) for name in _TOKENS]
     money = [
@@ -221,7 +221,7 @@ def sum_usage(conn: Connection, batch_id: str) -> BatchUsage:
     row = conn.execute(select(*tokens, *money).where(task.c.batch_id == batch_id)).one()
     one = row.currencies == 1 and row.cost is not None
     sums = {name: int(getattr(row, name)) for name in _TOKENS}
-    return BatchUsage(
+    return BatchTokens(
         **sums, cost_picos=int(row.cost) if one else None, currency=row.currency if one else None
     )
 
