@@ -83,6 +83,6 @@ def test_a_task_goes_by_its_deadline_where_it_or_its_client_asks(world: World, a
 
 def test_without_a_calendar_there_is_nothing_to_wait_for() -> None:
     request = TaskRequest([{"role": "user", "content": "x"}], MODEL, off_peak=True)
-    with pytest.raises(Invalid, match="no busy hours are known") as refused:
+    with pytest.raises(Invalid, match="no busy hours are configured") as refused:
         draft_task(request, "alice", SubmissionRules(frozenset({MODEL})), 1e9)
     assert refused.value.code == "no_calendar"
