@@ -140,7 +140,7 @@ def _quotas(one: Chosen) -> Iterator[str]:
     served = set(one.models.values())
     known = [quota for quota in one.preset.quota if quota.model in served]
     if not known:
-        yield f"# {one.preset.title} publishes no general limits: Penstock learns them."
+        yield f"# {one.preset.title} publishes no general limits: Penstock estimates them."
         yield "# If you know yours:"
         yield f'#   [[quota]]\n#   account = "{one.keys[0]}"\n#   rpm = 600\n#   concurrency = 50'
         yield ""

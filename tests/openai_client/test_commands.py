@@ -89,7 +89,7 @@ def test_a_dry_run_and_a_price_that_nobody_knows_submit_nothing(
     (tmp_path / "p.txt").write_text("one\n")
     before = len(world.client().batches.list(limit=100).data)
     assert "1 requests" in run("submit", "p.txt", "--model", FAST, "--dry-run").stderr
-    assert "nobody knows" in run("submit", "p.txt", "--model", FAST, "--max-cost", "5", code=1).stderr
+    assert "the cost is not known" in run("submit", "p.txt", "--model", FAST, "--max-cost", "5", code=1).stderr
     assert "line 2" in run("submit", "-", "--kind", "jsonl", given='{"prompt":"a"}\n{', code=1).stderr
     assert len(world.client().batches.list(limit=100).data) == before
 
@@ -97,7 +97,7 @@ def test_a_dry_run_and_a_price_that_nobody_knows_submit_nothing(
 def test_a_sample_runs_first(run: Any, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("".join(f"line {n}\n" for n in range(10)))
     done = run("submit", "p.txt", "--model", FAST, "--sample", "2", "--watch", "--yes")
-    assert "The sample: 2 of 2 succeeded." in done.stderr
+    assert "Sample: 2 of 2 requests succeeded." in done.stderr
     assert "10 of 10 done" in done.stderr
 
 
@@ -106,7 +106,7 @@ def test_a_sample_runs_now_whenever_the_rest_is_to_run(run: Any, tmp_path: Path)
     lines = [orjson.dumps({"prompt": f"line {n}", "run_at": tomorrow}).decode() for n in range(4)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     done = run("submit", "p.jsonl", "--model", FAST, "--sample", "2", "--run-at", tomorrow, "--yes")
-    assert "The sample: 2 of 2 succeeded." in done.stderr
+    assert "Sample: 2 of 2 requests succeeded." in done.stderr
     run("cancel", batch_of(done))
 
 

@@ -74,13 +74,13 @@ def test_limits_that_are_told_hold_for_each_account(tmp_path: Path) -> None:
 def test_the_text_says_what_it_is_by_comments(tmp_path: Path) -> None:
     text = configuration_text(choose(["siliconflow"], ProviderOptions()))
     assert "# --- SiliconFlow, as of 2026-11-21. https://docs.siliconflow.cn" in text
-    assert "they are learned" in text
+    assert "Penstock estimates them" in text
 
 
 @pytest.mark.parametrize(
     ("names", "given", "said"),
     [
-        (["nope"], ProviderOptions(), "There are: deepseek"),
+        (["nope"], ProviderOptions(), "Known presets: deepseek"),
         (["node"], ProviderOptions(models=("m",)), "--base-url node=https://HOST/v1"),
         (["vllm"], ProviderOptions(), "--model vllm=MODEL"),
         (["deepseek", "aws"], ProviderOptions(keys=("env:A",)), "--key deepseek=..."),
