@@ -89,7 +89,9 @@ def test_a_dry_run_and_a_price_that_nobody_knows_submit_nothing(
     (tmp_path / "p.txt").write_text("one\n")
     before = len(world.client().batches.list(limit=100).data)
     assert "1 requests" in run("submit", "p.txt", "--model", FAST, "--dry-run").stderr
-    assert "the cost is not known" in run("submit", "p.txt", "--model", FAST, "--max-cost", "5", code=1).stderr
+    assert (
+        "the cost is not known" in run("submit", "p.txt", "--model", FAST, "--max-cost", "5", code=1).stderr
+    )
     assert "line 2" in run("submit", "-", "--kind", "jsonl", given='{"prompt":"a"}\n{', code=1).stderr
     assert len(world.client().batches.list(limit=100).data) == before
 
