@@ -61,7 +61,7 @@ class TaskSubject:
 def task_subject(conn: Connection, task_id: str, most_bytes: int) -> TaskSubject | None:
     """Read a task, with its result up to `most_bytes`; None if there is no such task."""
     values = {"which": task_id, "most": most_bytes}
-    row = conn.execute(_task_statement(conn.dialect.name), values).mappings().first()
+    row = conn.execute(_task_statement(), values).mappings().first()
     if row is None:
         return None
     return TaskSubject(_by_name(row), row["small_result"], bool(row["too_large"]))
@@ -81,8 +81,8 @@ _BATCH = select(batch).where(batch.c.id == bindparam("which"))
 
 
 @cache
-def _task_statement(dialect: str) -> Select[Any]:
-    size, most = byte_length(dialect, task_content.c.result), bindparam("most", type_=Integer())
+def _task_statement() -> Select[Any]:
+    size, most = byte_length(task_content.c.result), bindparam("most", type_=Integer())
     small = case((size <= most, task_content.c.result))
     return (
         select(task, small.label("small_result"), (size > most).label("too_large"))

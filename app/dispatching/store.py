@@ -88,7 +88,7 @@ def running_rows(conn: Connection) -> list[RunningRow]:
 
 def releases_of(conn: Connection, ids: Iterable[str]) -> dict[str, tuple[Status, int | None]]:
     """Status and last release of these tasks; unknown ids are left out."""
-    found = conn.execute(_releases(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
+    found = conn.execute(_releases(), {ROWS: encode({"id": name} for name in ids)})
     return {row.id: (Status(row.status), row.release) for row in found}
 
 
@@ -135,8 +135,8 @@ def _take_away(conn: Connection, batches: LockedBatches, rows: Sequence[Row[Any]
 
 
 @cache
-def _releases(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, id=Text())
+def _releases() -> Select[Any]:
+    wanted = recordset(id=Text())
     return select(task.c.id, task.c.status, task.c.release).join(wanted, wanted.c.id == task.c.id)
 
 
@@ -168,7 +168,7 @@ def degrade(
     _forget(conn, [row for row in rows if results[row.seq] is None])
     if not given:
         return [], []
-    conn.execute(_statement(conn.dialect.name), {ROWS: encode({"seq": row.seq} for row in given), "at": now})
+    conn.execute(_statement(), {ROWS: encode({"seq": row.seq} for row in given), "at": now})
     conn.execute(_RESULT, [{"number": row.seq, "json": results[row.seq]} for row in given])
     write_usage(
         conn,
@@ -189,9 +189,9 @@ def _forget(conn: Connection, rows: Sequence[Row[Any]]) -> None:
 
 
 @cache
-def _statement(dialect: str) -> Update:
+def _statement() -> Update:
     """The cost of its earlier calls stays."""
-    wanted = recordset(dialect, seq=BigInteger())
+    wanted = recordset(seq=BigInteger())
     cost = case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0))
     return (
         update(task)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import QueuePool
 
+from app.platform.dialects import changes_many_tables
 from app.platform.engines import (
     USUAL,
     DatabaseTimeouts,
@@ -93,6 +94,11 @@ class Database:
             self._glances = postgresql_engine(parsed, half, limits, keeps_plans=True)
             self._writer = _PooledWriter(engine)
             self._single = _PooledWriter(self._glances, commits=False)
+
+    @property
+    def changes_many_tables(self) -> bool:
+        """Whether one statement can change several tables."""
+        return changes_many_tables(self._readers)
 
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on one snapshot of the database. Raises DatabaseUnreachable."""

@@ -10,23 +10,22 @@ from typing import Any
 import orjson
 import psycopg
 from sqlalchemy import (
-    ColumnElement,
+    ColumnClause,
     Connection,
+    Engine,
     FromClause,
-    LargeBinary,
+    Integer,
     Table,
     Text,
     bindparam,
-    cast,
     column,
-    func,
-    literal_column,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 from sqlalchemy.types import TypeEngine
 
 _POSTGRESQL = "postgresql"
@@ -38,9 +37,9 @@ _SIZES = (512, 64, 8, 1)  # rows of one statement on SQLite
 _RESERVE = text("SELECT nextval(pg_get_serial_sequence(:name, 'seq')) FROM generate_series(1, :count)")
 
 
-def changes_many_tables(dialect: str) -> bool:
+def changes_many_tables(conn: Connection | Engine) -> bool:
     """Whether one statement can change several tables and return what it joined: PostgreSQL, by CTEs that write."""
-    return dialect == _POSTGRESQL
+    return conn.dialect.name == _POSTGRESQL
 
 
 def hold_numbers(conn: Connection, space: int, numbers: Sequence[int]) -> None:
@@ -52,11 +51,21 @@ def hold_numbers(conn: Connection, space: int, numbers: Sequence[int]) -> None:
         conn.execute(_ADVISORY_LOCKS, {"space": space, "numbers": sorted(numbers)})
 
 
-def byte_length(dialect: str, text_column: ColumnElement[Any]) -> ColumnElement[int]:
+class byte_length(GenericFunction[int]):  # noqa: N801 - named as it is written in SQL
     """The length of a text in UTF-8, in bytes."""
-    if dialect == _POSTGRESQL:
-        return func.octet_length(text_column)
-    return func.length(cast(text_column, LargeBinary))
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(byte_length)
+def _byte_length(element: byte_length, compiler: SQLCompiler, **options: Any) -> str:
+    return f"octet_length({compiler.process(element.clauses, **options)})"
+
+
+@compiles(byte_length, "sqlite")
+def _byte_length_of_blob(element: byte_length, compiler: SQLCompiler, **options: Any) -> str:
+    return f"length(CAST({compiler.process(element.clauses, **options)} AS BLOB))"
 
 
 def reserve(conn: Connection, table: Table, count: int) -> Sequence[int]:
@@ -134,22 +143,38 @@ ROWS = "rows"
 _NAME = "wanted"
 
 
-def recordset(dialect: str, parameter: str = ROWS, /, **columns: TypeEngine[Any]) -> FromClause:
+class _Records(FunctionElement[Any]):
+    """The rows in one JSON parameter, as a table."""
+
+    name = "records"
+    inherit_cache = True
+
+    def __init__(self, parameter: str, columns: Sequence[ColumnClause[Any]]) -> None:
+        super().__init__(bindparam(parameter, type_=Text()))
+        self.fields = columns
+
+
+@compiles(_Records, "postgresql")
+def _records(element: _Records, compiler: SQLCompiler, **options: Any) -> str:
+    typed = ", ".join(f"{field.name} {field.type.compile(compiler.dialect)}" for field in element.fields)
+    rows = compiler.process(element.clauses, **options)
+    return f"(SELECT * FROM jsonb_to_recordset(CAST({rows} AS jsonb)) AS given({typed}))"  # noqa: S608  # columns of ours  # nosec B608
+
+
+@compiles(_Records, "sqlite")
+def _records_of_json_each(element: _Records, compiler: SQLCompiler, **options: Any) -> str:
+    fields = ", ".join(f"json_extract(value, '$.{field.name}') AS {field.name}" for field in element.fields)
+    rows = compiler.process(element.clauses, **options)
+    return f"(SELECT {fields} FROM json_each({rows}))"  # noqa: S608  # columns of ours  # nosec B608
+
+
+def recordset(parameter: str = ROWS, /, **columns: TypeEngine[Any]) -> FromClause:
     """Make a table `wanted` of the given columns; the statement is executed with `{ROWS: encode(...)}`.
 
     `parameter`: another name than ROWS, where one statement has several of them.
     """
-    rows = bindparam(parameter, type_=Text())
-    if dialect == _POSTGRESQL:
-        typed = [column(key, kind) for key, kind in columns.items()]
-        unpacked = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*typed)
-        return unpacked.render_derived(name=_NAME, with_types=True)
-    each = func.json_each(rows).table_valued("value", name="each")
-    fields = [
-        literal_column(f"json_extract(each.value, '$.{key}')", kind).label(key)
-        for key, kind in columns.items()
-    ]
-    return select(*fields).select_from(each).subquery(_NAME)
+    fields = [column(name, kind) for name, kind in columns.items()]
+    return _Records(parameter, fields).table_valued(*fields, name=_NAME)
 
 
 def encode(rows: Iterable[Mapping[str, Any]]) -> str:

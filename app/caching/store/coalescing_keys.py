@@ -59,7 +59,7 @@ def leaders(conn: Connection, keys: Collection[str]) -> dict[str, str]:
     if not keys:
         return {}
     wanted = encode({"key": key} for key in sorted(keys))
-    return {row.cache_key: row.id for row in conn.execute(_leaders(conn.dialect.name), {ROWS: wanted})}
+    return {row.cache_key: row.id for row in conn.execute(_leaders(), {ROWS: wanted})}
 
 
 def followers(conn: Connection, keys: Collection[str], limit: int) -> Sequence[Row[Any]]:
@@ -67,7 +67,7 @@ def followers(conn: Connection, keys: Collection[str], limit: int) -> Sequence[R
     if not keys:
         return []
     wanted = encode({"key": key} for key in sorted(keys))
-    return conn.execute(_followers(conn.dialect.name).limit(limit), {ROWS: wanted}).all()
+    return conn.execute(_followers().limit(limit), {ROWS: wanted}).all()
 
 
 def is_following(row: Row[Any], key: str) -> bool:
@@ -87,18 +87,18 @@ def move(conn: Connection, moves: Sequence[Move]) -> None:
     """Apply moves to queued rows; those that stay in their queue keep their place."""
     if moves:
         rows = ({"id": m.task_id, "hold": m.hold, "leads": m.leads, "hurries": m.hurries} for m in moves)
-        conn.execute(_move(conn.dialect.name), {ROWS: encode(rows)})
+        conn.execute(_move(), {ROWS: encode(rows)})
 
 
 def stop_leading(conn: Connection, ids: Collection[str]) -> None:
     """Stop these tasks leading, whatever their state."""
     if ids:
-        conn.execute(_resign(conn.dialect.name), {ROWS: encode({"id": name} for name in sorted(ids))})
+        conn.execute(_resign(), {ROWS: encode({"id": name} for name in sorted(ids))})
 
 
 @cache
-def _leaders(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, key=Text())
+def _leaders() -> Select[Any]:
+    wanted = recordset(key=Text())
     return (
         select(task.c.id, task.c.cache_key)
         .join(wanted, wanted.c.key == task.c.cache_key)
@@ -107,16 +107,16 @@ def _leaders(dialect: str) -> Select[Any]:
 
 
 @cache
-def _followers(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, key=Text())
+def _followers() -> Select[Any]:
+    wanted = recordset(key=Text())
     found = select(task.c.id, task.c.batch_id, task.c.cache_key)
     found = found.join(wanted, wanted.c.key == task.c.cache_key)
     return found.where(text(FOLLOWING)).order_by(task.c.seq)
 
 
 @cache
-def _move(dialect: str) -> Update:
-    wanted = recordset(dialect, id=Text(), hold=Integer(), leads=Boolean(), hurries=Boolean())
+def _move() -> Update:
+    wanted = recordset(id=Text(), hold=Integer(), leads=Boolean(), hurries=Boolean())
     stays = wanted.c.hold == Hold.NONE
     return (
         update(task)
@@ -131,6 +131,6 @@ def _move(dialect: str) -> Update:
 
 
 @cache
-def _resign(dialect: str) -> Update:
-    locked = lock_in_order(recordset(dialect, id=Text()))
+def _resign() -> Update:
+    locked = lock_in_order(recordset(id=Text()))
     return update(task).where(task.c.seq == locked.c.seq).values(leads=False)

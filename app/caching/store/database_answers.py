@@ -48,7 +48,7 @@ class CacheEntry:
 def look_up(conn: Connection, keys: Collection[str], now: float) -> list[CacheEntry]:
     """The entries of these keys that have not expired."""
     wanted = {ROWS: encode({"key": key} for key in keys)}
-    rows = conn.execute(_select(conn.dialect.name).where(cache_entry.c.expires_at > now), wanted)
+    rows = conn.execute(_select().where(cache_entry.c.expires_at > now), wanted)
     return [CacheEntry(row.key, row.entry, row.used_at < now - USED_EVERY) for row in rows]
 
 
@@ -97,8 +97,8 @@ def _forget(conn: Connection, keys: Sequence[str]) -> int:
 
 
 @cache
-def _select(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, key=Text())
+def _select() -> Select[Any]:
+    wanted = recordset(key=Text())
     return select(cache_entry.c.key, cache_entry.c.entry, cache_entry.c.used_at).join(
         wanted, wanted.c.key == cache_entry.c.key
     )

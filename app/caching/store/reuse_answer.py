@@ -54,11 +54,9 @@ def reuse_answers(conn: Connection, given: Sequence[ReusedAnswer]) -> None:
     """
     if not given:
         return
-    conn.execute(_statement(conn.dialect.name), {ROWS: encode(map(_columns, given))})
+    conn.execute(_statement(), {ROWS: encode(map(_columns, given))})
     for result, numbers in _by_result(given).items():
-        conn.execute(
-            _content(conn.dialect.name), {"result": result, ROWS: encode({"seq": n} for n in numbers)}
-        )
+        conn.execute(_content(), {"result": result, ROWS: encode({"seq": n} for n in numbers)})
     write_usage(conn, (saving_entry(item.row, item.answer, cached=item.cached, at=item.at) for item in given))
 
 
@@ -97,11 +95,11 @@ def _columns(item: ReusedAnswer) -> dict[str, Any]:
 
 
 @cache
-def _statement(dialect: str) -> Update:
+def _statement() -> Update:
     """From queued, with the hold it was read with. The cost of the task's own earlier calls stays."""
     counts = {name: Integer() for name in _TOKENS}
     flags = {"cached": Boolean(), "simulated": Boolean()}
-    to = recordset(dialect, id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
+    to = recordset(id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
     return (
         update(task)
         .where(task.c.id == to.c.id, task.c.status == Status.QUEUED, task.c.hold == to.c.was_hold)
@@ -121,8 +119,8 @@ def _statement(dialect: str) -> Update:
 
 
 @cache
-def _content(dialect: str) -> Update:
-    numbers = recordset(dialect, seq=BigInteger())
+def _content() -> Update:
+    numbers = recordset(seq=BigInteger())
     same = task_content.c.seq == numbers.c.seq
     return update(task_content).where(same).values(result=bindparam("result"))
 

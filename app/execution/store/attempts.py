@@ -82,13 +82,13 @@ def write_lost(conn: Connection, rows: Sequence[Row[Any]], at: float) -> None:
 def erase_lost(conn: Connection, claims: Iterable[Claimed]) -> None:
     """Delete the `lost` rows of calls that ended after all."""
     if parameters := list(map(_release, claims)):
-        conn.execute(_erase(conn.dialect.name), {ROWS: encode(parameters)})
+        conn.execute(_erase(), {ROWS: encode(parameters)})
 
 
 def recorded(conn: Connection, claims: Iterable[Claimed]) -> set[tuple[str, int]]:
     """Which of these calls (task id, release) their own worker has recorded as ended."""
     if parameters := list(map(_release, claims)):
-        rows = conn.execute(_select(conn.dialect.name), {ROWS: encode(parameters)})
+        rows = conn.execute(_select(), {ROWS: encode(parameters)})
         return {(row.task_id, row.release) for row in rows}
     return set()
 
@@ -136,8 +136,8 @@ def _release(claimed: Claimed) -> dict[str, Any]:
 
 
 @cache
-def _select(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, task_id=Text(), release=BigInteger(), worker=Text())
+def _select() -> Select[Any]:
+    wanted = recordset(task_id=Text(), release=BigInteger(), worker=Text())
     same = (
         (attempt.c.task_id == wanted.c.task_id)
         & (attempt.c.release == wanted.c.release)
@@ -148,8 +148,8 @@ def _select(dialect: str) -> Select[Any]:
 
 
 @cache
-def _erase(dialect: str) -> Delete:
-    wanted = recordset(dialect, task_id=Text(), release=BigInteger(), worker=Text())
+def _erase() -> Delete:
+    wanted = recordset(task_id=Text(), release=BigInteger(), worker=Text())
     same = (
         (attempt.c.task_id == wanted.c.task_id)
         & (attempt.c.release == wanted.c.release)
@@ -163,8 +163,8 @@ def _erase(dialect: str) -> Delete:
 
 LARGE = 262_144  # characters of a result above which it is sent alone: JSON within JSON is parsed twice
 
-Change = tuple[Callable[[str], Update], Iterable[Mapping[str, Any]]]
-"""A statement by dialect that takes a recordset, and its rows."""
+Change = tuple[Callable[[], Update], Iterable[Mapping[str, Any]]]
+"""A statement that takes a recordset, and its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +177,14 @@ class AttemptWrites:
 
     def write(self, conn: Connection, changes: Sequence[Change]) -> None:
         """Apply the changes to rows, at least one, and write this."""
-        if changes_many_tables(conn.dialect.name):
+        if changes_many_tables(conn):
             self._write_together(conn, changes)
         else:
             self._write_each(conn, changes)
 
     def _write_each(self, conn: Connection, changes: Sequence[Change]) -> None:
         for statement, rows in changes:
-            conn.execute(statement(conn.dialect.name), {ROWS: encode(rows)})
+            conn.execute(statement(), {ROWS: encode(rows)})
         _write_results(conn, self.results)
         write_attempts(conn, self.called, time.time())
         write_usage(conn, self.used)
@@ -203,7 +203,7 @@ class AttemptWrites:
         }
         conn.execute(_together(statement), {name: encode(listed) for name, listed in recordsets.items()})
         for statement, rows in others:
-            conn.execute(statement(conn.dialect.name), {ROWS: encode(rows)})
+            conn.execute(statement(), {ROWS: encode(rows)})
 
 
 def _write_results(conn: Connection, results: Mapping[int, str]) -> None:
@@ -217,8 +217,8 @@ _RESULT = (
 
 
 @cache
-def _together(statement: Callable[[str], Update]) -> Update:
-    wanted = recordset("postgresql", "results", number=BigInteger(), result=Text())
+def _together(statement: Callable[[], Update]) -> Update:
+    wanted = recordset("results", number=BigInteger(), result=Text())
     results = (
         update(task_content)
         .where(task_content.c.seq == wanted.c.number)
@@ -226,9 +226,9 @@ def _together(statement: Callable[[str], Update]) -> Update:
         .cte("results")
     )
     inserts = (_insert("attempts", attempt, ATTEMPT), _insert("used", usage_entry, USAGE))
-    return statement("postgresql").add_cte(results, *inserts)
+    return statement().add_cte(results, *inserts)
 
 
 def _insert(name: str, table: Table, columns: Sequence[str]) -> CTE:
-    wanted = recordset("postgresql", name, **{column: table.c[column].type for column in columns})
+    wanted = recordset(name, **{column: table.c[column].type for column in columns})
     return insert(table).from_select(columns, select(*(wanted.c[column] for column in columns))).cte(name)

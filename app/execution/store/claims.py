@@ -67,10 +67,10 @@ def claim(conn: Connection, claims: Sequence[Claim]) -> dict[str, Claimed]:
     for one in claims:
         first.setdefault(one.permit.task_id, one)
     wanted = {ROWS: encode(map(_columns, first.values()))}
-    if changes_many_tables(conn.dialect.name):
+    if changes_many_tables(conn):
         rows = conn.execute(_claim(), wanted).all()
     else:  # SQLite cannot return joined columns; nobody else writes between the two statements
-        rows = conn.execute(_select("sqlite"), wanted).all()
+        rows = conn.execute(_select(), wanted).all()
         conn.execute(_update(), {ROWS: encode(_columns(first[row.id]) for row in rows)})
     return {row.id: _claimed(first[row.id], row) for row in rows}
 
@@ -113,9 +113,9 @@ def _claimed(claim: Claim, row: Row[Any]) -> Claimed:
     )
 
 
-def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
+def _wanted() -> tuple[FromClause, list[ColumnElement[bool]]]:
     """The claims, and the conditions under which a row is free."""
-    wanted = recordset(dialect, id=Text(), **_CLAIM)
+    wanted = recordset(id=Text(), **_CLAIM)
     free = [
         task.c.id == wanted.c.id,
         has_status(Status.QUEUED),
@@ -126,9 +126,9 @@ def _wanted(dialect: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
 
 
 @cache
-def _select(dialect: str) -> Select[Any]:
+def _select() -> Select[Any]:
     """The free rows, locked in order, with their request and their new owner."""
-    wanted, free = _wanted(dialect)
+    wanted, free = _wanted()
     claims = (wanted.c[name].label(f"claim_{name}") for name in _CLAIM)
     found = select(*_FACTS, task.c.seq, *claims).select_from(task).join(wanted, task.c.id == wanted.c.id)
     found = found.join(task_content, task_content.c.seq == task.c.seq).where(*free, assume_few(wanted))
@@ -138,7 +138,7 @@ def _select(dialect: str) -> Select[Any]:
 @cache
 def _claim() -> Update:
     """Select and update in one, on PostgreSQL, which returns the rows as they were."""
-    found = _select("postgresql").cte("found")
+    found = _select().cte("found")
     claims = {name: found.c[f"claim_{name}"] for name in _CLAIM}
     facts = (found.c[column.name] for column in _FACTS)
     return update(task).where(task.c.seq == found.c.seq).values(_values(claims)).returning(*facts)
@@ -147,7 +147,7 @@ def _claim() -> Update:
 @cache
 def _update() -> Update:
     """The second half on SQLite."""
-    wanted, free = _wanted("sqlite")
+    wanted, free = _wanted()
     return update(task).where(*free).values(_values({name: wanted.c[name] for name in _CLAIM}))
 
 

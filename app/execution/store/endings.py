@@ -63,7 +63,7 @@ from app.execution.store.finish_task import (
     used,
 )
 from app.platform.database import Database, count_ended
-from app.platform.dialects import ROWS, changes_many_tables, encode, recordset
+from app.platform.dialects import ROWS, encode, recordset
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Recorded
 from app.tasks.domain.task import Status
@@ -79,7 +79,7 @@ def record_endings(database: Database, endings: Sequence[AttemptEnd]) -> list[Re
     2. The rest goes the full way, which also finds what was recorded before.
     """
     recorded: dict[Held, Recorded] = {}
-    if changes_many_tables(database.dialect) and all(map(has_no_side_effects, endings)):
+    if database.changes_many_tables and all(map(has_no_side_effects, endings)):
         recorded = database.write_single(lambda conn: fast_finish(conn, endings))
     left = [ending for ending in endings if release_of(ending) not in recorded]
     if left:
@@ -282,7 +282,7 @@ def _found() -> CTE:
     """The rows that are as they were claimed, locked in order, each with what is to be written."""
     attempts = {f"attempt_{name}": attempt.c[name].type for name in ATTEMPT}
     usage = {f"usage_{name}": usage_entry.c[name].type for name in USAGE}
-    wanted = recordset("postgresql", **FINISHED, result=Text(), **attempts, **usage)
+    wanted = recordset(**FINISHED, result=Text(), **attempts, **usage)
     succeeded = wanted.c.status == Status.SUCCEEDED
     found = (
         select(task.c.seq, *wanted.c)

@@ -174,15 +174,15 @@ def finish(wanted: FromClause) -> Update:
 
 
 @cache
-def finish_statement(dialect: str) -> Update:
+def finish_statement() -> Update:
     """`finish` for a recordset."""
-    return finish(recordset(dialect, **FINISHED))
+    return finish(recordset(**FINISHED))
 
 
 @cache
-def requeue_statement(dialect: str) -> Update:
+def requeue_statement() -> Update:
     """Back to the front of its queue, without its `release`, so that nothing late can match it."""
-    wanted = recordset(dialect, hold=Integer(), available_at=Double(), avoid=Text(), **_WAS)
+    wanted = recordset(hold=Integer(), available_at=Double(), avoid=Text(), **_WAS)
     unsent = wanted.c.returned == 1
     return _update(wanted).values(
         hold=hold_unless_paused(wanted.c.hold),

@@ -111,13 +111,13 @@ def _taken(conn: Connection, statement: Any, queue: str, most: int, step: int | 
 def mark_fed(conn: Connection, ids: Sequence[str], at: float) -> None:
     """Mark these rows as fed, unless they are no longer queued or are held again."""
     if ids:
-        conn.execute(_mark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids), "at": at})
+        conn.execute(_mark(), {ROWS: encode({"id": name} for name in ids), "at": at})
 
 
 def mark_unqueued(conn: Connection, ids: Sequence[str]) -> None:
     """Let queued rows be fed again: their messages never reached Redis, or were lost."""
     if ids:
-        conn.execute(_unmark(conn.dialect.name), {ROWS: encode({"id": name} for name in ids)})
+        conn.execute(_unmark(), {ROWS: encode({"id": name} for name in ids)})
 
 
 def postpone(conn: Connection, task_id: str, until: float, why: str) -> bool:
@@ -224,16 +224,16 @@ def _message(row: Row[Any]) -> Message:
 
 
 @cache
-def _mark(dialect: str) -> Update:
+def _mark() -> Update:
     free = (has_status(Status.QUEUED), task.c.hold == Hold.NONE, task.c.fed_at.is_(None))
-    locked = lock_in_order(recordset(dialect, id=Text()), *free)
+    locked = lock_in_order(recordset(id=Text()), *free)
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=bindparam("at", type_=Double()))
 
 
 @cache
-def _unmark(dialect: str) -> Update:
+def _unmark() -> Update:
     fed = (has_status(Status.QUEUED), task.c.fed_at.is_not(None))
-    locked = lock_in_order(recordset(dialect, id=Text()), *fed)
+    locked = lock_in_order(recordset(id=Text()), *fed)
     return update(task).where(task.c.seq == locked.c.seq).values(fed_at=null())
 
 

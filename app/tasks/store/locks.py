@@ -56,13 +56,13 @@ def lock_batches(conn: Connection, ids: Iterable[str | None]) -> LockedBatches:
     wanted = [{"id": name} for name in sorted({name for name in ids if name is not None})]
     if not wanted:
         return {}
-    return {row.id: row for row in conn.execute(_batches(conn.dialect.name), {ROWS: encode(wanted)})}
+    return {row.id: row for row in conn.execute(_batches(), {ROWS: encode(wanted)})}
 
 
 def lock_tasks(conn: Connection, ids: Iterable[str]) -> dict[str, Row[Any]]:
     """Lock these tasks; unknown ids are left out."""
     wanted = encode({"id": name} for name in ids)
-    return {row.id: row for row in conn.execute(_tasks(conn.dialect.name), {ROWS: wanted})}
+    return {row.id: row for row in conn.execute(_tasks(), {ROWS: wanted})}
 
 
 def lock_waiting(conn: Connection, batch_id: str, limit: int) -> Sequence[Row[Any]]:
@@ -106,15 +106,15 @@ def first_rows(condition: str, *order: ColumnElement[Any]) -> CTE:
 
 
 @cache
-def _batches(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, id=Text())
+def _batches() -> Select[Any]:
+    wanted = recordset(id=Text())
     return (
         select(batch).join(wanted, wanted.c.id == batch.c.id).order_by(batch.c.id).with_for_update(of=batch)
     )
 
 
 @cache
-def _tasks(dialect: str) -> Select[Any]:
-    wanted = recordset(dialect, id=Text())
+def _tasks() -> Select[Any]:
+    wanted = recordset(id=Text())
     found = select(*_FACTS).join(wanted, wanted.c.id == task.c.id)
     return found.order_by(task.c.seq).with_for_update(of=task)

@@ -163,14 +163,14 @@ def _write(conn: Connection, moves: Sequence[_Move]) -> None:
         for move in moves
     ]
     if rows:
-        conn.execute(_batch_update(conn.dialect.name), {ROWS: encode(rows)})
+        conn.execute(_batch_update(), {ROWS: encode(rows)})
     add_output_files(conn, [EndedBatch(move.row, move.after, move.at) for move in moves if move.finished])
 
 
 @cache
-def _batch_update(dialect: str) -> Update:
+def _batch_update() -> Update:
     counters = {name: Integer() for name in ("completed", "failed", "cancelled")}
-    to = recordset(dialect, id=Text(), was=Text(), status=Text(), at=Double(), **counters)
+    to = recordset(id=Text(), was=Text(), status=Text(), at=Double(), **counters)
 
     def when(column: str, *statuses: BatchStatus) -> Any:
         return case((to.c.status.in_(statuses), to.c.at), else_=batch.c[column])

@@ -143,7 +143,7 @@ def insert_tasks(conn: Connection, rows: Sequence[NewTask]) -> list[int]:
     if not rows:
         return []
     columns, requests = _columns_of(rows), [seal(row.request) for row in rows]
-    if len(rows) <= SMALL_BATCH and changes_many_tables(conn.dialect.name):
+    if len(rows) <= SMALL_BATCH and changes_many_tables(conn):
         return insert_small(conn, Status.QUEUED.value, columns, requests)
     numbers = reserve(conn, task, len(rows))
     queued = repeat(Status.QUEUED.value, len(rows))

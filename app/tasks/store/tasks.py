@@ -155,7 +155,7 @@ def attempts_of(conn: Connection, task_id: str) -> list[AttemptRow]:
 def ended_among(conn: Connection, ids: Iterable[str]) -> dict[str, str]:
     """The status of those of these tasks and batches that have ended."""
     wanted = {ROWS: encode({"id": name} for name in ids)}
-    rows = [row for statement in _ended(conn.dialect.name) for row in conn.execute(statement, wanted)]
+    rows = [row for statement in _ended() for row in conn.execute(statement, wanted)]
     return {row.id: row.status for row in rows}
 
 
@@ -219,8 +219,8 @@ def _one(*, owned: bool) -> Select[Any]:
 
 
 @cache
-def _ended(dialect: str) -> tuple[Select[Any], Select[Any]]:
-    wanted = recordset(dialect, id=Text())
+def _ended() -> tuple[Select[Any], Select[Any]]:
+    wanted = recordset(id=Text())
     tasks = select(task.c.id, task.c.status).join(wanted, wanted.c.id == task.c.id)
     batches = select(batch.c.id, batch.c.status).join(wanted, wanted.c.id == batch.c.id)
     task_ends: list[Status] = sorted(ENDS)

@@ -60,15 +60,15 @@ def finish(
         "message": failure and failure.message,
         "unsent": int(unsent),
     }
-    changed = set(conn.execute(_finish(conn.dialect.name), values).scalars())
+    changed = set(conn.execute(_finish(), values).scalars())
     ended = [EndedTask.of(row, status, at) for row in rows if row.id in changed]
     record_progress(conn, batches, ended)
     return [end.task_id for end in ended]
 
 
 @cache
-def _finish(dialect: str) -> Update:
-    wanted = recordset(dialect, id=Text(), was=Text())
+def _finish() -> Update:
+    wanted = recordset(id=Text(), was=Text())
     return (
         update(task)
         .where(task.c.id == wanted.c.id, task.c.status == wanted.c.was)
@@ -181,13 +181,13 @@ def requeue(conn: Connection, rows: Sequence[Row[Any]], why: RequeueReason) -> N
     """Requeue locked running rows, if they still have the worker and release they were read with."""
     if rows:
         wanted = encode({"id": row.id, "worker": row.worker, "release": row.release} for row in rows)
-        conn.execute(_requeue(conn.dialect.name, why), {ROWS: wanted})
+        conn.execute(_requeue(why), {ROWS: wanted})
 
 
 @cache
-def _requeue(dialect: str, why: RequeueReason) -> Update:
+def _requeue(why: RequeueReason) -> Update:
     """A lost row keeps worker and release, so that a late success is still accepted."""
-    wanted = recordset(dialect, id=Text(), worker=Text(), release=BigInteger())
+    wanted = recordset(id=Text(), worker=Text(), release=BigInteger())
     same = (task.c.worker == wanted.c.worker) & (task.c.release == wanted.c.release)
     lost = {**_TO_FRONT, "lost": task.c.lost + 1}
     never = case((task.c.attempts == 1, null()), else_=task.c.started_at)
