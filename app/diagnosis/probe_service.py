@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
+import struct
+import subprocess
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,13 +20,19 @@ import redis
 from celery import Celery
 from sqlalchemy import Connection, func, select, text
 
-from app.diagnosis.domain.doctor_service import DatabaseFigures, GateFigures, Machine, RedisFigures
+from app.diagnosis.domain.doctor_service import (
+    DatabaseFigures,
+    FirewallRules,
+    GateFigures,
+    Machine,
+    RedisFigures,
+)
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.engines import parse_url, translated
 from app.platform.migrate import connected, head_is_current
 from app.platform.redis_scripts import connect
 from app.reporting.store.pacing_snapshot import PacingSnapshotReader
-from app.tasks.store.tables import worker
+from app.tasks.store.tables import attempt, task, worker
 
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, as seen from within a container
 
@@ -45,6 +56,83 @@ def free_space(folder: Path) -> tuple[int, int]:
     there = next((part for part in (folder, *folder.parents) if part.exists()), Path("/"))
     usage = shutil.disk_usage(there)
     return usage.free, usage.total
+
+
+_WRITES, _PAGE = 10, b"\0" * 4096
+
+
+def fsync_seconds(folder: Path) -> tuple[float, ...]:
+    """How long each of ten small writes to a disk takes until it is safe. Raises OSError."""
+    took = []
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".penstock-doctor-") as file:
+        for _ in range(_WRITES):
+            file.write(_PAGE)
+            file.flush()
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            took.append(time.monotonic() - began)
+    return tuple(took)
+
+
+_FIREWALLS = (("nft", "list", "ruleset"), ("iptables-save",), ("iptables", "-S"))
+_SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"  # not in the path of most users
+
+
+def read_firewall(commands: Sequence[Sequence[str]] = _FIREWALLS) -> FirewallRules:
+    """The rules of this machine's packet filter, where a tool prints them and this user may read them."""
+    refused = ""
+    for name, *arguments in commands:
+        path = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
+        if path is None:
+            continue
+        code, text = run_tool([path, *arguments], 5.0)
+        if code == 0:
+            return FirewallRules(name, text)
+        refused = f"{name} does not show its rules to this user"
+    return FirewallRules(error=refused or "neither nft nor iptables is installed")
+
+
+def run_tool(command: Sequence[str], seconds: float) -> tuple[int, str]:
+    """Exit code and output of a program of this system; what it printed by then, and -1, where it takes too long."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return -1, (error.stdout or b"").decode(errors="replace")
+    except OSError:
+        return -1, ""
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+_NTP_EPOCH = 2_208_988_800  # seconds from 1900 to 1970
+_NTP_REQUEST = b"\x23" + 47 * b"\0"  # version 4, a client
+
+
+def ntp_skew(server: str, *, port: int = 123, seconds: float = 2.0) -> float:
+    """Seconds by which our clock is ahead of an NTP server's (RFC 4330). Raises OSError or ValueError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(server, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as plain:
+        plain.settimeout(seconds)
+        plain.connect(address)  # so that only its answers are taken
+        sent = time.time()
+        plain.send(_NTP_REQUEST)
+        answer = plain.recv(512)
+        came = time.time()
+    if len(answer) < 48 or answer[0] & 7 != 4 or not 1 <= answer[1] <= 15:
+        raise ValueError("not an answer of a server that knows the time")
+    received: float
+    replied: float
+    received, replied = (
+        whole - _NTP_EPOCH + part / 2**32 for whole, part in struct.iter_unpack("!II", answer[32:48])
+    )
+    return ((sent - received) + (came - replied)) / 2
 
 
 def _limit(value: int) -> int:
@@ -168,6 +256,18 @@ def alive(conn: Connection, now: float) -> int:
         .where(worker.c.ended_at.is_(None), worker.c.beat_at >= now - ALIVE_SECONDS)
     )
     return int(conn.execute(rows).scalar_one())
+
+
+_LATEST_CALLS = 200
+
+
+def latest_call_ids(conn: Connection, most: int = _LATEST_CALLS) -> list[dict[str, Any]]:
+    """The newest calls with the ids that clients, traces and providers know them by; no texts."""
+    a = attempt.c
+    ids = (a.task_id, task.c.trace, a.upstream_request_id, a.key, a.upstream_model, a.outcome, a.status_code)
+    rows = select(*ids, a.started_at, a.sent_at, a.first_byte_at, a.finished_at).order_by(a.seq.desc())
+    joined = rows.select_from(attempt.outerjoin(task, task.c.id == a.task_id)).limit(most)
+    return [dict(row) for row in conn.execute(joined).mappings()]
 
 
 def _measured_database(connection: Connection, kind: str, current: bool) -> DatabaseFigures:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,8 @@ import orjson
 import urllib3
 from cryptography import x509
 
-from app.diagnosis.domain.doctor_upstream import Connects, Handshake, Lookup
+from app.diagnosis.domain.doctor_upstream import Connects, Handshake, HopTrace, Lookup, read_hops
+from app.diagnosis.probe_service import run_tool
 from app.upstreams.domain.reply import FetchedPage
 
 LOOKUPS = 3
@@ -51,6 +54,48 @@ def connect_often(addresses: Sequence[str], port: int, *, count: int = CONNECTS)
     errors = Counter(result for result in came if isinstance(result, str))
     seconds = tuple(result for result in came if isinstance(result, float))
     return Connects(count, seconds, errors.most_common(1)[0][0] if errors else "")
+
+
+_MOST_HOPS = 30
+_TRACERS = (
+    ("traceroute", "-n", "-q", "1", "-w", "1", "-m", str(_MOST_HOPS)),
+    ("tracepath", "-n", "-m", str(_MOST_HOPS)),
+)
+_TRACE_SECONDS = 25.0
+
+
+def trace_hops(address: str, port: int, *, tracers: Sequence[Sequence[str]] = _TRACERS) -> HopTrace:
+    """The routers on the way, by the system's tool; without one, their number, by TCP connections of rising TTL."""
+    for name, *options in tracers:
+        if (path := shutil.which(name)) is None:
+            continue
+        _, text = run_tool([path, *options, address], _TRACE_SECONDS)
+        if hops := read_hops(text):
+            return HopTrace(name, hops)
+    if not _within(address, port, _MOST_HOPS):
+        return HopTrace(error=f"no traceroute here, and no connection to {address} within {_MOST_HOPS} hops")
+    counted = bisect_left(range(1, _MOST_HOPS), True, key=lambda hops: _within(address, port, hops)) + 1
+    return HopTrace("TCP", counted=counted)
+
+
+def _within(address: str, port: int, hops: int) -> bool:
+    """Whether packets that live for so many hops reach the host. A refused connection reached it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    level, option = (
+        (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+        if ":" in address
+        else (socket.IPPROTO_IP, socket.IP_TTL)
+    )
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as plain:
+            plain.settimeout(_TIMEOUT)
+            plain.setsockopt(level, option, hops)
+            plain.connect((address, port))
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def shake_hands(host: str, port: int, context: ssl.SSLContext) -> Handshake:

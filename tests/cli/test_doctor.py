@@ -1,6 +1,7 @@
 """`penstock doctor` as an operator starts it."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,10 @@ def test_every_part_is_looked_at_and_no_secret_is_told(tmp_path: Path) -> None:
             DATABASE_URL=f"sqlite:///{tmp_path}/penstock.db",
             REDIS_URL=f"redis://:{SECRETS[1]}@127.0.0.1:1/0",
         )
-        said = penstock("doctor", "--json", cwd=tmp_path, env=env)
+        (tmp_path / "data" / "logs").mkdir(parents=True)
+        (tmp_path / "data" / "logs" / "worker.log").write_text(f"with {SECRETS[0]}\n")
+        data = ("--data", str(tmp_path / "data"), "--ntp", "")
+        said = penstock("doctor", "--json", *data, "--bundle", "b.zip", cwd=tmp_path, env=env)
     assert said.returncode == 2, said.stderr
     told = json.loads(said.stdout)
     levels = {(row["section"], row["name"]): row["level"] for row in told["checks"]}
@@ -57,12 +61,25 @@ def test_every_part_is_looked_at_and_no_secret_is_told(tmp_path: Path) -> None:
     assert levels["Database", "migrations"] == "ok"
     assert levels["Processes", "dispatcher"] == "fail"
     assert levels["Upstream sim", "TCP"] == "ok"
+    assert levels["Upstream sim", "packet loss"] == "ok"
+    assert levels["Upstream sim", "hops"] == "ok"
+    assert levels["Upstream sim", "status page"] == "not_measured"
+    assert levels["This machine", "disk speed of data"] != "not_measured"
+    assert levels["This machine", "clock"] == "not_measured"
+    assert levels["Processes", "API"] == "not_measured"
     assert levels["Key main", "/models"] == "ok"
     assert levels["Key main", "/user/balance"] == "ok"
     assert [levels["Alerts", f"critical {number}"] for number in (1, 2, 3)] == ["ok", "fail", "fail"]
     assert ("Key unset", "/models") not in levels
     assert all(row["hint"] for row in told["checks"] if row["level"] != "ok")
-    assert not any(secret in said.stdout + said.stderr for secret in SECRETS)
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        held = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert json.loads(held["doctor.json"])["worst"] == "fail"
+    assert json.loads(held["configuration.json"])["key"][0]["secret"] == "env:ONE_KEY"
+    assert json.loads(held["calls.json"]) == []
+    assert held["logs/worker.log"] == "with (hidden)\n"
+    assert (tmp_path / "b.zip").stat().st_mode & 0o077 == 0
+    assert not any(secret in said.stdout + said.stderr + str(held) for secret in SECRETS)
 
 
 def test_a_wrong_configuration_is_a_finding_and_the_rest_is_examined(

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from app.cli.doctor.command import summary
 from app.diagnosis.domain.doctor_service import (
     DatabaseFigures,
+    FirewallRules,
     GateFigures,
     Machine,
     RedisFigures,
@@ -14,30 +16,39 @@ from app.diagnosis.domain.doctor_service import (
     judge_cpu,
     judge_database,
     judge_disk,
+    judge_disk_speed,
     judge_dispatcher,
     judge_files,
+    judge_firewall,
+    judge_firing,
     judge_memory,
     judge_page,
     judge_redis,
     judge_workers,
+    outgoing_blocks,
 )
 from app.diagnosis.domain.doctor_upstream import (
     Connects,
     Handshake,
+    HopTrace,
     Lookup,
     date_skew,
     judge_balance,
     judge_connects,
     judge_handshake,
     judge_headers,
+    judge_hops,
     judge_key,
     judge_lookup,
+    judge_loss,
     judge_models,
+    judge_notices,
     judge_proxy,
     judge_skew,
     judge_status_page,
+    read_hops,
 )
-from app.diagnosis.domain.finding import Finding, Level, ok, warn, worst
+from app.diagnosis.domain.finding import Finding, Level, not_measured, ok, warn, worst
 from app.diagnosis.examine import Check, examine
 from app.upstreams.domain.reply import FetchedPage
 
@@ -65,7 +76,7 @@ def _redis(**changed: Any) -> RedisFigures:
 def _level(found: Finding | list[Finding]) -> Level:
     findings = found if isinstance(found, list) else [found]
     assert all(bool(finding.hint) == (finding.level is not Level.OK) for finding in findings)
-    return worst(findings)
+    return worst(findings) if isinstance(found, list) else found.level
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,7 @@ def test_a_date_of_whole_seconds_is_no_skew_within_its_second() -> None:
 @pytest.mark.parametrize(
     ("skew", "level"),
     [
-        (None, Level.OK),
+        (None, Level.NOT_MEASURED),
         (0.0, Level.OK),
         (-1.9, Level.OK),
         (3.0, Level.WARN),
@@ -137,16 +148,18 @@ def test_clocks(skew: float | None, level: Level) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "issuer", "variables", "level"),
+    ("page", "issuer", "variables", "level"),
     [
-        ({"server": "nginx"}, "DigiCert Inc", (), Level.OK),
-        ({"via": "1.1 squid"}, "", (), Level.WARN),
-        ({}, "Zscaler Inc. Intermediate", (), Level.WARN),
-        ({}, "DigiCert Inc", ("HTTPS_PROXY",), Level.WARN),
+        (FetchedPage(200, {"server": "nginx"}), "DigiCert Inc", (), Level.OK),
+        (FetchedPage(200, {"via": "1.1 squid"}), "", (), Level.WARN),
+        (FetchedPage(200), "Zscaler Inc. Intermediate", (), Level.WARN),
+        (FetchedPage(200), "DigiCert Inc", ("HTTPS_PROXY",), Level.WARN),
+        (FetchedPage(error="connection refused"), "", (), Level.NOT_MEASURED),
+        (FetchedPage(error="connection refused"), "", ("HTTPS_PROXY",), Level.WARN),
     ],
 )
-def test_proxies(headers: dict[str, str], issuer: str, variables: tuple[str, ...], level: Level) -> None:
-    assert _level(judge_proxy(headers, issuer, variables)) is level
+def test_proxies(page: FetchedPage, issuer: str, variables: tuple[str, ...], level: Level) -> None:
+    assert _level(judge_proxy(page, issuer, variables)) is level
 
 
 def test_a_model_that_is_not_offered_names_the_nearest() -> None:
@@ -155,14 +168,22 @@ def test_a_model_that_is_not_offered_names_the_nearest() -> None:
     found = judge_models(page, ["deepseek-flahs"])
     assert _level(found) is Level.FAIL
     assert "deepseek-flash" in found.hint
-    assert _level(judge_models(FetchedPage(404), ["x"])) is Level.OK
+    assert _level(judge_models(FetchedPage(404), ["x"])) is Level.NOT_MEASURED
     for odd in (None, [], {"data": 3}, {"data": [1, None, {}]}, "x"):
         assert _level(judge_models(FetchedPage(200, body=odd), ["x"])) is Level.WARN
 
 
 @pytest.mark.parametrize(
     ("status", "level"),
-    [(401, Level.FAIL), (403, Level.FAIL), (0, Level.FAIL), (503, Level.WARN), (200, None)],
+    [
+        (401, Level.FAIL),
+        (402, Level.FAIL),
+        (403, Level.FAIL),
+        (0, Level.FAIL),
+        (429, Level.WARN),
+        (503, Level.WARN),
+        (200, None),
+    ],
 )
 def test_keys(status: int, level: Level | None) -> None:
     found = judge_key(FetchedPage(status), "main")
@@ -175,12 +196,9 @@ def test_balances() -> None:
     }  # fmt: skip
     assert judge_balance(FetchedPage(200, body=told)) == ok("/user/balance", "3.50 USD")
     assert _level(judge_balance(FetchedPage(200, body={**told, "is_available": False}))) is Level.FAIL
-    for odd in (
-        FetchedPage(404),
-        FetchedPage(200, body=[1]),
-        FetchedPage(200, body={"is_available": True, "balance_infos": [3]}),
-    ):
-        assert _level(judge_balance(odd)) is Level.OK
+    assert _level(judge_balance(FetchedPage(200, body={**told, "balance_infos": [3]}))) is Level.OK
+    for odd in (FetchedPage(404), FetchedPage(200, body=[1]), FetchedPage(error="no answer in time")):
+        assert _level(judge_balance(odd)) is Level.NOT_MEASURED
 
 
 def test_headers_that_tell_limits_and_ids_are_shown() -> None:
@@ -202,6 +220,8 @@ def test_headers_that_tell_limits_and_ids_are_shown() -> None:
         ({"x-ratelimit-remaining": "1"}, Level.OK),
         ({"x-ratelimit-remaining": "soon"}, Level.OK),
         ({"x-ratelimit-limit": "0"}, Level.OK),
+        ({"x-request-id": "req-1"}, Level.NOT_MEASURED),
+        ({}, Level.NOT_MEASURED),
         ({"ratelimit": '"default";r=5;t=30'}, Level.OK),
     ],
 )
@@ -248,6 +268,7 @@ def test_the_machine(found: Finding, level: Level) -> None:
         ({"error": "connection refused"}, Level.FAIL),
         ({"seconds": (0.02,)}, Level.WARN),
         ({"version": "5.0.1"}, Level.FAIL),
+        ({"version": ""}, Level.OK),
         ({"policy": "allkeys-lru"}, Level.FAIL),
         ({"policy": "allkeys-lru", "most": 0}, Level.OK),
         ({"appendonly": False}, Level.WARN),
@@ -282,12 +303,177 @@ def test_processes() -> None:
     assert _level(judge_dispatcher(GateFigures(True, 0, 2.5, 0, 0))) is Level.FAIL
     assert _level(judge_workers(alive, 2)) is Level.OK
     assert _level(judge_workers(alive, 1)) is Level.WARN
+    assert "heartbeats in the database not read" in judge_workers(alive, None).message
     assert _level(judge_workers(GateFigures(True, 1, 0.5, 0, 0), 1)) is Level.FAIL
     assert _level(judge_callback_workers(["callbacks@h"])) is Level.OK
     assert _level(judge_callback_workers([])) is Level.WARN
-    assert _level(judge_callback_workers(None)) is Level.WARN
+    assert _level(judge_callback_workers(None)) is Level.NOT_MEASURED
     assert _level(judge_page("Flower", "http://h", 200, "", "start it")) is Level.OK
     assert _level(judge_page("Flower", "http://h", 0, "refused", "start it")) is Level.WARN
+
+
+def test_what_a_server_does_not_tell_is_not_measured() -> None:
+    levels = {each.name: each.level for each in judge_redis(_redis(version="", appendonly=None))}
+    assert levels["version"] is Level.NOT_MEASURED
+    assert levels["keeping"] is Level.NOT_MEASURED
+    assert [each.level for each in judge_firing(None, "docs/runbook.md")] == [Level.NOT_MEASURED]
+
+
+def test_what_is_not_measured_is_counted_apart_and_sets_no_exit_code() -> None:
+    unknown = not_measured("clock", "no answer", "allow UDP 123")
+    assert worst([unknown]) is Level.OK
+    assert worst([unknown, warn("w", "m", "h")]) is Level.WARN
+    assert summary([ok("a", "m"), ok("b", "m"), warn("w", "m", "h")]) == "2 passed, 1 warning, 0 failed"
+    assert summary([unknown, ok("a", "m")]) == "1 passed, 0 warnings, 0 failed, 1 not measured"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level", "said"),
+    [
+        ((0.02,) * 50, Level.OK, "0 of 50"),
+        ((0.02,) * 48, Level.WARN, "2 of 50 connection attempts (4%)"),
+        ((0.02,) * 49 + (1.03,), Level.WARN, "1 of 50"),  # its first packet was lost, and sent again
+        ((0.02,) * 46 + (3.1, 1.03), Level.WARN, "2 failed, 2 were sent again"),
+        ((0.95,) * 50, Level.OK, "0 of 50"),  # far away is no loss
+        ((), Level.NOT_MEASURED, "no connection succeeded"),
+    ],
+)
+def test_packet_loss(seconds: tuple[float, ...], level: Level, said: str) -> None:
+    found = judge_loss(Connects(50, seconds))
+    assert _level(found) is level
+    assert said in found.message
+
+
+TRACEROUTE = """traceroute to 203.0.113.9 (203.0.113.9), 30 hops max, 60 byte packets
+ 1  192.168.1.1  0.512 ms
+ 2  *
+ 3  198.51.100.7  9.100 ms
+ 4  203.0.113.9  42.000 ms
+"""
+TRACEPATH = """ 1?: [LOCALHOST]                      pmtu 1500
+ 1:  192.168.1.1                                           0.512ms
+ 1:  192.168.1.1                                           0.600ms
+ 2:  no reply
+ 3:  198.51.100.7                                          9.100ms asymm  4
+     Too many hops: pmtu 1500
+     Resume: pmtu 1500
+"""
+BUSYBOX6 = """traceroute to 2001:db8::9 (2001:db8::9), 30 hops max, 72 byte packets
+ 1  2001:db8::1 (2001:db8::1)  1.000 ms
+ 2  2001:db8::9 (2001:db8::9)  3.500 ms
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "level", "said"),
+    [
+        (TRACEROUTE, "203.0.113.9", Level.OK, "4 to 203.0.113.9 (tool); longest step 33 ms, at 203.0.113.9"),
+        (TRACEPATH, "203.0.113.9", Level.OK, "3 seen on the way to 203.0.113.9 (tool); longest step 8.5 ms"),
+        (BUSYBOX6, "2001:db8::9", Level.OK, "2 to 2001:db8::9"),
+        (" 1  *\n 2  *\n", "203.0.113.9", Level.NOT_MEASURED, "no router answers"),
+    ],
+)
+def test_hops_are_read_from_what_the_systems_tools_print(
+    text: str, target: str, level: Level, said: str
+) -> None:
+    found = judge_hops(HopTrace("tool", read_hops(text)), target)
+    assert _level(found) is level
+    assert said in found.message
+
+
+def test_hops_that_could_only_be_counted_or_not_at_all() -> None:
+    assert judge_hops(HopTrace("TCP", counted=12), "203.0.113.9").message == "12 to 203.0.113.9 (TCP)"
+    none = judge_hops(HopTrace(error="no traceroute here"), "203.0.113.9")
+    assert _level(none) is Level.NOT_MEASURED
+    assert "no traceroute here" in none.message
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level"),
+    [((0.001, 0.001, 0.3), Level.OK), ((0.05, 0.06), Level.WARN), ((), Level.NOT_MEASURED)],
+)
+def test_the_speed_of_disks(seconds: tuple[float, ...], level: Level) -> None:
+    assert _level(judge_disk_speed("data", seconds, "/d does not exist")) is level
+
+
+NFT = """table inet filter {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		tcp dport 22 accept
+		drop
+	}
+	chain output {
+		type filter hook output priority filter; policy POLICY;
+		RULE
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped"),
+    [
+        ("", []),
+        (NFT.replace("POLICY", "accept").replace("RULE", "accept"), []),
+        (NFT.replace("POLICY", "accept").replace("RULE", "tcp dport 443 reject"), ["tcp dport 443 reject"]),
+        (
+            NFT.replace("POLICY", "drop").replace("RULE", "accept"),
+            ["type filter hook output priority filter; policy drop;"],
+        ),
+        (":INPUT DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -j DROP\n", []),
+        (":OUTPUT DROP [0:0]\n", [":OUTPUT DROP [0:0]"]),
+        (
+            "-P OUTPUT DROP\n-A OUTPUT -p tcp --dport 443 -j REJECT --reject-with x\n-A FORWARD -j DROP\n",
+            ["-P OUTPUT DROP", "-A OUTPUT -p tcp --dport 443 -j REJECT --reject-with x"],
+        ),
+    ],
+)
+def test_only_rules_that_stop_outgoing_packets_are_told(text: str, stopped: list[str]) -> None:
+    assert outgoing_blocks(text) == stopped
+    found = judge_firewall(FirewallRules("nft", text), [443])
+    assert _level(found) is (Level.WARN if stopped else Level.OK)
+
+
+def test_a_firewall_that_may_not_be_read_is_not_measured() -> None:
+    assert _level(judge_firewall(FirewallRules(error="not this user"), [443])) is Level.NOT_MEASURED
+
+
+def test_open_incidents_and_maintenance_are_told() -> None:
+    closed = {"name": "Old", "status": "resolved"}
+    soon = {"name": "Upgrade", "status": "scheduled", "scheduled_for": "2026-12-01T02:00:00Z"}
+    body = {"incidents": [closed], "scheduled_maintenances": [{**soon, "status": "completed"}]}
+    assert _level(judge_notices(FetchedPage(200, body=body))) is Level.OK
+    found = judge_notices(
+        FetchedPage(
+            200,
+            body={
+                "incidents": [{"name": "API errors", "status": "investigating"}],
+                "scheduled_maintenances": [soon],
+            },
+        )
+    )
+    assert _level(found) is Level.WARN
+    assert "API errors (investigating" in found.message
+    assert "Upgrade (scheduled, 2026-12-01T02:00:00Z)" in found.message
+    for odd in (FetchedPage(404), FetchedPage(200, body=[1]), FetchedPage(200, body={"page": 1})):
+        assert _level(judge_notices(odd)) is Level.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [
+        ("maintenance", Level.WARN),
+        ("offline", Level.WARN),
+        ("Active", Level.OK),
+        (None, Level.OK),
+        ({"value": "loaded"}, Level.OK),
+    ],
+)
+def test_a_model_that_its_list_calls_unavailable_is_a_warning(state: object, level: Level) -> None:
+    page = FetchedPage(
+        200, body={"data": [{"id": "m", "status": state}, {"id": "other", "status": "maintenance"}]}
+    )
+    assert _level(judge_models(page, ["m"])) is level
 
 
 def test_what_hangs_or_breaks_is_a_finding_and_keeps_nobody() -> None:

@@ -4,6 +4,7 @@ import http.server
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,15 @@ from app.diagnosis import probe_service
 from app.diagnosis.domain.doctor_upstream import judge_handshake
 from app.diagnosis.domain.finding import Finding, Level, worst
 from app.diagnosis.examine import Check, examine
-from app.diagnosis.probe_service import free_space, measure_machine
-from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands
+from app.diagnosis.probe_service import (
+    free_space,
+    fsync_seconds,
+    measure_machine,
+    ntp_skew,
+    read_firewall,
+    run_tool,
+)
+from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands, trace_hops
 from app.platform.migrate import upgrade
 from app.settings import UpstreamSettings
 from simulator.client import SimulatorProcess
@@ -230,3 +238,79 @@ def test_this_machine_is_measured(tmp_path: Path) -> None:
     assert machine.most_files >= machine.files > 0
     free, total = free_space(tmp_path / "not" / "there" / "yet")
     assert 0 < free <= total
+
+
+def _program(folder: Path, text: str) -> str:
+    """A program of this system that prints a text."""
+    path = folder / "tool"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_hops_come_from_the_systems_tool_else_they_are_counted_by_connections(
+    tmp_path: Path, dead_port: int
+) -> None:
+    tool = _program(tmp_path, "echo ' 1  192.0.2.1  1.5 ms'; echo ' 2  192.0.2.9  2.5 ms'")
+    found = trace_hops("192.0.2.9", 443, tracers=[("not-installed-here",), (tool, "-n")])
+    assert [(hop.number, hop.address) for hop in found.hops] == [(1, "192.0.2.1"), (2, "192.0.2.9")]
+    mute = _program(tmp_path, "exit 1")
+    assert trace_hops("127.0.0.1", dead_port, tracers=[(mute,)]).counted == 1
+    assert trace_hops("127.0.0.1", dead_port, tracers=[]).counted == 1
+
+
+def test_a_tool_that_hangs_is_ended_and_what_it_printed_is_kept(tmp_path: Path) -> None:
+    assert run_tool([_program(tmp_path, "echo early; exec sleep 60")], 1.0) == (-1, "early\n")
+    assert run_tool([str(tmp_path / "missing")], 1.0) == (-1, "")
+
+
+def test_the_rules_of_a_firewall_are_read_where_this_user_may(tmp_path: Path) -> None:
+    found = read_firewall([("not-installed-here",), (_program(tmp_path, "echo :OUTPUT DROP"),)])
+    assert found.text == ":OUTPUT DROP\n"
+    assert "does not show" in read_firewall([(_program(tmp_path, "exit 1"),)]).error
+    assert "installed" in read_firewall([]).error
+
+
+def test_small_writes_to_a_disk_are_timed_and_leave_nothing(tmp_path: Path) -> None:
+    assert len(fsync_seconds(tmp_path)) == 10
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No such file"):
+        fsync_seconds(tmp_path / "missing")
+
+
+@contextmanager
+def _ntp_server(answer: Callable[[float], bytes]) -> Iterator[int]:
+    """The port of a server that answers one question."""
+    with socket.socket(type=socket.SOCK_DGRAM) as plain:
+        plain.bind(("127.0.0.1", 0))
+        plain.settimeout(30)
+
+        def serve() -> None:
+            _, address = plain.recvfrom(512)
+            plain.sendto(answer(time.time()), address)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield plain.getsockname()[1]
+        thread.join(30)
+
+
+def _ntp_answer(first: int, stratum: int, at: float) -> bytes:
+    whole, part = divmod(at + 2_208_988_800, 1)
+    stamp = struct.pack("!II", int(whole), int(part * 2**32))
+    return bytes([first, stratum]) + bytes(30) + stamp + stamp
+
+
+@pytest.mark.parametrize("ahead", [0.0, 90.0, -5.5])
+def test_the_clock_is_compared_by_ntp(ahead: float) -> None:
+    with _ntp_server(lambda now: _ntp_answer(0x24, 2, now - ahead)) as port:
+        assert ntp_skew("127.0.0.1", port=port, seconds=30) == pytest.approx(ahead, abs=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"x" * 48, _ntp_answer(0x24, 0, 0.0), _ntp_answer(0x24, 16, 0.0), _ntp_answer(0x23, 2, 0.0)],
+)
+def test_what_is_no_time_of_an_ntp_server_is_refused(answer: bytes) -> None:
+    with _ntp_server(lambda _now: answer) as port, pytest.raises(ValueError, match="not an answer"):
+        ntp_skew("127.0.0.1", port=port, seconds=30)

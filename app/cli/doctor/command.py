@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,13 +16,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.cli import presets
+from app.cli.failure import CommandFailure
 from app.cli.profile import Profile, data_folder, load
-from app.diagnosis.domain.finding import Finding, Level, fail, ok, worst
+from app.diagnosis.domain.finding import Finding, Level, fail, not_measured, ok, warn, worst
 from app.diagnosis.examine import Check, Examined, examine
 from app.settings import ConfigError, Settings, load_settings, resolve_secret
 from app.settings.secrets import UpstreamHeaders, outfits
 
-_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
+_COLOURS = {Level.NOT_MEASURED: "dim", Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
+
+_NAMES = 23  # characters of the longest usual name
 
 
 @click.command("doctor", short_help="check everything and say how to fix what is wrong")
@@ -31,16 +35,31 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
     help="Configuration [default: the running service's, $PENSTOCK_CONFIG, ./penstock.toml].",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
+@click.option(
+    "--ntp",
+    default="pool.ntp.org",
+    show_default=True,
+    envvar="PENSTOCK_NTP",
+    help="NTP server; '' asks none.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a ZIP file for support: no secrets, no prompts.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, config: Path | None, data: Path | None, ntp: str, bundle: Path | None, as_json: bool
+) -> None:
     """Check what an operator would: the connection to each upstream, its keys, this machine, the service.
 
-    Costs nothing: it reads lists and balances and sends no prompt. Takes a few seconds. Exit code 0: everything
-    passed; 1: there are warnings; 2: something failed.
+    Costs nothing: it reads lists and balances and sends no prompt. Takes a few seconds. Exit code 0: everything that
+    was measured passed; 1: there are warnings; 2: something failed.
 
     \b
     penstock doctor
+    penstock doctor --data /srv/penstock/.penstock --bundle support.zip
     penstock doctor --json | jq '.checks[] | select(.level != "ok")'
     """
 
@@ -48,7 +67,7 @@ def command(ctx: click.Context, config: Path | None, data: Path | None, as_json:
     from app.cli.doctor.upstream_checks import upstream_checks
 
     found = find(config, data, os.environ)
-    checks = [configuration_check(found), *machine_checks(found), *service_checks(found)]
+    checks = [configuration_check(found), *machine_checks(found, ntp), *service_checks(found)]
     checks += upstream_checks(found.settings, found.secrets, found.outfits)
     examined = _with_progress(checks)
     level = worst(finding for each in examined for finding in each.findings)
@@ -56,7 +75,21 @@ def command(ctx: click.Context, config: Path | None, data: Path | None, as_json:
         click.echo(orjson.dumps(as_data(examined, level), option=orjson.OPT_INDENT_2).decode())
     else:
         _show(examined, level)
+    if bundle is not None:
+        _bundle(bundle, found, as_data(examined, level))
     ctx.exit(int(level))
+
+
+def _bundle(file: Path, found: Found, examined: Mapping[str, object]) -> None:
+    from app.cli.doctor.bundle import write_bundle
+
+    try:
+        names = write_bundle(file, found, examined, os.environ)
+    except OSError as error:
+        raise CommandFailure(f"cannot write {file}: {error.strerror}", "Name another file.") from None
+    click.echo(
+        f"Wrote {file}: {', '.join(names)}. Secrets are hidden; look through it before you send it.", err=True
+    )
 
 
 def as_data(examined: Sequence[Examined], level: Level) -> dict[str, object]:
@@ -96,18 +129,25 @@ def _show(examined: Sequence[Examined], level: Level) -> None:
         console.print(f"[bold]{escape(section)}[/bold]")
         for finding in [finding for one in each for finding in one.findings]:
             _line(console, finding)
-    counts = [sum(f.level is kind for one in examined for f in one.findings) for kind in Level]
-    said = f"{counts[0]:,} passed, {counts[1]:,} warning{'' if counts[1] == 1 else 's'}, {counts[2]:,} failed"
-    console.print(f"[{_COLOURS[level]}]{said}[/]")
+    console.print(f"[{_COLOURS[level]}]{summary([f for one in examined for f in one.findings])}[/]")
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """The last line: how many passed, failed, and were not measured."""
+    counts = Counter(finding.level for finding in findings)
+    warnings, unknown = counts[Level.WARN], counts[Level.NOT_MEASURED]
+    said = f"{counts[Level.OK]:,} passed, {warnings:,} warning{'' if warnings == 1 else 's'}"
+    said += f", {counts[Level.FAIL]:,} failed"
+    return f"{said}, {unknown:,} not measured" if unknown else said
 
 
 def _line(console: Console, finding: Finding) -> None:
     colour = _COLOURS[finding.level]
     console.print(
-        f"  [{colour}]{finding.level.word:<4}[/]  {escape(finding.name):<18}  {escape(finding.message)}"
+        f"  [{colour}]{finding.level.mark:<4}[/]  {escape(finding.name):<{_NAMES}}  {escape(finding.message)}"
     )
     if finding.hint:
-        console.print(f"        {'':<18}  [dim]{escape(finding.hint)}[/dim]")
+        console.print(f"        {'':<{_NAMES}}  [dim]{escape(finding.hint)}[/dim]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +172,7 @@ def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> 
     profile = load(folder)
     try:
         settings = load_settings(_file(config, folder, profile, environ), environ)
-        findings = [ok("file", f"{settings.path or 'none'}: {_counted(settings)}")]
+        findings = [_read(settings), *_profile(folder, profile)]
     except ConfigError as error:
         settings = Settings()
         findings = [fail("file", _placed(error), error.hint)]
@@ -182,11 +222,30 @@ def _outfits(
     return dressed, lacking
 
 
-def _counted(settings: Settings) -> str:
+def _read(settings: Settings) -> Finding:
     if not settings.keys:
-        return "no keys; run penstock init, or set DEEPSEEK_API_KEY"
+        hint = (
+            "Give --config FILE, or --data with the running service's folder; for a first file: penstock init"
+        )
+        return warn("file", f"{settings.path or 'none'}: no keys, so no upstream is checked", hint)
     counts = (len(settings.upstreams), len(settings.keys), len(settings.models))
-    return "{:,} upstreams, {:,} keys, {:,} models".format(*counts)
+    said = ", ".join(
+        f"{count:,} {what}{'' if count == 1 else 's'}"
+        for count, what in zip(counts, ("upstream", "key", "model"), strict=True)
+    )
+    return ok("file", f"{settings.path}: {said}")
+
+
+def _profile(folder: Path, profile: Profile) -> list[Finding]:
+    """What is missing of the service that this folder belongs to."""
+    named = profile.configuration
+    if named and not Path(named).exists():
+        hint = "Put it back, or give --config FILE."
+        return [warn("service's file", f"{named}, with which the service was started, is not there", hint)]
+    if profile == Profile():
+        hint = "Give the running service's folder: --data DIR (or PENSTOCK_DATA)."
+        return [not_measured("service", f"no profile.json in {folder}, so no service is known", hint)]
+    return []
 
 
 def _placed(error: ConfigError) -> str:

@@ -19,16 +19,19 @@ from app.diagnosis.domain.doctor_service import (
     judge_cpu,
     judge_database,
     judge_disk,
+    judge_disk_speed,
     judge_dispatcher,
     judge_files,
+    judge_firewall,
     judge_firing,
     judge_memory,
     judge_page,
     judge_redis,
     judge_workers,
 )
-from app.diagnosis.domain.finding import Finding, fail
-from app.diagnosis.examine import Check
+from app.diagnosis.domain.doctor_upstream import judge_skew
+from app.diagnosis.domain.finding import Finding, fail, not_measured
+from app.diagnosis.examine import Check, Look
 from app.diagnosis.probe_upstream import get
 from app.platform.domain.errors import PenstockError
 from app.platform.domain.names import CALLBACKS
@@ -63,26 +66,27 @@ def _problems(settings: Settings) -> dict[str, str | None]:
     return problems
 
 
-def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert]]:
-    """Channel errors and firing alerts; empty without the database, which has its own check."""
+def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert] | None]:
+    """Channel errors and firing alerts; none known without the database, which has its own check."""
     if not settings.database_url:
-        return {}, []
+        return {}, None
     database = Container(settings).database
     try:
         channels, alerts = database.read(lambda conn: (load_channels(conn), firing(conn)))
     except PenstockError:
-        return {}, []
+        return {}, None
     finally:
         database.close()
     return {channel.name: channel.error for channel in channels}, alerts
 
 
+_NO_ADDRESS = "Give the service's data folder: --data DIR."
 _NO_REDIS = "Set REDIS_URL, or start the service once: penstock up"
 _NO_DATABASE = "Set DATABASE_URL, or start the service once: penstock up"
 
 
-def machine_checks(found: Found) -> list[Check]:
-    """Checks of CPU, memory, open files and disks."""
+def machine_checks(found: Found, ntp: str = "") -> list[Check]:
+    """Checks of CPU, memory, open files, disks, firewall and clock. `ntp`: the server to ask; empty: none."""
 
     def measured() -> list[Finding]:
         machine = probe_service.measure_machine()
@@ -90,17 +94,58 @@ def machine_checks(found: Found) -> list[Check]:
         return [judge_cpu(machine), judge_memory(machine), judge_files(machine, concurrency)]
 
     def disks() -> list[Finding]:
-        folders = {"data": found.folder, "temporary files": Path(tempfile.gettempdir())}
-        parts = urlsplit(found.settings.database_url or "")
-        if parts.scheme.startswith("sqlite"):
-            folders["database"] = Path(parts.path.removeprefix("/")).absolute().parent
+        space = {**folders, "temporary files": Path(tempfile.gettempdir())}
         return [
-            judge_disk(what, str(folder), *probe_service.free_space(folder))
-            for what, folder in folders.items()
+            judge_disk(what, str(folder), *probe_service.free_space(folder)) for what, folder in space.items()
         ]
 
-    section = "This machine"
-    return [Check(section, "machine", measured), Check(section, "disk", disks)]
+    folders = _folders(found)
+    looks: dict[str, Look] = {
+        "machine": measured,
+        "disk": disks,
+        "disk speed": lambda: [_disk_speed(what, folder) for what, folder in folders.items()],
+        "firewall": lambda: [judge_firewall(probe_service.read_firewall(), _ports(found.settings))],
+        "clock": lambda: [_clock(ntp)],
+    }
+    return [Check("This machine", name, look) for name, look in looks.items()]
+
+
+def _folders(found: Found) -> dict[str, Path]:
+    """The folders that the service writes to."""
+    parts = urlsplit(found.settings.database_url or "")
+    folders = {"data": found.folder}
+    if parts.scheme.startswith("sqlite"):
+        folders["database"] = Path(parts.path.removeprefix("/")).absolute().parent
+    return folders
+
+
+def _disk_speed(what: str, folder: Path) -> Finding:
+    if not folder.is_dir():
+        return judge_disk_speed(what, (), f"{folder} does not exist")
+    try:
+        return judge_disk_speed(what, probe_service.fsync_seconds(folder))
+    except OSError as error:
+        return judge_disk_speed(what, (), f"cannot write to {folder} ({error.strerror})")
+
+
+def _ports(settings: Settings) -> list[int]:
+    """The ports outside that calls go to."""
+    ways = [urlsplit(upstream.proxy or upstream.base_url) for upstream in settings.upstreams]
+    return sorted({way.port or (443 if way.scheme == "https" else 80) for way in ways})
+
+
+def _clock(ntp: str) -> Finding:
+    if not ntp:
+        hint = "Name a server: penstock doctor --ntp HOST, or PENSTOCK_NTP. Upstreams' Date headers are compared below."
+        return not_measured("clock", "no NTP server is named", hint)
+    try:
+        return judge_skew(probe_service.ntp_skew(ntp), ntp)
+    except (OSError, ValueError) as error:
+        reason = f"no time from {ntp} by NTP ({getattr(error, 'strerror', None) or error or 'no answer'})"
+        hint = (
+            "Allow UDP 123, or name another server by --ntp HOST. Upstreams' Date headers are compared below."
+        )
+        return not_measured("clock", reason, hint)
 
 
 def service_checks(found: Found) -> list[Check]:
@@ -112,12 +157,9 @@ def service_checks(found: Found) -> list[Check]:
         Check("Processes", "dispatcher and workers", lambda: _gate(settings)),
         Check("Processes", "callback workers", lambda: _callback_workers(settings)),
     ]
-    checks += alert_checks(settings)
-    if found.profile.url:
-        checks.append(Check("Processes", "API", lambda: _api(found.profile.url)))
-    if settings.flower_url:
-        checks.append(Check("Processes", "Flower", lambda: _flower(settings.flower_url or "")))
-    return checks
+    checks.append(Check("Processes", "API", lambda: _api(found.profile.url)))
+    checks.append(Check("Processes", "Flower", lambda: _flower(settings.flower_url or "")))
+    return checks + alert_checks(settings)
 
 
 def _redis(settings: Settings) -> Sequence[Finding]:
@@ -147,15 +189,15 @@ def _gate(settings: Settings) -> Sequence[Finding]:
     return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]
 
 
-def _alive(settings: Settings) -> int:
-    """Workers with a recent heartbeat; 0 without the database, which has its own check."""
+def _alive(settings: Settings) -> int | None:
+    """Workers with a recent heartbeat; unknown without the database, which has its own check."""
     if not settings.database_url:
-        return 0
+        return None
     parts = Container(settings)
     try:
         return parts.database.read(lambda conn: probe_service.alive(conn, time.time()))
     except PenstockError:
-        return 0
+        return None
     finally:
         parts.database.close()
 
@@ -167,12 +209,20 @@ def _callback_workers(settings: Settings) -> Sequence[Finding]:
 
 
 def _api(url: str) -> Sequence[Finding]:
+    if not url:
+        return [not_measured("API", "its address is not known here", _NO_ADDRESS)]
     page = get(f"{url}/readyz")
     return [judge_page("API", url, page.status, page.error, "Start it: penstock api (penstock up does).")]
 
 
 def _flower(url: str) -> Sequence[Finding]:
     """Check Flower's health page."""
+    if not url:
+        return [
+            not_measured(
+                "Flower", "its address is not known here", f"{_NO_ADDRESS} Or set PENSTOCK_FLOWER_URL."
+            )
+        ]
     parts = urlsplit(url)
     where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     page = get(f"{where}/healthcheck")

@@ -16,17 +16,20 @@ from app.diagnosis.domain.doctor_upstream import (
     judge_connects,
     judge_handshake,
     judge_headers,
+    judge_hops,
     judge_key,
     judge_lookup,
+    judge_loss,
     judge_models,
+    judge_notices,
     judge_own_proxy,
     judge_proxy,
     judge_skew,
     judge_status_page,
 )
-from app.diagnosis.domain.finding import Finding, ok
+from app.diagnosis.domain.finding import Finding, not_measured
 from app.diagnosis.examine import Check
-from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands
+from app.diagnosis.probe_upstream import connect_often, get, look_up, shake_hands, trace_hops
 from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import UpstreamHeaders
@@ -66,10 +69,17 @@ class Way:
             return [judge_lookup(lookup)]
         living = [address for address in lookup.addresses if address not in lookup.dead]
         connects = connect_often(living or lookup.addresses, self.port)
-        found = [judge_lookup(lookup), judge_connects(connects)]
+        found = [judge_lookup(lookup), judge_connects(connects), judge_loss(connects)]
         if not connects.seconds or not self.shakes_hands:
             return found
         return [*found, judge_handshake(self._handshake(), time.time())]
+
+    def hops(self) -> list[Finding]:
+        """Check the routers on the way."""
+        lookup = look_up(self.host, self.port)
+        if lookup.error:
+            return [not_measured("hops", f"{self.host} does not resolve", "Fix DNS first.")]
+        return [judge_hops(trace_hops(lookup.addresses[0], self.port), lookup.addresses[0])]
 
     @cached_property
     def pages(self) -> UpstreamPages:
@@ -86,7 +96,7 @@ class Way:
             return [clock, judge_own_proxy(self.upstream.proxy, page)]
         issuer = self._handshake().issuer if self.shakes_hands else ""
         variables = [name for name in _PROXIES if os.environ.get(name)]
-        return [clock, judge_proxy(page.headers, issuer, variables)]
+        return [clock, judge_proxy(page, issuer, variables)]
 
     def key(self, name: str, secret: str, models: Sequence[str]) -> list[Finding]:
         """Check one key, its models, balance and limits."""
@@ -97,10 +107,13 @@ class Way:
         return [judge_models(listed, models), judge_balance(balance), judge_headers([listed, balance])]
 
     def status_page(self) -> list[Finding]:
-        """Check the provider's status page, if configured."""
-        if not self.upstream.status_page:
-            return [ok("status page", "none configured ([[upstream]] status_page)")]
-        return [judge_status_page(get(self.upstream.status_page))]
+        """Check the provider's status page and its notices, if configured."""
+        address = self.upstream.status_page
+        if not address:
+            hint = "Set status_page of this [[upstream]], if its provider has one."
+            return [not_measured("status page", "none configured, so no notices either", hint)]
+        summary = get(address.replace("/status.json", "/summary.json"))
+        return [judge_status_page(get(address)), judge_notices(summary)]
 
     def _handshake(self) -> Handshake:
         return shake_hands(self.host, self.port, tls_rules(self.upstream))
@@ -118,6 +131,7 @@ def upstream_checks(
         section = f"Upstream {upstream.name}"
         looks: dict[str, Callable[[], Sequence[Finding]]] = {
             "network": way.network,
+            "hops": way.hops,
             "answer": way.answer,
             "status page": way.status_page,
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from app.diagnosis.domain.doctor_upstream import judge_skew
-from app.diagnosis.domain.finding import Finding, fail, milliseconds, ok, warn
+from app.diagnosis.domain.finding import Finding, fail, milliseconds, not_measured, ok, warn
 from app.reporting.domain.alerts import Alert
 from app.settings.domain.alert_rules import Severity
 
@@ -112,15 +112,18 @@ def judge_dispatcher(gate: GateFigures) -> Finding:
     return ok(name, "leading, heartbeat seen")
 
 
-def judge_workers(gate: GateFigures, alive: int) -> Finding:
-    """Workers that report to Redis, and those with a recent heartbeat in the database (`alive`)."""
+def judge_workers(gate: GateFigures, alive: int | None) -> Finding:
+    """Workers that report to Redis, and those with a recent heartbeat in the database (`alive`; None: unknown)."""
     name, hint = "workers", "Start one: penstock worker (penstock up does); its log says why it stopped."
+    beating = (
+        "heartbeats in the database not read"
+        if alive is None
+        else f"{alive} with a heartbeat in the database"
+    )
     if not gate.workers:
-        return fail(
-            name, f"none reports to Redis ({alive} with a heartbeat in the database): nothing runs", hint
-        )
-    said = f"{gate.workers} with {gate.slots:,} slots; {alive} with a heartbeat in the database"
-    if alive < gate.workers:
+        return fail(name, f"none reports to Redis ({beating}): nothing runs", hint)
+    said = f"{gate.workers} with {gate.slots:,} slots; {beating}"
+    if alive is not None and alive < gate.workers:
         hint = "Check in their logs whether they reach the database."
         return warn(name, said, hint)
     return ok(name, said)
@@ -131,12 +134,10 @@ def judge_callback_workers(consumers: Sequence[str] | None) -> Finding:
     name = "callback workers"
     if consumers:
         return ok(name, f"{len(consumers)}: {', '.join(sorted(consumers)[:4])}")
-    said = (
-        "could not be checked: the broker does not answer"
-        if consumers is None
-        else "none: callbacks are not delivered"
-    )
-    return warn(name, said, "Start one: penstock callback-worker (penstock up does).")
+    if consumers is None:
+        return not_measured(name, "the broker does not answer", "Fix Redis first.")
+    hint = "Start one: penstock callback-worker (penstock up does)."
+    return warn(name, "none: callbacks are not delivered", hint)
 
 
 def judge_page(name: str, where: str, status: int, error: str, hint: str) -> Finding:
@@ -156,7 +157,11 @@ def _version(what: str, version: str, oldest: tuple[int, int]) -> Finding:
     if numbers and numbers < oldest:
         needed = ".".join(map(str, oldest))
         return fail("version", f"{what} {version} is too old", f"Use {needed} or newer.")
-    return ok("version", f"{what} {version or 'of unknown version'}")
+    if not numbers:
+        return not_measured(
+            "version", f"{what} does not tell its version", f"It must be {oldest[0]}.{oldest[1]} or newer."
+        )
+    return ok("version", f"{what} {version}")
 
 
 def _keeping(found: RedisFigures) -> Finding:
@@ -173,9 +178,10 @@ def _keeping(found: RedisFigures) -> Finding:
             "no append-only file: after a restart, all queues are rebuilt from the database",
             "Set appendonly yes, appendfsync everysec. Nothing is lost without it, but a restart takes longer.",
         )
-    return ok(
-        name, "noeviction, append-only file" if found.appendonly else "persistence not reported by the server"
-    )
+    if found.appendonly is None:
+        hint = "Check at its provider that it does not evict and keeps data over a restart."
+        return not_measured(name, "the server does not report its persistence", hint)
+    return ok(name, "noeviction, append-only file")
 
 
 def _filling(found: RedisFigures) -> Finding:
@@ -243,6 +249,64 @@ def judge_disk(what: str, folder: str, free: int, total: int) -> Finding:
     return warn(name, said, hint) if free < SCARCE_DISK else ok(name, said)
 
 
+SLOW_DISK = 0.02  # seconds of an fsync: SQLite and Redis make one for each commit, or each second
+
+
+def judge_disk_speed(what: str, seconds: Sequence[float], error: str = "") -> Finding:
+    """How long small writes take until they are safe. `error`: why there are none."""
+    name = f"disk speed of {what}"
+    if not seconds:
+        return not_measured(
+            name, error or "nothing could be written", "Run doctor as the service's user, with --data."
+        )
+    said = f"fsync of 4 KiB: median {milliseconds(median(seconds))}, slowest {milliseconds(max(seconds))}"
+    if median(seconds) > SLOW_DISK:
+        return warn(name, f"{said}: slow", "Use a local SSD: each commit waits for this.")
+    return ok(name, said)
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallRules:
+    """This machine's packet filter, as one of its tools prints it."""
+
+    tool: str = ""
+    text: str = ""
+    error: str = ""  # why there is none
+
+
+_CHAIN, _HOOK = re.compile(r"^\s*chain\s"), re.compile(r"hook\s+(\w+).*?(?:policy\s+(\w+))?\s*;?\s*$")
+_BLOCKS = re.compile(r"\b(drop|reject)\b", re.IGNORECASE)
+_OUTGOING = re.compile(r"^(:OUTPUT\s+DROP\b|-P\s+OUTPUT\s+DROP\b|-A\s+OUTPUT\b.*-j\s+(DROP|REJECT)\b)")
+
+
+def judge_firewall(found: FirewallRules, ports: Sequence[int]) -> Finding:
+    """Rules of this machine that stop outgoing packets. `ports`: those that must be open to the outside."""
+    name = "firewall"
+    if found.error:
+        return not_measured(name, found.error, "Run doctor as root, or ask who runs the firewall.")
+    lines = outgoing_blocks(found.text)
+    if not lines:
+        return ok(name, f"no rule of this machine stops outgoing packets ({found.tool})")
+    hint = f"Allow outgoing TCP to port {', '.join(map(str, ports)) or '443'}, and DNS, unless connections succeed."
+    return warn(name, f"outgoing packets may be stopped: {'; '.join(lines[:3])[:300]}", hint)
+
+
+def outgoing_blocks(text: str) -> list[str]:
+    """The lines of `nft list ruleset` or `iptables-save` that drop or refuse outgoing packets."""
+    found, hook = list[str](), ""
+    for line in text.splitlines():
+        if _OUTGOING.match(line):
+            found.append(line.strip())
+        if _CHAIN.match(line):
+            hook = ""
+        elif (match := _HOOK.search(line)) is not None:
+            hook = match[1]
+            found += [line.strip()] if hook == "output" and match[2] == "drop" else []
+        elif hook == "output" and _BLOCKS.search(line):
+            found.append(line.strip())
+    return found
+
+
 def judge_files(machine: Machine, concurrency: int) -> Finding:
     """Whether a worker can open all its connections."""
     within = max(machine.files, min(machine.most_files, WANTED_FILES))
@@ -273,8 +337,14 @@ def judge_channels(
     return findings
 
 
-def judge_firing(alerts: Sequence[Alert], runbook: str) -> list[Finding]:
-    """Alerts that fire now."""
+def judge_firing(alerts: Sequence[Alert] | None, runbook: str) -> list[Finding]:
+    """Alerts that fire now; None: the database could not be read."""
+    if alerts is None:
+        return [
+            not_measured(
+                "firing", "alerts are in the database, which cannot be read", "Fix the database first."
+            )
+        ]
     if not alerts:
         return [ok("firing", "no alert fires")]
     return [_firing(alert, f"{runbook}#{alert.rule}") for alert in alerts]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from app.diagnosis.domain.finding import Finding, fail, milliseconds, ok, warn
+from app.diagnosis.domain.finding import Finding, fail, milliseconds, not_measured, ok, warn
 from app.pacing.domain.ratelimit_headers import used_up_in
 from app.upstreams.domain.reply import FetchedPage
 
@@ -117,6 +119,88 @@ def judge_connects(found: Connects) -> Finding:
     return ok(name, said)
 
 
+RESENT = (
+    0.9  # seconds beyond the fastest: the first packet was lost, and sent again after a second (RFC 6298)
+)
+
+
+def judge_loss(found: Connects) -> Finding:
+    """Packet loss, as far as connection attempts show it: those that failed, and those that took a second more."""
+    name = "packet loss"
+    if not found.seconds:
+        return not_measured(name, "no connection succeeded", "Fix the connection first.")
+    lost = found.tried - len(found.seconds)
+    resent = sum(each - min(found.seconds) > RESENT for each in found.seconds)
+    said = f"{lost + resent} of {found.tried} connection attempts ({(lost + resent) / found.tried:.0%})"
+    if not lost + resent:
+        return ok(name, f"{said} lost a packet")
+    hint = "Check cables, Wi-Fi, NAT tables and rate limits of firewalls on the way; the hops below may show where."
+    return warn(name, f"{said}: {lost} failed, {resent} were sent again", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One router on the way. No address, no seconds: it did not answer."""
+
+    number: int
+    address: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HopTrace:
+    """The way to an address. `counted`: only the number of hops could be found."""
+
+    tool: str = ""
+    hops: tuple[Hop, ...] = ()
+    counted: int | None = None
+    error: str = ""
+
+
+# Of traceroute, number, address and time; of tracepath with a colon behind the number, and no blank before "ms".
+_HOP = re.compile(r"^\s*(\d+)[:?]*\s+(\S+)(?:\s+\(\S+\))?(?:\s+([\d.]+)\s*ms)?")
+
+
+def read_hops(text: str) -> tuple[Hop, ...]:
+    """What traceroute or tracepath print; where a hop has two lines, the last counts."""
+    found: dict[int, Hop] = {}
+    for line in text.splitlines():
+        if (match := _HOP.match(line)) is None:
+            continue
+        number, address, took = match.groups()
+        known = bool(re.fullmatch(r"[0-9a-fA-F.:]*[.:][0-9a-fA-F.:]*", address))
+        seconds = float(took) / 1000 if took and known else None
+        found[int(number)] = Hop(int(number), address if known else "", seconds)
+    return tuple(found[number] for number in sorted(found))
+
+
+def judge_hops(found: HopTrace, target: str) -> Finding:
+    """The number of routers on the way, and where it takes longest."""
+    name = "hops"
+    if found.error:
+        hint = "Install traceroute or tracepath (iputils-tracepath), or run doctor as root."
+        return not_measured(name, found.error, hint)
+    if found.counted is not None:
+        return ok(name, f"{found.counted} to {target} ({found.tool})")
+    seen = [hop for hop in found.hops if hop.address]
+    if not seen:
+        return not_measured(
+            name, f"no router answers {found.tool}", "Routers may drop probes: ask the network's operator."
+        )
+    last = seen[-1]
+    reached = "to" if last.address == target else "seen on the way to"
+    return ok(name, f"{last.number} {reached} {target} ({found.tool}){_longest_step(seen)}")
+
+
+def _longest_step(hops: Sequence[Hop]) -> str:
+    timed = [(hop.address, hop.seconds) for hop in hops if hop.seconds is not None]
+    steps = [(late - early, address) for (_, early), (address, late) in pairwise(timed)]
+    if not steps:
+        return ""
+    longest, address = max(steps)
+    return f"; longest step {milliseconds(max(0.0, longest))}, at {address}"
+
+
 def judge_handshake(found: Handshake, now: float) -> Finding:
     """TLS version, duration and the certificate's remaining days."""
     name = "TLS"
@@ -161,7 +245,7 @@ def judge_skew(skew: float | None, whose: str) -> Finding:
     """This machine's clock against another."""
     name = "clock"
     if skew is None:
-        return ok(name, f"{whose} gives no time")
+        return not_measured(name, f"no time from {whose}", "Check the connection to it first.")
     if abs(skew) <= OFF_CLOCK:
         return ok(name, f"agrees with {whose}")
     ahead = "ahead of" if skew > 0 else "behind"
@@ -170,9 +254,10 @@ def judge_skew(skew: float | None, whose: str) -> Finding:
     return judge(name, f"this machine is {abs(skew):.1f} s {ahead} {whose}", hint)
 
 
-def judge_proxy(headers: Mapping[str, str], issuer: str, variables: Sequence[str]) -> Finding:
-    """Whether a proxy is in between. `headers` in lower case; `variables`: proxy variables that are set."""
+def judge_proxy(page: FetchedPage, issuer: str, variables: Sequence[str]) -> Finding:
+    """Whether a proxy is in between. `variables`: proxy variables that are set."""
     name = "proxy"
+    headers = page.headers
     reader = next((word for word in _READERS_ALONG if word in issuer.lower()), None)
     if reader:
         return warn(
@@ -193,6 +278,8 @@ def judge_proxy(headers: Mapping[str, str], issuer: str, variables: Sequence[str
             f"{', '.join(variables)} set, but not used: Penstock connects directly",
             "If only the proxy reaches the provider, set it as proxy of this [[upstream]]; otherwise unset them.",
         )
+    if not page.status:
+        return not_measured(name, f"no answer ({page.error})", "Fix the connection to the provider first.")
     return ok(name, "none")
 
 
@@ -212,6 +299,12 @@ def judge_key(page: FetchedPage, key: str) -> Finding | None:
         )
     if page.status == 0:
         return fail("key", f"could not be tested: {page.error}", "Fix the connection to the provider first.")
+    if page.status == 402:
+        return fail("key", "no balance (402)", "Top up the account; its tasks wait until then.")
+    if page.status == 429:
+        return warn(
+            "key", "refused for now (429): a limit is used up", "Wait, or lower its limits in [[quota]]."
+        )
     if page.status >= 500:
         return warn(
             "key", f"the provider answered {page.status}", "Try again later; its status page may say more."
@@ -223,7 +316,11 @@ def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
     """Whether the upstream offers the models configured for a key."""
     name = "/models"
     if page.status != 200:
-        return ok(name, f"not offered ({page.status}): model names cannot be checked")
+        return not_measured(
+            name,
+            f"not offered ({page.status}), model names cannot be checked",
+            "Send one prompt with this key: penstock keys test",
+        )
     offered = _model_ids(page.body)
     if not offered:
         return warn(
@@ -236,6 +333,10 @@ def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
             f"not offered: {', '.join(missing)}",
             f"Correct the name in tiers (key:model). {_hint(missing, offered)}",
         )
+    resting = {model: state for model, state in _states(page.body).items() if model in wanted and state}
+    if resting:
+        said = ", ".join(f"{model} ({state})" for model, state in resting.items())
+        return warn(name, f"not available now: {said}", "Add a tier with another model or provider.")
     return ok(
         name, f"{len(offered)} models in {milliseconds(page.seconds)}; has {', '.join(wanted) or 'all'}"
     )
@@ -246,7 +347,8 @@ def judge_balance(page: FetchedPage) -> Finding:
     name = "/user/balance"
     body = page.body if isinstance(page.body, dict) else {}
     if page.status != 200 or "is_available" not in body:
-        return ok(name, f"not offered ({page.status or page.error})")
+        reason = f"this provider does not report it ({page.status or page.error})"
+        return not_measured(name, reason, "See the provider's console.")
     amounts = [
         f"{info.get('total_balance')} {info.get('currency')}"
         for info in body.get("balance_infos") or ()
@@ -283,6 +385,8 @@ def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
     if used_up:
         hint = "Wait for its reset, lower the limits in [[quota]], or add a key of another account."
         return warn(name, f"used up according to {' and '.join(used_up)}: {told}", hint)
+    if not limits:
+        return not_measured(name, told, "See its limits in the provider's console; set them in [[quota]].")
     return ok(name, told)
 
 
@@ -304,10 +408,59 @@ def judge_status_page(page: FetchedPage) -> Finding:
     return ok(name, said) if indicator == "none" else warn(name, said, hint)
 
 
+def judge_notices(page: FetchedPage) -> Finding:
+    """Open incidents and maintenance of a Statuspage, from its /api/v2/summary.json."""
+    name = "notices"
+    body = page.body if isinstance(page.body, dict) else {}
+    if page.status != 200 or not ("incidents" in body or "scheduled_maintenances" in body):
+        reason = f"its status page has no summary.json ({page.status or page.error})"
+        return not_measured(name, reason, "Read the provider's status page.")
+    found = [*_titles(body.get("incidents")), *_titles(body.get("scheduled_maintenances"), "scheduled_for")]
+    if not found:
+        return ok(name, "no open incident, no maintenance announced")
+    hint = "Nothing to do: tasks wait and continue. For long ones, add a tier at another provider."
+    return warn(name, "; ".join(found[:_MOST_NAMES])[:400], hint)
+
+
+def _titles(rows: object, at: str = "created_at") -> list[str]:
+    listed = [row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)]
+    open_ones = [row for row in listed if row.get("status") not in ("resolved", "postmortem", "completed")]
+    return [f"{str(row.get('name'))[:100]} ({row.get('status')}, {row.get(at)})" for row in open_ones]
+
+
+_AT_WORK = (
+    "",
+    "active",
+    "available",
+    "enabled",
+    "healthy",
+    "loaded",
+    "normal",
+    "ok",
+    "online",
+    "ready",
+    "running",
+    "up",
+)
+
+
+def _states(body: Any) -> dict[str, str]:
+    """What a list of models says against each; empty where nothing."""
+    states = {str(row["id"]): row.get("status") for row in _model_rows(body)}
+    return {
+        model: state if isinstance(state, str) and state.lower() not in _AT_WORK else ""
+        for model, state in states.items()
+    }
+
+
 def _model_ids(body: Any) -> list[str]:
+    return [str(row["id"]) for row in _model_rows(body)]
+
+
+def _model_rows(body: Any) -> list[dict[str, Any]]:
     data = body.get("data") if isinstance(body, dict) else body
     rows = data if isinstance(data, list) else []
-    return [str(row["id"]) for row in rows if isinstance(row, dict) and row.get("id")]
+    return [row for row in rows if isinstance(row, dict) and row.get("id")]
 
 
 def _hint(missing: Sequence[str], offered: Sequence[str]) -> str:

@@ -8,8 +8,9 @@ from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How bad; the worst of all is the exit code of `penstock doctor`."""
+    """How bad; the worst of all is the exit code of `penstock doctor`. What was not measured counts as nothing."""
 
+    NOT_MEASURED = -1
     OK = 0
     WARN = 1  # works, and will not for long, or not well
     FAIL = 2  # tasks fail, wait or are lost sight of because of it
@@ -19,10 +20,18 @@ class Level(IntEnum):
         """As it is shown."""
         return self.name.lower()
 
+    @property
+    def mark(self) -> str:
+        """As it stands before a line for people."""
+        return "-" if self is Level.NOT_MEASURED else self.word
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. Never holds a secret. `hint` says what to do; empty when all is well."""
+    """One thing looked at. Never holds a secret. `hint` says what to do; empty when all is well.
+
+    What could not be measured is not all right: it says why, and how it could be.
+    """
 
     name: str
     level: Level
@@ -45,9 +54,14 @@ def fail(name: str, message: str, hint: str) -> Finding:
     return Finding(name, Level.FAIL, message, hint)
 
 
+def not_measured(name: str, reason: str, hint: str) -> Finding:
+    """Something that nothing is known of: `hint` says how it could be measured."""
+    return Finding(name, Level.NOT_MEASURED, f"not measured: {reason}", hint)
+
+
 def worst(findings: Iterable[Finding]) -> Level:
-    """The worst of them; OK when there are none."""
-    return max((finding.level for finding in findings), default=Level.OK)
+    """The worst of them; OK when there are none, or none was measured."""
+    return max((finding.level for finding in findings if finding.level > Level.OK), default=Level.OK)
 
 
 def milliseconds(seconds: float) -> str:
