@@ -5,6 +5,7 @@ Every field is described here once; the documentation shows that description.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -27,6 +28,7 @@ from app.tasks.domain.task import Priority
 
 MOST_NAMES = 200  # of one object: OpenAI's chat completion has about 40
 MOST_MESSAGES = 10_000  # of one conversation
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control, surrogate, line and paragraph separator
 
 # Penstock's own fields, which never go to the upstream.
 _OURS = (
@@ -75,6 +77,20 @@ def _instant(value: Any) -> Any:
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         refuse("must be Unix seconds, or text such as 2026-11-21T06:00:00Z", code="invalid_type")
     return parse_instant(value)
+
+
+def _id_text(value: Any) -> Any:
+    """Row numbers are common ids: 17 and 17.0 are the id "17"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _one_line(value: str) -> str:
+    """Any script and any kind of space, such as U+3000, but nothing that breaks a line or a log."""
+    if any(unicodedata.category(character) in _UNFIT for character in value):
+        refuse("must not hold control characters or line breaks")
+    return value
 
 
 def _printable(value: str) -> str:
@@ -167,7 +183,13 @@ Window = Literal["off_peak"]
 OrderName = Literal["arrival", "deadline"]
 PriorityName = Literal["high", "normal", "low"]
 CallbackUrl = Annotated[str, Field(min_length=1, max_length=2048)]
-CustomId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+CustomId = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    BeforeValidator(_id_text),
+    AfterValidator(_one_line),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 512}),
+]
 
 
 def few_names(value: Any) -> Any:

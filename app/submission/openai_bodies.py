@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.platform.domain.errors import Invalid
-from app.submission.bodies import CustomId, Messages, TaskBody, with_whole_limits
+from app.submission.bodies import CustomId, Messages, TaskBody, refuse, with_whole_limits
 from app.submission.domain.request import TaskRequest
 from app.submission.validation import parse, parse_json
 
@@ -55,14 +55,27 @@ class BatchFileLine:
     request: TaskRequest
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _path(value: Any) -> Any:
+    """Other spellings of the one path that is served: without /v1, with another version, as a whole address."""
+    if not isinstance(value, str):
+        return value
+    if not value.rstrip("/").endswith("/chat/completions"):
+        refuse(f"is {value[:80]!r}; only /v1/chat/completions is served")
+    return "/v1/chat/completions"
+
+
 class FileLine(BaseModel):
     """One request."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
     custom_id: CustomId = Field(description="Your name for it, unique in the file.")
-    method: Literal["POST"]
-    url: Literal["/v1/chat/completions"]
+    method: Annotated[Literal["POST"], BeforeValidator(_upper)] = "POST"
+    url: Annotated[Literal["/v1/chat/completions"], BeforeValidator(_path)] = "/v1/chat/completions"
     body: ChatBody
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
 from app.submission.bodies import BatchBody, BatchLine, TaskBody
-from app.submission.openai_bodies import ChatBody
+from app.submission.openai_bodies import ChatBody, parse_line
 from app.submission.validation import parse, parse_json
 from app.tasks.domain.task import Priority
 
@@ -239,3 +239,33 @@ def test_a_line_that_never_ends_is_refused_before_it_is_whole() -> None:
 def test_ten_thousand_requests_are_checked_in_a_moment() -> None:
     body = orjson.dumps({"requests": [{"model": "m", "messages": SAID}] * 10_000})
     assert len(parse(BatchBody, parse_json(body)).requests) == 10_000
+
+
+LINE = {"body": {"messages": [{"role": "user", "content": "Hello"}]}}
+TAKEN_LINES = [
+    ({"custom_id": 17}, "17"),
+    ({"custom_id": 17.0, "method": "post", "url": "/chat/completions"}, "17"),
+    ({"custom_id": "row\u30007", "method": "POST", "url": "/v4/chat/completions/"}, "row\u30007"),
+    ({"custom_id": "a b", "url": "https://api.example.com/v1/chat/completions"}, "a b"),
+]
+
+
+@pytest.mark.parametrize(("named", "custom_id"), TAKEN_LINES)
+def test_a_line_of_a_batch_file_is_taken_as_people_write_it(named: Any, custom_id: str) -> None:
+    assert parse_line(orjson.dumps({**named, **LINE})).custom_id == custom_id
+
+
+@pytest.mark.parametrize(
+    ("named", "param", "why"),
+    [
+        ({"custom_id": True}, "custom_id", "must be text"),
+        ({"custom_id": 1.5}, "custom_id", "must be text"),
+        ({"custom_id": "a\u2028b"}, "custom_id", "line breaks"),
+        ({"custom_id": "a", "url": "/v1/embeddings"}, "url", "only /v1/chat/completions is served"),
+        ({"custom_id": "a", "method": "GET"}, "method", "must be 'POST'"),
+    ],
+)
+def test_a_line_of_a_batch_file_that_cannot_run_names_its_field(named: Any, param: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why) as caught:
+        parse_line(orjson.dumps({**named, **LINE}))
+    assert caught.value.param == param
