@@ -15,12 +15,13 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import create_urllib3_context
 
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
-from app.platform.connection_pool import ConnectionPool, PooledConnection
 from app.platform.domain.url_rules import BadTarget, TargetRules, UrlTarget, parse_target
-from app.platform.ssrf_safe_socket import (
+from app.platform.outgoing_connections import (
     AddressRefused,
+    ConnectionPool,
     Deadline,
     DeadlineSocket,
+    PooledConnection,
     Resolver,
     TimedTLSSocket,
     open_socket,

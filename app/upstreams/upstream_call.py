@@ -17,7 +17,7 @@ from urllib3.response import BaseHTTPResponse
 
 from app.platform.domain.event_stream import DONE, EventReader
 from app.platform.domain.json_text import read_json
-from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSocket
+from app.platform.outgoing_connections import Deadline, DeadlineSocket, TimedTLSSocket
 from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
 

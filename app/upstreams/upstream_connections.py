@@ -11,9 +11,14 @@ from urllib.parse import urlsplit
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.request import make_headers
 
-from app.platform.connection_pool import ConnectionPool, PooledConnection
+from app.platform.outgoing_connections import (
+    ConnectionPool,
+    Deadline,
+    DeadlineSocket,
+    PooledConnection,
+    TimedTLSSocket,
+)
 from app.platform.ports import Clock
-from app.platform.ssrf_safe_socket import Deadline, DeadlineSocket, TimedTLSSocket
 from app.settings import ConfigError, UpstreamHeaders, UpstreamSettings
 
 LONGEST_AGE = 600.0  # seconds, within which a provider's change of addresses is followed

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.platform.connection_pool import ConnectionPool, PooledConnection
+from app.platform.outgoing_connections import ConnectionPool, PooledConnection
 
 Pool = ConnectionPool[str, Any]
 
