@@ -21,9 +21,8 @@ import structlog
 from app.composition.container import Container, from_environment
 from app.composition.dispatcher import LeaderProcess
 from app.dispatching.leadership import begin_generation
-from app.dispatching.periodic import run_due
 from app.pacing.store.pacing_store import GenerationLost, NotLeading
-from app.platform.background_loop import END, BackgroundLoop
+from app.platform.background_loop import END, BackgroundLoop, run_due
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 
 log = structlog.get_logger("penstock.dispatcher")

@@ -24,7 +24,6 @@ from app.dispatching.housekeeping import (
 )
 from app.dispatching.key_supervisor import KeySupervisor
 from app.dispatching.leadership import LeaderElection
-from app.dispatching.periodic import EACH_ROUND, PeriodicJob
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.dispatching.reconcile import EndedPermits, Expiry, LostWorkers, QueuedRows, RetriesAhead
 from app.dispatching.tick_handoff import ClientShares, PersistEstimates, RequeueTasks, TraceReleases
@@ -32,6 +31,7 @@ from app.dispatching.waiting_tasks import AbandonCalls, ExpireUnreachable, GiveD
 from app.pacing.build_controllers import make_health, make_rate_controller
 from app.pacing.store.pacing_store import RedisPacingStore
 from app.pacing.store.permits import STALE
+from app.platform.background_loop import EACH_ROUND, PeriodicJob
 from app.platform.domain.errors import DatabaseUnreachable
 from app.reporting.store.pacing_snapshot import WaitReasonWriter
 from app.settings.price_lists import windows_of

@@ -14,7 +14,7 @@ from app.access.store import clients
 from app.billing.domain.budget import periods
 from app.billing.store import budgets, usage
 from app.caching.store import database_answers
-from app.dispatching.periodic import MORE
+from app.platform.background_loop import MORE
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.models import StorageSettings

@@ -8,9 +8,9 @@ from typing import Protocol
 import structlog
 
 from app.dispatching import store
-from app.dispatching.periodic import Cooldown
 from app.execution.store import workers
 from app.pacing.ports import Permits
+from app.platform.background_loop import Cooldown
 from app.platform.database import Database
 from app.platform.heartbeats import HeartbeatMonitor, find_dead
 from app.platform.ports import Clock

@@ -12,10 +12,10 @@ import orjson
 from sqlalchemy import Connection
 
 from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
-from app.dispatching.periodic import Cooldown
 from app.dispatching.store import degrade
 from app.pacing.domain.throughput import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines
+from app.platform.background_loop import Cooldown
 from app.platform.database import Database
 from app.platform.domain.names import parse_backlog_queue
 from app.platform.heartbeats import HeartbeatMonitor, find_dead

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.dispatching.periodic import EACH_ROUND, MORE, Cooldown, PeriodicJob, run_due
+from app.platform.background_loop import EACH_ROUND, MORE, Cooldown, PeriodicJob, run_due
 
 
 def recorder(said: list[str], name: str, answer: object = None) -> Callable[[], object]:
