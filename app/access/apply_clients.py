@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.access import manage_clients
-from app.access.domain.client_limits import as_mapping
+from app.access.domain.caller import as_mapping
 from app.access.manage_clients import CreatedClient, check_limits, read_limits
 from app.access.store.clients import ClientRow
 from app.platform.database import Database

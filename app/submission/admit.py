@@ -14,7 +14,7 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.access.domain.client_limits import NO_LIMITS, ClientLimits
+from app.access.domain.caller import NO_LIMITS, ClientLimits
 from app.access.domain.policy import CallFacts
 from app.access.manage_clients import read_limits
 from app.access.manage_policies import PolicyBook

@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.client_limits import ClientLimits, parse_limits, share, too_small
+from app.access.domain.caller import ClientLimits, parse_limits, share, too_small
 
 NAMES = ("rpm", "most_waiting", "tokens_per_day", "tokens_per_month")
 COUNTS = st.none() | st.integers(1, 10**6)

@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.domain.caller import SCOPES, allows, parse_scopes, scope_of, within
-from app.access.domain.client_limits import NO_LIMITS, ClientLimits, as_mapping, parse_limits, picos
+from app.access.domain.caller import (
+    NO_LIMITS,
+    SCOPES,
+    ClientLimits,
+    allows,
+    as_mapping,
+    parse_limits,
+    parse_scopes,
+    picos,
+    scope_of,
+    within,
+)
 from app.billing.domain.budget import BudgetCeiling, Spent, ceilings, exceeded, fitting, periods, total
 
 NOW = 1_795_000_000.0

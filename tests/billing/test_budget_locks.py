@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from app.access.domain.client_limits import ClientLimits
+from app.access.domain.caller import ClientLimits
 from app.platform.database import Database
 from app.submission.admit import Admission
 from app.tasks.store.locks import lock_batches

@@ -8,7 +8,7 @@ from threading import Barrier, BrokenBarrierError
 import pytest
 from sqlalchemy import Connection, func, select
 
-from app.access.domain.client_limits import NO_LIMITS, ClientLimits
+from app.access.domain.caller import NO_LIMITS, ClientLimits
 from app.access.manage_clients import add_client, change_client
 from app.access.manage_policies import PolicyBook
 from app.access.store.access_tables import budget_use

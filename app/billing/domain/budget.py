@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.access.domain.client_limits import ClientLimits, picos
+from app.access.domain.caller import ClientLimits, picos
 
 
 @dataclass(frozen=True, slots=True)
