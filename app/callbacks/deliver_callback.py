@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import structlog
 
+from app.callbacks.callback_http import Go, HostConcurrencyLimiter, Paused
 from app.callbacks.compose_callback import compose_callback
 from app.callbacks.domain.callback import DeliveryReply, DeliveryVerdict, HostHealth, judge
-from app.callbacks.host_concurrency import Go, HostConcurrencyLimiter, Paused
 from app.callbacks.ports import CallbackSender
 from app.callbacks.store.callbacks import (
     ClaimedCallback,

@@ -7,9 +7,8 @@ import random
 import socket
 import time
 
-from app.callbacks.callback_http import CallbackHttp
+from app.callbacks.callback_http import CallbackHttp, HostConcurrencyLimiter, HostLimits
 from app.callbacks.deliver_callback import CallbackDelivery
-from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.composition.container import Container
 from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.callbacks.callback_http import AtCapacity, Go, Host, HostLimits, Paused, admit, arrive
 from app.callbacks.domain.callback import SCHEDULE, DeliveryReply, HostHealth, judge, wait_seconds
-from app.callbacks.host_concurrency import AtCapacity, Go, Host, HostLimits, Paused, admit, arrive
 from app.tasks.domain.task import CallbackState
 
 NOW = 1_800_000_000.0

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from app.callbacks.callback_http import CallbackHttp
-from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
-from app.callbacks.host_concurrency import (
+from app.callbacks.callback_http import (
     MAX_QUEUED,
     AtCapacity,
+    CallbackHttp,
     Go,
     HostConcurrencyLimiter,
     HostLimits,
     Paused,
 )
+from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.url_rules import TargetRules, host_of, parse_networks
 from app.platform.ports import SystemClock

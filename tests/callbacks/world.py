@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from sqlalchemy import create_engine, insert, select, update
 from standardwebhooks.webhooks import Webhook
 
+from app.callbacks.callback_http import HostConcurrencyLimiter, HostLimits
 from app.callbacks.dead_letters import DeadLetters
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from app.callbacks.feed_callbacks import CallbackFeeder
-from app.callbacks.host_concurrency import HostConcurrencyLimiter, HostLimits
 from app.composition.schema import metadata
 from app.platform.database import Database
 from app.platform.engines import parse_url
