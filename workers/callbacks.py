@@ -11,7 +11,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from app.callbacks.deliver_callback import CurrentDelivery
 from app.callbacks.store.callback_notifier import DELIVER_CALLBACK
-from app.composition.callback_worker import build_callback_delivery
+from app.composition.worker import build_callback_delivery
 from app.platform.domain.names import CALLBACKS
 from app.settings import Settings
 from workers.celery import celery, parts

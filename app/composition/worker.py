@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
+import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
+from app.callbacks.callback_http import CallbackHttp, HostConcurrencyLimiter, HostLimits
+from app.callbacks.deliver_callback import CallbackDelivery
 from app.composition.container import Container
 from app.execution.domain.retry import ModelRetryPolicy, Policies, RetryPolicy
 from app.execution.in_flight import GRACE_SECONDS, CallsInFlight, DrainWorker, WorkerReadiness
@@ -24,6 +28,7 @@ from app.execution.store.endings import record_endings
 from app.pacing.build_controllers import rests
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.names import KEY, key_queue
+from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import ConfigError, Settings
 from app.settings.topology import keys_in
@@ -286,3 +291,21 @@ def wanted_queues(settings: Settings, now: Sequence[str], followed: Followed | N
         return followed(settings)
     known = {key_queue(key.name) for key in settings.keys}
     return tuple(name for name in now if name in known)
+
+
+def build_callback_delivery(parts: Container) -> CallbackDelivery:
+    """Build what delivers callbacks: one for each callback worker process."""
+    settings = parts.settings.callbacks
+    rules = TargetRules(parse_ports(settings.ports), parse_networks(settings.allow_networks))
+    return CallbackDelivery(
+        parts.database,
+        CallbackHttp(rules, timeout_seconds=settings.timeout, ca_file=settings.ca_file or None),
+        HostConcurrencyLimiter(parts.clock, HostLimits(at_once=settings.per_host)),
+        parts.clock,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        chance=random.random,
+        pause=time.sleep,
+        public_url=settings.public_url,
+        tracer=parts.tracer,
+        meter=parts.meters,
+    )
