@@ -46,18 +46,16 @@ from app.caching.store.reuse_answer import (
 from app.execution.in_flight import Held
 from app.execution.store.attempts import (
     ATTEMPT,
+    FINISHED,
     LARGE,
     AttemptWrites,
     Change,
     attempt_row,
     erase_lost,
-    recorded,
-)
-from app.execution.store.finish_task import (
-    FINISHED,
     finish,
     finish_statement,
     finished,
+    recorded,
     requeue_statement,
     requeued,
     used,
