@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.token_learner import TokenBook, TokenLearner, TokensUsed
 from app.pacing.domain.tokens import (
     DEFAULT_ANSWER,
     OPEN_ANSWER,
     PER_MEDIA,
+    TokenBook,
+    TokenLearner,
+    TokensUsed,
     asked_for,
     estimate,
     prompt_tokens,

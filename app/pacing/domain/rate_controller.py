@@ -23,7 +23,7 @@ from app.pacing.domain.limit_estimator import (
 )
 from app.pacing.domain.plan import Release
 from app.pacing.domain.ratelimit_headers import HeaderLimits, revealed
-from app.pacing.domain.token_learner import TokenBook, TokensUsed
+from app.pacing.domain.tokens import TokenBook, TokensUsed
 from app.settings.domain.routing import (
     Bucket,
     ConfiguredQuota,

@@ -15,7 +15,7 @@ import structlog
 from app.pacing.domain.backlog import read_place
 from app.pacing.domain.plan import Release, WaitingList
 from app.pacing.domain.rate_controller import CallReport
-from app.pacing.domain.token_learner import TokensUsed
+from app.pacing.domain.tokens import TokensUsed
 from app.pacing.ports import RunningCall
 from app.pacing.store.backlog_publisher import MEMORY_SHARE, WINDOW_OF_ALL
 from app.pacing.store.queue_head_cache import QueueHeadCache
