@@ -7,4 +7,4 @@ from app.composition.container import from_environment
 parts = from_environment()
 celery = parts.celery
 celery.conf.include = ["workers.lifecycle", "workers.remote_control", "workers.tasks", "workers.tasks"]
-celery.conf.worker_consumer = "workers.consumer:PromptConsumer"
+celery.conf.worker_consumer = "workers.lifecycle:PromptConsumer"
