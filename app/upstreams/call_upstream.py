@@ -29,11 +29,13 @@ from app.upstreams.upstream_call import (
     HttpResponse,
     IncompleteCall,
     PassOn,
+    Pooled,
     StreamReading,
     UpstreamCall,
+    UpstreamConnections,
     not_sent,
+    open_socket_of,
 )
-from app.upstreams.upstream_connections import Pooled, UpstreamConnections, open_socket_of
 
 USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'

@@ -17,8 +17,14 @@ from app.upstreams.domain.classify import outcome_of
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.domain.reply import FetchedPage
 from app.upstreams.domain.upstream_error import read_error
-from app.upstreams.upstream_call import TRANSPORT_EXCEPTIONS, HttpResponse, IncompleteCall, UpstreamCall
-from app.upstreams.upstream_connections import UpstreamConnections, open_socket_of
+from app.upstreams.upstream_call import (
+    TRANSPORT_EXCEPTIONS,
+    HttpResponse,
+    IncompleteCall,
+    UpstreamCall,
+    UpstreamConnections,
+    open_socket_of,
+)
 
 _MAX_PAGE = 4 * 1024 * 1024  # bytes
 

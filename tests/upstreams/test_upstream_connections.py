@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.upstream_connections import LONGEST_AGE
+from app.upstreams.upstream_call import LONGEST_AGE
 from tests.attempts import a_claimed
 from tests.upstreams.calls import HEAD, MovableClock, call, chunked, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering

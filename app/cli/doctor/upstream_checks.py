@@ -34,7 +34,7 @@ from app.platform.ports import SystemClock
 from app.settings import Settings, UpstreamSettings
 from app.settings.secrets import UpstreamHeaders
 from app.upstreams.key_tests import UpstreamPages
-from app.upstreams.upstream_connections import tls_rules
+from app.upstreams.upstream_call import tls_rules
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
 
