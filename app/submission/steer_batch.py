@@ -14,10 +14,10 @@ from app.submission.admit import Admission
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
-from app.tasks.store import batch_slots, rerun
-from app.tasks.store.batch_slots import set_backfilling
+from app.tasks.store import progress, rerun
 from app.tasks.store.batches import BatchRow, get_batch
 from app.tasks.store.locks import lock_batches
+from app.tasks.store.progress import set_backfilling
 from app.tasks.store.submissions import NewTask
 
 _AT_ONCE = 5_000  # rows of one transaction; the feeder does the rest of a large batch
@@ -55,8 +55,8 @@ class SteerBatch:
             row = lock_batches(conn, [batch_id])[batch_id]
             _must_run(row.status)
             if row.paused_at is None:
-                batch_slots.set_paused(conn, batch_id, now)
-            held, void = batch_slots.pause_rows(conn, batch_id, _AT_ONCE)
+                progress.set_paused(conn, batch_id, now)
+            held, void = progress.pause_rows(conn, batch_id, _AT_ONCE)
             set_backfilling(conn, batch_id, held == _AT_ONCE or bool(row.sweeping))
             return void
 
@@ -73,8 +73,8 @@ class SteerBatch:
             _must_run(row.status)
             if row.paused_at is None:
                 return
-            batch_slots.end_pause(conn, row, now)
-            moved = batch_slots.resume_rows(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
+            progress.end_pause(conn, row, now)
+            moved = progress.resume_rows(conn, lock_batches(conn, [batch_id])[batch_id], now, _AT_ONCE)
             set_backfilling(conn, batch_id, moved == _AT_ONCE)
 
         self._database.write(let_on)

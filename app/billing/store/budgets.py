@@ -14,8 +14,8 @@ from app.billing.domain.budget import Spent, periods
 from app.platform.dialects import insert_or
 from app.platform.domain.money import NO_SUM
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.batch_slots import admit_next
 from app.tasks.store.locks import LockedBatches, lock_batches
+from app.tasks.store.progress import admit_next
 from app.tasks.store.tables import INTAKE, OVER_BUDGET, SETTLING, batch, task
 
 

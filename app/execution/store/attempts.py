@@ -48,7 +48,7 @@ from app.platform.domain.money import NO_SUM
 from app.platform.encryption import seal
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, TaskFailure
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.batch_slots import hold_unless_paused
+from app.tasks.store.progress import hold_unless_paused
 from app.tasks.store.tables import attempt, task, task_content
 from app.tasks.store.transitions import requeued_columns
 

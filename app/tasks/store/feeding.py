@@ -32,9 +32,9 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
-from app.tasks.store.batch_slots import pause_rows, resume_rows, set_backfilling
 from app.tasks.store.locks import first_rows, has_status, lock_batches, lock_in_order
 from app.tasks.store.off_peak import open_windows
+from app.tasks.store.progress import pause_rows, resume_rows, set_backfilling
 from app.tasks.store.tables import FED, SWEEPING, TIMED, UNFED, attempt, batch, task
 from app.tasks.store.transitions import cancel_waiting
 

@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, 
 
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status, new_id
-from app.tasks.store.batch_slots import fill_slots
 from app.tasks.store.files import drop_output_files
 from app.tasks.store.locks import lock_batches
+from app.tasks.store.progress import fill_slots
 from app.tasks.store.submissions import NewTask, insert_tasks
 from app.tasks.store.tables import batch, task, task_content
 

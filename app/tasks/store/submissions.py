@@ -17,9 +17,8 @@ from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import NOT_DUE, Hold, Status
-from app.tasks.store.batch_slots import begin_batch, set_backfilling
 from app.tasks.store.locks import lock_batches
-from app.tasks.store.progress import close_if_done
+from app.tasks.store.progress import begin_batch, close_if_done, set_backfilling
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
 
 SMALL_BATCH = 32  # tasks: above this, COPY is as fast

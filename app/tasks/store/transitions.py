@@ -28,9 +28,14 @@ from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.batch import BatchStatus
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.batch_slots import hold_unless_paused, set_backfilling
 from app.tasks.store.locks import LockedBatches, has_status, lock_batches, lock_tasks, lock_waiting
-from app.tasks.store.progress import EndedTask, close_if_done, record_progress
+from app.tasks.store.progress import (
+    EndedTask,
+    close_if_done,
+    hold_unless_paused,
+    record_progress,
+    set_backfilling,
+)
 from app.tasks.store.tables import batch, task
 
 
