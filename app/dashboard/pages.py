@@ -24,8 +24,7 @@ from app.reporting.domain.dashboard_view import timeline
 from app.reporting.read_usage import ReadUsage
 from app.reporting.store import service_queries
 from app.submission.retry_tasks import RetryTask
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import Status, may_run_again
+from app.tasks.domain.task import BatchStatus, Status, may_run_again
 from app.tasks.store import batches, tasks
 from app.tasks.store.tasks import TaskRow, deliveries_of
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from sqlalchemy import Connection, Row, delete, select, text, update
 
 from app.platform.dialects import insert_or, insert_rows, reserve
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import PriorityStep, Status
+from app.tasks.domain.task import BatchStatus, PriorityStep, Status
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import CallbackEvent, write_callbacks
 from app.tasks.store.tables import INTAKE, batch, holder, idempotency, task, task_content

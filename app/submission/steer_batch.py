@@ -11,7 +11,7 @@ from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound
 from app.platform.ports import Clock
 from app.submission.admit import Admission
-from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
 from app.tasks.store import progress, rerun

@@ -14,7 +14,7 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
 from app.platform.ports import Clock
-from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import BatchStatus
 from app.tasks.store import batches
 from app.tasks.store.batches import BatchRow, ResultRow, store_usage, sum_usage
 

@@ -5,8 +5,7 @@ import pytest
 from app.dispatching.store import expire, lose
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import Hold, Status
+from app.tasks.domain.task import BatchStatus, Hold, Status
 from app.tasks.store.batches import get_batch, list_batches, results, task_ids
 from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.progress import AT_ONCE

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, update
 
 from app.execution.store.endings import end
 from app.platform.database import Database
-from app.tasks.domain.batch import BatchStatus
+from app.tasks.domain.task import BatchStatus
 from app.tasks.store import retention
 from app.tasks.store.submissions import NewBatch, insert_batch
 from app.tasks.store.tables import batch, task

@@ -8,8 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
-from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
-from app.tasks.domain.task import ENDS, Status
+from app.tasks.domain.task import BATCH_ENDS, ENDS, BatchStatus, Status
 from app.tasks.store.tables import batch, callback, task, task_content
 
 

@@ -30,8 +30,7 @@ from sqlalchemy import (
 
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import Message
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import NOT_DUE, Hold, PriorityStep, Status
+from app.tasks.domain.task import NOT_DUE, BatchStatus, Hold, PriorityStep, Status
 from app.tasks.store.locks import first_rows, has_status, lock_batches, lock_in_order
 from app.tasks.store.off_peak import open_windows
 from app.tasks.store.progress import pause_rows, resume_rows, set_backfilling

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, text, update
 
-from app.tasks.domain.batch import BatchProgress
-from app.tasks.domain.task import new_id
+from app.tasks.domain.task import BatchProgress, new_id
 from app.tasks.store.tables import PERISHABLE, UNSETTLED, batch, file, file_chunk
 
 CHUNK_BYTES = 1024 * 1024

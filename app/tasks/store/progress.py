@@ -33,8 +33,7 @@ from sqlalchemy import (
 
 from app.platform.database import count_ended
 from app.platform.dialects import ROWS, encode, insert_rows, recordset
-from app.tasks.domain.batch import BatchProgress, BatchStatus, advance
-from app.tasks.domain.task import Hold, Status, new_id
+from app.tasks.domain.task import BatchProgress, BatchStatus, Hold, Status, advance, new_id
 from app.tasks.store.files import EndedBatch, add_output_files
 from app.tasks.store.locks import LockedBatches
 from app.tasks.store.tables import HELD_BY_BATCH, QUEUED, batch, callback, task

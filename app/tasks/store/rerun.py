@@ -7,8 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, func, select, update
 
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import NOT_DUE, Hold, Status, new_id
+from app.tasks.domain.task import NOT_DUE, BatchStatus, Hold, Status, new_id
 from app.tasks.store.files import drop_output_files
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import fill_slots

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, null, or_, select, text, update
 
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import ENDS, Status
+from app.tasks.domain.task import ENDS, BatchStatus, Status
 from app.tasks.store.tables import DELETED, UNSTORED, attempt, batch, callback, delivery, task, task_content
 
 _ENDS: list[Status] = sorted(ENDS)

@@ -15,8 +15,7 @@ from sqlalchemy.dialects import postgresql
 from app.platform.dialects import ROWS, changes_many_tables, encode, insert_or, insert_rows, reserve
 from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import NOT_DUE, Hold, Status
+from app.tasks.domain.task import NOT_DUE, BatchStatus, Hold, Status
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import begin_batch, close_if_done, set_backfilling
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content

@@ -22,8 +22,7 @@ from sqlalchemy import (
 )
 
 from app.platform.dialects import ROWS, encode, recordset
-from app.tasks.domain.batch import BATCH_ENDS, BatchStatus
-from app.tasks.domain.task import ENDS, CallbackState, Hold, Status
+from app.tasks.domain.task import BATCH_ENDS, ENDS, BatchStatus, CallbackState, Hold, Status
 from app.tasks.store.locks import belongs_to
 from app.tasks.store.tables import INTAKE, attempt, batch, callback, delivery, task, task_content
 

@@ -26,8 +26,7 @@ from sqlalchemy import (
 
 from app.platform.dialects import ROWS, encode, recordset
 from app.tasks.domain.attempt import TaskFailure
-from app.tasks.domain.batch import BatchStatus
-from app.tasks.domain.task import Hold, Status
+from app.tasks.domain.task import BatchStatus, Hold, Status
 from app.tasks.store.locks import LockedBatches, has_status, lock_batches, lock_tasks, lock_waiting
 from app.tasks.store.progress import (
     EndedTask,
