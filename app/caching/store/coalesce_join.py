@@ -16,15 +16,16 @@ from app.caching.domain.answer import CachedAnswer
 from app.caching.domain.coalescing import Joined, Participant, join_all, successor
 from app.caching.store.coalescing_keys import (
     Move,
+    ReusedAnswer,
     followers,
     is_following,
     leaders,
     lock_keys,
     move,
     participant,
+    reuse_answers,
     stop_leading,
 )
-from app.caching.store.reuse_answer import ReusedAnswer, reuse_answers
 from app.platform.domain.money import NO_SUM, CallCost
 from app.tasks.domain.attempt import TokenUsage
 from app.tasks.domain.task import Hold, Status

@@ -35,7 +35,7 @@ from sqlalchemy import (
 
 from app.billing.domain.usage import FIGURES, as_columns
 from app.billing.store.usage import HEADING, USAGE, usage_entry
-from app.caching.store.reuse_answer import (
+from app.caching.store.coalescing_keys import (
     Following,
     ReusedAnswer,
     anyone_left,
