@@ -1,4 +1,8 @@
-"""The Celery task that runs a released task, and how its outcome appears in Flower."""
+"""The Celery tasks: `run_task` for released tasks, `deliver_callback` for the queue `callbacks`.
+
+A process that consumes `callbacks` alone is a callback worker:
+celery -A workers worker -Q callbacks -P threads -c 100 -E --without-gossip --without-mingle
+"""
 
 from __future__ import annotations
 

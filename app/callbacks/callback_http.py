@@ -1,4 +1,7 @@
-"""Sends callbacks: one POST each, only to permitted addresses, within a total time, without following redirects."""
+"""Sends callbacks: one POST each, only to permitted addresses, within a total time, without following redirects.
+
+How many go to one host at once is limited here too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker process that calls upstreams: its parts, its start, its reload and its end."""
+"""Worker processes: of one that calls upstreams the parts, start, reload and end; what delivers callbacks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.engines import busy, translated, unreachable
 
-T = TypeVar("T")
+R = TypeVar("R")
 _MOST = 200  # writes per transaction, so that other processes can write in between
 _TRIES = 2  # each waits the busy timeout
 
@@ -42,13 +42,13 @@ class SingleWriter:
         self._process = 0
         self._closed = False
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], R]) -> R:
         """Run `fn` in a transaction and wait for its commit. Whatever `fn` raises is raised here."""
         job = _Job(fn)
         with self._starting:
             self._start()
             self._queue.put(job)
-        value: T = job.future.result()
+        value: R = job.future.result()
         return value
 
     @property

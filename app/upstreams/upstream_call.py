@@ -1,4 +1,7 @@
-"""One call in flight: its deadline, its stage, how another thread cuts it off; and its answer, whole or streamed."""
+"""One call and its connection: deadline, stage, how another thread cuts it off; the answer, whole or streamed.
+
+Connections to an upstream are reused, as many as there are calls, and at most 10 minutes old.
+"""
 
 from __future__ import annotations
 

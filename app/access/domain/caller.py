@@ -1,4 +1,4 @@
-"""API keys, their scopes, and the caller that a key stands for."""
+"""API keys, their scopes, the caller that a key stands for, and what a client may use."""
 
 from __future__ import annotations
 

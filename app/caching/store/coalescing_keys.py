@@ -1,4 +1,4 @@
-"""Identical tasks in flight, found by cache key: who leads, who follows, and the statements that change it.
+"""Identical tasks: who leads, who follows, the statements that change it; tasks that end with an existing answer.
 
 A joining transaction locks the key (`lock_keys`), then the leader's row; one that ends the leader locks its row. So a
 task either follows a leader that has not ended, or finds none. SQLite has one writer at a time and needs neither.

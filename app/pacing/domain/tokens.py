@@ -1,4 +1,4 @@
-"""How many tokens a request may come to, before anybody has counted them.
+"""How many tokens a request may come to, before anybody has counted them, and how calls correct the estimate.
 
 The rule of thumb is DeepSeek's: an English character is about 0.3 token, a Chinese one about 0.6. It leans
 high for prose and low for rare scripts; what the upstream counts settles the difference after the call.

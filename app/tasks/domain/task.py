@@ -1,4 +1,4 @@
-"""A task: its id, its states, its priority, and the queues it passes through."""
+"""Tasks and batches: ids, states, priorities, the queues that a task passes through, how a batch advances."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Figure = Literal["calls", "pace", "tokens"]
 
 NEAR = 0.05  # fraction of a limit
 USED = 0.85  # fraction of its level above which a pace may have held the backlog back
-FEW = 8  # calls at once: fewer prove nothing
+FEW_CALLS = 8  # calls at once: fewer prove nothing
 BEYOND = 1.25  # times a known pace, accepted without a refusal: the limit is elsewhere
 
 
@@ -54,7 +54,7 @@ def attribute_refusal(
         return (named,)
     if calls.amount < proved - max(2.0, max(0.1, calls.slack) * proved):
         return ("pace",)
-    if pace.is_beyond and calls.known is not None and calls.amount >= FEW:
+    if pace.is_beyond and calls.known is not None and calls.amount >= FEW_CALLS:
         return ("calls",)
     suspects = [use.name for use in (calls, pace) if use.at_limit]
     if len(suspects) == 2 and calls.known is not None:
