@@ -19,8 +19,7 @@ from app.callbacks.callback_http import CallbackHttp, HostConcurrencyLimiter, Ho
 from app.callbacks.deliver_callback import CallbackDelivery
 from app.composition.container import Container
 from app.execution.domain.retry import ModelRetryPolicy, Policies, RetryPolicy
-from app.execution.in_flight import GRACE_SECONDS, CallsInFlight, DrainWorker, WorkerReadiness
-from app.execution.release_permits import ReleasePermits
+from app.execution.in_flight import GRACE_SECONDS, CallsInFlight, DrainWorker, ReleasePermits, WorkerReadiness
 from app.execution.report_worker import BeatWorker, ReportSlots, WorkerInstance
 from app.execution.run_task import KeepAnswers, RunTask
 from app.execution.store.claims import claim

@@ -17,8 +17,7 @@ from app.billing.domain.pricing import PriceBook
 from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
 from app.caching.domain.caching import may_keep
 from app.execution.domain.retry import Policies, RetryContext, decide
-from app.execution.in_flight import CallsInFlight, WorkerReadiness
-from app.execution.release_permits import ReleasePermits
+from app.execution.in_flight import CallsInFlight, ReleasePermits, WorkerReadiness
 from app.pacing.domain.brake import brakes
 from app.pacing.domain.why import key_missing
 from app.pacing.ports import Permits

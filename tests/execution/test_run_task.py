@@ -8,8 +8,7 @@ import orjson
 import pytest
 
 from app.execution.domain.retry import ModelRetryPolicy, RetryPolicy
-from app.execution.in_flight import CallsInFlight, WorkerReadiness
-from app.execution.release_permits import ReleasePermits
+from app.execution.in_flight import CallsInFlight, ReleasePermits, WorkerReadiness
 from app.execution.run_task import KEY_MISSING_SECONDS, Policies, RunTask
 from app.pacing.ports import WorkerReport
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
