@@ -33,7 +33,7 @@ from app.platform.database import Database
 from app.settings.domain.routing import Bucket, QuotaLimits, Route, Topology, account_quota
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.tasks.store.tables import QUEUED, attempt, task
-from app.upstreams.domain.attribute_refusal import Figure
+from app.upstreams.domain.refusals import Figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from app.pacing.domain.limit_estimator import RULES
 from app.pacing.domain.rate_controller import RateController
 from app.settings import Settings
 from app.settings.domain.routing import Topology
-from app.upstreams.domain.attribute_refusal import Figure
 from app.upstreams.domain.key_health import HealthRules, Held, KeyHealth
+from app.upstreams.domain.refusals import Figure
 
 
 def make_rate_controller(topology: Topology, settings: Settings) -> RateController:

@@ -10,7 +10,7 @@ from app.pacing.domain.breaker import CircuitBreaker
 from app.pacing.domain.estimated_limit import EstimatedLimit
 from app.pacing.domain.limit_estimator import from_facts, new_estimator, to_facts
 from app.settings.domain.routing import Bucket, QuotaLimits
-from app.upstreams.domain.attribute_refusal import Figure
+from app.upstreams.domain.refusals import Figure
 from simulator.latency import Latency
 from tests.pacing.virtual_upstream import SECOND, World
 

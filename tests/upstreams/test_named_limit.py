@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.upstreams.domain.attribute_refusal import named_limit
+from app.upstreams.domain.refusals import named_limit
 from app.upstreams.domain.upstream_error import UpstreamError
 
 

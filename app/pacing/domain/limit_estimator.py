@@ -26,7 +26,7 @@ from app.pacing.domain.estimated_limit import (
     Traffic,
 )
 from app.settings.domain.routing import Bucket
-from app.upstreams.domain.attribute_refusal import USED, Figure, LimitUsage, attribute_refusal
+from app.upstreams.domain.refusals import USED, Figure, LimitUsage, attribute_refusal
 
 SHORTEST_ROUND, LONGEST_ROUND = 0.2, 1.0  # seconds; a round lasts as long as a call, within these
 SAME_REFUSAL = 0.5  # seconds after a cut during which refusals still concern what was cut

@@ -37,7 +37,7 @@ from app.settings.domain.routing import (
     upstream_quota,
 )
 from app.tasks.domain.attempt import Outcome
-from app.upstreams.domain.attribute_refusal import Figure
+from app.upstreams.domain.refusals import Figure
 
 Key = tuple[str, str]  # key and upstream model
 

@@ -15,7 +15,7 @@ from app.platform.domain.json_text import Parse, read_json
 from app.platform.domain.times import retry_after_seconds
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain import request_parameters
-from app.upstreams.domain.attribute_refusal import Figure, named_limit
+from app.upstreams.domain.refusals import Figure, named_limit
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.domain.request_parameters import ParameterFix
 from app.upstreams.domain.upstream_error import LimitScope, UpstreamError, is_error, read_error, scope_of
