@@ -132,8 +132,6 @@ class DrainWorker:
         self._readiness.giving_up.set()
 
 
-_log = structlog.get_logger("penstock.worker")
-
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0  # seconds
 _MAX_BATCH = 200
 
@@ -217,7 +215,7 @@ class ReleasePermits:
             return False
         except Exception as error:  # noqa: BLE001  # the others must not wait for a bad one
             if len(batch) == 1:
-                _log.error("settlement refused", task_id=batch[0].task_id, error=type(error).__name__)
+                log.error("settlement refused", task_id=batch[0].task_id, error=type(error).__name__)
                 return True
             return all(self._settle([one]) for one in batch)
         return True

@@ -35,7 +35,6 @@ from app.platform.engines import (
 )
 from app.platform.group_commit import GroupCommit
 
-R = TypeVar("R")
 _MOST = 200  # writes per transaction, so that other processes can write in between
 _TRIES = 2  # each waits the busy timeout
 
@@ -62,13 +61,13 @@ class SingleWriter:
         self._process = 0
         self._closed = False
 
-    def write(self, fn: Callable[[Connection], R]) -> R:
+    def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a transaction and wait for its commit. Whatever `fn` raises is raised here."""
         job = _Job(fn)
         with self._starting:
             self._start()
             self._queue.put(job)
-        value: R = job.future.result()
+        value: T = job.future.result()
         return value
 
     @property
@@ -169,6 +168,8 @@ def _own(error: BaseException) -> BaseException:
     return error
 
 
+T = TypeVar("T")
+
 Told = Callable[[Mapping[str, int]], object]
 
 _tally: ContextVar[Counter[str] | None] = ContextVar("tally", default=None)
@@ -196,8 +197,6 @@ def tallied(fn: Callable[[Connection], T], tally: Counter[str]) -> Callable[[Con
 
 
 __all__ = ["Database", "DatabaseTimeouts", "GroupCommit"]
-
-T = TypeVar("T")
 
 
 class _Writer(Protocol):
