@@ -18,7 +18,7 @@ from app.api.queries import Query, read_query
 from app.api.responses import answer
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.callbacks.dead_letters import DeadLetterRow, DeadLetters
-from app.callbacks.ports import NoCallbackNotifier
+from app.callbacks.domain.callback import NoCallbackNotifier
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339

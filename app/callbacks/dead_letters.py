@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, TextClause, Update, select, text, update
 
-from app.callbacks.ports import CallbackNotifier
+from app.callbacks.domain.callback import CallbackNotifier
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.tasks.store.tables import DEAD_LETTER, callback

@@ -12,8 +12,7 @@ import structlog
 
 from app.callbacks.callback_http import Go, HostConcurrencyLimiter, Paused
 from app.callbacks.compose_callback import compose_callback
-from app.callbacks.domain.callback import DeliveryReply, DeliveryVerdict, HostHealth, judge
-from app.callbacks.ports import CallbackSender
+from app.callbacks.domain.callback import CallbackSender, DeliveryReply, DeliveryVerdict, HostHealth, judge
 from app.callbacks.store.callbacks import (
     ClaimedCallback,
     DeliveryRecord,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.callbacks.deliver_callback import CLAIM_SECONDS
-from app.callbacks.ports import CallbackNotifier
+from app.callbacks.domain.callback import CallbackNotifier
 from app.callbacks.store.callbacks import any_abandoned, due_hosts, revive, ring_due, unring
 from app.platform.database import Database
 from app.platform.ports import Clock

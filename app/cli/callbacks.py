@@ -146,7 +146,7 @@ def _duration(text: str) -> float:
 def _letters(database: Database) -> DeadLetters:
     """No notifier: the leader picks up replayed callbacks within a second."""
     from app.callbacks.dead_letters import DeadLetters
-    from app.callbacks.ports import NoCallbackNotifier
+    from app.callbacks.domain.callback import NoCallbackNotifier
     from app.platform.ports import SystemClock
 
     return DeadLetters(database, NoCallbackNotifier(), SystemClock())

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.access.authenticate import Authenticate, KeepSession
 from app.callbacks.dead_letters import DeadLetters
-from app.callbacks.ports import CallbackNotifier, NoCallbackNotifier
+from app.callbacks.domain.callback import CallbackNotifier, NoCallbackNotifier
 from app.dashboard.live import LivePages
 from app.dashboard.pages import Actions, Views
 from app.dashboard.rendering import FILTERS, render_parts

@@ -7,10 +7,10 @@ and 504 ask us to slow down; `Retry-After` is honoured.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from app.platform.domain.times import retry_after_seconds, to_rfc3339
 from app.tasks.domain.task import CallbackState
@@ -212,3 +212,35 @@ def _error(answer: DeliveryReply) -> str:
     if 300 <= code < 400:
         return f"{code}: redirects are not followed"
     return f"{code}: the receiver did not accept it"
+
+
+class CallbackNotifier(Protocol):
+    """Notifies callback workers of what is due. Used by many threads."""
+
+    def room(self) -> int:
+        """How many more messages their queue may hold; 0 also while Redis does not answer. Never raises."""
+
+    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+        """Publish a message for each; returns those it could not publish, which the feeder finds. Never raises."""
+
+
+class NoCallbackNotifier:
+    """Notifies nobody: the leader's feeder finds what is due within a second."""
+
+    def room(self) -> int:
+        """None."""
+        return 0
+
+    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+        """Publishes nothing."""
+        return callback_ids
+
+
+class CallbackSender(Protocol):
+    """Sends callbacks to their receivers. Used by many threads."""
+
+    def send(self, callback: SignedCallback) -> DeliveryReply:
+        """Send it and return the reply. Never raises for what a receiver does."""
+
+    def close(self) -> None:
+        """Close what is kept open between callbacks."""
