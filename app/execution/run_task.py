@@ -52,20 +52,16 @@ SEND_WITHIN = 2.0  # seconds from asking for the permit
 KEY_MISSING_SECONDS = 60.0  # until a task whose content key was missing is tried again
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between tries to record
 _MAX_REFUSALS = 3  # by a database that answers; then the ending is recorded without its content
-_TOO_LATE = TransportError(TransportErrorKind.NOT_SENT, "Permission to send did not come in time.")
 _UNUSED = CallVerdict(Outcome.RETURNED, called=False, sent=False)
 
 
 class Upstream(Protocol):
     """Makes the call."""
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
-        """Return the reply or the error; send nothing after `send_by` on the monotonic clock."""
-
-    def stream(
-        self, claimed: Claimed, send_by: float, pass_on: Callable[[bytes], None]
+    def call(
+        self, claimed: Claimed, may_send: Callable[[], bool], pass_on: Callable[[bytes], None] | None = None
     ) -> Reply | TransportError:
-        """The same, and hand each chunk of the answer to `pass_on` as it arrives."""
+        """Return the reply or the error. Ask `may_send` last before sending; hand chunks of a stream to `pass_on`."""
 
 
 class Claims(Protocol):
@@ -198,13 +194,13 @@ class RunTask:
 
     def _call(self, claimed: Claimed, send_by: float, stream: _PassedOn) -> _FinishedCall:
         permit = claimed.permit
-        may_send = self.permits.may_send(permit, send_by)
+        gate = _Gate(self.permits, permit, send_by, self.clock)
         begun = self.clock.monotonic()
         with self.tracer.span(
             "call", upstream=permit.upstream, key=permit.key, model=permit.upstream_model
         ) as span:
-            reply = self._ask_upstream(claimed, send_by, stream) if may_send else _TOO_LATE
-            seconds = self.clock.monotonic() - begun
+            reply = self._ask_upstream(claimed, gate.may_send, stream)
+            seconds = self.clock.monotonic() - begun - gate.waited
             verdict = self._classify(claimed, reply)
             span.tell(
                 outcome=str(verdict.outcome),
@@ -214,11 +210,11 @@ class RunTask:
         braked = brakes(permit, verdict, self.chance(), self.policies.rests)
         return _FinishedCall(claimed, verdict, braked, seconds, stream.begun)
 
-    def _ask_upstream(self, claimed: Claimed, send_by: float, stream: _PassedOn) -> Reply | TransportError:
+    def _ask_upstream(
+        self, claimed: Claimed, may_send: Callable[[], bool], stream: _PassedOn
+    ) -> Reply | TransportError:
         try:
-            if claimed.stream:
-                return self.upstream.stream(claimed, send_by, stream.send)
-            return self.upstream.call(claimed, send_by)
+            return self.upstream.call(claimed, may_send, stream.send if claimed.stream else None)
         except Exception as error:  # noqa: BLE001  # the row is claimed and must be ended
             log.error("call failed with an internal error", **_error_facts(error))
             return TransportError(TransportErrorKind.BROKEN, "The call could not be made.")
@@ -335,6 +331,25 @@ def _error_facts(error: BaseException) -> dict[str, str]:
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     reason = {"reason": str(error)} if isinstance(error, Unsealable) else {}  # its text holds no content
     return {"error": type(error).__name__, "place": place, **reason}
+
+
+@dataclass(slots=True)
+class _Gate:
+    """Asks once more whether a call may be sent, on an open connection: what it is late by then is counted."""
+
+    permits: Permits
+    permit: Permit
+    send_by: float
+    clock: Clock
+    waited: float = 0.0  # seconds
+
+    def may_send(self) -> bool:
+        """Whether it may be sent now."""
+        asked = self.clock.monotonic()
+        try:
+            return self.permits.may_send(self.permit, self.send_by)
+        finally:
+            self.waited += self.clock.monotonic() - asked
 
 
 class _PassedOn:

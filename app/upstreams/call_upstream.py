@@ -1,13 +1,13 @@
 """Calls upstreams: one POST each, with one time limit for everything up to the answer's last byte.
 
-`Upstreams.call` reads the whole answer, `Upstreams.stream` passes its chunks on; both use `Upstreams.open`.
+`Upstreams.call` reads the answer and passes the chunks of a streamed one on; `Upstreams.open` is the call itself.
 """
 
 from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,19 +24,19 @@ from app.tasks.domain.attempt import Claimed
 from app.upstreams.domain.reply import Reply, TransportError
 from app.upstreams.domain.request_parameters import remembered_fixes, strip_default_parameters
 from app.upstreams.held_secrets import HeldSecrets
+from app.upstreams.read_answer import AnswerReading, PassOn
 from app.upstreams.upstream_call import (
     TRANSPORT_EXCEPTIONS,
     HttpResponse,
     IncompleteCall,
-    PassOn,
     Pooled,
-    StreamReading,
     UpstreamCall,
     UpstreamConnections,
     not_sent,
     open_socket_of,
 )
 
+MaySend = Callable[[], bool]
 USER_AGENT = "Penstock/1"
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
 _GZIP_LEVEL = 5  # nearly as small as 9, in a third of the time
@@ -120,31 +120,20 @@ class Upstreams:
         """Whether calls by this key can be made."""
         return key in self._secrets and upstream in self._endpoints
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
+    def call(
+        self, claimed: Claimed, may_send: MaySend, pass_on: PassOn | None = None
+    ) -> Reply | TransportError:
         """Make the call and return its reply or error. Nothing that an upstream does raises.
 
-        `send_by`: on the monotonic clock; nothing is sent after it.
+        `may_send` is asked once the connection stands; if it says no, nothing is sent. The chunks of an answer that
+        is streamed are handed to `pass_on` as they arrive, in this thread. The reply's body is the whole answer, as if
+        it had not been streamed; its `shown` says whether anything was passed on.
         """
-        max_body = self._endpoints[claimed.permit.upstream].max_body
+        show = None if pass_on is None else lambda data: pass_on(self._redacted(claimed, data))
+        reading = AnswerReading(self._endpoints[claimed.permit.upstream].max_body, show)
         try:
-            with self.open(claimed, send_by) as answer:
-                body = answer.read(max_body)
-        except IncompleteCall as failed:
-            return failed.fault
-        body = self._redacted(claimed, body)
-        return Reply(answer.status, answer.headers, body, answer.first_byte_at, sent_at=answer.sent_at)
-
-    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
-        """As `call`, and hand the answer's chunks to `pass_on` as they arrive, in this thread.
-
-        The reply's body is the whole answer, as if it had not been streamed; its `shown` says whether anything was
-        passed on.
-        """
-        max_body = self._endpoints[claimed.permit.upstream].max_body
-        reading = StreamReading(max_body, lambda data: pass_on(self._redacted(claimed, data)))
-        try:
-            with self.open(claimed, send_by) as answer:
-                body = reading.read(answer) if answer.is_stream else answer.read(max_body)
+            with self.open(claimed, may_send) as answer:
+                body = reading.read(answer)
         except IncompleteCall as failed:
             return replace(failed.fault, shown=reading.shown)
         body = self._redacted(claimed, body)
@@ -159,19 +148,19 @@ class Upstreams:
         return body
 
     @contextmanager
-    def open(self, claimed: Claimed, send_by: float) -> Iterator[HttpResponse]:
+    def open(self, claimed: Claimed, may_send: MaySend) -> Iterator[HttpResponse]:
         """The answer to a call, from its first byte on. Raises IncompleteCall.
 
-        1. Get a connection. 2. Check that there is still time. 3. Send. 4. Read the head. Once the body has been
-        read to its end, the connection is kept for another call; otherwise it is closed.
+        1. Get a connection. 2. Ask whether to send: what connecting took counts. 3. Send. 4. Read the head. Once the
+        body has been read to its end, the connection is kept for another call; otherwise it is closed.
         """
         endpoint = self._endpoints[claimed.permit.upstream]
         with (
             self._tracked(UpstreamCall(endpoint.timeout_seconds)) as call,
             _connection(endpoint, call) as pooled,
         ):
-            if self._clock.monotonic() > send_by:
-                raise not_sent("the permit was too old")
+            if not may_send():
+                raise not_sent("permission to send did not come in time")
             call.sending(open_socket_of(pooled), self._clock.now())
             pooled.reusable = False
             answer = HttpResponse(
@@ -302,13 +291,11 @@ class UpstreamGenerations:
         self._all = (newer, *self._all)
         older.close()
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
+    def call(
+        self, claimed: Claimed, may_send: MaySend, pass_on: PassOn | None = None
+    ) -> Reply | TransportError:
         """As Upstreams."""
-        return self._of(claimed).call(claimed, send_by)
-
-    def stream(self, claimed: Claimed, send_by: float, pass_on: PassOn) -> Reply | TransportError:
-        """As Upstreams."""
-        return self._of(claimed).stream(claimed, send_by, pass_on)
+        return self._of(claimed).call(claimed, may_send, pass_on)
 
     def wire(self) -> tuple[int, int]:
         """Calls begun by this process, and connections opened for them."""

@@ -10,20 +10,17 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
-import orjson
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NameResolutionError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.request import make_headers
 
-from app.platform.domain.event_stream import DONE, EventReader
-from app.platform.domain.json_text import read_json
 from app.platform.outgoing_connections import (
     ConnectionPool,
     Deadline,
@@ -33,7 +30,6 @@ from app.platform.outgoing_connections import (
 )
 from app.platform.ports import Clock
 from app.settings import ConfigError, UpstreamHeaders, UpstreamSettings
-from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
 
 # Everything that can go wrong on the way to an upstream and back.
@@ -156,6 +152,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 _CHUNK = 65536
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 
 
 class HttpResponse:
@@ -180,27 +177,28 @@ class HttpResponse:
         self.whole = True
 
     @property
-    def is_stream(self) -> bool:
-        """Whether the body is server-sent events."""
-        return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
+    def charset(self) -> str:
+        """What its content type claims; empty: nothing."""
+        found = _CHARSET.search(self.headers.get("content-type", ""))
+        return found[1] if found else ""
 
     def hurry(self, seconds: float) -> None:
         """Allow at most `seconds` for the rest of the body."""
         self._call.deadline.hurry(seconds)
 
+    def bounded(self, max_bytes: int) -> Iterator[bytes]:
+        """As `chunks`. Raises IncompleteCall beyond `max_bytes`."""
+        size = 0
+        for chunk in self.chunks():
+            size += len(chunk)
+            if size > max_bytes:
+                words = f"The upstream's answer is larger than {max_bytes} bytes."
+                raise self.failed(TransportError(TransportErrorKind.TOO_LARGE, words))
+            yield chunk
+
     def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises IncompleteCall beyond `max_bytes`."""
-        body = bytearray()
-        for chunk in self.chunks():
-            body += chunk
-            if len(body) > max_bytes:
-                raise self.failed(
-                    TransportError(
-                        TransportErrorKind.TOO_LARGE,
-                        f"The upstream's answer is larger than {max_bytes} bytes.",
-                    )
-                )
-        return bytes(body)
+        return b"".join(self.bounded(max_bytes))
 
     def failed(self, fault: TransportError) -> IncompleteCall:
         """The error of an answer that ended with this fault."""
@@ -213,85 +211,6 @@ class HttpResponse:
                 sent_at=self.sent_at,
             )
         )
-
-
-PassOn = Callable[[bytes], None]  # takes a chunk's JSON
-_AFTER_DONE = 1.0  # seconds for an upstream to end its body after [DONE]
-
-
-class StreamReading:
-    """Reads one streamed answer in the calling thread. `shown`: something was passed on."""
-
-    def __init__(self, max_bytes: int, pass_on: PassOn) -> None:
-        self._max_bytes = max_bytes
-        self._pass_on = pass_on
-        self._events = EventReader()
-        self._assembly = Assembly()
-        self._error: bytes | None = None
-        self._done = False
-        self.shown = False
-
-    def read(self, answer: HttpResponse) -> bytes:
-        """The whole answer as JSON, or the error that the upstream sent instead or in between.
-
-        Raises IncompleteCall if the stream ends early.
-        """
-        try:
-            self._read_events(answer)
-        except IncompleteCall:
-            if not (self._done and self._assembly.finished):
-                raise
-        if self._error is not None:
-            return self._error
-        if not self._assembly.finished:
-            raise answer.failed(
-                TransportError(
-                    TransportErrorKind.CUT, "The upstream's stream ended before its answer was complete."
-                )
-            )
-        return orjson.dumps(self._assembly.completion())
-
-    def _read_events(self, answer: HttpResponse) -> None:
-        size = 0
-        for received in answer.chunks():
-            size += len(received)
-            if size > self._max_bytes:
-                words = f"The upstream's answer is larger than {self._max_bytes} bytes."
-                raise answer.failed(TransportError(TransportErrorKind.TOO_LARGE, words))
-            for data in self._events.feed(received):
-                self._take(data, answer)
-            if self._error is not None:
-                return
-
-    def _take(self, data: bytes, answer: HttpResponse) -> None:
-        """Handle one event. Events after an error or [DONE] are ignored."""
-        if self._done or self._error is not None:
-            return
-        if data == DONE:
-            self._done = True
-            answer.hurry(_AFTER_DONE)
-            return
-        chunk, text = _parsed(data, answer)
-        if chunk.get("error"):
-            self._error = data
-            return
-        self._assembly.add(chunk)
-        self.shown = True
-        self._pass_on(text.encode())
-
-
-def _parsed(data: bytes, answer: HttpResponse) -> tuple[Mapping[str, Any], str]:
-    try:
-        chunk, text = read_json(data, orjson.loads)
-    except ValueError:
-        chunk, text = None, ""
-    if not isinstance(chunk, Mapping):
-        raise answer.failed(
-            TransportError(
-                TransportErrorKind.CUT, "The upstream's stream contained something other than a JSON object."
-            )
-        )
-    return chunk, text
 
 
 LONGEST_AGE = 600.0  # seconds, within which a provider's change of addresses is followed

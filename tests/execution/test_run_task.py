@@ -106,15 +106,21 @@ class FakeEndings:
 
 
 class FakeUpstream:
-    """Gives back what the test wants, and remembers until when it might have sent."""
+    """Returns what the test wants, and counts what it was allowed to send."""
 
     def __init__(self) -> None:
         self.back: Reply | TransportError | Exception = a_reply(200, a_completion())
-        self.send_by: list[float] = []
+        self.sent = 0
+        self.connecting: Callable[[], None] = lambda: None
         self.during: Callable[[], None] = lambda: None
 
-    def call(self, claimed: Claimed, send_by: float) -> Reply | TransportError:
-        self.send_by.append(send_by)
+    def call(
+        self, claimed: Claimed, may_send: Callable[[], bool], pass_on: Callable[[bytes], None] | None = None
+    ) -> Reply | TransportError:
+        self.connecting()
+        if not may_send():
+            return TransportError(TransportErrorKind.NOT_SENT, "Nothing was sent.")
+        self.sent += 1
         self.during()
         if isinstance(self.back, Exception):
             raise self.back
@@ -178,7 +184,7 @@ def test_a_refused_permit_drops_the_message_and_nothing_else(world: World, reaso
     world.gate.permits.clear()
     world.gate.refusal = reason
     assert world.run() == ("dropped", reason)
-    assert (world.rows.ended, world.upstream.send_by, world.gate.settled) == ([], [], [])
+    assert (world.rows.ended, world.upstream.sent, world.gate.settled) == ([], 0, [])
 
 
 @pytest.mark.parametrize("error", [None, DatabaseUnreachable("away"), RuntimeError("oops")])
@@ -188,14 +194,14 @@ def test_a_row_that_cannot_be_had_returns_the_permit_unused(world: World, error:
     assert world.run() == ("dropped", "not claimed")
     settlement = world.settlement()
     assert (settlement.outcome, settlement.called, settlement.ended) == (Outcome.RETURNED, False, False)
-    assert world.upstream.send_by == []
+    assert world.upstream.sent == 0
     assert world.state.database_answers == (not isinstance(error, DatabaseUnreachable))
 
 
 def test_a_call_whose_turn_to_be_sent_does_not_come_is_not_sent_and_goes_back_at_once(world: World) -> None:
     world.gate.lets_send = False
     assert world.run() == ("again", "returned")
-    assert (world.gate.asked_to_send, world.upstream.send_by) == ([1002.0], [])
+    assert (world.gate.asked_to_send, world.upstream.sent) == ([1002.0], 0)
     (ending,) = world.rows.ended
     assert (ending.called, ending.counts, ending.available_at) == (False, False, NOW)
     settlement = world.settlement()
@@ -212,7 +218,27 @@ def test_the_call_may_be_sent_within_two_seconds_of_asking_for_the_permit(world:
 
     world.runner.claims = SlowClaims()
     world.run()
-    assert world.upstream.send_by == [1002.0]
+    assert (world.gate.asked_to_send, world.upstream.sent) == ([1002.0], 1)
+
+
+def test_what_connecting_takes_counts_as_late_and_what_is_waited_for_does_not_count_as_the_call(
+    world: World,
+) -> None:
+    asked_at: list[float] = []
+
+    def connect() -> None:
+        world.clock.at += 0.5
+
+    def wait(permit: Permit, send_by: float) -> bool:
+        asked_at.append(world.clock.at)
+        world.clock.at += 0.75
+        return True
+
+    world.upstream.connecting = connect
+    world.gate.may_send = wait  # type: ignore[method-assign]
+    world.run()
+    assert asked_at == [1000.5]
+    assert world.settlement().seconds == 0.5
 
 
 def test_what_was_not_sent_goes_back_and_does_not_count(world: World) -> None:

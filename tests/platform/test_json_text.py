@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.responses import raw
-from app.platform.domain.json_text import one_line, read_json
+from app.platform.domain.json_text import as_utf8, compact, one_line, read_json
 from app.tasks.domain.task import Status
 from app.tasks.read_files import output_line
 from app.tasks.store.batches import LineRow
@@ -38,6 +38,27 @@ def test_one_line_changes_nothing_but_spacing(value: Any) -> None:
     pretty = json.dumps(value, indent=3)
     assert one_line(one_line(pretty)) == one_line(pretty)
     assert repr(json.loads(one_line(pretty))) == repr(value if not isinstance(value, tuple) else list(value))
+
+
+@given(
+    VALUES,
+    st.sampled_from([None, 0, 2, "\t"]),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,  ", "\r\n:\t")]),
+)
+def test_whatever_the_spacing_the_stored_text_is_the_same(
+    value: Any, indent: Any, between: tuple[str, str]
+) -> None:
+    spaced = json.dumps(value, indent=indent, separators=between)
+    assert compact(spaced) == json.dumps(value, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("charset", ["gbk", "gb18030", "utf-16", "utf-16-le", "utf-32", "utf-8"])
+@pytest.mark.parametrize("claimed", ["", "no-such", "base64", "iso-8859-1"])
+def test_an_answer_in_another_charset_is_read_where_that_can_be_known(charset: str, claimed: str) -> None:
+    document = {"content": "\u4e2d\u6587"}
+    body = json.dumps(document, ensure_ascii=False).encode(charset)
+    named = charset if charset.startswith("gb") else claimed
+    assert read_json(as_utf8(body, named), orjson.loads)[0] == document
 
 
 @given(st.binary(max_size=30))

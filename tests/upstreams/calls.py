@@ -1,6 +1,5 @@
 """Calls of an upstream, made by hand."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +32,12 @@ def upstreams(url: str, clock: Any = None, outfit: UpstreamHeaders | None = None
     return Upstreams(settings, secrets, concurrency=8, clock=clock or SystemClock(), outfits=outfits)
 
 
-def call(made: Upstreams, seconds: float = 60.0, **claimed: Any) -> Reply | TransportError:
-    return made.call(a_claimed(**claimed), time.monotonic() + seconds)
+def may() -> bool:
+    return True
+
+
+def call(made: Upstreams, may_send: Callable[[], bool] = may, **claimed: Any) -> Reply | TransportError:
+    return made.call(a_claimed(**claimed), may_send)
 
 
 def faulty(serve: Callable[[Peer], None], **limits: Any) -> TransportError:

@@ -13,7 +13,7 @@ from app.upstreams.call_upstream import UpstreamGenerations, Upstreams
 from app.upstreams.domain.reply import Reply
 from app.upstreams.held_secrets import AGAIN_SECONDS, HeldSecrets
 from tests.attempts import a_claimed
-from tests.upstreams.calls import MovableClock
+from tests.upstreams.calls import MovableClock, may
 from tests.upstreams.wire import Peer, WireServer, answer
 
 LATER = 60.0
@@ -41,7 +41,7 @@ class World:
         return Upstreams(settings, held.secrets, concurrency=2, clock=self.clock, outfits=held.outfits)
 
     def call(self) -> Reply:
-        reply = self.calls.call(a_claimed(), self.clock.monotonic() + LATER)
+        reply = self.calls.call(a_claimed(), may)
         assert isinstance(reply, Reply), reply
         return reply
 

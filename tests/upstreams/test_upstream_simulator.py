@@ -19,6 +19,7 @@ from simulator.config import SimulatorConfig
 from simulator.faults import KINDS, Fault
 from simulator.limits import Limit
 from tests.attempts import a_claimed, a_permit
+from tests.upstreams.calls import may
 
 SECRET = "sk-simulated-one"
 
@@ -85,7 +86,7 @@ def call(
     upstreams: Upstreams, request: str = '{"messages":[{"role":"user","content":"hi"}]}', **of: str
 ) -> CallVerdict:
     claimed = a_claimed(a_permit(**of), request=request)
-    back = upstreams.call(claimed, time.monotonic() + 60)
+    back = upstreams.call(claimed, may)
     return classify(back, model=claimed.permit.upstream_model, now=time.time(), parse=orjson.loads)
 
 

@@ -14,28 +14,58 @@ from app.platform.domain.errors import Invalid
 Parse = Callable[[bytes], Any]
 
 _BOM = b"\xef\xbb\xbf"
-# A JSON string holds no line break: whatever follows one is indentation.
-_BREAKS = re.compile(r"[\r\n][ \t\r\n]*")
+_SPACING = b" \t\r\n"
+# Stand-ins, so that every quote left bounds a string: JSON holds no such bytes itself.
+_ESCAPES = ((b"\\\\", b"\x00"), (b'\\"', b"\x01"))
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:
-    """JSON text without its line breaks and indentation; nothing else changes, no digit of a number either."""
-    return _BREAKS.sub("", text) if "\n" in text or "\r" in text else text
+    """JSON text on one line, as results of older releases may not be."""
+    return compact(text) if "\n" in text or "\r" in text else text
+
+
+def compact(text: str) -> str:
+    """JSON text without spacing; nothing else changes, no digit of a number either."""
+    raw = text.encode()
+    for escape, stand_in in _ESCAPES:
+        raw = raw.replace(escape, stand_in)
+    parts = raw.split(b'"')
+    parts[::2] = b'"'.join(parts[::2]).translate(None, _SPACING).split(b'"')
+    raw = b'"'.join(parts)
+    for escape, stand_in in reversed(_ESCAPES):
+        raw = raw.replace(stand_in, escape)
+    return raw.decode()
 
 
 def read_json(body: bytes, parse: Parse) -> tuple[Any, str]:
-    """A document and its text on one line. Raises ValueError for what is no JSON.
+    """A document and its text on one line, without spacing. Raises ValueError for what is no JSON.
 
     What parsers are strict about and upstreams are not is put right, since it was paid for: a byte order mark, NaN
     and infinities (null), half a surrogate pair and broken UTF-8 (U+FFFD), raw control characters in strings.
     """
     body = body.strip().removeprefix(_BOM).strip()
     try:
-        return parse(body), one_line(body.decode())
+        return parse(body), compact(body.decode())
     except ValueError:
-        text = _strict(body.decode("utf-8", "replace"))
+        text = compact(_strict(as_utf8(body).decode("utf-8", "replace")))
     return parse(text.encode()), text
+
+
+def as_utf8(body: bytes, charset: str = "") -> bytes:
+    """A body in UTF-8. `charset`, which its header claims, counts only where the body is no Unicode."""
+    encoding = json.detect_encoding(body)
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError:
+        try:
+            text = body.decode(charset or encoding, "replace")
+        except (LookupError, ValueError):  # unknown, or not for text
+            return body
+    else:
+        if encoding == "utf-8":
+            return body
+    return text.encode("utf-8", "replace")
 
 
 def _strict(text: str) -> str:

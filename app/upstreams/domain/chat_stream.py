@@ -1,17 +1,30 @@
-"""A streamed chat completion: assembled from chunks, split into chunks, and sent in pieces from worker to API."""
+"""A streamed chat completion: assembled from chunks, split into chunks, and sent in pieces from worker to API.
+
+Chunks are put together as a careful client would, since providers send tool calls with missing or repeated indexes, ids
+and names, usage inside a choice, content as parts, and no finish reason; and they are passed on as clients expect them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Completion = dict[str, Any]
 
-# Set once, not extended chunk by chunk.
-_ONCE = frozenset({"role", "id", "type", "index"})
 _WHOLE = "chat.completion"
 _CHUNK = "chat.completion.chunk"
+# Texts that arrive in parts. Any other text that comes again unchanged is a repetition.
+_PARTS = frozenset(
+    {
+        *("content", "reasoning_content", "reasoning", "thinking", "refusal"),
+        *("arguments", "text", "summary", "data", "transcript"),
+    }
+)
+_ONCE = frozenset({"role", "id", "type", "index"})  # set once
+_NO_REASON = frozenset({"", "null", "none"})
+_BESIDE = ("usage", "message", "text")  # of a choice; not of a chunk's
 
 
 class Assembly:
@@ -19,42 +32,273 @@ class Assembly:
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
+        self._choices: dict[int, _Choice] = {}
         self._usage: Any = None
+        self._closed = False
 
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        """Add the next chunk; unknown parts are ignored."""
+    def add(self, chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Add the next chunk. Returns it as a client may see it: itself if nothing is odd, None if it holds nothing."""
         for name, value in chunk.items():
-            if name not in ("choices", "usage", "object") and value is not None:
-                self._head.setdefault(name, value)
-        self._usage = chunk.get("usage") or self._usage
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, Mapping):
-                self._add_choice(choice)
+            if name not in ("choices", "usage", "object") and value is not None and not self._head.get(name):
+                self._head[name] = value  # the first that says something
+        given = chunk.get("choices")
+        choices = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
+        usage = usage_in(chunk)
+        self._usage = usage or self._usage
+        self._closed = self._closed or (usage is not None and not choices)
+        if not choices and usage is None:
+            return None
+        shown = [self._choice(place, one).add(one) for place, one in enumerate(choices)]
+        if shown == given and chunk.get("usage") == usage:
+            return chunk
+        return {**chunk, "choices": shown, **({} if usage is None else {"usage": usage})}
 
     @property
     def finished(self) -> bool:
         """Whether every choice has a finish reason."""
-        return bool(self._choices) and all(choice["finish_reason"] for choice in self._choices.values())
+        return bool(self._choices) and all(one.finish_reason for one in self._choices.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether no choice has begun."""
+        return not self._choices
+
+    @property
+    def has_substance(self) -> bool:
+        """Whether there is something to show: text, reasoning, a tool call."""
+        return any(one.has_substance for one in self._choices.values())
+
+    def end(self, *, done: bool) -> Mapping[str, Any] | None:
+        """The stream has ended: `done` if it said so. Returns a last chunk with the finish reasons that it left out."""
+        if not (done or self._closed) or self.finished:
+            return None
+        left = [one for one in self._choices.values() if not one.finish_reason and one.has_substance]
+        shown = [{"index": one.index, "delta": {}, "finish_reason": one.end()} for one in left]
+        return {**self._head, "object": _CHUNK, "choices": shown} if shown else None
 
     def completion(self) -> Completion:
         """The completion so far."""
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        whole = {**self._head, "object": _WHOLE, "choices": [_whole_choice(choice) for choice in choices]}
+        choices = [self._choices[index].whole() for index in sorted(self._choices)]
+        whole = {**self._head, "object": _WHOLE, "choices": choices}
         return whole if self._usage is None else {**whole, "usage": self._usage}
 
-    def _add_choice(self, choice: Mapping[str, Any]) -> None:
-        index = choice.get("index")
-        index = index if isinstance(index, int) else 0
-        known = self._choices.setdefault(
-            index, {"index": index, "message": {"role": "assistant"}, "logprobs": None, "finish_reason": None}
-        )
-        known["finish_reason"] = choice.get("finish_reason") or known["finish_reason"]
-        if isinstance(choice.get("logprobs"), Mapping):
-            known["logprobs"] = _grown(known["logprobs"] or {}, choice["logprobs"])
-        if isinstance(choice.get("delta"), Mapping):
-            known["message"] = _grown(known["message"], choice["delta"])
+    def _choice(self, place: int, given: Mapping[str, Any]) -> _Choice:
+        index = given.get("index")
+        index = index if isinstance(index, int) else place
+        return self._choices.setdefault(index, _Choice(index))
+
+
+def usage_in(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The token counts of a completion or chunk, wherever they stand: some providers put them into a choice."""
+    choices = document.get("choices")
+    groq = document.get("x_groq")
+    places = [document, *(choices if isinstance(choices, list) else ()), groq]
+    found = (place.get("usage") for place in reversed(places) if isinstance(place, Mapping))
+    return next((usage for usage in found if isinstance(usage, Mapping) and usage), None)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """One answer of a stream, as far as it has come."""
+
+    index: int
+    message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant"})
+    calls: list[_ToolCall] = field(default_factory=list)
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+    @property
+    def has_substance(self) -> bool:
+        return bool(self.calls) or has_substance(self.message)
+
+    def add(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a chunk's choice. Returns it as a client may see it."""
+        self.finish_reason = _reason(given.get("finish_reason")) or self.finish_reason
+        if isinstance(given.get("logprobs"), Mapping):
+            self.logprobs = _grown(self.logprobs or {}, given["logprobs"])
+        delta = self._delta(given)
+        more = {name: value for name, value in delta.items() if name != "tool_calls"}
+        self.message = _grown(self.message, more)
+        calls = delta.get("tool_calls")
+        if isinstance(calls, list):
+            more["tool_calls"] = [self._call(one) for one in calls if isinstance(one, Mapping)]
+        elif "tool_calls" in delta:
+            more["tool_calls"] = None
+        kept = {name: value for name, value in given.items() if name not in _BESIDE}
+        if "finish_reason" in kept:
+            kept["finish_reason"] = _reason(kept["finish_reason"])
+        return {**kept, "index": self.index, "delta": more}
+
+    def _delta(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is new. A whole message counts only where nothing came before it, as some send it last again."""
+        delta, message = given.get("delta"), given.get("message")
+        if not isinstance(delta, Mapping):
+            text = given.get("text")
+            delta = {"content": text} if isinstance(text, str) else {}
+        if isinstance(message, Mapping) and not self.has_substance and not has_substance(delta):
+            delta = message
+        return plain_message(delta)
+
+    def _call(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        place = _place_of(given, self.calls)
+        if place is None:
+            place = len(self.calls)
+            index = given.get("index")
+            self.calls.append(_ToolCall(index if isinstance(index, int) else None))
+        return {"index": place, **self.calls[place].add(given, f"call_{self.index}_{place}")}
+
+    def end(self) -> str:
+        """Give it the finish reason that its stream left out."""
+        self.finish_reason = "tool_calls" if self.calls else "stop"
+        return self.finish_reason
+
+    def whole(self) -> dict[str, Any]:
+        """As in a completion."""
+        message = {"content": None, **self.message}
+        if self.calls:
+            message["tool_calls"] = [call.facts for call in _in_order(self.calls)]
+        return {
+            "index": self.index,
+            "message": message,
+            "logprobs": self.logprobs,
+            "finish_reason": self.finish_reason,
+        }
+
+
+@dataclass(slots=True)
+class _ToolCall:
+    """One tool call of a stream. `index` is its sender's, `facts` what is known of it."""
+
+    index: int | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    id_given: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self._function.get("name") or "")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are a whole object, which nothing can continue."""
+        try:
+            return isinstance(json.loads(str(self._function.get("arguments"))), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    @property
+    def _function(self) -> Mapping[str, Any]:
+        function = self.facts.get("function")
+        return function if isinstance(function, Mapping) else {}
+
+    def add(self, given: Mapping[str, Any], made_id: str) -> dict[str, Any]:
+        """Add a part. Returns what is new in it; the first part has an id, `made_id` if its sender gave none."""
+        first = not self.facts
+        new = {name: value for name, value in given.items() if name != "index" and value not in (None, "")}
+        self.id_given = self.id_given or "id" in new
+        if first:
+            new = {"id": made_id, **new}
+        else:
+            new = {name: value for name, value in new.items() if name not in _ONCE or name not in self.facts}
+        if isinstance(given.get("function"), Mapping):
+            new["function"] = self._new_in(given["function"])
+        self.facts = _grown(self.facts, new)
+        return new
+
+    def _new_in(self, function: Mapping[str, Any]) -> dict[str, Any]:
+        new = {name: value for name, value in function.items() if value is not None}
+        if isinstance(new.get("arguments"), Mapping | list):
+            new["arguments"] = json.dumps(new["arguments"], ensure_ascii=False, separators=(",", ":"))
+        if self.name and new.get("name") == self.name:
+            del new["name"]
+        return new
+
+
+def _place_of(given: Mapping[str, Any], calls: list[_ToolCall]) -> int | None:
+    """The place of the call that a part continues, None if it begins one.
+
+    By its index, else by its id, else the last one. Another id begins another call, and so does a name after whole
+    arguments.
+    """
+    index, own = given.get("index"), given.get("id")
+    places = range(len(calls) - 1, -1, -1)
+    if isinstance(index, int):
+        place = next((one for one in places if calls[one].index == index), None)
+    elif own:
+        place = next((one for one in places if calls[one].facts.get("id") == own), None)
+    else:
+        place = next(iter(places), None)
+    return None if place is None or _begins(given, calls[place]) else place
+
+
+def _begins(given: Mapping[str, Any], call: _ToolCall) -> bool:
+    own = given.get("id")
+    if own and call.id_given and own != call.facts.get("id"):
+        return True
+    function = given.get("function")
+    if not isinstance(function, Mapping) or not function.get("name"):
+        return False
+    if not own and given.get("index") is None and function["name"] != call.name:
+        return True
+    return call.is_whole and (bool(function.get("arguments")) or function["name"] != call.name)
+
+
+def _in_order(calls: list[_ToolCall]) -> list[_ToolCall]:
+    """By their senders' indexes where all have one, else as they came."""
+    if any(call.index is None for call in calls):
+        return calls
+    return sorted(calls, key=lambda call: call.index or 0)
+
+
+def has_substance(message: Mapping[str, Any]) -> bool:
+    """Whether a message or delta holds anything beside its role and blanks."""
+    values = [value for name, value in message.items() if name != "role"]
+    return any(value.strip() if isinstance(value, str) else value for value in values)
+
+
+_TEXT_PARTS = {
+    "text": "content",
+    "output_text": "content",
+    "thinking": "reasoning_content",
+    "reasoning": "reasoning_content",
+    "refusal": "refusal",
+}
+
+
+def plain_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message or delta whose content, if it comes as a list of nothing but texts, is one text."""
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return message
+    texts: dict[str, str] = {"content": ""}
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        name = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+        text = _text_of_part(part, str(kind))
+        if name is None or text is None:
+            return message
+        texts[name] = texts.get(name, "") + text
+    return {
+        **message,
+        **{name: text for name, text in texts.items() if name == "content" or not message.get(name)},
+    }
+
+
+def _text_of_part(part: Any, kind: str) -> str | None:
+    """The text of a part: its own, or that of the parts inside it."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return None
+    inner = next((part[name] for name in ("text", kind) if part.get(name) is not None), None)
+    if isinstance(inner, list):
+        texts = [_text_of_part(one, "text") for one in inner]
+        return "".join(text for text in texts if text is not None)
+    return inner if isinstance(inner, str) else None
+
+
+def _reason(value: Any) -> str | None:
+    known = isinstance(value, str) and value.strip().lower() not in _NO_REASON
+    return value if known else None
 
 
 def _grown(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,33 +318,27 @@ def _grown_value(name: str, known: Any, more: Any) -> Any:
     if known is None or name in _ONCE:
         return known or more
     if isinstance(known, str) and isinstance(more, str):
-        return known + more
-    if isinstance(known, list) and isinstance(more, list):
-        return [*known, *more]
+        return known if known == more and name not in _PARTS else known + more
+    if isinstance(known, list | str) and isinstance(more, list | str):
+        return [*_as_parts(known), *_as_parts(more)]
     if isinstance(known, Mapping) and isinstance(more, Mapping):
         return _grown(known, more)
     return more
 
 
+def _as_parts(value: list[Any] | str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return [{"type": "text", "text": value}] if value else []
+
+
 def _grown_items(known: list[Any], more: list[Any]) -> list[Any]:
-    """Lists such as tool_calls, whose items arrive in parts with an index."""
+    """Lists such as reasoning_details, whose items arrive in parts with an index."""
     items: dict[int, dict[str, Any]] = {}
     for item in (item for item in (*known, *more) if isinstance(item, Mapping)):
         index = item["index"] if isinstance(item.get("index"), int) else 0
         items[index] = _grown(items.get(index, {}), {**item, "index": index})
     return [items[index] for index in sorted(items)]
-
-
-def _whole_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
-    message = {"content": None, **choice["message"]}
-    calls = message.get("tool_calls")
-    if isinstance(calls, list):
-        message["tool_calls"] = [
-            {name: value for name, value in call.items() if name != "index"}
-            for call in calls
-            if isinstance(call, Mapping)
-        ]
-    return {**choice, "message": message}
 
 
 def chunks_of(completion: Mapping[str, Any]) -> Iterator[Completion]:
