@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.diagnosis.domain.finding import milliseconds
+from app.diagnosis.domain.percentiles import Percentiles
+from app.diagnosis.domain.time_split import GroupTimes
 from app.diagnosis.profile_tasks import Report, SampleSize
 from app.platform.domain.money import amount
 from app.platform.domain.times import parse_duration
@@ -37,9 +39,10 @@ _BAR = 24  # characters
 def command(since: str, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Show where tasks spent their time: waiting for quotas and slots, connecting, first byte, answer, callback.
 
-    Also suggests what would help: limits to raise, useless keys, max_tokens that are never reached, prompts worth
-    caching. Reads the database directly; above 100,000 calls it uses a sample and says so. For operators only: it
-    shows the first words of the most frequent prompts.
+    Percentiles by part, model and key, with network and inference apart. Then proposes values for limits, concurrency,
+    batch_size, tiers, max_tokens, gzip, cache and the order of prompts, with what each would bring. Reads the database
+    directly; above 100,000 calls it uses a sample and says so. Opens three connections to each upstream. For operators
+    only: it shows the first words of the most frequent prompts.
 
     \b
     penstock profile --since 24h
@@ -61,18 +64,25 @@ def read(config: Path | None, data: Path | None, environ: Mapping[str, str], sec
     from app.cli.doctor.command import find
     from app.cli.failure import CommandFailure, Exit
     from app.composition.container import Container
+    from app.diagnosis.probe_upstream import round_trip
     from app.diagnosis.profile_tasks import ProfileTasks
 
     found = find(config, data, environ)
     if not found.settings.database_url:
         hint = "Set DATABASE_URL, or start the service once: penstock up"
         raise CommandFailure("no database is configured", hint, Exit.CONFIGURATION)
-    parts = Container(found.settings)
+    settings = found.settings
+    upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+    trips = {name: round_trip(each.proxy or each.base_url) for name, each in upstreams.items()}
+    of_keys = {key.name: took for key in settings.keys if (took := trips[key.upstream]) is not None}
+    unpacked = {key.name: key.upstream for key in settings.keys if not upstreams[key.upstream].gzip}
+    parts = Container(settings)
     now = time.time()
     try:
-        return ProfileTasks(parts.database, parts.topology, found.settings.worker.concurrency).report(
-            now - seconds, now
-        )
+        report = ProfileTasks(
+            parts.database, parts.topology, settings.worker.concurrency, of_keys, unpacked
+        ).report
+        return report(now - seconds, now)
     finally:
         parts.database.close()
 
@@ -90,6 +100,7 @@ def as_data(report: Report) -> dict[str, Any]:
                 "part": part.value,
                 "seconds": round(value, 3),
                 "share": round(value / total, 4) if total else 0.0,
+                **_percentiles(report.split.spread.get(part), "per_call_"),
             }
             for part, value in report.split.seconds.items()
         ],
@@ -97,7 +108,31 @@ def as_data(report: Report) -> dict[str, Any]:
             {"quota": one.quota, "figure": one.figure, "seconds": round(one.seconds, 3), "calls": one.calls}
             for one in report.split.held_back
         ],
-        "advice": list(report.advice),
+        "in_force": [
+            {
+                "account": one.account,
+                "model": one.model,
+                "rpm": round(one.rpm, 2),
+                "concurrency": one.concurrency,
+                "seconds": round(one.seconds, 3),
+                "calls": one.calls,
+            }
+            for one in report.split.lowered
+        ],
+        "by_model_and_key": [_group(one) for one in report.split.groups],
+        "serialising_seconds": round(report.serialising, 7) or None,
+        "advice": report.advice,
+        "proposals": [
+            {
+                "setting": one.setting,
+                "now": one.now,
+                "value": one.value,
+                "gain": one.gain or None,
+                "reason": one.reason,
+            }
+            for one in report.proposals
+            if one.setting
+        ],
         "repeated_prompts": [
             {
                 "client": one.client,
@@ -114,6 +149,23 @@ def as_data(report: Report) -> dict[str, Any]:
     }
 
 
+def _percentiles(found: Percentiles | None, prefix: str) -> dict[str, float | None]:
+    names = Percentiles._fields
+    return {f"{prefix}{name}": None if found is None else round(getattr(found, name), 4) for name in names}
+
+
+def _group(one: GroupTimes) -> dict[str, Any]:
+    spreads = {"waited": one.waited, "call": one.took, "network": one.network, "inference": one.inference}
+    return {
+        "model": one.model,
+        "key": one.key,
+        "calls": one.calls,
+        "failed": one.failed,
+        "tokens": one.tokens,
+        **{f"{name}_seconds": found and _percentiles(found, "") for name, found in spreads.items()},
+    }
+
+
 def show(report: Report) -> None:
     """Print the report as text."""
     console = Console(highlight=False, soft_wrap=True)
@@ -121,6 +173,11 @@ def show(report: Report) -> None:
     console.print(f"{_told(report.calls, 'calls')} ended in {_span(report)}.")
     if found.calls:
         console.print(_parts(report))
+        console.print(_groups(found.groups))
+        if report.serialising:
+            console.print(
+                f"Writing and reading a request's JSON takes {1e6 * report.serialising:,.0f} us, measured now."
+            )
     for held in found.held_back:
         console.print(f"  {escape(held.quota)}: {held.figure} delayed {held.calls:,} calls")
     console.print("[bold]Advice[/bold]")
@@ -134,12 +191,29 @@ def show(report: Report) -> None:
 
 
 def _parts(report: Report) -> Table:
-    table = Table("part", "seconds", "per call", "share", "", box=None, header_style="bold")
+    heads = ("part", "seconds", "per call", "P50", "P90", "P99", "share", "")
+    table = Table(*heads, box=None, header_style="bold")
     total = report.split.total or 1.0
     for part, seconds in report.split.seconds.items():
         share = seconds / total
         mean = milliseconds(seconds / report.split.calls)
-        table.add_row(part.value, f"{seconds:,.1f}", mean, f"{share:.1%}", "█" * round(share * _BAR))
+        spread = [milliseconds(value) for value in report.split.spread.get(part, ())] or ["-"] * 3
+        table.add_row(part.value, f"{seconds:,.1f}", mean, *spread, f"{share:.1%}", "█" * round(share * _BAR))
+    return table
+
+
+_GROUPS_SHOWN = 20
+
+
+def _groups(groups: Sequence[GroupTimes]) -> Table:
+    heads = ("model", "key", "calls", "failed", "waited", "call", "network", "inference")
+    table = Table(*heads, box=None, header_style="bold", caption="P50 / P90 / P99", caption_justify="left")
+    for one in groups[:_GROUPS_SHOWN]:
+        spreads = (one.waited, one.took, one.network, one.inference)
+        shown = [
+            "not measured" if found is None else " / ".join(map(milliseconds, found)) for found in spreads
+        ]
+        table.add_row(escape(one.model), escape(one.key), f"{one.calls:,}", f"{one.failed:,}", *shown)
     return table
 
 

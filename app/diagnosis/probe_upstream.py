@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import urllib3
@@ -54,6 +55,14 @@ def connect_often(addresses: Sequence[str], port: int, *, count: int = CONNECTS)
     errors = Counter(result for result in came if isinstance(result, str))
     seconds = tuple(result for result in came if isinstance(result, float))
     return Connects(count, seconds, errors.most_common(1)[0][0] if errors else "")
+
+
+def round_trip(url: str, *, count: int = 3) -> float | None:
+    """Seconds to a server and back: the quickest of some connections; None where none succeeds."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    took = [_connect(parts.hostname or "", port) for _ in range(count)]
+    return min((each for each in took if isinstance(each, float)), default=None)
 
 
 _MOST_HOPS = 30

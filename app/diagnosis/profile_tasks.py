@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +13,16 @@ import orjson
 from sqlalchemy import Column, Connection, Table, func, select
 
 from app.caching.domain.caching import cache_key, client_scope
-from app.diagnosis.domain.profile_advice import SHOWN, AskedPrompt, RepeatedPrompt, advice, repeats
+from app.diagnosis.domain.profile_advice import (
+    SHOWN,
+    AskedPrompt,
+    BatchPace,
+    Circumstances,
+    Proposal,
+    RepeatedPrompt,
+    proposals,
+    repeats,
+)
 from app.diagnosis.domain.time_split import QuotaLimit, Split, TaskTiming, split
 from app.pacing.domain.tokens import answer_limit
 from app.pacing.store.leader_state import load_learned
@@ -19,7 +30,7 @@ from app.platform.database import Database
 from app.platform.domain.money import NO_SUM
 from app.platform.encryption import Unsealable
 from app.settings.domain.routing import Topology
-from app.tasks.store.tables import attempt, callback, task, task_content
+from app.tasks.store.tables import attempt, batch, callback, task, task_content
 
 Block = tuple[int, int]  # first and last number
 MOST_ROWS = 100_000
@@ -109,6 +120,19 @@ def read_prompts(conn: Connection, block: Block, since: float) -> Sequence[Any]:
     return conn.execute(rows.where(func.length(task_content.c.request) <= LONGEST_PROMPT)).all()
 
 
+MOST_BATCHES = 20
+
+
+def read_batches(conn: Connection, since: float, until: float) -> list[BatchPace]:
+    """The newest batches with a batch_size that were created since an instant, and how long they have taken."""
+    b = batch.c
+    ended = func.coalesce(b.completed_at, b.cancelled_at, b.expired_at, until)
+    rows = select(b.id, b.batch_size, b.total, ended - b.created_at).where(
+        b.batch_size.is_not(None), b.created_at >= since
+    )
+    return [BatchPace(*row) for row in conn.execute(rows.order_by(b.seq.desc()).limit(MOST_BATCHES))]
+
+
 def _range(conn: Connection, table: Table, at: Column[Any], since: float) -> tuple[int, int]:
     """First and last number of the rows since an instant; (1, 0) when there are none."""
     low, last = conn.execute(select(func.min(table.c.seq), func.max(table.c.seq))).one()
@@ -140,26 +164,45 @@ class SampleSize:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A profile. `repeats` shows prompts, shortened: for the operator's eyes."""
+    """A profile. `repeats` shows prompts, shortened: for the operator's eyes.
+
+    `serialising`: seconds to read and write the JSON of one request, measured now on those looked at; 0: on none.
+    """
 
     since: float
     until: float
     split: Split
     calls: SampleSize
     prompts: SampleSize
-    advice: Sequence[str]
+    proposals: Sequence[Proposal]
     repeats: Sequence[RepeatedPrompt]
     sealed: bool  # prompts are encrypted by a key that is not here: they could not be compared
+    serialising: float = 0.0
+
+    @property
+    def advice(self) -> list[str]:
+        """The proposals as sentences."""
+        return [one.sentence for one in self.proposals]
 
 
 class ProfileTasks:
     """The use case. Reads bounded ranges, block by block, so that no snapshot is held for long."""
 
-    def __init__(self, database: Database, topology: Topology, slots: int | None = None) -> None:
-        """`slots` are those of one worker."""
+    def __init__(
+        self,
+        database: Database,
+        topology: Topology,
+        slots: int | None = None,
+        round_trips: Mapping[str, float] | None = None,
+        unpacked: Mapping[str, str] | None = None,
+    ) -> None:
+        """`slots` are those of one worker; `round_trips` the seconds to the upstream and back, by key, where measured;
+        `unpacked` the upstreams that get plain bodies, by key."""
         self._database = database
         self._slots = slots
         self._topology = topology
+        self._round_trips = round_trips or {}
+        self._unpacked = unpacked or {}
 
     def report(self, since: float, until: float) -> Report:
         """What has ended since an instant. Raises DatabaseUnreachable."""
@@ -169,18 +212,27 @@ class ProfileTasks:
         trips = [trip for block in blocks for trip in block]
         limits = limits_of(self._topology, read(load_learned))
         share = span.rows / len(trips) if span.sampled and trips else 1.0
-        found = split(blocks, limits, self._callbacks(since) / share, self._slots)
+        found = split(blocks, limits, self._callbacks(since) / share, self._slots, self._round_trips)
         asked, prompts, sealed = self._asked(since)
+        around = self._circumstances(read(partial(read_batches, since=since, until=until)))
         return Report(
             since,
             until,
             found,
             SampleSize(span.rows if span.sampled else len(trips), len(trips), span.sampled),
             prompts,
-            advice(found, trips, {limit.id: limit for limit in limits}, self._topology.keys, asked),
+            proposals(found, trips, {one.id: one for one in limits}, self._topology.keys, asked, around),
             repeats(asked),
             sealed,
+            _serialising([one.text for one in asked if one.text]),
         )
+
+    def _circumstances(self, batches: Sequence[BatchPace]) -> Circumstances:
+        tiers = {
+            model: [[(route.key, route.upstream_model) for route in tier] for tier in tiers]
+            for model, tiers in self._topology.models.items()
+        }
+        return Circumstances(self._slots, batches, tiers, self._unpacked)
 
     def _callbacks(self, since: float) -> float:
         """Seconds that callbacks took, all of them: a sample stands for the rest."""
@@ -225,13 +277,18 @@ def _limit(name: str, topology: Topology, learned: Mapping[str, Any]) -> QuotaLi
     return QuotaLimit(name, owner, kind == "key", model, told=False, **known) if known else None
 
 
+_TEXTS = 20  # of each client and model, in each block
+
+
 def _read(rows: Sequence[Any]) -> Iterator[AskedPrompt]:
+    kept: Counter[tuple[str, str]] = Counter()
     for row in rows:
         try:
             request = orjson.loads(row.request)
             key = cache_key(client_scope(row.client_id), row.model, "", request)
         except (orjson.JSONDecodeError, ValueError, AttributeError):  # erased
             continue
+        kept[row.client_id, row.model] += 1
         yield AskedPrompt(
             row.client_id,
             row.model,
@@ -242,7 +299,27 @@ def _read(rows: Sequence[Any]) -> Iterator[AskedPrompt]:
             row.cost_picos if row.currency not in (None, NO_SUM) else None,
             row.currency or "",
             row.cache_key is not None and row.cache_look,
+            len(row.request),
+            _sent(request) if kept[row.client_id, row.model] <= _TEXTS else "",
         )
+
+
+def _sent(request: Mapping[str, Any]) -> str:
+    """All messages, as the upstream reads them one after the other."""
+    messages = [each for each in request.get("messages") or () if isinstance(each, dict)]
+    return "\n".join(_text(each.get("content")) for each in messages)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else orjson.dumps(content).decode()
+
+
+def _serialising(texts: Sequence[str]) -> float:
+    """Seconds to write a request's JSON and read it again, on average of some."""
+    began = time.perf_counter()
+    for text in texts:
+        orjson.loads(orjson.dumps({"messages": [{"role": "user", "content": text}]}))
+    return (time.perf_counter() - began) / len(texts) if texts else 0.0
 
 
 def _most(request: Mapping[str, Any]) -> int | None:
@@ -253,6 +330,5 @@ def _shown(request: Mapping[str, Any]) -> str:
     """The beginning of the last message, in one line."""
     messages = request.get("messages") or [{}]
     content = messages[-1].get("content") if isinstance(messages[-1], dict) else ""
-    text = content if isinstance(content, str) else orjson.dumps(content).decode()
-    line = " ".join(text.split())
+    line = " ".join(_text(content).split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."

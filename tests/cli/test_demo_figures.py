@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from app.cli import presets
-from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of, percentile
+from app.cli.demo.figures import DemoFigures, ideal_seconds, limits_of
 from app.cli.demo.session import prompts
+from app.diagnosis.domain.percentiles import percentile
 from app.settings import load_settings
 
 GOOD = DemoFigures(

@@ -5,12 +5,13 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import insert
 
+from app.cli.time_profile import as_data, show
 from app.diagnosis import profile_tasks
 from app.diagnosis.domain.time_split import Part
 from app.diagnosis.profile_tasks import ProfileTasks, RowRange, limits_of
 from app.platform.database import Database
 from app.settings.domain.routing import ConfiguredQuota, Topology
-from app.tasks.store.tables import attempt, task
+from app.tasks.store.tables import attempt, batch, task
 from tests.tasks.rows import NOW, add, new_task, record, success, take
 
 COUNT = 500
@@ -111,3 +112,27 @@ def test_the_instants_of_a_call_and_its_prompt_come_from_the_real_statements(dat
     assert (repeat.times, repeat.shown, repeat.client) == (3, "say hello", "alice")
     database.write(lambda conn: conn.execute(task.update().values(client_id="erased")))
     assert ProfileTasks(database, Topology()).report(NOW - 1, NOW + 10).repeats[0].client == "erased"
+
+
+def test_the_page_and_its_json_tell_percentiles_groups_and_proposals(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _history(database)
+    rows = {"id": "batch_1", "client_id": "alice", "status": "completed", "total": 500, "batch_size": 2}
+    ended = {"created_at": NOW, "completed_at": NOW + 500}
+    database.write(lambda conn: conn.execute(insert(batch).values(**rows, **ended)))
+    found = ProfileTasks(database, Topology(), 1000, {"main": 0.1}).report(NOW, NOW + COUNT)
+    told = as_data(found)
+    [group] = told["by_model_and_key"]
+    assert (group["key"], group["calls"]) == ("main", COUNT)
+    assert group["network_seconds"]["p50"] == pytest.approx(0.6)
+    assert group["inference_seconds"]["p99"] == pytest.approx(0.9)
+    recording = next(part for part in told["parts"] if part["part"] == "recording")
+    assert recording["per_call_p90"] == pytest.approx(0.25)
+    assert {one["setting"]: one["value"] for one in told["proposals"]} == {"batch_size": "4"}
+    assert told["in_force"][0]["rpm"] == pytest.approx(60)
+    show(found)
+    page = capsys.readouterr().out
+    assert "P50" in page
+    assert "600 ms / 600 ms / 600 ms" in page
+    assert "batch_size = 4" in page

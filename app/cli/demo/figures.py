@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from app.diagnosis.domain.percentiles import percentile
 from app.settings import Settings
 
 FLOWER_SECONDS = 15.0  # a run this long must show a backlog in Flower
@@ -43,12 +44,6 @@ class DemoFigures:
             "Flower showed no backlog": self.backlog_peak == 0 and self.seconds > FLOWER_SECONDS,
         }
         return [text for text, wrong in found.items() if wrong]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of them do not exceed; 0 for none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def ideal_seconds(count: int, limits: Iterable[tuple[float, float]], latency_seconds: float) -> float | None:

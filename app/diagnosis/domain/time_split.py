@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from statistics import median
+
+from app.diagnosis.domain.percentiles import Percentiles, percentiles
 
 WAITED = 0.25  # seconds: what is released sooner was held back by nothing
 NEARLY = 0.8  # of a figure in use: it holds back
@@ -111,12 +113,42 @@ class WaitSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class LoweredLimit:
+    """What an account released of a model while worker slots and its quotas had room: the figures in force then."""
+
+    account: str
+    model: str
+    rpm: float  # calls a minute that came through
+    concurrency: int  # at most at once
+    seconds: float  # that calls waited
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTimes:
+    """Calls of one model by one key. Network and inference are None where the way to the upstream is not measured."""
+
+    model: str
+    key: str
+    calls: int
+    failed: int
+    tokens: int
+    waited: Percentiles
+    took: Percentiles  # from the claim to the end of the call
+    network: Percentiles | None  # connecting, and one round trip
+    inference: Percentiles | None  # the rest of the call, without that round trip
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """Seconds by part over all calls looked at, and the quotas that held them back, the worst first."""
 
     calls: int
     seconds: Mapping[Part, float]
     held_back: tuple[WaitSegment, ...] = ()
+    spread: Mapping[Part, Percentiles] = field(default_factory=dict)  # of each call's seconds
+    groups: tuple[GroupTimes, ...] = ()  # by model and key, the most calls first
+    lowered: tuple[LoweredLimit, ...] = ()  # those that held calls back longest first
 
     @property
     def total(self) -> float:
@@ -129,33 +161,109 @@ def split(
     limits: Sequence[QuotaLimit],
     callback_seconds: float = 0.0,
     slots: int | None = None,
+    round_trips: Mapping[str, float] | None = None,
 ) -> Split:
     """Split the time of calls. Each block holds calls that followed one another without a gap.
 
-    `slots` are those of one worker: while fewer calls ran, none was waited for.
+    `slots` are those of one worker: while fewer calls ran, none was waited for. `round_trips`: seconds to the upstream
+    and back, by key, where known.
     """
-    seconds = {part: 0.0 for part in Part if part not in _ONCE_SEEN}
-    held: dict[tuple[str, str], list[float]] = defaultdict(list)
+    ledger = _Ledger()
     for block in blocks:
-        for trip in block:
-            for part, share in trip.parts().items():
-                seconds[part] += share
+        ledger.add(block, limits, slots)
+    seconds = {part: 0.0 for part in Part if part not in _ONCE_SEEN}
+    seconds |= {part: sum(values) for part, values in ledger.values.items()}
+    seconds[Part.CALLBACK] = callback_seconds
+    found = [WaitSegment(*cause, sum(waits), len(waits)) for cause, waits in ledger.held.items()]
+    count = sum(map(len, blocks))
+    return Split(
+        count,
+        seconds,
+        tuple(sorted(found, key=lambda one: -one.seconds)),
+        {part: percentiles(values, count) for part, values in ledger.values.items()},
+        _groups(blocks, round_trips or {}),
+        tuple(sorted(ledger.lowered, key=lambda one: -one.seconds)),
+    )
+
+
+class _Ledger:
+    """What has been counted, block by block."""
+
+    def __init__(self) -> None:
+        self.values: dict[Part, list[float]] = defaultdict(list)  # seconds of single calls, zeros left out
+        self.held: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.lowered: list[LoweredLimit] = []
+
+    def add(self, block: Sequence[TaskTiming], limits: Sequence[QuotaLimit], slots: int | None) -> None:
+        """Count the calls of one block."""
         uses = [_Use(limit, [trip for trip in block if limit.covers(trip)]) for limit in limits]
         workers = _Use(QuotaLimit("", "", of_key=False, model="*", concurrency=slots), block)
         pauses = _pauses(block)
+        turns: list[TaskTiming] = []
         for trip in block:
+            for part, share in trip.parts().items():
+                self._count(part, share)
             paused = min(trip.waited, pauses[trip.account, trip.model].overlap(trip))
+            waited = trip.waited - paused
             cause = _cause(trip, uses) if trip.waited > WAITED else None
             part = Part.QUOTA if cause else _SLOT_OR_TURN[workers.had_room(trip)]
-            for each, share in ((Part.PAUSE, paused), (part, trip.waited - paused)):
-                if share or each not in _ONCE_SEEN:
-                    seconds[each] = seconds.get(each, 0.0) + share
-            if cause and trip.waited > paused:
-                held[cause].append(trip.waited - paused)
-    seconds[Part.CALLBACK] = callback_seconds
-    found = [WaitSegment(*cause, sum(waits), len(waits)) for cause, waits in held.items()]
-    worst = tuple(sorted(found, key=lambda one: -one.seconds))
-    return Split(sum(map(len, blocks)), seconds, worst)
+            self._count(Part.PAUSE, paused)
+            self._count(part, waited)
+            if cause and waited:
+                self.held[cause].append(waited)
+            if part is Part.TURN and waited:
+                turns.append(trip)
+        self.lowered += _lowered(block, turns)
+
+    def _count(self, part: Part, seconds: float) -> None:
+        if seconds:
+            self.values[part].append(seconds)
+
+
+_FEW = 5  # calls, of which no pace can be told
+
+
+def _lowered(block: Sequence[TaskTiming], turns: Sequence[TaskTiming]) -> Iterator[LoweredLimit]:
+    """What came through of each account and model whose calls waited although there was room for them."""
+    groups: dict[tuple[str, str], list[TaskTiming]] = defaultdict(list)
+    for trip in turns:
+        groups[trip.account, trip.model].append(trip)
+    for (account, model), waiting in groups.items():
+        released = sorted(map(_released, waiting))
+        if len(waiting) < _FEW or released[-1] <= released[0]:
+            continue
+        alike = [trip for trip in block if (trip.account, trip.model) == (account, model)]
+        mine = _Use(QuotaLimit("", account, of_key=False, model=model), alike)
+        gap = max(median([late - early for early, late in pairwise(released)]), 1e-6)
+        most = max(mine.flight_at(at) for at in released)
+        yield LoweredLimit(account, model, 60 / gap, most, sum(trip.waited for trip in waiting), len(waiting))
+
+
+def _groups(
+    blocks: Sequence[Sequence[TaskTiming]], round_trips: Mapping[str, float]
+) -> tuple[GroupTimes, ...]:
+    groups: dict[tuple[str, str], list[TaskTiming]] = defaultdict(list)
+    for block in blocks:
+        for trip in block:
+            groups[trip.model, trip.key].append(trip)
+    found = [_group(model, key, trips, round_trips.get(key)) for (model, key), trips in groups.items()]
+    return tuple(sorted(found, key=lambda one: (-one.calls, one.model, one.key)))
+
+
+def _group(model: str, key: str, trips: Sequence[TaskTiming], round_trip: float | None) -> GroupTimes:
+    sent = [trip for trip in trips if trip.sent_at is not None] if round_trip is not None else []
+    way = round_trip or 0.0
+    return GroupTimes(
+        model,
+        key,
+        len(trips),
+        sum(trip.outcome != "succeeded" for trip in trips),
+        sum(trip.tokens for trip in trips),
+        percentiles([trip.waited for trip in trips]),
+        percentiles([_between(trip.started_at, trip.finished_at) for trip in trips]),
+        percentiles([_between(t.started_at, t.sent_at) + way for t in sent]) if sent else None,
+        percentiles([max(0.0, _between(t.sent_at, t.finished_at) - way) for t in sent]) if sent else None,
+    )
 
 
 class _Use:
@@ -175,12 +283,15 @@ class _Use:
         most = self.limit.concurrency
         return most is not None and trip.waited > WAITED and self.figure_at(_released(trip)) is None
 
+    def flight_at(self, at: float) -> int:
+        """Calls that were released and had not ended at an instant."""
+        return bisect_right(self._released, at) - bisect_right(self._finished, at)
+
     def figure_at(self, at: float) -> str | None:
         """The figure that was nearly used up at an instant; None when none was."""
         before, upto = bisect_left(self._released, at - WINDOW), bisect_right(self._released, at)
-        flight = upto - bisect_right(self._finished, at)
         used = {
-            "concurrency": (flight, self.limit.concurrency),
+            "concurrency": (self.flight_at(at), self.limit.concurrency),
             "rpm": (upto - before, _in_window(self.limit.rpm)),
             "tpm": (self._tokens[upto] - self._tokens[before], _in_window(self.limit.tpm)),
         }
