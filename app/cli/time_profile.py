@@ -207,12 +207,16 @@ _GROUPS_SHOWN = 20
 
 def _groups(groups: Sequence[GroupTimes]) -> Table:
     heads = ("model", "key", "calls", "failed", "waited", "call", "network", "inference")
-    table = Table(*heads, box=None, header_style="bold", caption="P50 / P90 / P99", caption_justify="left")
+    table = Table(
+        *heads,
+        box=None,
+        header_style="bold",
+        caption="seconds, P50/P90/P99; -: not measured",
+        caption_justify="left",
+    )
     for one in groups[:_GROUPS_SHOWN]:
         spreads = (one.waited, one.took, one.network, one.inference)
-        shown = [
-            "not measured" if found is None else " / ".join(map(milliseconds, found)) for found in spreads
-        ]
+        shown = ["-" if found is None else "/".join(f"{value:.3g}" for value in found) for found in spreads]
         table.add_row(escape(one.model), escape(one.key), f"{one.calls:,}", f"{one.failed:,}", *shown)
     return table
 

@@ -134,5 +134,5 @@ def test_the_page_and_its_json_tell_percentiles_groups_and_proposals(
     show(found)
     page = capsys.readouterr().out
     assert "P50" in page
-    assert "600 ms / 600 ms / 600 ms" in page
+    assert "0.6/0.6/0.6" in page
     assert "batch_size = 4" in page
