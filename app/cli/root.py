@@ -117,6 +117,9 @@ SECTIONS = {
         "profile": Lazy(
             "app.cli.time_profile:command", "show where tasks spend their time and what would help"
         ),
+        "load-test": Lazy(
+            "app.cli.load_test:command", "load one's own service in rising steps: pass or fail"
+        ),
     },
     "About": {
         "version": Lazy("app.cli.root:version_command", "print the versions of Penstock and its parts"),
