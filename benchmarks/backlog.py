@@ -106,13 +106,13 @@ class Backlog:
         leader, term = self.leader, uuid4().hex
         while not leader.candidate.try_lead(term):
             pass
-        leader.reservoir.term = term
+        leader.publisher.term = term
         begin_generation(
             leader.gate,
             leader.database,
             leader.dispatcher.topology,
             leader.clock,
-            epoch=term,
+            generation=term,
             upstreams=leader.upstream_of_key,
             configure=leader.configure,
             pause=lambda _seconds: False,
@@ -123,7 +123,7 @@ class Backlog:
         now = self.leader.clock.now()
         fill(self.leader.database, self.shape, now, fed)
         for first in range(0, fed, 1000):
-            refused = self.leader.reservoir.publish(
+            refused = self.leader.publisher.publish(
                 [self._message(n) for n in range(first, min(fed, first + 1000))], feeding=True
             )
             assert not refused, refused

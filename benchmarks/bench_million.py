@@ -44,11 +44,11 @@ class Backlog:
         self._gate = GateWorld(redis_url, one_key(ConfiguredQuota("account:a:deepseek-flash", rpm=600)))
         self._gate.lead()
         clock = SystemClock()
-        reservoir = RedisBacklogPublisher(
+        publisher = RedisBacklogPublisher(
             self._gate.scripts, Envelopes(make_celery(Settings(redis_url=redis_url))).encode, clock
         )
-        reservoir.term = self._gate.gate.term
-        self._feeder = Feeder(self._database, reservoir, self._gate.gate, clock)
+        publisher.term = self._gate.gate.term
+        self._feeder = Feeder(self._database, publisher, self._gate.gate, clock)
         self._redis = self._gate.scripts.client
         self._ids: list[str] = []
         self._taken = 0

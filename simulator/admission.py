@@ -11,7 +11,7 @@ from hashlib import sha256
 from simulator.answers import Answer, compose
 from simulator.config import SimulatorConfig
 from simulator.errors import ApiError, NoBalanceError, OverLimitError, UnauthorizedError
-from simulator.limits import Refusal, SimulatedCaller, Standing
+from simulator.limits import LimitState, Refusal, SimulatedCaller
 from simulator.requests import ChatRequest, read_chat_request
 from simulator.world import World
 
@@ -62,14 +62,14 @@ def admit(world: World, arrived_at: float, headers: Mapping[str, str], body: byt
     caller = SimulatedCaller(key, account, model)
     tokens = counted_tokens(world.config, request, answer)
     refusal = world.gate.admit(caller, tokens, arrived_at)
-    standing = _ratelimit_headers(world, caller, arrived_at)
+    limit_headers = _ratelimit_headers(world, caller, arrived_at)
     if refusal is not None:
         world.ledger.refuse(arrived_at, caller, refusal.reason)
-        raise OverLimitError(_refusal_text(refusal), standing + retry_after_header(refusal, arrived_at))
+        raise OverLimitError(_refusal_text(refusal), limit_headers + retry_after_header(refusal, arrived_at))
     world.ledger.admit(arrived_at, caller, tokens)
     digest = sha256(request.prompt.encode()).digest()
     sequence = world.log.open(arrived_at, caller, headers.get(TASK_HEADER), digest)
-    return Call(sequence, arrived_at, caller, request, answer, standing)
+    return Call(sequence, arrived_at, caller, request, answer, limit_headers)
 
 
 def counted_tokens(config: SimulatorConfig, request: ChatRequest, answer: Answer) -> int:
@@ -104,14 +104,14 @@ def _refusal_text(refusal: Refusal) -> str:
 def _ratelimit_headers(world: World, caller: SimulatedCaller, now: float) -> bytes:
     if not world.config.ratelimit_headers:
         return b""
-    requests, tokens = world.gate.standing(caller, now)
-    return _standing_lines(b"requests", requests) + _standing_lines(b"tokens", tokens)
+    requests, tokens = world.gate.state(caller, now)
+    return _limit_headers(b"requests", requests) + _limit_headers(b"tokens", tokens)
 
 
-def _standing_lines(what: bytes, standing: Standing | None) -> bytes:
-    if standing is None:
+def _limit_headers(what: bytes, state: LimitState | None) -> bytes:
+    if state is None:
         return b""
-    figures = (what, standing.limit, what, standing.remaining, what, standing.reset_seconds)
+    figures = (what, state.limit, what, state.remaining, what, state.reset_seconds)
     return (
         b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs\r\n"
         % figures

@@ -60,7 +60,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitState:
     """A bucket for the `x-ratelimit-*` headers; `reset_seconds` is the time until it is full."""
 
     limit: int
@@ -103,10 +103,10 @@ class TokenBucket:
         """Draw `amount`, whatever the level."""
         self._level = self.level(now) - amount
 
-    def standing(self, per_minute: float, now: float) -> Standing:
+    def state(self, per_minute: float, now: float) -> LimitState:
         """The bucket for the rate-limit headers."""
         level = self.level(now)
-        return Standing(round(per_minute), max(0, math.floor(level)), (self.capacity - level) / self.rate)
+        return LimitState(round(per_minute), max(0, math.floor(level)), (self.capacity - level) / self.rate)
 
 
 class LimitMeter:
@@ -177,11 +177,11 @@ class Gate:
         self._meters = {at: meter for at, meter in self._meters.items() if at[0] in self._limits}
         self._matching.clear()
 
-    def standing(self, caller: SimulatedCaller, now: float) -> tuple[Standing | None, Standing | None]:
+    def state(self, caller: SimulatedCaller, now: float) -> tuple[LimitState | None, LimitState | None]:
         """The tightest request and token buckets that match a call."""
         meters = self._meters_of(caller)
-        requests = [m.requests.standing(m.limit.rpm or 0, now) for m in meters if m.requests]
-        tokens = [m.tokens.standing(m.limit.tpm or 0, now) for m in meters if m.tokens]
+        requests = [m.requests.state(m.limit.rpm or 0, now) for m in meters if m.requests]
+        tokens = [m.tokens.state(m.limit.tpm or 0, now) for m in meters if m.tokens]
         return _tightest(requests), _tightest(tokens)
 
     def _meters_of(self, caller: SimulatedCaller) -> list[LimitMeter]:
@@ -213,5 +213,5 @@ def _place(limit: Limit, caller: SimulatedCaller) -> tuple[Limit, str, str] | No
     return limit, owner, caller.model if limit.model == "each" else limit.model
 
 
-def _tightest(standings: list[Standing]) -> Standing | None:
-    return min(standings, key=lambda standing: standing.remaining, default=None)
+def _tightest(states: list[LimitState]) -> LimitState | None:
+    return min(states, key=lambda state: state.remaining, default=None)

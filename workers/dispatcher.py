@@ -154,7 +154,7 @@ def _lead(leader: LeaderProcess, leading: threading.Event, stop: threading.Event
         if stop.wait(POLL):
             return
     log.info("leading", term=term)
-    leader.reservoir.term = term
+    leader.publisher.term = term
     leader.configure()
     while not stop.is_set():
         try:
@@ -188,7 +188,7 @@ def _begin_generation(leader: LeaderProcess, stop: threading.Event) -> None:
         leader.database,
         leader.dispatcher.topology,
         leader.clock,
-        epoch=uuid.uuid4().hex,
+        generation=uuid.uuid4().hex,
         upstreams=leader.upstream_of_key,
         configure=leader.configure,
         pause=stop.wait,

@@ -123,11 +123,11 @@ def _tell_flower_of_revoke(task_id: str) -> None:
         with celery.events.default_dispatcher() as events:
             events.send("task-revoked", uuid=task_id, terminated=False, signum=None, expired=False)
     except Exception as error:  # noqa: BLE001  # Flower's view is no reason to stop
-        log.warning("Flower was not told of a revoke", task_id=task_id, error=type(error).__name__)
+        log.warning("could not notify Flower of a revoke", task_id=task_id, error=type(error).__name__)
 
 
 vitals = parts.keep_vitals()
-revoking = RevokeTasks(parts.database, parts.reservoir, parts.clock, _tell_flower_of_revoke)
+revoking = RevokeTasks(parts.database, parts.publisher, parts.clock, _tell_flower_of_revoke)
 
 
 @worker_init.connect

@@ -20,10 +20,10 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
 from app.reporting.domain.snapshot import (
     DispatcherSnapshot,
-    KeyStanding,
+    KeyView,
     LeaderSnapshot,
-    QuotaStanding,
-    WorkerStanding,
+    QuotaView,
+    WorkerEntry,
 )
 from app.submission.bodies import Body
 from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
@@ -216,9 +216,9 @@ def pauses(since: Mapping[str, float]) -> list[dict[str, Any]]:
     return [{"subject": subject, "since": to_rfc3339(at)} for subject, at in since.items()]
 
 
-def key(one: KeyStanding, quotas: Mapping[str, QuotaStanding]) -> dict[str, Any]:
+def key(one: KeyView, quotas: Mapping[str, QuotaView]) -> dict[str, Any]:
     """Render a key. Its secret is not known here."""
-    standing = one.standing
+    status = one.status
     return {
         "name": one.name,
         "object": "upstream_key",
@@ -226,12 +226,12 @@ def key(one: KeyStanding, quotas: Mapping[str, QuotaStanding]) -> dict[str, Any]
         "account": one.account,
         "state": one.state,
         "reason": one.reason,
-        "since": to_rfc3339(standing.since) if standing.since else None,
+        "since": to_rfc3339(status.since) if status.since else None,
         "in_flight": one.flight,
         "last_minute": one.last_minute,
         "workers": one.workers,
-        "next_test_at": _instant(standing.next_test_at),
-        "last_test": None if standing.last is None else test(standing.last),
+        "next_test_at": _instant(status.next_test_at),
+        "last_test": None if status.last is None else test(status.last),
         "quotas": [_quota(quotas[name]) for name in one.quotas],
     }
 
@@ -257,7 +257,7 @@ def _leader(leader: LeaderSnapshot) -> dict[str, Any]:
     }
 
 
-def _quota(quota: QuotaStanding) -> dict[str, Any]:
+def _quota(quota: QuotaView) -> dict[str, Any]:
     breaker = quota.breaker
     return {
         "id": quota.id,
@@ -280,7 +280,7 @@ def _quota(quota: QuotaStanding) -> dict[str, Any]:
     }
 
 
-def _worker(worker: WorkerStanding) -> dict[str, Any]:
+def _worker(worker: WorkerEntry) -> dict[str, Any]:
     return {**asdict(worker), "keys": list(worker.keys), "last_seen_at": to_rfc3339(worker.last_seen_at)}
 
 

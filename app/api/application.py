@@ -188,7 +188,7 @@ def _add_dashboard(app: PenstockApi, parts: Dependencies) -> None:
         admit=app.access_control.admit_page,
         retry=app.use_cases.retry_task,
         service=app.use_cases.service,
-        bell=getattr(parts, "callback_bell", None),
+        notifier=getattr(parts, "callback_notifier", None),
         explain=parts.explain or NoExplanation(),
     )
 

@@ -48,8 +48,8 @@ class UseCache:
         joined, settled, late = running, JoinResult(), dict[str, CachedAnswer]()
         if self.coalesce:
             joined, settled, late = admit(conn, running, self.answers.look)
-        standing = {row.id: row for row in joined if row.id not in late}
-        return [standing.get(row.id) or _answered(row) for row in rows], settled, {**found, **late}
+        joined_rows = {row.id: row for row in joined if row.id not in late}
+        return [joined_rows.get(row.id) or _answered(row) for row in rows], settled, {**found, **late}
 
     def give(self, conn: Connection, found: Mapping[str, CachedAnswer], at: float) -> None:
         """End inserted tasks that have an answer, in the same transaction."""
@@ -79,7 +79,7 @@ def publish_join(database: Database, backlog: BacklogPublisher, settled: JoinRes
     if settled.ended:
         backlog.announce(settled.ended)
     elif settled.hurried or settled.released:
-        backlog.ring()
+        backlog.wake()
 
 
 _ROWS = 1_000  # waiting tasks per tick
@@ -97,15 +97,15 @@ class JoinIdentical:
         clock: Clock,
         *,
         coalesce: bool,
-        ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
+        notify: Callable[[Sequence[str]], object] = lambda _callbacks: None,
     ) -> None:
-        """`ring` notifies the callback delivery."""
+        """`notify` wakes the callback delivery."""
         self._database = database
         self._backlog = backlog
         self._answers = answers
         self._clock = clock
         self._coalesce = coalesce
-        self._ring = ring
+        self._notify = notify
 
     def tick(self) -> bool:
         """Run one round; returns whether there may be more now. Raises DatabaseUnreachable.
@@ -143,4 +143,4 @@ class JoinIdentical:
     def _tell(self, settled: JoinResult) -> None:
         publish_join(self._database, self._backlog, settled)
         if settled.callbacks:
-            self._ring(settled.callbacks)
+            self._notify(settled.callbacks)

@@ -1,7 +1,7 @@
 """Callbacks that were given up: list them, and send them again, one or all since an instant.
 
 failed -> pending begins a new round of tries under the same `webhook-id`, so that a receiver that did take it
-recognizes it. No message is needed: the feeder finds what is due within a second; `bell` makes it immediate.
+recognizes it. No message is needed: the feeder finds what is due within a second; `notifier` makes it immediate.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ CHUNK = 1000  # dead letters of one transaction
 class DeadLetters:
     """Dead letters of one client, or of all for an operator (`client_id` None)."""
 
-    def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
+    def __init__(self, database: Database, notifier: CallbackNotifier, clock: Clock) -> None:
         self._database = database
-        self._bell = bell
+        self._notifier = notifier
         self._clock = clock
 
     def list_dead(
@@ -128,7 +128,7 @@ class DeadLetters:
         now = self._clock.now()
         found = self._database.write(lambda conn: replay(conn, client_id, callback_id, now))
         if found:
-            self._bell.ring([callback_id])
+            self._notifier.notify([callback_id])
         return found
 
     def replay_since(self, client_id: str | None, since: float) -> int:

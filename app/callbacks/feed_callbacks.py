@@ -17,9 +17,9 @@ _ROUNDS = 3  # room that the first hosts left goes to those that have more
 class CallbackFeeder:
     """Does a bounded amount of work each tick, however much is due. Called by the leader's thread alone."""
 
-    def __init__(self, database: Database, bell: CallbackNotifier, clock: Clock) -> None:
+    def __init__(self, database: Database, notifier: CallbackNotifier, clock: Clock) -> None:
         self._database = database
-        self._bell = bell
+        self._notifier = notifier
         self._clock = clock
         self._after = ""
 
@@ -34,7 +34,7 @@ class CallbackFeeder:
         """
         now = self._clock.now()
         self._revive(now)
-        room = min(MOST_A_TICK, self._bell.room())
+        room = min(MOST_A_TICK, self._notifier.room())
         if room <= 0:
             return 0
         hosts = self._hosts(now)
@@ -62,7 +62,7 @@ class CallbackFeeder:
         each = max(1, room // len(hosts))
         again_at = now + RING_AGAIN_SECONDS
         claimed = self._database.write(lambda conn: ring_due(conn, hosts, now, each, again_at))
-        unpublished = self._bell.ring(list(claimed))
+        unpublished = self._notifier.notify(list(claimed))
         if unpublished:
             self._database.write(lambda conn: unring(conn, unpublished, now))
             return len(claimed) - len(unpublished), []

@@ -234,15 +234,15 @@ def set_(name: str, limits: Sequence[str], **asked: Any) -> None:
     """
     from app.access.manage_clients import check_limits, client_json
 
-    wish: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    wish |= {field: wish[field] or None for field in ("team", "administers") if field in wish}
-    if not wish and not limits:
+    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
+    changes |= {field: changes[field] or None for field in ("team", "administers") if field in changes}
+    if not changes and not limits:
         raise click.UsageError("nothing to change; see: penstock clients set --help")
     with opened() as database:
         if limits:
             present = client_json(get_client(database, name))["limits"]
-            wish["limits"] = check_limits(_limits(present, limits))
-        row = change_client(database, name, wish)
+            changes["limits"] = check_limits(_limits(present, limits))
+        row = change_client(database, name, changes)
         audited(database, "client.change", name)
     click.echo(orjson.dumps(client_json(row)).decode())
 

@@ -29,7 +29,7 @@ AT_START = ("api", "worker", "storage", "metrics")
 class Reload:
     """Handles SIGHUP for `penstock up`. Created at the start, while the terminal exists."""
 
-    wish: UpParams
+    params: UpParams
     setup: Setup
     settings: Settings  # in force
     supervisor: Supervisor
@@ -46,7 +46,7 @@ class Reload:
     def reload(self) -> None:
         """Check the configuration, then apply it: in the running processes if possible, else by restarting them."""
         try:
-            settings = reconfigure(self.wish, self.setup.stack, os.environ)
+            settings = reconfigure(self.params, self.setup.stack, os.environ)
             if self.setup.stack.simulator_file is not None:
                 _tell_simulator(self.setup.profile.simulator_url, self.setup.stack.simulator_file)
             restart = needs_restart(self.settings, settings)

@@ -18,7 +18,7 @@ from app.cli.failure import CommandFailure, Exit
 from app.cli.processes import PASSWORD_VARIABLE
 from app.cli.profile import Profile, load, write_private
 from app.cli.stack import Stack, any_free_port, choose_port
-from app.settings import Settings, key_secrets, load_settings, outfits
+from app.settings import Settings, key_secrets, load_settings, upstream_headers
 from app.settings.price_lists import list_of
 
 
@@ -175,7 +175,7 @@ class Setup:
     new_admin_key: str | None  # just created; shown once
 
 
-def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
+def prepare(params: UpParams, environ: Mapping[str, str]) -> Setup:
     """Decide everything. Starts nothing; writes only to the data folder.
 
     1. The configuration: checked, with its secrets there, or simulated.
@@ -184,14 +184,14 @@ def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
 
     Raises CommandFailure, ConfigError.
     """
-    source = find_configuration(wish, environ)
+    source = find_configuration(params, environ)
     settings = load_settings(source.file, environ)
-    stack = _stack(wish, settings, simulated=source.simulated)
-    configuration = configure(source, settings, stack, wish.latency)
-    profile, new_admin_key = _profile(wish.data, stack, settings, environ, source.simulated)
+    stack = _stack(params, settings, simulated=source.simulated)
+    configuration = configure(source, settings, stack, params.latency)
+    profile, new_admin_key = _profile(params.data, stack, settings, environ, source.simulated)
     environment = {
         "PENSTOCK_CONFIG": str(configuration),
-        "PENSTOCK_DATA": str(wish.data),
+        "PENSTOCK_DATA": str(params.data),
         "PENSTOCK_ADMIN_KEY": environ.get("PENSTOCK_ADMIN_KEY") or profile.api_key,
         "PENSTOCK_FLOWER_AUTH": environ.get("PENSTOCK_FLOWER_AUTH") or profile.flower_auth,
         "PENSTOCK_FLOWER_URL": environ.get("PENSTOCK_FLOWER_URL") or stack.flower_url,
@@ -199,7 +199,7 @@ def prepare(wish: UpParams, environ: Mapping[str, str]) -> Setup:
         "DATABASE_URL": settings.database_url or profile.database_url,
         "REDIS_URL": settings.redis_url or profile.redis_url,
         PASSWORD_VARIABLE: urlsplit(profile.redis_url).password or "",
-        "PROMETHEUS_MULTIPROC_DIR": str((wish.data / "run" / "metrics").absolute()),
+        "PROMETHEUS_MULTIPROC_DIR": str((params.data / "run" / "metrics").absolute()),
         "PYTHONPATH": _python_path(environ),
     }
     return Setup(stack, environment, profile, configuration, source.simulated, new_admin_key)
@@ -213,10 +213,10 @@ class ConfigurationSource:
     simulated: bool
 
 
-def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> ConfigurationSource:
+def find_configuration(params: UpParams, environ: Mapping[str, str]) -> ConfigurationSource:
     """Find the configuration to run. Raises CommandFailure or ConfigError if there is no usable key."""
-    settings = load_settings(wish.config, environ)
-    if wish.simulate:
+    settings = load_settings(params.config, environ)
+    if params.simulate:
         return ConfigurationSource(
             settings.path if settings.keys and settings.path else presets.SIMULATED, simulated=True
         )
@@ -224,46 +224,46 @@ def find_configuration(wish: UpParams, environ: Mapping[str, str]) -> Configurat
         # A missing secret raises ConfigError. Keys of other regions are left to their workers.
         opened = settings.open_keys
         key_secrets(settings, environ, opened)
-        outfits(settings, environ, {key.upstream for key in settings.keys if key.name in opened})
+        upstream_headers(settings, environ, {key.upstream for key in settings.keys if key.name in opened})
         return ConfigurationSource(settings.path, simulated=False)
     if environ.get("DEEPSEEK_API_KEY") and settings.path is None:
         return ConfigurationSource(presets.DEEPSEEK, simulated=False)
-    if wish.simulate_without_key:
+    if params.simulate_without_key:
         return ConfigurationSource(presets.SIMULATED, simulated=True)
     raise CommandFailure("no upstream key is configured", NO_KEY, Exit.CONFIGURATION)
 
 
-def reconfigure(wish: UpParams, stack: Stack, environ: Mapping[str, str]) -> Settings:
+def reconfigure(params: UpParams, stack: Stack, environ: Mapping[str, str]) -> Settings:
     """Check what a reload would read; if simulated, derive it again. Raises ConfigError, CommandFailure."""
-    source = find_configuration(wish, environ)
+    source = find_configuration(params, environ)
     if source.simulated != (stack.simulator_port is not None):
         raise CommandFailure(
             "a reload cannot change between simulated and real upstreams",
             "Stop `penstock up` and start it again.",
         )
     settings = load_settings(source.file, environ)
-    configure(source, settings, stack, wish.latency)
+    configure(source, settings, stack, params.latency)
     return settings
 
 
-def _stack(wish: UpParams, settings: Settings, *, simulated: bool) -> Stack:
+def _stack(params: UpParams, settings: Settings, *, simulated: bool) -> Stack:
     host = "127.0.0.1"
-    port = choose_port(wish.host, wish.port, option="--port", explicit=wish.port_explicit)
+    port = choose_port(params.host, params.port, option="--port", explicit=params.port_explicit)
     flower = choose_port(
-        host, wish.flower_port, option="--flower-port", explicit=wish.flower_port_explicit, taken=(port,)
+        host, params.flower_port, option="--flower-port", explicit=params.flower_port_explicit, taken=(port,)
     )
     own_redis = settings.redis_url is None
     return Stack(
-        host=wish.host,
+        host=params.host,
         port=port,
         flower_port=flower,
-        workers=wish.workers,
-        data=wish.data,
+        workers=params.workers,
+        data=params.data,
         drain_seconds=settings.worker.drain_seconds,
         redis_port=any_free_port(host) if own_redis else None,
-        redis_folder=wish.data / ("redis-simulated" if simulated else "redis") if own_redis else None,
+        redis_folder=params.data / ("redis-simulated" if simulated else "redis") if own_redis else None,
         simulator_port=any_free_port(host) if simulated else None,
-        simulator_file=wish.data / "simulation" / "simulator.json" if simulated else None,
+        simulator_file=params.data / "simulation" / "simulator.json" if simulated else None,
     )
 
 

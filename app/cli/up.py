@@ -127,7 +127,7 @@ def command(
         name: ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
         for name in ("port", "flower_port")
     }
-    wish = UpParams(
+    params = UpParams(
         data=data_folder(os.environ, data),
         config=config,
         simulate=simulate,
@@ -140,22 +140,22 @@ def command(
         workers=workers,
         latency=latency,
     )
-    ctx.exit(run(wish, verbose=verbose))
+    ctx.exit(run(params, verbose=verbose))
 
 
-def run(wish: UpParams, *, verbose: bool) -> int:
+def run(params: UpParams, *, verbose: bool) -> int:
     """Lock the data folder, start everything and run. Returns the exit code. Raises CommandFailure."""
-    wish.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are private
+    params.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are private
     try:
-        with sole(wish.data / "run") as record:
-            return _supervise(wish, record, verbose=verbose)
+        with sole(params.data / "run") as record:
+            return _supervise(params, record, verbose=verbose)
     except AlreadyRunningError as error:
-        raise _already(wish, error) from None
+        raise _already(params, error) from None
 
 
-def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
+def _supervise(params: UpParams, record: Run, *, verbose: bool) -> int:
     left = end_leftovers(record)
-    setup = prepare(wish, os.environ)
+    setup = prepare(params, os.environ)
     if setup.stack.redis_port is None:
         stack.require_redis(setup.environment["REDIS_URL"])
     raise_open_files()
@@ -166,15 +166,15 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
         terminal.say(f"Stopped processes left by an earlier run: {', '.join(left)}")
     for line in lines_at_start(setup):
         terminal.say(line)
-    logs = wish.data / "logs"
+    logs = params.data / "logs"
     logs.mkdir(exist_ok=True)
     supervisor = Supervisor(
         parts, {**os.environ, **setup.environment}, logs, terminal, on_processes=record.record
     )
-    settings = load_settings(find_configuration(wish, os.environ).file, os.environ)
-    reload = Reload(wish, setup, settings, supervisor, terminal.say)
+    settings = load_settings(find_configuration(params, os.environ).file, os.environ)
+    reload = Reload(params, setup, settings, supervisor, terminal.say)
     code = supervisor.run(
-        on_ready=lambda: _ready(wish, setup, terminal),
+        on_ready=lambda: _ready(params, setup, terminal),
         on_hangup=reload.hung_up,
     )
     record.clear()
@@ -186,15 +186,15 @@ def _supervise(wish: UpParams, record: Run, *, verbose: bool) -> int:
     return code
 
 
-def _ready(wish: UpParams, setup: Setup, terminal: Terminal) -> None:
+def _ready(params: UpParams, setup: Setup, terminal: Terminal) -> None:
     """Write the profile only now: a new key is stored when it is shown, not before."""
-    save(wish.data, setup.profile)
+    save(params.data, setup.profile)
     for line in lines_when_ready(setup):
         terminal.say(line)
     lifeline.ready()
 
 
-def _already(wish: UpParams, error: AlreadyRunningError) -> CommandFailure:
+def _already(params: UpParams, error: AlreadyRunningError) -> CommandFailure:
     who = f" (process {error.pid})" if error.pid else ""
     hint = f"Stop it{f': kill {error.pid}' if error.pid else ''}, or use another folder: --data DIR"
-    return CommandFailure(f"Penstock is already running with the data folder {wish.data}{who}", hint)
+    return CommandFailure(f"Penstock is already running with the data folder {params.data}{who}", hint)

@@ -60,7 +60,7 @@ class Dependencies(Protocol):
         """The truth."""
 
     @property
-    def reservoir(self) -> BacklogPublisher:
+    def publisher(self) -> BacklogPublisher:
         """The backlog queues; its calls must end within 250 ms."""
 
     @property
@@ -123,7 +123,7 @@ class UseCases:
 
 def build_use_cases(parts: Dependencies) -> UseCases:
     """Make them. Threads start when they are first needed, so that this may be called before a fork."""
-    settings, clock, database, reservoir = parts.settings, parts.clock, parts.database, parts.reservoir
+    settings, clock, database, publisher = parts.settings, parts.clock, parts.database, parts.publisher
     rules = rules_of(settings)
     tracer = getattr(parts, "tracer", None)
     waiters = Waiters(settings.api.waiters)
@@ -131,15 +131,17 @@ def build_use_cases(parts: Dependencies) -> UseCases:
     read_tasks = ReadTasks(database)
     policies = PolicyBook(database, clock, settings.access.default)
     admission = admission_of(settings, database, clock, policies)
-    retry_task = RetryTask(database, reservoir, clock, admission)
+    retry_task = RetryTask(database, publisher, clock, admission)
     # `getattr`: small test containers have neither; then Redis counts as unreachable.
-    service = ServiceReader(database, getattr(parts, "gauge", None), getattr(parts, "told", None), clock)
+    service = ServiceReader(
+        database, getattr(parts, "pacing_snapshots", None), getattr(parts, "wait_reasons", None), clock
+    )
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     return UseCases(
         authenticate=Authenticate(database, clock, admin_key),
         submit_task=SubmitTask(
             database,
-            reservoir,
+            publisher,
             rules,
             clock,
             admission,
@@ -149,16 +151,16 @@ def build_use_cases(parts: Dependencies) -> UseCases:
             tracer,
         ),
         submit_batch=SubmitBatch(
-            database, reservoir, rules, clock, admission, parts.explain, parts.meters, tracer
+            database, publisher, rules, clock, admission, parts.explain, parts.meters, tracer
         ),
         read_tasks=read_tasks,
         read_batches=ReadBatches(database),
         wait_for_task=WaitForTask(read_tasks, waiters, watch.start, clock),
-        cancel_task=CancelTask(database, reservoir, clock),
-        delete_task=DeleteTask(database, reservoir, clock),
+        cancel_task=CancelTask(database, publisher, clock),
+        delete_task=DeleteTask(database, publisher, clock),
         retry_task=retry_task,
         retry_tasks=RetryTasks(database, retry_task),
-        cancel_batch=CancelBatch(database, reservoir, clock),
+        cancel_batch=CancelBatch(database, publisher, clock),
         waiters=waiters,
         watch=watch,
         explain=parts.explain or NoExplanation(),
@@ -211,7 +213,7 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
     begin = BeginChat(use_cases.submit_task, waiters, use_cases.watch.start, connections)
     rules, admission = rules_of(settings), use_cases.admission
     longest = settings.api.max_task_body
-    take_in = TakeInFile(database, parts.reservoir, rules, clock, admission, longest, parts.meters)
+    take_in = TakeInFile(database, parts.publisher, rules, clock, admission, longest, parts.meters)
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()
     return OpenAiUseCases(
@@ -223,7 +225,7 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
         read_batches=use_cases.read_batches,
         read_batch_usage=ReadBatchUsage(database, clock),
         cancel_batch=use_cases.cancel_batch,
-        steer_batch=SteerBatch(database, parts.reservoir, clock, admission, rules.models),
+        steer_batch=SteerBatch(database, parts.publisher, clock, admission, rules.models),
         estimate_batch=EstimateBatch(rules, build_topology(settings), ceiling_of(settings), clock),
         read_tasks=use_cases.read_tasks,
         follow=FollowObject(waiters, use_cases.watch.start, clock),

@@ -41,9 +41,9 @@ from app.reporting.watch_alerts import (
     NobodyLeads,
     NoteVitals,
     WatchAlerts,
-    lay_addresses,
-    lay_alert_rules,
-    lay_watching,
+    build_alert_config,
+    build_alert_rules,
+    build_channel_addresses,
 )
 from app.settings import ConfigError, Settings, load_settings, price_book
 from app.settings.domain.routing import Topology
@@ -68,14 +68,14 @@ _KEPT = (
     "celery",
     "envelopes",
     "scripts",
-    "reservoir",
+    "publisher",
     "rates",
     "changes",
     "streams",
-    "told",
-    "patient_reservoir",
+    "wait_reasons",
+    "patient_publisher",
     "permits",
-    "callback_bell",
+    "callback_notifier",
 )
 
 
@@ -169,7 +169,7 @@ class Container:
         return Scripts(connect(self.redis_url, timeout=TIMEOUT, connections=1100))
 
     @cached_property
-    def reservoir(self) -> BacklogPublisher:
+    def publisher(self) -> BacklogPublisher:
         """Backlog queues, as the API sees them: fails fast, and tells Flower of what is submitted singly."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
         return RedisBacklogPublisher(
@@ -221,7 +221,7 @@ class Container:
         return RedisStreamReader(connect(self.redis_url, timeout=API_TIMEOUT, connections=10_000))
 
     @cached_property
-    def gauge(self) -> PacingSnapshotReader:
+    def pacing_snapshots(self) -> PacingSnapshotReader:
         """The gate, as people look at it: fails fast."""
         client = connect(self.redis_url, timeout=API_TIMEOUT, connections=4)
         return PacingSnapshotReader(client, self.topology.keys, self.topology.quota_ids)
@@ -229,16 +229,16 @@ class Container:
     @property
     def explain(self) -> Explain:
         """Why tasks wait."""
-        return self.told
+        return self.wait_reasons
 
     @cached_property
-    def told(self) -> WaitReasonReader:
+    def wait_reasons(self) -> WaitReasonReader:
         """What the leader tells; fails fast."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4))
         return WaitReasonReader(scripts, self.clock, Lines(self.database, self.clock))
 
     @cached_property
-    def patient_reservoir(self) -> RedisBacklogPublisher:
+    def patient_publisher(self) -> RedisBacklogPublisher:
         """Backlog queues, as the leader sees them."""
         return RedisBacklogPublisher(self.scripts, self.envelopes.encode, self.clock)
 
@@ -248,8 +248,8 @@ class Container:
         return RedisPermits(self.scripts)
 
     @cached_property
-    def callback_bell(self) -> RedisCallbackNotifier:
-        """Rings callback workers; fails fast, as the feeder finds what it could not ring."""
+    def callback_notifier(self) -> RedisCallbackNotifier:
+        """Wakes callback workers; fails fast, as the feeder finds what was missed."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
         return RedisCallbackNotifier(scripts, self.celery, self.clock)
 
@@ -264,10 +264,12 @@ class Container:
             self.database,
             MeasureAlerts(self.database, self.clock).read,
             self.sending_alerts,
-            lay_watching(alerts),
+            build_alert_config(alerts),
             self.clock,
         )
-        return AlertLoop(self._vitals(me, requests), watch, may or NobodyLeads(self.gauge, self.clock))
+        return AlertLoop(
+            self._vitals(me, requests), watch, may or NobodyLeads(self.pacing_snapshots, self.clock)
+        )
 
     def keep_vitals(self) -> AlertLoop:
         """The same, which never watches."""
@@ -282,8 +284,8 @@ class Container:
         alerts = self.settings.alerts
         return SendAlerts(
             AppriseNotifier(),
-            lay_addresses(alerts, os.environ),
-            {rule.name: rule for rule in lay_alert_rules(alerts)},
+            build_channel_addresses(alerts, os.environ),
+            {rule.name: rule for rule in build_alert_rules(alerts)},
             alerts.runbook or RUNBOOK,
             self.database,
             self.clock,

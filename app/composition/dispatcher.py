@@ -54,7 +54,7 @@ class LeaderProcess:
         parts = self.parts
         self.clock = parts.clock
         self.database = parts.database
-        self.reservoir = parts.patient_reservoir
+        self.publisher = parts.patient_publisher
         self.gate = RedisPacingStore(parts.scripts, unreadable=parts.meters.set_aside)
         self.candidate = LeaderElection(self.gate, self.clock)
         self.controller = make_rate_controller(parts.topology, parts.settings)
@@ -79,21 +79,21 @@ class LeaderProcess:
             watch=self.watch,
             trace=self.tracing.released,
         )
-        self.feeder = Feeder(self.database, self.reservoir, self.gate, self.clock)
-        self.requeueing = RequeueTasks(self.database, self.reservoir)
+        self.feeder = Feeder(self.database, self.publisher, self.gate, self.clock)
+        self.requeueing = RequeueTasks(self.database, self.publisher)
         cache = parts.settings.cache
         self.joiner = JoinIdentical(
             self.database,
-            self.reservoir,
+            self.publisher,
             parts.shared_answers,
             self.clock,
             coalesce=cache.enabled and cache.coalesce,
-            ring=parts.callback_bell.ring,
+            notify=parts.callback_notifier.notify,
         )
         rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
         policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
         admission = admission_of(parts.settings, self.database, self.clock, policies)
-        take_in = TakeInFile(self.database, self.reservoir, rules, self.clock, admission, line, parts.meters)
+        take_in = TakeInFile(self.database, self.publisher, rules, self.clock, admission, line, parts.meters)
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)
@@ -102,13 +102,13 @@ class LeaderProcess:
     def _jobs(self, silence: float, admission: Admission) -> list[PeriodicJob]:
         """What the reconciler thread does, in this order. `silence`: seconds after which a worker is lost."""
         parts, database, clock = self.parts, self.database, self.clock
-        publisher, settings = self.reservoir, self.parts.settings
+        publisher, settings = self.publisher, self.parts.settings
         lost = LostWorkers(database, self.gate, publisher, clock, parts.meters, silence)
         audit = ChainAudit(database, clock, settings.access.audit_retention)
         budgets = SettleBudgets(database, publisher, admission, clock)
         retention = KeepRetention(database, clock, settings.storage)
         texts = {m.name: m.degraded.text for m in settings.models if m.degraded is not None}
-        degraded = GiveDegraded(database, publisher, clock, texts, parts.callback_bell.ring)
+        degraded = GiveDegraded(database, publisher, clock, texts, parts.callback_notifier.notify)
         late = ExpireUnreachable(database, publisher, clock, parts.topology, lambda: self.why.lists)
         off_peak = ScheduleOffPeak(database, publisher, clock, windows_of(settings), self.why.pace_of)
         each = EACH_ROUND
@@ -118,7 +118,7 @@ class LeaderProcess:
             PeriodicJob("queued rows", each, QueuedRows(database, self.gate, clock).tick),
             PeriodicJob("retries ahead", each, RetriesAhead(database, publisher, clock).tick),
             PeriodicJob("ended permits", each, EndedPermits(database, self.gate, parts.permits).tick),
-            PeriodicJob("callbacks", each, CallbackFeeder(database, parts.callback_bell, clock).tick),
+            PeriodicJob("callbacks", each, CallbackFeeder(database, parts.callback_notifier, clock).tick),
             PeriodicJob("clean up", 60.0, CleanUp(database, clock).tick),
             PeriodicJob("usage", 30.0, partial(roll_up_usage, database)),
             PeriodicJob("cache", 30.0, partial(bound_cache, database, clock, settings.cache.entries)),

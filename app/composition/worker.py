@@ -123,10 +123,10 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
         policies=policies(settings),
         clock=clock,
         parse=orjson.loads,
-        notify_callbacks=parts.callback_bell.ring,
+        notify_callbacks=parts.callback_notifier.notify,
         streams=RedisStreamWriter(parts.scripts),
         answers=_keep_answers(parts),
-        notify_waiters=parts.reservoir.announce,
+        notify_waiters=parts.publisher.announce,
         postpone=lambda task, until, reason: database.write(
             lambda c: feeding.postpone(c, task, until, reason)
         ),
@@ -156,7 +156,11 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
 def _make_upstreams(parts: Container, held: HeldSecrets, concurrency: int) -> Upstreams:
     """The upstreams of the keys whose secrets are resolved. Raises ConfigError."""
     return Upstreams(
-        parts.settings, held.secrets, concurrency=concurrency, clock=parts.clock, outfits=held.outfits
+        parts.settings,
+        held.secrets,
+        concurrency=concurrency,
+        clock=parts.clock,
+        headers=held.headers,
     )
 
 

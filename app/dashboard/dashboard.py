@@ -48,7 +48,7 @@ def install_dashboard(
     retry: RetryTask,
     service: ServiceReader,
     explain: Explain,
-    bell: CallbackNotifier | None = None,
+    notifier: CallbackNotifier | None = None,
 ) -> LivePages:
     """Add the pages. Opens nothing; the reader thread starts with the first live viewer."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
@@ -64,7 +64,7 @@ def install_dashboard(
     )
     actions = Actions(
         retry,
-        DeadLetters(database, bell or NoCallbackNotifier(), clock),
+        DeadLetters(database, notifier or NoCallbackNotifier(), clock),
     )
     auth = SessionAuth(KeepSession(database, authenticate, clock, admin_key), admit)
     pages = Views(auth, live, database, clock, explain, actions, flower_url)

@@ -171,13 +171,13 @@ def measure_redis(url: str) -> RedisFigures:
         client.close()
 
 
-def watch_gate(gauge: PacingSnapshotReader, seconds: float = _WATCH) -> GateFigures:
+def watch_gate(snapshots: PacingSnapshotReader, seconds: float = _WATCH) -> GateFigures:
     """Whether the leader beats while we look. Raises RedisUnreachable."""
     began = time.monotonic()
-    first = now = gauge.look()
+    first = now = snapshots.look()
     while now.beat == first.beat and now.term and time.monotonic() - began < seconds:
         time.sleep(0.1)
-        now = gauge.look()
+        now = snapshots.look()
     watched = time.monotonic() - began
     return GateFigures(bool(now.term), abs(now.beat - first.beat), watched, now.workers, now.slots)
 

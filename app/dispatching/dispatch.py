@@ -101,7 +101,7 @@ class KeyWatch(Protocol):
     def proofs(self) -> Mapping[str, Proof]:
         """When keys last worked, in pacing time."""
 
-    def standing(self) -> Mapping[str, Any]:
+    def unhealthy(self) -> Mapping[str, Any]:
         """Status of keys and accounts, to be published."""
 
 
@@ -119,7 +119,7 @@ class NoWatch:
         """None."""
         return NO_PROOFS
 
-    def standing(self) -> Mapping[str, Any]:
+    def unhealthy(self) -> Mapping[str, Any]:
         """Nothing."""
         return {}
 
@@ -200,9 +200,9 @@ class Dispatcher:
 
     def _publish(self, snapshot: Snapshot, waits: Mapping[str, Wait], done: Sequence[Release]) -> None:
         if self.why is not None:
-            self.why.record_tick(snapshot, self.topology, waits, done, lambda: self._standing(snapshot))
+            self.why.record_tick(snapshot, self.topology, waits, done, lambda: self._report(snapshot))
 
-    def _standing(self, snapshot: Snapshot) -> Mapping[str, Any]:
+    def _report(self, snapshot: Snapshot) -> Mapping[str, Any]:
         """What the leader publishes of itself: its term, estimates, breakers, pauses and key health."""
         controller, now = self.controller, snapshot.now
         term, since = self._led
@@ -216,7 +216,7 @@ class Dispatcher:
             else {n: _figures(of) for n, of in controller.learned().items()},
             "breakers": {} if controller is None else controller.open_breakers(now),
             "pauses": sorted(snapshot.suspensions.pauses.subjects),
-            "health": self.watch.standing(),
+            "health": self.watch.unhealthy(),
         }
 
     def _govern(

@@ -51,14 +51,14 @@ class Feeder:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         window: Window,
         clock: Clock,
         *,
         size: int = 50_000,
     ) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._window = window
         self._clock = clock
         self._size = size
@@ -117,7 +117,7 @@ class Feeder:
         messages = [message for of_queue in taken for message in of_queue]
         # Plain retries go to the front, so the last of them is put there first.
         front = [m for m in messages if m.front]
-        refused = self._reservoir.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
+        refused = self._publisher.publish(front[::-1] + [m for m in messages if not m.front], feeding=True)
         if refused:
             self._database.write(lambda c: feeding.mark_unqueued(c, list(refused)))
         self._forget_gone([m.task_id for m in messages if m.task_id not in refused])
@@ -132,4 +132,4 @@ class Feeder:
         found = self._database.read(lambda c: store.releases_of(c, task_ids)) if task_ids else {}
         gone = [i for i in task_ids if i not in found or found[i][0].ended]
         if gone:
-            self._reservoir.forget(gone)
+            self._publisher.forget(gone)

@@ -153,10 +153,10 @@ class SettleBudgets:
     """Replaces what ended tasks had reserved by what they used, and releases tasks that waited for a budget."""
 
     def __init__(
-        self, database: Database, reservoir: BacklogPublisher, admission: Admission, clock: Clock
+        self, database: Database, publisher: BacklogPublisher, admission: Admission, clock: Clock
     ) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._admission = admission
         self._clock = clock
 
@@ -165,7 +165,7 @@ class SettleBudgets:
         settle = partial(budgets.settle_ended, limit=_BUDGET_TASKS)
         _drain(partial(self._database.write, settle), _BUDGET_TASKS, 5)
         if sum(self._release(name) for name in self._database.read(budgets.clients_waiting)):
-            self._reservoir.ring()
+            self._publisher.wake()
 
     def forget(self) -> None:
         """Delete periods that ended long ago."""

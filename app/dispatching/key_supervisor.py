@@ -46,7 +46,7 @@ class KeySupervisor:
 
     `heard`, `suspensions` and `proofs` wait for neither database nor network, as the tick calls them. A lock guards all
     state; what the tick reads without it is exchanged as a whole and never changed.
-    Threads: `heard`, `suspensions`, `proofs`, `standing`, `recall`: tick; `look`: watcher; `test`: tester.
+    Threads: `heard`, `suspensions`, `proofs`, `unhealthy`, `recall`: tick; `look`: watcher; `test`: tester.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class KeySupervisor:
                 proofs[r.key] = replace(before, succeeded=max(before.succeeded, r.released_at))
         self._proofs = proofs
 
-    def standing(self) -> Mapping[str, Any]:
+    def unhealthy(self) -> Mapping[str, Any]:
         """Suspended keys and accounts, with the reason."""
         with self._lock:
-            bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
+            bad = {n: s for n, s in self._health.statuses.items() if s.condition is not Condition.ACTIVE}
         return {name: {"condition": one.condition, "reason": one.reason} for name, one in bad.items()}
 
     # -- called by the leader's other threads
@@ -122,8 +122,8 @@ class KeySupervisor:
         known |= {f"account:{held.account}" for held in self._health.keys.values()}
         with self._lock:
             self._pauses = Pauses.of(pauses)
-            self._health.standings = {name: one for name, one in kept.items() if name in known}
-            self._written = dict(self._health.standings)
+            self._health.statuses = {name: one for name, one in kept.items() if name in known}
+            self._written = dict(self._health.statuses)
             self._recompute()
         if gone := kept.keys() - known:
             self._database.write(lambda conn: forget_health(conn, gone))
@@ -136,12 +136,12 @@ class KeySupervisor:
             self._pauses = pauses
             for key in resumed:
                 self._health.give_back(key, self._clock.now())
-            standings = dict(self._health.standings)
+            statuses = dict(self._health.statuses)
             self._recompute()
-        changed = {name: one for name, one in standings.items() if self._written.get(name) != one}
+        changed = {name: one for name, one in statuses.items() if self._written.get(name) != one}
         if changed:
             self._database.write(lambda conn: save_health(conn, changed, self._clock.now()))
-            self._written = standings
+            self._written = statuses
         for key in resumed:
             self._open(key)
 
@@ -171,7 +171,7 @@ class KeySupervisor:
             self._open(order.key)
 
     def _is_bad(self, subject: str) -> bool:
-        return self._health.standings.get(subject, KeyStatus()).condition is not Condition.ACTIVE
+        return self._health.statuses.get(subject, KeyStatus()).condition is not Condition.ACTIVE
 
     def _note_test(self, order: Order, test: Probed) -> None:
         """Note a key whose own test worked. Call under the lock."""
@@ -188,7 +188,7 @@ class KeySupervisor:
     def _resumed(self) -> list[str]:
         """Keys that are suspended here and active in the database, where an operator resumed them since."""
         with self._lock:
-            bad = {n: s for n, s in self._health.standings.items() if s.condition is not Condition.ACTIVE}
+            bad = {n: s for n, s in self._health.statuses.items() if s.condition is not Condition.ACTIVE}
             keys = dict(self._health.keys)
         if not bad:
             return []

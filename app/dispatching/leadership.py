@@ -60,7 +60,7 @@ _CHUNK = 5000
 class Generations(Protocol):
     """The pacing store, as far as the rebuild needs it."""
 
-    def begin_generation(self, epoch: str, keys: Iterable[str]) -> None:
+    def begin_generation(self, generation: str, keys: Iterable[str]) -> None:
         """Delete all places and permits."""
 
     def beat(self) -> None:
@@ -78,7 +78,7 @@ def begin_generation(
     topology: Topology,
     clock: Clock,
     *,
-    epoch: str,
+    generation: str,
     upstreams: Mapping[str, str],
     configure: Callable[[], None],
     pause: Callable[[float], bool],
@@ -88,7 +88,7 @@ def begin_generation(
     `upstreams`: by key. `pause` waits and returns whether to stop: the generation then stays closed, and the next
     leader begins another. Raises what Redis and the database raise.
     """
-    generations.begin_generation(epoch, topology.keys)
+    generations.begin_generation(generation, topology.keys)
     configure()
     # Without workers nothing can be in transit.
     if database.read(workers.beats) and not _wait(generations, clock, pause):

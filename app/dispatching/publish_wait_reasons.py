@@ -44,9 +44,9 @@ class PublishWaitReasons:
         topology: Topology,
         waits: Mapping[str, Wait],
         done: Sequence[Release],
-        standing: Callable[[], Mapping[str, Any]] = dict,
+        more: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """Record a tick. `standing` returns what else the leader publishes of itself. Raises RedisUnreachable."""
+        """Record a tick. `more` returns what else the leader publishes of itself. Raises RedisUnreachable."""
         now, quotas = seen.now, seen.quotas
         with self._pacing:
             for release in done:
@@ -63,7 +63,7 @@ class PublishWaitReasons:
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": self.capacities,
                 "lines": {f"{queue}|{step}": self._likely(queue, step, now) for queue, step in self.lists},
-                "dispatcher": {"at": now, **standing()},
+                "dispatcher": {"at": now, **more()},
             }
         )
 

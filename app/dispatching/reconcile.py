@@ -87,9 +87,9 @@ class QueuedRows:
 class RetriesAhead:
     """Finds retries that a clock that was ahead had postponed: they wait from now."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, publisher: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._after: tuple[float, int] | None = None
         self._pass = Cooldown(PASS_EVERY)
@@ -102,15 +102,15 @@ class RetriesAhead:
         self._after = after = self._after or (now + SETTLED, 0)
         self._after = self._database.write(lambda c: feeding.correct_postponed(c, now, SETTLED, after, PAGE))
         if self._after is None:
-            self._reservoir.ring()
+            self._publisher.wake()
 
 
 class Expiry:
     """Ends tasks past their deadline as `expired`."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, publisher: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
 
     def tick(self) -> int:
@@ -118,8 +118,8 @@ class Expiry:
         now = self._clock.now()
         ids = self._database.write(lambda c: store.expire(c, now, PAGE))
         if ids:
-            self._reservoir.forget(ids)
-            self._reservoir.announce(ids)
+            self._publisher.forget(ids)
+            self._publisher.announce(ids)
         return len(ids)
 
 
@@ -130,7 +130,7 @@ class LostWorkers:
         self,
         database: Database,
         truth: Truth,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         meter: Meter | None = None,
         silence: float = WORKER_SILENCE,
@@ -140,7 +140,7 @@ class LostWorkers:
         self._silence = HeartbeatMonitor(silence)
         self._database = database
         self._truth = truth
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
 
     def tick(self) -> int:
@@ -159,7 +159,7 @@ class LostWorkers:
         log.warning("a worker is lost: no heartbeat", worker=worker, calls=lost)
         self._database.write(lambda c: workers.ended(c, worker, self._clock.now()))
         self._truth.drop_worker(worker)
-        self._reservoir.announce(())
+        self._publisher.announce(())
         return lost
 
     def _lose(self, worker: str) -> list[store.RunningRow]:

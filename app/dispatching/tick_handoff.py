@@ -28,9 +28,9 @@ class RequeueTasks:
     Threads: `remember`: tick; `flush`: refeeder, tick.
     """
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher) -> None:
+    def __init__(self, database: Database, publisher: BacklogPublisher) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._lock = threading.Lock()
         self._gone: set[str] = set()
 
@@ -51,7 +51,7 @@ class RequeueTasks:
         except BaseException:
             self.remember(gone)
             raise
-        self._reservoir.ring()
+        self._publisher.wake()
 
 
 class ClientShares:

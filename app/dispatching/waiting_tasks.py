@@ -62,13 +62,13 @@ class ExpireUnreachable:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         topology: Topology,
         waiting: Lists,
     ) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._ceilings = {
             model: ceiling
@@ -94,8 +94,8 @@ class ExpireUnreachable:
         numbers = [line[place][1] for place in late]
         ended = self._database.write(lambda conn: lines.expire_at_once(conn, numbers, now, _failure(ceiling)))
         if ended:
-            self._reservoir.forget(ended)
-            self._reservoir.announce(ended)
+            self._publisher.forget(ended)
+            self._publisher.announce(ended)
         return len(ended)
 
 
@@ -115,9 +115,9 @@ _ABANDONED_AT_ONCE = 200
 class AbandonCalls:
     """Cancels tasks whose waiting request is gone and was not repeated, also those that dead processes held."""
 
-    def __init__(self, database: Database, reservoir: BacklogPublisher, clock: Clock) -> None:
+    def __init__(self, database: Database, publisher: BacklogPublisher, clock: Clock) -> None:
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._silence = HeartbeatMonitor()
         self._orphans = Cooldown(_ORPHANS_EVERY)
@@ -149,8 +149,8 @@ class AbandonCalls:
             name for name, has_callback in due.items() if self._cancel(name, has_callback=has_callback)
         ]
         if cancelled:
-            self._reservoir.forget(cancelled)
-            self._reservoir.announce(cancelled)
+            self._publisher.forget(cancelled)
+            self._publisher.announce(cancelled)
         return len(cancelled)
 
     def _cancel(self, task_id: str, *, has_callback: bool) -> bool:
@@ -175,17 +175,17 @@ class GiveDegraded:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         texts: Mapping[str, str],
-        ring: Callable[[Sequence[str]], object] = lambda _callbacks: None,
+        notify: Callable[[Sequence[str]], object] = lambda _callbacks: None,
     ) -> None:
-        """`texts` by model; `ring` notifies the callback workers."""
+        """`texts` by model; `notify` wakes the callback workers."""
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._texts = texts
-        self._ring = ring
+        self._notify = notify
 
     def tick(self) -> int:
         """Answer one page. Returns how many."""
@@ -201,10 +201,10 @@ class GiveDegraded:
 
         ended, callbacks = self._database.write(lambda conn: degrade(conn, now, _DEGRADED_AT_ONCE, answer))
         if ended:
-            self._reservoir.forget(ended)
-            self._reservoir.announce(ended)
+            self._publisher.forget(ended)
+            self._publisher.announce(ended)
         if callbacks:
-            self._ring(callbacks)
+            self._notify(callbacks)
         return len(ended)
 
 
@@ -223,14 +223,14 @@ class ScheduleOffPeak:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         hours: Mapping[str, Windows],
         pace_of: PaceOf,
     ) -> None:
         """`hours`: busy hours by model."""
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._hours = hours
         self._pace_of = pace_of
@@ -243,7 +243,7 @@ class ScheduleOffPeak:
             self._start(one, now) for one in self._database.read(off_peak.off_peak_queues) if one.deadlines
         )
         if started:
-            self._reservoir.ring()
+            self._publisher.wake()
         return moved + started
 
     def _hold(self, model: str, hours: Windows, now: float) -> int:
@@ -254,7 +254,7 @@ class ScheduleOffPeak:
             lambda conn: off_peak.hold_for_window(conn, model, until, _OFF_PEAK_AT_ONCE)
         )
         if held:
-            self._reservoir.forget(held)
+            self._publisher.forget(held)
         return len(held)
 
     def _start(self, one: off_peak.OffPeakQueue, now: float) -> int:

@@ -151,7 +151,7 @@ class ReportSlots:
     """Reports which keys this worker serves and how many calls it can take: each second, at once on a large change.
 
     It offers what it can start in time, though its pool may be larger (`prefetch_allowance`). The counters belong to
-    the loop's thread; other threads only set `_keys` and ring.
+    the loop's thread; other threads only set `_keys` and wake the loop.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class ReportSlots:
     def at_once(self) -> None:
         """Report without waiting for the next second."""
         self._requested.set()
-        self._loop.ring()
+        self._loop.wake()
 
     def close(self, seconds: float) -> None:
         """Announce that this worker takes no more tasks, if Redis answers."""

@@ -56,7 +56,7 @@ class RevokeTasks:
     def ask(self, task_ids: Iterable[str]) -> None:
         """Cancel these tasks soon."""
         self._waiting.extend(task_ids)
-        self._loop.ring()
+        self._loop.wake()
 
     def _all(self) -> None:
         while self._waiting and not self._loop.stopping:

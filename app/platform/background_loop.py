@@ -50,7 +50,7 @@ class BackgroundLoop:
         backoff: tuple[float, float] = (FIRST_BACKOFF, LONGEST_BACKOFF),
         wake: Callable[[], object] = lambda: None,
     ) -> None:
-        """`every`: seconds between two calls; None: only when rung. `at_once`: whether the first call waits for that.
+        """`every`: seconds between two calls; None: only when woken. `at_once`: whether the first call waits for that.
 
         `backoff`: first and longest pause after a failure. `wake`: ends a wait inside the body, when it is to stop.
         """
@@ -70,7 +70,7 @@ class BackgroundLoop:
                 self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
                 self._thread.start()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Call the body now. A pause after a failure is not cut short."""
         self._rung.set()
 

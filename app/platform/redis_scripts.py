@@ -90,11 +90,11 @@ class Scripts:
             pipe = self.client.pipeline(transaction=False)
             pipe.blpop(doorbell, max(0.001, round(seconds, 3)))
             pipe.evalsha(script.sha, 0, *arguments)
-            rung, answer = pipe.execute(raise_on_error=False)
+            woken, answer = pipe.execute(raise_on_error=False)
             if isinstance(
-                rung, Exception
+                woken, Exception
             ):  # such as a wake-up key that is not a list: ignoring it would make a busy loop
-                raise rung
+                raise woken
             if isinstance(answer, redis.exceptions.NoScriptError):
                 return script(args=arguments)
             if isinstance(answer, Exception):

@@ -327,15 +327,15 @@ def _service(seen: ServiceStatus) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def _quotas(seen: ServiceStatus) -> dict[str, dict[tuple[str, ...], float]]:
-    sights = {name: sight for name, sight in seen.quotas.items() if not name.startswith("upstream:")}
-    braked = {(name,): sight for name, sight in seen.quotas.items() if sight.brakes or sight.braked}
+    quotas = {name: quota for name, quota in seen.quotas.items() if not name.startswith("upstream:")}
+    braked = {(name,): quota for name, quota in seen.quotas.items() if quota.brakes or quota.braked}
     breakers: dict[tuple[str, ...], float] = {}
-    for name, sight in seen.quotas.items():
+    for name, quota in seen.quotas.items():
         kind, _, rest = name.partition(":")
         upstream, _, model = rest.partition(":")
         if kind == "upstream" and model != "*":
-            breakers |= {(upstream, model, state): float(state == breaker_state(sight)) for state in STATES}
-    limited = {(name,): s for name, s in sights.items() if s.cap is not None or s.rate is not None}
+            breakers |= {(upstream, model, state): float(state == breaker_state(quota)) for state in STATES}
+    limited = {(name,): s for name, s in quotas.items() if s.cap is not None or s.rate is not None}
     return {
         "penstock_quota_in_flight": {place: s.flight for place, s in limited.items()},
         "penstock_quota_in_flight_limit": {p: s.cap for p, s in limited.items() if s.cap is not None},

@@ -7,18 +7,18 @@ from typing import Any
 
 from app.pacing.domain.breaker import BreakerState
 from app.pacing.domain.why import Binding, Bound
-from app.reporting.domain.bottleneck import ModelBacklog, Service, bottleneck
+from app.reporting.domain.bottleneck import ModelBacklog, Service, find_bottleneck
 from app.reporting.domain.snapshot import (
     BreakerSnapshot,
     DispatcherSnapshot,
-    KeyStanding,
+    KeyView,
     LeaderSnapshot,
     LimitFigures,
-    ModelStanding,
+    ModelView,
     PacingSnapshot,
     QuotaSnapshot,
-    QuotaStanding,
-    WorkerStanding,
+    QuotaView,
+    WorkerEntry,
     key_state,
     seen_by_workers,
 )
@@ -68,7 +68,7 @@ class ReadDispatcher:
         )
         return DispatcherSnapshot(
             at=now,
-            holdup=bottleneck(service),
+            holdup=find_bottleneck(service),
             database=seen.database,
             redis=gate is not None,
             leader=leader,
@@ -103,11 +103,11 @@ class ReadDispatcher:
         said: Mapping[str, Any],
         waiting: Mapping[str, int],
         now: float,
-    ) -> QuotaStanding:
+    ) -> QuotaView:
         kind, _, rest = name.partition(":")
         owner, _, model = rest.partition(":")
         told = self._topology.quotas.get(name)
-        sight = (gate.quotas.get(name) if gate else None) or QuotaSnapshot(name)
+        state = (gate.quotas.get(name) if gate else None) or QuotaSnapshot(name)
         routes = [route for route in self._topology.routes if name in route.quotas]
         passing = [
             found
@@ -115,7 +115,7 @@ class ReadDispatcher:
             if any(name in route.quotas for tier in tiers for route in tier)
         ]
         breaker = said.get("breakers", {}).get(name)
-        return QuotaStanding(
+        return QuotaView(
             name,
             kind,
             owner,
@@ -123,24 +123,24 @@ class ReadDispatcher:
             tuple(dict.fromkeys(route.upstream for route in routes)),
             LimitFigures(told.rpm, told.tpm, told.concurrency) if told else LimitFigures(),
             LimitFigures(**said.get("learned", {}).get(name, {})),
-            _in_force(sight),
-            sight.flight,
+            _in_force(state),
+            state.flight,
             int(said.get("last_minute", {}).get(name, 0)),
             sum(waiting.get(found, 0) for found in passing),
-            now + sight.braked_for if sight.braked else None,
-            sight.why if sight.braked else "",
-            sight.brakes,
+            now + state.braked_for if state.braked else None,
+            state.why if state.braked else "",
+            state.brakes,
             BreakerSnapshot(BreakerState(breaker[0]), breaker[1], now + breaker[2]) if breaker else None,
         )
 
-    def _key(self, held: Held, seen: ServiceSnapshot, quotas: Sequence[QuotaStanding]) -> KeyStanding:
+    def _key(self, held: Held, seen: ServiceSnapshot, quotas: Sequence[QuotaView]) -> KeyView:
         names = {name for route in self._topology.routes if route.key == held.name for name in route.quotas}
         passed = [quota for quota in quotas if quota.id in names]
-        standing = worse(seen.health, held.name, held.account)
-        state, reason = key_state(held.name, standing, Pauses.of(seen.pauses), passed, seen.at)
+        status = worse(seen.health, held.name, held.account)
+        state, reason = key_state(held.name, status, Pauses.of(seen.pauses), passed, seen.at)
         minute = seen.report.get("dispatcher", {}).get("last_minute", {})
         gate = seen.pacing
-        return KeyStanding(
+        return KeyView(
             held.name,
             held.upstream,
             held.account,
@@ -148,16 +148,16 @@ class ReadDispatcher:
             reason,
             gate.flights.get(held.name, 0) if gate else 0,
             int(minute.get(f"key:{held.name}:*", 0)),
-            standing,
+            status,
             tuple(quota.id for quota in passed),
             seen_by_workers([held.name], gate.reports)[held.name] if gate else 0,
         )
 
 
-def _model(name: str, waiting: int, said: Mapping[str, Any]) -> ModelStanding:
+def _model(name: str, waiting: int, said: Mapping[str, Any]) -> ModelView:
     if not waiting:
-        return ModelStanding(name, 0, None, None)
-    return ModelStanding(name, waiting, said.get("words"), said.get("opens_in"))
+        return ModelView(name, 0, None, None)
+    return ModelView(name, waiting, said.get("words"), said.get("opens_in"))
 
 
 def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) -> LeaderSnapshot:
@@ -171,28 +171,26 @@ def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) ->
     return LeaderSnapshot(gate.term, age < LEADER_SILENT, since, now - age, int(said["turns"]))
 
 
-def _crews(seen: ServiceSnapshot) -> list[WorkerStanding]:
+def _crews(seen: ServiceSnapshot) -> list[WorkerEntry]:
     rows = {row.id: row for row in seen.workers}
     gate, now = seen.pacing, seen.at
     if gate is None:
-        return [
-            WorkerStanding(row.id, row.host, row.pid, (), None, None, row.beat_at) for row in rows.values()
-        ]
+        return [WorkerEntry(row.id, row.host, row.pid, (), None, None, row.beat_at) for row in rows.values()]
     found = []
     for report in gate.reports:
         row = rows.get(report.id)
         host, pid = (row.host, row.pid) if row else (None, None)
         found.append(
-            WorkerStanding(report.id, host, pid, report.keys, report.slots, report.held, now - report.age)
+            WorkerEntry(report.id, host, pid, report.keys, report.slots, report.held, now - report.age)
         )
     return found
 
 
-def _in_force(sight: QuotaSnapshot) -> LimitFigures:
+def _in_force(state: QuotaSnapshot) -> LimitFigures:
     return LimitFigures(
-        None if sight.rate is None else round(sight.rate * WINDOW, 1),
-        None if sight.token_rate is None else round(sight.token_rate * WINDOW),
-        sight.cap,
+        None if state.rate is None else round(state.rate * WINDOW, 1),
+        None if state.token_rate is None else round(state.token_rate * WINDOW),
+        state.cap,
     )
 
 

@@ -76,11 +76,11 @@ class SendAlerts:
     def _reasons(self) -> dict[Place, str]:
         """Why keys and accounts are not used. Empty if the database is unreachable: the alert is sent anyway."""
         try:
-            standings = self.database.read(load_health)
+            statuses = self.database.read(load_health)
         except DatabaseUnreachable:
             return {}
         rules = {"key": "key_disabled", "account": "balance_low"}
-        named = ((subject.partition(":"), one.reason) for subject, one in standings.items() if one.reason)
+        named = ((subject.partition(":"), one.reason) for subject, one in statuses.items() if one.reason)
         return {(rules[kind], name): reason for (kind, _, name), reason in named if kind in rules}
 
     def beat(self) -> None:

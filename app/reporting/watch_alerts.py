@@ -68,13 +68,13 @@ class AlertWatch:
 
     def hold(self, conn: Connection, silence: float) -> bool:
         """Take or renew the watch, which is lost after `silence` seconds; returns whether this process has it."""
-        standing = rows.watcher(conn)
-        if standing != self._seen:
-            self._seen, self._since = standing, self._clock.monotonic()
-        mine = standing[0] in ("", self._me)
+        seen = rows.watcher(conn)
+        if seen != self._seen:
+            self._seen, self._since = seen, self._clock.monotonic()
+        mine = seen[0] in ("", self._me)
         if not mine and self._clock.monotonic() - self._since < silence:
             return False
-        return rows.watch(conn, self._me, standing)
+        return rows.watch(conn, self._me, seen)
 
 
 @dataclass(slots=True)
@@ -175,10 +175,10 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 RUNBOOK = "docs/runbook.md"
 
 
-def lay_watching(settings: AlertSettings) -> Watching:
+def build_alert_config(settings: AlertSettings) -> Watching:
     """Rules, muted hours and times."""
     return Watching(
-        rules=lay_alert_rules(settings),
+        rules=build_alert_rules(settings),
         mutes=tuple(map(_mute, settings.mute)),
         every=settings.every,
         group_seconds=settings.group,
@@ -186,13 +186,13 @@ def lay_watching(settings: AlertSettings) -> Watching:
     )
 
 
-def lay_alert_rules(settings: AlertSettings) -> list[Rule]:
+def build_alert_rules(settings: AlertSettings) -> list[Rule]:
     """The rules in force."""
     changes = {name: (told.above, told.seconds, told.enabled) for name, told in settings.rule.items()}
     return rules_in_force(RULES, changes)
 
 
-def lay_addresses(settings: AlertSettings, environ: Mapping[str, str]) -> ChannelAddresses:
+def build_channel_addresses(settings: AlertSettings, environ: Mapping[str, str]) -> ChannelAddresses:
     """Channel addresses. Secrets are resolved at each use, so that a corrected one takes effect."""
 
     def channels(severity: Severity) -> Sequence[tuple[str | None, str]]:
@@ -266,8 +266,8 @@ class NoteVitals:
 class NobodyLeads:
     """Whether there is no leader, as an API process sees it."""
 
-    def __init__(self, gauge: HeartbeatReader, clock: Clock) -> None:
-        self._gauge = gauge
+    def __init__(self, heartbeats: HeartbeatReader, clock: Clock) -> None:
+        self._heartbeats = heartbeats
         self._clock = clock
         self._beat: tuple[str, int] | None = None
         self._since = clock.monotonic()
@@ -275,7 +275,7 @@ class NobodyLeads:
     def __call__(self) -> bool:
         """Check once. Without Redis there is no leader."""
         try:
-            gate = self._gauge.look()
+            gate = self._heartbeats.look()
         except RedisUnreachable:
             return True
         beat = (gate.term, gate.beat)

@@ -24,7 +24,7 @@ from app.settings.models import (
     WorkerSettings,
 )
 from app.settings.price_lists import price_book
-from app.settings.secrets import UpstreamHeaders, key_secrets, outfits, resolve_secret
+from app.settings.secrets import UpstreamHeaders, key_secrets, resolve_secret, upstream_headers
 
 __all__ = [
     "ApiSettings",
@@ -47,7 +47,7 @@ __all__ = [
     "WorkerSettings",
     "key_secrets",
     "load_settings",
-    "outfits",
     "price_book",
     "resolve_secret",
+    "upstream_headers",
 ]

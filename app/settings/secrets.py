@@ -64,18 +64,18 @@ class UpstreamHeaders:
     proxy_auth: str = field(default="", repr=False)  # "user:password"
 
 
-def outfits(
+def upstream_headers(
     settings: Settings, environ: Mapping[str, str], only: Collection[str] | None = None
 ) -> dict[str, UpstreamHeaders]:
-    """The outfit of every upstream, or of those named. Raises ConfigError as `key_secrets` does."""
+    """The headers of every upstream, or of those named. Raises ConfigError as `key_secrets` does."""
     return {
-        upstream.name: _outfit(settings.path, number, upstream, environ)
+        upstream.name: _headers_of(settings.path, number, upstream, environ)
         for number, upstream in enumerate(settings.upstreams)
         if only is None or upstream.name in only
     }
 
 
-def _outfit(
+def _headers_of(
     path: Path | None, number: int, upstream: UpstreamSettings, environ: Mapping[str, str]
 ) -> UpstreamHeaders:
     def resolved(reference: str, field_name: str) -> str:

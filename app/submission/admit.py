@@ -173,7 +173,7 @@ class Admission:
                 found |= _reserve(conn, client_id, limits, left)
         return found
 
-    def take_batch(self, conn: Connection, client_id: str, wish: Spent, at: float) -> None:
+    def take_batch(self, conn: Connection, client_id: str, wanted: Spent, at: float) -> None:
         """Count a whole batch, whose rows are stored already. Raises OverBudget, OverLimit."""
         limits = self._limits.of(client_id)
         most = limits.most_waiting
@@ -183,9 +183,9 @@ class Admission:
             return
         ceiling = ceilings(limits, at)
         spent = budgets.lock_spent(conn, client_id, ceiling)
-        if over := exceeded(ceiling, spent, wish):
+        if over := exceeded(ceiling, spent, wanted):
             raise _over_budget(over)
-        budgets.add_spent(conn, client_id, at, wish)
+        budgets.add_spent(conn, client_id, at, wanted)
 
     def release(self, conn: Connection, client_id: str, now: float, most: int) -> int:
         """Release tasks that wait for a budget, as many as fit; returns how many."""
@@ -267,10 +267,10 @@ def _reserve(
     ceiling, sum_, found = ceilings(limits, at), Spent(), dict[str, NewTask | Rejected]()
     spent = budgets.lock_spent(conn, client_id, ceiling)
     for row in rows:
-        wish = Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
-        over = exceeded(ceiling, spent, sum_ + wish)
+        wanted = Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+        over = exceeded(ceiling, spent, sum_ + wanted)
         if over is None:
-            sum_ += wish
+            sum_ += wanted
             found[row.id] = replace(row, reserved_at=at)
         elif limits.over_budget == "wait":
             found[row.id] = replace(row, reserved_at=None, hold=Hold.BUDGET, fed_at=None)

@@ -1,7 +1,7 @@
 """A chat call from its arrival to its answer. A repeat takes over the task of its earlier try; any other makes one.
 
-While it waits, it holds nothing but its connection and its request thread. Waiting belongs to that thread; the bell is
-set by the thread that hears of ended tasks (`Waiters`).
+While it waits, it holds nothing but its connection and its request thread. Waiting belongs to that thread; `wakeup`
+is set by the thread that hears of ended tasks (`Waiters`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Chat:
 
     call: ChatCall
     task_id: str
-    bell: threading.Event
+    wakeup: threading.Event
     made: bool  # a new task; else an existing one
     waiting: WaitingCall | None
     _stack: ExitStack = field(repr=False)
@@ -107,7 +107,7 @@ class BeginChat:
             self._connections,
         )
         try:
-            chat.bell = self._bell(stack, chat.task_id)
+            chat.wakeup = self._wakeup(stack, chat.task_id)
             if found is None:
                 self._make(chat, stack)
         except BaseException:
@@ -133,18 +133,18 @@ class BeginChat:
         chat.waiting, chat.made = waiting, submitted.row is not None
         if submitted.task_id != chat.task_id:
             chat.task_id = submitted.task_id
-            chat.bell = self._bell(stack, submitted.task_id)
+            chat.wakeup = self._wakeup(stack, submitted.task_id)
 
-    def _bell(self, stack: ExitStack, task_id: str) -> threading.Event:
+    def _wakeup(self, stack: ExitStack, task_id: str) -> threading.Event:
         entered: AbstractContextManager[threading.Event | None] = self._waiters.enter(task_id)
-        bell = stack.enter_context(entered)
-        if bell is None:
+        wakeup = stack.enter_context(entered)
+        if wakeup is None:
             raise TooManyWaiting(
                 "this server holds its maximum of waiting calls; retry soon, or submit to /v1/tasks",
                 code="too_many_waiting",
                 retry_after=_AGAIN_SECONDS,
             )
-        return bell
+        return wakeup
 
 
 class Waited(Enum):
@@ -194,8 +194,8 @@ class AnswerChat:
             why = self._over(chat, left)
             if why is not None:
                 return ChatOutcome(chat, row, why)
-            if chat.bell.wait(min(left, LOOK_EVERY)):
-                chat.bell.clear()
+            if chat.wakeup.wait(min(left, LOOK_EVERY)):
+                chat.wakeup.clear()
                 row = self._reader.task(chat.call.client_id, chat.task_id)
         return ChatOutcome(chat, row, Waited.ENDED)
 

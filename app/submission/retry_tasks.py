@@ -24,13 +24,13 @@ class RetryTask:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         admission: Admission | None = None,
     ) -> None:
         self._admission = admission
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
 
     def retry(self, client_id: str | None, task_id: str) -> str:
@@ -53,7 +53,7 @@ class RetryTask:
         new = self._database.write(lambda conn: rerun.rerun_task(conn, task_id, now, self._admit))
         if new is None:
             raise Conflict("this task was run again already", param="task_id", code="not_retryable")
-        self._reservoir.ring()
+        self._publisher.wake()
         return new
 
     def _admit(self, conn: Connection, rows: Sequence[NewTask]) -> Sequence[NewTask]:

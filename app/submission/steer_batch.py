@@ -30,14 +30,14 @@ class SteerBatch:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         clock: Clock,
         admission: Admission | None = None,
         models: Collection[str] = (),
     ) -> None:
         """`models`: the configured ones."""
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._clock = clock
         self._admission = admission
         self._models = tuple(models)
@@ -60,7 +60,7 @@ class SteerBatch:
             set_backfilling(conn, batch_id, held == _AT_ONCE or bool(row.sweeping))
             return void
 
-        self._reservoir.forget(self._database.write(hold))
+        self._publisher.forget(self._database.write(hold))
         return self._changed(client_id, batch_id)
 
     def resume(self, client_id: str, batch_id: str) -> BatchRow:
@@ -110,14 +110,14 @@ class SteerBatch:
         if self._admission is None or not rows:
             return rows
         drafted = [self._admission.draft(row, row.stored) for row in rows]
-        wish = Spent()
+        wanted = Spent()
         for row in drafted:
-            wish += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
-        self._admission.take_batch(conn, rows[0].client_id, wish, rows[0].created_at)
+            wanted += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
+        self._admission.take_batch(conn, rows[0].client_id, wanted, rows[0].created_at)
         return drafted
 
     def _changed(self, client_id: str, batch_id: str) -> BatchRow:
-        self._reservoir.announce([batch_id])
+        self._publisher.announce([batch_id])
         row = self._database.read(lambda conn: get_batch(conn, client_id, batch_id))
         if row is None:
             raise NotFound(f"no batch {batch_id[:80]!r}", param="batch_id", code="batch_not_found")

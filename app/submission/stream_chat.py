@@ -152,8 +152,8 @@ class _Run:
             piece = self._piece(min(LOOK_EVERY, max(0.02, self._alive_at - self._clock.monotonic())))
             if piece is not None:
                 yield from self._received(piece)
-            elif self._chat.bell.is_set() or self._is_silent:
-                self._chat.bell.clear()
+            elif self._chat.wakeup.is_set() or self._is_silent:
+                self._chat.wakeup.clear()
                 yield from self._look()
             elif self._waiters.closed and not self._started:
                 yield self._ended(_CLOSING)
@@ -172,10 +172,10 @@ class _Run:
     def _piece(self, seconds: float) -> Piece | None:
         """The next piece; None if none came within so many seconds, or at once if the end was signalled."""
         if self._subscription is None:
-            self._chat.bell.wait(seconds)
+            self._chat.wakeup.wait(seconds)
             return None
         try:
-            return self._subscription.next(0.01 if self._chat.bell.is_set() else seconds)
+            return self._subscription.next(0.01 if self._chat.wakeup.is_set() else seconds)
         except RedisUnreachable:
             self._subscription = None
             return None

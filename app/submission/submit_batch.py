@@ -55,7 +55,7 @@ class SubmitBatch:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None = None,
@@ -68,7 +68,7 @@ class SubmitBatch:
         self._meter = meter or NoMeter()
         self._admission = admission
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._rules = rules
         self._clock = clock
 
@@ -136,7 +136,7 @@ class SubmitBatch:
             self._discard(batch, intake)
         else:
             intake.count(self._meter, "batch")
-            self._reservoir.ring()
+            self._publisher.wake()
         return submitted
 
     def _read(self, intake: BatchIntake, requests: Iterable[TaskRequest]) -> None:

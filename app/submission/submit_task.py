@@ -64,7 +64,7 @@ class SubmitTask:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None = None,
@@ -78,7 +78,7 @@ class SubmitTask:
         self._meter = meter or NoMeter()
         self._cache = cache or UseCache()
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._rules = rules
         self._clock = clock
         self._admission = admission
@@ -138,7 +138,7 @@ class SubmitTask:
         row = stored.row or row
         self._count(row, "single" if call is None else "chat", found=not stored.runs)
         if stored.settled is not None:
-            publish_join(self._database, self._reservoir, stored.settled)
+            publish_join(self._database, self._publisher, stored.settled)
         return Submitted(row.id, row, answered=not stored.runs)
 
     def _count(self, row: NewTask, way: str, *, found: bool) -> None:
@@ -208,11 +208,11 @@ class SubmitTask:
             if one.row is not None and one.sequence is not None and one.runs
         ]
         messages = [_message(row, sequence) for row, sequence in new if row.hold == Hold.NONE]
-        refused = self._reservoir.publish(messages) if messages else {}
+        refused = self._publisher.publish(messages) if messages else {}
         if refused:
             self._leave_to_feeder(refused)
         elif len(messages) < len(new):
-            self._reservoir.ring()
+            self._publisher.wake()
 
     def _leave_to_feeder(self, task_ids: Iterable[str]) -> None:
         """Mark rows as not published. If that fails, the reconciler finds them seconds later."""
@@ -220,7 +220,7 @@ class SubmitTask:
             self._database.write(lambda conn: mark_unqueued(conn, list(task_ids)))
         except DatabaseUnreachable:
             return
-        self._reservoir.ring()
+        self._publisher.wake()
 
 
 def _claim_keys(conn: Connection, submissions: Sequence[_Submission]) -> dict[str, _Stored]:

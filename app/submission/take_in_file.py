@@ -47,7 +47,7 @@ class TakeInFile:
     def __init__(
         self,
         database: Database,
-        reservoir: BacklogPublisher,
+        publisher: BacklogPublisher,
         rules: SubmissionRules,
         clock: Clock,
         admission: Admission | None,
@@ -56,7 +56,7 @@ class TakeInFile:
     ) -> None:
         self._meter = meter or NoMeter()
         self._database = database
-        self._reservoir = reservoir
+        self._publisher = publisher
         self._rules = rules
         self._clock = clock
         self._admission = admission
@@ -75,7 +75,7 @@ class TakeInFile:
             self._take_in(batch_id, taker)
         except _Stopped:
             log.info("intake no longer ours", batch_id=batch_id)
-        self._reservoir.announce([batch_id])
+        self._publisher.announce([batch_id])
 
     def give_up(self, batch_id: str, taker: str) -> None:
         """Fail a batch because of an internal error. Raises DatabaseUnreachable."""
@@ -179,7 +179,7 @@ class TakeInFile:
 
         self._database.write(finish)
         intake.count(self._meter, "file")
-        self._reservoir.ring()
+        self._publisher.wake()
 
     def _fail(self, row: BatchRow, taker: str, errors: list[dict[str, object]]) -> None:
         self._drop_lines(row.id, taker)

@@ -25,7 +25,7 @@ class BacklogPublisher(Protocol):
     def announce(self, task_ids: Iterable[str]) -> None:
         """Notify waiters in all processes that these tasks (or batches) changed."""
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the dispatcher: rows wait in the database. May be lost; the feeder also polls."""
 
 

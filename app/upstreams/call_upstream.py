@@ -72,20 +72,20 @@ class Upstreams:
         *,
         concurrency: int,
         clock: Clock,
-        outfits: Mapping[str, UpstreamHeaders] | None = None,
+        headers: Mapping[str, UpstreamHeaders] | None = None,
     ) -> None:
-        """`secrets` by key name, `outfits` by upstream; `concurrency`: simultaneous calls in this process.
+        """`secrets` by key name, `headers` by upstream; `concurrency`: simultaneous calls in this process.
 
-        If `outfits` is given, only its upstreams can be called. Raises ConfigError for an unusable upstream.
+        If `headers` is given, only its upstreams can be called. Raises ConfigError for an unusable upstream.
         """
         self._clock = clock
         self._secrets = secrets
-        if outfits is None:
-            outfits = {upstream.name: UpstreamHeaders(upstream.headers) for upstream in settings.upstreams}
+        if headers is None:
+            headers = {upstream.name: UpstreamHeaders(upstream.headers) for upstream in settings.upstreams}
         self._endpoints = {
-            upstream.name: _endpoint(upstream, outfits[upstream.name], concurrency, clock)
+            upstream.name: _endpoint(upstream, headers[upstream.name], concurrency, clock)
             for upstream in settings.upstreams
-            if upstream.name in outfits
+            if upstream.name in headers
         }
         self._concurrency = concurrency
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
@@ -96,14 +96,14 @@ class Upstreams:
         self._begun = 0
         self._aborted = False
 
-    def take_secrets(self, secrets: Mapping[str, SecretStr], outfits: Mapping[str, UpstreamHeaders]) -> None:
+    def take_secrets(self, secrets: Mapping[str, SecretStr], headers: Mapping[str, UpstreamHeaders]) -> None:
         """Use these for new calls; calls in flight finish with the old ones.
 
         Raises ConfigError for an unusable upstream, and changes nothing then.
         """
         changed = {
-            name: _endpoint(self._upstreams[name], outfit, self._concurrency, self._clock)
-            for name, outfit in outfits.items()
+            name: _endpoint(self._upstreams[name], one, self._concurrency, self._clock)
+            for name, one in headers.items()
         }
         with self._lock:
             replaced = [self._endpoints[name] for name in changed]
@@ -239,9 +239,9 @@ def _connection(endpoint: Endpoint, call: UpstreamCall) -> Iterator[Pooled]:
 
 
 def _endpoint(
-    upstream: UpstreamSettings, outfit: UpstreamHeaders, concurrency: int, clock: Clock
+    upstream: UpstreamSettings, headers: UpstreamHeaders, concurrency: int, clock: Clock
 ) -> Endpoint:
-    connections = UpstreamConnections(upstream, max_idle=concurrency, clock=clock, outfit=outfit)
+    connections = UpstreamConnections(upstream, max_idle=concurrency, clock=clock, headers=headers)
     return Endpoint(
         f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
         upstream.timeout,
@@ -249,7 +249,7 @@ def _endpoint(
         connections,
         upstream.gzip,
         dict(upstream.defaults),
-        outfit.hidden,
+        headers.hidden,
     )
 
 

@@ -14,7 +14,7 @@ import structlog
 from pydantic import SecretStr
 
 from app.platform.ports import Clock
-from app.settings import ConfigError, Settings, UpstreamHeaders, key_secrets, outfits
+from app.settings import ConfigError, Settings, UpstreamHeaders, key_secrets, upstream_headers
 
 log = structlog.get_logger("penstock.secrets")
 T = TypeVar("T")
@@ -41,20 +41,20 @@ class HeldSecrets:
         """
         self._settings, self._environ, self._clock = settings, environ, clock
         self._upstream_of = {key.name: key.upstream for key in settings.keys if key.name in keys}
-        self._take: Take = lambda _secrets, _outfits: None
+        self._take: Take = lambda _secrets, _headers: None
         self._lock = threading.Lock()
         self._refused: set[str] = set()
         self._asked_at: dict[str, float] = {}  # by key, monotonic: the last resolution after a refusal
-        old_secrets, old_outfits = before._unchanged(settings) if before is not None else ({}, {})
+        old_secrets, old_headers = before._unchanged(settings) if before is not None else ({}, {})
         self.secrets = {
             name: found
             for name in self._upstream_of
             if (found := self._secret(name, old_secrets.get(name))) is not None
         }
-        self.outfits = {
+        self.headers = {
             name: dressed
             for name in set(self._upstream_of.values())
-            if (dressed := self._outfit(name, old_outfits.get(name))) is not None
+            if (dressed := self._headers(name, old_headers.get(name))) is not None
         }
 
     def on_change(self, take: Take) -> None:
@@ -88,26 +88,28 @@ class HeldSecrets:
         names = list(keys)
         secrets = {name: self._secret(name, self.secrets[name]) for name in names}
         dressed = {
-            name: self._outfit(name, self.outfits[name]) for name in {self._upstream_of[n] for n in names}
+            name: self._headers(name, self.headers[name]) for name in {self._upstream_of[n] for n in names}
         }
         new_secrets = {n: s for n, s in secrets.items() if s is not None and s != self.secrets[n]}
-        new_outfits = {n: o for n, o in dressed.items() if o is not None and o != self.outfits[n]}
-        if not new_secrets and not new_outfits:
+        new_headers = {n: o for n, o in dressed.items() if o is not None and o != self.headers[n]}
+        if not new_secrets and not new_headers:
             return
         try:
-            self._take(new_secrets, new_outfits)
+            self._take(new_secrets, new_headers)
         except ConfigError as error:
             log.error("rotated secrets rejected, old ones stay in use", reason=str(error))
             return
         self.secrets.update(new_secrets)
-        self.outfits.update(new_outfits)
-        log.info("rotated secrets are in use", keys=sorted(new_secrets), upstreams=sorted(new_outfits))
+        self.headers.update(new_headers)
+        log.info("rotated secrets are in use", keys=sorted(new_secrets), upstreams=sorted(new_headers))
 
     def _secret(self, key: str, old: SecretStr | None) -> SecretStr | None:
         return self._or_old(lambda: key_secrets(self._settings, self._environ, {key})[key], old)
 
-    def _outfit(self, upstream: str, old: UpstreamHeaders | None) -> UpstreamHeaders | None:
-        return self._or_old(lambda: outfits(self._settings, self._environ, {upstream})[upstream], old)
+    def _headers(self, upstream: str, old: UpstreamHeaders | None) -> UpstreamHeaders | None:
+        return self._or_old(
+            lambda: upstream_headers(self._settings, self._environ, {upstream})[upstream], old
+        )
 
     @staticmethod
     def _or_old(resolve: Callable[[], T], old: T | None) -> T | None:
@@ -129,5 +131,5 @@ class HeldSecrets:
         dressed = {o.name for o in settings.upstreams if upstreams.get(o.name) == (o.headers, o.proxy_auth)}
         return (
             {name: value for name, value in self.secrets.items() if name in secrets},
-            {name: value for name, value in self.outfits.items() if name in dressed},
+            {name: value for name, value in self.headers.items() if name in dressed},
         )

@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 import orjson
 
 from app.platform.ports import Clock
-from app.settings import ConfigError, Settings, UpstreamHeaders, UpstreamSettings, outfits, resolve_secret
+from app.settings import (
+    ConfigError,
+    Settings,
+    UpstreamHeaders,
+    UpstreamSettings,
+    resolve_secret,
+    upstream_headers,
+)
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import USER_AGENT
 from app.upstreams.domain.classify import outcome_of
@@ -38,11 +45,11 @@ class UpstreamPages:
         *,
         clock: Clock,
         seconds: float = 10.0,
-        outfit: UpstreamHeaders | None = None,
+        headers: UpstreamHeaders | None = None,
     ) -> None:
         """`seconds` for one page. Raises ConfigError when the `ca_file` holds no certificate."""
         self._base = urlsplit(upstream.base_url).path
-        self._connections = UpstreamConnections(upstream, max_idle=0, clock=clock, outfit=outfit)
+        self._connections = UpstreamConnections(upstream, max_idle=0, clock=clock, headers=headers)
         self._clock = clock
         self._seconds = seconds
 
@@ -124,9 +131,9 @@ class UpstreamTests:
         known = self._keys[key]
         try:
             secret = resolve_secret(known.secret, self._environ)
-            outfit = outfits(self._settings, self._environ, {known.upstream})[known.upstream]
+            headers = upstream_headers(self._settings, self._environ, {known.upstream})[known.upstream]
             upstream = self._upstreams[known.upstream]
-            pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, outfit=outfit)
+            pages = UpstreamPages(upstream, clock=self._clock, seconds=self._seconds, headers=headers)
         except ConfigError as error:  # a worker may have it: its next call will show
             return found(KeyTestResult.NOT_OFFERED, None, f"it cannot be tested from here: {error.message}")
         page = pages.page(test, secret)

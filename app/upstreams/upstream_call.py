@@ -251,7 +251,7 @@ class UpstreamConnections:
         *,
         max_idle: int,
         clock: Clock,
-        outfit: UpstreamHeaders | None = None,
+        headers: UpstreamHeaders | None = None,
     ) -> None:
         """Keep up to `max_idle` open between calls. Raises ConfigError when the `ca_file` holds no certificate."""
         address = urlsplit(upstream.base_url)
@@ -261,15 +261,15 @@ class UpstreamConnections:
         self._tls = tls_rules(upstream) if address.scheme == "https" else None
         if self._tls is not None:
             self._tls.sslsocket_class = TimedTLSSocket
-        outfit = outfit or UpstreamHeaders(upstream.headers)
+        headers = headers or UpstreamHeaders(upstream.headers)
         self._proxy = urlsplit(upstream.proxy) if upstream.proxy else None
-        auth = dict(make_headers(proxy_basic_auth=outfit.proxy_auth)) if outfit.proxy_auth else {}
+        auth = dict(make_headers(proxy_basic_auth=headers.proxy_auth)) if headers.proxy_auth else {}
         self._tunnel_headers = auth
         forwarded = self._proxy is not None and self._tls is None
         # Prefix of the request line, and headers of every request: a proxy that does not tunnel needs both.
         self.base = f"{address.scheme}://{address.netloc}" if forwarded else ""
         self.headers = {
-            **{name.lower(): value for name, value in outfit.headers.items()},
+            **{name.lower(): value for name, value in headers.headers.items()},
             **(auth if forwarded else {}),
         }
         self._pool: ConnectionPool[None, _Timed] = ConnectionPool(

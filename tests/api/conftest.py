@@ -47,8 +47,8 @@ def session_world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture
 def world(session_world: World) -> World:
-    """The API, with a reservoir that has forgotten what earlier tests did."""
-    session_world.reservoir.reset()
+    """The API, with a publisher that has forgotten what earlier tests did."""
+    session_world.publisher.reset()
     session_world.parts.clock.ahead = NOON
     return session_world
 

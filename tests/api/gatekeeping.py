@@ -45,7 +45,7 @@ def spent(world: World, client: Client) -> list[tuple[int, int]]:
 def keep_budgets(world: World) -> None:
     policies = PolicyBook(world.database, world.parts.clock, world.parts.settings.access.default)
     admission = admission_of(world.parts.settings, world.database, world.parts.clock, policies)
-    SettleBudgets(world.database, world.reservoir, admission, world.parts.clock).tick()
+    SettleBudgets(world.database, world.publisher, admission, world.parts.clock).tick()
 
 
 def failed(world: World, name: str) -> str:

@@ -71,8 +71,8 @@ def test_the_two_known_bodies_work_verbatim(world: World, alice: Client, body: A
     assert batch["request_counts"] == {"total": 2, "completed": 0, "failed": 0}
     assert batch["batch_size"] == body.get("batch_size")
     assert len(batch["task_ids"]) == 2
-    assert world.reservoir.rings == 1
-    assert world.reservoir.published == []  # the feeder does all of it
+    assert world.publisher.rings == 1
+    assert world.publisher.published == []  # the feeder does all of it
     assert {**alice.get(f"{path}/{batch['id']}").json, "task_ids": batch["task_ids"]} == batch
 
 
@@ -293,8 +293,8 @@ def test_cancelling_ends_what_waits_and_lets_calls_finish(world: World, alice: C
         answer: Any = alice.post(f"/v1/batch/{batch['id']}/cancel")
         assert (answer.status_code, answer.json["status"]) == (200, "cancelling")
     assert answer.json["request_counts"] == {"total": 3, "completed": 0, "failed": 0}
-    assert sorted(world.reservoir.forgotten) == sorted(batch["task_ids"][1:])
-    assert batch["id"] in world.reservoir.announced
+    assert sorted(world.publisher.forgotten) == sorted(batch["task_ids"][1:])
+    assert batch["id"] in world.publisher.announced
     world.record(running)
     ended: Any = alice.get(f"/v1/batch/{batch['id']}").json
     assert (ended["status"], ended["request_counts"]["completed"]) == ("cancelled", 1)

@@ -93,7 +93,7 @@ def test_an_unforeseen_fault_is_a_500_that_tells_nothing(world: World, alice: Cl
 
 
 def test_what_is_stored_is_accepted_whatever_comes_of_publishing_it(world: World, alice: Client) -> None:
-    app = create_app(Parts(world.database, reservoir=Broken()))  # type: ignore[arg-type]
+    app = create_app(Parts(world.database, publisher=Broken()))  # type: ignore[arg-type]
     with capture_logs(processors=[without_values]) as logged:
         answer = Client("", alice.key, app.test_client()).post("/v1/tasks", {"prompt": "hello"})
         app.close()
@@ -124,7 +124,7 @@ def test_without_the_database_everything_is_503_and_says_when_to_come_back(
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "3"
     assert "10.0.0.1" not in error_of(answer)["message"]
-    assert parts.reservoir.published == []
+    assert parts.publisher.published == []
 
 
 def test_health_needs_no_database_and_no_key() -> None:

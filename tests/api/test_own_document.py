@@ -22,7 +22,7 @@ from app.api.application import create_app
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.tasks.domain.attempt import Message, Refusal
-from tests.api.world import ADMIN_KEY, MODEL, Parts, WatchedReservoir, World
+from tests.api.world import ADMIN_KEY, MODEL, Parts, WatchedPublisher, World
 
 EXAMPLES = 3  # of each operation and mode
 CHAT = "/v1/chat/completions"  # answers when a worker has
@@ -64,7 +64,7 @@ def test_generated_requests_are_answered_as_the_document_says(own_world: World) 
                 _try(operation, mode)
 
 
-class Worked(WatchedReservoir):
+class Worked(WatchedPublisher):
     """Whatever is published has been run by the time that is known."""
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
@@ -77,9 +77,9 @@ class Worked(WatchedReservoir):
 
 
 def test_generated_chats_are_answered_as_the_document_says(own_world: World) -> None:
-    reservoir = Worked()
-    reservoir.world = own_world
-    app = create_app(replace(own_world.parts, reservoir=reservoir))
+    publisher = Worked()
+    publisher.world = own_world
+    app = create_app(replace(own_world.parts, publisher=publisher))
     try:
         schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
         (chat,) = [found.ok() for found in schema.get_all_operations() if found.ok().path == CHAT]
@@ -88,7 +88,7 @@ def test_generated_chats_are_answered_as_the_document_says(own_world: World) -> 
         _try(chat, GenerationMode.POSITIVE, _that_can_be_run)
     finally:
         app.close()
-    assert reservoir.published  # some were run, and answered
+    assert publisher.published  # some were run, and answered
 
 
 def _that_can_be_run(case: Any) -> None:

@@ -23,7 +23,7 @@ def test_the_same_request_under_a_key_makes_one_thing_and_has_one_answer(
     assert first.headers["Location"] == again.headers["Location"]
     assert "Idempotent-Replayed" not in first.headers
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert len(world.reservoir.published) == (1 if path == "/v1/tasks" else 0)
+    assert len(world.publisher.published) == (1 if path == "/v1/tasks" else 0)
     listed: Any = alice.get("/v1/tasks").json
     assert len(listed["data"]) == (1 if path == "/v1/tasks" else 2)
 

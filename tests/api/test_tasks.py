@@ -31,7 +31,7 @@ def test_a_prompt_is_accepted_stored_and_published(world: World, alice: Client) 
         MODEL,
         "normal",
     )
-    (message,) = world.reservoir.published
+    (message,) = world.publisher.published
     assert message.task_id == body["id"]
     assert message.queue == f"backlog.{MODEL}.{alice.id}"
     assert message.step == 3
@@ -65,7 +65,7 @@ def test_parameters_and_messages_go_to_the_upstream_unchanged(world: World, alic
         "max_tokens": 7,
         "thinking": {"type": "enabled"},
     }
-    assert world.reservoir.published[0].estimate == math.ceil(30 * 0.3 + 2 * 0.6) + 7  # characters
+    assert world.publisher.published[0].estimate == math.ceil(30 * 0.3 + 2 * 0.6) + 7  # characters
 
 
 def test_a_waiting_task_says_where_it_stands(alice: Client) -> None:
@@ -105,10 +105,10 @@ def test_a_failed_task_shows_why(world: World, alice: Client) -> None:
 def test_what_redis_refuses_waits_for_the_feeder_and_is_accepted_all_the_same(
     world: World, alice: Client, refusal: Refusal
 ) -> None:
-    world.reservoir.refusal = refusal
+    world.publisher.refusal = refusal
     task_id = alice.submit()
     assert row_of(world, task_id).fed_at is None
-    assert world.reservoir.rings == 1
+    assert world.publisher.rings == 1
     queue = f"backlog.{MODEL}.{alice.id}"
     assert queue in world.database.read(queues_to_feed)
     assert [m.task_id for m in world.database.read(lambda c: next_to_feed(c, queue, 5))] == [task_id]
@@ -117,7 +117,7 @@ def test_what_redis_refuses_waits_for_the_feeder_and_is_accepted_all_the_same(
 def test_a_task_for_later_is_not_published(world: World, alice: Client) -> None:
     at = world.parts.clock.now() + 3600
     row = row_of(world, alice.submit(run_at=at, expires_in="10m"))
-    assert world.reservoir.published == []
+    assert world.publisher.published == []
     assert (row.hold, row.available_at, row.fed_at) == (Hold.UNTIL, at, None)
     assert row.expires_at == at + 600
 
@@ -125,7 +125,7 @@ def test_a_task_for_later_is_not_published(world: World, alice: Client) -> None:
 def test_a_task_for_earlier_runs_now(world: World, alice: Client) -> None:
     row = row_of(world, alice.submit(run_at="2020-01-01T00:00:00Z"))
     assert (row.hold, row.available_at) == (Hold.NONE, row.created_at)
-    assert len(world.reservoir.published) == 1
+    assert len(world.publisher.published) == 1
 
 
 def test_wishes_are_kept(world: World, alice: Client) -> None:
@@ -162,7 +162,7 @@ def test_bad_input_names_its_field_and_stores_nothing(
     assert (error["error"]["param"], error["error"]["code"]) == (param, code)
     assert error["error"]["type"] == "invalid_request_error"
     assert alice.get("/v1/tasks").json["data"] == []  # type: ignore[index]
-    assert world.reservoir.published == []
+    assert world.publisher.published == []
 
 
 def test_a_refused_private_address_names_the_setting_that_would_allow_it(alice: Client) -> None:
@@ -228,8 +228,8 @@ def test_a_waiting_task_is_cancelled_at_once_and_repeating_it_is_harmless(
         answer = alice.post(f"/v1/tasks/{task_id}/cancel")
         assert answer.status_code == 200
         assert answer.json["status"] == "cancelled"  # type: ignore[index]
-    assert task_id in world.reservoir.forgotten
-    assert task_id in world.reservoir.announced
+    assert task_id in world.publisher.forgotten
+    assert task_id in world.publisher.announced
 
 
 def test_a_running_task_is_asked_to_end(world: World, alice: Client) -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.api.application import PenstockApi, create_app
 from app.platform.database import Database
 from app.tasks.wait import Waiters
-from tests.api.world import Client, Parts, WatchedReservoir, World, make_settings
+from tests.api.world import Client, Parts, WatchedPublisher, World, make_settings
 
 
 class Poll:
@@ -50,7 +50,7 @@ def waiters(app: PenstockApi) -> int:
 
 @pytest.mark.parametrize("silent", [False, True], ids=["by the news", "by the database alone"])
 def test_a_poll_is_answered_when_the_task_ends(world: World, alice: Client, silent: bool) -> None:
-    world.reservoir.silent = silent
+    world.publisher.silent = silent
     task_id = alice.submit()
     polls = [Poll(world.app, alice, task_id, 50) for _ in range(3)]
     until(lambda: waiters(world.app) == 3)
@@ -77,7 +77,7 @@ def test_news_of_a_change_that_is_no_end_does_not_end_the_poll(world: World, ali
     poll = Poll(world.app, alice, task_id, 50)
     until(lambda: waiters(world.app) == 1)
     claimed = world.claim(task_id)
-    world.reservoir.announce([task_id])
+    world.publisher.announce([task_id])
     until(lambda: not world.app.use_cases.waiters.waited_ids(0) or poll.waits)
     assert poll.waits
     world.record(claimed)
@@ -94,7 +94,7 @@ def test_a_cancel_ends_the_poll(world: World, alice: Client) -> None:
 
 @contextmanager
 def an_app(world: World, **changes: Any) -> Any:
-    parts = Parts(world.database, settings=make_settings(**changes), reservoir=WatchedReservoir())
+    parts = Parts(world.database, settings=make_settings(**changes), publisher=WatchedPublisher())
     app = create_app(parts)
     yield app
     app.close()

@@ -1,4 +1,4 @@
-"""The API in this process, on a real database, with a reservoir that can be looked into."""
+"""The API in this process, on a real database, with a publisher that can be looked into."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMPLETION = {
 }
 
 
-class WatchedReservoir:
+class WatchedPublisher:
     """Takes messages, unless told to refuse; passes announcements on, unless told to be silent."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class WatchedReservoir:
                 for heard in self._listeners:
                     heard(task_id)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         self.rings += 1
 
     def listen(self, heard: Callable[[str], None], stop: threading.Event) -> None:
@@ -142,7 +142,7 @@ class Parts:
     url: str = ""  # of the database
     settings: Settings = field(default_factory=make_settings)
     clock: MovableClock = field(default_factory=MovableClock)
-    reservoir: WatchedReservoir = field(default_factory=WatchedReservoir)
+    publisher: WatchedPublisher = field(default_factory=WatchedPublisher)
     explain: Oracle = field(default_factory=Oracle)
     streams: None = None
     rates: NoRates = field(default_factory=NoRates)
@@ -151,8 +151,8 @@ class Parts:
     meters: Meters = field(default_factory=Meters)
 
     @property
-    def changes(self) -> WatchedReservoir:
-        return self.reservoir
+    def changes(self) -> WatchedPublisher:
+        return self.publisher
 
 
 @dataclass
@@ -209,8 +209,8 @@ class World:
         return self.parts.database
 
     @property
-    def reservoir(self) -> WatchedReservoir:
-        return self.parts.reservoir
+    def publisher(self) -> WatchedPublisher:
+        return self.parts.publisher
 
     def client(self) -> Client:
         """A new client."""
@@ -254,7 +254,7 @@ class World:
         endings = [AttemptEnd(one, **{**given, **changes}) for one in claimed]
         recorded = self.database.write(lambda conn: end(conn, endings))
         assert all(one.held for one in recorded)
-        self.reservoir.announce([one.permit.task_id for one in claimed])
+        self.publisher.announce([one.permit.task_id for one in claimed])
 
     def fail(self, task_id: str) -> None:
         """Claim a task and record its failure."""

@@ -35,7 +35,7 @@ NOBODY = lambda: None  # noqa: E731
 
 
 class Published:
-    """A reservoir that remembers what it was given."""
+    """A publisher that remembers what it was given."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -48,7 +48,7 @@ class Published:
 
     def announce(self, task_ids: Iterable[str]) -> None: ...
 
-    def ring(self) -> None: ...
+    def wake(self) -> None: ...
 
 
 class Slow:
@@ -79,13 +79,13 @@ class Process:
     releases = count(1)
 
     def __init__(self, url: str) -> None:
-        self.clock, self.reservoir = MovableClock(), Published()
+        self.clock, self.publisher = MovableClock(), Published()
         self.database = Database(url)
         self.cache = Slow(DatabaseAnswers(self.database, self.clock))
         use = UseCache(self.cache, coalesce=True)
-        self.tasks = SubmitTask(self.database, self.reservoir, RULES, self.clock, None, use)
-        self.batches = SubmitBatch(self.database, self.reservoir, RULES, self.clock)
-        self.joiner = JoinIdentical(self.database, self.reservoir, self.cache, self.clock, coalesce=True)
+        self.tasks = SubmitTask(self.database, self.publisher, RULES, self.clock, None, use)
+        self.batches = SubmitBatch(self.database, self.publisher, RULES, self.clock)
+        self.joiner = JoinIdentical(self.database, self.publisher, self.cache, self.clock, coalesce=True)
         self.keeping = KeepAnswers(orjson.loads, cache=self.cache.inner)
 
     def submit(self) -> Submitted:
@@ -147,7 +147,7 @@ def test_a_task_that_looked_before_the_first_call_ended_takes_its_answer(
     assert submitted.answered
     assert second.waiting() == []
     assert second.states() == ["succeeded"] * 2
-    assert submitted.task_id not in second.reservoir.ids
+    assert submitted.task_id not in second.publisher.ids
 
 
 def test_lines_of_a_batch_that_looked_before_the_first_call_ended_take_its_answer(

@@ -39,7 +39,7 @@ steps = st.lists(asks | asks | works, max_size=25)
 
 
 class Somewhere:
-    """A reservoir that takes everything and loses it: this test claims rows by itself."""
+    """A publisher that takes everything and loses it: this test claims rows by itself."""
 
     def publish(self, messages: Sequence[Message], *, feeding: bool = False) -> Mapping[str, Refusal]:
         return {}
@@ -48,7 +48,7 @@ class Somewhere:
 
     def announce(self, task_ids: Iterable[str]) -> None: ...
 
-    def ring(self) -> None: ...
+    def wake(self) -> None: ...
 
 
 class Service:

@@ -16,7 +16,7 @@ from tests.callbacks.world import MovedClock
 from tests.servers import RedisServer
 
 
-def _bell(url: str, **limits: int) -> RedisCallbackNotifier:
+def _notifier(url: str, **limits: int) -> RedisCallbackNotifier:
     return RedisCallbackNotifier(
         Scripts(connect(url, timeout=60)), make_celery(Settings(redis_url=url)), SystemClock(), **limits
     )
@@ -31,7 +31,7 @@ def _shape(value: object) -> object:
 
 def test_a_message_has_the_shape_of_one_that_celery_publishes(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    assert not _bell(redis_url).ring(["evt_1"])
+    assert not _notifier(redis_url).notify(["evt_1"])
     ours = json.loads(client.rpop("callbacks"))
     celery = make_celery(Settings(redis_url=redis_url))
     celery.send_task(
@@ -45,19 +45,19 @@ def test_a_message_has_the_shape_of_one_that_celery_publishes(redis_url: str) ->
 
 
 def test_the_oldest_is_taken_first(redis_url: str) -> None:
-    _bell(redis_url).ring([f"evt_{number}" for number in range(450)])
+    _notifier(redis_url).notify([f"evt_{number}" for number in range(450)])
     client = redis.Redis.from_url(redis_url)
     taken = [json.loads(client.rpop("callbacks"))["headers"]["id"] for _ in range(450)]
     assert taken == [f"evt_{number}" for number in range(450)]
 
 
 def test_the_queue_is_never_fuller_than_it_may_be(redis_url: str) -> None:
-    bell = _bell(redis_url, most_queued=10)
-    assert bell.ring([f"evt_{number}" for number in range(14)]) == [
+    bell = _notifier(redis_url, most_queued=10)
+    assert bell.notify([f"evt_{number}" for number in range(14)]) == [
         f"evt_{number}" for number in range(10, 14)
     ]
     assert bell.room() == 0
-    assert bell.ring(["evt_more"]) == ["evt_more"]
+    assert bell.notify(["evt_more"]) == ["evt_more"]
     assert redis.Redis.from_url(redis_url).llen("callbacks") == 10
 
 
@@ -69,7 +69,7 @@ def test_a_redis_that_is_gone_is_silence_and_is_not_asked_again_for_a_second(
     scripts = Scripts(connect(server.url, timeout=0.3))
     bell = RedisCallbackNotifier(scripts, make_celery(Settings(redis_url=server.url)), clock)
     server.kill()
-    assert bell.ring(["evt_1"]) == ["evt_1"]
+    assert bell.notify(["evt_1"]) == ["evt_1"]
     asked = _Counted(scripts)
     bell._scripts = asked  # type: ignore[assignment]
     assert bell.room() == 0
@@ -93,4 +93,4 @@ class _Counted:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_ringing_for_nobody_asks_nobody(redis_url: str, count: int) -> None:
-    assert list(_bell(redis_url, most_queued=0).ring(["evt"] * count)) == ["evt"] * count
+    assert list(_notifier(redis_url, most_queued=0).notify(["evt"] * count)) == ["evt"] * count

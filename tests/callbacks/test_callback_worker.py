@@ -79,7 +79,7 @@ def test_a_worker_delivers_what_is_rung_and_touches_no_key_queue(service: Servic
     with Listener([SECRET]) as listener:
         ids = service.add(50, listener.url)
         service.start()
-        assert not service.bell.ring(ids)
+        assert not service.bell.notify(ids)
         wait_until(lambda: service.statuses(ids) == {"delivered"}, what=service.stack.logs("callbacks"))
         assert sorted(str(receipt.id) for receipt in listener.receipts) == sorted(ids)
         assert all(receipt.verified for receipt in listener.receipts)
@@ -101,7 +101,7 @@ def test_kill_9_between_sending_and_recording_gives_a_second_delivery_under_the_
     with Listener([SECRET], status=hold_the_first) as listener:
         ids = service.add(1, listener.url)
         service.start()
-        service.bell.ring(ids)
+        service.bell.notify(ids)
         assert held.wait(120), service.stack.logs()
         service.stack.kill("callbacks")
         killed.set()
@@ -136,7 +136,7 @@ class TestWithoutPermission:
         with Listener([SECRET], port=0) as listener:
             ids = service.add(1, "http://127.0.0.1:8000/")
             service.start()
-            service.bell.ring(ids)
+            service.bell.notify(ids)
             wait_until(lambda: service.statuses(ids) == {"failed"}, what=service.stack.logs())
             assert "callbacks.allow_networks" in str(service.world.callback(ids[0]).last_error)
             assert listener.receipts == []

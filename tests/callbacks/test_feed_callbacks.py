@@ -1,4 +1,4 @@
-"""What the leader does each second: everything due is rung, nothing twice at once, no host before another."""
+"""What the leader does each second: everything due is notified, nothing twice at once, no host before another."""
 
 from sqlalchemy import event, update
 
@@ -38,12 +38,12 @@ def test_a_host_with_a_long_queue_delays_no_other(world: World) -> None:
     _fill(world, "b.example", 3, "b")
     _fill(world, "z.example", 2, "z")
     world.feeder.tick()
-    rung = world.bell.take()
-    assert {id_ for id_ in rung if "_a_" not in id_} == {f"evt_b_{n}" for n in range(3)} | {
+    notified = world.bell.take()
+    assert {id_ for id_ in notified if "_a_" not in id_} == {f"evt_b_{n}" for n in range(3)} | {
         "evt_z_0",
         "evt_z_1",
     }
-    assert MOST_A_TICK - 10 <= len(rung) <= MOST_A_TICK
+    assert MOST_A_TICK - 10 <= len(notified) <= MOST_A_TICK
 
 
 def test_what_has_never_been_tried_comes_first(world: World) -> None:
@@ -66,12 +66,12 @@ def test_many_hosts_all_get_their_turn(world: World) -> None:
     ids = [f"evt_{number}" for number in range(1200)]
     world.add_callbacks(ids, host=[f"h{number:04}:443" for number in range(1200)])
     world.clock.move(1)
-    rung: set[str] = set()
+    notified: set[str] = set()
     for _ in range(6):
         world.feeder.tick()
-        rung |= set(world.bell.take())
+        notified |= set(world.bell.take())
         world.clock.move(1)
-    assert len(rung) == 1200
+    assert len(notified) == 1200
 
 
 def test_a_full_queue_or_a_silent_redis_leaves_everything_for_later(world: World) -> None:
@@ -95,7 +95,7 @@ class Breaking:
     def room(self) -> int:
         return 100
 
-    def ring(self, callback_ids: object) -> object:
+    def notify(self, callback_ids: object) -> object:
         self.asked += callback_ids  # type: ignore[operator]
         return callback_ids
 
@@ -103,7 +103,7 @@ class Breaking:
 def test_what_could_not_be_published_is_rung_at_the_next_tick(world: World) -> None:
     world.add_callback()
     bell = Breaking()
-    world.feeder._bell = bell  # type: ignore[assignment]
+    world.feeder._notifier = bell  # type: ignore[assignment]
     assert world.feeder.tick() == 0
     world.clock.move(1)
     world.feeder.tick()

@@ -70,7 +70,7 @@ class Bell:
     def room(self) -> int:
         return 0 if self.silent else self.most - len(self.queued)
 
-    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+    def notify(self, callback_ids: Sequence[str]) -> Sequence[str]:
         if self.silent:
             return callback_ids
         self.queued += callback_ids
@@ -117,10 +117,10 @@ class World:
     def run(self) -> int:
         """One tick of the leader, and everything that it rang, delivered."""
         self.feeder.tick()
-        rung = self.bell.take()
-        for callback_id in rung:
+        notified = self.bell.take()
+        for callback_id in notified:
             self.delivery.deliver(callback_id)
-        return len(rung)
+        return len(notified)
 
     def add_callback(
         self, callback_id: str = "evt_1", url: str = "https://receiver.example/hook", **values: object

@@ -61,12 +61,12 @@ class Leader:
 class SeenParts(Parts):
     """Parts with a view into Redis."""
 
-    gauge: Gauge = None  # type: ignore[assignment]
-    told: Leader = None  # type: ignore[assignment]
+    pacing_snapshots: Gauge = None  # type: ignore[assignment]
+    wait_reasons: Leader = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.gauge = Gauge()
-        self.told = Leader()
+        self.pacing_snapshots = Gauge()
+        self.wait_reasons = Leader()
 
 
 class Browser:
@@ -133,8 +133,10 @@ def postgresql_pages(postgres_server: PostgresServer) -> Iterator[Pages]:
 def pages(request: pytest.FixtureRequest) -> Pages:
     found: Pages = request.getfixturevalue(f"{request.param}_pages")
     found.lose_database(False)
-    found.parts.told.words = {}
-    found.reservoir.reset()
+    found.parts.wait_reasons.words = {}
+    found.publisher.reset()
     found.parts.clock.ahead += 60.0  # what was read for earlier tests is old by now
-    found.parts.gauge.sight = PacingSnapshot(term="t", beat=int(found.parts.clock.ahead), workers=1, slots=5)
+    found.parts.pacing_snapshots.sight = PacingSnapshot(
+        term="t", beat=int(found.parts.clock.ahead), workers=1, slots=5
+    )
     return found

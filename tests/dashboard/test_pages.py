@@ -101,7 +101,9 @@ def test_only_administrators_see_quotas_and_keys(pages: Pages) -> None:
     quota = QuotaSnapshot(
         "account:k1:deepseek-flash", cap=7, flight=3, braked_for=12.0, why="429 from the upstream"
     )
-    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-1, workers=1, quotas={quota.id: quota})
+    pages.parts.pacing_snapshots.sight = PacingSnapshot(
+        term="t", beat=-1, workers=1, quotas={quota.id: quota}
+    )
     shown = pages.browser(key=ADMIN_KEY).get("/").text
     assert "braked 12 s" in shown
     assert "429 from the upstream" in shown
@@ -114,8 +116,10 @@ def test_only_administrators_see_quotas_and_keys(pages: Pages) -> None:
 def test_an_open_breaker_and_what_was_learned_stand_at_their_quotas(pages: Pages) -> None:
     name = "account:k1:deepseek-flash"
     quota = QuotaSnapshot(name, cap=7, flight=3)
-    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-1, workers=1, quotas={quota.id: quota})
-    pages.parts.told.words = {
+    pages.parts.pacing_snapshots.sight = PacingSnapshot(
+        term="t", beat=-1, workers=1, quotas={quota.id: quota}
+    )
+    pages.parts.wait_reasons.words = {
         "breakers": {name: ["open", "half of the last 20 calls failed", 12.0]},
         "learned": {name: {"rpm": 118.0, "tpm": None, "concurrency": 7}},
     }
@@ -276,7 +280,7 @@ def test_failures_of_one_reason_are_retried_together(pages: Pages) -> None:
     assert "Retry 3" in shown
     browser.post("/failures/retry", browser.token("/"), group="upstream_unavailable deepseek-flash")
     assert "Retrying 3 tasks" in browser.get("/").text
-    assert pages.reservoir.rings >= 3
+    assert pages.publisher.rings >= 3
 
 
 def test_the_timeline_tells_every_call(pages: Pages) -> None:
@@ -319,7 +323,7 @@ def test_pages_ask_nobody_else_for_anything(pages: Pages) -> None:
 def test_with_redis_away_the_page_says_so_and_shows_what_the_database_knows(pages: Pages) -> None:
     alice = pages.client()
     batch = alice.submit_batch(4)
-    pages.parts.gauge.sight = None
+    pages.parts.pacing_snapshots.sight = None
     shown = pages.browser(alice).get("/").text
     assert "Redis does not answer" in shown
     assert batch["id"] in shown
@@ -332,16 +336,16 @@ def test_waiting_is_the_same_wherever_it_waits(pages: Pages) -> None:
     for _ in range(5):
         alice.submit()
     queue = f"backlog.deepseek-flash.{alice.id}"
-    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-2, workers=1, queues={queue: 5})
+    pages.parts.pacing_snapshots.sight = PacingSnapshot(term="t", beat=-2, workers=1, queues={queue: 5})
     shown = pages.browser(alice).get("/").text
     assert _figure(shown, "figure-waiting") == "35"
     assert "held by batch_size" in shown
 
 
 def test_without_a_leader_or_a_worker_the_page_says_so(pages: Pages) -> None:
-    pages.parts.gauge.sight = PacingSnapshot(term="", beat=0, workers=1)
+    pages.parts.pacing_snapshots.sight = PacingSnapshot(term="", beat=0, workers=1)
     assert "No dispatcher is leading" in pages.browser(pages.client()).get("/").text
-    pages.parts.gauge.sight = PacingSnapshot(term="t", beat=-3, workers=0)
+    pages.parts.pacing_snapshots.sight = PacingSnapshot(term="t", beat=-3, workers=0)
     assert "No worker is running" in pages.browser(pages.client()).get("/").text
 
 

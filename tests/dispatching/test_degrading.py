@@ -24,9 +24,9 @@ def degradable(name: str, **changes: object) -> NewTask:
 
 
 def chore(database: Database, texts: dict[str, str] | None = None) -> tuple[GiveDegraded, Announcing, Clock]:
-    reservoir, clock = Announcing(), Clock(NOW + 30)
+    publisher, clock = Announcing(), Clock(NOW + 30)
     given = {"deepseek-flash": TEXT} if texts is None else texts
-    return GiveDegraded(database, reservoir, clock, given), reservoir, clock
+    return GiveDegraded(database, publisher, clock, given), publisher, clock
 
 
 def test_who_allows_it_and_has_waited_is_answered_by_the_text_at_no_cost(database: Database) -> None:
@@ -38,9 +38,9 @@ def test_who_allows_it_and_has_waited_is_answered_by_the_text_at_no_cost(databas
         database, degradable("running"), degradable("paused", hold=Hold.PAUSED), degradable("led", leads=True)
     )
     take(database, "task_running")
-    giving, reservoir, _ = chore(database)
+    giving, publisher, _ = chore(database)
     assert giving.tick() == 2
-    assert sorted(reservoir.forgotten) == sorted(reservoir.announced) == ["task_backoff", "task_waits"]
+    assert sorted(publisher.forgotten) == sorted(publisher.announced) == ["task_backoff", "task_waits"]
     row = database.read(lambda conn: get_task(conn, "alice", "task_waits"))
     assert row is not None
     assert (row.status, row.degraded, row.cached, row.coalesced) == (Status.SUCCEEDED, True, False, False)
@@ -63,8 +63,8 @@ def test_a_model_whose_text_was_taken_out_lets_its_tasks_wait_on(database: Datab
 
 def test_the_time_of_a_pause_of_its_batch_is_not_waiting(database: Database) -> None:
     add_batch(database, 2, task={"degrade_at": NOW + 30})
-    giving, reservoir, clock = chore(database)
-    steering = SteerBatch(database, reservoir, clock)
+    giving, publisher, clock = chore(database)
+    steering = SteerBatch(database, publisher, clock)
     clock.at = NOW + 20
     steering.pause("alice", "batch_1")
     clock.at = NOW + 500

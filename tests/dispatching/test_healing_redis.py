@@ -34,7 +34,7 @@ class HealingWorld(GateWorld):
     def open(self, database: Database, window: int = 50_000) -> HealingWorld:
         self.database = database
         self.clock.at = START
-        self.feeder = Feeder(database, self.reservoir, self.gate, self.clock, size=window)
+        self.feeder = Feeder(database, self.publisher, self.gate, self.clock, size=window)
         self.fill(level=40, tokens=50_000, sent=40)
         return self
 
@@ -141,7 +141,7 @@ class _Killed(BaseException):
 
 
 def test_a_feeder_killed_amidst_its_publishing_loses_nothing_and_doubles_nothing(world: HealingWorld) -> None:
-    ids, publish = world.insert(600), world.reservoir._publish
+    ids, publish = world.insert(600), world.publisher._publish
     calls: list[int] = []
 
     def dies_at_the_second(chunk: list[Message], term: str) -> object:
@@ -150,12 +150,12 @@ def test_a_feeder_killed_amidst_its_publishing_loses_nothing_and_doubles_nothing
             raise _Killed
         return publish(chunk, term)
 
-    world.reservoir._publish = dies_at_the_second  # type: ignore[assignment,method-assign]
+    world.publisher._publish = dies_at_the_second  # type: ignore[assignment,method-assign]
     with pytest.raises(_Killed):
         world.feeder.tick()
     assert world.placed() == calls[0] < 600, "a part of it had been published"
-    world.reservoir._publish = publish  # type: ignore[method-assign]
-    another = Feeder(world.database, world.reservoir, world.gate, world.clock)
+    world.publisher._publish = publish  # type: ignore[method-assign]
+    another = Feeder(world.database, world.publisher, world.gate, world.clock)
     another.tick()
     assert world.placed() == calls[0], "the rows are marked: nobody publishes them twice"
     world.clock.at += 5.1
@@ -171,14 +171,14 @@ def test_a_feeder_killed_amidst_its_publishing_loses_nothing_and_doubles_nothing
 
 def test_what_is_cancelled_while_it_is_being_fed_costs_nothing(world: HealingWorld) -> None:
     ids = world.insert(3)
-    publish = world.reservoir.publish
+    publish = world.publisher.publish
 
     def cancelled_meanwhile(messages: list[Message], *, feeding: bool = False) -> object:
         world.database.write(lambda conn: conn.execute(update(task).values(status="cancelled")))
-        world.reservoir.forget(ids)
+        world.publisher.forget(ids)
         return publish(messages, feeding=feeding)
 
-    world.reservoir.publish = cancelled_meanwhile  # type: ignore[assignment,method-assign]
+    world.publisher.publish = cancelled_meanwhile  # type: ignore[assignment,method-assign]
     world.feeder.tick()
     assert world.placed() == 0
     assert world.dispatcher.tick().released == 0
@@ -239,7 +239,7 @@ def test_a_task_past_its_deadline_expires_and_its_message_costs_nothing(world: H
     (task_id,) = world.insert(1)
     world.feeder.tick()
     world.clock.at += 3601
-    assert Expiry(world.database, world.reservoir, world.clock).tick() == 1
+    assert Expiry(world.database, world.publisher, world.clock).tick() == 1
     assert world.row(task_id)["status"] == "expired"
     assert world.dispatcher.tick().released == 0
 
@@ -258,7 +258,7 @@ def test_a_silent_workers_rows_go_back_after_thirty_seconds_and_its_calls_keep_t
     world: HealingWorld,
 ) -> None:
     task_id = at_work(world)
-    lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
+    lost = LostWorkers(world.database, world.gate, world.publisher, world.clock)
     for _ in range(30):
         assert lost.tick() == 0
         world.clock.at += 1
@@ -275,7 +275,7 @@ def test_while_nothing_can_be_written_no_worker_is_lost(
 ) -> None:
     """A full disk: beats are read, and none can be written."""
     task_id = at_work(world)
-    lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
+    lost = LostWorkers(world.database, world.gate, world.publisher, world.clock)
 
     def full(_fn: object) -> None:
         raise DatabaseUnreachable("no space left on device")
@@ -304,7 +304,7 @@ def test_while_nothing_can_be_written_no_worker_is_lost(
 
 def test_a_leader_that_slept_takes_no_worker_for_dead(world: HealingWorld) -> None:
     world.database.write(lambda conn: workers.register(conn, "w1", "host", 1, START))
-    lost = LostWorkers(world.database, world.gate, world.reservoir, world.clock)
+    lost = LostWorkers(world.database, world.gate, world.publisher, world.clock)
     lost.tick()
     world.clock.at += 3600
     lost.tick()
@@ -359,7 +359,7 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
     permit = world.run(ids[0])
     world.scripts.client.flushall()
     assert world.gate.take_lead("term-2", "")
-    world.reservoir.term = "term-2"
+    world.publisher.term = "term-2"
     naps: list[float] = []
 
     def nap(seconds: float) -> bool:
@@ -372,7 +372,7 @@ def test_after_redis_was_emptied_everything_queued_is_fed_again_and_what_runs_ke
         world.database,
         world.topology,
         world.clock,
-        epoch="e2",
+        generation="e2",
         upstreams={"k1": "u"},
         configure=world.configure,
         pause=nap,
@@ -408,7 +408,7 @@ def test_an_epoch_that_is_begun_while_stopping_stays_shut_and_does_not_spin(
         world.database,
         world.topology,
         world.clock,
-        epoch="e2",
+        generation="e2",
         upstreams={"k1": "u"},
         configure=world.configure,
         pause=pause,

@@ -37,7 +37,7 @@ def refuse(world: GateWorld, permit: Permit, outcome: Outcome, seconds: float) -
     world.permits.settle([Settlement(permit.task_id, permit.release, outcome, brakes=braked)])
     assert end.available_at == claimed.started_at
     again = replace(world.message(), task_id=permit.task_id, avoid=end.avoid, front=True)
-    assert world.reservoir.publish([again], feeding=True) == {}
+    assert world.publisher.publish([again], feeding=True) == {}
 
 
 def served_after_refusals(world: GateWorld, outcome: Outcome, limited: set[str]) -> list[str]:

@@ -162,7 +162,7 @@ def test_no_prompt_no_secret_and_no_word_of_an_upstream_is_seen_or_logged(
 def test_active_queues_names_backlog_queues_too(world: WorkerWorld) -> None:
     """One that nobody serves, so that it stays."""
     message = Message("task_0", 1, "unserved", "alice", "backlog.unserved.alice", 3, 10)
-    assert not world.parts.reservoir.publish([message])
+    assert not world.parts.publisher.publish([message])
     answers = world.parts.celery.control.inspect(timeout=60, limit=1).active_queues()
     assert answers is not None
     (queues,) = answers.values()

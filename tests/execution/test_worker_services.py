@@ -223,7 +223,7 @@ def test_what_cannot_be_recorded_at_all_is_given_up() -> None:
 # Revokes
 
 
-class FakeReservoir:
+class FakePublisher:
     def __init__(self) -> None:
         self.forgotten: list[str] = []
         self.announced: list[str] = []
@@ -237,23 +237,23 @@ class FakeReservoir:
     def announce(self, task_ids: list[str]) -> None:
         self.announced += task_ids
 
-    def ring(self) -> None: ...
+    def wake(self) -> None: ...
 
 
-def revoking(database: CutDatabase) -> tuple[RevokeTasks, FakeReservoir, list[str]]:
-    reservoir, told = FakeReservoir(), []
-    made = RevokeTasks(database, reservoir, FakeClock(), told.append)  # type: ignore[arg-type]
-    return made, reservoir, told
+def revoking(database: CutDatabase) -> tuple[RevokeTasks, FakePublisher, list[str]]:
+    publisher, told = FakePublisher(), []
+    made = RevokeTasks(database, publisher, FakeClock(), told.append)  # type: ignore[arg-type]
+    return made, publisher, told
 
 
 def test_a_revoked_row_is_cancelled_forgotten_and_announced(database: CutDatabase) -> None:
     add_task(database)
-    revoke, reservoir, told = revoking(database)
+    revoke, publisher, told = revoking(database)
     revoke.start()
     revoke.ask(["task_1"])
     wait_until(lambda: told == ["task_1"])
     assert status_of(database) is Status.CANCELLED
-    assert (reservoir.forgotten, reservoir.announced) == (["task_1"], ["task_1"])
+    assert (publisher.forgotten, publisher.announced) == (["task_1"], ["task_1"])
 
 
 def test_a_revoke_is_not_forgotten_while_the_database_is_away(database: CutDatabase) -> None:
@@ -268,9 +268,9 @@ def test_a_revoke_is_not_forgotten_while_the_database_is_away(database: CutDatab
 
 
 def test_a_revoke_of_something_unknown_is_harmless(database: CutDatabase) -> None:
-    revoke, reservoir, told = revoking(database)
+    revoke, publisher, told = revoking(database)
     assert revoke.revoke("task_nobody") is None
-    assert (reservoir.forgotten, told) == ([], [])
+    assert (publisher.forgotten, told) == ([], [])
 
 
 # What is read from the settings

@@ -48,7 +48,7 @@ class WorkerWorld:
         self.parts.database.write(lambda conn: clients.add_client(conn, "alice", secret, now=0.0))
         self._submitting = SubmitTask(
             self.parts.database,
-            self.parts.reservoir,
+            self.parts.publisher,
             SubmissionRules(frozenset({MODEL, "unserved", "held"}), MODEL),
             self.parts.clock,
         )

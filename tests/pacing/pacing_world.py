@@ -59,7 +59,7 @@ class GateWorld:
         self.scripts = Scripts(connect(self.url, timeout=60))
         self.gate = RedisPacingStore(self.scripts)
         self.permits = RedisPermits(self.scripts)
-        self.reservoir = RedisBacklogPublisher(
+        self.publisher = RedisBacklogPublisher(
             self.scripts, envelope, self.clock, window=self.window, window_of_all=self.window_of_all
         )
         self.sequence = 0
@@ -70,7 +70,7 @@ class GateWorld:
         self.gate.begin_generation("epoch", self.topology.keys)
         self.configure()
         self.gate.open_generation([], self.topology.quota_ids, [])
-        self.reservoir.term = term
+        self.publisher.term = term
         self.dispatcher = Dispatcher(self.gate, self.topology, lambda: self.clients)
         self.report()
         return self
@@ -99,7 +99,7 @@ class GateWorld:
 
     def publish(self, count: int, client: str = "alice", **facts: object) -> list[Message]:
         messages = [self.message(client, **facts) for _ in range(count)]
-        assert self.reservoir.publish(messages) == {}
+        assert self.publisher.publish(messages) == {}
         return messages
 
     def length(self, name: str) -> int:

@@ -37,7 +37,7 @@ def seen(world: GateWorld, depth: int, gate: RedisPacingStore | None = None) -> 
 def act(world: GateWorld, what: str, client: str) -> None:
     if what == "forget":
         placed = [name.decode() for name in world.scripts.client.hkeys("penstock:place")]
-        world.reservoir.forget([name for name in placed if f"_{client}_" in name][:2])
+        world.publisher.forget([name for name in placed if f"_{client}_" in name][:2])
     elif what == "release":
         world.dispatcher.tick()
     elif what == "take back":
@@ -95,7 +95,7 @@ def test_a_new_epoch_is_looked_at_anew(world: GateWorld) -> None:
 def test_many_cancelled_messages_are_dropped_a_part_at_a_look_until_none_is_left(world: GateWorld) -> None:
     ids = [message.task_id for message in world.publish(4500)]
     (last,) = world.publish(1)
-    world.reservoir.forget(ids)
+    world.publisher.forget(ids)
     looks = 0
     while not (heads := [head.task_id for w in seen(world, 4) for head in w.heads]):
         looks += 1

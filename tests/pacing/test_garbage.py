@@ -51,10 +51,10 @@ class Leader:
         world.gate.open_generation([], world.topology.quota_ids, [])
         world.fill(level=100, tokens=10_000, sent=100)
         world.report()
-        world.reservoir.publish(list(self.waiting.values()))
+        world.publisher.publish(list(self.waiting.values()))
 
     def requeue(self, task_ids: tuple[str, ...]) -> None:
-        self.world.reservoir.publish([self.waiting[one] for one in task_ids if one in self.waiting])
+        self.world.publisher.publish([self.waiting[one] for one in task_ids if one in self.waiting])
 
     def released(self) -> set[str]:
         messages = self.world.scripts.client.lrange("key.k1", 0, -1)
@@ -189,7 +189,7 @@ def test_no_name_of_a_key_that_a_task_avoids_stops_the_leader(redis_url: str, av
     world = GateWorld(redis_url, one_key(QUOTA)).lead()
     world.fill(level=100, tokens=10_000, sent=100)
     message: Message = world.message(avoid=tuple(avoid), facts="0|;" + avoid[0], prefix=avoid[-1])
-    assert world.reservoir.publish([message]) == {}
+    assert world.publisher.publish([message]) == {}
     view = world.gate.look(8, world.topology, world.topology.quota_ids)
     assert [head.avoid for one in view.waiting for head in one.heads] == [tuple(avoid)]
     assert world.dispatcher.tick().released == 1

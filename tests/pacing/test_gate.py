@@ -68,16 +68,16 @@ def test_a_permit_is_redeemed_once(world: GateWorld) -> None:
 
 def test_a_task_is_published_once_however_often_it_is_offered(world: GateWorld) -> None:
     (message,) = world.publish(1)
-    assert world.reservoir.publish([message]) == {}
+    assert world.publisher.publish([message]) == {}
     assert world.length(f"{message.queue}\x06\x163") == 1
     world.dispatcher.tick()
-    assert world.reservoir.publish([message]) == {message.task_id: "held"}
+    assert world.publisher.publish([message]) == {message.task_id: "held"}
 
 
 def test_ten_thousand_cancelled_tasks_cost_no_quota(world: GateWorld) -> None:
     cancelled = world.publish(10_000)
     (last,) = world.publish(1)
-    world.reservoir.forget(m.task_id for m in cancelled)
+    world.publisher.forget(m.task_id for m in cancelled)
     world.report()  # a report is believed for three seconds
     turns = [world.dispatcher.tick().released for _ in range(6)]
     assert sum(turns) == 1
@@ -89,7 +89,7 @@ def test_a_retry_returns_to_the_front(world: GateWorld) -> None:
     world.fill(level=1)
     world.publish(3)
     retry = world.message(front=True)
-    assert world.reservoir.publish([retry]) == {}
+    assert world.publisher.publish([retry]) == {}
     world.dispatcher.tick()
     redeemed(world, retry.task_id)
 
@@ -193,7 +193,7 @@ def test_lost_workers_calls_keep_their_places_while_their_tasks_are_free(world: 
     permit = redeemed(world, message.task_id)
     world.gate.orphan_permits([(message.task_id, permit.release)], 30.0)
     assert level(world, "flight") == 1
-    assert world.reservoir.publish([message]) == {}
+    assert world.publisher.publish([message]) == {}
     world.gate.orphan_permits([], 0)
     world.dispatcher.tick()
     second = redeemed(world, message.task_id)
@@ -238,7 +238,7 @@ def test_a_leader_that_was_overtaken_can_do_nothing(world: GateWorld) -> None:
         world.dispatcher.tick()
     with pytest.raises(NotLeading):
         world.gate.reclaim(0)
-    assert world.reservoir.publish([world.message()], feeding=True) != {}
+    assert world.publisher.publish([world.message()], feeding=True) != {}
     assert not rival.gate.take_lead("term-3", "term-1")
 
 
@@ -252,7 +252,7 @@ def test_nothing_moves_after_redis_was_emptied_until_an_epoch_is_opened(world: G
     world.dispatcher.tick()
     permit = redeemed(world, message.task_id)
     world.scripts.client.flushall()
-    assert world.reservoir.publish([world.message()]).popitem()[1] == "epoch"
+    assert world.publisher.publish([world.message()]).popitem()[1] == "epoch"
     assert world.permits.redeem(message.task_id, "w1") == RefusedPermit(message.task_id, "epoch")
     with pytest.raises((GenerationLost, NotLeading)):
         world.dispatcher.tick()
@@ -266,7 +266,7 @@ def test_nothing_moves_after_redis_was_emptied_until_an_epoch_is_opened(world: G
     assert level(world, "flight") == 1
     assert level(world) == 0
     late = world.message()
-    assert world.reservoir.publish([late]) == {late.task_id: "behind"}
+    assert world.publisher.publish([late]) == {late.task_id: "behind"}
     world.permits.settle([Settlement(message.task_id, permit.release, Outcome.SUCCEEDED)])
     assert level(world, "flight") == 0
 
@@ -278,7 +278,7 @@ def test_a_redis_restarted_from_what_it_had_saved_is_another_epoch(
     world = GateWorld(server.url, one_key(PACED)).lead()
     world.publish(3)
     server.restart()
-    assert world.reservoir.publish([world.message()]).popitem()[1] in ("epoch", "unreachable")
+    assert world.publisher.publish([world.message()]).popitem()[1] in ("epoch", "unreachable")
     with pytest.raises(GenerationLost):
         world.dispatcher.tick()
 
@@ -287,27 +287,27 @@ def test_a_full_queue_refuses_and_keeps_order_until_the_feeder_has_caught_up(red
     world = GateWorld(redis_url, one_key(UNHURRIED), window=3).lead()
     world.publish(3)
     refused = world.message()
-    assert world.reservoir.publish([refused]) == {refused.task_id: "full"}
+    assert world.publisher.publish([refused]) == {refused.task_id: "full"}
     world.fill(level=2, tokens=1000, sent=2)
     assert world.dispatcher.tick().released == 2
     overtaker = world.message()
-    assert world.reservoir.publish([overtaker]) == {overtaker.task_id: "behind"}
-    assert world.reservoir.publish([refused], feeding=True) == {}
+    assert world.publisher.publish([overtaker]) == {overtaker.task_id: "behind"}
+    assert world.publisher.publish([refused], feeding=True) == {}
     queue, seen = next(iter(world.gate.overflows().items()))
     world.gate.clear_overflow(queue, "0")
     assert world.gate.overflows() == {queue: seen}
     world.gate.clear_overflow(queue, seen)
-    assert world.reservoir.publish([overtaker]) == {}
+    assert world.publisher.publish([overtaker]) == {}
 
 
 def test_a_queue_with_little_takes_some_while_the_window_of_all_is_full(redis_url: str) -> None:
     world = GateWorld(redis_url, one_key(PACED), window_of_all=150).lead()
     world.publish(150)
     refused = world.message()
-    assert world.reservoir.publish([refused]) == {refused.task_id: "full"}
+    assert world.publisher.publish([refused]) == {refused.task_id: "full"}
     world.publish(100, "bob")
     late = world.message("bob")
-    assert world.reservoir.publish([late]) == {late.task_id: "full"}
+    assert world.publisher.publish([late]) == {late.task_id: "full"}
 
 
 def test_a_round_of_feeding_gives_room_to_the_emptiest_first(redis_url: str) -> None:
@@ -331,7 +331,7 @@ def test_a_redis_short_of_memory_refuses_before_it_is_full(make_redis: Callable[
     for number in range(33):
         world.scripts.client.set(f"ballast-{number}", "x" * 400_000)
     message = world.message()
-    assert world.reservoir.publish([message]) == {message.task_id: "memory"}
+    assert world.publisher.publish([message]) == {message.task_id: "memory"}
     assert world.gate.rooms([message.queue], 50, 10) == {message.queue: 0}
 
 
@@ -342,10 +342,10 @@ def test_a_redis_that_is_gone_refuses_and_is_not_asked_again_for_a_second(
     world = GateWorld(server.url, one_key(PACED)).lead()
     server.kill()
     message = world.message()
-    assert world.reservoir.publish([message]) == {message.task_id: "unreachable"}
-    assert not world.reservoir.believed_up()
+    assert world.publisher.publish([message]) == {message.task_id: "unreachable"}
+    assert not world.publisher.believed_up()
     world.clock.at += 1.1
-    assert world.reservoir.believed_up()
+    assert world.publisher.believed_up()
     assert world.permits.redeem(message.task_id, "w1") == RefusedPermit(message.task_id, "unreachable")
 
 

@@ -25,7 +25,7 @@ def world(redis_url: str) -> GateWorld:
     return GateWorld(redis_url, one_key(ConfiguredQuota("account:a1:m", rpm=60_000))).lead()
 
 
-def standing(world: GateWorld) -> list[str]:
+def queued(world: GateWorld) -> list[str]:
     """A list's tasks in the order of serving."""
     look = world.gate.look(3000, world.topology, world.topology.quota_ids)
     return [head.task_id for one in look.waiting for head in one.heads]
@@ -56,22 +56,22 @@ def test_a_list_is_served_retries_first_then_by_deadline_then_as_they_came(
             else:
                 plain.append(message.task_id)
             messages.append(message)
-        assert world.reservoir.publish(messages) == {}
+        assert world.publisher.publish(messages) == {}
     by_deadline = [name for _, _, name in sorted(due)]
-    assert standing(world) == [*retries, *by_deadline, *plain]
+    assert queued(world) == [*retries, *by_deadline, *plain]
 
 
 def test_more_than_a_few_hundred_wait_in_the_database_and_plain_ones_do_not_wait_for_them(
     world: GateWorld,
 ) -> None:
     many = [world.message(due=1e6 + n) for n in range(MOST + 20)]
-    refused = world.reservoir.publish(many, feeding=True)
+    refused = world.publisher.publish(many, feeding=True)
     assert list(refused.values()) == ["full"] * 20
     assert set(refused) == {message.task_id for message in many[MOST:]}
     assert world.gate.ordered_room("backlog.m.alice") == {0: MOST, 3: 0, 6: MOST}
     retry = world.message(due=2e6, front=True)
-    assert world.reservoir.publish([retry, world.message()], feeding=True) == {}
-    assert standing(world)[MOST] == retry.task_id
+    assert world.publisher.publish([retry, world.message()], feeding=True) == {}
+    assert queued(world)[MOST] == retry.task_id
 
 
 def test_what_nobody_redeemed_goes_back_to_its_place(world: GateWorld) -> None:
@@ -80,7 +80,7 @@ def test_what_nobody_redeemed_goes_back_to_its_place(world: GateWorld) -> None:
     assert world.dispatcher.tick().released == 1
     (soon,), (later,) = world.publish(1, due=1000.0), world.publish(1, due=3000.0)
     world.gate.reclaim(0.0)
-    assert standing(world) == [soon.task_id, late.task_id, later.task_id]
+    assert queued(world) == [soon.task_id, late.task_id, later.task_id]
 
 
 def test_hundreds_that_nobody_redeemed_go_back_in_one_pass_over_their_list(world: GateWorld) -> None:
@@ -95,7 +95,7 @@ def test_hundreds_that_nobody_redeemed_go_back_in_one_pass_over_their_list(world
     before = pushes(world)
     assert world.gate.reclaim(0.0) == MOST
     assert pushes(world) - before <= 2 * MOST
-    assert standing(world) == [*published, later]
+    assert queued(world) == [*published, later]
 
 
 def pushes(world: GateWorld) -> int:
@@ -111,17 +111,17 @@ def test_a_backlog_larger_than_the_window_is_served_nearest_deadline_first_throu
     url = f"sqlite:///{tmp_path}/order.db"
     upgrade(url)
     database = Database(url)
-    feeder = Feeder(database, world.reservoir, world.gate, world.clock)
+    feeder = Feeder(database, world.publisher, world.gate, world.clock)
     dues = {f"task_{n:04}": 10_000.0 + (n * 7919) % 1200 for n in range(1200)}
     add(database, dues)
     served: list[str] = []
     while len(served) < 1210:
         feeder.tick()
         feeder.tick()
-        heads = standing(world)[:100]
+        heads = queued(world)[:100]
         assert heads
         served += heads
-        world.reservoir.forget(heads)
+        world.publisher.forget(heads)
         if len(served) == 600:
             add(database, {f"task_urgent_{n}": 5_000.0 + n for n in range(10)})
     database.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pacing.domain.brake import BrakeDurations, Wall, pause_after
+from app.pacing.domain.brake import BrakeDurations, RefusalStreak, pause_after
 from app.pacing.domain.plan import Release
 from app.pacing.domain.rate_controller import CallReport, RateController
 from app.settings.domain.routing import ConfiguredQuota, QuotaState, Route, Topology, account_quota
@@ -175,7 +175,7 @@ def test_a_quota_without_a_limit_is_recalled_without_learning_one() -> None:
     judge = Upstream().judge
     name = "key:k:*"
     judge.recall({name: {"pauses": 3}, "no:such": {"pauses": 2}})
-    assert list(judge.walls) == [name]
+    assert list(judge.streaks) == [name]
     assert name not in judge.estimators
 
 
@@ -204,29 +204,29 @@ def test_without_learning_pauses_grow_all_the_same() -> None:
 
 
 def test_a_call_that_was_sent_before_the_wall_makes_pauses_short_again_but_opens_nothing() -> None:
-    wall = Wall()
+    streak = RefusalStreak()
     for at in (10.0, 20.0, 30.0):
-        wall.refused(at, at + 1, 1.0, 32.0, 0.0)
-    wall.succeeded(5.0)
-    assert (wall.stands, wall.pauses) == (True, 1)
-    wall.succeeded(15.0)
-    assert not wall.stands
+        streak.refused(at, at + 1, 1.0, 32.0, 0.0)
+    streak.succeeded(5.0)
+    assert (streak.stands, streak.pauses) == (True, 1)
+    streak.succeeded(15.0)
+    assert not streak.stands
 
 
 def test_a_probe_that_is_lost_does_not_stop_the_quota() -> None:
-    wall = Wall()
-    wall.refused(10.0, 11.0, 1.0, 32.0, 0.0)
-    wall.released(12.0)
-    assert wall.room(12.1, flight=1) == 0
-    assert wall.room(12.1, flight=0) == 1
-    assert wall.room(13.1, flight=1) == 1  # it stays out for longer than the pause
+    streak = RefusalStreak()
+    streak.refused(10.0, 11.0, 1.0, 32.0, 0.0)
+    streak.released(12.0)
+    assert streak.room(12.1, flight=1) == 0
+    assert streak.room(12.1, flight=0) == 1
+    assert streak.room(13.1, flight=1) == 1  # it stays out for longer than the pause
 
 
 def test_gate_time_that_goes_back_does_not_keep_refusals_from_counting() -> None:
-    wall = Wall()
-    wall.refused(1e6, 1e6 + 1, 1.0, 32.0, 0.0)
-    wall.look(50.0)
-    assert wall.refused(60.0, 61.0, 1.0, 32.0, 0.0) == 2.0
+    streak = RefusalStreak()
+    streak.refused(1e6, 1e6 + 1, 1.0, 32.0, 0.0)
+    streak.look(50.0)
+    assert streak.refused(60.0, 61.0, 1.0, 32.0, 0.0) == 2.0
 
 
 @given(

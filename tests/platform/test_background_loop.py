@@ -80,7 +80,7 @@ def test_it_waits_twice_as_long_after_each_failure_up_to_the_longest_and_then_as
         assert body.well.wait(PATIENCE)
         body.well.clear()
         body.errors = [ValueError()]
-        loop.ring()
+        loop.wake()
         assert body.well.wait(PATIENCE)
         assert loop.close(PATIENCE)
     assert waited == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5]
@@ -107,7 +107,7 @@ def test_a_ring_calls_it_at_once_and_a_close_ends_its_wait(
     body = Body()
     loop = make(body)
     loop.start()
-    loop.ring()
+    loop.wake()
     assert body.well.wait(PATIENCE)
     assert loop.close(PATIENCE)
     assert not loop.is_alive
@@ -118,7 +118,7 @@ def test_it_starts_once_and_never_after_it_was_stopped() -> None:
     loop = BackgroundLoop("x", lambda: ran.append(threading.current_thread().ident), every=None)
     for _ in range(3):
         loop.start()
-    loop.ring()
+    loop.wake()
     assert loop.close(PATIENCE)
     loop.start()
     assert not loop.is_alive

@@ -28,8 +28,8 @@ class Announcing(Told):
 
 def test_tasks_that_can_no_longer_begin_in_time_expire_early(database: Database) -> None:
     """Ten at once and five a minute at most, with all margins: of 20 due in half a minute the last seven are late."""
-    reservoir, clock = Announcing(), Clock()
-    chore = ExpireUnreachable(database, reservoir, clock, TOPOLOGY, lambda: [(QUEUE, 3)])
+    publisher, clock = Announcing(), Clock()
+    chore = ExpireUnreachable(database, publisher, clock, TOPOLOGY, lambda: [(QUEUE, 3)])
     ids = add_batch(database, 20, expires_at=NOW + DAY, task={"expires_at": NOW + 30})
     add(
         database,
@@ -40,7 +40,7 @@ def test_tasks_that_can_no_longer_begin_in_time_expire_early(database: Database)
     assert chore.tick() == 6
     late = [name for name in ids if row_of(database, name).status == Status.EXPIRED]
     assert late == ids[13:19]
-    assert reservoir.forgotten == reservoir.announced == late
+    assert publisher.forgotten == publisher.announced == late
     row = row_of(database, late[0])
     assert row.error_code == "deadline_unreachable"
     assert "at most 4 calls a minute" in row.error_message

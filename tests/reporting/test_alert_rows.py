@@ -22,8 +22,7 @@ from app.reporting.watch_alerts import LOOKS, AlertLoop, NobodyLeads, NoteVitals
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.attempt import Outcome
 from app.tasks.store.tables import attempt
-from app.upstreams.domain.key_health import Condition
-from app.upstreams.domain.key_health import KeyStatus as KeyStanding
+from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.store.health import save_health
 from tests.pacing.pacing_world import HandClock
 
@@ -291,12 +290,12 @@ class TestMeasures:
         assert MeasureAlerts(world.database, world.clock).read()["budget"] == {"alice": 0.85}
 
     def test_keys_and_accounts_are_as_their_tests_found_them(self, world: World) -> None:
-        standings = {
-            "key:k1": KeyStanding(Condition.DISABLED),
-            "key:k2": KeyStanding(),
-            "account:acme": KeyStanding(Condition.NO_BALANCE),
+        statuses = {
+            "key:k1": KeyStatus(Condition.DISABLED),
+            "key:k2": KeyStatus(),
+            "account:acme": KeyStatus(Condition.NO_BALANCE),
         }
-        world.database.write(lambda conn: save_health(conn, standings, 0.0))
+        world.database.write(lambda conn: save_health(conn, statuses, 0.0))
         readings = MeasureAlerts(world.database, world.clock).read()
         assert readings["key_disabled"] == {"k1": 1.0, "k2": 0.0}
         assert readings["balance_low"] == {"acme": 1.0}

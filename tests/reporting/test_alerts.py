@@ -22,7 +22,7 @@ from app.reporting.domain.alerts import (
     told,
 )
 from app.reporting.domain.recent_calls import CallWindow
-from app.reporting.watch_alerts import lay_addresses, lay_watching
+from app.reporting.watch_alerts import build_alert_config, build_channel_addresses
 from app.settings import ConfigError, load_settings
 from app.settings.domain.alert_rules import RULES, Rule, Severity
 from app.tasks.domain.attempt import Outcome
@@ -317,7 +317,7 @@ class TestSettings:
     def test_addresses_are_references_and_found_when_they_are_needed(self, tmp_path: Path) -> None:
         alerts = self.load(tmp_path, '[alerts]\ncritical = ["env:HOOK", "env:NONE"]\n')
         environ = {"HOOK": "json://127.0.0.1:1/"}
-        (url, _), (none, problem) = lay_addresses(alerts, environ).channels(Severity.CRITICAL)  # type: ignore[arg-type]
+        (url, _), (none, problem) = build_channel_addresses(alerts, environ).channels(Severity.CRITICAL)  # type: ignore[arg-type]
         assert (url, none) == ("json://127.0.0.1:1/", None)
         assert "NONE is not set" in problem
         assert "json" not in repr(alerts)
@@ -325,7 +325,7 @@ class TestSettings:
     def test_limits_mutes_and_times_can_be_others(self, tmp_path: Path) -> None:
         text = '[alerts]\ngroup = 3\n[[alerts.mute]]\nfrom = "22:00"\nto = "07:30"\ndays = ["sat"]\n'
         text += "[alerts.rule.no_success]\nseconds = 300\n[alerts.rule.cpu]\nenabled = false\n"
-        watching = lay_watching(self.load(tmp_path, text))  # type: ignore[arg-type]
+        watching = build_alert_config(self.load(tmp_path, text))  # type: ignore[arg-type]
         rules = {rule.name: rule for rule in watching.rules}
         assert rules["no_success"].seconds == 300
         assert "cpu" not in rules

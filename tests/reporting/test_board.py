@@ -122,7 +122,7 @@ def test_a_quota_without_limit_is_shown_only_once_it_has_braked() -> None:
     assert quota_lines(topology(), {}, {}, []) == []
     braked = {ACME: QuotaSnapshot(ACME, braked_for=3.0, why="429", brakes=1)}
     (line,) = quota_lines(topology(), braked, {}, [])
-    assert line.sight.braked
+    assert line.state.braked
     assert line.calls.limit is None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.pacing.domain.why import Binding, Bound
-from app.reporting.domain.bottleneck import Cause, ModelBacklog, Service, bottleneck
+from app.reporting.domain.bottleneck import Cause, ModelBacklog, Service, find_bottleneck
 
 QUOTA = "account:acme:flash"
 WELL = Service(workers=2, slots=200, flight=20, waiting=50, upstreams={QUOTA: "deepseek", "k1": "deepseek"})
@@ -87,10 +87,10 @@ def bound(binding: Binding) -> Service:
     ],
 )
 def test_the_line_names_who_is_to_do_something(service: Service, holder: Cause, words: str) -> None:
-    found = bottleneck(service)
+    found = find_bottleneck(service)
     assert found.holder is holder
     assert found.words.startswith(words)
 
 
 def test_one_task_waits_in_the_singular() -> None:
-    assert bottleneck(replace(WELL, waiting=1, leads=False)).words.endswith("1 task waits")
+    assert find_bottleneck(replace(WELL, waiting=1, leads=False)).words.endswith("1 task waits")

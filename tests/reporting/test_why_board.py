@@ -13,7 +13,7 @@ from app.tasks.domain.task import NOT_DUE, Hold
 from tests.pacing.pacing_world import GateWorld, HandClock, one_key
 
 
-class Standing:
+class QueuePositions:
     """A line as it was told."""
 
     def __init__(self, line: QueuePosition | None = None) -> None:
@@ -31,7 +31,7 @@ def queued(sequence: int, hold: int = Hold.NONE) -> Queued:
 
 
 def told(url: str, line: QueuePosition | None = None) -> WaitReasonReader:
-    return WaitReasonReader(Scripts(connect(url, timeout=60)), HandClock(), Standing(line))
+    return WaitReasonReader(Scripts(connect(url, timeout=60)), HandClock(), QueuePositions(line))
 
 
 def test_position_start_and_reason_of_a_waiting_task(redis_url: str) -> None:

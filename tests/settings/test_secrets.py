@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ConfigError, key_secrets, load_settings, outfits, resolve_secret
+from app.settings import ConfigError, key_secrets, load_settings, resolve_secret, upstream_headers
 
 PYTHON = sys.executable
 
@@ -135,7 +135,7 @@ def test_a_worker_needs_the_secrets_of_its_own_keys_alone(tmp_path: Path) -> Non
     assert list(key_secrets(settings, {"ONE": "hunter2"}, ["one"])) == ["one"]
 
 
-OUTFIT = """\
+UPSTREAM_HEADERS = """\
 [[upstream]]
 name = "u"
 base_url = "https://u.example/v1"
@@ -146,23 +146,23 @@ headers = { X-Title = "ours", X-Gate = "env:GATE" }
 
 
 def test_headers_and_the_proxys_password_are_fetched_from_where_they_are(tmp_path: Path) -> None:
-    (tmp_path / "penstock.toml").write_text(OUTFIT)
+    (tmp_path / "penstock.toml").write_text(UPSTREAM_HEADERS)
     settings = load_settings(tmp_path / "penstock.toml", {})
-    outfit = outfits(settings, {"PROXY": "ann:hunter2", "GATE": "hunter3"})["u"]
-    assert outfit.headers == {"X-Title": "ours", "X-Gate": "hunter3"}
-    assert (outfit.hidden, outfit.proxy_auth) == (("hunter3",), "ann:hunter2")
-    assert "hunter" not in repr(outfit)
-    assert outfits(settings, {}, []) == {}
+    headers = upstream_headers(settings, {"PROXY": "ann:hunter2", "GATE": "hunter3"})["u"]
+    assert headers.headers == {"X-Title": "ours", "X-Gate": "hunter3"}
+    assert (headers.hidden, headers.proxy_auth) == (("hunter3",), "ann:hunter2")
+    assert "hunter" not in repr(headers)
+    assert upstream_headers(settings, {}, []) == {}
 
 
 @pytest.mark.parametrize(("missing", "line"), [("PROXY", 5), ("GATE", 6)])
 def test_an_outfit_without_its_secrets_is_told_by_line_and_name(
     tmp_path: Path, missing: str, line: int
 ) -> None:
-    (tmp_path / "penstock.toml").write_text(OUTFIT)
+    (tmp_path / "penstock.toml").write_text(UPSTREAM_HEADERS)
     settings = load_settings(tmp_path / "penstock.toml", {})
     there = {name: "hunter2" for name in ("PROXY", "GATE") if name != missing}
     with pytest.raises(ConfigError) as caught:
-        outfits(settings, there)
+        upstream_headers(settings, there)
     assert (caught.value.line, caught.value.hint) == (line, f"export {missing}=...")
     assert "hunter" not in str(caught.value)

@@ -180,8 +180,8 @@ def test_what_is_to_be_fed_again_is_kept_while_the_database_is_away(
 ) -> None:
     add(database, new_task("1", fed_at=NOW), new_task("2", fed_at=NOW))
     rings: list[bool] = []
-    reservoir: Any = SimpleNamespace(ring=lambda: rings.append(True))
-    requeueing = RequeueTasks(database, reservoir)
+    publisher: Any = SimpleNamespace(wake=lambda: rings.append(True))
+    requeueing = RequeueTasks(database, publisher)
 
     def away(_fn: object) -> None:
         raise DatabaseUnreachable("gone")
@@ -243,8 +243,8 @@ def test_a_retry_that_a_clock_put_off_an_hour_ahead_waits_from_now(database: Dat
     record(database, again(claimed["task_soon"], at=NOW + 1))
     clock = SimpleNamespace(now=lambda: NOW + 5, monotonic=lambda: 100.0)
     rings: list[bool] = []
-    reservoir: Any = SimpleNamespace(ring=lambda: rings.append(True))
-    retries = RetriesAhead(database, reservoir, clock)  # type: ignore[arg-type]
+    publisher: Any = SimpleNamespace(wake=lambda: rings.append(True))
+    retries = RetriesAhead(database, publisher, clock)  # type: ignore[arg-type]
     retries.tick()
     due = {name: row_of(database, f"task_{name}").available_at for name in ("ahead", "soon", "later")}
     assert due == {"ahead": NOW + 15, "soon": NOW + 11, "later": NOW + hour}
@@ -260,7 +260,7 @@ def test_retries_ahead_are_found_page_by_page(database: Database, monkeypatch: p
     for claimed in take(database, *names).values():
         record(database, again(claimed, at=NOW + 3600))
     clock = SimpleNamespace(now=lambda: NOW, monotonic=lambda: 100.0)
-    retries = RetriesAhead(database, SimpleNamespace(ring=lambda: None), clock)  # type: ignore[arg-type]
+    retries = RetriesAhead(database, SimpleNamespace(wake=lambda: None), clock)  # type: ignore[arg-type]
     for _ in range(4):
         retries.tick()
     assert {row_of(database, name).available_at for name in names} == {NOW + 10}

@@ -24,7 +24,7 @@ def off_peak(name: str, **changes: object) -> object:
 
 @dataclass
 class Told:
-    """A reservoir that notes what it is told."""
+    """A publisher that notes what it is told."""
 
     forgotten: list[str] = field(default_factory=list)
     rings: int = 0
@@ -32,7 +32,7 @@ class Told:
     def forget(self, ids: list[str]) -> None:
         self.forgotten += ids
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         self.rings += 1
 
 
@@ -98,14 +98,14 @@ def test_the_chore_holds_in_busy_hours_and_starts_what_would_come_too_late(datab
     """An hour busy around NOW; ten tasks of which the first five are due within minutes, at one a second."""
     minute = int(NOW % DAY // 60)
     hours = Windows((Calendar(UTC, ((minute - 30, minute + 30),), frozenset(range(7))),))
-    reservoir, clock = Told(), Clock()
-    chore = ScheduleOffPeak(database, reservoir, clock, {"deepseek-flash": hours}, lambda _queue, _model: 1.0)
+    publisher, clock = Told(), Clock()
+    chore = ScheduleOffPeak(database, publisher, clock, {"deepseek-flash": hours}, lambda _queue, _model: 1.0)
     add(database, new_task("running", off_peak=True, fed_at=NOW))
     add(database, *(off_peak(str(n), expires_at=NOW + (100 if n < 5 else DAY)) for n in range(10)))
     assert chore.tick() == 1
-    assert reservoir.forgotten == ["task_running"]
+    assert publisher.forgotten == ["task_running"]
     assert chore.tick() == 0  # nothing else is due
     clock.at += 40
     assert chore.tick() == 5
     assert [row_of(database, f"task_{n}").hold for n in (0, 4, 5)] == [Hold.NONE, Hold.NONE, Hold.OFF_PEAK]
-    assert reservoir.rings == 1
+    assert publisher.rings == 1

@@ -24,12 +24,20 @@ class MovableClock(SystemClock):
         return super().monotonic() + self.ahead
 
 
-def upstreams(url: str, clock: Any = None, outfit: UpstreamHeaders | None = None, **limits: Any) -> Upstreams:
+def upstreams(
+    url: str, clock: Any = None, headers: UpstreamHeaders | None = None, **limits: Any
+) -> Upstreams:
     upstream = UpstreamSettings(name="up", base_url=f"{url}/v1", **limits)
     secrets = {"k1": SecretStr(SECRET)}
     settings = Settings(upstreams=(upstream,))
-    outfits = {"up": outfit} if outfit is not None else None
-    return Upstreams(settings, secrets, concurrency=8, clock=clock or SystemClock(), outfits=outfits)
+    headers = {"up": headers} if headers is not None else None
+    return Upstreams(
+        settings,
+        secrets,
+        concurrency=8,
+        clock=clock or SystemClock(),
+        headers=headers,
+    )
 
 
 def may() -> bool:

@@ -38,7 +38,13 @@ class World:
         self.calls = UpstreamGenerations(self.upstreams(self.settings, self.held), self.held)
 
     def upstreams(self, settings: Settings, held: HeldSecrets) -> Upstreams:
-        return Upstreams(settings, held.secrets, concurrency=2, clock=self.clock, outfits=held.outfits)
+        return Upstreams(
+            settings,
+            held.secrets,
+            concurrency=2,
+            clock=self.clock,
+            headers=held.headers,
+        )
 
     def call(self) -> Reply:
         reply = self.calls.call(a_claimed(), may)

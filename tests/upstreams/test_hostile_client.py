@@ -110,7 +110,7 @@ class Service:
             self.later.append((self.clock.at + end.available_at - CLAIMED_AT, again))
 
     def offer(self, messages: list[Message]) -> None:
-        assert self.world.reservoir.publish(messages, feeding=True) == {}
+        assert self.world.publisher.publish(messages, feeding=True) == {}
         self.waiting |= {message.task_id: message for message in messages}
 
     def pass_time(self, seconds: float = 1.0) -> None:
@@ -213,7 +213,7 @@ def test_one_task_alone_with_a_dead_key_shows_it_in_the_upstreams_words_and_call
     for _ in range(4):
         service.run()
         service.pass_time()
-    (bad,) = service.watch.standing().values()
+    (bad,) = service.watch.unhealthy().values()
     assert bad["condition"] == ("disabled" if outcome is Outcome.UNAUTHORIZED else "no_balance")
     assert f"the upstream answered {STATUS[outcome]}: its words" in bad["reason"]
     calls = []
@@ -230,7 +230,7 @@ def test_one_task_alone_with_a_dead_key_shows_it_in_the_upstreams_words_and_call
         service.pass_time(60)
         service.run()
     assert service.statuses(list(service.ended)) == {Status.SUCCEEDED: 1}
-    assert service.watch.standing() == {}
+    assert service.watch.unhealthy() == {}
 
 
 @pytest.mark.parametrize("outcome", [Outcome.UNAUTHORIZED, Outcome.NO_BALANCE])
@@ -243,7 +243,7 @@ def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key
     for _ in range(4):
         service.run()
         service.pass_time()
-    assert service.watch.standing()
+    assert service.watch.unhealthy()
     honest = service.publish("honest", 5)
     turn = service.world.dispatcher.tick()
     assert turn.released == 1  # a witness, until it has come back
@@ -254,7 +254,7 @@ def test_an_honest_client_that_arrives_later_is_served_at_once_and_opens_the_key
             service.call(service.waiting.pop(task_id), permit)
     service.run()
     assert service.statuses(honest) == {Status.SUCCEEDED: 5}
-    assert service.watch.standing() == {}
+    assert service.watch.unhealthy() == {}
 
 
 def test_a_lone_403_of_the_only_key_fails_once_its_test_has_succeeded(redis_url: str, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_where_no_test_tells_anything_one_clients_requests_must_do() -> None:
         found.heard(call("k1", Outcome.UNAUTHORIZED, 1000.0 + number, 999.0 + number, task=str(number)))
         for order in found.due(1000.0 + number):
             assert not found.tested(order, Probed(KeyTestResult.NOT_OFFERED, 1000.0 + number, 0.1, 404))
-    assert found.standings["key:k1"].condition is Condition.DISABLED
+    assert found.statuses["key:k1"].condition is Condition.DISABLED
     assert {client: set(closed) for client, closed in found.barred.items()} == {"a": {"key:k1:*"}}
     assert set(found.probed) == {"key:k1:*"}
     assert found.shut == {}
@@ -110,11 +110,11 @@ def test_two_visits_of_one_task_show_a_dead_key_in_the_upstreams_words(
     found.heard(spoken(status, words, 1000.0))
     for order in found.due(1000.1):
         found.tested(order, Probed(finding, 1000.2, 0.1, 200))
-    assert subject not in found.standings or found.standings[subject].condition is Condition.ACTIVE
+    assert subject not in found.statuses or found.statuses[subject].condition is Condition.ACTIVE
     found.heard(spoken(status, words, 1001.2))
-    standing = found.standings[subject]
-    assert standing.condition is condition
-    assert f"the upstream answered {status}: {words}" in standing.reason
+    found_status = found.statuses[subject]
+    assert found_status.condition is condition
+    assert f"the upstream answered {status}: {words}" in found_status.reason
     assert set(found.barred) == {"a"}
     assert words not in next(iter(found.barred["a"].values())).words  # other clients read it too
 
@@ -124,7 +124,7 @@ def test_a_success_between_two_refusals_leaves_the_key_in_use() -> None:
     for at in (1000.0, 1002.0, 1004.0):
         found.heard(spoken(401, "User not found.", at))
         found.heard(call("k1", Outcome.SUCCEEDED, at + 1, at + 0.5, "a", "other"))
-    assert found.standings == {}
+    assert found.statuses == {}
 
 
 def test_another_clients_success_opens_it_to_all_and_its_refusal_closes_it_to_that_client() -> None:
@@ -136,7 +136,7 @@ def test_another_clients_success_opens_it_to_all_and_its_refusal_closes_it_to_th
     assert set(found.barred) == {"hostile", "b"}
     assert found.heard(call("k1", Outcome.SUCCEEDED, 1005.0, 1004.0, "honest"))
     assert (found.barred, found.probed, found.shut) == ({}, {}, {})
-    assert found.standings["key:k1"].condition is Condition.ACTIVE
+    assert found.statuses["key:k1"].condition is Condition.ACTIVE
 
 
 def test_a_test_that_worked_while_calls_were_refused_proves_nothing_one_call_at_a_time_does() -> None:
@@ -149,7 +149,7 @@ def test_a_test_that_worked_while_calls_were_refused_proves_nothing_one_call_at_
             assert "a" in found.barred
             at += 1
         found.tested(orders[0], answer(KeyTestResult.WORKS, at))
-        assert found.standings["key:k1"].condition is Condition.DISABLED
+        assert found.statuses["key:k1"].condition is Condition.DISABLED
         assert (found.barred, found.shut, set(found.probed)) == ({}, {}, {"key:k1:*"})
         found.heard(spoken(401, "User not found.", at))
         assert set(found.barred) == {"a"}
@@ -157,7 +157,7 @@ def test_a_test_that_worked_while_calls_were_refused_proves_nothing_one_call_at_
     assert gaps == [30, 60, 100, 100]
     found.tested(found.due(at + 101)[0], answer(KeyTestResult.WORKS, at + 101))
     found.heard(call("k1", Outcome.SUCCEEDED, at + 103, at + 102))
-    assert found.standings["key:k1"].condition is Condition.ACTIVE
+    assert found.statuses["key:k1"].condition is Condition.ACTIVE
 
 
 def test_what_waits_for_its_one_call_does_so_for_the_next_leader_too() -> None:
@@ -166,7 +166,7 @@ def test_what_waits_for_its_one_call_does_so_for_the_next_leader_too() -> None:
         found.heard(spoken(401, "User not found.", at))
     found.tested(found.due(1040.0)[0], answer(KeyTestResult.WORKS, 1040.0))
     heir = health()
-    heir.standings = {name: from_facts(to_facts(one)) for name, one in found.standings.items()}
+    heir.statuses = {name: from_facts(to_facts(one)) for name, one in found.statuses.items()}
     assert (heir.shut, set(heir.probed)) == ({}, {"key:k1:*"})
 
 
@@ -286,7 +286,7 @@ def test_a_key_that_is_configured_no_more_is_not_tested() -> None:
 def test_a_standing_survives_being_written_down() -> None:
     found = disabled()
     found.tested(found.due(1030.0)[0], answer(KeyTestResult.REFUSED, 1030.0))
-    standing = found.standings["key:k1"]
-    assert standing.condition is Condition.DISABLED
-    assert from_facts(to_facts(standing)) == standing
+    status = found.statuses["key:k1"]
+    assert status.condition is Condition.DISABLED
+    assert from_facts(to_facts(status)) == status
     assert from_facts(to_facts(KeyStatus())) == KeyStatus()

@@ -141,8 +141,14 @@ def echoing(peer: Peer) -> None:
 
 def test_https_passes_through_a_proxy_as_a_tunnel_and_its_connection_is_used_again(certificate: Path) -> None:
     with TlsServer(certificate) as server, Proxy() as proxy:
-        outfit = UpstreamHeaders(proxy_auth="ann:secret-word")
-        made = upstreams(server.url, outfit=outfit, proxy=proxy.url, ca_file=str(certificate), min_tls="1.3")
+        headers = UpstreamHeaders(proxy_auth="ann:secret-word")
+        made = upstreams(
+            server.url,
+            headers=headers,
+            proxy=proxy.url,
+            ca_file=str(certificate),
+            min_tls="1.3",
+        )
         assert [isinstance(call(made), Reply) for _ in range(2)] == [True, True]
         made.close()
     (line, headers), *more = proxy.seen
@@ -161,7 +167,7 @@ def test_a_certificate_is_checked_through_a_proxy_too(certificate: Path) -> None
 
 def test_plain_http_is_forwarded_by_a_proxy() -> None:
     with WireServer(echoing) as server, Proxy() as proxy:
-        made = upstreams(server.url, outfit=UpstreamHeaders(proxy_auth="ann:word"), proxy=proxy.url)
+        made = upstreams(server.url, headers=UpstreamHeaders(proxy_auth="ann:word"), proxy=proxy.url)
         back = call(made)
         made.close()
     assert isinstance(back, Reply)
@@ -188,11 +194,11 @@ def test_without_a_proxy_of_its_own_the_environments_is_not_used(monkeypatch: py
 
 
 def test_an_upstreams_headers_go_with_every_call_and_secret_ones_never_come_back() -> None:
-    outfit = UpstreamHeaders(
+    headers = UpstreamHeaders(
         {"X-Title": "ours", "X-Gate": "gate-secret-1", "User-Agent": "theirs"}, ("gate-secret-1",)
     )
     with WireServer(echoing) as server:
-        back = call(upstreams(server.url, outfit=outfit))
+        back = call(upstreams(server.url, headers=headers))
     assert isinstance(back, Reply)
     headers = orjson.loads(back.body)[1]
     assert (headers["x-title"], headers["user-agent"], headers["x-gate"]) == ("ours", "theirs", "[key]")

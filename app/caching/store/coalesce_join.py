@@ -93,12 +93,12 @@ def admit(
     if not joining:
         return list(rows), JoinResult(), {}
     keys = {row.cache_key or "" for row in joining}
-    standing = _lock_leaders(conn, keys)
-    late = look(sorted(keys - standing.keys())) if keys - standing.keys() else {}
+    leading = _lock_leaders(conn, keys)
+    late = look(sorted(keys - leading.keys())) if keys - leading.keys() else {}
     changes = _Changes()
     stored: dict[str, NewTask] = {}
     for key, mine in _by_key(row for row in joining if row.cache_key not in late).items():
-        joined = join_all([_newcomer(row) for row in mine], standing.get(key))
+        joined = join_all([_newcomer(row) for row in mine], leading.get(key))
         changes.add(joined, ())
         for row in mine:
             leads = row.id == joined.leader.task_id
@@ -154,10 +154,8 @@ def join_waiting(
     batches = lock_batches(conn, (one.batch_id for one in waiting if one.task_id in answered))
     led = leaders(conn, joins)
     rows = lock_tasks(conn, {one.task_id for one in waiting} | set(led.values()))
-    standing = {
-        key: participant(rows[name]) for key, name in led.items() if name in rows and rows[name].leads
-    }
-    late = look(sorted(joins - standing.keys())) if joins - standing.keys() else {}
+    leading = {key: participant(rows[name]) for key, name in led.items() if name in rows and rows[name].leads}
+    late = look(sorted(joins - leading.keys())) if joins - leading.keys() else {}
     here = {one.task_id: rows[one.task_id] for one in waiting if _is_joining(rows.get(one.task_id))}
     given = [
         ReusedAnswer(here[name], answer, at, cached=True) for name, answer in answered.items() if name in here
@@ -167,7 +165,7 @@ def join_waiting(
     changes = _join(
         [row for name, row in here.items() if name not in answered and name not in left],
         {one.task_id for one in waiting if one.joins and coalesce},
-        standing,
+        leading,
     )
     move(conn, changes.moves)
     callbacks = record_progress(
@@ -191,14 +189,14 @@ def _is_joining(row: Row[Any] | None) -> bool:
     return row is not None and row.status == Status.QUEUED and row.hold == Hold.JOINING
 
 
-def _join(rows: Sequence[Row[Any]], joining: set[str], standing: Mapping[str, Participant]) -> _Changes:
+def _join(rows: Sequence[Row[Any]], joining: set[str], leading: Mapping[str, Participant]) -> _Changes:
     changes = _Changes([Move(row.id, Hold.NONE) for row in rows if row.id not in joining])
     by_key: dict[str, list[Row[Any]]] = {}
     for row in rows:
         if row.id in joining:
             by_key.setdefault(row.cache_key, []).append(row)
     for key, mine in by_key.items():
-        changes.add(join_all([participant(row) for row in mine], standing.get(key)), {row.id for row in mine})
+        changes.add(join_all([participant(row) for row in mine], leading.get(key)), {row.id for row in mine})
     return changes
 
 
@@ -259,7 +257,7 @@ def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
     stop_leading(
         conn, [row.id for row in over if len(waiting) < FOLLOWERS_AT_ONCE or row.status != Status.SUCCEEDED]
     )
-    move(conn, [Move(heir.id, Hold.NONE, leads=True) for heir in successors])
+    move(conn, [Move(next_leader.id, Hold.NONE, leads=True) for next_leader in successors])
     callbacks = record_progress(
         conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given]
     )
@@ -278,9 +276,9 @@ def _successors(old: Sequence[Row[Any]], following: Sequence[Row[Any]]) -> list[
     found = []
     for leader in old:
         mine = {row.id: row for row in following if is_following(row, leader.cache_key)}
-        heir = successor(map(participant, mine.values()))
-        if heir is not None:
-            found.append(mine[heir.task_id])
+        next_leader = successor(map(participant, mine.values()))
+        if next_leader is not None:
+            found.append(mine[next_leader.task_id])
     return found
 
 

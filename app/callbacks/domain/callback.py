@@ -220,7 +220,7 @@ class CallbackNotifier(Protocol):
     def room(self) -> int:
         """How many more messages their queue may hold; 0 also while Redis does not answer. Never raises."""
 
-    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+    def notify(self, callback_ids: Sequence[str]) -> Sequence[str]:
         """Publish a message for each; returns those it could not publish, which the feeder finds. Never raises."""
 
 
@@ -231,7 +231,7 @@ class NoCallbackNotifier:
         """None."""
         return 0
 
-    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+    def notify(self, callback_ids: Sequence[str]) -> Sequence[str]:
         """Publishes nothing."""
         return callback_ids
 

@@ -45,7 +45,7 @@ class RedisCallbackNotifier:
             return 0
         return max(0, self._most_queued - queued)
 
-    def ring(self, callback_ids: Sequence[str]) -> Sequence[str]:
+    def notify(self, callback_ids: Sequence[str]) -> Sequence[str]:
         """Publish a message for each; returns those for which there was no room or no Redis."""
         if not callback_ids:
             return ()

@@ -66,7 +66,7 @@ def ring_due(
 
     Returns their ids in order, each with the index of its host in `hosts`.
     """
-    rung: dict[str, int] = {}
+    notified: dict[str, int] = {}
     for place, host in enumerate(hosts):
         due = and_(text(PENDING), callback.c.host == host, callback.c.ring_at <= now)
         # Joined by number alone, so that PostgreSQL does not compare every pending row with every chosen one.
@@ -78,8 +78,8 @@ def ring_due(
             .values(ring_at=again_at)
             .returning(callback.c.id)
         )
-        rung.update(dict.fromkeys(conn.execute(statement).scalars(), place))
-    return rung
+        notified.update(dict.fromkeys(conn.execute(statement).scalars(), place))
+    return notified
 
 
 def put_off(conn: Connection, callback_id: str, host: str, until: float) -> bool:

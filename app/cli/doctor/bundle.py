@@ -49,8 +49,8 @@ def write_bundle(
         "calls.json": _json(_calls(found)),
         **_logs(found.folder / "logs"),
     }
-    hidden = [*found.secrets.values(), *(value for each in found.outfits.values() for value in each.hidden)]
-    hidden += [each.proxy_auth for each in found.outfits.values()]
+    hidden = [*found.secrets.values(), *(value for each in found.headers.values() for value in each.hidden)]
+    hidden += [each.proxy_auth for each in found.headers.values()]
     hidden += [found.profile.api_key, found.profile.flower_auth]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         file.chmod(0o600)

@@ -21,7 +21,7 @@ from app.cli.profile import Profile, data_folder, load
 from app.diagnosis.domain.finding import Finding, Level, fail, not_measured, ok, warn, worst
 from app.diagnosis.examine import Check, Examined, examine
 from app.settings import ConfigError, Settings, load_settings, resolve_secret
-from app.settings.secrets import UpstreamHeaders, outfits
+from app.settings.secrets import UpstreamHeaders, upstream_headers
 
 _COLOURS = {Level.NOT_MEASURED: "dim", Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red bold"}
 
@@ -68,7 +68,7 @@ def command(
 
     found = find(config, data, os.environ)
     checks = [configuration_check(found), *machine_checks(found, ntp), *service_checks(found)]
-    checks += upstream_checks(found.settings, found.secrets, found.outfits)
+    checks += upstream_checks(found.settings, found.secrets, found.headers)
     examined = _with_progress(checks)
     level = worst(finding for each in examined for finding in each.findings)
     if as_json:
@@ -159,7 +159,7 @@ class Found:
     folder: Path
     profile: Profile
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    outfits: Mapping[str, UpstreamHeaders] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, UpstreamHeaders] = field(default_factory=dict, repr=False)
 
 
 def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Found:
@@ -182,7 +182,7 @@ def find(config: Path | None, data: Path | None, environ: Mapping[str, str]) -> 
         "flower_url": settings.flower_url or profile.flower_url or None,
     }
     secrets, refused = _secrets(settings, environ)
-    dressed, lacking = _outfits(settings, environ)
+    dressed, lacking = _read_headers(settings, environ)
     all_findings = (*findings, *refused, *lacking)
     return Found(settings.model_copy(update=known), all_findings, folder, profile, secrets, dressed)
 
@@ -210,13 +210,13 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, 
     return secrets, refused
 
 
-def _outfits(
+def _read_headers(
     settings: Settings, environ: Mapping[str, str]
 ) -> tuple[dict[str, UpstreamHeaders], list[Finding]]:
     dressed, lacking = dict[str, UpstreamHeaders](), list[Finding]()
     for upstream in settings.upstreams:
         try:
-            dressed |= outfits(settings, environ, {upstream.name})
+            dressed |= upstream_headers(settings, environ, {upstream.name})
         except ConfigError as error:
             lacking.append(fail(f"headers of {upstream.name}", _placed(error), error.hint))
     return dressed, lacking

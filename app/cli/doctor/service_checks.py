@@ -38,7 +38,7 @@ from app.platform.domain.names import CALLBACKS
 from app.reporting.domain.alerts import Alert
 from app.reporting.send_alerts import HEARTBEAT, AppriseNotifier
 from app.reporting.store.alerts import firing, load_channels
-from app.reporting.watch_alerts import RUNBOOK, lay_addresses
+from app.reporting.watch_alerts import RUNBOOK, build_channel_addresses
 from app.settings import Settings
 from app.settings.domain.alert_rules import Severity
 
@@ -56,7 +56,7 @@ def _alerts(settings: Settings) -> Sequence[Finding]:
 
 def _problems(settings: Settings) -> dict[str, str | None]:
     """The problem with each address; None if none is visible without sending."""
-    addresses, notifier = lay_addresses(settings.alerts, os.environ), AppriseNotifier()
+    addresses, notifier = build_channel_addresses(settings.alerts, os.environ), AppriseNotifier()
     problems: dict[str, str | None] = {}
     for severity in Severity:
         for number, (url, problem) in enumerate(addresses.channels(severity), 1):
@@ -183,7 +183,7 @@ def _gate(settings: Settings) -> Sequence[Finding]:
         return [fail("dispatcher", "cannot be checked without Redis", _NO_REDIS)]
     parts = Container(settings)
     try:
-        gate = probe_service.watch_gate(parts.gauge)
+        gate = probe_service.watch_gate(parts.pacing_snapshots)
     except PenstockError:
         return [fail("dispatcher", "cannot be checked: Redis does not answer", "Fix Redis first.")]
     return [judge_dispatcher(gate), judge_workers(gate, _alive(settings))]

@@ -44,7 +44,7 @@ class Way:
     """The measured connection to an upstream, or to its proxy if it has one."""
 
     upstream: UpstreamSettings
-    outfit: UpstreamHeaders = field(default_factory=UpstreamHeaders, repr=False)
+    headers: UpstreamHeaders = field(default_factory=UpstreamHeaders, repr=False)
 
     @cached_property
     def host(self) -> str:
@@ -84,7 +84,7 @@ class Way:
     @cached_property
     def pages(self) -> UpstreamPages:
         """The upstream's other endpoints (models, balance)."""
-        return UpstreamPages(self.upstream, clock=SystemClock(), outfit=self.outfit)
+        return UpstreamPages(self.upstream, clock=SystemClock(), headers=self.headers)
 
     def answer(self) -> list[Finding]:
         """Check the clock and any proxy in between, from an answer without a key."""
@@ -120,14 +120,14 @@ class Way:
 
 
 def upstream_checks(
-    settings: Settings, secrets: Mapping[str, str], outfits: Mapping[str, UpstreamHeaders]
+    settings: Settings, secrets: Mapping[str, str], headers: Mapping[str, UpstreamHeaders]
 ) -> list[Check]:
     """Checks of all upstreams and their keys. A missing secret is a finding of the configuration check."""
     found: list[Check] = []
     for upstream in settings.upstreams:
-        if upstream.name not in outfits:
+        if upstream.name not in headers:
             continue
-        way = Way(upstream, outfits[upstream.name])
+        way = Way(upstream, headers[upstream.name])
         section = f"Upstream {upstream.name}"
         looks: dict[str, Callable[[], Sequence[Finding]]] = {
             "network": way.network,

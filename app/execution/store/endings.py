@@ -119,9 +119,9 @@ def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     ended = [EndedTask.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
     ended += [EndedTask.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
     callbacks = record_progress(conn, batches, [item for item in ended if item.status.ended])
-    standing = {name: Status(row.status) for name, row in rows.items()}
-    standing |= {item.row.id: item.status for item in decided.values()}
-    repeats = _repeats(conn, [item for number, item in enumerate(endings) if number not in decided], standing)
+    statuses = {name: Status(row.status) for name, row in rows.items()}
+    statuses |= {item.row.id: item.status for item in decided.values()}
+    repeats = _repeats(conn, [item for number, item in enumerate(endings) if number not in decided], statuses)
     return [
         _recorded(ending, decided.get(number), given.get(number, ()), callbacks, repeats)
         for number, ending in enumerate(endings)
@@ -190,12 +190,12 @@ def _finished(item: _Decided, stop_leading: bool) -> dict[str, Any]:
 
 
 def _repeats(
-    conn: Connection, endings: Sequence[AttemptEnd], standing: dict[str, Status]
+    conn: Connection, endings: Sequence[AttemptEnd], statuses: dict[str, Status]
 ) -> dict[tuple[str, int], Status]:
     """How invalid endings were recorded before, if they were."""
     known = recorded(conn, (ending.claimed for ending in endings if ending.called))
     return {
-        (name, release): standing[name] if standing[name].ended else Status.QUEUED for name, release in known
+        (name, release): statuses[name] if statuses[name].ended else Status.QUEUED for name, release in known
     }
 
 

@@ -81,7 +81,7 @@ _JITTER = 0.1  # by which a pause may be shorter, so that quotas of one upstream
 
 
 @dataclass(slots=True)
-class Wall:
+class RefusalStreak:
     """A quota's refusals in a row, without a success between them. All instants are pacing time."""
 
     pauses: int = 0  # in a row

@@ -372,8 +372,8 @@ class _Planner:
     def _release(self, chosen: _Candidate, market: list[str]) -> None:
         client_queue, route, head, source = chosen.client_queue, chosen.route, chosen.head, chosen.line.source
         charges = (*self._charges(chosen), *(Charge(SLOTS, model, 1.0) for model in market))
-        for gauge in self._ledgers_of(route):
-            gauge.take(head.estimate)
+        for ledger in self._ledgers_of(route):
+            ledger.take(head.estimate)
         self.slots[self.snapshot.pools[route.key]] -= 1
         self.flights[route.key] = self.flights.get(route.key, 0) + 1
         chosen.line.take()
@@ -433,8 +433,8 @@ class _Planner:
         if self.free(route.key) <= 0:
             return Wait("slots", NEVER)
         opens = ((g.opens_in(estimate, self.snapshot.now), g.name, g) for g in self._ledgers_of(route))
-        seconds, name, gauge = max(opens, key=lambda one: one[:2])
-        return Wait(name, seconds, state=gauge.after())
+        seconds, name, ledger = max(opens, key=lambda one: one[:2])
+        return Wait(name, seconds, state=ledger.after())
 
 
 def _step_flow(client_queue: ClientQueue, line: PriorityQueue) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.pacing.domain.brake import DEFAULT_RESTS, PAUSING, BrakeDurations, Wall
+from app.pacing.domain.brake import DEFAULT_RESTS, PAUSING, BrakeDurations, RefusalStreak
 from app.pacing.domain.breaker import BreakerRules, BreakerState, CircuitBreaker
 from app.pacing.domain.estimated_limit import EstimatorConfig, PaceRules, ResponsePace
 from app.pacing.domain.limit_estimator import (
@@ -110,7 +110,7 @@ class RateController:
         self._learning = learning
         self._rests = rests
         self._chance = chance
-        self.walls: dict[str, Wall] = {}
+        self.streaks: dict[str, RefusalStreak] = {}
         self._paces: dict[str, ResponsePace] = {}
         self._revealed: dict[str, HeaderLimits] = {}
         self._breaker_of: dict[str, set[str]] = {}  # breakers by the account quotas behind them
@@ -148,8 +148,8 @@ class RateController:
                 self.estimators[name].released(at, count, tokens[name], before + count)
             if name in self.breakers:
                 self.breakers[name].released(at, count)
-            if name in self.walls:
-                self.walls[name].released(at)
+            if name in self.streaks:
+                self.streaks[name].released(at)
 
     def look(self, now: float, quotas: Mapping[str, QuotaState], waiting: Iterable[str]) -> None:
         """Update once a tick, with the present quotas and the models that have tasks waiting."""
@@ -163,8 +163,8 @@ class RateController:
         for name, breaker in self.breakers.items():
             state = quotas.get(name)
             breaker.look(now, waiting=name in wanted, flight=None if state is None else state.flight)
-        for wall in self.walls.values():
-            wall.look(now)
+        for streak in self.streaks.values():
+            streak.look(now)
         for name, estimator in self.estimators.items():
             state = quotas.get(name)
             if state is not None:
@@ -229,7 +229,7 @@ class RateController:
         return {
             name: replace(
                 state,
-                cap=min(state.cap or _MOST, state.flight + self.walls[name].room(now, state.flight)),
+                cap=min(state.cap or _MOST, state.flight + self.streaks[name].room(now, state.flight)),
                 judged="probe",
             )
             for name, state in quotas.items()
@@ -238,8 +238,8 @@ class RateController:
 
     def _stands(self, name: str) -> bool:
         """Whether no call has succeeded on a quota since it began to refuse."""
-        wall = self.walls.get(name)
-        return wall is not None and wall.stands
+        streak = self.streaks.get(name)
+        return streak is not None and streak.stands
 
     def _part(self, name: str, now: float) -> float:
         """The part of an account's quota that may be used: less when its breaker has just closed."""
@@ -250,8 +250,8 @@ class RateController:
     def facts(self) -> dict[str, dict[str, Any]]:
         """Estimates by quota, as plain values to store. Safe to call from another thread."""
         found = {name: to_facts(estimator) for name, estimator in list(self.estimators.items())}
-        for name, wall in [(name, one) for name, one in list(self.walls.items()) if one.is_kept]:
-            found.setdefault(name, {})["pauses"] = wall.pauses
+        for name, streak in [(name, one) for name, one in list(self.streaks.items()) if one.is_kept]:
+            found.setdefault(name, {})["pauses"] = streak.pauses
         return found | self.tokens.facts()
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -260,7 +260,7 @@ class RateController:
         known = set(self.topology.quota_ids)
         for name, kept in facts.items():
             if name in known and kept.get("pauses"):
-                self.walls[name] = Wall(int(kept["pauses"]), is_kept=True)
+                self.streaks[name] = RefusalStreak(int(kept["pauses"]), is_kept=True)
             estimator = self._estimator(name) if name in known and "figures" in kept else None
             if estimator is not None:
                 self.estimators[name] = from_facts(kept, estimator)
@@ -339,22 +339,22 @@ class RateController:
         """Growing pauses for quotas that only refuse; the first success ends them."""
         if report.outcome is Outcome.SUCCEEDED:
             for name in report.route.quotas:
-                if name in self.walls:
-                    self.walls[name].succeeded(report.released_at)
+                if name in self.streaks:
+                    self.streaks[name].succeeded(report.released_at)
         for name in report.braked if report.outcome in PAUSING else ():
             if name in self._ids:
                 yield from self._wall(name, report)
 
     def _wall(self, name: str, report: CallReport) -> Iterator[BrakeOrder]:
-        wall = self.walls.setdefault(name, Wall())
+        streak = self.streaks.setdefault(name, RefusalStreak())
         if report.asked is not None:
-            wall.refused_for(report.released_at, report.at, report.asked)
+            streak.refused_for(report.released_at, report.at, report.asked)
             return
         base, longest = self._rests.base(report.outcome), self._rests.longest
-        seconds = wall.refused(report.released_at, report.at, base, longest, self._chance())
+        seconds = streak.refused(report.released_at, report.at, base, longest, self._chance())
         if seconds is not None:
             yield BrakeOrder(
-                name, seconds, f"{report.outcome}: {wall.pauses} refusals, no success between them"
+                name, seconds, f"{report.outcome}: {streak.pauses} refusals, no success between them"
             )
 
     def _break(self, report: CallReport) -> Iterator[BrakeOrder]:

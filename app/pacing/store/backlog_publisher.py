@@ -87,9 +87,9 @@ class RedisBacklogPublisher:
         """Notify waiters in all processes that these tasks or batches changed, and wake the feeder."""
         for task_id in task_ids:
             self._command("PUBLISH", "penstock:done", task_id)
-        self.ring()
+        self.wake()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the feeder: rows wait in the database."""
         self._command("LPUSH", "penstock:wake:feeder", "1")
 

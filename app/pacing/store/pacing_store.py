@@ -94,10 +94,10 @@ class RedisPacingStore:
             self.term = term
         return bool(word == b"ok")
 
-    def begin_generation(self, epoch: str, keys: Iterable[str]) -> None:
+    def begin_generation(self, generation: str, keys: Iterable[str]) -> None:
         """Delete all places and permits. Until `open_generation` publishing is refused."""
         self._heads = QueueHeadCache()
-        self._run("reset", self.term, epoch, *(key_queue(key) for key in keys))
+        self._run("reset", self.term, generation, *(key_queue(key) for key in keys))
 
     def beat(self) -> None:
         """Send a heartbeat."""
@@ -262,10 +262,10 @@ class RedisPacingStore:
 
     def wait_for_wake(self, doorbell: str, seconds: float) -> bool:
         """Block until the wake-up key is set, at most `seconds`."""
-        rung = self._checked(
+        woken = self._checked(
             lambda: self.scripts.command("BLPOP", doorbell, max(0.001, round(seconds, 3))) or ()
         )
-        return bool(rung)
+        return bool(woken)
 
     def _run(self, name: str, *arguments: str | float | bytes) -> Any:
         return self._checked(lambda: self.scripts.run(name, *arguments))

@@ -20,7 +20,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Holdup:
+class Bottleneck:
     """One line for an operator."""
 
     holder: Cause
@@ -52,22 +52,22 @@ class Service:
     upstreams: Mapping[str, str] = field(default_factory=dict)  # by quota and key
 
 
-def bottleneck(service: Service) -> Holdup:
+def find_bottleneck(service: Service) -> Bottleneck:
     """The line; what must be fixed first comes first."""
     if not service.database:
-        return Holdup(Cause.US, "us: the database does not answer")
+        return Bottleneck(Cause.US, "us: the database does not answer")
     if "everything" in service.paused:
-        return Holdup(Cause.OPERATOR, f"paused by an operator: everything ({_waiting(service.waiting)})")
+        return Bottleneck(Cause.OPERATOR, f"paused by an operator: everything ({_waiting(service.waiting)})")
     if service.waiting == 0:
-        return Holdup(Cause.NOBODY, "nothing waits" + _aside(service))
+        return Bottleneck(Cause.NOBODY, "nothing waits" + _aside(service))
     ours = _ours(service)
     if ours is not None:
-        return Holdup(Cause.US, f"us: {ours}; {_waiting(service.waiting)}")
+        return Bottleneck(Cause.US, f"us: {ours}; {_waiting(service.waiting)}")
     if not service.backlogs:
         return _later(service)
     longest = max(service.backlogs, key=lambda one: one.waiting)
     found = _bound(longest.binding, service)
-    return Holdup(found.holder, f"{found.words} ({_waiting(longest.waiting)} for {longest.model})")
+    return Bottleneck(found.holder, f"{found.words} ({_waiting(longest.waiting)} for {longest.model})")
 
 
 def _ours(service: Service) -> str | None:
@@ -80,45 +80,45 @@ def _ours(service: Service) -> str | None:
     return None
 
 
-def _later(service: Service) -> Holdup:
+def _later(service: Service) -> Bottleneck:
     if service.paused:
-        return Holdup(
+        return Bottleneck(
             Cause.OPERATOR,
             f"paused by an operator: {', '.join(service.paused)} ({_waiting(service.waiting)})",
         )
-    return Holdup(
+    return Bottleneck(
         Cause.NOBODY,
         f"nothing is due: {_waiting(service.waiting)}, scheduled, held by batch_size or over budget",
     )
 
 
-def _bound(binding: Binding, service: Service) -> Holdup:
+def _bound(binding: Binding, service: Service) -> Bottleneck:
     upstream = service.upstreams.get(binding.subject, "the upstream's")
     owner = named(binding.subject)
     match binding.bound:
         case Bound.PAUSED:
-            return Holdup(Cause.OPERATOR, binding.why)
+            return Bottleneck(Cause.OPERATOR, binding.why)
         case Bound.SLOTS:
-            return Holdup(Cause.US, _slots(service))
+            return Bottleneck(Cause.US, _slots(service))
         case Bound.ROUTE:
-            return Holdup(Cause.US, "us: no tier of the model may serve the waiting tasks")
+            return Bottleneck(Cause.US, "us: no tier of the model may serve the waiting tasks")
         case Bound.DISABLED:
-            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {binding.why}")
+            return Bottleneck(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {binding.why}")
         case Bound.BRAKED | Bound.PROBE:
             why = binding.why or "a refusal"
-            return Holdup(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {why} ({owner})")
+            return Bottleneck(Cause.UPSTREAM, f"the upstream: {upstream} refuses, {why} ({owner})")
         case Bound.BREAKER:
-            return Holdup(
+            return Bottleneck(
                 Cause.UPSTREAM, f"the upstream: {upstream} fails, its circuit breaker is open ({owner})"
             )
         case Bound.PACE:
-            return Holdup(
+            return Bottleneck(
                 Cause.LIMITS, f"limits: the adaptive rate of {owner}, {binding.figure or 0:.0f} rpm by [pace]"
             )
         case Bound.CALLS | Bound.REQUESTS | Bound.TOKENS:
-            return Holdup(Cause.LIMITS, f"limits: {_figure(binding)} of {owner} fully used")
+            return Bottleneck(Cause.LIMITS, f"limits: {_figure(binding)} of {owner} fully used")
         case Bound.TURN:
-            return Holdup(Cause.NOBODY, "work flows")
+            return Bottleneck(Cause.NOBODY, "work flows")
 
 
 def _figure(binding: Binding) -> str:

@@ -55,7 +55,7 @@ class QuotaLine:
     calls: LimitShare
     flight: LimitShare
     tokens: LimitShare
-    sight: QuotaSnapshot
+    state: QuotaSnapshot
     breaker: BreakerSnapshot | None = None  # unless it is closed
     learned: LimitFigures = field(default_factory=LimitFigures)
 
@@ -132,7 +132,7 @@ def later_by_client(
 
 def quota_lines(
     topology: Topology,
-    sights: Mapping[str, QuotaSnapshot],
+    states: Mapping[str, QuotaSnapshot],
     sent: Mapping[Sender, Sent],
     flying: Iterable[Flying],
     said: Mapping[str, Any] | None = None,
@@ -150,7 +150,7 @@ def quota_lines(
         route.key: route.upstream for tiers in topology.models.values() for t in tiers for route in t
     }
     lines = [
-        _quota_line(name, topology, sights.get(name) or QuotaSnapshot(name), used, upstreams)
+        _quota_line(name, topology, states.get(name) or QuotaSnapshot(name), used, upstreams)
         for name in topology.quota_ids
     ]
     told = said or {}
@@ -175,7 +175,7 @@ def by_reason(rows: Iterable[Failed]) -> list[FailureGroup]:
 def _quota_line(
     name: str,
     topology: Topology,
-    sight: QuotaSnapshot,
+    state: QuotaSnapshot,
     used: Mapping[Sender, Sent],
     upstreams: Mapping[str, str],
 ) -> QuotaLine:
@@ -190,10 +190,10 @@ def _quota_line(
         kind,
         owner,
         model,
-        _use(all_sent.calls, told.rpm if told else None, sight.rate and sight.rate * WINDOW),
-        _use(sight.flight, told.concurrency if told else None, sight.cap),
-        _use(all_sent.tokens, told.tpm if told else None, sight.token_rate and sight.token_rate * WINDOW),
-        sight,
+        _use(all_sent.calls, told.rpm if told else None, state.rate and state.rate * WINDOW),
+        _use(state.flight, told.concurrency if told else None, state.cap),
+        _use(all_sent.tokens, told.tpm if told else None, state.token_rate and state.token_rate * WINDOW),
+        state,
     )
 
 
@@ -223,7 +223,7 @@ def _learned(said: Mapping[str, Any], name: str) -> LimitFigures:
 
 def _tells(line: QuotaLine) -> bool:
     limited = any(use.limit is not None for use in (line.calls, line.flight, line.tokens))
-    return limited or line.sight.braked or line.sight.brakes > 0 or line.breaker is not None
+    return limited or line.state.braked or line.state.brakes > 0 or line.breaker is not None
 
 
 Row = Mapping[str, Any]  # column names of app/tasks/store/tables.py to values

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.pacing.domain.breaker import BreakerState
-from app.reporting.domain.bottleneck import Holdup
+from app.reporting.domain.bottleneck import Bottleneck
 from app.tasks.domain.pauses import EVERYTHING, Pauses
 from app.upstreams.domain.key_health import Condition, KeyStatus
 
@@ -78,7 +78,7 @@ class BreakerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class QuotaStanding:
+class QuotaView:
     """One quota: its configured, learned and effective limits, and its use."""
 
     id: str
@@ -110,7 +110,7 @@ class KeyState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyStanding:
+class KeyView:
     """One key at an upstream."""
 
     name: str
@@ -120,13 +120,13 @@ class KeyStanding:
     reason: str
     flight: int
     last_minute: int
-    standing: KeyStatus  # its own health or its account's, whichever is worse
+    status: KeyStatus  # its own health or its account's, whichever is worse
     quotas: tuple[str, ...]  # that limit its calls
     workers: int  # that consume its queue
 
 
 @dataclass(frozen=True, slots=True)
-class ModelStanding:
+class ModelView:
     """How many tasks wait for a model, and for what."""
 
     name: str
@@ -147,7 +147,7 @@ class LeaderSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStanding:
+class WorkerEntry:
     """A worker process; `slots` is None while Redis is unreachable."""
 
     id: str
@@ -164,7 +164,7 @@ class DispatcherSnapshot:
     """All of it."""
 
     at: float
-    holdup: Holdup
+    holdup: Bottleneck
     database: bool
     redis: bool
     leader: LeaderSnapshot
@@ -172,22 +172,22 @@ class DispatcherSnapshot:
     flight: int
     slots: int
     pauses: Mapping[str, float] = field(default_factory=dict)  # by subject: since when
-    models: Sequence[ModelStanding] = ()
-    quotas: Sequence[QuotaStanding] = ()
-    keys: Sequence[KeyStanding] = ()
-    workers: Sequence[WorkerStanding] = ()
+    models: Sequence[ModelView] = ()
+    quotas: Sequence[QuotaView] = ()
+    keys: Sequence[KeyView] = ()
+    workers: Sequence[WorkerEntry] = ()
 
 
 def key_state(
-    name: str, standing: KeyStatus, pauses: Pauses, quotas: Iterable[QuotaStanding], now: float
+    name: str, status: KeyStatus, pauses: Pauses, quotas: Iterable[QuotaView], now: float
 ) -> tuple[KeyState, str]:
     """A key's state and its reason. An operator's pause comes first, then the upstream's refusal."""
     if name in pauses.keys:
         return KeyState.PAUSED, pauses.keys[name].words
-    if standing.condition is Condition.DISABLED:
-        return KeyState.DISABLED, standing.reason
-    if standing.condition is Condition.NO_BALANCE:
-        return KeyState.NO_BALANCE, standing.reason
+    if status.condition is Condition.DISABLED:
+        return KeyState.DISABLED, status.reason
+    if status.condition is Condition.NO_BALANCE:
+        return KeyState.NO_BALANCE, status.reason
     passed = list(quotas)
     if not passed:
         return KeyState.UNUSED, "no model uses it"
@@ -196,7 +196,7 @@ def key_state(
     return _braked(passed, now)
 
 
-def _braked(passed: Sequence[QuotaStanding], now: float) -> tuple[KeyState, str]:
+def _braked(passed: Sequence[QuotaView], now: float) -> tuple[KeyState, str]:
     """Paused if its quota for all models is closed, or the quota of each of its models."""
     models = {quota.model for quota in passed if quota.model != "*"}
     closed = {quota.model: _closed(quota, now) for quota in passed if _closed(quota, now)}
@@ -207,7 +207,7 @@ def _braked(passed: Sequence[QuotaStanding], now: float) -> tuple[KeyState, str]
     return KeyState.ACTIVE, "; ".join(f"{why} ({model})" for model, why in sorted(closed.items()))
 
 
-def _closed(quota: QuotaStanding, now: float) -> str:
+def _closed(quota: QuotaView, now: float) -> str:
     """Why a quota accepts no calls now; empty when it does."""
     if quota.breaker is not None and quota.breaker.state is BreakerState.OPEN:
         return f"breaker open: {quota.breaker.reason}"
@@ -260,8 +260,8 @@ def oldest_wait(rows: list[tuple[float, float, float, int]], now: float) -> Olde
     return OldestWait(max(0.0, seconds), max(0.0, share))
 
 
-def breaker_state(sight: QuotaSnapshot) -> str:
+def breaker_state(state: QuotaSnapshot) -> str:
     """The breaker's state from an upstream's quota: no cap is closed, a cap of 0 is open."""
-    if sight.cap is None:
+    if state.cap is None:
         return "closed"
-    return "open" if sight.cap == 0 else "half_open"
+    return "open" if state.cap == 0 else "half_open"

@@ -122,9 +122,9 @@ def parse_key(header: str | None) -> str | None:
     return key
 
 
-def check_repeat(repeat: IdempotencyKey, standing: str) -> None:
-    """Refuse a key already used with another payload; `standing` is the fingerprint recorded first."""
-    if repeat.fingerprint != standing:
+def check_repeat(repeat: IdempotencyKey, recorded: str) -> None:
+    """Refuse a key already used with another payload; `recorded` is the fingerprint recorded first."""
+    if repeat.fingerprint != recorded:
         raise Invalid(
             f"{IDEMPOTENCY_KEY}: this key was used with another payload in the last 24 hours; use a new key",
             param=IDEMPOTENCY_KEY,

@@ -122,7 +122,7 @@ class KeyHealth:
 
     keys: Mapping[str, Held]
     rules: HealthRules = field(default_factory=HealthRules)
-    standings: dict[str, KeyStatus] = field(default_factory=dict)
+    statuses: dict[str, KeyStatus] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
     _called: dict[str, float] = field(default_factory=dict)  # by key: its last finished call or test
     _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was opened
@@ -151,7 +151,7 @@ class KeyHealth:
 
     def _refused(self, subject: str, call: HeardCall, reach: Reach) -> None:
         """Close the subject to those who were refused, or to everybody."""
-        before = self.standings.get(subject, KeyStatus())
+        before = self.statuses.get(subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             if reach is not Reach.EVERYBODY and not self.refusals.seems_dead(call):
                 return
@@ -160,7 +160,7 @@ class KeyHealth:
         elif before.next_test_at is None:  # the one call that served as the test
             tests = before.tests + 1
             due = call.at + self._pause(tests)
-            self.standings[subject] = replace(
+            self.statuses[subject] = replace(
                 before,
                 tests=tests,
                 next_test_at=due,
@@ -172,9 +172,9 @@ class KeyHealth:
             self._accused[subject].add(call.client)
 
     def _close(self, subject: str, condition: Condition, at: float, why: str) -> None:
-        last = self.standings.get(subject, KeyStatus()).last
+        last = self.statuses.get(subject, KeyStatus()).last
         words = _reason(subject, condition, why)
-        self.standings[subject] = KeyStatus(condition, words, at, 0, at + self._pause(0), last)
+        self.statuses[subject] = KeyStatus(condition, words, at, 0, at + self._pause(0), last)
 
     def due(self, now: float) -> list[Order]:
         """The tests that are due."""
@@ -183,14 +183,14 @@ class KeyHealth:
     def tested(self, order: Order, test: Probed) -> bool:
         """Take in a finished test. Returns whether a condition changed."""
         self._called[order.key] = test.at
-        before = self.standings.get(order.subject, KeyStatus())
+        before = self.statuses.get(order.subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             return self._probed(order, before, test)
         self.refusals.forget([_quota_of(order.subject)])
         if test.finding in (KeyTestResult.REFUSED, KeyTestResult.NO_ANSWER):
             tests = before.tests + 1
             due = test.at + self._pause(tests)
-            self.standings[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
+            self.statuses[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
             if test.finding is KeyTestResult.REFUSED:
                 self._accused.pop(order.subject, None)
             return False
@@ -199,7 +199,7 @@ class KeyHealth:
             self._open(order.subject, test.at, test)
         else:
             self._accused[order.subject] = set()
-            self.standings[order.subject] = replace(before, next_test_at=None, last=test)
+            self.statuses[order.subject] = replace(before, next_test_at=None, last=test)
         return True
 
     def give_back(self, key: str, now: float) -> bool:
@@ -207,7 +207,7 @@ class KeyHealth:
         held = self.keys[key]
         changed = False
         for subject in (f"key:{key}", f"account:{held.account}"):
-            before = self.standings.get(subject, KeyStatus())
+            before = self.statuses.get(subject, KeyStatus())
             if before.condition is not Condition.ACTIVE:
                 self._open(subject, now, before.last)
                 changed = True
@@ -217,7 +217,7 @@ class KeyHealth:
 
     def _open(self, subject: str, at: float, last: Probed | None) -> None:
         """Open it to everybody; calls sent before are no evidence."""
-        self.standings[subject] = KeyStatus(since=at, last=last)
+        self.statuses[subject] = KeyStatus(since=at, last=last)
         self._released[subject] = at
         self._accused.pop(subject, None)
 
@@ -248,13 +248,13 @@ class KeyHealth:
         return {_quota_of(subject): shut.words for subject, shut in bad if self._may_be_tried(subject)}
 
     def _may_be_tried(self, subject: str) -> bool:
-        return subject in self._accused or self.standings[subject].next_test_at is None
+        return subject in self._accused or self.statuses[subject].next_test_at is None
 
     @property
     def _bad(self) -> dict[str, Suspension]:
         return {
             subject: Suspension(_reason(subject, one.condition, _REFUSED), by_operator=False)
-            for subject, one in self.standings.items()
+            for subject, one in self.statuses.items()
             if one.condition is not Condition.ACTIVE
         }
 
@@ -262,20 +262,20 @@ class KeyHealth:
         """A test of what is open. A balance page that refuses the key itself says nothing about the balance."""
         is_conclusive = order.test is Probe.MODELS or test.status == 200
         if test.finding is KeyTestResult.REFUSED and is_conclusive:
-            self.standings[order.subject] = replace(before, tests=0, last=test)
+            self.statuses[order.subject] = replace(before, tests=0, last=test)
             found = Condition.DISABLED if order.test is Probe.MODELS else Condition.NO_BALANCE
             self._close(order.subject, found, test.at, test.words or _REFUSED)
             return True
-        self.standings[order.subject] = replace(before, last=test)
+        self.statuses[order.subject] = replace(before, last=test)
         return False
 
     def _proved(self, call: HeardCall) -> bool:
         """Open what a call that was sent since its closing has used with success."""
         changed = False
         for subject in (f"key:{call.key}", f"account:{call.account}"):
-            standing = self.standings.get(subject, KeyStatus())
-            if standing.condition is not Condition.ACTIVE and call.sent_at >= standing.since:
-                self._open(subject, call.sent_at, standing.last)
+            status = self.statuses.get(subject, KeyStatus())
+            if status.condition is not Condition.ACTIVE and call.sent_at >= status.since:
+                self._open(subject, call.sent_at, status.last)
                 changed = True
         return changed
 
@@ -283,9 +283,9 @@ class KeyHealth:
         return float(min(self.rules.longest, self.rules.retest * 2.0 ** min(tests, 30)))
 
     def _due_again(self, now: float) -> Iterable[Order]:
-        for subject, standing in self.standings.items():
-            due = standing.next_test_at
-            if standing.condition is Condition.ACTIVE or due is None or now < due:
+        for subject, status in self.statuses.items():
+            due = status.next_test_at
+            if status.condition is Condition.ACTIVE or due is None or now < due:
                 continue
             kind, _, name = subject.partition(":")
             if kind == "key" and name in self.keys:
@@ -300,8 +300,8 @@ class KeyHealth:
             call = case.call
             account = call.outcome is Outcome.NO_BALANCE
             subject = f"account:{call.account}" if account else f"key:{call.key}"
-            standing = self.standings.get(subject, KeyStatus())
-            if call.key in self.keys and standing.condition is Condition.ACTIVE:
+            status = self.statuses.get(subject, KeyStatus())
+            if call.key in self.keys and status.condition is Condition.ACTIVE:
                 yield Order(subject, Probe.BALANCE if account else Probe.MODELS, call.key)
 
     def _due_idle(self, now: float) -> Iterable[Order]:
@@ -334,24 +334,24 @@ def _quota_of(subject: str) -> str:
     return key_quota(name, ANY) if kind == "key" else account_quota(name, ANY)
 
 
-def worse(standings: Mapping[str, KeyStatus], key: str, account: str) -> KeyStatus:
+def worse(statuses: Mapping[str, KeyStatus], key: str, account: str) -> KeyStatus:
     """A key's status, or its account's if only that is bad."""
-    of_key = standings.get(f"key:{key}", KeyStatus())
-    of_account = standings.get(f"account:{account}", KeyStatus())
+    of_key = statuses.get(f"key:{key}", KeyStatus())
+    of_account = statuses.get(f"account:{account}", KeyStatus())
     if of_key.condition is Condition.ACTIVE and of_account.condition is not Condition.ACTIVE:
         return of_account
     return of_key
 
 
-def to_facts(standing: KeyStatus) -> dict[str, Any]:
+def to_facts(status: KeyStatus) -> dict[str, Any]:
     """As plain values, for the database."""
-    last = standing.last
+    last = status.last
     return {
-        "condition": standing.condition,
-        "reason": standing.reason,
-        "since": standing.since,
-        "tests": standing.tests,
-        "next_test_at": standing.next_test_at,
+        "condition": status.condition,
+        "reason": status.reason,
+        "since": status.since,
+        "tests": status.tests,
+        "next_test_at": status.next_test_at,
         "last": None
         if last is None
         else {

@@ -23,10 +23,10 @@ def load_health(conn: Connection) -> dict[str, KeyStatus]:
     return found
 
 
-def save_health(conn: Connection, standings: Mapping[str, KeyStatus], now: float) -> None:
+def save_health(conn: Connection, statuses: Mapping[str, KeyStatus], now: float) -> None:
     """Save statuses, ordered by subject so that two writers cannot deadlock."""
-    for subject in sorted(standings):
-        facts = orjson.dumps(to_facts(standings[subject])).decode()
+    for subject in sorted(statuses):
+        facts = orjson.dumps(to_facts(statuses[subject])).decode()
         row = insert_or(conn, health).values(subject=subject, facts=facts, updated_at=now)
         changed = {"facts": facts, "updated_at": now}
         conn.execute(row.on_conflict_do_update(index_elements=["subject"], set_=changed))

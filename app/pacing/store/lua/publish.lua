@@ -31,7 +31,7 @@ local function length(queue)
 end
 
 -- Whether a message appended to a list is among the heads that the leader may cache, or the queue is new to it.
-local function in_sight(list, queue)
+local function among_heads(list, queue)
   if not sizes[list] then
     sizes[list] = redis.call('LLEN', list)
     if redis.call('HEXISTS', QUEUES, queue) == 0 then sizes[list] = 0 end
@@ -53,7 +53,7 @@ for i = 6, #ARGV, 7 do
       reason = 'full'
     end
     if not reason then
-      if due or front == '1' or in_sight(list, queue) then touched[queue] = true end
+      if due or front == '1' or among_heads(list, queue) then touched[queue] = true end
       if due then
         part_of(list)
         table.insert(newcomers[list], {due, message, i})
