@@ -51,7 +51,8 @@ def admit(world: World, arrived_at: float, headers: Mapping[str, str], body: byt
     key = account = model = ""
     try:
         key, account = identify(world.config, headers)
-        request = read_chat_request(body, world.config.models, world.config.unknown_model_status)
+        config = world.config
+        request = read_chat_request(body, config.models, config.unknown_model_status, config.aliases)
         model = request.model
         if not world.balances.available(account):
             raise NoBalanceError

@@ -50,6 +50,9 @@ def _latency(value: object) -> object:
     return parse_latency(value) if isinstance(value, str) else value
 
 
+_ALIASES = dict.fromkeys(("deepseek-chat", "deepseek-reasoner", "deepseek-7b"), "deepseek-flash")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     """All settings. The defaults are a fast upstream without faults or limits.
@@ -59,6 +62,7 @@ class SimulatorConfig:
         keys: secret -> account.
         open_account: the account of callers with an unknown key; None answers them 401.
         models: what is served, with context and answer sizes.
+        aliases: other names of models, as code found elsewhere has them.
         unknown_model_status: 400 as DeepSeek, or 404.
         limits: see Limit; none by default.
         ratelimit_headers: whether answers carry `x-ratelimit-*` of the tightest buckets.
@@ -90,6 +94,7 @@ class SimulatorConfig:
     models: dict[str, ServedModel] = dataclasses.field(
         default_factory=lambda: {"deepseek-flash": ServedModel(), "deepseek-v4-pro": ServedModel()}
     )
+    aliases: dict[str, str] = dataclasses.field(default_factory=lambda: dict(_ALIASES))
     unknown_model_status: Literal[400, 404] = 400
     limits: tuple[Limit, ...] = ()
     ratelimit_headers: bool = False

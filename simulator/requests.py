@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -45,7 +46,10 @@ class ChatRequest:
 
 
 def read_chat_request(
-    body: bytes, models: Mapping[str, ServedModel], unknown_model_status: int
+    body: bytes,
+    models: Mapping[str, ServedModel],
+    unknown_model_status: int,
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> ChatRequest:
     """Parse and check a body. Raises BadRequestError or UnknownModelError, in DeepSeek's words."""
     data = _read_object(body)
@@ -56,6 +60,8 @@ def read_chat_request(
     texts = [_text_of(place, message) for place, message in enumerate(messages)]
     _check_numbers(data)
     served = models.get(model)
+    if served is None and (other := aliases.get(model)) in models:
+        model, served = str(other), models[str(other)]
     if served is None:
         raise UnknownModelError(model, unknown_model_status)
     prompt = "".join(texts)

@@ -93,7 +93,7 @@ def _bearer(authorization: str | None) -> str:
     scheme, _, shown = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not shown.strip():
         raise Unauthenticated(
-            "an API key is required: Authorization: Bearer pk_...",
+            "an API key is required: Authorization: Bearer pk_... (or pk_... in api-key or x-api-key)",
             param="Authorization",
             code="missing_api_key",
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import structlog
 from flask import Flask, Request, Response
@@ -152,6 +153,15 @@ def _check_administration(caller: Caller, path: str) -> None:
         raise Forbidden("only administrators may do this", code="not_an_administrator")
 
 
+def credentials(environ: Mapping[str, Any]) -> str | None:
+    """The Authorization header; where that shows no bearer, the key that Azure's and other clients send beside it."""
+    given: str | None = environ.get("HTTP_AUTHORIZATION")
+    if (given or "").lstrip()[:7].lower() == "bearer ":
+        return given
+    key = environ.get("HTTP_API_KEY") or environ.get("HTTP_X_API_KEY")
+    return f"Bearer {key}" if key else given
+
+
 class Callers:
     """Authenticates and admits the caller of the current request."""
 
@@ -161,7 +171,7 @@ class Callers:
 
     def current(self) -> Caller:
         """Return the admitted caller. Raises Unauthenticated, Forbidden, OverLimit, DatabaseUnreachable."""
-        caller = self._authenticate.caller(request_ctx.request.environ.get("HTTP_AUTHORIZATION"))
+        caller = self._authenticate.caller(credentials(request_ctx.request.environ))
         bind_contextvars(client_id=caller.client_id)
         return self._auth.admit(caller)
 

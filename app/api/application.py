@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Flask, Response
@@ -16,16 +16,17 @@ from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
 from app.api.auditing import install_auditing
 from app.api.batches import BatchViews, SteeringViews
-from app.api.chat import ChatViews, ModelViews
+from app.api.chat import DEPLOYMENT, ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.events import EventViews
 from app.api.monitoring import HealthViews, Metrics
 from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import docs_page, openapi
 from app.api.operations import Operation, add_routes
+from app.api.paths import canonical
 from app.api.rendering import Rendering
 from app.api.request_ids import install_following, install_request_ids
-from app.api.responses import install_compression, install_errors
+from app.api.responses import install_compression, install_cors, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import EstimateViews, UsageViews
 from app.api.warming import WarmViews
@@ -47,6 +48,9 @@ from app.settings.price_lists import peak_calendar
 from app.submission.submission_rules import ceiling_of, longest_of, rules_of
 from app.submission.warm_cache import WarmCache
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 
 class PenstockApi(Flask):
     """The application with its use cases and background work."""
@@ -56,6 +60,12 @@ class PenstockApi(Flask):
     openai: OpenAiUseCases
     live: LivePages
     watch: AlertLoop | None = None
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request at the path that its client means."""
+        served = canonical(environ.get("PATH_INFO", ""))
+        environ["PATH_INFO"], environ[DEPLOYMENT] = served
+        return super().wsgi_app(environ, start_response)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return `func`: no view is a coroutine, so that checking each one per request is unnecessary."""
@@ -160,6 +170,7 @@ def _add_metrics(app: PenstockApi, parts: Dependencies) -> Metrics:
 
 def _install_access(app: PenstockApi, parts: Dependencies) -> None:
     install_compression(app)
+    install_cors(app, parts.settings.access.cors_origins)
     app.access_control.install(app)
     install_auditing(app, app.use_cases.record_audit, CallerAddresses(parts.settings.access), parts.clock)
 

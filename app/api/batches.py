@@ -16,7 +16,7 @@ from app.api.auditing import note
 from app.api.batch_json import read_batch
 from app.api.body import is_compressed, pieces, read_body
 from app.api.operations import JSONL, Operation, ResponseDoc, View
-from app.api.queries import Query, read_batch_options, read_query
+from app.api.queries import Query, header_options, read_batch_options, read_query
 from app.api.rendering import Rendering
 from app.api.responses import answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
@@ -245,7 +245,8 @@ class BatchViews:
             body = read_batch(raw)
             del raw
             requests = (line.line_request() for line in body.requests)
-            return take(client_id, body.options(), requests, repeats)
+            options = body.with_more(header_options(BatchOptions))
+            return take(client_id, options.options(), requests, repeats)
 
     @contextmanager
     def _room_for(self, length: int | None) -> Iterator[None]:

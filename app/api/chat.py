@@ -11,6 +11,7 @@ import orjson
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
+from app.access.domain.caller import Caller
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body, watch_peer
@@ -20,10 +21,11 @@ from app.api.rendering import Rendering
 from app.api.responses import SHOULD_RETRY, answer, envelope, error_response
 from app.api.shapes import Task
 from app.composition.api import OpenAiUseCases
-from app.platform.domain.errors import Invalid, NotFound
+from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
+from app.submission.bodies import option_headers, with_options
 from app.submission.domain import request_headers
 from app.submission.domain.request_headers import read_patience
 from app.submission.openai_bodies import ChatBody
@@ -60,6 +62,16 @@ class ModelViews:
                 refusals=(404,),
                 whole_paths=("model",),
             ),
+            Operation(
+                "DELETE",
+                "/v1/models/{model}",
+                "Refused: models are configured by the operator.",
+                self.delete,
+                {},
+                group="OpenAI",
+                refusals=(403, 404),
+                whole_paths=("model",),
+            ),
         ]
 
     def list(self) -> ResponseReturnValue:
@@ -67,33 +79,48 @@ class ModelViews:
         self._callers.current()
         return answer({"object": "list", "data": list(self._models.values())})
 
+    def delete(self, model: str) -> ResponseReturnValue:
+        """403: models are not clients' to delete."""
+        self._callers.current()
+        if model not in self._models:
+            raise _unknown_model(model)
+        raise Forbidden(
+            f"model {model[:80]!r} is configured by the operator, in penstock.toml; clients cannot delete it",
+            param="model",
+            code="model_not_deletable",
+        )
+
     def show(self, model: str) -> ResponseReturnValue:
         """One model; its name may contain slashes."""
         self._callers.current()
         found = self._models.get(model)
         if found is None:
-            raise NotFound(
-                f"model {model[:80]!r} is not configured; see /v1/models",
-                param="model",
-                code="model_not_found",
-            )
+            raise _unknown_model(model)
         return answer(found)
+
+
+def _unknown_model(name: str) -> NotFound:
+    return NotFound(
+        f"model {name[:80]!r} is not configured; see /v1/models", param="model", code="model_not_found"
+    )
 
 
 def _models(settings: Settings) -> list[dict[str, Any]]:
     upstreams = {key.name: key.upstream for key in settings.keys}
     return [
         {
-            "id": model.name,
+            "id": name,
             "object": "model",
             "created": 0,  # unknown
             "owned_by": upstreams.get(model.routes()[0][0].key, "penstock"),
         }
         for model in settings.models
+        for name in (model.name, *model.aliases)
     ]
 
 
 PATH = "/v1/chat/completions"
+DEPLOYMENT = "penstock.deployment"  # in the WSGI environment: the model that an Azure path names
 _ABOUT = (
     "The call waits in its queue and returns the upstream's response; `x-penstock-task` names its task. With `stream` "
     "it returns server-sent events: comments while queued, then the upstream's chunks. `Prefer: respond-async, "
@@ -138,12 +165,15 @@ class ChatViews:
         caller = self._callers.current()
         repeats = Repeats(f"POST {PATH}")
         raw = repeats.add(read_body(self._most, ONE_TASK))
-        body = parse(ChatBody, parse_json(raw))
+        value = parse_json(raw)
+        if (deployment := request.environ.get(DEPLOYMENT)) and isinstance(value, dict):
+            value["model"] = deployment
+        body = parse(ChatBody, with_options(value, option_headers(request.headers.items())))
         note(body.model, parameters={**body.parameters, **(body.model_extra or {})})
         call = ChatCall(
             caller.client_id,
             body.request(),
-            _fingerprint(raw),
+            _fingerprint(caller, raw),
             read_patience(request.headers.get),
             request_headers.parse_prefer(request.headers.get(request_headers.PREFER)),
             repeats.repeat(),
@@ -195,11 +225,10 @@ class ChatViews:
         return Response(sent, content_type="text/event-stream; charset=utf-8", headers=headers)
 
 
-def _fingerprint(body: bytes) -> str:
-    """A hash of API key and body, which a client's retry shares with its earlier attempt."""
-    digest = hashlib.sha256(request.headers.get("Authorization", "").encode())
-    digest.update(b"\n" + body)
-    return digest.hexdigest()
+def _fingerprint(caller: Caller, body: bytes) -> str:
+    """A hash of API key, path and body, which a client's retry shares with its earlier attempt."""
+    deployment = request.environ.get(DEPLOYMENT) or ""
+    return hashlib.sha256(f"{caller.key_id}\n{deployment}\n".encode() + body).hexdigest()
 
 
 def _as_openai(error: Invalid) -> Invalid | NotFound:

@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 
 from app.access.authenticate import Authenticate
+from app.api.access_control import credentials
 from app.api.operations import TEXT, Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Health
@@ -72,7 +73,7 @@ class Metrics:
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     def _sees_clients(self) -> bool:
-        given = request.headers.get("Authorization")
+        given = credentials(request.environ)
         if not given:
             return False
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import orjson
 from flask import Response, request
 from flask.typing import ResponseReturnValue
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.api.access_control import Callers
 from app.api.auditing import note
@@ -21,11 +22,12 @@ from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
 from app.settings import ApiSettings
-from app.submission.bodies import Body, CallbackUrl, Metadata, refuse
+from app.submission.bodies import Body, CallbackUrl, Metadata, option_headers, refuse
 from app.submission.create_file_batch import FileBatchRequest
 from app.submission.domain.openai_batch import openai_batch_view
 from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest
 from app.submission.domain.request_headers import read_patience
+from app.submission.openai_bodies import endpoint_path
 from app.submission.store_file import PURPOSES, Upload, UploadParams
 from app.submission.validation import parse, parse_json
 from app.tasks.store.batches import BatchRow
@@ -46,7 +48,13 @@ class FileForm(BaseModel):
     purpose: Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
 
 
-class FilesQuery(Query):
+class OpenAiQuery(Query):
+    """A query string; unknown names are ignored, as clients for other providers add some."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class FilesQuery(OpenAiQuery):
     """Which files to list."""
 
     purpose: str | None = Field(None, description="Only files for this purpose.")
@@ -234,10 +242,21 @@ class OutputExpiry(Body):
 
 
 class FileBatchBody(Body):
-    """A batch over a file."""
+    """A batch over a file. Fields that other providers' clients add are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_slips(cls, value: Any) -> Any:
+        """Refuse what looks like a misspelt field: ignored, it would be missed later."""
+        for name in value.keys() - cls.model_fields.keys() if isinstance(value, dict) else ():
+            if close := get_close_matches(name[:80], cls.model_fields, n=1, cutoff=0.75):
+                refuse(f"unknown field; did you mean {close[0]}?", field=name[:80], code="unknown_field")
+        return value
 
     input_file_id: str = Field(description="A file uploaded for the purpose `batch`.")
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Annotated[Literal["/v1/chat/completions"], BeforeValidator(endpoint_path)]
     completion_window: Annotated[str, AfterValidator(_window)]
     metadata: Metadata | None = None
     output_expires_after: OutputExpiry | None = None
@@ -263,7 +282,7 @@ class FileBatchBody(Body):
         )
 
 
-class BatchesQuery(Query):
+class BatchesQuery(OpenAiQuery):
     """Which batches to list."""
 
     after: str | None = Field(None, description="The last id of the previous page.")
@@ -306,8 +325,11 @@ class OpenAiBatchViews:
         """200 with the batch, usually `validating`."""
         caller = self._callers.current()
         received = read_body(SMALL_BODY)
-        body = parse(FileBatchBody, parse_json(received))
-        digest = hashlib.sha256(request.headers.get("Authorization", "").encode() + b"\n" + received)
+        value = parse_json(received)
+        own = value.pop("penstock", None) if isinstance(value, dict) else None
+        ours = {**option_headers(request.headers.items()), **(own if isinstance(own, dict) else {})}
+        body = parse(FileBatchBody, {**value, **ours} if ours else value)
+        digest = hashlib.sha256(f"{caller.key_id}\n".encode() + received)
         repeated = read_patience(request.headers.get).tries > 0
         wanted = body.file_batch_request(digest.hexdigest(), repeated=repeated)
         created = self._use_cases.create_file_batch.create(caller.client_id, wanted)

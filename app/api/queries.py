@@ -9,10 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import parse_duration
-from app.submission.bodies import BatchOptions, few_names, refuse
+from app.submission.bodies import BatchOptions, few_names, option_headers, refuse
 from app.submission.validation import parse
 
 Q = TypeVar("Q", bound=BaseModel)
+B = TypeVar("B", bound=BaseModel)
 
 
 def _seconds(value: object) -> float:
@@ -62,12 +63,17 @@ def read_query(model: type[Q]) -> Q:
 
 def read_batch_options() -> BatchOptions:
     """The options of a JSON Lines batch, from the query string. `metadata` is only accepted in JSON bodies."""
-    values: dict[str, object] = dict(_single_values())
+    values: dict[str, object] = {**option_headers(request.headers.items()), **_single_values()}
     values.pop("dry_run", None)
     size = values.get("batch_size")
     if isinstance(size, str) and size.isascii() and size.isdigit():
         values["batch_size"] = int(size[:9])
     return parse(BatchOptions, values)
+
+
+def header_options(model: type[B]) -> B:
+    """Options of the request that came in headers, such as `x-penstock-priority`. Raises Invalid."""
+    return parse(model, option_headers(request.headers.items()), within="penstock")
 
 
 def _single_values() -> dict[str, str]:

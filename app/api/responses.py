@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,6 +14,7 @@ from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
+from app.api.paths import not_found_words
 from app.platform.domain.errors import OverLimit, Rejected, Unreachable
 from app.platform.domain.json_text import one_line
 from app.platform.encryption import Unsealable
@@ -73,6 +74,52 @@ def install_compression(app: Flask) -> None:
             response.headers["Content-Encoding"] = "gzip"
             response.vary.add("Accept-Encoding")
         return response
+
+
+_CORS_METHODS = "GET, POST, DELETE"
+_CORS_SECONDS = "600"  # for which a browser may keep the answer to a preflight
+
+
+def install_cors(app: Flask, origins: Collection[str]) -> None:
+    """Let pages of these origins ("*": of any) call the API from a browser; answer their preflight requests."""
+
+    @app.before_request
+    def preflight() -> Response | None:
+        asked = request_ctx.request
+        if asked.method != "OPTIONS" or "Access-Control-Request-Method" not in asked.headers:
+            return None
+        if not _allows(origins, asked.headers.get("Origin")):
+            return error_response(
+                403,
+                "pages of this origin may not call the API from a browser: add it to [access] cors_origins",
+                code="origin_not_allowed",
+            )
+        return Response(status=204, headers=_preflight_headers(asked.headers))
+
+    @app.after_request
+    def allow(response: Response) -> Response:
+        origin = request_ctx.request.headers.get("Origin") if origins else None
+        if origin is not None:
+            response.vary.add("Origin")
+        if origin is not None and _allows(origins, origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "*"
+        return response
+
+
+def _allows(origins: Collection[str], origin: str | None) -> bool:
+    return origin is not None and ("*" in origins or origin in origins)
+
+
+def _preflight_headers(asked: Headers) -> dict[str, str]:
+    found = {
+        "Access-Control-Allow-Methods": _CORS_METHODS,
+        "Access-Control-Allow-Headers": asked.get("Access-Control-Request-Headers", "*"),
+        "Access-Control-Max-Age": _CORS_SECONDS,
+    }
+    if "Access-Control-Request-Private-Network" in asked:
+        found["Access-Control-Allow-Private-Network"] = "true"
+    return found
 
 
 log = structlog.get_logger(__name__)
@@ -165,7 +212,7 @@ def _http(error: HTTPException) -> Response:
 def _message(status: int, headers: Mapping[str, str]) -> str | None:
     """Our messages where the framework's are written for browsers."""
     if status == 404:
-        return "there is nothing at this path; see /docs"
+        return not_found_words(request_ctx.request.path, request_ctx.request.host_url)
     if status == 405:
         return f"this path takes {headers.get('Allow', 'other methods')}; see /docs"
     return None

@@ -16,7 +16,7 @@ from app.api.responses import answer
 from app.api.shapes import AttemptList, Deleted, DeliveryList, RetriedTasks, Task, TaskList
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
-from app.submission.bodies import Body, Instant, Name, TaskBody
+from app.submission.bodies import Body, Instant, Name, TaskBody, option_headers, with_options
 from app.submission.validation import parse, parse_json
 
 _SOON = "2"  # seconds until a client should poll again
@@ -106,7 +106,8 @@ class TaskViews:
         """202 after the commit."""
         caller = self._callers.current()
         repeats = Repeats("POST /v1/tasks")
-        body = parse(TaskBody, parse_json(repeats.add(read_body(self._most, ONE_TASK))))
+        value = parse_json(repeats.add(read_body(self._most, ONE_TASK)))
+        body = parse(TaskBody, with_options(value, option_headers(request.headers.items())))
         note(body.model, parameters=body.parameters)
         submitted = self._use_cases.submit_task.submit(caller.client_id, body.request(), repeats.repeat())
         note(subject=submitted.task_id)

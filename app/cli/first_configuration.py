@@ -52,6 +52,8 @@ class Preset(Section):
     secret: str = ""
     # Some of its models: our name and its own.
     models: dict[str, str] = Field(default_factory=dict)
+    # Other names under which clients ask for a model: our name and those.
+    aliases: dict[str, list[str]] = Field(default_factory=dict)
     # Limits that it tells. What it does not is learned.
     quota: Annotated[tuple[ProviderLimits, ...], FromList] = ()
     note: str = ""
@@ -162,6 +164,9 @@ def _models(chosen: Sequence[Chosen], models: Sequence[str]) -> Iterator[str]:
         tiers = [[_reference(key, model, one) for key in one.keys] for one in chosen if model in one.models]
         yield "[[model]]"
         yield f"name = {_text(model)}"
+        aliases = dict.fromkeys(name for one in chosen for name in one.preset.aliases.get(model, ()))
+        if free := [_text(name) for name in aliases if name not in models]:
+            yield f"aliases = [{', '.join(free)}]"
         yield f"tiers = [{', '.join('[' + ', '.join(tier) + ']' for tier in tiers)}]"
         yield ""
 

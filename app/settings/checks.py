@@ -154,11 +154,22 @@ def _doubled(settings: Settings) -> Iterator[ConfigProblem]:
         "key": [key.name for key in settings.keys],
         "model": [model.name for model in settings.models],
     }
+    yield from _aliases(settings)
     for table, names in named.items():
         for number, name in enumerate(names):
             if name in names[:number]:
                 message = f'there is another [[{table}]] named "{name}"'
                 yield ConfigProblem((table, number, "name"), message, "rename or remove one of them")
+
+
+def _aliases(settings: Settings) -> Iterator[ConfigProblem]:
+    taken = {model.name for model in settings.models}
+    for number, model in enumerate(settings.models):
+        for alias in model.aliases:
+            if alias in taken:
+                message = f'aliases: "{alias}" is the name or an alias of another [[model]], or given twice'
+                yield ConfigProblem(("model", number, "aliases"), message, "remove one of them")
+            taken.add(alias)
 
 
 def _keys(settings: Settings) -> Iterator[ConfigProblem]:

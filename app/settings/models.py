@@ -23,6 +23,7 @@ from app.settings.values import (
     KeyName,
     Name,
     Network,
+    Origin,
     Ports,
     Positive,
     ProxyAddress,
@@ -45,6 +46,8 @@ class AccessSettings(Section):
     trusted_proxies: Annotated[tuple[Network, ...], FromList] = ()
     # Networks by name, for the condition `zone` of policies: { office = ["192.168.0.0/16"] }.
     zones: dict[str, Annotated[tuple[Network, ...], FromList]] = Field(default_factory=dict)
+    # Origins of pages that may call the API from a browser (CORS), such as ["https://app.example.com"]; "*": any.
+    cors_origins: Annotated[tuple[Origin, ...], FromList] = ()
     # Retention of audit log entries in seconds.
     audit_retention: _KEPT = 400 * DAY
 
@@ -219,6 +222,8 @@ class ModelSettings(HasTiers):
 
     # The name in a request.
     name: Name
+    # Other names by which a request may ask for it, such as ["deepseek-chat"]. Limits, prices and policies use `name`.
+    aliases: Annotated[tuple[Name, ...], FromList] = ()
     # The [retry.NAME] policy of its tasks, unless a request names another.
     retry: str = "default"
     # Cache version. Change it to invalidate all cached answers of this model.
@@ -280,6 +285,8 @@ class ApiSettings(Section):
     max_task_body: Count = 10 * MIB
     # Maximum body size of POST /v1/batch in bytes.
     max_batch_body: Count = 512 * MIB
+    # Tokens that an image, a recording or a file in a prompt counts in estimates, however large its data is.
+    media_tokens: Count = 1000
     # Seconds that a request may keep us waiting for its bytes, beside one for each KiB it has sent: then 408. As long
     # is waited for somebody to take an answer.
     patience: Annotated[float, Field(ge=1, le=3600)] = 30.0

@@ -42,6 +42,23 @@ Network = Annotated[str, AfterValidator(checked_network)]
 Ports = Annotated[str, AfterValidator(checked_ports)]
 
 
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value != "*" and (
+        not parts.netloc
+        or parts.scheme not in ("http", "https")
+        or f"{parts.scheme}://{parts.netloc}" != value.lower()
+    ):
+        raise config_error(
+            "is no origin",
+            'write scheme, host and port alone, such as "https://app.example.com", or "*" for any',
+        )
+    return value.lower()
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
 class Section(BaseModel):
     """A table: nothing unknown in it, no value of another type, unchangeable, and silent about its input."""
 

@@ -126,8 +126,12 @@ class BatchIntake:
         self._chunk.rows.append(row)
         self._chunk.characters += len(row.request)
 
+    def count_refused(self, custom_id: str) -> None:
+        """Count a request that `add` cannot take. Raises Invalid."""
+        self._checks.check(custom_id, replace(self._first, index=self.total).custom_id_param)
+
     def refuse(self, line: RefusedLine) -> None:
-        """Keep a line that has failed already; its request was counted by `add`."""
+        """Keep a line that has failed already; its request was counted by `add` or `count_refused`."""
         self.refused += 1
         self._chunk.refused.append(line)
         self._chunk.characters += len(line.request)

@@ -12,7 +12,7 @@ import orjson
 from app.billing.domain.calendar import Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
 from app.pacing.domain.route_availability import prefix_of
-from app.pacing.domain.tokens import LARGEST, answer_limit, asked_for, estimate, prompt_tokens
+from app.pacing.domain.tokens import LARGEST, PER_MEDIA, answer_limit, asked_for, estimate, prompt_tokens
 from app.pacing.ports import Explain
 from app.platform.domain.errors import Invalid
 from app.platform.domain.names import backlog_queue
@@ -32,7 +32,14 @@ def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
 
 
 def judge_conditions(
-    texts: Sequence[str], request: TaskRequest, *, client: str, region: str, step: int, since: float
+    texts: Sequence[str],
+    request: TaskRequest,
+    *,
+    client: str,
+    region: str,
+    step: int,
+    since: float,
+    per_media: int = PER_MEDIA,
 ) -> str | None:
     """Evaluate a model's tier conditions once, while prompt and metadata are at hand.
 
@@ -41,7 +48,7 @@ def judge_conditions(
     if not texts:
         return None
     known = {
-        "prompt_tokens": prompt_tokens(request.messages, request.parameters),
+        "prompt_tokens": prompt_tokens(request.messages, request.parameters, per_media),
         "max_tokens": answer_limit(request.parameters),
         "metadata": request.metadata,
         "client": client,
@@ -60,6 +67,8 @@ class SubmissionRules:
     """What the configuration says about submissions."""
 
     models: frozenset[str]
+    per_media: int = PER_MEDIA  # tokens of an image or a file
+    aliases: Mapping[str, str] = field(default_factory=dict)  # to models
     default_model: str | None = None
     policies: frozenset[str] = frozenset({"default"})  # names of retry policies
     targets: TargetRules = field(default_factory=TargetRules)
@@ -119,7 +128,7 @@ def draft_task(
         model=model,
         queue=_queue(model, client_id),
         step=step,
-        estimate=min(estimate(request.messages, request.parameters), LARGEST),
+        estimate=min(estimate(request.messages, request.parameters, per_media=rules.per_media), LARGEST),
         asked=min(asked_for(request.parameters), LARGEST),
         created_at=now,
         available_at=available_at,
@@ -141,6 +150,7 @@ def draft_task(
             region=rules.regions.get(client_id, ""),
             step=step,
             since=available_at,
+            per_media=rules.per_media,
         ),
         retry=request.retry or options.retry,
         callback_url=request.callback_url,
@@ -205,7 +215,7 @@ def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:
 
 
 def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> str:
-    """The model to run: the named one or the default. Raises Invalid."""
+    """The model to run: the named one, by any of its names, or the default. Raises Invalid."""
     chosen = name or rules.default_model
     if chosen is None:
         raise Invalid(
@@ -213,6 +223,7 @@ def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> s
             param=f"{within}model",
             code="missing_field",
         )
+    chosen = rules.aliases.get(chosen, chosen)
     if chosen not in rules.models:
         known = ", ".join(sorted(rules.models)[:20]) or "none"
         raise Invalid(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.platform.domain.errors import Invalid
-from app.submission.bodies import CustomId, Messages, TaskBody, refuse, with_whole_limits
+from app.submission.bodies import CustomId, Messages, Object, TaskBody, checked_parameters, refuse
 from app.submission.domain.request import TaskRequest
 from app.submission.validation import parse, parse_json
 
@@ -30,9 +31,13 @@ class ChatBody(TaskBody):
     stream: bool | None = Field(None, description="Answer by server-sent events, chunk by chunk.")
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
 
+    @classmethod
+    def _is_upstreams(cls, name: str) -> bool:  # noqa: ARG003 - all fields that are not ours are
+        return False
+
     @model_validator(mode="after")
     def _limits(self) -> Self:
-        with_whole_limits(self.model_extra or {})
+        checked_parameters(self.model_extra or {})
         return self
 
     @property
@@ -41,31 +46,36 @@ class ChatBody(TaskBody):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _passed_on(self) -> dict[str, Any]:
-        return {**super()._passed_on(), **with_whole_limits(self.model_extra or {})}
+        return {**super()._passed_on(), **checked_parameters(self.model_extra or {})}
 
     def _streams(self) -> bool:
         return bool(self.stream)
 
 
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"  # the only one that batches run
+
+
 @dataclass(frozen=True, slots=True)
 class BatchFileLine:
-    """A line of a batch file, well-formed."""
+    """A line of a batch file: its request, or why that is refused. `body` is what was sent."""
 
     custom_id: str
-    request: TaskRequest
+    request: TaskRequest | None
+    refusal: Invalid | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
+    return value.upper() if isinstance(value, str) else value or "POST"
 
 
-def _path(value: Any) -> Any:
+def endpoint_path(value: Any) -> Any:
     """Other spellings of the one path that is served: without /v1, with another version, as a whole address."""
     if not isinstance(value, str):
         return value
     if not value.rstrip("/").endswith("/chat/completions"):
         refuse(f"is {value[:80]!r}; only /v1/chat/completions is served")
-    return "/v1/chat/completions"
+    return ENDPOINT
 
 
 class FileLine(BaseModel):
@@ -73,23 +83,30 @@ class FileLine(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
-    custom_id: CustomId = Field(description="Your name for it, unique in the file.")
+    custom_id: CustomId = Field(description="Your name for it, unique in the file. A number becomes text.")
     method: Annotated[Literal["POST"], BeforeValidator(_upper)] = "POST"
-    url: Annotated[Literal["/v1/chat/completions"], BeforeValidator(_path)] = "/v1/chat/completions"
-    body: ChatBody
+    url: Annotated[Literal["/v1/chat/completions"], BeforeValidator(endpoint_path)] = ENDPOINT
+    body: Object
 
 
 def parse_line(raw: bytes) -> BatchFileLine:
-    """Read one line. Raises Invalid that names the field."""
+    """Read one line. Raises Invalid that names the field, where the line is malformed or asks for something else.
+
+    A request that is wrong in itself is refused alone: it is the line's failure, not the file's.
+    """
     try:
         value = parse_json(raw)
     except Invalid as error:
         raise Invalid(error.message, code="invalid_json_line") from None
     line = parse(FileLine, value)
-    if line.body.stream:
+    if line.body.get("stream"):
         raise Invalid(
             "body.stream: a batch's answers cannot be streamed; remove stream",
             param="body.stream",
             code="invalid_value",
         )
-    return BatchFileLine(line.custom_id, line.body.request(line.custom_id))
+    try:
+        request = parse(ChatBody, line.body, within="body").request(line.custom_id)
+    except Invalid as error:
+        return BatchFileLine(line.custom_id, None, error, line.body)
+    return BatchFileLine(line.custom_id, request, body=line.body)

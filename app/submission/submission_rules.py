@@ -41,6 +41,8 @@ def rules_of(settings: Settings) -> SubmissionRules:
     callbacks = settings.callbacks
     return SubmissionRules(
         models=frozenset(model.name for model in settings.models),
+        per_media=settings.api.media_tokens,
+        aliases={alias: model.name for model in settings.models for alias in model.aliases},
         default_model=settings.default_model,
         policies=frozenset(settings.retry),
         targets=TargetRules(parse_ports(callbacks.ports), parse_networks(callbacks.allow_networks)),

@@ -6,7 +6,7 @@ intake runs in one thread (`RunIntakes`), its writes in a second one (`BatchInta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import orjson
 import structlog
@@ -34,6 +34,7 @@ from app.tasks.store.submissions import finish_intake
 
 log = structlog.get_logger("penstock.intake")
 
+_OF_THE_FILE = (TOO_MANY, "duplicate_custom_id")  # errors that fail the file, not one request of it
 MOST_ERRORS = 100  # listed for one file
 
 
@@ -144,12 +145,19 @@ class TakeInFile:
         return errors
 
     def _add(self, row: BatchRow, intake: BatchIntake, line: BatchFileLine) -> None:
-        try:
-            intake.add(line.request)
-        except Invalid as error:
-            if error.code != "model_not_found":
-                raise
-            intake.refuse(_refused(row, line, intake.total - 1, self._clock.now(), error))
+        """Take the line's request, or keep it as one that failed: a wrong request is no fault of the file."""
+        refusal = line.refusal
+        if line.request is None:
+            intake.count_refused(line.custom_id)
+        else:
+            try:
+                intake.add(line.request)
+            except Invalid as error:
+                if error.code in _OF_THE_FILE:
+                    raise
+                refusal = error
+        if refusal is not None:
+            intake.refuse(_refused(row, line, intake.total - 1, self._clock.now(), refusal))
 
     def _chunks(self, row: BatchRow) -> Iterator[bytes]:
         """The file's bytes. Raises Invalid if it was deleted."""
@@ -208,8 +216,8 @@ def _hold(conn: Connection, batch_id: str, taker: str) -> None:
 
 
 def _refused(row: BatchRow, line: BatchFileLine, index: int, now: float, error: Invalid) -> RefusedLine:
-    model = (line.request.model or "")[:200]
-    body = as_json({"messages": line.request.messages, **line.request.parameters}, "body") or "{}"
+    model = str(line.body.get("model") or "")[:200]
+    known = error.code == "model_not_found"
     return RefusedLine(
         id=new_id("task", now),
         client_id=row.client_id,
@@ -218,13 +226,20 @@ def _refused(row: BatchRow, line: BatchFileLine, index: int, now: float, error: 
         custom_id=line.custom_id,
         model=model,
         queue=backlog_queue(model, row.client_id),
-        request=body,
+        request=_as_text(line.body),
         created_at=now,
         expires_at=row.expires_at or now,
-        error_code="model_not_found",
+        error_code="model_not_found" if known else "invalid_request",
         error_type=error.type,
         error_message=error.message,
     )
+
+
+def _as_text(body: Mapping[str, object]) -> str:
+    try:
+        return as_json(body, "body") or "{}"
+    except Invalid:  # that is why it was refused
+        return "{}"
 
 
 def _problem(error: Rejected, line: int | None) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -11,29 +11,52 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.platform.domain.errors import Invalid
-from app.platform.domain.json_text import MOST_VALUES, check_values
+from app.platform.domain.json_text import BOM, MOST_VALUES, check_values, whole_characters
 
 M = TypeVar("M", bound=BaseModel)
 
-# OpenAI parameters that belong in `parameters`; people often put them next to it.
+# Parameters of upstreams that a task may have beside its prompt: OpenAI's, and those that many upstreams share.
 UPSTREAM_NAMES = frozenset(
     {
+        "audio",
+        "best_of",
+        "chat_template_kwargs",
+        "enable_thinking",
         "frequency_penalty",
+        "function_call",
+        "functions",
+        "guided_choice",
+        "guided_json",
+        "guided_regex",
+        "ignore_eos",
+        "length_penalty",
         "logit_bias",
         "logprobs",
         "max_completion_tokens",
         "max_tokens",
+        "min_p",
+        "min_tokens",
+        "modalities",
         "n",
         "parallel_tool_calls",
+        "prediction",
         "presence_penalty",
+        "prompt_cache_key",
+        "reasoning",
         "reasoning_effort",
+        "reasoning_split",
+        "repetition_penalty",
         "response_format",
+        "safety_identifier",
         "seed",
+        "service_tier",
         "stop",
+        "stop_token_ids",
         "stream",
         "stream_options",
         "temperature",
         "thinking",
+        "thinking_budget",
         "tool_choice",
         "tools",
         "top_k",
@@ -41,8 +64,12 @@ UPSTREAM_NAMES = frozenset(
         "top_p",
         "user",
         "user_id",
+        "verbosity",
+        "web_search_options",
     }
 )
+# Options of ours that upstreams have under the same name: refusals of their values say how to reach which.
+SHARED_NAMES = frozenset({"priority", "cache", "order", "window", "retry", "metadata", "store"})
 _LONGEST_NAME = 200  # characters of a name that are echoed and compared with known names
 _TYPES = {
     "string_type": "must be text",
@@ -68,13 +95,18 @@ _BOUNDS = {
 
 
 def parse_json(raw: bytes, where: str = "", most_values: int = MOST_VALUES) -> Any:
-    """Parse JSON, strictly: UTF-8, no NaN, no lone surrogates. `where` begins the error message.
+    """Parse JSON, strictly: UTF-8, no NaN. Half surrogate pairs become U+FFFD. `where` begins the error message.
 
     Raises Invalid; status 413 above `most_values` values, before any of them is built.
     """
+    raw = raw.removeprefix(BOM)
     check_values(raw, most_values)
     try:
         return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return orjson.loads(whole_characters(raw))
     except orjson.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise Invalid(f"{where}not valid JSON: {error.msg} at {place}", code="invalid_json") from None
@@ -96,7 +128,20 @@ def _refusal(details: list[ErrorDetails], model: type[BaseModel], within: str, w
     context = detail.get("ctx", {})
     param = _path(within, detail["loc"], str(context.get("field", "")))
     message, code = _explain(detail, model)
+    message += _whose(detail["loc"], model)
     return Invalid(f"{where}{param or 'the body'}: {message}", param=param or None, code=code)
+
+
+def _whose(loc: Sequence[int | str], model: type[BaseModel]) -> str:
+    """How to reach the upstream's field, where an option of ours with the same name has a wrong value."""
+    place = next((number for number, part in enumerate(loc) if part in SHARED_NAMES), None)
+    if place is None or "parameters" not in _model_at(model, loc[:place]).model_fields:
+        return ""
+    name = loc[place]
+    return (
+        f'; this is Penstock\'s own field (also "penstock": {{"{name}": ...}}); one of the upstream\'s goes into '
+        f'"parameters": {{"{name}": ...}}'
+    )
 
 
 def _helpfulness(detail: ErrorDetails) -> int:
@@ -137,10 +182,10 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
 
 def _unknown(name: str, model: type[BaseModel]) -> str:
     fields = list(model.model_fields)
-    if name in UPSTREAM_NAMES and "parameters" in fields:
-        return f'unknown field; put it into "parameters": {{"{name}": ...}}'
     close = get_close_matches(name, fields, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(sorted(fields))}"
+    if "parameters" in fields and not close:
+        hint = f'if it is the upstream\'s, put it into "parameters": {{"{name}": ...}}; {hint}'
     return f"unknown field; {hint}"
 
 

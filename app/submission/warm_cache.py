@@ -112,7 +112,7 @@ class WarmCache:
     def _most(self, request: TaskRequest) -> tuple[int, str]:
         model = check_model(request.model, self._rules)
         longest = self._longest.get(model, OPEN_ANSWER)
-        tokens = min(LARGEST, estimate(request.messages, request.parameters, longest))
+        tokens = min(LARGEST, estimate(request.messages, request.parameters, longest, self._rules.per_media))
         most = self._ceiling(model, tokens, self._clock.now())
         if most is None:
             raise Invalid(

@@ -1,5 +1,6 @@
 """Bodies: what is accepted, and what each refusal says."""
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.caching.domain.caching import Mode
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
-from app.submission.bodies import BatchBody, BatchLine, TaskBody
+from app.submission.bodies import BatchBody, BatchLine, TaskBody, option_headers, with_options
 from app.submission.openai_bodies import ChatBody, parse_line
 from app.submission.validation import parse, parse_json
 from app.tasks.domain.task import Priority
@@ -67,7 +69,54 @@ BAD_TASKS: list[tuple[Any, str | None, str, str]] = [
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type", "must be text"),
     ({**HELLO, "modle": "m"}, "modle", "unknown_field", "did you mean model?"),
     ({**HELLO, "zzz": 1}, "zzz", "unknown_field", "fields are allow_degraded, cache"),
-    ({**HELLO, "temperature": 1}, "temperature", "unknown_field", 'put it into "parameters"'),
+    ({**HELLO, "top_kk": 1}, "top_kk", "unknown_field", 'put it into "parameters": {"top_kk": ...}'),
+    ({**HELLO, "stream": True}, "stream", "invalid_value", "remove stream"),
+    ({**HELLO, "max_tokens": "4096"}, "max_tokens", "invalid_value", "positive integer"),
+    (
+        {**HELLO, "max_tokens": 5, "parameters": {"max_tokens": 6}},
+        "max_tokens",
+        "invalid_value",
+        "remove one",
+    ),
+    (
+        {**HELLO, "parameters": {"window": "off_peak"}},
+        "parameters.window",
+        "invalid_value",
+        "move window out",
+    ),
+    *(
+        ({**HELLO, "parameters": {name: value}}, f"parameters.{name}", "invalid_type", "must be")
+        for name, value in [
+            ("temperature", "0.5"),
+            ("temperature", True),
+            ("seed", [1]),
+            ("stop", 5),
+            ("tools", {}),
+            ("tool_choice", 1),
+            ("response_format", "json_object"),
+            ("parallel_tool_calls", "false"),
+            ("logit_bias", []),
+            ("user", 17),
+        ]
+    ),
+    *(
+        ({**HELLO, name: value}, name, code, f'"parameters": {{"{name}": ...}}')
+        for name, value, code in [
+            ("priority", 0, "invalid_value"),
+            ("cache", True, "invalid_type"),
+            ("order", "price", "invalid_value"),
+            ("retry", 3, "invalid_type"),
+            ("window", 4096, "invalid_value"),
+        ]
+    ),
+    ({**HELLO, "penstock": {"priority": 0}}, "penstock.priority", "invalid_value", "'high'"),
+    (
+        {**HELLO, "penstock": {"prioritty": "low"}},
+        "penstock.prioritty",
+        "unknown_field",
+        "did you mean priority?",
+    ),
+    ({**HELLO, "penstock": "low"}, "penstock", "invalid_type", "must be an object"),
     ({**HELLO, "model": 3}, "model", "invalid_type", "must be text"),
     ({**HELLO, "model": ""}, "model", "invalid_value", "at least 1"),
     ({**HELLO, "model": "a\x00b"}, "model", "invalid_value", "control characters"),
@@ -97,7 +146,9 @@ BAD_TASKS: list[tuple[Any, str | None, str, str]] = [
     ({**HELLO, "expires_in": True}, "expires_in", "invalid_type", "number of seconds"),
     ({**HELLO, "run_at": "tomorrow"}, "run_at", "invalid_value", "RFC 3339"),
     ({**HELLO, "run_at": {}}, "run_at", "invalid_type", "Unix seconds"),
-    ({**HELLO, "metadata": {"a": 1}}, "metadata.a", "invalid_type", "must be text"),
+    ({**HELLO, "metadata": {"a": {"b": 1}}}, "metadata.a", "invalid_type", "encoded as JSON"),
+    ({**HELLO, "metadata": {"a": "x", "b": None}}, "metadata.b", "invalid_type", "must be text or a number"),
+    ({**HELLO, "metadata": {f"n{n}": n for n in range(28)}}, "metadata", "invalid_value", "'n16'"),
     ({**HELLO, "metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value", "512"),
     ({**HELLO, "metadata": {"x" * 65: ""}}, "metadata", "invalid_value", "64"),
     ({**HELLO, "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value", "at most 16"),
@@ -137,6 +188,76 @@ def test_limits_of_an_answer_are_whole_numbers_or_left_out(
 def test_a_wrong_limit_of_a_chat_is_refused_by_its_name() -> None:
     refusal = refusal_of(ChatBody, {"messages": SAID, "n": "2"})
     assert (refusal.param, refusal.status) == ("n", 400)
+
+
+@pytest.mark.parametrize("body", [TaskBody, BatchLine])
+def test_known_parameters_beside_a_prompt_are_parameters(body: type[TaskBody]) -> None:
+    value = {**HELLO, "temperature": 0.2, "max_tokens": 7.0, "parameters": {"top_p": 1, "temperature": 0.2}}
+    assert parse(body, value).request().parameters == {"temperature": 0.2, "max_tokens": 7, "top_p": 1}
+
+
+def test_metadata_takes_numbers_as_text() -> None:
+    given = {"n": 17, "share": 0.5, "name": "x", "large": 2**60}
+    expected = {"n": "17", "share": "0.5", "name": "x", "large": str(2**60)}
+    assert parse(TaskBody, {**HELLO, "metadata": given}).request().metadata == expected
+
+
+UPSTREAMS = {"priority": 0, "cache": True, "order": "price", "window": 4096, "retry": 3}
+
+
+@pytest.mark.parametrize("body", [TaskBody, BatchLine, ChatBody])
+def test_fields_that_both_sides_have_reach_the_upstream_by_parameters_and_penstock_by_its_own(
+    body: type[TaskBody],
+) -> None:
+    ours = {"priority": "low", "cache": "off", "order": "deadline", "window": "off_peak", "retry": "patient"}
+    for value in (
+        {"messages": SAID, "parameters": UPSTREAMS, "penstock": ours},
+        {"messages": SAID, **UPSTREAMS, "penstock": ours},
+        {"messages": SAID, "parameters": UPSTREAMS, **ours},
+        with_options(
+            {"messages": SAID, **UPSTREAMS}, option_headers((f"x-penstock-{n}", v) for n, v in ours.items())
+        ),
+    ):
+        request = parse(body, value).request()
+        assert request.parameters == UPSTREAMS
+        assert (request.priority, request.order, request.retry) == (Priority.LOW, "deadline", "patient")
+        assert request.off_peak
+        assert request.cache is not None
+        assert request.cache.mode is Mode.OFF
+
+
+def test_headers_hold_options_as_json_or_text_and_the_body_takes_precedence() -> None:
+    headers = [("X-Penstock-Expires-In", "10m"), ("x-penstock-store", "false"), ("accept", "x")]
+    headers += [("x-penstock-metadata", '{"a": 1}'), ("x-penstock-priority", "high")]
+    value = with_options({**HELLO, "penstock": {"priority": "low"}}, option_headers(headers))
+    request = parse(TaskBody, value).request()
+    assert (request.expires_in, request.store, request.metadata) == (600, False, {"a": "1"})
+    assert request.priority is Priority.LOW
+    assert refusal_of(TaskBody, with_options(HELLO, {"colour": "red"})).param == "penstock.colour"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (rb'"cut \ud83d"', "cut \ufffd"),
+        (rb'"\udE00 cut"', "\ufffd cut"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud83d \ud83d"', "\\ud83d \ufffd"),
+        (rb'"\\\ud83dx"', "\\\ufffdx"),
+        (b'"\xed\xa0\xbd\xed\xb8\x80"', "\U0001f600"),
+        (b'"a\xed\xa0\xbd"', "a\ufffd"),
+        (b'\xef\xbb\xbf"marked"', "marked"),
+    ],
+)
+def test_half_an_emoji_becomes_the_replacement_character(raw: bytes, text: str) -> None:
+    assert parse_json(raw) == text
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=12))
+def test_any_text_that_python_can_write_is_read(text: str) -> None:
+    """json.dumps escapes halves of surrogate pairs; whatever else stands there stays as it is."""
+    expected = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    assert parse_json(json.dumps(text).encode()) == expected
 
 
 BAD_BATCHES: list[tuple[Any, str | None, str, str]] = [
@@ -181,7 +302,6 @@ def test_a_refusal_never_repeats_a_prompt() -> None:
         b'{"a": NaN}',
         b'{"a": 1}}',
         b"\xff",
-        b'"\\ud800"',
         b"[" * 5000,
         b'{"prompt": "\xff"}',
     ],

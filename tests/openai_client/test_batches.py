@@ -13,7 +13,7 @@ from sqlalchemy import update
 from app.platform.database import Database
 from app.tasks.store import tables
 from app.tasks.store.tables import task
-from tests.openai_client.world import FAST, ONE, SECOND, World, ask
+from tests.openai_client.world import FAST, ONE, RECORDED, SECOND, World, ask
 from tests.stack import wait_until
 
 ENDS = ("completed", "failed", "expired", "cancelled")
@@ -117,7 +117,7 @@ def test_two_batches_over_one_file_are_two(client: openai.OpenAI) -> None:
         ({**line("b"), "url": "/v1/embeddings"}, "invalid_value"),
         ({**line("b"), "method": "GET"}, "invalid_value"),
         ({"method": "POST", "url": "/v1/chat/completions", "body": {}}, "missing_field"),
-        (line("b", messages=[]), "invalid_value"),
+        ({**line("b"), "custom_id": 1.5}, "invalid_type"),
     ],
 )
 def test_a_bad_line_fails_the_batch_by_its_number(client: openai.OpenAI, bad: Any, code: str) -> None:
@@ -125,6 +125,45 @@ def test_a_bad_line_fails_the_batch_by_its_number(client: openai.OpenAI, bad: An
     assert (done.status, problems(done)) == ("failed", [(code, 3)])
     assert (counts(done), done.output_file_id, done.error_file_id) == ((0, 0, 0), None, None)
     assert done.failed_at
+
+
+def test_a_wrong_request_is_refused_alone(client: openai.OpenAI) -> None:
+    wrong = [
+        line("empty", messages=[]),
+        line("text", max_tokens="4096"),
+        line("kind", temperature="hot"),
+        line("metadata", metadata={"a": {}}),
+        line("priority", priority=0),
+        line("policy", retry="nobody"),
+        line("callback", callback_url="ftp://x"),
+    ]
+    done = run(client, line("a"), *wrong, line("z"))
+    assert (done.status, counts(done)) == ("completed", (9, 2, 7))
+    refused = read(client, done.error_file_id)
+    assert [row["custom_id"] for row in refused] == [each["custom_id"] for each in wrong]
+    assert {row["response"]["status_code"] for row in refused} == {400}
+    messages = [row["response"]["body"]["error"]["message"] for row in refused]
+    assert messages[0].startswith("body.messages: must hold at least 1")
+    assert messages[1].startswith("body.max_tokens: must be a positive integer")
+
+
+def test_lines_as_people_write_them_run(client: openai.OpenAI, world: World) -> None:
+    body = {"model": RECORDED, "messages": ask("x"), "max_tokens": 4096.0, "metadata": {"row": 17}}
+    world.recorder.bodies.clear()
+    done = run(
+        client,
+        {"custom_id": 17, "body": {**body, "max_tokens": -1}},
+        {"custom_id": "wide\u3000space", "method": "post", "url": "/chat/completions", "body": body},
+        {"custom_id": "host", "url": "https://api.openai.com/v1/chat/completions/", "body": body},
+        rb'{"custom_id": "half", "method": null, "body": {"model": "recorded", '
+        rb'"messages": [{"role": "user", "content": "cut \ud83d"}], "priority": 0, "penstock": {"priority": "low"}}}',
+    )
+    assert (done.status, counts(done)) == ("completed", (4, 4, 0))
+    names = [row["custom_id"] for row in read(client, done.output_file_id)]
+    assert names == ["17", "wide\u3000space", "host", "half"]
+    sent = {orjson.dumps(each).decode() for each in world.recorder.bodies}
+    assert sum('"max_tokens":4096,' in each + "," for each in sent) >= 1
+    assert any("cut \ufffd" in each and '"priority":0' in each for each in sent)
 
 
 def test_every_bad_line_is_told(client: openai.OpenAI) -> None:

@@ -137,6 +137,12 @@ def test_nothing_hides_in_a_message(message: dict[str, object]) -> None:
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}},
         {"type": "file", "file": {"file_id": "file_1"}},
         {"type": "text", "text": f"![a picture](data:image/png;base64,{DATA})"},
+        {"type": "text", "text": f"a letter: data:text/plain;charset=utf-8;base64,{DATA}"},
+        {"type": "text", "text": f"a font: DATA:font/woff2;BASE64,{DATA}"},
+        {"type": "text", "text": f'a table: data:application/vnd.ms-excel;name="a b.xls";base64,{DATA}'},
+        {"type": "text", "text": f"no type: data:;base64,{DATA}"},
+        {"type": "image_url", "image_url": {"url": DATA}},
+        {"type": "image", "image": DATA},
     ],
 )
 def test_an_image_or_a_file_counts_a_fixed_figure_however_long_its_data_is(part: dict[str, object]) -> None:

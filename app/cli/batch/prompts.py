@@ -15,6 +15,7 @@ import orjson
 
 from app.cli.batch.text_file import TextFile
 from app.cli.failure import CommandFailure, Exit
+from app.submission.bodies import OPTIONS
 
 Row = tuple[int, dict[str, str]]  # its number (the header is row 1) and its cells by column
 
@@ -110,17 +111,8 @@ Request = dict[str, Any]
 KINDS = ("jsonl", "csv", "tsv", "txt")
 TABLES = ("csv", "tsv")
 _OURS = (
-    "model",
-    "messages",
-    "callback_url",
-    "expires_in",
-    "metadata",
-    "priority",
-    "retry",
-    "run_at",
-    "cache",
-    "store",
-)
+    frozenset({"model", "messages", "parameters", "penstock"}) | OPTIONS
+)  # as /v1/chat/completions reads a body
 _FIELD = re.compile(r"{([^{}]+)}")
 _BY_NAME = {
     ".jsonl": "jsonl",
@@ -250,9 +242,9 @@ def from_openai(line: Mapping[str, Any]) -> Request:
     """Convert a line of OpenAI's Batch API. Body fields that are not Penstock's go to the upstream."""
     body = line["body"]
     request = {name: body[name] for name in _OURS if name in body}
-    parameters = {name: value for name, value in body.items() if name not in _OURS}
-    if parameters:
-        request["parameters"] = parameters
+    beside = {name: value for name, value in body.items() if name not in _OURS}
+    if beside:
+        request["parameters"] = {**(body.get("parameters") or {}), **beside}
     if line.get("custom_id") is not None:
         request["custom_id"] = line["custom_id"]
     return request

@@ -26,7 +26,7 @@ DEFAULT_ANSWER = 512  # tokens reserved upstream for an answer whose length the 
 OPEN_ANSWER = 4096
 # Tokens of an image, a recording or a file. An image of 1024 x 1024 is 765 tokens at OpenAI (platform.openai.com,
 # images and vision, high detail), about 1,400 at Anthropic (docs.anthropic.com, vision: width x height / 750).
-PER_MEDIA = 1000
+PER_MEDIA = 1000  # unless configured otherwise
 LARGEST = 2**31 - 1  # tokens of one request: what the column of the estimate takes
 LENGTHS = ("max_tokens", "max_completion_tokens")  # limits of one answer
 CHOICES = ("n", "best_of")  # how many answers are made
@@ -34,7 +34,7 @@ CHOICES = ("n", "best_of")  # how many answers are made
 # Radicals to unified ideographs with kana and hangul between, compatibility forms, full-width forms, planes 2-3.
 _CJK = re.compile("[⺀-鿿ꀀ-꓏가-힯豈-﫿＀-￯\U00020000-\U0003ffff]+")
 _DATA_URL = re.compile(
-    r"data:(?:image|audio|video|application)/[\w.+-]{1,100}(?:;[\w=.+%-]{1,100}){0,4};base64,"
+    r"data:(?:[\w.+-]{1,100}/[\w.+-]{1,100})?(?:;\s?[\w=.+% \"-]{1,100}){0,4};base64,", re.IGNORECASE
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 _BASE64_LINES = re.compile(r"[A-Za-z0-9+/_\-\r\n]*={0,2}\s*")
@@ -42,7 +42,7 @@ _MEDIA = frozenset(
     {"image_url", "input_image", "image", "video_url", "video", "audio_url", "input_audio", "audio", "file"}
     | {"input_file", "file_url", "source", "inline_data"}
 )
-_RAW = frozenset({"data", "file_data", "b64_json"})  # base64 without a scheme before it
+_RAW = frozenset({"data", "file_data", "b64_json", "url"})  # base64 without a scheme before it
 _PLAIN = frozenset({"role", "content", "type", "text", "name"})  # names of fields that every message has
 # What steers an answer and is no part of its prompt, as long as it is a number, a flag or a word.
 _SETTINGS = frozenset(
@@ -79,20 +79,26 @@ def text_tokens(text: str) -> float:
 
 
 def estimate(
-    messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any], open_answer: int = DEFAULT_ANSWER
+    messages: Sequence[Mapping[str, Any]],
+    parameters: Mapping[str, Any],
+    open_answer: int = DEFAULT_ANSWER,
+    per_media: int = PER_MEDIA,
 ) -> int:
     """Tokens of prompt and answers together, at least 1: what a call reserves in the token buckets.
 
-    `open_answer`: tokens of an answer whose length the request leaves open.
+    `open_answer`: tokens of an answer whose length the request leaves open; `per_media`: of an image or a file.
     """
     answers = choices(parameters) * (answer_limit(parameters) or open_answer)
-    return max(1, prompt_tokens(messages, parameters) + answers)
+    return max(1, prompt_tokens(messages, parameters, per_media) + answers)
 
 
-def prompt_tokens(messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> int:
+def prompt_tokens(
+    messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any], per_media: int = PER_MEDIA
+) -> int:
     """Tokens of the prompt alone, by the rule of thumb: of everything that is not a known setting."""
     rest = {name: value for name, value in parameters.items() if not _is_setting(name, value)}
-    return math.ceil(sum(map(_message_tokens, messages)) + (_tokens_in(rest) if rest else 0.0))
+    said = sum(_message_tokens(message, per_media) for message in messages)
+    return math.ceil(said + (_tokens_in(rest, per_media) if rest else 0.0))
 
 
 def asked_for(parameters: Mapping[str, Any]) -> int:
@@ -128,28 +134,28 @@ def _is_setting(name: str, value: Any) -> bool:
     return name in _SETTINGS and short
 
 
-def _message_tokens(message: Mapping[str, Any]) -> float:
+def _message_tokens(message: Mapping[str, Any], per_media: int) -> float:
     """Tokens of one message; most are a role and a text, and need no search."""
     role, content = message.get("role"), message.get("content")
-    if len(message) == 2 and isinstance(role, str) and isinstance(content, str) and ";base64," not in content:
-        return text_tokens(role) + text_tokens(content)
-    return _tokens_in(message)
+    if len(message) == 2 and isinstance(role, str) and isinstance(content, str):
+        return text_tokens(role) + _text_with_data(content, per_media)
+    return _tokens_in(message, per_media)
 
 
-def _tokens_in(value: Any) -> float:
+def _tokens_in(value: Any, per_media: int) -> float:
     """Tokens of all that stands inside a JSON value; the data of an image or a file counts as such."""
     total, left = 0.0, [value]
     while left:
         item = left.pop()
         if isinstance(item, str):
-            total += _text_with_data(item) if ";base64," in item else text_tokens(item)
+            total += _text_with_data(item, per_media)
         elif isinstance(item, Mapping):
             total += sum(text_tokens(name) for name in item if name not in _PLAIN)
             for name, part in item.items():
                 if _is_raw_data(name, part):
-                    total += PER_MEDIA
+                    total += per_media
                 else:
-                    total += PER_MEDIA * _is_remote(name, part)
+                    total += per_media * _is_remote(name, part)
                     left.append(part)
         elif isinstance(item, Sequence):
             left.extend(item)
@@ -158,13 +164,15 @@ def _tokens_in(value: Any) -> float:
     return total
 
 
-def _text_with_data(text: str) -> float:
-    """Tokens of a text in which data URLs of media stand: the text around them, and `PER_MEDIA` for each."""
+def _text_with_data(text: str, per_media: int) -> float:
+    """Tokens of a text; data URLs in it count `per_media` each, whatever their length."""
+    if "64," not in text:
+        return text_tokens(text)
     total, place = 0.0, 0
     for found in _DATA_URL.finditer(text):
         if found.start() < place:
             continue
-        total += text_tokens(text[place : found.start()]) + PER_MEDIA
+        total += text_tokens(text[place : found.start()]) + per_media
         end = _BASE64.match(text, found.end())
         place = end.end() if end else found.end()
     return total + text_tokens(text[place:])
@@ -172,7 +180,7 @@ def _text_with_data(text: str) -> float:
 
 def _is_raw_data(name: str, value: Any) -> bool:
     return (
-        name in _RAW
+        (name in _RAW or name in _MEDIA)
         and isinstance(value, str)
         and len(value) > _WORD
         and _BASE64_LINES.fullmatch(value) is not None

@@ -13,7 +13,7 @@ from app.platform.domain.errors import Invalid
 # Reads JSON; raises ValueError for what is none. The very parser that will read a stored result again.
 Parse = Callable[[bytes], Any]
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _SPACING = b" \t\r\n"
 # Stand-ins, so that every quote left bounds a string: JSON holds no such bytes itself.
 _ESCAPES = ((b"\\\\", b"\x00"), (b'\\"', b"\x01"))
@@ -44,7 +44,7 @@ def read_json(body: bytes, parse: Parse) -> tuple[Any, str]:
     What parsers are strict about and upstreams are not is put right, since it was paid for: a byte order mark, NaN
     and infinities (null), half a surrogate pair and broken UTF-8 (U+FFFD), raw control characters in strings.
     """
-    body = body.strip().removeprefix(_BOM).strip()
+    body = body.strip().removeprefix(BOM).strip()
     try:
         return parse(body), compact(body.decode())
     except ValueError:
@@ -84,6 +84,26 @@ def _null(_name: str) -> None:
 def _finite(digits: str) -> float | None:
     number = float(digits)
     return number if math.isfinite(number) else None
+
+
+# An escaped character, a whole pair of surrogates, half of one; and halves written as bytes, which UTF-8 has not.
+_ESCAPED = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+_HALF_BYTES = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+")
+
+
+def whole_characters(raw: bytes) -> bytes:
+    """JSON with U+FFFD for half surrogate pairs, such as an emoji that was cut in two. Nothing else changes."""
+    mended = _HALF_BYTES.sub(_joined, raw)
+    return _ESCAPED.sub(lambda found: b"\\ufffd" if found[1] else found[0], mended)
+
+
+def _joined(found: re.Match[bytes]) -> bytes:
+    """Halves that make a pair become its character (CESU-8 has it so)."""
+    text = found[0].decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
+    return text.decode("utf-16-le", "replace").encode()
 
 
 MOST_BLANK = 1_000_000  # lines
@@ -133,7 +153,7 @@ class _Reader:
             return
         line = b"".join(self._begun).strip()
         if self._number == 1:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         if line:
             yield self._number, line
         self._begun, self._size, self._number = [], 0, self._number + 1
