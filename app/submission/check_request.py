@@ -67,8 +67,6 @@ class SubmissionRules:
     """What the configuration says about submissions."""
 
     models: frozenset[str]
-    per_media: int = PER_MEDIA  # tokens of an image or a file
-    aliases: Mapping[str, str] = field(default_factory=dict)  # to models
     default_model: str | None = None
     policies: frozenset[str] = frozenset({"default"})  # names of retry policies
     targets: TargetRules = field(default_factory=TargetRules)
@@ -80,6 +78,8 @@ class SubmissionRules:
         default_factory=dict
     )  # seconds after which the configured text may answer, by model
     windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
+    aliases: Mapping[str, str] = field(default_factory=dict)  # to models
+    per_media: int = PER_MEDIA  # tokens of an image or a file
 
 
 @dataclass(frozen=True, slots=True)
