@@ -29,7 +29,7 @@ from app.api.request_ids import install_following, install_request_ids
 from app.api.responses import install_compression, install_cors, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import EstimateViews, UsageViews
-from app.api.warming import WarmViews
+from app.api.warming import CacheViews, WarmViews
 from app.composition.api import (
     Dependencies,
     OpenAiUseCases,
@@ -43,6 +43,7 @@ from app.pacing.ports import NoExplanation
 from app.platform.ports import NoTracer
 from app.reporting.meters import ServiceFigures
 from app.reporting.read_service import ReadServiceStatus
+from app.reporting.read_usage import ReadUsage
 from app.reporting.watch_alerts import AlertLoop
 from app.settings.price_lists import peak_calendar
 from app.submission.submission_rules import ceiling_of, longest_of, rules_of
@@ -147,6 +148,9 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
             peak_calendar(parts.settings),
             parts.clock,
             limits.max_task_body,
+        ).operations(),
+        *CacheViews(
+            ReadUsage(parts.database), parts.answers, parts.settings.cache, callers, parts.clock
         ).operations(),
         *UsageViews(parts.database, callers, parts.clock).operations(),
         *EstimateViews(parts.database, callers).operations(),

@@ -121,8 +121,10 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
 
 PATH = "/v1/chat/completions"
 DEPLOYMENT = "penstock.deployment"  # in the WSGI environment: the model that an Azure path names
+CACHE_HEADER = "x-penstock-cache"  # where an answer came from
 _ABOUT = (
-    "The call waits in its queue and returns the upstream's response; `x-penstock-task` names its task. With `stream` "
+    "The call waits in its queue and returns the upstream's response; `x-penstock-task` names its task, "
+    "`x-penstock-cache` says whether it came from the cache: `hit`, `stale`, `coalesced` or `miss`. With `stream` "
     "it returns server-sent events: comments while queued, then the upstream's chunks. `Prefer: respond-async, "
     "wait=N` returns 202 and a task after N seconds. Five seconds before the client's timeout the response is 408: "
     "when OpenAI clients send the request again, they continue with the same task. If the client hangs up, a "
@@ -245,10 +247,18 @@ def _ended(outcome: ChatOutcome) -> Response:
         failure = failure_of(row)
         status = failure.status
         body = envelope(failure.message, type_=failure.type, code=failure.code)
-    headers = {TASK_HEADER: row.id, "Content-Length": str(len(body))}
+    headers = {TASK_HEADER: row.id, CACHE_HEADER: _cache_state(outcome), "Content-Length": str(len(body))}
     if status != 200:
         headers[SHOULD_RETRY] = "false"  # the retry policy is exhausted
     return Response(_sent(body, outcome), status, headers, content_type="application/json")
+
+
+def _cache_state(outcome: ChatOutcome) -> str:
+    """Where an answer came from, as the cache header says it."""
+    row = outcome.row
+    if row.cached:
+        return "stale" if row.degraded else "hit"
+    return "coalesced" if row.coalesced else "miss"
 
 
 def _sent(body: bytes, outcome: ChatOutcome) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from app.platform.ports import Clock
 
 _MAX_ANSWERS = 10_000  # however small
 _STAMP_EVERY = 1.0  # seconds between checks that no answer was replaced
+_USES_EVERY = 10.0  # seconds between records of uses in the store
 _OVERHEAD = 1_000  # bytes of memory per answer, besides its text
 
 
@@ -37,17 +39,24 @@ class LocalAnswers:
         self._lock = threading.Lock()
         self._stamp: str | None = None
         self._trusted_until = 0.0
+        self._uses: Counter[str] = (
+            Counter()
+        )  # of answers cached here, since they were last recorded in the store
+        self._uses_due = 0.0
         self._drops = 0  # how often all was dropped: answers read before the last drop are not cached
         self._known: TLRUCache[str, _Remembered] = TLRUCache(
             most_bytes, ttu=lambda _key, value, _now: value.until, timer=clock.monotonic, getsizeof=self._size
         )
 
-    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
-        """The answers cached here or in the store, by key."""
+    def look(self, keys: Collection[str], *, stale: bool = False) -> Mapping[str, CachedAnswer]:
+        """The answers cached here or in the store, by key; stale ones are only in the store."""
+        if stale:
+            return self._inner.look(keys, stale=True)
         self._check()
         with self._lock:
             drops = self._drops
             found = {key: known.answer for key in keys if (known := self._known.get(key)) is not None}
+            self._uses.update(found.keys())
         missing = [key for key in keys if key not in found]
         if missing:
             kept = self._inner.look(missing)
@@ -68,6 +77,22 @@ class LocalAnswers:
         """The stamp of the store."""
         return self._inner.stamp()
 
+    def count_uses(self, uses: Mapping[str, int]) -> None:
+        """Record uses in the store."""
+        self._inner.count_uses(uses)
+
+    def count(self) -> int | None:
+        """How many answers the store holds."""
+        return self._inner.count()
+
+    def clear(self, scope: str | None) -> int | None:
+        """Clear the store, and drop everything here."""
+        removed = self._inner.clear(scope)
+        with self._lock:
+            self._known.clear()
+            self._drops += 1
+        return removed
+
     def close(self) -> None:
         """Drop everything, and close the store."""
         with self._lock:
@@ -80,12 +105,23 @@ class LocalAnswers:
             if now < self._trusted_until:
                 return
             self._trusted_until = now + _STAMP_EVERY  # other threads need not check meanwhile
+            uses = self._take_uses(now)
+        if uses:
+            self._inner.count_uses(uses)
         stamp = self._inner.stamp()
         with self._lock:
             if stamp is None or stamp != self._stamp:
                 self._known.clear()
                 self._drops += 1
             self._stamp = stamp
+
+    def _take_uses(self, now: float) -> Mapping[str, int]:
+        """The uses to be recorded now, every few seconds. Under the lock."""
+        if now < self._uses_due:
+            return {}
+        self._uses_due = now + _USES_EVERY
+        uses, self._uses = self._uses, Counter()
+        return uses
 
     def _remember(self, key: str, answer: CachedAnswer, seconds: float, drops: int) -> None:
         """`drops`: its value before the answer was read."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
+from app.caching.domain.answer import AnswerCache, CachedAnswer, Fallback, NoAnswers
 from app.caching.store import coalesce_join
 from app.caching.store.coalesce_join import JoiningTask, JoinResult, admit, answer_new
 from app.platform.database import Database
@@ -29,16 +29,22 @@ class UseCache:
 
     answers: AnswerCache = field(default_factory=NoAnswers)
     coalesce: bool = False
-
-    def draft(self, row: NewTask) -> NewTask:
-        """The row, without the cache if its content may not be stored: it is neither kept nor shared."""
-        return row if row.stored else replace(row, cache_key=None, cache_look=False, cache_seconds=None)
+    fallbacks: Mapping[str, Fallback] = field(default_factory=dict)  # by model
 
     def find(self, row: NewTask) -> CachedAnswer | None:
         """The cached answer for a task that may run now. Never raises."""
         if row.hold != Hold.NONE or row.cache_key is None or not row.cache_look:
             return None
         return self.answers.look([row.cache_key]).get(row.cache_key)
+
+    def fall_back(self, row: NewTask, now: float) -> CachedAnswer | None:
+        """What answers a task whose model nothing can serve now, if it allows that. Never raises."""
+        fallback = self.fallbacks.get(row.model)
+        if row.hold != Hold.NONE or row.degrade_at is None or fallback is None:
+            return None
+        key = row.cache_key if row.cache_look else None
+        cached = self.answers.look([key], stale=True).get(key) if key is not None else None
+        return fallback.answer(row.id, row.model, cached, now)
 
     def join(
         self, conn: Connection, rows: Sequence[NewTask], found: Mapping[str, CachedAnswer]

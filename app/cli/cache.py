@@ -1,4 +1,4 @@
-"""`penstock cache`: fills the cache with likely prompts."""
+"""`penstock cache`: hit rates, clearing, filling it with likely prompts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,64 @@ import orjson
 
 from app.cli.failure import CommandFailure, Exit
 from app.cli.remote import Remote, with_remote
+from app.cli.tables import new_table, print_tables
 
 
-@click.group("cache", short_help="fill the cache with likely prompts")
+@click.group("cache", short_help="show, clear or fill the cache")
 def group() -> None:
-    """Fill the cache with prompts that are likely to come.
+    """Show the cache's hit rates, clear it, or fill it with prompts that are likely to come.
 
     \b
-    penstock cache warm prompts.txt --budget 0.50
+    penstock cache stats
+    penstock cache clear --client team-a
     penstock cache warm --top 20 --at 02:00 --budget 1
     """
+
+
+@group.command("stats")
+@click.option("--client", help="Only this client's.")
+@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Days to add up.")
+@click.option("--json", "as_json", is_flag=True, help="Print the raw JSON response.")
+@with_remote
+def stats(remote: Remote, client: str | None, days: int, as_json: bool) -> None:
+    """Show what the cache holds and its hit rates by client and model.
+
+    \b
+    penstock cache stats --days 30
+    """
+    report = remote.get("/v1/cache", client=client, days=days)
+    if as_json:
+        click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+        return
+    if not report["enabled"]:
+        click.echo("The cache is off: set enabled = true in [cache].")
+    elif report["entries"] is not None:
+        bound = f"{report['max_entries']:,} at most, {report['eviction']} makes room"
+        click.echo(f"{report['entries']:,} answers ({bound}); used by default: {report['usage']}")
+    shown = new_table("client", "model", "tasks", "cache hits", "hit rate", "coalesced", "saved")
+    for row in report["data"]:
+        saved = f"{row['saved']} {row['currency']}" if row["currency"] else "-"
+        counts = (f"{row['cache_hits']:,}", f"{row['hit_rate']:.1%}", f"{row['coalesced']:,}")
+        shown.add_row(row["client"], row["model"], f"{row['tasks']:,}", *counts, saved)
+    print_tables(shown)
+
+
+@group.command("clear")
+@click.option(
+    "--client", help="Only this client's answers [default: all; without administrator rights, yours]."
+)
+@with_remote
+def clear(remote: Remote, client: str | None) -> None:
+    """Remove cached answers. Nothing else is changed; the next request of each kind calls the upstream.
+
+    To invalidate one model's answers, change its `version` in the configuration instead.
+
+    \b
+    penstock cache clear
+    penstock cache clear --client team-a
+    """
+    done = remote.post("/v1/cache/clear", {} if client is None else {"client": client})
+    click.echo(f"Removed {done['removed']:,} cached answers")
 
 
 @group.command("warm")

@@ -30,7 +30,7 @@ from app.submission.retry_tasks import RetryTask, RetryTasks
 from app.submission.steer_batch import SteerBatch
 from app.submission.store_file import StoreFile
 from app.submission.stream_chat import StreamChat
-from app.submission.submission_rules import admission_of, ceiling_of, rules_of
+from app.submission.submission_rules import admission_of, ceiling_of, fallbacks_of, rules_of
 from app.submission.submit_batch import EstimateBatch, SubmitBatch
 from app.submission.submit_task import SubmitTask
 from app.submission.take_in_file import TakeInFile
@@ -145,7 +145,11 @@ def build_use_cases(parts: Dependencies) -> UseCases:
             rules,
             clock,
             admission,
-            UseCache(parts.answers, coalesce=settings.cache.enabled and settings.cache.coalesce),
+            UseCache(
+                parts.answers,
+                coalesce=settings.cache.enabled and settings.cache.coalesce,
+                fallbacks=fallbacks_of(settings),
+            ),
             parts.explain,
             parts.meters,
             tracer,

@@ -194,10 +194,17 @@ class Container:
             return NoAnswers()
         database = self.database  # with it begins encryption, where that is configured
         if url is None:
-            return DatabaseAnswers(database, self.clock)
-        longest, broker = cache.longest_ttl, self.settings.redis_url
+            return DatabaseAnswers(
+                database, self.clock, eviction=cache.eviction, stale_seconds=self.settings.longest_stale
+            )
         return RedisAnswers(
-            url, self.clock, entries=cache.entries, longest_seconds=longest, broker_url=broker
+            url,
+            self.clock,
+            entries=cache.entries,
+            longest_seconds=cache.longest_ttl,
+            eviction=cache.eviction,
+            stale_seconds=self.settings.longest_stale,
+            broker_url=self.settings.redis_url,
         )
 
     @cached_property

@@ -38,7 +38,7 @@ from app.settings.price_lists import windows_of
 from app.submission.admit import Admission
 from app.submission.create_file_batch import RunIntakes
 from app.submission.hold_connections import HoldConnections
-from app.submission.submission_rules import admission_of, rules_of
+from app.submission.submission_rules import admission_of, fallbacks_of, rules_of
 from app.submission.take_in_file import TakeInFile
 from app.upstreams.key_tests import UpstreamTests
 
@@ -107,8 +107,15 @@ class LeaderProcess:
         audit = ChainAudit(database, clock, settings.access.audit_retention)
         budgets = SettleBudgets(database, publisher, admission, clock)
         retention = KeepRetention(database, clock, settings.storage)
-        texts = {m.name: m.degraded.text for m in settings.models if m.degraded is not None}
-        degraded = GiveDegraded(database, publisher, clock, texts, parts.callback_notifier.notify)
+        degraded = GiveDegraded(
+            database,
+            publisher,
+            clock,
+            fallbacks_of(settings),
+            parts.callback_notifier.notify,
+            answers=parts.shared_answers,
+            down=lambda: self.why.down,
+        )
         late = ExpireUnreachable(database, publisher, clock, parts.topology, lambda: self.why.lists)
         off_peak = ScheduleOffPeak(database, publisher, clock, windows_of(settings), self.why.pace_of)
         each = EACH_ROUND
@@ -121,7 +128,9 @@ class LeaderProcess:
             PeriodicJob("callbacks", each, CallbackFeeder(database, parts.callback_notifier, clock).tick),
             PeriodicJob("clean up", 60.0, CleanUp(database, clock).tick),
             PeriodicJob("usage", 30.0, partial(roll_up_usage, database)),
-            PeriodicJob("cache", 30.0, partial(bound_cache, database, clock, settings.cache.entries)),
+            PeriodicJob(
+                "cache", 30.0, partial(bound_cache, database, clock, settings.cache, settings.longest_stale)
+            ),
             PeriodicJob("abandoned calls", each, AbandonCalls(database, publisher, clock).tick),
             PeriodicJob("files", 60.0, CleanFiles(database, clock).tick),
             PeriodicJob("intakes", each, self.intakes.tick),

@@ -17,6 +17,7 @@ from app.caching.store import database_answers
 from app.platform.background_loop import MORE
 from app.platform.database import Database
 from app.platform.ports import Clock
+from app.settings.cost_models import CacheSettings
 from app.settings.models import StorageSettings
 from app.submission.admit import Admission
 from app.submission.store_file import drop_file
@@ -122,10 +123,17 @@ def roll_up_usage(database: Database) -> None:
     _drain(lambda: database.write(lambda conn: usage.fold_usage(conn, 2_000)), 2_000, 20)
 
 
-def bound_cache(database: Database, clock: Clock, entries: int) -> None:
+def bound_cache(database: Database, clock: Clock, cache: CacheSettings, stale_seconds: float) -> None:
     """Delete cached answers that are too old, or beyond `entries`; 20 transactions of 2,000 at most."""
-    now = clock.now()
-    _drain(lambda: database.write(lambda conn: database_answers.bound(conn, entries, now, 2_000)), 1, 20)
+    step = partial(
+        database_answers.bound,
+        most=cache.entries,
+        now=clock.now(),
+        limit=2_000,
+        eviction=cache.eviction,
+        stale_seconds=stale_seconds,
+    )
+    _drain(lambda: database.write(step), 1, 20)
 
 
 class ChainAudit:

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from app.pacing.domain.plan import Release, Snapshot, Wait
+from app.pacing.domain.route_availability import down_models
 from app.pacing.domain.throughput import ReleaseRates, capacities, expected_paces
 from app.pacing.domain.why import binding_of, in_words
 from app.settings.domain.routing import QuotaState, Topology
@@ -35,6 +36,7 @@ class PublishWaitReasons:
     lists: tuple[tuple[str, int], ...] = ()  # queue and step of those with tasks waiting
     expected: Mapping[tuple[str, int], float] = field(default_factory=dict)
     capacities: Mapping[str, float] = field(default_factory=dict)
+    down: tuple[str, ...] = ()  # models that nothing can serve until an upstream recovers
     _due: float = 0.0
     _pacing: Lock = field(default_factory=Lock)  # guards `paces`
 
@@ -55,6 +57,7 @@ class PublishWaitReasons:
             return
         self._due = now + EVERY
         self.lists = tuple((one.queue, one.step) for one in seen.waiting)
+        self.down = down_models(topology, quotas, seen.suspensions.keys)
         self.capacities = capacities(topology, quotas, seen.speeds)
         self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
@@ -62,6 +65,7 @@ class PublishWaitReasons:
             {
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": self.capacities,
+                "down": self.down,
                 "lines": {f"{queue}|{step}": self._likely(queue, step, now) for queue, step in self.lists},
                 "dispatcher": {"at": now, **more()},
             }

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Row,
     Select,
     Text,
-    Update,
     bindparam,
-    case,
-    false,
-    func,
     null,
     select,
     text,
-    true,
     tuple_,
     update,
 )
 
-from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
-from app.billing.store.usage import write_usage
+from app.caching.domain.answer import CachedAnswer
+from app.caching.store.coalescing_keys import ReusedAnswer, reuse_answers
 from app.execution.store.attempts import write_lost
 from app.platform.dialects import ROWS, encode, recordset
-from app.platform.domain.money import NO_SUM
 from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import LockedBatches, lock_batches, lock_tasks
 from app.tasks.store.progress import EndedTask, record_progress
-from app.tasks.store.tables import DEGRADABLE, FED, QUEUED, RUNNING, task, task_content
+from app.tasks.store.tables import DEGRADABLE, FED, QUEUED, RUNNING, task
 from app.tasks.store.transitions import RequeueReason, finish, requeue
 
 MOST_LOSSES = 3  # a task that lost so many workers is not retried
@@ -142,40 +135,41 @@ def _releases() -> Select[Any]:
 
 _DUE = (
     select(task.c.id, task.c.batch_id)
-    .where(text(DEGRADABLE), task.c.degrade_at <= bindparam("now"))
+    .where(
+        text(DEGRADABLE),
+        (task.c.degrade_at <= bindparam("now"))
+        | (
+            task.c.model.in_(bindparam("models", expanding=True))
+            & ((task.c.hold == Hold.NONE) | (task.c.attempts > 0))  # not one that is scheduled for later
+        ),
+    )
     .order_by(task.c.degrade_at)
     .limit(bindparam("most"))
 )
-_RESULT = (
-    update(task_content).where(task_content.c.seq == bindparam("number")).values(result=bindparam("json"))
-)
+
+
+Fallbacks = Callable[[Sequence[Row[Any]]], Mapping[str, CachedAnswer]]
+"""What answers these tasks, by id. Those left out have no answer any more and wait on."""
 
 
 def degrade(
-    conn: Connection, now: float, limit: int, answer: Callable[[str, str], str | None]
+    conn: Connection, now: float, limit: int, answers: Fallbacks, down: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """End up to `limit` tasks. Returns their ids, and the callbacks that now wait.
+    """End up to `limit` tasks that have waited long enough, those of models that are `down` at once.
 
-    `answer` gives a result as JSON text for a task's id and model; None: its model has none any more, and it waits on.
+    Returns their ids, and the callbacks that now wait.
     """
-    found = conn.execute(_DUE, {"now": now, "most": limit}).all()
+    found = conn.execute(_DUE, {"now": now, "models": list(down), "most": limit}).all()
     if not found:
         return [], []
     batches = lock_batches(conn, (row.batch_id for row in found))
     rows = [row for row in lock_tasks(conn, (row.id for row in found)).values() if _waits(row)]
-    results = {row.seq: answer(row.id, row.model) for row in rows}
-    given = [row for row in rows if results[row.seq] is not None]
-    _forget(conn, [row for row in rows if results[row.seq] is None])
-    if not given:
-        return [], []
-    conn.execute(_statement(), {ROWS: encode({"seq": row.seq} for row in given), "at": now})
-    conn.execute(_RESULT, [{"number": row.seq, "json": results[row.seq]} for row in given])
-    write_usage(
-        conn,
-        (UsageEntry(Heading(day_of(now), row.client_id, row.model), UsageFigures(tasks=1)) for row in given),
-    )
-    told = record_progress(conn, batches, [EndedTask.of(row, Status.SUCCEEDED, now) for row in given])
-    return [row.id for row in given], [event for events in told.values() for event in events]
+    given = answers(rows)
+    _forget(conn, [row for row in rows if row.id not in given])
+    reused = [ReusedAnswer(row, given[row.id], now, cached=True) for row in rows if row.id in given]
+    reuse_answers(conn, reused)
+    told = record_progress(conn, batches, [EndedTask.of(one.row, Status.SUCCEEDED, now) for one in reused])
+    return [one.row.id for one in reused], [event for events in told.values() for event in events]
 
 
 def _waits(row: Row[Any]) -> bool:
@@ -186,25 +180,3 @@ def _forget(conn: Connection, rows: Sequence[Row[Any]]) -> None:
     """Do not check tasks again whose model has no such text any more."""
     for row in rows:
         conn.execute(update(task).where(task.c.seq == row.seq).values(degrade_at=null()))
-
-
-@cache
-def _statement() -> Update:
-    """The cost of its earlier calls stays."""
-    wanted = recordset(seq=BigInteger())
-    cost = case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0))
-    return (
-        update(task)
-        .where(task.c.seq == wanted.c.seq)
-        .values(
-            status=Status.SUCCEEDED,
-            finished_at=bindparam("at"),
-            degraded=true(),
-            cached=false(),
-            simulated=false(),
-            cost_picos=cost,
-            prompt_tokens=0,
-            completion_tokens=0,
-            fed_at=null(),
-        )
-    )

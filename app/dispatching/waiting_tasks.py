@@ -5,13 +5,13 @@ All run in the leader's reconciler thread, one after the other. All raise Databa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
+from app.caching.domain.answer import AnswerCache, CachedAnswer, Fallback, NoAnswers
 from app.dispatching.store import degrade
 from app.pacing.domain.throughput import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines
@@ -27,27 +27,6 @@ from app.tasks.domain.attempt import TaskFailure
 from app.tasks.domain.task import Status
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import off_peak, transitions
-
-
-def degraded_completion(task_id: str, model: str, text: str, at: float) -> dict[str, Any]:
-    """A chat completion of this text; `degraded` says that no model answered. `at`: Unix seconds."""
-    return {
-        "id": f"chatcmpl-{task_id.removeprefix('task_')}",
-        "object": "chat.completion",
-        "created": int(at),
-        "model": model,
-        "degraded": True,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-    }
-
 
 SEEN = 5_000  # tasks of a queue that are checked: those behind come forward
 _UNREACHABLE_AT_ONCE = 1_000  # ended in one transaction
@@ -170,42 +149,61 @@ _DEGRADED_AT_ONCE = 500  # tasks ended in one transaction
 
 
 class GiveDegraded:
-    """Answers tasks that allow it by their model's configured text, once they have waited as long as configured."""
+    """Answers tasks that allow it by their model's fallback, once they have waited as long as configured.
+
+    While nothing can serve a model, by the leader's own knowledge, at once.
+    """
 
     def __init__(
         self,
         database: Database,
         publisher: BacklogPublisher,
         clock: Clock,
-        texts: Mapping[str, str],
+        fallbacks: Mapping[str, Fallback],
         notify: Callable[[Sequence[str]], object] = lambda _callbacks: None,
+        *,
+        answers: AnswerCache | None = None,
+        down: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`texts` by model; `notify` wakes the callback workers."""
+        """`fallbacks` by model; `notify` wakes the callback workers; `answers`: where stale answers are.
+
+        `down` returns the models that nothing can serve.
+        """
         self._database = database
         self._publisher = publisher
         self._clock = clock
-        self._texts = texts
+        self._fallbacks = fallbacks
         self._notify = notify
+        self._cache = answers or NoAnswers()
+        self._down = down
 
     def tick(self) -> int:
         """Answer one page. Returns how many."""
-        if not self._texts:
+        if not self._fallbacks:
             return 0
-        now = self._clock.now()
+        now, down = self._clock.now(), [model for model in self._down() if model in self._fallbacks]
 
-        def answer(task_id: str, model: str) -> str | None:
-            text = self._texts.get(model)
-            if text is None:
-                return None
-            return orjson.dumps(degraded_completion(task_id, model, text, now)).decode()
+        def answers(rows: Sequence[Row[Any]]) -> dict[str, CachedAnswer]:
+            keys = {row.cache_key for row in rows if row.cache_key is not None and row.cache_look}
+            cached = self._cache.look(keys, stale=True) if keys else {}
+            found = {row.id: self._answer(row, cached, now) for row in rows}
+            return {name: answer for name, answer in found.items() if answer is not None}
 
-        ended, callbacks = self._database.write(lambda conn: degrade(conn, now, _DEGRADED_AT_ONCE, answer))
+        ended, callbacks = self._database.write(
+            lambda conn: degrade(conn, now, _DEGRADED_AT_ONCE, answers, down)
+        )
         if ended:
             self._publisher.forget(ended)
             self._publisher.announce(ended)
         if callbacks:
             self._notify(callbacks)
         return len(ended)
+
+    def _answer(self, row: Row[Any], cached: Mapping[str, CachedAnswer], now: float) -> CachedAnswer | None:
+        fallback = self._fallbacks.get(row.model)
+        if fallback is None:
+            return None
+        return fallback.answer(row.id, row.model, cached.get(row.cache_key or ""), now)
 
 
 _OFF_PEAK_AT_ONCE = 2_000  # rows moved in one transaction

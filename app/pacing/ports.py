@@ -104,6 +104,9 @@ class Explain(Protocol):
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
         """What a new task would meet; None if unknown. Never raises, never takes long."""
 
+    def is_down(self, model: str) -> bool:
+        """Whether nothing can serve a model until an upstream recovers. Never raises, never takes long."""
+
     def explain(self, task: Queued) -> Explanation:
         """Explain one task. Never raises, never takes long: what is unknown stays None."""
 
@@ -114,6 +117,10 @@ class NoExplanation:
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:  # noqa: ARG002
         """Nothing."""
         return None
+
+    def is_down(self, model: str) -> bool:  # noqa: ARG002
+        """False."""
+        return False
 
     def explain(self, task: Queued) -> Explanation:  # noqa: ARG002
         """An empty explanation."""

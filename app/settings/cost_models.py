@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -87,17 +87,28 @@ class PriceSettings(DatedPriceSettings):
         return self
 
 
+_LONG_LIVED = {"eviction": "lfu", "ttl": 30 * _DAY, "longest_ttl": 30 * _DAY, "entries": 100_000}
+
+
 class CacheSettings(Section):
     """[cache]: answers kept to be given again. In the server at CACHE_URL, else in the database."""
 
-    # Whether there is one at all. Requests say whether they use it; at temperature 0 they do by themselves.
+    # Whether there is one at all.
     enabled: bool = True
+    # "default", or "long_lived": for 30 days, the least frequently used evicted first, 100,000 entries. What is set
+    # below takes precedence.
+    preset: Literal["default", "long_lived"] = "default"
+    # Which requests use it: "request": those that ask for it and those at temperature 0; "always": all but those that
+    # opt out; "off": none. [[model]] cache and a client's `cache` limit add to it: off wins, then always.
+    usage: Literal["request", "always", "off"] = "request"
     # Seconds an answer is kept, where a request does not say.
     ttl: Annotated[float, Field(ge=1)] = _DAY
     # Seconds it is kept at most, whatever a request says.
     longest_ttl: Annotated[float, Field(ge=1)] = 7 * _DAY
-    # Maximum number of entries; beyond it the least recently used are evicted.
+    # Maximum number of entries; beyond it some are evicted ...
     entries: Count = 100_000
+    # ... the least recently used ("lru") or the least frequently used ("lfu").
+    eviction: Literal["lru", "lfu"] = "lru"
     # Maximum size of an entry in bytes; larger responses are not cached.
     most_bytes: Count = MIB
     # Seconds an API process remembers an answer by itself, without asking where it is kept; 0: it does not.
@@ -108,6 +119,12 @@ class CacheSettings(Section):
     shared: bool = False
     # Whether identical tasks in flight share one upstream call.
     coalesce: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, given: Any) -> Any:
+        long_lived = isinstance(given, dict) and given.get("preset") == "long_lived"
+        return {**_LONG_LIVED, **given} if long_lived else given
 
     @model_validator(mode="after")
     def _longest_is_not_below(self) -> Self:

@@ -57,6 +57,9 @@ class StorageSettings(Section):
 
     # Seconds after its end until a task is deleted with its prompt and result; clients may have their own retention.
     retention: _KEPT = 30 * DAY
+    # Whether prompts and results are kept where neither the request nor its client's `store` limit says so. If false,
+    # they are erased once the result has been delivered.
+    store: bool = True
     # Seconds after its end until a task with `store: false` is erased; earlier once its callback is delivered.
     unstored: Annotated[float, Field(ge=0, le=30 * DAY)] = 3600.0
     # Where the key is that encrypts prompts and results in the database: "env:NAME", "file:PATH" or
@@ -228,6 +231,8 @@ class ModelSettings(HasTiers):
     retry: str = "default"
     # Cache version. Change it to invalidate all cached answers of this model.
     version: str = ""
+    # Which of its requests use the cache, see [cache] usage: "request", "always" or "off"; left out: as set there.
+    cache: Literal["request", "always", "off"] | None = None
     # The most tokens that it answers where a request sets no limit: what budgets reserve for it. Left out: 4,096.
     max_output_tokens: Count | None = None
 
@@ -368,6 +373,11 @@ class Settings(Section):
         """The keys that any worker may call by: all but those of upstreams bound to their region."""
         bound = {upstream.name for upstream in self.upstreams if upstream.bound}
         return tuple(key.name for key in self.keys if key.upstream not in bound)
+
+    @property
+    def longest_stale(self) -> float:
+        """Seconds beyond its lifetime for which some model may still give a cached answer."""
+        return max((m.degraded.stale_if_error for m in self.models if m.degraded is not None), default=0.0)
 
     @field_validator("retry")
     @classmethod

@@ -127,10 +127,21 @@ class TierSettings(Section):
 class DegradedSettings(Section):
     """model.degraded: what stands behind the last tier."""
 
-    # What is answered, marked as degraded, without any upstream call.
-    text: Annotated[str, Field(min_length=1, max_length=4000)]
-    # Seconds that a task must have waited for its tiers before.
+    # What is answered, marked as degraded, without any upstream call; left out: only stale answers are given.
+    text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    # Seconds beyond its lifetime for which a cached answer to the same request is given instead of the text; 0: none.
+    stale_if_error: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
+    # Seconds that a task must have waited for its tiers before. While every tier is known to be down (open circuit
+    # breakers, disabled keys), the answer comes at once.
     after: Annotated[float, Field(ge=1, le=30 * 86400)] = 30.0
+    # Whether tasks get it that do not say allow_degraded; those that say false never do.
+    always: bool = False
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> Self:
+        if self.text is None and not self.stale_if_error:
+            raise config_error("has no answer", 'write text = "...", or stale_if_error = SECONDS')
+        return self
 
 
 class HasTiers(Section):
@@ -147,7 +158,8 @@ class HasTiers(Section):
     # The same in the long form, for tiers with conditions: [[model.tier]].
     tier: Annotated[tuple[TierSettings, ...], FromList] = ()
     # Behind the last tier: { text = "the system is busy, please try later", after = 30 } answers tasks that allow it
-    # (allow_degraded) once they have waited so many seconds. Left out: they wait on.
+    # (allow_degraded, or always = true here) once they have waited so many seconds, or at once while all tiers are
+    # known to be down. Left out: they wait on.
     degraded: DegradedSettings | None = None
     # How calls are spread over the keys of a tier: in turn by weight, to the key with fewest calls in flight
     # for its weight, or to the one that answered fastest lately.

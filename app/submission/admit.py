@@ -27,7 +27,6 @@ from app.pacing.domain.tokens import DEFAULT_ANSWER, LARGEST, OPEN_ANSWER, answe
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
 from app.platform.ports import Clock
-from app.submission.domain.request import Order
 from app.tasks.domain.task import Hold
 from app.tasks.store.submissions import NewTask
 
@@ -126,22 +125,20 @@ class Admission:
         self._places = places
         self._ceiling = ceiling
 
-    def draft(self, row: NewTask, store: bool | None = None, order: Order | None = "arrival") -> NewTask:
+    def limits_of(self, client_id: str) -> ClientLimits:
+        """A client's limits, with its defaults. Raises DatabaseUnreachable."""
+        return self._limits.of(client_id)
+
+    def draft(self, row: NewTask) -> NewTask:
         """Apply policies, and note what the task may use of its client's budget.
 
-        `store`: whether its content is kept; `order`: its order in the client's queue; None: the client's default. If
-        the client prefers waiting to a refusal, the rows of its batches wait for the budget from the start.
+        If the client prefers waiting to a refusal, the rows of its batches wait for the budget from the start.
 
         Raises Forbidden, OverBudget, DatabaseUnreachable.
         """
         if self._policies.decisive:
             self._check_policy(row)
         limits = self._limits.of(row.client_id)
-        stored = limits.store if store is None else store
-        if stored != row.stored:
-            row = replace(row, stored=stored)
-        if order is None and limits.order == "deadline":
-            row = replace(row, due=row.expires_at)
         if not limits.has_budget:
             return row
         tokens = self._max_budget_tokens(row)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
+from app.access.domain.caller import NO_LIMITS
 from app.billing.domain.budget import Spent
 from app.pacing.ports import Explain
 from app.platform.background_loop import PipelinedWriter
@@ -115,10 +116,11 @@ class BatchIntake:
         """Check the next request and keep its task. Raises Invalid, and what admission refuses."""
         place = replace(self._first, index=self.total)
         self._checks.check(request.custom_id, place.custom_id_param)
-        row = draft_task(request, self._client_id, self._rules, self._now, place)
+        limits = NO_LIMITS if self._admission is None else self._admission.limits_of(self._client_id)
+        row = draft_task(request, self._client_id, self._rules, self._now, place, limits)
         row.trace = self._trace
         if self._admission is not None:
-            row = self._admission.draft(row, request.store, request.order or place.options.order)
+            row = self._admission.draft(row)
             self._reserved += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
         if self._explain is not None:
             estimate_start(row, self._explain, self._now)

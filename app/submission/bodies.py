@@ -501,7 +501,7 @@ class BatchOptions(Body):
     run_at: Instant | None = Field(None, description="Not before this instant; for requests without one.")
     window: Window | None = Field(None, description=_WINDOW)
     order: OrderName | None = Field(None, description=_ORDER)
-    allow_degraded: bool = Field(False, description=_DEGRADED)
+    allow_degraded: bool | None = Field(None, description=_DEGRADED)
     metadata: Metadata | None = Field(None, description="Your own data, kept with the batch.")
     retry: Name | None = Field(None, description="The retry policy of requests without one.")
 

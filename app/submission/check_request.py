@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from app.access.domain.caller import NO_LIMITS, ClientLimits
 from app.billing.domain.calendar import Windows, latest_start
-from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUse, use_of
+from app.caching.domain.answer import Fallback
+from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUsage, CacheUse, combined, use_of
 from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, PER_MEDIA, answer_limit, asked_for, estimate, prompt_tokens
 from app.pacing.ports import Explain
@@ -74,9 +76,9 @@ class SubmissionRules:
     versions: Mapping[str, str] = field(default_factory=dict)  # cache versions, by model
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
     regions: Mapping[str, str] = field(default_factory=dict)  # of clients
-    degraded: Mapping[str, float] = field(
-        default_factory=dict
-    )  # seconds after which the configured text may answer, by model
+    cache_usage: Mapping[str, CacheUsage] = field(default_factory=dict)  # by model, where it differs
+    fallbacks: Mapping[str, Fallback] = field(default_factory=dict)  # what may answer instead, by model
+    store: bool = True  # whether content is kept where neither request nor client decides
     windows: Mapping[str, Windows] = field(default_factory=dict)  # busy hours, by model
     aliases: Mapping[str, str] = field(default_factory=dict)  # to models
     per_media: int = PER_MEDIA  # tokens of an image or a file
@@ -104,11 +106,17 @@ class Place:
 
 
 def draft_task(
-    request: TaskRequest, client_id: str, rules: SubmissionRules, now: float, place: Place | None = None
+    request: TaskRequest,
+    client_id: str,
+    rules: SubmissionRules,
+    now: float,
+    place: Place | None = None,
+    limits: ClientLimits = NO_LIMITS,
 ) -> NewTask:
     """Check a request and make its row, without storing it.
 
-    `now` is Unix seconds. Raises Invalid that names the field, in a batch as `requests[3].model`.
+    `now` is Unix seconds; `limits`: the client's, which decide what the request leaves open. Raises Invalid
+    that names the field, in a batch as `requests[3].model`.
     """
     within = place.within if place else ""
     options = place.options if place else BatchRequest()
@@ -121,7 +129,14 @@ def draft_task(
     hold = _hold(place, available_at > now, off_peak=off_peak)
     step = (request.priority or options.priority or Priority.NORMAL).step
     body = {"messages": request.messages, **request.parameters}
-    use = _cache_use(request, body, client_id, model, rules, within)
+    stored = _first(request.store, limits.store, rules.store)
+    cache = replace(rules.cache, usage=_cache_usage(model, rules, limits))
+    use = (
+        _cache_use(request, body, client_id, model, replace(rules, cache=cache), within)
+        if stored
+        else NO_CACHE
+    )
+    order = request.order or options.order or limits.order
     return NewTask(
         id=new_id("task", now),
         client_id=client_id,
@@ -133,15 +148,16 @@ def draft_task(
         created_at=now,
         available_at=available_at,
         expires_at=expires_at,
-        due=expires_at if (request.order or options.order) == "deadline" else NOT_DUE,
+        due=expires_at if order == "deadline" else NOT_DUE,
         hold=hold,
         fed_at=now if hold is Hold.NONE else None,  # published as soon as it is stored
         off_peak=off_peak,
-        degrade_at=_degrade_at(request, model, available_at, rules, options),
+        degrade_at=_degrade_at(request, rules.fallbacks.get(model), available_at, options, limits),
         batch_id=place.batch_id if place else None,
         batch_index=place.index if place else None,
         custom_id=request.custom_id,
         stream=request.stream,
+        stored=stored,
         prefix=prefix_of(client_id, model, request.messages),
         facts=judge_conditions(
             rules.conditions.get(model, ()),
@@ -171,7 +187,7 @@ def _cache_use(
     within: str,
 ) -> CacheUse:
     """How a request uses the cache. A stream neither uses a cached answer nor leaves one."""
-    if request.stream or request.store is False:
+    if request.stream:
         return NO_CACHE
     version = rules.versions.get(model, "")
     try:
@@ -197,12 +213,27 @@ def _off_peak_from(model: str, now: float, expires_at: float, rules: SubmissionR
 
 
 def _degrade_at(
-    request: TaskRequest, model: str, available_at: float, rules: SubmissionRules, options: BatchRequest
+    request: TaskRequest,
+    fallback: Fallback | None,
+    available_at: float,
+    options: BatchRequest,
+    limits: ClientLimits,
 ) -> float | None:
-    """When the model's configured text may answer; None: never."""
-    allowed = options.allow_degraded if request.allow_degraded is None else request.allow_degraded
-    after = rules.degraded.get(model)
-    return available_at + after if allowed and after is not None else None
+    """When the model's fallback may answer; None: never."""
+    if fallback is None:
+        return None
+    allowed = _first(request.allow_degraded, options.allow_degraded, limits.allow_degraded, fallback.always)
+    return available_at + fallback.after if allowed else None
+
+
+def _first(*decisions: bool | None) -> bool:
+    """The first that was decided."""
+    return next((bool(decision) for decision in decisions if decision is not None), False)
+
+
+def _cache_usage(model: str, rules: SubmissionRules, limits: ClientLimits) -> CacheUsage:
+    own = CacheUsage(limits.cache) if limits.cache is not None else None
+    return combined(rules.cache_usage.get(model, rules.cache.usage), own)
 
 
 def _hold(place: Place | None, later: bool, *, off_peak: bool) -> Hold:

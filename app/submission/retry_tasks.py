@@ -59,7 +59,7 @@ class RetryTask:
     def _admit(self, conn: Connection, rows: Sequence[NewTask]) -> Sequence[NewTask]:
         if self._admission is None:
             return rows
-        drafted = [self._admission.draft(row, row.stored) for row in rows]
+        drafted = [self._admission.draft(row) for row in rows]
         decided = self._admission.take(conn, drafted)
         admitted: list[NewTask] = []
         for row in drafted:

@@ -109,7 +109,7 @@ class SteerBatch:
     def _admit(self, conn: Connection, rows: Sequence[NewTask]) -> Sequence[NewTask]:
         if self._admission is None or not rows:
             return rows
-        drafted = [self._admission.draft(row, row.stored) for row in rows]
+        drafted = [self._admission.draft(row) for row in rows]
         wanted = Spent()
         for row in drafted:
             wanted += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)

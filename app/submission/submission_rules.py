@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.access.manage_policies import PolicyBook
-from app.caching.domain.caching import CacheRules, model_version
+from app.caching.domain.answer import Fallback
+from app.caching.domain.caching import CacheRules, CacheUsage, model_version
 from app.platform.database import Database
 from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import KeyRing
@@ -21,7 +22,7 @@ from app.submission.check_request import SubmissionRules, conditions_of
 def cache_rules(settings: Settings) -> CacheRules:
     """The configured cache rules."""
     cache = settings.cache
-    return CacheRules(cache.enabled, cache.ttl, cache.longest_ttl, cache.shared)
+    return CacheRules(cache.enabled, cache.ttl, cache.longest_ttl, cache.shared, CacheUsage(cache.usage))
 
 
 def model_versions(settings: Settings) -> Mapping[str, str]:
@@ -33,6 +34,17 @@ def model_versions(settings: Settings) -> Mapping[str, str]:
             configured.get(name, ""),
         )
         for name, tiers in build_topology(settings).models.items()
+    }
+
+
+def fallbacks_of(settings: Settings) -> dict[str, Fallback]:
+    """What may answer tasks whose tiers cannot, by model."""
+    return {
+        m.name: Fallback(
+            m.degraded.text, m.degraded.after, m.degraded.stale_if_error, always=m.degraded.always
+        )
+        for m in settings.models
+        if m.degraded is not None
     }
 
 
@@ -50,7 +62,9 @@ def rules_of(settings: Settings) -> SubmissionRules:
         versions=model_versions(settings),
         conditions=conditions_of(settings),
         regions=settings.regions,
-        degraded={m.name: m.degraded.after for m in settings.models if m.degraded is not None},
+        store=settings.storage.store,
+        cache_usage={m.name: CacheUsage(m.cache) for m in settings.models if m.cache is not None},
+        fallbacks=fallbacks_of(settings),
         windows=windows_of(settings),
     )
 

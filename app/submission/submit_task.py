@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
+from app.access.domain.caller import NO_LIMITS
 from app.caching.domain.answer import CachedAnswer
 from app.caching.store.coalesce_join import JoinResult
 from app.caching.use_cache import UseCache, publish_join
@@ -96,7 +97,7 @@ class SubmitTask:
         """Accept a task. `task_id`: its id, if given; `call`: the request that will wait for it.
 
         1. Check it and apply policies: nothing is stored that could not run (`draft_task`, `Admission.draft`).
-        2. Look for a cached answer.
+        2. Look for a cached answer; for a model that nothing can serve now, for its fallback, if the task allows it.
         3. Store it, together with the submissions that arrived meanwhile, and commit (`_commit`). The first of
            identical tasks looks for an answer again: an earlier one may have ended since 2.
         4. Publish the ids of all that were stored (`_publish`). What Redis cannot take now waits for the feeder.
@@ -104,28 +105,29 @@ class SubmitTask:
         Raises Invalid (also for a key reused with another payload), what admission refuses, DatabaseUnreachable.
         """
         now = self._clock.now()
-        row = draft_task(request, client_id, self._rules, now)
+        limits = NO_LIMITS if self._admission is None else self._admission.limits_of(client_id)
+        row = draft_task(request, client_id, self._rules, now, limits=limits)
         if task_id is not None:
             row = replace(row, id=task_id)
         with self._tracer.span("submit", client=client_id, model=row.model) as span:
             if span.traceparent is not None:
                 row = replace(row, trace=span.traceparent)
-            submitted = self._submit(row, request, repeat, call, now)
+            submitted = self._submit(row, repeat, call, now)
             span.tell(task=submitted.task_id, repeated=submitted.row is None)
         return submitted
 
     def _submit(
         self,
         row: NewTask,
-        request: TaskRequest,
         repeat: IdempotencyKey | None,
         call: WaitingCall | None,
         now: float,
     ) -> Submitted:
         if self._admission is not None:
-            row = self._admission.draft(row, request.store, request.order)
-        row = self._cache.draft(row)
+            row = self._admission.draft(row)
         answer = self._cache.find(row)
+        if answer is None and row.degrade_at is not None and self._explain.is_down(row.model):
+            answer = self._cache.fall_back(row, now)
         if answer is None:
             estimate_start(row, self._explain, now)
         stored = self._commits.submit(_Submission(row, repeat, call, answer))

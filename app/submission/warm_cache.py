@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
-from app.caching.domain.caching import CacheParams, Mode
+from app.caching.domain.caching import CacheParams, Mode, cache_key
 from app.pacing.domain.tokens import LARGEST, OPEN_ANSWER, estimate
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
@@ -31,19 +32,27 @@ class FrequentRequest:
 
 
 def most_asked(conn: Connection, client_id: str, since: float, limit: int) -> list[FrequentRequest]:
-    """The requests of a client's own scope that came at least twice since an instant, the most frequent first.
+    """The requests of a client that came at least twice since an instant, the most frequent first, whether or not they
+    used the cache.
 
-    Requests whose content was erased are omitted.
+    Looks at the newest 10,000. Requests whose content was erased are omitted, and those of the shared scope.
     """
-    count = func.count().label("times")
     mine = (task.c.client_id == client_id) & (task.c.created_at >= since)
-    own = task.c.cache_key.startswith(f"client:{client_id}:", autoescape=True)
-    keys = select(func.max(task.c.seq).label("last"), count).where(mine, own).group_by(task.c.cache_key)
-    often = keys.having(count > 1).order_by(count.desc(), func.max(task.c.seq).desc()).limit(limit).subquery()
-    found = select(task.c.model, task_content.c.request, often.c.times)
-    found = found.join(often, often.c.last == task.c.seq).join(task_content, task_content.c.seq == task.c.seq)
-    rows = conn.execute(found.order_by(often.c.times.desc(), task.c.seq.desc()))
-    return [FrequentRequest(row.model, row.request, row.times) for row in rows if row.request]
+    own = task.c.cache_key.is_(None) | task.c.cache_key.startswith(f"client:{client_id}:", autoescape=True)
+    rows = select(task.c.model, task_content.c.request).join(task_content, task_content.c.seq == task.c.seq)
+    newest = rows.where(mine, own).order_by(task.c.seq.desc()).limit(_NEWEST)
+    times: Counter[str] = Counter()
+    found: dict[str, tuple[str, str]] = {}
+    for row in conn.execute(newest):
+        if row.request:
+            key = cache_key("", row.model, "", orjson.loads(row.request))
+            times[key] += 1
+            found.setdefault(key, (row.model, row.request))
+    often = [(key, count) for key, count in times.most_common(limit) if count > 1]
+    return [FrequentRequest(*found[key], count) for key, count in often]
+
+
+_NEWEST = 10_000
 
 
 SINCE_SECONDS = 7 * 86400.0  # how far back to look for frequent prompts
@@ -116,7 +125,8 @@ class WarmCache:
         most = self._ceiling(model, tokens, self._clock.now())
         if most is None:
             raise Invalid(
-                f"the price of {model!r} is unknown, so no budget can be held; ask the administrator to configure it",
+                f"the price of {model!r} is unknown, so no budget can be held; the administrator can add a [[price]] "
+                'for its upstream and model to the configuration (miss = "0", output = "0" for a model of your own)',
                 param="model",
                 code="price_unknown",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from app.caching.domain.answer import Fallback
 from app.dispatching.waiting_tasks import GiveDegraded
 from app.tasks.store.tables import task
 from tests.api.world import MODEL, Client, World
@@ -33,7 +34,7 @@ def test_a_chat_call_is_answered_by_the_marked_text(world: World, alice: Client)
     first = alice.post("/v1/chat/completions", body, **headers)
     assert first.status_code == 202, first.data
     world.parts.clock.ahead += 60
-    GiveDegraded(world.database, world.publisher, world.parts.clock, {MODEL: "busy"}).tick()
+    GiveDegraded(world.database, world.publisher, world.parts.clock, {MODEL: Fallback("busy")}).tick()
     shown = alice.get(f"/v1/tasks/{first.json['id']}").json  # type: ignore[index]
     assert (shown["status"], shown["degraded"], shown["cost"]["micros"]) == ("succeeded", True, 0)  # type: ignore[index]
     answer = alice.post("/v1/chat/completions", body, **headers).json

@@ -54,6 +54,22 @@ def test_the_most_frequent_prompts_of_a_client_are_its_own(priced: World, dora: 
     assert len(done["task_ids"]) == 2
 
 
+def test_prompts_that_never_used_the_cache_count_too(priced: World) -> None:
+    client = priced.client()
+    for times, body in ((3, {}), (2, {"parameters": {"temperature": 0}}), (1, {"cache": {"mode": "off"}})):
+        for _ in range(times):
+            client.submit("asked six times in three ways" if "cache" not in body else "once", **body)
+    done = warm(client, top=20, budget="100").json
+    assert len(done["task_ids"]) == 2  # at temperature 0 it is another request
+    shown = client.task(done["task_ids"][0])
+    assert shown["priority"] == "low"
+
+
+def test_without_a_price_the_refusal_says_what_to_add(dora: Client) -> None:
+    refused = warm(dora, requests=[{"prompt": "x", "model": "org/other.model"}], budget="1").json
+    assert "[[price]]" in refused["error"]["message"]
+
+
 def test_it_may_be_asked_for_later(dora: Client) -> None:
     done = warm(dora, requests=prompts("later"), budget="1", run_at=4_000_000_000)
     assert done.status_code == 400

@@ -1,5 +1,6 @@
 """What is kept is given again, to its key alone, for its time alone, within bounds; what fails keeps nothing."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer, read, write
+from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers, read, write
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers, bound, cache_entry
 from app.caching.store.redis_answers import RedisAnswers
@@ -131,24 +132,23 @@ def test_in_the_database_a_use_is_noted_now_and_then(database: Database, clock: 
     kept.close()
 
 
-class Counting:
+class Counting(NoAnswers):
     """A place that counts how often it is asked."""
 
     def __init__(self) -> None:
         self.kept: dict[str, CachedAnswer] = {}
         self.asked: list[str] = []
+        self.uses: Counter[str] = Counter()
 
-    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
+    def look(self, keys: Collection[str], *, stale: bool = False) -> Mapping[str, CachedAnswer]:
         self.asked.extend(keys)
         return {key: self.kept[key] for key in keys if key in self.kept}
 
     def keep(self, key: str, answer: CachedAnswer, seconds: float) -> None:
         self.kept[key] = answer
 
-    def stamp(self) -> str:
-        return ""
-
-    def close(self) -> None: ...
+    def count_uses(self, uses: Mapping[str, int]) -> None:
+        self.uses.update(uses)
 
 
 def test_a_process_asks_once_in_five_minutes_for_what_is_there(clock: MovableClock) -> None:

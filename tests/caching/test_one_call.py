@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.answer import CachedAnswer, NoAnswers
 from app.caching.domain.caching import CacheParams, CacheRules, Mode
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.use_cache import JoinIdentical, UseCache
@@ -51,13 +51,13 @@ class Published:
     def wake(self) -> None: ...
 
 
-class Slow:
+class Slow(NoAnswers):
     """An answer cache; between its first answer and whoever asked, something happens."""
 
     def __init__(self, inner: DatabaseAnswers) -> None:
         self.inner, self.meanwhile = inner, NOBODY
 
-    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
+    def look(self, keys: Collection[str], *, stale: bool = False) -> Mapping[str, CachedAnswer]:
         found = self.inner.look(keys)
         meanwhile, self.meanwhile = self.meanwhile, NOBODY
         meanwhile()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
+from app.caching.domain.answer import CachedAnswer, Fallback
+from app.caching.store.database_answers import DatabaseAnswers
 from app.dispatching.store import degrade
 from app.dispatching.waiting_tasks import GiveDegraded
 from app.platform.database import Database
@@ -23,10 +27,14 @@ def degradable(name: str, **changes: object) -> NewTask:
     return new_task(name, **{"degrade_at": NOW + 30, **changes})
 
 
-def chore(database: Database, texts: dict[str, str] | None = None) -> tuple[GiveDegraded, Announcing, Clock]:
+def chore(
+    database: Database, model: str = "deepseek-flash", *, down: tuple[str, ...] = (), **more: Any
+) -> tuple[GiveDegraded, Announcing, Clock]:
     publisher, clock = Announcing(), Clock(NOW + 30)
-    given = {"deepseek-flash": TEXT} if texts is None else texts
-    return GiveDegraded(database, publisher, clock, given), publisher, clock
+    fallbacks = {model: Fallback(**{"text": TEXT, **more})}
+    answers = DatabaseAnswers(database, clock, stale_seconds=100)
+    giving = GiveDegraded(database, publisher, clock, fallbacks, answers=answers, down=lambda: down)
+    return giving, publisher, clock
 
 
 def test_who_allows_it_and_has_waited_is_answered_by_the_text_at_no_cost(database: Database) -> None:
@@ -55,10 +63,10 @@ def test_who_allows_it_and_has_waited_is_answered_by_the_text_at_no_cost(databas
 
 def test_a_model_whose_text_was_taken_out_lets_its_tasks_wait_on(database: Database) -> None:
     add(database, degradable("a"))
-    giving, _, _ = chore(database, {"other": TEXT})
+    giving, _, _ = chore(database, "other")
     assert giving.tick() == 0
     assert row_of(database, "task_a").status == Status.QUEUED
-    assert database.write(lambda conn: degrade(conn, NOW + 99, 10, lambda *_: "{}")) == ([], [])
+    assert database.write(lambda conn: degrade(conn, NOW + 99, 10, lambda _rows: {})) == ([], [])
 
 
 def test_the_time_of_a_pause_of_its_batch_is_not_waiting(database: Database) -> None:
@@ -84,3 +92,39 @@ def test_a_batch_counts_them_as_completed_and_its_wait_begins_with_its_place(dat
     batch = database.read(lambda conn: get_batch(conn, None, "batch_1"))
     assert batch is not None
     assert (batch.completed, row_of(database, ids[1]).hold) == (1, Hold.NONE)
+
+
+def test_while_nothing_can_serve_a_model_its_tasks_are_answered_at_once(database: Database) -> None:
+    add(database, degradable("waits", degrade_at=NOW + 999), new_task("never"))
+    add(database, degradable("scheduled", hold=Hold.UNTIL, available_at=NOW + 500, degrade_at=NOW + 999))
+    giving, publisher, _ = chore(database, down=("deepseek-flash",))
+    assert giving.tick() == 1
+    assert publisher.announced == ["task_waits"]
+    elsewhere, _, _ = chore(database, down=("another",))
+    add(database, degradable("served", degrade_at=NOW + 999))
+    assert elsewhere.tick() == 0
+
+
+def test_a_stale_cached_answer_is_preferred_to_the_text(database: Database) -> None:
+    stale = CachedAnswer('{"choices":[]}')
+    for name in ("recent", "ancient"):
+        add(database, degradable(name, cache_key=f"client:alice:{name}", cache_look=True))
+    giving, _, clock = chore(database, stale_seconds=50.0)
+    clock.at = NOW - 90
+    giving._cache.keep("client:alice:ancient", stale, 10)  # expires 110 s before
+    clock.at = NOW - 5
+    giving._cache.keep("client:alice:recent", stale, 10)
+    clock.at = NOW + 30
+    assert giving.tick() == 2
+    rows = {n: database.read(lambda c, n=n: get_task(c, "alice", f"task_{n}")) for n in ("recent", "ancient")}
+    shown = {n: (row.degraded, row.cached, row.coalesced, row.cost_picos) for n, row in rows.items() if row}
+    assert shown == {"recent": (True, True, False, 0), "ancient": (True, False, False, 0)}
+    assert rows["recent"] is not None
+    assert rows["recent"].result == stale.result
+
+
+def test_without_a_text_what_is_not_cached_waits_on(database: Database) -> None:
+    add(database, degradable("a"))
+    giving, _, _ = chore(database, text=None, stale_seconds=50.0)
+    assert giving.tick() == 0
+    assert row_of(database, "task_a").status == Status.QUEUED

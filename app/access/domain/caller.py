@@ -28,7 +28,9 @@ class ClientLimits:
     currency: str | None = None  # of both, such as USD
     over_budget: Literal["refuse", "wait"] = "refuse"
     order: Literal["arrival", "deadline"] = "arrival"  # the order of requests that do not choose one
-    store: bool = True  # for requests that do not choose; False: content is erased once delivered
+    store: bool | None = None  # for requests that do not choose; False: content is erased once delivered
+    cache: Literal["request", "always", "off"] | None = None  # which of its requests use the cache
+    allow_degraded: bool | None = None  # for requests that do not choose
     retention_seconds: float | None = None  # from a task's end; None: the service's own
 
     @property
@@ -94,8 +96,11 @@ def _check_rest(values: dict[str, Any]) -> None:
         raise ValueError("over_budget: must be refuse or wait")
     if values.get("order", "arrival") not in ("arrival", "deadline"):
         raise ValueError("order: must be arrival or deadline")
-    if type(values.get("store", True)) is not bool:
-        raise ValueError("store: must be true or false")
+    for name in ("store", "allow_degraded"):
+        if values.get(name) is not None and type(values[name]) is not bool:
+            raise ValueError(f"{name}: must be true or false")
+    if values.get("cache") not in (None, "request", "always", "off"):
+        raise ValueError("cache: must be request, always or off")
     kept = values.get("retention_seconds")
     if kept is not None and (
         isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= MOST_RETENTION

@@ -48,6 +48,22 @@ class Mode(StrEnum):
     OFF = "off"
 
 
+class CacheUsage(StrEnum):
+    """Which requests use the cache, by the operator's decision for a client, a model or the service."""
+
+    REQUEST = "request"  # those that ask for it, and those at temperature 0
+    ALWAYS = "always"  # all but those that opt out
+    OFF = "off"  # none, whatever they ask for
+
+
+def combined(*decisions: CacheUsage | None) -> CacheUsage:
+    """What holds where several were decided (None: undecided): off wins, then always."""
+    known = {decision for decision in decisions if decision is not None}
+    return next(
+        (usage for usage in (CacheUsage.OFF, CacheUsage.ALWAYS) if usage in known), CacheUsage.REQUEST
+    )
+
+
 class CacheScope(StrEnum):
     """With whom answers are shared."""
 
@@ -72,6 +88,7 @@ class CacheRules:
     ttl: float = DEFAULT_TTL  # seconds, unless the request sets it
     longest_ttl: float = 7 * DAY
     shared: bool = False  # whether requests may use the shared scope
+    usage: CacheUsage = CacheUsage.REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +119,15 @@ def use_of(
 ) -> CacheUse:
     """Decide how a request uses the cache. `body` is sent upstream, without `model`.
 
-    Without a `cache` field, the cache is used only at temperature 0. Raises Invalid for a scope that the operator does
-    not allow.
+    Without a `cache` field, the cache is used at temperature 0, or always if `rules` say so. Raises Invalid for a scope
+    that the operator does not allow.
     """
-    mode = _mode(params, body)
+    mode = _mode(params, rules.usage, body)
     if mode is Mode.OFF:
         return NO_CACHE
     scope = _scope(params, rules, client_id)
     ttl = _ttl(params, rules)
-    if not rules.enabled:
+    if not rules.enabled or rules.usage is CacheUsage.OFF:
         return NO_CACHE
     key = cache_key(scope, model, version, body)
     return CacheUse(
@@ -120,9 +137,11 @@ def use_of(
     )
 
 
-def _mode(params: CacheParams | None, body: Mapping[str, Any]) -> Mode:
+def _mode(params: CacheParams | None, usage: CacheUsage, body: Mapping[str, Any]) -> Mode:
     if params is not None:
         return params.mode or Mode.WRITE
+    if usage is CacheUsage.ALWAYS:
+        return Mode.WRITE
     temperature = body.get("temperature")
     cold = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
     return Mode.WRITE if cold else Mode.OFF

@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.answer import CachedAnswer, FallbackKind
 from app.caching.domain.coalescing import Participant
 from app.platform.dialects import ROWS, encode, hold_numbers, recordset
 from app.platform.domain.money import NO_SUM
@@ -151,12 +151,12 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tok
 
 @dataclass(frozen=True, slots=True)
 class ReusedAnswer:
-    """An answer for a task. `cached`: from the cache; else an identical task has just received it."""
+    """An answer for a task: a fallback, from the cache, or what an identical task has just received."""
 
     row: Row[Any]  # locked, as `locks.lock_tasks` reads it
     answer: CachedAnswer
     at: float
-    cached: bool
+    cached: bool  # also for a stale answer; a configured text counts as neither
 
 
 def reuse_answers(conn: Connection, given: Sequence[ReusedAnswer]) -> None:
@@ -176,6 +176,8 @@ def saving_entry(row: Any, answer: CachedAnswer, *, cached: bool, at: float) -> 
     """The ledger entry of a reused answer. `row` has `client_id` and `model`."""
     saved = answer.cost.picos if answer.cost else 0
     heading = Heading(day_of(at), row.client_id, row.model, currency=answer.currency or "")
+    if answer.fallback is FallbackKind.TEXT:
+        return UsageEntry(heading, UsageFigures(tasks=1))
     if cached:
         return UsageEntry(heading, UsageFigures(tasks=1, cache_hits=1, saved_cache=saved))
     return UsageEntry(heading, UsageFigures(tasks=1, coalesced=1, saved_coalescing=saved))
@@ -200,7 +202,8 @@ def _columns(item: ReusedAnswer) -> dict[str, Any]:
         "was_hold": item.row.hold,
         "at": item.at,
         "own": item.answer.currency,
-        "cached": item.cached,
+        "cached": item.cached and item.answer.cached,
+        "degraded": item.answer.fallback is not None,
         "simulated": item.answer.simulated,
         **tokens(item.answer),
     }
@@ -210,7 +213,7 @@ def _columns(item: ReusedAnswer) -> dict[str, Any]:
 def _statement() -> Update:
     """From queued, with the hold it was read with. The cost of the task's own earlier calls stays."""
     counts = {name: Integer() for name in _TOKENS}
-    flags = {"cached": Boolean(), "simulated": Boolean()}
+    flags = {"cached": Boolean(), "simulated": Boolean(), "degraded": Boolean()}
     to = recordset(id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
     return (
         update(task)
@@ -219,7 +222,8 @@ def _statement() -> Update:
             status=Status.SUCCEEDED,
             finished_at=to.c.at,
             cached=to.c.cached,
-            coalesced=~to.c.cached,
+            coalesced=~(to.c.cached | to.c.degraded),
+            degraded=to.c.degraded,
             simulated=to.c.simulated,
             cost_picos=case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0)),
             currency=func.coalesce(task.c.currency, to.c.own),

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Column, Connection, Double, Index, Select, Table, Text, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 
-from app.caching.domain.answer import CachedAnswer, read, write
+from app.caching.domain.answer import CachedAnswer, Eviction, read, write
 from app.platform.database import Database, GroupCommit
 from app.platform.dialects import ROWS, encode, insert_or, recordset
 from app.platform.domain.errors import DatabaseUnreachable
@@ -31,9 +48,15 @@ cache_entry = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("used_at", Double, nullable=False),  # within some minutes
+    Column(
+        "uses", BigInteger, nullable=False, server_default=text("1")
+    ),  # within some seconds; with lfu only
     Index(None, "expires_at"),
     Index(None, "used_at"),
 )
+
+
+_COUNT = select(func.count()).select_from(cache_entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +69,7 @@ class CacheEntry:
 
 
 def look_up(conn: Connection, keys: Collection[str], now: float) -> list[CacheEntry]:
-    """The entries of these keys that have not expired."""
+    """The entries of these keys that have not expired at `now`."""
     wanted = {ROWS: encode({"key": key} for key in keys)}
     rows = conn.execute(_select().where(cache_entry.c.expires_at > now), wanted)
     return [CacheEntry(row.key, row.entry, row.used_at < now - USED_EVERY) for row in rows]
@@ -77,16 +100,45 @@ def note_use(conn: Connection, keys: Collection[str], now: float) -> None:
     conn.execute(update(cache_entry).where(cache_entry.c.key.in_(sorted(keys))).values(used_at=now))
 
 
-def bound(conn: Connection, most: int, now: float, limit: int) -> int:
-    """Delete up to `limit` entries: the expired, then the least recently used beyond `most`. Call until 0."""
+def note_uses(conn: Connection, uses: Mapping[str, int], now: float) -> None:
+    """Add to the uses of these entries, and update their last use."""
+    more = {"uses": cache_entry.c.uses + bindparam("more"), "used_at": now}
+    statement = update(cache_entry).where(cache_entry.c.key == bindparam("name")).values(more)
+    conn.execute(statement, [{"name": key, "more": uses[key]} for key in sorted(uses)])
+
+
+def clear(conn: Connection, scope: str | None, now: float, limit: int) -> int:
+    """Delete up to `limit` entries, of one scope if given. Call until 0."""
+    mine = cache_entry.c.key != _REPLACED
+    if scope is not None:
+        mine &= cache_entry.c.key.startswith(f"{scope}:", autoescape=True)
+    gone = _forget(conn, conn.execute(select(cache_entry.c.key).where(mine).limit(limit)).scalars().all())
+    keep(conn, [(_REPLACED, new_id("stamp", now), _LONG)], now)
+    return gone
+
+
+def bound(
+    conn: Connection,
+    most: int,
+    now: float,
+    limit: int,
+    eviction: Eviction = "lru",
+    stale_seconds: float = 0.0,
+) -> int:
+    """Delete up to `limit` entries: those that expired `stale_seconds` ago, then, beyond `most`, the least recently or
+    the least frequently used. Call until 0.
+    """
+    now -= stale_seconds
     expired = select(cache_entry.c.key).where(cache_entry.c.expires_at <= now).limit(limit)
     gone = _forget(conn, conn.execute(expired).scalars().all())
     if gone:
         return gone
-    over = conn.execute(select(func.count()).select_from(cache_entry)).scalar_one() - most
+    over = conn.execute(_COUNT.where(cache_entry.c.key != _REPLACED)).scalar_one() - most
     if over <= 0:
         return 0
-    oldest = select(cache_entry.c.key).order_by(cache_entry.c.used_at).limit(min(over, limit))
+    order = (cache_entry.c.uses, cache_entry.c.used_at) if eviction == "lfu" else (cache_entry.c.used_at,)
+    oldest = select(cache_entry.c.key).where(cache_entry.c.key != _REPLACED).order_by(*order)
+    oldest = oldest.limit(min(over, limit))
     return _forget(conn, conn.execute(oldest).scalars().all())
 
 
@@ -104,22 +156,34 @@ def _select() -> Select[Any]:
     )
 
 
+_CLEARED_AT_ONCE = 2_000
+_USES_EVERY = 10.0  # seconds between records of uses
+
 log = structlog.get_logger("penstock.cache")
 
 
 class DatabaseAnswers:
-    """Implements the AnswerCache port."""
+    """Implements the AnswerCache port; the leader bounds it."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, eviction: Eviction = "lru", stale_seconds: float = 0.0
+    ) -> None:
+        """`stale_seconds`: how long expired answers remain."""
         self._database = database
         self._clock = clock
+        self._counts = eviction == "lfu"
+        self._stale_seconds = stale_seconds
+        self._lock = threading.Lock()
+        self._uses: Counter[str] = Counter()  # not yet recorded
+        self._uses_due = 0.0
         self._commits: GroupCommit[tuple[str, str, float], None] = GroupCommit(self._commit)
 
-    def look(self, keys: Collection[str]) -> Mapping[str, CachedAnswer]:
+    def look(self, keys: Collection[str], *, stale: bool = False) -> Mapping[str, CachedAnswer]:
         """The cached answers, by key. Never raises."""
         now = self._clock.now()
+        after = now - self._stale_seconds if stale else now
         try:
-            entries = self._database.read(lambda conn: look_up(conn, keys, now)) if keys else []
+            entries = self._database.read(lambda conn: look_up(conn, keys, after)) if keys else []
             self._note(entries, now)
         except (DatabaseUnreachable, Unsealable):
             return {}
@@ -141,6 +205,33 @@ class DatabaseAnswers:
         except (DatabaseUnreachable, Unsealable):
             return None
 
+    def count_uses(self, uses: Mapping[str, int]) -> None:
+        """Record uses of answers that were not read from here, soon. Never raises."""
+        try:
+            if self._counts:
+                self._count(uses)
+        except DatabaseUnreachable:
+            return
+
+    def count(self) -> int | None:
+        """How many answers it holds. Never raises."""
+        now = self._clock.now()
+        fresh = (cache_entry.c.expires_at > now) & (cache_entry.c.key != _REPLACED)
+        try:
+            return int(self._database.read(lambda conn: conn.execute(_COUNT.where(fresh)).scalar_one()))
+        except DatabaseUnreachable:
+            return None
+
+    def clear(self, scope: str | None) -> int | None:
+        """Remove all answers, or those of one scope. Never raises."""
+        now, removed = self._clock.now(), 0
+        try:
+            while gone := self._database.write(lambda conn: clear(conn, scope, now, _CLEARED_AT_ONCE)):
+                removed += gone
+        except DatabaseUnreachable:
+            return None
+        return removed
+
     def close(self) -> None:
         """Finish pending writes."""
         self._commits.close()
@@ -153,6 +244,20 @@ class DatabaseAnswers:
         return [None] * len(entries)
 
     def _note(self, entries: Sequence[CacheEntry], now: float) -> None:
+        if self._counts:
+            self._count(dict.fromkeys((entry.key for entry in entries), 1))
+            return
         stale = [entry.key for entry in entries if entry.stale]
         if stale and not self._database.writing:  # within a transaction: the next lookup does it
             self._database.write(lambda conn: note_use(conn, stale, now))
+
+    def _count(self, uses: Mapping[str, int]) -> None:
+        """Collect uses, and record them every few seconds. Raises DatabaseUnreachable."""
+        now = self._clock.monotonic()
+        with self._lock:
+            self._uses.update(uses)
+            if not self._uses or now < self._uses_due or self._database.writing:
+                return
+            self._uses_due = now + _USES_EVERY
+            due, self._uses = self._uses, Counter()
+        self._database.write(lambda conn: note_uses(conn, due, self._clock.now()))

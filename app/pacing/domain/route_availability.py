@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -165,6 +165,25 @@ def prefer_cached_account(
         return chosen
     rank = set(tier)
     return next((route for route in able if route.account == account and route in rank), chosen)
+
+
+def is_down(route: Route, quotas: Mapping[str, QuotaState], suspended: Container[str]) -> bool:
+    """Whether a route cannot serve until its upstream recovers: its key is suspended, or a breaker on it is open."""
+    states = (quotas.get(name) for name in route.quotas)
+    return route.key in suspended or any(state is not None and state.cap == 0 for state in states)
+
+
+def down_models(
+    topology: Topology, quotas: Mapping[str, QuotaState], suspended: Container[str]
+) -> tuple[str, ...]:
+    """The models of which every route is down, aside from tiers that serve only what failed elsewhere."""
+    found = []
+    for model, tiers in topology.models.items():
+        policy = topology.policy(model)
+        routes = [route for at, tier in enumerate(tiers) if not policy.rule(at).serves for route in tier]
+        if routes and all(is_down(route, quotas, suspended) for route in routes):
+            found.append(model)
+    return tuple(found)
 
 
 TURN = "turn:"  # resource of a tier's keys

@@ -191,6 +191,10 @@ class WaitReasonReader:
             return None
         return QueueForecast(ahead, self._rate(model, queue, step), self._opens_in(model))
 
+    def is_down(self, model: str) -> bool:
+        """Whether the leader reports that nothing can serve a model."""
+        return model in self.said().get("down", ())
+
     def _start(self, model: str, queue: str, step: int, ahead: int, now: float) -> float | None:
         seconds = starts_in(ahead, self._rate(model, queue, step), self._opens_in(model))
         return None if seconds is None else now + seconds

@@ -51,7 +51,7 @@ class BatchRequest:
     expires_in: float = DEFAULT_EXPIRY  # seconds; no task of the batch outlives it
     metadata: Mapping[str, str] | None = None
     retry: str | None = None
-    allow_degraded: bool = False
+    allow_degraded: bool | None = None  # None: the client's setting, else the model's
     order: Order | None = None
     run_at: float | None = None  # Unix seconds
     off_peak: bool = False
