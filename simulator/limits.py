@@ -19,7 +19,7 @@ class Limit:
     `key` and `account` name whose limit it is (`*`: each one for itself; neither: all callers together);
     `model` is a model's name, `*` for all models together or `each` for every model by itself.
     `rpm` and `tpm` are token buckets: `rate x burst_seconds` at most (never below 1), filled at the rate.
-    `retry_after` is how a 429 tells when to come again: not at all, in seconds, as a date, or by
+    `retry_after` is how a 429 says when to retry: not at all, in seconds, as a date, or by
     `retry-after-ms`.
     """
 

@@ -29,7 +29,7 @@ class ClientGoneError(Exception):
 
 
 class Answered(web.StreamResponse):
-    """Tells aiohttp that the answer is already written and whether to keep the connection."""
+    """Signals to aiohttp that the answer is already written and whether to keep the connection."""
 
     def __init__(self, keep_alive: bool) -> None:
         """Two of these serve all requests."""

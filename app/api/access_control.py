@@ -100,7 +100,7 @@ class AccessControl:
             current.set(None)
 
         @app.after_request
-        def tell(response: Response) -> Response:
+        def add_headers(response: Response) -> Response:
             rate: Rate | None = app_ctx.g.get("rate")
             if rate is not None:
                 response.headers["RateLimit-Policy"] = f'"requests";q={rate.rpm};w=60'

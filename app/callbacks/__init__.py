@@ -1,4 +1,4 @@
-"""Telling clients that their tasks and batches have ended.
+"""Notifying clients that their tasks and batches have ended.
 
 Rows of the outbox are written with the transition that makes them due (`app/tasks/store/progress.py`). This room does
 the rest: `feed_callbacks.py` finds what is due, `deliver_callback.py` (begin there) claims, signs, sends and

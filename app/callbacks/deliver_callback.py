@@ -161,7 +161,7 @@ class CallbackDelivery:
             self._tracer.span("callback", parent, callback=claimed.id, number=claimed.tries, **owner) as span,
         ):
             answer = self._send(claimed)
-            span.tell(status=answer.status_code)
+            span.set(status=answer.status_code)
             return answer
 
     def _trace_of(self, task_id: str | None) -> str | None:

@@ -30,7 +30,7 @@ _FIRST = [
 
 
 class ProviderLimits(Section):
-    """What a provider tells of its limits, for an account and a model."""
+    """The limits a provider reports, by account and model."""
 
     model: Name
     rpm: Positive | None = None
@@ -54,7 +54,7 @@ class Preset(Section):
     models: dict[str, str] = Field(default_factory=dict)
     # Other names under which clients ask for a model: our name and those.
     aliases: dict[str, list[str]] = Field(default_factory=dict)
-    # Limits that it tells. What it does not is learned.
+    # Limits that it reports; the others are learned.
     quota: Annotated[tuple[ProviderLimits, ...], FromList] = ()
     note: str = ""
 

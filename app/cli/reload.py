@@ -105,7 +105,7 @@ def reload_command(config: Path | None) -> None:
 
     The file is checked first: an invalid one is rejected with its line and a hint (exit code 3), and the old one stays
     in force. Every process reads the file on its own machine: install the new one there first. A change to [api],
-    [worker], [storage] or [metrics] needs a restart, which `penstock up` does by itself.
+    [worker], [storage] or [metrics] needs a restart, which `penstock up` does automatically.
 
     \b
     penstock reload

@@ -51,7 +51,7 @@ class Stack:
 
 
 def components(stack: Stack, answers: Callable[[str], Probe], leads: Probe) -> list[Component]:
-    """List all components. `answers` makes a probe for a URL; `leads` tells whether a dispatcher is leading.
+    """List all components. `answers` makes a probe for a URL; `leads` returns whether a dispatcher is leading.
 
     Redis, database and upstream come first, then the workers; Flower starts when a worker can report its queues.
     """

@@ -170,7 +170,7 @@ def show(report: Report) -> None:
     """Print the report as text."""
     console = Console(highlight=False, soft_wrap=True)
     found = report.split
-    console.print(f"{_told(report.calls, 'calls')} ended in {_span(report)}.")
+    console.print(f"{_sample(report.calls, 'calls')} ended in {_span(report)}.")
     if found.calls:
         console.print(_parts(report))
         console.print(_groups(found.groups))
@@ -186,7 +186,7 @@ def show(report: Report) -> None:
     if report.sealed:
         console.print("  Prompts are encrypted with a key that is not set here, so they were not compared.")
     if report.repeats:
-        console.print(f"[bold]Most frequent prompts[/bold] ({_told(report.prompts, 'prompts')})")
+        console.print(f"[bold]Most frequent prompts[/bold] ({_sample(report.prompts, 'prompts')})")
         console.print(_repeated(report))
 
 
@@ -234,7 +234,7 @@ def _looked(looked: SampleSize) -> dict[str, Any]:
     return {"rows": looked.rows, "read": looked.read, "sampled": looked.sampled}
 
 
-def _told(looked: SampleSize, what: str) -> str:
+def _sample(looked: SampleSize, what: str) -> str:
     if looked.sampled:
         return f"About {looked.rows:,} {what}, {looked.read:,} of them read,"
     return f"{looked.read:,} {what}"

@@ -85,7 +85,7 @@ class Dependencies(Protocol):
 
     @property
     def explain(self) -> Explain | None:
-        """Why tasks wait; None: nobody knows."""
+        """Why tasks wait; None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,10 +170,10 @@ class Container:
 
     @cached_property
     def publisher(self) -> BacklogPublisher:
-        """Backlog queues, as the API sees them: fails fast, and tells Flower of what is submitted singly."""
+        """Backlog queues, as the API sees them: fails fast, and announces single submissions to Flower."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=1100))
         return RedisBacklogPublisher(
-            scripts, self.envelopes.encode, self.clock, tell=self.envelopes.sent_event
+            scripts, self.envelopes.encode, self.clock, announce_sent=self.envelopes.sent_event
         )
 
     @cached_property
@@ -240,7 +240,7 @@ class Container:
 
     @cached_property
     def wait_reasons(self) -> WaitReasonReader:
-        """What the leader tells; fails fast."""
+        """What the leader publishes; fails fast."""
         scripts = Scripts(connect(self.redis_url, timeout=API_TIMEOUT, connections=4))
         return WaitReasonReader(scripts, self.clock, Lines(self.database, self.clock))
 
@@ -287,7 +287,7 @@ class Container:
 
     @cached_property
     def sending_alerts(self) -> SendAlerts:
-        """Tells people."""
+        """Sends alerts."""
         alerts = self.settings.alerts
         return SendAlerts(
             AppriseNotifier(),

@@ -161,7 +161,7 @@ def place(url: str) -> str:
 
 
 def measure_redis(url: str) -> RedisFigures:
-    """Round trips and settings; what its server does not tell is left out."""
+    """Round trips and settings; what the server does not report is left out."""
     client = connect(url, timeout=TIMEOUT, connections=1)
     try:
         return _measured_redis(client, place(url))
@@ -216,8 +216,8 @@ def _measured_redis(client: redis.Redis, where: str) -> RedisFigures:
 
 def _appendonly(client: redis.Redis) -> bool | None:
     persistence: Any = client.info("persistence")
-    told = persistence.get("aof_enabled")
-    return None if told is None else bool(told)
+    enabled = persistence.get("aof_enabled")
+    return None if enabled is None else bool(enabled)
 
 
 def _redis_error(error: Exception) -> str:

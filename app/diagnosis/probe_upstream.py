@@ -114,7 +114,7 @@ def shake_hands(host: str, port: int, context: ssl.SSLContext) -> Handshake:
             began = time.monotonic()
             with context.wrap_socket(plain, server_hostname=host) as secured:
                 seconds = time.monotonic() - began
-                return _told(secured, seconds)
+                return _handshake(secured, seconds)
     except ssl.SSLCertVerificationError as error:
         return Handshake(error=error.verify_message, untrusted=True)
     except ssl.SSLError as error:
@@ -123,7 +123,7 @@ def shake_hands(host: str, port: int, context: ssl.SSLContext) -> Handshake:
         return Handshake(error=_socket_error(error))
 
 
-def _told(secured: ssl.SSLSocket, seconds: float) -> Handshake:
+def _handshake(secured: ssl.SSLSocket, seconds: float) -> Handshake:
     raw: Any = secured.getpeercert(binary_form=True)
     certificate = x509.load_der_x509_certificate(raw)
     names = certificate.issuer.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)

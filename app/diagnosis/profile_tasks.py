@@ -255,7 +255,7 @@ class ProfileTasks:
 
 
 def limits_of(topology: Topology, learned: Mapping[str, Mapping[str, Any]]) -> list[QuotaLimit]:
-    """Told figures, and learned ones where none are told."""
+    """The configured limits, and learned ones where none are configured."""
     ids = dict.fromkeys([*topology.quotas, *learned])
     return [limit for name in ids if (limit := _limit(name, topology, learned.get(name, {}))) is not None]
 
@@ -263,18 +263,20 @@ def limits_of(topology: Topology, learned: Mapping[str, Mapping[str, Any]]) -> l
 def _limit(name: str, topology: Topology, learned: Mapping[str, Any]) -> QuotaLimit | None:
     kind, _, rest = name.partition(":")
     owner, _, model = rest.partition(":")
-    told = topology.quotas.get(name)
+    configured = topology.quotas.get(name)
     if kind not in ("account", "key") or not model:  # more than quotas is learned
         return None
-    if told is not None and (told.rpm or told.tpm or told.concurrency):
-        return QuotaLimit(name, owner, kind == "key", model, told.rpm, told.tpm, told.concurrency)
+    if configured is not None and (configured.rpm or configured.tpm or configured.concurrency):
+        return QuotaLimit(
+            name, owner, kind == "key", model, configured.rpm, configured.tpm, configured.concurrency
+        )
     figures = learned.get("figures", {})
     known = {
         figure: float(figures[theirs]["level"]) * factor
         for figure, (theirs, factor) in _FIGURES.items()
         if theirs in figures
     }
-    return QuotaLimit(name, owner, kind == "key", model, told=False, **known) if known else None
+    return QuotaLimit(name, owner, kind == "key", model, configured=False, **known) if known else None
 
 
 _TEXTS = 20  # of each client and model, in each block

@@ -1,6 +1,6 @@
 """Rehearse a load: when it would be done, what it would cost, and what one more key or account would change.
 
-1. The stage: routes, told limits, learned ones where they are known, and what calls come to.
+1. The stage: routes, configured limits, learned ones where known, and how calls end.
 2. The same load on it as it is, with one more key, and with one more account, of whichever key would serve most.
 """
 
@@ -115,7 +115,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class LoadForecast:
-    """As it is first. `assumed`: accounts and models whose limits nobody told, and which have not been learned."""
+    """The initial state. `assumed`: accounts and models whose limits are neither configured nor learned."""
 
     variants: Sequence[Variant]
     assumed: Sequence[str]

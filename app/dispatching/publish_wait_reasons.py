@@ -19,7 +19,7 @@ EVERY = 1.0  # seconds
 class Board(Protocol):
     """Where it is published."""
 
-    def tell(self, said: Mapping[str, Any]) -> None:
+    def publish(self, said: Mapping[str, Any]) -> None:
         """Replace what was published before. Raises RedisUnreachable."""
 
 
@@ -61,7 +61,7 @@ class PublishWaitReasons:
         self.capacities = capacities(topology, quotas, seen.speeds)
         self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
-        self.board.tell(
+        self.board.publish(
             {
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": self.capacities,

@@ -168,8 +168,10 @@ def degrade(
     _forget(conn, [row for row in rows if row.id not in given])
     reused = [ReusedAnswer(row, given[row.id], now, cached=True) for row in rows if row.id in given]
     reuse_answers(conn, reused)
-    told = record_progress(conn, batches, [EndedTask.of(one.row, Status.SUCCEEDED, now) for one in reused])
-    return [one.row.id for one in reused], [event for events in told.values() for event in events]
+    progress = record_progress(
+        conn, batches, [EndedTask.of(one.row, Status.SUCCEEDED, now) for one in reused]
+    )
+    return [one.row.id for one in reused], [event for events in progress.values() for event in events]
 
 
 def _waits(row: Row[Any]) -> bool:

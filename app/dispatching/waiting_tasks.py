@@ -82,8 +82,8 @@ def _failure(ceiling: ThroughputCeiling) -> TaskFailure:
     return TaskFailure(
         "timeout_error",
         "deadline_unreachable",
-        f"the task could not have begun before its deadline: at most {ceiling.told:.0f} calls a minute may be made, "
-        "and too many of its client's tasks stand before it",
+        f"the task could not start before its deadline: at most {ceiling.per_minute:.0f} calls a minute are allowed, "
+        "and too many of its client's tasks are ahead of it",
     )
 
 

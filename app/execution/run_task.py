@@ -138,7 +138,7 @@ class RunTask:
             self.tracer.span("run", trace or None, task=task_id) as span,
         ):
             outcome = self._redeem(task_id)
-            span.tell(came_to=outcome.kind, reason=outcome.reason)
+            span.set(came_to=outcome.kind, reason=outcome.reason)
             return outcome
 
     def _redeem(self, task_id: str) -> RunOutcome:
@@ -202,7 +202,7 @@ class RunTask:
             reply = self._ask_upstream(claimed, gate.may_send, stream)
             seconds = self.clock.monotonic() - begun - gate.waited
             verdict = self._classify(claimed, reply)
-            span.tell(
+            span.set(
                 outcome=str(verdict.outcome),
                 status=verdict.status_code,
                 upstream_request=verdict.upstream_request_id,

@@ -91,7 +91,7 @@ class QueueForecast:
 
     ahead: int  # tasks before it
     rate: float | None  # releases a second; None: nothing is known of it
-    opens_in: float  # seconds until its model is open; infinite where nobody knows
+    opens_in: float  # seconds until its model is open; infinite where unknown
 
     def starts_in(self, more: int = 0) -> float | None:
         """About how many seconds until its start, with `more` tasks before it; None if unknown."""

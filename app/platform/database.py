@@ -170,7 +170,7 @@ def _own(error: BaseException) -> BaseException:
 
 T = TypeVar("T")
 
-Told = Callable[[Mapping[str, int]], object]
+OnEnded = Callable[[Mapping[str, int]], object]
 
 _tally: ContextVar[Counter[str] | None] = ContextVar("tally", default=None)
 
@@ -211,7 +211,7 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 20, limits: DatabaseTimeouts = USUAL, ended: Told | None = None
+        self, url: str, *, pool_size: int = 20, limits: DatabaseTimeouts = USUAL, ended: OnEnded | None = None
     ) -> None:
         """`pool_size` bounds the connections of this process; `ended` hears how many tasks came to which end.
 

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-BUSY = 4  # items in one group that tell of many more to come
+BUSY = 4  # items in one group that suggest many more to come
 GATHER_SECONDS = 0.01  # that the next group is given then, at most
 
 
@@ -91,7 +91,7 @@ class GroupCommit(Generic[T, R]):
         self._gather_seconds = gather_seconds
         self._changed = threading.Condition(threading.Lock())
         self._waiting: list[_Entry[T, R]] = []
-        self._wanted = 1  # so many are gathered; who gathers is told of no fewer
+        self._wanted = 1  # how many are gathered before a write
         self._last = 0  # items in the last group
         self._committing = False  # whether some caller does
         self._closed = False

@@ -49,11 +49,11 @@ def without_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
     given = event.pop("exc_info", None)
     error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
     if error is not None:
-        event["error"] = " <- ".join(_told(cause) for cause in _causes(error))
+        event["error"] = " <- ".join(_cause_text(cause) for cause in _causes(error))
     return event
 
 
-def _told(error: BaseException) -> str:
+def _cause_text(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
     places = " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
     return f"{type(error).__module__}.{type(error).__qualname__} at {places}"

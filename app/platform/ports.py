@@ -28,7 +28,7 @@ class Span(Protocol):
     def traceparent(self) -> str | None:
         """Where what follows from it hangs on, as W3C Trace Context writes it; None: nobody traces."""
 
-    def tell(self, **attributes: Value) -> None:
+    def set(self, **attributes: Value) -> None:
         """Add what is known by now; None is left out."""
 
 
@@ -55,7 +55,7 @@ class Tracer(Protocol):
 class _NoSpan:
     traceparent = None
 
-    def tell(self, **attributes: Value) -> None:
+    def set(self, **attributes: Value) -> None:
         """Does nothing."""
 
 

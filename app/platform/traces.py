@@ -77,7 +77,7 @@ class _Span:
         _CONTEXT.inject(carrier, trace.set_span_in_context(self._span))
         return carrier.get("traceparent")
 
-    def tell(self, **attributes: Value) -> None:
+    def set(self, **attributes: Value) -> None:
         self._span.set_attributes(_kept(attributes))
 
 

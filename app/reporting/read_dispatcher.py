@@ -85,13 +85,15 @@ class ReadDispatcher:
         )
 
     def _binding(self, model: Mapping[str, Any]) -> Binding:
-        """What holds a model, as the leader told it; a told figure is named as it was told."""
+        """What limits a model, as the leader reports it; a configured limit is shown as configured."""
         bound, subject, figure = Bound(model["bound"]), model["subject"], model["figure"]
-        told = self._topology.quotas.get(subject)
-        if told is not None and figure is not None:
-            named = {Bound.CALLS: told.concurrency, Bound.REQUESTS: told.rpm, Bound.TOKENS: told.tpm}.get(
-                bound
-            )
+        configured = self._topology.quotas.get(subject)
+        if configured is not None and figure is not None:
+            named = {
+                Bound.CALLS: configured.concurrency,
+                Bound.REQUESTS: configured.rpm,
+                Bound.TOKENS: configured.tpm,
+            }.get(bound)
             if named is not None and figure >= 0.9 * named - 1:
                 figure = float(named)
         return Binding(bound, subject, figure, model["why"])
@@ -106,7 +108,7 @@ class ReadDispatcher:
     ) -> QuotaView:
         kind, _, rest = name.partition(":")
         owner, _, model = rest.partition(":")
-        told = self._topology.quotas.get(name)
+        configured = self._topology.quotas.get(name)
         state = (gate.quotas.get(name) if gate else None) or QuotaSnapshot(name)
         routes = [route for route in self._topology.routes if name in route.quotas]
         passing = [
@@ -121,7 +123,9 @@ class ReadDispatcher:
             owner,
             model,
             tuple(dict.fromkeys(route.upstream for route in routes)),
-            LimitFigures(told.rpm, told.tpm, told.concurrency) if told else LimitFigures(),
+            LimitFigures(configured.rpm, configured.tpm, configured.concurrency)
+            if configured
+            else LimitFigures(),
             LimitFigures(**said.get("learned", {}).get(name, {})),
             _in_force(state),
             state.flight,
@@ -161,7 +165,7 @@ def _model(name: str, waiting: int, said: Mapping[str, Any]) -> ModelView:
 
 
 def _leader(gate: PacingSnapshot | None, said: Mapping[str, Any], now: float) -> LeaderSnapshot:
-    """Instants are told in gate time; from its age an instant of the wall follows."""
+    """Instants are in pacing time; their age gives the wall-clock time."""
     if gate is None:
         return LeaderSnapshot()
     if not said or said.get("term") != gate.term:

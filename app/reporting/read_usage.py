@@ -9,7 +9,7 @@ from app.billing.domain.usage import UsageFilter
 from app.billing.store import usage
 from app.execution.store import workers
 from app.pacing.domain.throughput import Quality, quality
-from app.pacing.store.lines import foretold
+from app.pacing.store.lines import start_estimates
 from app.platform.database import Database
 
 
@@ -42,4 +42,4 @@ class ReadUsage:
 
     def estimate_quality(self, client_id: str, limit: int) -> Quality:
         """Estimated and actual starts of a client's newest successful tasks. Raises DatabaseUnreachable."""
-        return quality(self._database.read(lambda conn: foretold(conn, client_id, limit)))
+        return quality(self._database.read(lambda conn: start_estimates(conn, client_id, limit)))

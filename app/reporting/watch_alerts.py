@@ -27,9 +27,9 @@ from app.reporting.domain.alerts import (
     Readings,
     all_is_well,
     begun,
+    mark_notified,
     news,
     step,
-    told,
 )
 from app.reporting.domain.snapshot import PacingSnapshot
 from app.reporting.send_alerts import ChannelAddresses, SendAlerts
@@ -107,7 +107,7 @@ class WatchAlerts:
             return False
         readings, now = self.measure(), self.clock.now()
         alerts = self.database.write(lambda conn: self._step(conn, readings, now))
-        for digest in news(self._untold(alerts), now, self.watching.mutes, self.watching.group_seconds):
+        for digest in news(self._pending(alerts), now, self.watching.mutes, self.watching.group_seconds):
             self._hand_out(digest)
         self._say_that_all_is_well(alerts)
         return True
@@ -128,7 +128,7 @@ class WatchAlerts:
         rows.forget_vitals(conn, now)
         return after
 
-    def _untold(self, alerts: Mapping[Place, Alert]) -> list[Alert]:
+    def _pending(self, alerts: Mapping[Place, Alert]) -> list[Alert]:
         return [alert for place, alert in alerts.items() if place not in self._sending_now]
 
     def _hand_out(self, digest: Digest) -> None:
@@ -140,7 +140,7 @@ class WatchAlerts:
 
         def sent() -> None:
             try:
-                self.database.write(lambda conn: _mark(conn, digest, told))
+                self.database.write(lambda conn: _mark(conn, digest, mark_notified))
             except DatabaseUnreachable:
                 log.warning("an alert message may be sent again: its delivery could not be recorded")
             self._sending_now -= places
@@ -188,7 +188,7 @@ def build_alert_config(settings: AlertSettings) -> Watching:
 
 def build_alert_rules(settings: AlertSettings) -> list[Rule]:
     """The rules in force."""
-    changes = {name: (told.above, told.seconds, told.enabled) for name, told in settings.rule.items()}
+    changes = {name: (one.above, one.seconds, one.enabled) for name, one in settings.rule.items()}
     return rules_in_force(RULES, changes)
 
 
@@ -212,13 +212,13 @@ def _address(reference: str, environ: Mapping[str, str]) -> tuple[str | None, st
         return None, f"{error.file}: {error.message}"
 
 
-def _mute(told: MuteSettings) -> Mute:
+def _mute(one: MuteSettings) -> Mute:
     return Mute(
-        begin=_minutes(told.begin),
-        end=_minutes(told.end),
-        severities=frozenset(map(Severity, told.severities)),
-        days=frozenset(map(_DAYS.index, told.days)),
-        zone=told.timezone,
+        begin=_minutes(one.begin),
+        end=_minutes(one.end),
+        severities=frozenset(map(Severity, one.severities)),
+        days=frozenset(map(_DAYS.index, one.days)),
+        zone=one.timezone,
     )
 
 

@@ -55,8 +55,8 @@ def place(address: str) -> tuple[str, int, int]:
     """Host, port and number of the database that an address leads to. The user does not matter."""
     parts = urlsplit(address)
     host = (parts.hostname or "").lower()
-    told = parse_qs(parts.query).get("db", [""])[0] or parts.path.strip("/")
-    number = int(told) if told.isascii() and told.isdigit() else 0
+    given = parse_qs(parts.query).get("db", [""])[0] or parts.path.strip("/")
+    number = int(given) if given.isascii() and given.isdigit() else 0
     return "here" if host in _HERE else host, parts.port or 6379, number
 
 
@@ -123,7 +123,7 @@ def _parsed(file: str, text: str) -> dict[str, Any]:
 
 
 def _syntax_error(file: str, text: str, said: str) -> ConfigError:
-    """tomllib tells the place in its message only: "... (at line 3, column 5)" or "(at end of document)"."""
+    """tomllib gives the place in its message only: "... (at line 3, column 5)" or "(at end of document)"."""
     where = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$", said)
     line = int(where[1]) if where and where[1] else text.count("\n") + 1
     message = said[: where.start()] if where else said

@@ -147,7 +147,7 @@ class UpstreamSettings(Section):
     @model_validator(mode="after")
     def _has_what_its_settings_need(self) -> Self:
         if self.bound and not self.region:
-            raise config_error("is bound to no region", 'write region = "..." beside bound = true')
+            raise config_error("is bound to no region", 'write region = "..." with bound = true')
         if self.proxy_auth and not self.proxy:
             raise config_error("has a proxy_auth without a proxy", 'write proxy = "http://HOST:PORT"')
         if self.ca_file and not self.base_url.startswith("https:"):
@@ -265,7 +265,7 @@ class RetrySettings(Section):
 
 
 class CallbackSettings(Section):
-    """[callbacks]: telling clients' receivers."""
+    """[callbacks]: notifying clients' receivers."""
 
     # Networks (CIDR) to which callbacks may go although they are loopback, private or link-local, such as
     # ["10.1.0.0/16"]. Everything else of that kind is refused when the socket opens.
@@ -292,7 +292,7 @@ class ApiSettings(Section):
     max_batch_body: Count = 512 * MIB
     # Tokens that an image, a recording or a file in a prompt counts in estimates, however large its data is.
     media_tokens: Count = 1000
-    # Seconds that a request may keep us waiting for its bytes, beside one for each KiB it has sent: then 408. As long
+    # Seconds that a request may keep us waiting for its bytes, plus one for each KiB it has sent: then 408. As long
     # is waited for somebody to take an answer.
     patience: Annotated[float, Field(ge=1, le=3600)] = 30.0
     # Long polls that may wait at once; beyond it `?wait` answers at once.

@@ -36,7 +36,7 @@ class TooManyWaiting(OverLimit):
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat call. `fingerprint` identifies API key and body; `gone` tells whether the client has disconnected."""
+    """A chat call. `fingerprint` identifies API key and body; `gone` returns whether the client has disconnected."""
 
     client_id: str
     request: TaskRequest

@@ -97,7 +97,7 @@ class SubmitBatch:
             batch = _new_batch(client_id, options, self._clock.now())
             intake = self._intake(batch, options, span.traceparent)
             submitted = self._take_in(batch, intake, requests, repeat)
-            span.tell(batch=submitted.row.id, tasks=submitted.row.total, repeated=submitted.repeated)
+            span.set(batch=submitted.row.id, tasks=submitted.row.total, repeated=submitted.repeated)
         return submitted
 
     def _intake(self, batch: NewBatch, options: BatchRequest, trace: str | None) -> BatchIntake:
@@ -114,7 +114,7 @@ class SubmitBatch:
             now=batch.created_at,
             begin=begin,
             trace=trace,
-            # A batch size sets a pace of its own, which nobody knows yet.
+            # A batch size sets a pace of its own, which is not known yet.
             explain=self._explain if options.batch_size is None else None,
         )
         return intake

@@ -113,7 +113,7 @@ class SubmitTask:
             if span.traceparent is not None:
                 row = replace(row, trace=span.traceparent)
             submitted = self._submit(row, repeat, call, now)
-            span.tell(task=submitted.task_id, repeated=submitted.row is None)
+            span.set(task=submitted.task_id, repeated=submitted.row is None)
         return submitted
 
     def _submit(

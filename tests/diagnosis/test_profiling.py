@@ -92,7 +92,7 @@ def test_told_and_learned_figures_are_limits_and_nothing_else_is() -> None:
     }
     topology = Topology(quotas={"account:told:m": ConfiguredQuota("account:told:m", rpm=60.0)})
     found = limits_of(topology, learned)
-    assert [(limit.id, limit.rpm, limit.concurrency, limit.told) for limit in found] == [
+    assert [(limit.id, limit.rpm, limit.concurrency, limit.configured) for limit in found] == [
         ("account:told:m", 60.0, None, True),
         ("account:acme:m", 120.0, 5.0, False),
     ]

@@ -98,7 +98,7 @@ def test_a_quota_of_another_account_or_model_holds_nobody_back() -> None:
 
 def test_the_limit_that_holds_back_most_is_named_with_its_mend() -> None:
     trips = [trip(float(number), waited=100.0) for number in range(60)]
-    told, learned = limit(rpm=60.0), limit(rpm=60.0, told=False)
+    told, learned = limit(rpm=60.0), limit(rpm=60.0, configured=False)
     said = advice(split([trips], [told]), trips, {told.id: told}, ["main"], [])
     assert len(said) == 1
     assert "rpm = 60 (configured) of account acme, model m" in said[0]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.backlog import QueueHead, QueuePosition, WaitingList
 from app.pacing.domain.fairness import ClientShare
-from app.pacing.domain.throughput import Foretold, capacities, expected_paces, quality
+from app.pacing.domain.throughput import StartEstimate, capacities, expected_paces, quality
 from app.settings.domain.routing import Bucket, QuotaState, Route, Topology
 from app.tasks.domain.task import NOT_DUE
 
@@ -83,10 +83,10 @@ def test_all_lists_together_are_expected_to_use_what_there_is(
 
 def test_estimates_are_held_against_what_came() -> None:
     starts = [
-        Foretold(100.0, 110.0, 112.0),
-        Foretold(100.0, 100.0, 100.4),  # both under a second: right
-        Foretold(100.0, 130.0, 110.0),
-        Foretold(100.0, None, 105.0),
+        StartEstimate(100.0, 110.0, 112.0),
+        StartEstimate(100.0, 100.0, 100.4),  # both under a second: right
+        StartEstimate(100.0, 130.0, 110.0),
+        StartEstimate(100.0, None, 105.0),
     ]
     found = quality(starts)
     assert (found.tasks, found.unestimated) == (4, 1)

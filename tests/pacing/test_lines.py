@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.pacing.domain.throughput import Foretold
-from app.pacing.store.lines import foretold, read_line
+from app.pacing.domain.throughput import StartEstimate
+from app.pacing.store.lines import read_line, start_estimates
 from app.platform.database import Database
 from app.tasks.domain.task import NOT_DUE, Hold
 from tests.tasks.rows import NOW, add, new_task, record, success, take
@@ -35,5 +35,5 @@ def test_what_was_foretold_is_kept_beside_what_came(database: Database) -> None:
     for name in ("task_a", "task_b", "task_bobs"):
         for claimed in take(database, name, at=NOW + 9).values():
             record(database, success(claimed))
-    found = database.read(lambda conn: foretold(conn, "alice", 10))
-    assert found == [Foretold(NOW, None, NOW + 9), Foretold(NOW, NOW + 7, NOW + 9)]
+    found = database.read(lambda conn: start_estimates(conn, "alice", 10))
+    assert found == [StartEstimate(NOW, None, NOW + 9), StartEstimate(NOW, NOW + 7, NOW + 9)]

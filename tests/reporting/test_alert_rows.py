@@ -308,7 +308,7 @@ def test_alerts_come_back_from_their_rows_as_they_went_in(world: World) -> None:
     world.readings = {"budget": {"alice": 0.9}}
     world.watcher().tick()
     [alert] = world.database.read(rows.load_alerts).values()
-    assert (alert.state, alert.told, alert.value) == (AlertState.FIRING, True, 0.9)
+    assert (alert.state, alert.notified, alert.value) == (AlertState.FIRING, True, 0.9)
     world.readings = {"budget": {}}
     watcher = world.watcher()
     world.clock.at += 20
@@ -316,4 +316,4 @@ def test_alerts_come_back_from_their_rows_as_they_went_in(world: World) -> None:
     world.clock.at += 20
     watcher.tick()
     [alert] = world.database.read(rows.load_alerts).values()
-    assert (alert.state, alert.told) == (AlertState.RESOLVED, False)
+    assert (alert.state, alert.notified) == (AlertState.RESOLVED, False)

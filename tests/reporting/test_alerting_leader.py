@@ -125,7 +125,7 @@ def test_a_leader_tells_what_fires_and_that_it_is_over_and_the_api_does_when_it_
             assert "UNSET_HOOK is not set" in str(fared["warning 2"])
             # Killed between sending and noting that, it would leave an alert whose channels are taken to know of it.
             wait(
-                lambda: not any(one.told for one in database.read(load_alerts).values()),
+                lambda: not any(one.notified for one in database.read(load_alerts).values()),
                 "the note of its end",
             )
             stack.kill("dispatcher")

@@ -1,4 +1,4 @@
-"""When alerts fire, resolve and are told, on a clock moved by hand."""
+"""When alerts fire, resolve and are sent, on a clock moved by hand."""
 
 import math
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ from app.reporting.domain.alerts import (
     all_is_well,
     compose,
     is_news,
+    mark_notified,
     news,
     step,
-    told,
 )
 from app.reporting.domain.recent_calls import CallWindow
 from app.reporting.watch_alerts import build_alert_config, build_channel_addresses
@@ -53,7 +53,7 @@ class Life:
         """Send what is news."""
         digests = news(self.alerts.values(), self.now, mutes, group)
         for digest in digests:
-            self.alerts = {place: told(alert, digest) for place, alert in self.alerts.items()}
+            self.alerts = {place: mark_notified(alert, digest) for place, alert in self.alerts.items()}
         return digests
 
     def state(self, subject: str = "") -> AlertState | None:
@@ -208,8 +208,8 @@ def test_what_fires_on_after_the_muted_hours_is_told_then_and_what_ended_within_
 
 
 def test_a_message_says_what_is_the_case_and_where_it_is_explained() -> None:
-    firing = Alert("key_disabled", "main", Severity.CRITICAL, AlertState.FIRING, 0.0, 1.0, told=False)
-    ended = Alert("success_low", "", Severity.CRITICAL, AlertState.RESOLVED, 0.0, 0.0, told=True)
+    firing = Alert("key_disabled", "main", Severity.CRITICAL, AlertState.FIRING, 0.0, 1.0, notified=False)
+    ended = Alert("success_low", "", Severity.CRITICAL, AlertState.RESOLVED, 0.0, 0.0, notified=True)
     title, text = compose(Digest(Severity.CRITICAL, (firing,), (ended,)), BY_NAME, "https://x/runbook")
     assert title == "Penstock critical: 1 firing, 1 resolved"
     assert "FIRING key_disabled (main): the upstream refuses the key main" in text

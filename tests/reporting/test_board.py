@@ -113,9 +113,12 @@ def test_use_of_a_quota_counts_ended_and_running_calls_of_the_last_minute() -> N
 def test_a_figure_that_nobody_told_is_learned_and_one_below_the_told_one_too() -> None:
     sights = {ACME: QuotaSnapshot(ACME, rate=5.0, cap=20)}
     (line,) = quota_lines(topology(), sights, {}, [])
-    assert (line.calls, line.flight) == (LimitShare(0, 300.0, told=False), LimitShare(0, 20, told=False))
+    assert (line.calls, line.flight) == (
+        LimitShare(0, 300.0, configured=False),
+        LimitShare(0, 20, configured=False),
+    )
     (line,) = quota_lines(topology(concurrency=100), sights, {}, [])
-    assert line.flight == LimitShare(0, 20, told=False)
+    assert line.flight == LimitShare(0, 20, configured=False)
 
 
 def test_a_quota_without_limit_is_shown_only_once_it_has_braked() -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A process to run: its command, what it needs first, and how to tell that it is ready.
+    """A process to run: its command, what it needs first, and how to check that it is ready.
 
     `after` names the components that must be ready first; they are stopped only when this one is gone.
     `probe` answers whether it is ready; without one it says so itself (`lifeline.ready`), and a component

@@ -233,7 +233,7 @@ def _how(code: int | None) -> str:
 
 
 class Hangup:
-    """Tells whether a SIGHUP means that the terminal was closed. Created while the terminal exists."""
+    """Knows whether a SIGHUP means that the terminal was closed. Created while the terminal exists."""
 
     def __init__(self) -> None:
         self._had_terminal = _has_terminal()

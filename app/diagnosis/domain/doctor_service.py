@@ -25,7 +25,7 @@ class RedisFigures:
     seconds: tuple[float, ...] = ()  # of each round trip
     version: str = ""
     policy: str = ""  # maxmemory-policy; empty: unknown
-    appendonly: bool | None = None  # None: not told
+    appendonly: bool | None = None  # None: unknown
     used: int = 0  # bytes
     most: int = 0  # bytes; 0: no limit
     skew: float = 0.0  # of our clock against its own

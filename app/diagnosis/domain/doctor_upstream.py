@@ -380,14 +380,14 @@ def judge_headers(pages: Sequence[FetchedPage]) -> Finding:
     shown = "; ".join([*limits[:_MOST_NAMES], *ids])
     without = [word for word, found in (("limits", limits), ("request id", ids)) if not found]
     tail = f"no {' and no '.join(without)} in these headers" if without else ""
-    told = "; ".join(part for part in (shown, tail) if part)
+    words = "; ".join(part for part in (shown, tail) if part)
     used_up = used_up_in(headers)
     if used_up:
         hint = "Wait for its reset, lower the limits in [[quota]], or add a key of another account."
-        return warn(name, f"used up according to {' and '.join(used_up)}: {told}", hint)
+        return warn(name, f"used up according to {' and '.join(used_up)}: {words}", hint)
     if not limits:
-        return not_measured(name, told, "See its limits in the provider's console; set them in [[quota]].")
-    return ok(name, told)
+        return not_measured(name, words, "See its limits in the provider's console; set them in [[quota]].")
+    return ok(name, words)
 
 
 def judge_status_page(page: FetchedPage) -> Finding:

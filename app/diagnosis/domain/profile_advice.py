@@ -155,11 +155,11 @@ def _limits_to_raise(found: Split, limits: Mapping[str, QuotaLimit]) -> Iterator
             continue
         limit = limits[held.quota]
         value = {"rpm": limit.rpm, "tpm": limit.tpm, "concurrency": limit.concurrency}[held.figure] or 0.0
-        source = "configured" if limit.told else "learned"
+        source = "configured" if limit.configured else "learned"
         who = f"{'key' if limit.of_key else 'account'} {limit.owner}, model {limit.model}"
         reason = (
             f"{share:.0%} of all time is spent waiting for {held.figure} = {value:g} ({source}) of {who}: "
-            + ("raise it in [[quota]] if the provider allows more, or " if limit.told else "")
+            + ("raise it in [[quota]] if the provider allows more, or " if limit.configured else "")
             + "ask the provider for more, or add a key of another account to the tier."
         )
         more = _tokens_a_minute(held.figure, value * (_RAISED - 1), found.groups)
@@ -218,12 +218,12 @@ def _slow_parts(found: Split, limits: Mapping[str, QuotaLimit], slots: int | Non
 
 def _in_force(lowered: LoweredLimit, limits: Mapping[str, QuotaLimit]) -> str:
     mine = [one for one in limits.values() if not one.of_key and one.owner == lowered.account]
-    told = next(
+    known = next(
         (f"{one.rpm:g} rpm" for one in mine if one.rpm and one.model in ("*", lowered.model)), "no rpm"
     )
     return (
         f" In force for account {lowered.account}, model {lowered.model}: about {lowered.rpm:,.3g} a minute, at most "
-        f"{lowered.concurrency} at once ({told} configured or learned now)."
+        f"{lowered.concurrency} at once ({known} configured or learned now)."
     )
 
 

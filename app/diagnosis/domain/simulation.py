@@ -6,7 +6,7 @@
    time) are brought back at once, some early and some late, and what opens one by one is waited for as long as no
    bucket overflows: that keeps 50,000 tasks within seconds.
 
-Limits are told or learned ones as they are now; nothing is learned while rehearsing.
+Limits are the configured or learned ones of now; nothing is learned during a simulation.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Rehearsed:
     calls: int = 0
     refused: int = 0  # calls, each made again
     costs: Mapping[str, int] = field(default_factory=dict)  # pico-units by currency
-    unpriced: int = 0  # calls at a price that nobody knows
+    unpriced: int = 0  # calls of unknown price
     by_key: Mapping[str, int] = field(default_factory=dict)  # calls
     waits: Mapping[str, float] = field(default_factory=dict)  # seconds by what held work up
 

@@ -85,7 +85,7 @@ class TaskTiming:
 
 @dataclass(frozen=True, slots=True)
 class QuotaLimit:
-    """A quota's figures in force, told or learned; None: none. `owner` is an account or a key, `model` may be `*`."""
+    """A quota's limits in force; None: none. `owner` is an account or key; `model` may be `*`."""
 
     id: str
     owner: str
@@ -94,7 +94,7 @@ class QuotaLimit:
     rpm: float | None = None
     tpm: float | None = None
     concurrency: float | None = None
-    told: bool = True
+    configured: bool = True
 
     def covers(self, trip: TaskTiming) -> bool:
         """Whether a call has to pass it."""
@@ -220,7 +220,7 @@ class _Ledger:
             self.values[part].append(seconds)
 
 
-_FEW = 5  # calls, of which no pace can be told
+_FEW = 5  # calls: too few to show a rate
 
 
 def _lowered(block: Sequence[TaskTiming], turns: Sequence[TaskTiming]) -> Iterator[LoweredLimit]:
@@ -267,7 +267,7 @@ def _group(model: str, key: str, trips: Sequence[TaskTiming], round_trip: float 
 
 
 class _Use:
-    """How much of a quota was in use at an instant, as far as a block of calls tells."""
+    """How much of a quota was in use at an instant, as far as a block of calls shows."""
 
     def __init__(self, limit: QuotaLimit, trips: Sequence[TaskTiming]) -> None:
         self.limit = limit

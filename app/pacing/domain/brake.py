@@ -37,13 +37,13 @@ def brakes(
 ) -> tuple[Brake, ...]:
     """The brakes that a verdict calls for. `chance` lies in [0, 1) and spreads returns after a pause.
 
-    A pause that was told is never shortened: up to a tenth of it (50 ms at least, 10 s at most) is added.
+    A pause that the upstream asks for is never shortened; up to a tenth of it (between 50 ms and 10 s) is added.
     """
     quota = _quota(permit, verdict)
     if quota is None:
         return ()
-    told = verdict.retry_after_seconds
-    seconds = rests.base(verdict.outcome) if told is None else _spread(told, chance)
+    asked = verdict.retry_after_seconds
+    seconds = rests.base(verdict.outcome) if asked is None else _spread(asked, chance)
     return (Brake(quota, seconds, _reason(verdict)),)
 
 

@@ -4,7 +4,7 @@
     half open --(a success)--> closed, at half pace at first        half open --(a failure)--> open, for longer
 
 An operator may configure a share of failures, or a number of them in a row, to open by instead. Refusals (429) are
-the quota's business and never count. "Released" instants decide what a call can tell: one released before the breaker
+the quota's business and never count. "Released" instants decide what a call proves: one released before the breaker
 opened says nothing of now.
 """
 

@@ -195,7 +195,7 @@ class LimitEstimator:
     def _grow(self, seen: _Round, now: float) -> None:
         """Raise what held the backlog back; of those that would exceed a known limit, only the first.
 
-        With one figure tried at a time a refusal tells which one it is about.
+        With one figure tried at a time, a refusal shows which one it is about.
         """
         bound = [name for name in RULES if self._bound(name, seen, now)]
         bound.sort(key=lambda name: (not self._probes(name), self.figures[name].rest_until))

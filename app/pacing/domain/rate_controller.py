@@ -299,7 +299,7 @@ class RateController:
         if self._learning is not None and all(quota.learn for quota in configured):
             self.estimators.setdefault(
                 account,
-                new_estimator(_figures_told(configured), rules=self._learning),
+                new_estimator(_configured_figures(configured), rules=self._learning),
             )
 
     def _estimator(self, name: str) -> LimitEstimator | None:
@@ -308,7 +308,7 @@ class RateController:
             return None
         configured = self.topology.quotas.get(name)
         fresh = new_estimator(
-            _figures_told([configured] if configured else []), free=True, rules=self._learning
+            _configured_figures([configured] if configured else []), free=True, rules=self._learning
         )
         return self.estimators.setdefault(name, fresh)
 
@@ -374,7 +374,7 @@ def _lesson(report: CallReport) -> CallSample:
     return CallSample(kind, report.released_at, report.seconds, report.estimate, report.named)  # type: ignore[arg-type]
 
 
-def _figures_told(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
+def _configured_figures(quotas: Sequence[ConfiguredQuota]) -> set[Figure]:
     """What is configured for the calls that use all of these quotas."""
     configured: dict[Figure, list[float | None]] = {
         "calls": [quota.concurrency for quota in quotas],

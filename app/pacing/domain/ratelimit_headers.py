@@ -27,7 +27,7 @@ class HeaderLimits:
     rpm: float | None = None
     tpm: float | None = None
     empty_for: float = 0.0
-    # Seconds that the window of `rpm` lasts at least, where the headers only tell when it ends.
+    # Seconds that the window of `rpm` lasts at least, where the headers only say when it ends.
     window: float | None = field(default=None, compare=False)
 
     def after(self, before: HeaderLimits | None) -> HeaderLimits:
@@ -119,7 +119,7 @@ def _instant(text: str) -> float | None:
 
 
 def _empty_for(headers: Mapping[str, str], what: str, limit: float | None, base: float | None) -> float:
-    """A bucket with nothing left: until the next unit. `reset` tells when it is full, which is later or then."""
+    """A bucket with nothing left: until the next unit. `reset` says when it is full, which is then or later."""
     remaining = _number(headers.get(f"x-ratelimit-remaining-{what}"))
     if remaining is None or remaining >= 1 or not limit:
         return 0.0

@@ -38,7 +38,7 @@ class ReleaseRates:
         return len(times) / max(1.0, now - times[0])
 
     def likely(self, queue: str, step: int, now: float, expected: float | None) -> float | None:
-        """The pace that was seen; while there is little to see, the one that limits let expect. None: nobody knows."""
+        """The pace that was seen; while there is little to see, the one that limits let expect. None: unknown."""
         seen = self.rate(queue, step, now)
         if expected is None or len(self._released.get((queue, step), ())) >= _SEEN:
             return seen or None
@@ -182,7 +182,7 @@ class Demand:
 def seconds_for(topology: Topology, demands: Mapping[str, Demand]) -> float | None:
     """How long it takes at least, if nothing else runs: the slowest model's first tier at its configured limits.
 
-    Models are taken as if they shared no quota. None when a quota in the way is not told.
+    Models are taken as if they shared no quota. None if a quota on the way is not configured.
     """
     each = [_seconds(topology, model, demand) for model, demand in demands.items()]
     known = [seconds for seconds in each if seconds is not None]
@@ -208,42 +208,44 @@ def _capacity(topology: Topology, routes: Iterable[Route], figure: str) -> float
     """
     narrowest: dict[str, float] = {}
     for route in routes:
-        told = [getattr(topology.quotas[name], figure) for name in route.quotas if name in topology.quotas]
-        figures = [value for value in told if value is not None]
+        configured = [
+            getattr(topology.quotas[name], figure) for name in route.quotas if name in topology.quotas
+        ]
+        figures = [value for value in configured if value is not None]
         if not figures:
             return None
         narrowest[route.account] = min(figures)
     return sum(narrowest.values()) or None
 
 
-MARGIN = 1.25  # times what is told
+MARGIN = 1.25  # times the configured limits
 AT_ONCE = 120.0  # seconds' worth of it that may come at once
 
 
 @dataclass(frozen=True, slots=True)
 class ThroughputCeiling:
-    """The most calls that a model may ever make: `at_once`, then `rate` a second. `told` a minute."""
+    """The most calls a model can ever make: `at_once`, then `rate` per second; `per_minute` as configured."""
 
     rate: float
     at_once: float
-    told: float
+    per_minute: float
 
 
 def ceiling_of(model: str, topology: Topology) -> ThroughputCeiling | None:
-    """What is told for a model; None where some route has no told pace, or not every task may use every tier."""
+    """A model's configured ceiling; None if a route has no configured rate or a tier is not open to every task."""
     if not topology.policy(model).is_plain:
         return None
     rates: dict[str, float] = {}
     for tier in topology.models.get(model, ()):
         for route in tier:
-            told = [
+            configured = [
                 (quota.rpm, name)
                 for name in route.quotas
                 if (quota := topology.quotas.get(name)) is not None and quota.rpm is not None
             ]
-            if not told:
+            if not configured:
                 return None
-            rpm, name = min(told)
+            rpm, name = min(configured)
             rates[name] = rpm
     total = sum(rates.values())
     rate = total / 60 * MARGIN
@@ -270,7 +272,7 @@ _AT_LEAST = (
 
 
 @dataclass(frozen=True, slots=True)
-class Foretold:
+class StartEstimate:
     """A task that started. Instants are Unix seconds; `estimated_at` is None where nobody knew."""
 
     created_at: float
@@ -289,7 +291,7 @@ class Quality:
     within_twice: float | None = None
 
 
-def quality(starts: Iterable[Foretold]) -> Quality:
+def quality(starts: Iterable[StartEstimate]) -> Quality:
     """Sum up."""
     all_of_them = list(starts)
     pairs = [
@@ -300,11 +302,13 @@ def quality(starts: Iterable[Foretold]) -> Quality:
     unknown = len(all_of_them) - len(pairs)
     if not pairs:
         return Quality(len(all_of_them), unknown)
-    ratios = [max(told, _AT_LEAST) / max(real, _AT_LEAST) for told, real in pairs]
+    ratios = [max(estimate, _AT_LEAST) / max(real, _AT_LEAST) for estimate, real in pairs]
     return Quality(
         tasks=len(all_of_them),
         unestimated=unknown,
-        median_error_seconds=round(median(abs(told - real) for told, real in pairs), 3),
-        median_error_share=round(median(abs(told - real) / max(real, _AT_LEAST) for told, real in pairs), 3),
+        median_error_seconds=round(median(abs(estimate - real) for estimate, real in pairs), 3),
+        median_error_share=round(
+            median(abs(estimate - real) / max(real, _AT_LEAST) for estimate, real in pairs), 3
+        ),
         within_twice=round(sum(0.5 <= ratio <= 2.0 for ratio in ratios) / len(ratios), 3),
     )

@@ -18,7 +18,7 @@ _CHUNK = 200  # messages a script call: about 0.2 MB, a few milliseconds of Redi
 _PAUSE = 1.0  # seconds in which Redis is not asked again after it failed
 
 Encode = Callable[[Message], bytes]
-Tell = Callable[[Message], tuple[str, bytes]]
+SentEvent = Callable[[Message], tuple[str, bytes]]
 
 
 class RedisBacklogPublisher:
@@ -30,14 +30,14 @@ class RedisBacklogPublisher:
         encode: Encode,
         clock: Clock,
         *,
-        tell: Tell | None = None,
+        announce_sent: SentEvent | None = None,
         window: int = WINDOW,
         window_of_all: int = WINDOW_OF_ALL,
     ) -> None:
-        """`tell` makes the event, with its channel, by which Flower knows a task before any worker received it."""
+        """`announce_sent` makes the event (and its channel) that shows a task in Flower before a worker receives it."""
         self._scripts = scripts
         self._encode = encode
-        self._tell = tell
+        self._announce_sent = announce_sent
         self._clock = clock
         self._limits = (window, window_of_all, MEMORY_SHARE)
         self._silent_until = 0.0
@@ -62,8 +62,8 @@ class RedisBacklogPublisher:
         channel, messages = "", list[str | int | float | bytes]()
         for m in chunk:
             event = b""
-            if self._tell is not None:
-                channel, event = self._tell(m)
+            if self._announce_sent is not None:
+                channel, event = self._announce_sent(m)
             front = "1" if m.front else ""
             messages += (m.queue, int(m.step), m.task_id, write_place(m), front, self._encode(m), event)
         arguments = (term, *self._limits, channel, *messages)

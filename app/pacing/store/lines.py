@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, func, select, text
 
 from app.pacing.domain.backlog import QueuePosition
-from app.pacing.domain.throughput import Foretold
+from app.pacing.domain.throughput import StartEstimate
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
@@ -43,10 +43,10 @@ def read_line(conn: Connection, queue: str, step: int, limit: int) -> QueuePosit
     return QueuePosition(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
 
 
-def foretold(conn: Connection, client_id: str, limit: int) -> list[Foretold]:
+def start_estimates(conn: Connection, client_id: str, limit: int) -> list[StartEstimate]:
     """A client's newest `limit` successes with an upstream call, with the start estimated at submission."""
     rows = conn.execute(_STARTED, {"client": client_id, "most": limit}).all()
-    return [Foretold(*row) for row in rows if row.started_at is not None]
+    return [StartEstimate(*row) for row in rows if row.started_at is not None]
 
 
 _DEADLINES = (

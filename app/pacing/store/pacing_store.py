@@ -147,10 +147,10 @@ class RedisPacingStore:
         self._quotas, self._keys = tuple(quotas), tuple(topology.keys)
         arguments: list[str | float] = [self.term, heads, 2000, since, *quotas]
         if wait > 0:
-            _, told = self._checked(lambda: self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
+            _, state = self._checked(lambda: self.scripts.run_at_ring(WAKE, wait, "snapshot", *arguments))
         else:
-            _, told = self._run("snapshot", *arguments)
-        now, requeue, reports, flights, workers, whole, last, queues, rows, aside = _loaded(told)
+            _, state = self._run("snapshot", *arguments)
+        now, requeue, reports, flights, workers, whole, last, queues, rows, aside = _loaded(state)
         at, bad = float(now), Counter({kind: int(count) for kind, count in _pairs(aside)})
         waiting = self._heads.update(at, heads, whole, last, queues, topology.models)
         try:
@@ -389,12 +389,12 @@ def _used(used: Sequence[int] | None, place: str | None, list_: str | None) -> T
     return TokensUsed(model, int(head.estimate), head.asked, *used)
 
 
-def _loaded(told: bytes) -> Any:
+def _loaded(state: bytes) -> Any:
     """Decode the snapshot. Bytes that are not text are not ours: their entries are treated as unreadable."""
     try:
-        return orjson.loads(told)
+        return orjson.loads(state)
     except orjson.JSONDecodeError:
-        return orjson.loads(told.decode(errors="replace"))
+        return orjson.loads(state.decode(errors="replace"))
 
 
 def _is_redeemed(permit: Any, before: float) -> bool:

@@ -40,8 +40,8 @@ NO_REASONS: Mapping[Place, str] = {}
 class Alert:
     """One rule's state for one subject.
 
-    `told`: its channels know that it fires. `unsure`: a message was started and its result is not recorded yet; if
-    the sender dies, the current state is sent again.
+    `notified`: its channels know that it fires. `unsure`: a message was started and its result is not recorded yet;
+    if the sender dies, the current state is sent again.
     """
 
     rule: str
@@ -50,13 +50,13 @@ class Alert:
     state: AlertState
     since: float  # of this state
     value: float
-    told: bool = False
+    notified: bool = False
     unsure: bool = False
 
     @property
     def may_be_known(self) -> bool:
         """Whether its channels may know that it fires but not that it ended."""
-        return self.told or self.unsure
+        return self.notified or self.unsure
 
     @property
     def place(self) -> Place:
@@ -96,8 +96,8 @@ def _next(alert: Alert | None, rule: Rule, subject: str, value: float, now: floa
         return None if alert is None else _calm(alert, now)
     if alert is None or alert.state is AlertState.RESOLVED:
         # If its end was never announced, its channels still see it firing.
-        told, unsure = (alert.told, alert.unsure) if alert else (False, False)
-        alert = Alert(rule.name, subject, rule.severity, AlertState.PENDING, now, value, told, unsure)
+        notified, unsure = (alert.notified, alert.unsure) if alert else (False, False)
+        alert = Alert(rule.name, subject, rule.severity, AlertState.PENDING, now, value, notified, unsure)
     if alert.state is AlertState.PENDING and now - alert.since >= rule.seconds:
         return replace(alert, state=AlertState.FIRING, since=now, value=value)
     return replace(alert, value=value)
@@ -167,7 +167,7 @@ def news(
 def is_news(alert: Alert) -> bool:
     """Whether its channels do not know its state yet."""
     if alert.state is AlertState.FIRING:
-        return not alert.told or alert.unsure
+        return not alert.notified or alert.unsure
     return alert.state is AlertState.RESOLVED and alert.may_be_known
 
 
@@ -182,12 +182,12 @@ def begun(alert: Alert, digest: Digest) -> Alert:
     return replace(alert, unsure=True) if alert.place in places else alert
 
 
-def told(alert: Alert, digest: Digest) -> Alert:
+def mark_notified(alert: Alert, digest: Digest) -> Alert:
     """The alert after a digest was sent. Later changes are announced again."""
     if alert.place in {one.place for one in digest.fired}:
-        return replace(alert, told=True, unsure=False)
+        return replace(alert, notified=True, unsure=False)
     if alert.place in {one.place for one in digest.resolved}:
-        return replace(alert, told=False, unsure=False)
+        return replace(alert, notified=False, unsure=False)
     return alert
 
 

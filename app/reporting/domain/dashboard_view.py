@@ -36,7 +36,7 @@ class LimitShare:
 
     used: float
     limit: float | None
-    told: bool = True  # configured; otherwise learned
+    configured: bool = True  # otherwise learned
 
     @property
     def share(self) -> float:
@@ -153,11 +153,12 @@ def quota_lines(
         _quota_line(name, topology, states.get(name) or QuotaSnapshot(name), used, upstreams)
         for name in topology.quota_ids
     ]
-    told = said or {}
+    report = said or {}
     lines = [
-        replace(line, breaker=_breaker(told, line.id, now), learned=_learned(told, line.id)) for line in lines
+        replace(line, breaker=_breaker(report, line.id, now), learned=_learned(report, line.id))
+        for line in lines
     ]
-    return [line for line in lines if _tells(line)]
+    return [line for line in lines if _is_shown(line)]
 
 
 def by_reason(rows: Iterable[Failed]) -> list[FailureGroup]:
@@ -181,7 +182,7 @@ def _quota_line(
 ) -> QuotaLine:
     kind, _, rest = name.partition(":")
     owner, _, model = rest.partition(":")
-    told = topology.quotas.get(name)
+    configured = topology.quotas.get(name)
     all_sent = sum(
         (what for sender, what in used.items() if _passes(sender, kind, owner, model, upstreams)), Sent()
     )
@@ -190,9 +191,13 @@ def _quota_line(
         kind,
         owner,
         model,
-        _use(all_sent.calls, told.rpm if told else None, state.rate and state.rate * WINDOW),
-        _use(state.flight, told.concurrency if told else None, state.cap),
-        _use(all_sent.tokens, told.tpm if told else None, state.token_rate and state.token_rate * WINDOW),
+        _use(all_sent.calls, configured.rpm if configured else None, state.rate and state.rate * WINDOW),
+        _use(state.flight, configured.concurrency if configured else None, state.cap),
+        _use(
+            all_sent.tokens,
+            configured.tpm if configured else None,
+            state.token_rate and state.token_rate * WINDOW,
+        ),
         state,
     )
 
@@ -203,13 +208,13 @@ def _passes(sender: Sender, kind: str, owner: str, model: str, upstreams: Mappin
     return owners.get(kind) == owner and model in (ANY, sender.upstream_model)
 
 
-def _use(used: float, told: float | None, in_force: float | None) -> LimitShare:
+def _use(used: float, configured: float | None, in_force: float | None) -> LimitShare:
     """The limit in force: a learned limit may be below the configured one, never above."""
-    if told is None:
-        return LimitShare(used, in_force, told=False)
-    if in_force is not None and in_force < 0.95 * told - 1:
-        return LimitShare(used, in_force, told=False)
-    return LimitShare(used, told)
+    if configured is None:
+        return LimitShare(used, in_force, configured=False)
+    if in_force is not None and in_force < 0.95 * configured - 1:
+        return LimitShare(used, in_force, configured=False)
+    return LimitShare(used, configured)
 
 
 def _breaker(said: Mapping[str, Any], name: str, now: float) -> BreakerSnapshot | None:
@@ -221,7 +226,7 @@ def _learned(said: Mapping[str, Any], name: str) -> LimitFigures:
     return LimitFigures(**said.get("learned", {}).get(name, {}))
 
 
-def _tells(line: QuotaLine) -> bool:
+def _is_shown(line: QuotaLine) -> bool:
     limited = any(use.limit is not None for use in (line.calls, line.flight, line.tokens))
     return limited or line.state.braked or line.state.brakes > 0 or line.breaker is not None
 

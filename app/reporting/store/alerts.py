@@ -35,7 +35,7 @@ alert = Table(
     Column("state", Text, nullable=False),  # pending, firing, resolved
     Column("since", Double, nullable=False),
     Column("value", Double, nullable=False),
-    Column("told", Boolean, nullable=False, server_default=text("false")),  # its channels know that it fires
+    Column("told", Boolean, nullable=False, server_default=text("false")),  # its channels were notified
     Column(
         "unsure", Boolean, nullable=False, server_default=text("false")
     ),  # a message was started, its result not recorded
@@ -134,7 +134,7 @@ def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[
             "state": one.state.value,
             "since": one.since,
             "value": one.value,
-            "told": one.told,
+            "told": one.notified,
             "unsure": one.unsure,
         }
         if place in before:

@@ -131,7 +131,7 @@ class WaitReasonWriter:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
-    def tell(self, said: Mapping[str, Any]) -> None:
+    def publish(self, said: Mapping[str, Any]) -> None:
         """Replace the previous report. Raises RedisUnreachable."""
         self._scripts.command("SET", _KEY, orjson.dumps(said), "EX", _LIFE)
 
@@ -207,8 +207,8 @@ class WaitReasonReader:
 
     def _opens_in(self, model: str) -> float:
         """Infinite if unknown."""
-        told = self._model(model).get("opens_in", 0.0 if self.said() else None)
-        return float("inf") if told is None else float(told)
+        seconds = self._model(model).get("opens_in", 0.0 if self.said() else None)
+        return float("inf") if seconds is None else float(seconds)
 
     def _model(self, model: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.said().get("models", {}).get(model, {})

@@ -110,8 +110,8 @@ NO_PROOFS: Mapping[str, Proof] = {}
 
 _BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
 _WORDS = {
-    Condition.DISABLED: "key {} is disabled: {}; it is tested again by itself",
-    Condition.NO_BALANCE: "account {} has no balance left: {}; it is tested again by itself",
+    Condition.DISABLED: "key {} is disabled: {}; it is tested again automatically",
+    Condition.NO_BALANCE: "account {} has no balance left: {}; it is tested again automatically",
 }
 _REFUSED = "the upstream refuses it"  # for clients: an upstream's own words may quote another's request
 

@@ -210,7 +210,7 @@ def _words(subject: str, case: Case) -> str:
     kind, _, rest = subject.partition(":")
     name, _, model = rest.rpartition(":")
     where = f"{kind} {name}" + ("" if model == ANY else f", model {model}")
-    return f"{where}: the upstream refuses every request ({case.call.outcome}); it is tried again by itself"
+    return f"{where}: the upstream refuses every request ({case.call.outcome}); it is retried automatically"
 
 
 Figure = Literal["calls", "pace", "tokens"]

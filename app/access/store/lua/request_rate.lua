@@ -1,5 +1,5 @@
 -- One request of a client against its requests per minute: a bucket of `rpm`, refilled evenly.
--- ARGV: client, rpm. Gives back {1 or 0, how many are left, milliseconds until one is there, until it is full}.
+-- ARGV: client, rpm. Returns {1 or 0, how many are left, milliseconds until one is there, until it is full}.
 local key, size = 'penstock:rpm:' .. ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000

@@ -1,7 +1,7 @@
 -- Puts messages into their backlog queues, in order, each with its place, and wakes the dispatcher.
 -- ARGV: the leader's term when its feeder calls, else '', window of a queue, window of all, share of maxmemory in use
 -- allowed, channel of Celery's events, then for each message: queue, step, task id, place, front ('1'), message, event
--- that tells of it ('': none).
+-- that announces it ('': none).
 -- Returns index, reason, index, reason ... of what was refused.
 local feeding, window, all, share = ARGV[1] ~= '', tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local channel, refused, lengths, pushed = ARGV[5], {}, {}, false

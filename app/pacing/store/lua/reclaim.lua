@@ -46,11 +46,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNREDEEMED, '-inf', seconds(now 
 end
 -- All of a list at once: one by one, each would walk the list and push what stands before it again.
 for list, newcomers in pairs(ordered) do place_by_due(list, ordered_part(list), newcomers) end
-for _, ghost in ipairs(redis.call('ZRANGEBYSCORE', ORPHANS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
-  local g = decoded(ghost)
-  redis.call('ZREM', ORPHANS, ghost)
+for _, orphan in ipairs(redis.call('ZRANGEBYSCORE', ORPHANS, '-inf', seconds(now), 'LIMIT', 0, 500)) do
+  local g = decoded(orphan)
+  redis.call('ZREM', ORPHANS, orphan)
   if not g or type(g.q) ~= 'table' then
-    set_aside('ghost', ghost)
+    set_aside('ghost', orphan)
     g = {q = {}}
   end
   for _, name in ipairs(g.q) do
