@@ -14,7 +14,8 @@ from flask.globals import request_ctx
 from pydantic import BaseModel
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+from werkzeug.sansio.multipart import Data, Epilogue, Event, File, MultipartDecoder, NeedData
+from werkzeug.sansio.multipart import Field as FormField
 
 from app.api.http_worker import SlowClient
 from app.platform.domain.errors import Invalid
@@ -280,7 +281,7 @@ class _Reading:
         self._in_file = False
 
     def take(self, said: Event) -> None:
-        if isinstance(said, Field):
+        if isinstance(said, FormField):
             self._in_file = False
             self._field = self._fields.setdefault(said.name, bytearray())
         elif isinstance(said, File):
