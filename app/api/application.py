@@ -24,9 +24,8 @@ from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import docs_page, openapi
 from app.api.operations import Operation, add_routes
 from app.api.paths import canonical
-from app.api.rendering import Rendering
 from app.api.request_ids import install_following, install_request_ids
-from app.api.responses import install_compression, install_cors, install_errors
+from app.api.responses import Rendering, install_compression, install_cors, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import EstimateViews, UsageViews
 from app.api.warming import CacheViews, WarmViews

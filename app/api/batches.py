@@ -17,8 +17,7 @@ from app.api.batch_json import read_batch
 from app.api.body import is_compressed, pieces, read_body
 from app.api.operations import JSONL, Operation, ResponseDoc, View
 from app.api.queries import Query, header_options, read_batch_options, read_query
-from app.api.rendering import Rendering
-from app.api.responses import answer
+from app.api.responses import Rendering, answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
 from app.composition.api import OpenAiUseCases, UseCases
 from app.platform.domain.errors import Invalid

@@ -11,8 +11,7 @@ from app.api.auditing import note
 from app.api.body import ONE_TASK, read_body, read_model, watch_peer
 from app.api.operations import Operation, ResponseDoc
 from app.api.queries import TasksQuery, WaitQuery, read_query
-from app.api.rendering import Rendering
-from app.api.responses import answer
+from app.api.responses import Rendering, answer
 from app.api.shapes import AttemptList, Deleted, DeliveryList, RetriedTasks, Task, TaskList
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
