@@ -14,9 +14,16 @@ from pydantic import Field
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
 from app.api.batch_json import read_batch
-from app.api.body import is_compressed, pieces, read_body
+from app.api.body import (
+    Query,
+    header_options,
+    is_compressed,
+    pieces,
+    read_batch_options,
+    read_body,
+    read_query,
+)
 from app.api.operations import JSONL, Operation, ResponseDoc, View
-from app.api.queries import Query, header_options, read_batch_options, read_query
 from app.api.responses import Rendering, answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
 from app.composition.api import OpenAiUseCases, UseCases
