@@ -14,7 +14,7 @@ from app.api.access_control import AccessControl, CallerAddresses, Callers
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
-from app.api.auditing import install_auditing
+from app.api.auditing import install_auditing, install_following, install_request_ids
 from app.api.batches import BatchViews, SteeringViews
 from app.api.chat import DEPLOYMENT, ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
@@ -24,7 +24,6 @@ from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import docs_page, openapi
 from app.api.operations import Operation, add_routes
 from app.api.paths import canonical
-from app.api.request_ids import install_following, install_request_ids
 from app.api.responses import Rendering, install_compression, install_cors, install_errors
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import EstimateViews, UsageViews

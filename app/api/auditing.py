@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
-from flask import Flask, Request, Response, g
+from flask import Flask, Request, Response, g, request
 from flask.globals import app_ctx, request_ctx
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.access.audit_log import RecordAudit
 from app.access.domain.audit import ChainEntry
 from app.access.domain.caller import Caller
 from app.api.access_control import CallerAddresses
-from app.platform.ports import Clock
+from app.platform.ports import Clock, Tracer
+from app.tasks.domain.task import new_id
 
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})
@@ -109,3 +113,44 @@ def _text(value: str) -> str:
 
 def _is_preflight(method: str) -> bool:
     return method in ("HEAD", "OPTIONS")
+
+
+HEADER = "x-request-id"
+_GIVEN = "HTTP_X_REQUEST_ID"  # its WSGI name
+_NAMED = ("task_id", "batch_id")  # path parameters that are logged
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def install_request_ids(app: Flask, clock: Clock) -> None:
+    """Assign each request an id, the client's own if well-formed, and return it in the response."""
+
+    @app.before_request
+    def name_request() -> None:
+        asked, kept = request_ctx.request, app_ctx.g
+        given = asked.environ.get(_GIVEN, "")
+        kept.request_id = given if _WELL_FORMED.fullmatch(given) else new_id("req", clock.now())
+        named = {name: value for name, value in (asked.view_args or {}).items() if name in _NAMED}
+        clear_contextvars()  # left by the previous request in this thread
+        bind_contextvars(request_id=kept.request_id, **named)
+
+    @app.after_request
+    def name_response(response: Response) -> Response:
+        response.headers[HEADER] = app_ctx.g.get("request_id") or new_id("req", clock.now())
+        return response
+
+
+def install_following(app: Flask, tracer: Tracer) -> None:
+    """Continue the trace named by `traceparent` (W3C Trace Context) during each request, if tracing is enabled."""
+    if not tracer.enabled:
+        return
+
+    @app.before_request
+    def follow() -> None:
+        if parent := request.headers.get("traceparent"):
+            g.leave_trace = tracer.follow(parent)
+
+    @app.teardown_request
+    def leave(_error: BaseException | None) -> None:
+        leave: Callable[[], None] | None = g.pop("leave_trace", None)
+        if leave is not None:
+            leave()
