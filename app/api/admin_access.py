@@ -17,7 +17,7 @@ from app.api.access_control import Callers
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
 from app.api.auditing import note
 from app.api.body import Query, read_model, read_query
-from app.api.operations import JSONL, Operation, ResponseDoc
+from app.api.openapi import JSONL, Operation, ResponseDoc
 from app.api.responses import answer, raw
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid

@@ -27,7 +27,7 @@ from app.api.access_shapes import (
 )
 from app.api.auditing import note
 from app.api.body import read_model
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.composition.api import UseCases

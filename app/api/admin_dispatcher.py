@@ -12,7 +12,7 @@ from pydantic import Field
 from app.api.access_control import Callers
 from app.api.auditing import note
 from app.api.body import read_model
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Shape, Time
 from app.composition.api import UseCases

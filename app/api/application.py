@@ -21,8 +21,7 @@ from app.api.dead_letters import DeadLetterViews
 from app.api.events import EventViews
 from app.api.monitoring import HealthViews, Metrics
 from app.api.openai_batches import FileViews, OpenAiBatchViews
-from app.api.openapi import docs_page, openapi
-from app.api.operations import Operation, add_routes
+from app.api.openapi import Operation, add_routes, docs_page, openapi
 from app.api.paths import canonical
 from app.api.responses import Rendering, install_compression, install_cors, install_errors
 from app.api.tasks import RetryViews, TaskViews

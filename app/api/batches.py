@@ -23,7 +23,7 @@ from app.api.body import (
     read_body,
     read_query,
 )
-from app.api.operations import JSONL, Operation, ResponseDoc, View
+from app.api.openapi import JSONL, Operation, ResponseDoc, View
 from app.api.responses import Rendering, answer
 from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
 from app.composition.api import OpenAiUseCases, UseCases

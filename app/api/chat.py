@@ -16,7 +16,7 @@ from app.api.access_control import Callers, Repeats
 from app.api.auditing import TASK_HEADER, note
 from app.api.body import ONE_TASK, read_body, watch_peer
 from app.api.openai_shapes import ChatCompletion, Model, ModelList
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import SHOULD_RETRY, Rendering, answer, envelope, error_response
 from app.api.shapes import Task
 from app.composition.api import OpenAiUseCases

@@ -13,7 +13,7 @@ from app.access.domain.caller import SECRET_BYTES
 from app.api.access_control import Callers
 from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
 from app.api.body import Query, read_model, read_query
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
 from app.callbacks.callback_settings import OVERLAP_SECONDS, rotate_callback_secret
 from app.callbacks.dead_letters import DeadLetterRow, DeadLetters

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.access_control import Callers
 from app.api.body import watch_peer
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import Rendering
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.event_stream import COMMENT, named_event

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 
 from app.access.authenticate import Authenticate
 from app.api.access_control import credentials
-from app.api.operations import TEXT, Operation, ResponseDoc
+from app.api.openapi import TEXT, Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Health
 from app.platform.database import Database

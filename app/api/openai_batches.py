@@ -15,7 +15,7 @@ from app.api.access_control import Callers
 from app.api.auditing import note
 from app.api.body import SMALL_BODY, Query, boundary, pieces, read_body, read_form, read_query
 from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, OpenAiBatchList
-from app.api.operations import BYTES, Operation, ResponseDoc
+from app.api.openapi import BYTES, Operation, ResponseDoc
 from app.api.responses import answer, page, raw
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Conflict, Invalid

@@ -1,21 +1,88 @@
-"""/openapi.json and the /docs page, both generated from the operations and their pydantic models."""
+"""The table of HTTP operations, and what is generated from it: routes, /openapi.json and the /docs page."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flask import Response, render_template_string
+from flask import Flask, Response, render_template_string
+from flask.typing import ResponseReturnValue
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from app.api.operations import FORM, JSON, Operation, ResponseDoc
 from app.api.shapes import ErrorEnvelope
 from app.submission.domain.request_headers import IDEMPOTENCY_KEY, LONGEST
+
+View = Callable[..., ResponseReturnValue]
+
+JSON = "application/json"
+JSONL = "application/jsonl"
+TEXT = "text/plain"
+BYTES = "application/octet-stream"
+FORM = "multipart/form-data"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseDoc:
+    """Documents a successful response."""
+
+    description: str
+    body: type[BaseModel] | None = None  # of JSON, or of each line of JSONL
+    media: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method and a path, such as GET /v1/tasks/{id}, with its input and its responses."""
+
+    method: str
+    path: str
+    summary: str
+    view: View
+    answers: Mapping[int, ResponseDoc]
+    group: str = "Tasks"
+    description: str = ""
+    body: type[BaseModel] | None = None
+    lines: type[BaseModel] | None = None  # JSON Lines are accepted too
+    query: type[BaseModel] | None = None
+    refusals: tuple[int, ...] = ()  # besides those common to all operations
+    repeatable: bool = False  # accepts an Idempotency-Key
+    public: bool = False  # needs no API key
+    aliases: tuple[str, ...] = field(default=())  # other paths to the same operation
+    whole_paths: tuple[str, ...] = ()  # path parameters that may contain slashes
+    form: type[BaseModel] | None = None  # a multipart/form-data body instead of JSON
+
+    @property
+    def name(self) -> str:
+        """Its name in /openapi.json and in metrics."""
+        words = re.findall(r"[a-z0-9]+", f"{self.method.lower()} {self.path.lower()}")
+        return "_".join(words)
+
+
+def _rule(path: str, whole: tuple[str, ...]) -> str:
+    """The path in Flask's syntax."""
+    for name in whole:
+        path = path.replace(f"{{{name}}}", f"<path:{name}>")
+    return path.replace("{", "<").replace("}", ">")
+
+
+def add_routes(app: Flask, operations: list[Operation]) -> None:
+    """Register the operations with Flask."""
+    for operation in operations:
+        for number, path in enumerate((operation.path, *operation.aliases)):
+            app.add_url_rule(
+                _rule(path, operation.whole_paths),
+                endpoint=operation.name if number == 0 else f"{operation.name}_{number}",
+                view_func=operation.view,
+                methods=[operation.method],
+                provide_automatic_options=False,
+            )
+
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {

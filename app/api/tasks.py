@@ -9,7 +9,7 @@ from pydantic import Field
 from app.api.access_control import Callers, Repeats
 from app.api.auditing import note
 from app.api.body import ONE_TASK, TasksQuery, WaitQuery, read_body, read_model, read_query, watch_peer
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import Rendering, answer
 from app.api.shapes import AttemptList, Deleted, DeliveryList, RetriedTasks, Task, TaskList
 from app.composition.api import UseCases

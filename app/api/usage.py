@@ -12,7 +12,7 @@ from pydantic import Field
 from app.access.domain.caller import Caller
 from app.api.access_control import Callers
 from app.api.body import Query, read_query
-from app.api.operations import Operation, ResponseDoc
+from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.usage import BY, UsageFilter, as_csv, usage_row
