@@ -11,11 +11,10 @@ from flask import Flask, Request, Response
 from flask.globals import app_ctx, request_ctx
 from structlog.contextvars import bind_contextvars
 
-from app.access.authenticate import Authenticate
+from app.access.authenticate import Authenticate, CallerContext, client_address, current, zones_of
 from app.access.domain.caller import Caller, scope_of
 from app.access.domain.policy import CallFacts, Decision
 from app.access.manage_policies import PolicyBook
-from app.access.request_context import CallerContext, client_address, current, zones_of
 from app.access.request_rates import Rate, RequestRates
 from app.platform.domain.errors import Forbidden, OverLimit
 from app.platform.domain.url_rules import parse_networks

@@ -14,11 +14,11 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
+from app.access.authenticate import current
 from app.access.domain.caller import NO_LIMITS, ClientLimits
 from app.access.domain.policy import CallFacts
 from app.access.manage_clients import read_limits
 from app.access.manage_policies import PolicyBook
-from app.access.request_context import current
 from app.access.store import clients
 from app.access.store.clients import ClientRow
 from app.billing.domain.budget import Spent, ceilings, exceeded, fitting, total

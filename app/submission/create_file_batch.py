@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import structlog
 from sqlalchemy import Connection
 
-from app.access.request_context import current, to_text
+from app.access.authenticate import current, to_text
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Invalid

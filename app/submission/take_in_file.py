@@ -12,7 +12,7 @@ import orjson
 import structlog
 from sqlalchemy import Connection
 
-from app.access.request_context import calling, from_text
+from app.access.authenticate import calling, from_text
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, Rejected
 from app.platform.domain.json_text import lines

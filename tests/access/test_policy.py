@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.access.authenticate import client_address, zones_of
 from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
-from app.access.request_context import client_address, zones_of
 from app.platform.domain.url_rules import parse_networks
 
 DOCUMENT = {
