@@ -20,7 +20,7 @@ from app.platform.domain.errors import Forbidden, OverLimit
 from app.platform.domain.url_rules import parse_networks
 from app.platform.ports import Clock
 from app.settings.models import AccessSettings
-from app.submission.domain.request_headers import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
+from app.submission.domain.request import IDEMPOTENCY_KEY, Fingerprint, IdempotencyKey, parse_key
 
 log = structlog.get_logger("penstock.access")
 

@@ -25,8 +25,8 @@ from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
-from app.submission.domain import request_headers
-from app.submission.domain.request_headers import read_patience
+from app.submission.domain import request
+from app.submission.domain.request import read_patience
 from app.submission.openai_bodies import ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
@@ -176,7 +176,7 @@ class ChatViews:
             body.request(),
             _fingerprint(caller, raw),
             read_patience(request.headers.get),
-            request_headers.parse_prefer(request.headers.get(request_headers.PREFER)),
+            request.parse_prefer(request.headers.get(request.PREFER)),
             repeats.repeat(),
             watch_peer(request.environ),
         )

@@ -24,8 +24,7 @@ from app.settings import ApiSettings
 from app.submission.bodies import Body, CallbackUrl, Metadata, option_headers, refuse
 from app.submission.create_file_batch import FileBatchRequest
 from app.submission.domain.openai_batch import openai_batch_view
-from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest
-from app.submission.domain.request_headers import read_patience
+from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest, read_patience
 from app.submission.openai_bodies import endpoint_path
 from app.submission.store_file import PURPOSES, Upload, UploadParams
 from app.submission.validation import parse, parse_json

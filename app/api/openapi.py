@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.api.shapes import ErrorEnvelope
-from app.submission.domain.request_headers import IDEMPOTENCY_KEY, LONGEST
+from app.submission.domain.request import IDEMPOTENCY_KEY, LONGEST
 
 View = Callable[..., ResponseReturnValue]
 

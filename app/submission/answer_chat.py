@@ -14,8 +14,7 @@ from enum import Enum
 
 from app.platform.domain.errors import OverLimit
 from app.platform.ports import Clock
-from app.submission.domain.request import TaskRequest
-from app.submission.domain.request_headers import IdempotencyKey, Patience, Preference
+from app.submission.domain.request import IdempotencyKey, Patience, Preference, TaskRequest
 from app.submission.hold_connections import HoldConnections, WaitingCall
 from app.submission.submit_task import SubmitTask
 from app.tasks.domain.task import new_id

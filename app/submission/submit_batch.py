@@ -29,8 +29,13 @@ from app.submission.check_request import (
     check_policy,
     draft_task,
 )
-from app.submission.domain.request import BatchRequest, TaskRequest
-from app.submission.domain.request_headers import KEPT_SECONDS, IdempotencyKey, check_repeat
+from app.submission.domain.request import (
+    KEPT_SECONDS,
+    BatchRequest,
+    IdempotencyKey,
+    TaskRequest,
+    check_repeat,
+)
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.batches import BatchRow, get_batch, task_ids

@@ -21,8 +21,7 @@ from app.platform.domain.errors import DatabaseUnreachable, Rejected
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.submission.admit import Admission
 from app.submission.check_request import SubmissionRules, draft_task, estimate_start
-from app.submission.domain.request import TaskRequest
-from app.submission.domain.request_headers import KEPT_SECONDS, IdempotencyKey, check_repeat
+from app.submission.domain.request import KEPT_SECONDS, IdempotencyKey, TaskRequest, check_repeat
 from app.submission.hold_connections import WaitingCall, insert_calls
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold

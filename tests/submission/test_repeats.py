@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.platform.domain.errors import Invalid
-from app.submission.domain.request_headers import Fingerprint, IdempotencyKey, check_repeat, parse_key
+from app.submission.domain.request import Fingerprint, IdempotencyKey, check_repeat, parse_key
 
 
 @pytest.mark.parametrize(

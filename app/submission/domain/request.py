@@ -1,12 +1,15 @@
-"""What a caller asks for: a prompt and its options. Well-formed, not yet checked against the configuration."""
+"""What a caller asks for, in body and headers. Well-formed, not yet checked against the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.caching.domain.caching import CacheParams
+from app.platform.domain.errors import Invalid
 from app.platform.domain.times import DAY
 from app.tasks.domain.task import Priority
 
@@ -55,3 +58,126 @@ class BatchRequest:
     order: Order | None = None
     run_at: float | None = None  # Unix seconds
     off_peak: bool = False
+
+
+DEFAULT_READ_TIMEOUT = 600.0  # seconds, the default of the OpenAI clients
+_HEADROOM = 5.0  # an answer is sent this many seconds before the client's read timeout
+_TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
+_COUNT_HEADER = "x-stainless-retry-count"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`seconds` that a call may wait; `repeats`: its client retries by itself; `tries` before this one."""
+
+    seconds: float
+    repeats: bool = False
+    tries: int = 0
+
+
+def read_patience(header: Callable[[str], str | None]) -> Patience:
+    """Read the headers of a request; `header` returns a header's value by its name in lower case.
+
+    The OpenAI clients send their timeout and retry count; others are assumed to have the same default timeout.
+    """
+    timeout = next(filter(None, (_seconds(header(name)) for name in _TIMEOUT_HEADERS)), DEFAULT_READ_TIMEOUT)
+    count = header(_COUNT_HEADER)
+    tries = int(count) if count and count.isascii() and count.isdigit() and len(count) < 6 else 0
+    return Patience(_waiting(timeout), count is not None, tries)
+
+
+def _waiting(timeout: float) -> float:
+    """A client with a very short timeout gets half of it."""
+    return max(timeout - _HEADROOM, timeout / 2)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return min(seconds, 86400.0) if seconds > 0 and math.isfinite(seconds) else None
+
+
+PREFER = "Prefer"
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """The preferences of the header `Prefer`. `wait`: seconds; None: not given."""
+
+    respond_async: bool = False
+    wait: float | None = None
+
+    def applied(self) -> str:
+        """The value of `Preference-Applied`."""
+        words = ["respond-async"] if self.respond_async else []
+        return ", ".join(words if self.wait is None else [*words, f"wait={self.wait:g}"])
+
+
+def parse_prefer(header: str | None) -> Preference:
+    """Read the header (RFC 7240). Unknown and malformed preferences are ignored, as the RFC requires."""
+    respond_async, wait = False, None
+    for part in (header or "").split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "respond-async":
+            respond_async = True
+        elif name == "wait" and wait is None and value.isascii() and value.isdigit() and len(value) <= 9:
+            wait = float(value)
+    return Preference(respond_async, wait)
+
+
+KEPT_SECONDS = DAY  # how long a key is remembered
+IDEMPOTENCY_KEY = "Idempotency-Key"
+LONGEST = 255  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key, and the fingerprint of the request it came with."""
+
+    key: str
+    fingerprint: str  # SHA-256 of operation and payload, hexadecimal
+
+
+class Fingerprint:
+    """Computes a fingerprint of a payload, piece by piece."""
+
+    def __init__(self, operation: str) -> None:
+        self._digest = hashlib.sha256(operation.encode() + b"\n")
+
+    def add(self, piece: bytes) -> None:
+        """Add the next piece."""
+        self._digest.update(piece)
+
+    def text(self) -> str:
+        """The fingerprint, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def parse_key(header: str | None) -> str | None:
+    """Read an Idempotency-Key, with or without the quotes of a structured header. Raises Invalid."""
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
+        raise Invalid(
+            f"{IDEMPOTENCY_KEY}: must have 1 to {LONGEST} printable ASCII characters",
+            param=IDEMPOTENCY_KEY,
+            code="invalid_value",
+        )
+    return key
+
+
+def check_repeat(repeat: IdempotencyKey, recorded: str) -> None:
+    """Refuse a key already used with another payload; `recorded` is the fingerprint recorded first."""
+    if repeat.fingerprint != recorded:
+        raise Invalid(
+            f"{IDEMPOTENCY_KEY}: this key was used with another payload in the last 24 hours; use a new key",
+            param=IDEMPOTENCY_KEY,
+            code="idempotency_key_reused",
+            status=422,
+        )
