@@ -18,8 +18,7 @@ from app.api.responses import answer
 from app.api.shapes import Shape
 from app.billing.domain.calendar import Calendar
 from app.billing.domain.usage import UsageFilter
-from app.caching.domain.answer import AnswerCache
-from app.caching.domain.caching import client_scope
+from app.caching.domain.caching import AnswerCache, client_scope
 from app.platform.domain.errors import Forbidden, Unreachable
 from app.platform.domain.money import PICOS_PER_UNIT, amount
 from app.platform.ports import Clock

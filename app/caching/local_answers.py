@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import TLRUCache
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer
+from app.caching.domain.caching import AnswerCache, CachedAnswer
 from app.platform.ports import Clock
 
 _MAX_ANSWERS = 10_000  # however small

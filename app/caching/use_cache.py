@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer, Fallback, NoAnswers
+from app.caching.domain.caching import AnswerCache, CachedAnswer, Fallback, NoAnswers
 from app.caching.store import coalesce_join
 from app.caching.store.coalesce_join import JoiningTask, JoinResult, admit, answer_new
 from app.platform.database import Database

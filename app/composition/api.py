@@ -10,7 +10,7 @@ from app.access.audit_log import RecordAudit
 from app.access.authenticate import Authenticate
 from app.access.manage_policies import PolicyBook
 from app.access.request_rates import RequestRates
-from app.caching.domain.answer import AnswerCache
+from app.caching.domain.caching import AnswerCache
 from app.caching.use_cache import UseCache
 from app.dispatching.steer_dispatcher import SteerDispatcher
 from app.pacing.build_controllers import held_keys

@@ -15,7 +15,7 @@ from celery import Celery
 
 from app.access.request_rates import RedisRates
 from app.billing.domain.pricing import PriceBook
-from app.caching.domain.answer import AnswerCache, NoAnswers
+from app.caching.domain.caching import AnswerCache, NoAnswers
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers

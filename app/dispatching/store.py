@@ -20,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.caching import CachedAnswer
 from app.caching.store.coalescing_keys import ReusedAnswer, reuse_answers
 from app.execution.store.attempts import write_lost
 from app.platform.dialects import ROWS, encode, recordset

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from app.billing.domain.calendar import UNKNOWN_PACE, Windows, must_start
-from app.caching.domain.answer import AnswerCache, CachedAnswer, Fallback, NoAnswers
+from app.caching.domain.caching import AnswerCache, CachedAnswer, Fallback, NoAnswers
 from app.dispatching.store import degrade
 from app.pacing.domain.throughput import ThroughputCeiling, ceiling_of, unreachable
 from app.pacing.store import lines

@@ -14,8 +14,7 @@ from typing import Literal, Protocol
 import structlog
 
 from app.billing.domain.pricing import PriceBook
-from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers
-from app.caching.domain.caching import may_keep
+from app.caching.domain.caching import AnswerCache, CachedAnswer, NoAnswers, may_keep
 from app.execution.domain.retry import Policies, RetryContext, decide
 from app.execution.in_flight import CallsInFlight, ReleasePermits, WorkerReadiness
 from app.pacing.domain.brake import brakes

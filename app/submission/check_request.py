@@ -11,8 +11,7 @@ import orjson
 
 from app.access.domain.caller import NO_LIMITS, ClientLimits
 from app.billing.domain.calendar import Windows, latest_start
-from app.caching.domain.answer import Fallback
-from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUsage, CacheUse, combined, use_of
+from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUsage, CacheUse, Fallback, combined, use_of
 from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, PER_MEDIA, answer_limit, asked_for, estimate, prompt_tokens
 from app.pacing.ports import Explain

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.access.manage_policies import PolicyBook
-from app.caching.domain.answer import Fallback
-from app.caching.domain.caching import CacheRules, CacheUsage, model_version
+from app.caching.domain.caching import CacheRules, CacheUsage, Fallback, model_version
 from app.platform.database import Database
 from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import KeyRing

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from app.access.domain.caller import NO_LIMITS
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.caching import CachedAnswer
 from app.caching.store.coalesce_join import JoinResult
 from app.caching.use_cache import UseCache, publish_join
 from app.pacing.ports import Explain, NoExplanation

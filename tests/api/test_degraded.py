@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from app.caching.domain.answer import Fallback
+from app.caching.domain.caching import Fallback
 from app.dispatching.waiting_tasks import GiveDegraded
 from app.tasks.store.tables import task
 from tests.api.world import MODEL, Client, World

@@ -8,7 +8,7 @@ import pytest
 
 from app.access.domain.caller import ClientLimits
 from app.access.manage_clients import change_client
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.caching import CachedAnswer
 from app.caching.store.database_answers import DatabaseAnswers
 from app.tasks.store.tables import task
 from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings

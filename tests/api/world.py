@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from app.access.manage_clients import add_client
 from app.access.request_rates import NoRates
 from app.api.application import PenstockApi, create_app
-from app.caching.domain.answer import AnswerCache, NoAnswers
+from app.caching.domain.caching import AnswerCache, NoAnswers
 from app.execution.store.claims import claim
 from app.execution.store.endings import end
 from app.pacing.ports import Explanation, Queued, QueueForecast

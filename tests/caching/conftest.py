@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.caching.domain.answer import AnswerCache
+from app.caching.domain.caching import AnswerCache
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.store.redis_answers import RedisAnswers

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer, NoAnswers, read, write
+from app.caching.domain.caching import AnswerCache, CachedAnswer, NoAnswers, read, write
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers, bound, cache_entry
 from app.caching.store.redis_answers import RedisAnswers

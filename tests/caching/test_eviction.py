@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.caching.domain.answer import AnswerCache, CachedAnswer
+from app.caching.domain.caching import AnswerCache, CachedAnswer
 from app.caching.local_answers import LocalAnswers
 from app.caching.store.database_answers import DatabaseAnswers, bound
 from app.caching.store.redis_answers import RedisAnswers

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, update
 
 from app.billing.domain.usage import UsageFilter
 from app.billing.store.usage import report
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.caching import CachedAnswer
 from app.caching.store.coalesce_join import (
     JoinResult,
     admit,

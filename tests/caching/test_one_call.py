@@ -8,8 +8,7 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from app.caching.domain.answer import CachedAnswer, NoAnswers
-from app.caching.domain.caching import CacheParams, CacheRules, Mode
+from app.caching.domain.caching import CachedAnswer, CacheParams, CacheRules, Mode, NoAnswers
 from app.caching.store.database_answers import DatabaseAnswers
 from app.caching.use_cache import JoinIdentical, UseCache
 from app.execution.run_task import KeepAnswers

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.caching.domain.answer import CachedAnswer, Fallback
+from app.caching.domain.caching import CachedAnswer, Fallback
 from app.caching.store.database_answers import DatabaseAnswers
 from app.dispatching.store import degrade
 from app.dispatching.waiting_tasks import GiveDegraded

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, text
 
-from app.caching.domain.answer import CachedAnswer
+from app.caching.domain.caching import CachedAnswer
 from app.caching.domain.coalescing import Joined, Participant, join_all, successor
 from app.caching.store.coalescing_keys import (
     Move,

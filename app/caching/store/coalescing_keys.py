@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from app.billing.domain.usage import Heading, UsageEntry, UsageFigures, day_of
 from app.billing.store.usage import write_usage
-from app.caching.domain.answer import CachedAnswer, FallbackKind
+from app.caching.domain.caching import CachedAnswer, FallbackKind
 from app.caching.domain.coalescing import Participant
 from app.platform.dialects import ROWS, encode, hold_numbers, recordset
 from app.platform.domain.money import NO_SUM

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.caching.domain.answer import CachedAnswer, Eviction, read, write
+from app.caching.domain.caching import CachedAnswer, Eviction, read, write
 from app.platform.database import Database, GroupCommit
 from app.platform.dialects import ROWS, encode, insert_or, recordset
 from app.platform.domain.errors import DatabaseUnreachable

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 import structlog
 
-from app.caching.domain.answer import CachedAnswer, Eviction, read, write
+from app.caching.domain.caching import CachedAnswer, Eviction, read, write
 from app.platform.encryption import Unsealable, seal, unseal
 from app.platform.ports import Clock
 from app.platform.redis_scripts import connect
