@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from app.api.http_worker import GunicornThreadWorker
-from app.cli import flower_server
+from app.cli import flower
 from app.platform.domain.names import SEPARATOR
 
 ROOT = Path(__file__).parents[2]
@@ -126,8 +126,8 @@ def test_flower_has_the_parts_that_we_use() -> None:
     assert "update_workers" in dir(Flower)
     assert {"workers", "events", "io_loop"} <= set(re.findall(r"\b(\w+)\b", inspect.getsource(Flower)))
     templates = Path(inspect.getfile(Flower)).parent / "templates"
-    assert flower_server._BAR in (templates / "navbar.html").read_text("utf-8")
-    assert flower_server._TASK in (templates / "task.html").read_text("utf-8")
+    assert flower._BAR in (templates / "navbar.html").read_text("utf-8")
+    assert flower._TASK in (templates / "task.html").read_text("utf-8")
 
 
 def test_prometheus_files_are_read_and_written_as_before(tmp_path: Path) -> None:

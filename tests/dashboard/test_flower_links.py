@@ -4,7 +4,7 @@ from pathlib import Path
 
 import flower
 
-from app.cli.flower_server import LinkedTemplates
+from app.cli.flower import LinkedTemplates
 
 
 def test_flowers_bar_and_task_page_lead_back_to_the_dashboard() -> None:
