@@ -39,8 +39,8 @@ from app.dashboard.live import LivePages
 from app.pacing.ports import NoExplanation
 from app.platform.ports import NoTracer
 from app.reporting.meters import ServiceFigures
+from app.reporting.read_overview import ReadUsage
 from app.reporting.read_service import ReadServiceStatus
-from app.reporting.read_usage import ReadUsage
 from app.reporting.watch_alerts import AlertLoop
 from app.settings.price_lists import peak_calendar
 from app.submission.submission_rules import ceiling_of, longest_of, rules_of

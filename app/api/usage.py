@@ -19,7 +19,7 @@ from app.billing.domain.usage import BY, UsageFilter, as_csv, usage_row
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
-from app.reporting.read_usage import ReadUsage
+from app.reporting.read_overview import ReadUsage
 
 _DEFAULT_DAYS = 30
 _DAY = 86400.0

@@ -22,7 +22,7 @@ from app.caching.domain.caching import AnswerCache, client_scope
 from app.platform.domain.errors import Forbidden, Unreachable
 from app.platform.domain.money import PICOS_PER_UNIT, amount
 from app.platform.ports import Clock
-from app.reporting.read_usage import ReadUsage
+from app.reporting.read_overview import ReadUsage
 from app.settings.cost_models import CacheSettings
 from app.submission.bodies import Body, Instant, TaskBody, refuse
 from app.submission.warm_cache import WarmCache

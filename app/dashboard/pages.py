@@ -21,7 +21,7 @@ from app.platform.domain.errors import NotFound, PenstockError, Rejected, Unauth
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.reporting.domain.dashboard_view import timeline
-from app.reporting.read_usage import ReadUsage
+from app.reporting.read_overview import ReadUsage
 from app.reporting.store import service_queries
 from app.submission.retry_tasks import RetryTask
 from app.tasks.domain.task import BatchStatus, Status, may_run_again

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.billing.domain.usage import UsageFilter, day_of
-from app.reporting.read_usage import ReadUsage
+from app.reporting.read_overview import ReadUsage
 
 DAY = 86400.0
 _SUMMED = (
