@@ -19,12 +19,16 @@ import structlog
 from celery import bootsteps, concurrency
 from celery.concurrency.thread import TaskPool
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.utils.functional import maybe_list
+from celery.worker import control
 from celery.worker.consumer import Consumer
+from kombu.entity import Exchange, Queue
 from vine import promise
 
-from app.composition.worker import FollowKeys, WorkerProcess, build_worker, refuse_queues
+from app.composition.worker import FollowKeys, WorkerProcess, build_worker, quick_scripts, refuse_queues
 from app.execution.celery_app import CONSUMED_STEPS, TRANSPORT_OPTIONS
 from app.execution.revoke_task import RevokeTasks
+from app.pacing.store.backlog_publisher import BacklogQueues
 from app.platform.domain.names import KEY
 from app.settings import ConfigError
 from app.settings.topology import started_regions
@@ -190,3 +194,45 @@ def _close(**_: Any) -> None:
     revoking.close()
     for made in _made:
         made.close()
+
+
+TASK = "task_"
+
+_backlogs = BacklogQueues(quick_scripts(parts.settings))
+_consumed = control.active_queues
+_discard = control.revoke
+
+
+@control.inspect_command()
+def active_queues(state: Any) -> list[dict[str, Any]]:
+    """List the task queues a worker consumes, and every backlog queue."""
+    consumed: list[dict[str, Any]] = _consumed(state)
+    return consumed + [_shown(name) for name in _backlogs.names()]
+
+
+def _shown(name: str) -> dict[str, Any]:
+    """A queue as Celery shows it, with every field: Flower's page of a worker reads them."""
+    queue = Queue(name, Exchange(""), routing_key=name)  # type: ignore[no-untyped-call]
+    return {**queue.as_dict(recurse=True), "backlog": True}  # type: ignore[no-untyped-call]
+
+
+@control.control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
+def revoke(
+    state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **more: Any
+) -> dict[str, Any]:
+    """Cancel tasks by id (or list of ids)."""
+    ids = set(maybe_list(task_id) or [])
+    ours = {name for name in ids if str(name).startswith(TASK)}
+    revoking.ask(sorted(ours))
+    if ids - ours:
+        answer: dict[str, Any] = _discard(state, list(ids - ours), terminate, signal, **more)
+        return answer
+    return {"ok": f"tasks {', '.join(sorted(ours))} will be cancelled"}
+
+
+@control.control_command(
+    variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]"
+)
+def terminate(state: Any, signal: Any, task_id: Any, **more: Any) -> dict[str, Any]:
+    """Cancel tasks by id; calls in flight finish."""
+    return revoke(state, task_id, terminate=True, signal=signal, **more)  # type: ignore[no-any-return]
