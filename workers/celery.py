@@ -6,5 +6,5 @@ from app.composition.container import from_environment
 
 parts = from_environment()
 celery = parts.celery
-celery.conf.include = ["workers.lifecycle", "workers.lifecycle", "workers.tasks"]
-celery.conf.worker_consumer = "workers.lifecycle:PromptConsumer"
+celery.conf.include = ["workers.lifecycle", "workers.tasks"]
+celery.conf.worker_consumer = "workers.consumer:PromptConsumer"

@@ -1,4 +1,7 @@
-"""Turn an API key, or the ticket of a browser session, into its caller."""
+"""Who calls and from where: an API key, or the ticket of a browser session, turned into its caller.
+
+The context of a call is set where a request comes in, read by use cases, and empty in background threads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes every call to the audit log, including those with an unknown key, but no prompts and no secrets."""
+"""What every request gets: an id, a trace, and an entry in the audit log.
+
+Calls with an unknown key are logged too; prompts and secrets never are.
+"""
 
 from __future__ import annotations
 

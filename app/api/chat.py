@@ -25,8 +25,7 @@ from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
-from app.submission.domain import request
-from app.submission.domain.request import read_patience
+from app.submission.domain.request import PREFER, parse_prefer, read_patience
 from app.submission.openai_bodies import ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
@@ -176,7 +175,7 @@ class ChatViews:
             body.request(),
             _fingerprint(caller, raw),
             read_patience(request.headers.get),
-            request.parse_prefer(request.headers.get(request.PREFER)),
+            parse_prefer(request.headers.get(PREFER)),
             repeats.repeat(),
             watch_peer(request.environ),
         )

@@ -1,4 +1,4 @@
-"""`penstock flower`: Flower with authentication, read-only."""
+"""`penstock flower`: Flower with authentication, read-only, and how its server is started."""
 
 from __future__ import annotations
 

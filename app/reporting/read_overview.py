@@ -1,4 +1,4 @@
-"""What the dashboard shows: one service snapshot for everyone who looks, and each viewer's own lists."""
+"""What the dashboard shows: one service snapshot for everyone who looks, each viewer's own lists, and what was used."""
 
 from __future__ import annotations
 

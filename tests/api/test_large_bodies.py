@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import SchemaValidator
 
-from app.api import access_shapes, admin_dispatcher, batch_json, body, openai_batches, tasks, warming
+from app.api import access_shapes, admin_dispatcher, batch_json, openai_batches, tasks, warming
 from app.api.batch_json import read_batch
-from app.api.body import Query, read_form
+from app.api.body import Query, TasksQuery, read_form
 from app.platform.domain import json_text
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import check_values
@@ -127,7 +127,7 @@ def test_a_wrong_body_of_any_size_is_refused_at_little_cost(reader: str, made: t
 
 def test_every_list_and_object_that_callers_send_stops_at_its_first_fault() -> None:
     """Of whatever model there is, and will be."""
-    modules = (access_shapes, admin_dispatcher, openai_batches, body, tasks, warming)
+    modules = (access_shapes, admin_dispatcher, openai_batches, tasks, warming)
     assert modules  # imported so that their models are known
     open_ended = [f"{model.__name__}: {kind}" for model in _models() for kind in _patient(model)]
     assert open_ended == []
@@ -169,7 +169,7 @@ def test_objects_and_conversations_have_a_most_of_their_own() -> None:
         (TaskBody, {"messages": [said] * (MOST_MESSAGES + 1)}, "messages: must hold at most 10000"),
         (ChatBody, {"messages": [said], **{str(n): 1 for n in range(MOST_NAMES)}}, "at most 200 fields"),
         (BatchBody, {"requests": [{str(n): 1 for n in range(MOST_NAMES + 1)}]}, "requests[0]: must hold"),
-        (body.TasksQuery, {str(n): "1" for n in range(MOST_NAMES + 1)}, "at most 200 fields"),
+        (TasksQuery, {str(n): "1" for n in range(MOST_NAMES + 1)}, "at most 200 fields"),
         (TaskBody, {"prompt": "x", "parameters": {str(n): 1 for n in range(201)}}, "parameters: must hold"),
     ]:
         with pytest.raises(Invalid) as caught:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from workers.lifecycle import GATHER_SECONDS, GatherEvents
+from workers.consumer import GATHER_SECONDS, GatherEvents
 
 
 class Hub:

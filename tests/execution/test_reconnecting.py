@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.utils import functional
 
 from tests.servers import RedisServer
-from workers.lifecycle import MOST_SECONDS, PromptConsumer
+from workers.consumer import MOST_SECONDS, PromptConsumer
 
 AWAY_SECONDS = 61.0
 _CONTROLLER = SimpleNamespace(use_eventloop=False, state=None)
