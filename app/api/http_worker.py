@@ -17,10 +17,9 @@ from types import FrameType
 from typing import Any
 
 from gunicorn import http, util
-from gunicorn.http import errors, wsgi
+from gunicorn.http import errors
 from gunicorn.http.errors import ParseException
 from gunicorn.http.unreader import SocketUnreader
-from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.api.responses import envelope
@@ -58,24 +57,8 @@ class SlowClientGuard(SocketUnreader):  # type: ignore[misc]
         left = self._patience + self._read / LEAST_PACE - self._waited
         if left <= 0:
             raise SlowClient
-        data = self._read_available(size_hint)
-        if data is None:
-            data = self._wait(left, size_hint)
+        data = self._wait(left, size_hint)
         self._read += len(data)
-        return data
-
-    def _read_available(self, size_hint: int | None) -> bytes | None:
-        """Return bytes that have arrived already, as most requests have, or None.
-
-        Saves the two system calls that set and reset a timeout, each of which releases the GIL.
-        """
-        if self.sock.gettimeout() is not None:
-            return None
-        size = max(self.mxchunk, min(size_hint or 0, self.max_body_chunk))
-        try:
-            data: bytes = self.sock.recv(size, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
         return data
 
     def _wait(self, left: float, size_hint: int | None) -> bytes:
@@ -110,7 +93,6 @@ _STATUSES = (
     (errors.ParseException, 400, "Bad Request"),
 )
 _REASONS = {status: reason for _, status, reason in _STATUSES}
-_NOTIFY_EVERY = 1.0  # seconds
 _HEAD_SECONDS = 8.0  # from the start of a connection or request to the end of its headers
 _LONGEST_HEAD = 64 * 1024  # bytes
 _READ = 16 * 1024  # bytes
@@ -138,7 +120,6 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
     """
 
     patience = 30.0  # seconds, see SlowClientGuard
-    _notified_at = -1e9
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -258,13 +239,6 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
-    def notify(self) -> None:
-        """Send a heartbeat to gunicorn's master once a second; gunicorn would after each event."""
-        now = time.monotonic()
-        if now - self._notified_at >= _NOTIFY_EVERY:
-            self._notified_at = now
-            super().notify()
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM, have the application answer its long polls; then stop as gunicorn does."""
         drain = getattr(self.wsgi, "drain", None)
@@ -289,52 +263,13 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
             conn.close = _closed_already
         return kept
 
-    def handle_request(self, req: Any, conn: Any) -> bool:
-        """Call the application. Returns whether the connection may be kept.
-
-        gunicorn's own method, without hooks and access log, which are not used here.
-        """
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Call the application; its reads of the body have `patience`."""
         conn.parser.unreader.allow(self.patience)
-        response = None
-        try:
-            response, environ = wsgi.create(
-                req, conn.sock, conn.client, conn.server, self.cfg, response_class=_SingleWriteResponse
-            )
-            environ["wsgi.multithread"] = True
-            if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
-                response.force_close()
-            self._answer(environ, response)
-        except OSError:
-            raise
-        except (Exception, SystemExit):
-            if response is None or not response.headers_sent:
-                raise
-            # The response has started: an error response after it would be read as part of it.
-            self.log.exception("a request failed while its response was being sent")
-            util.close_graceful(conn.sock)
-            raise StopIteration from None
-        return not response.should_close()
-
-    def _answer(self, environ: dict[str, Any], response: Any) -> None:
-        pieces = self.wsgi(environ, response.start_response)
-        try:
-            if isinstance(pieces, environ["wsgi.file_wrapper"]):
-                response.write_file(pieces)
-            else:
-                for piece in pieces:
-                    response.write(piece)
-            response.close()
-        finally:
-            if close := getattr(pieces, "close", None):
-                close()
+        return super().handle_request(req, conn)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can serve another request; not if the rest of this one does not arrive.
-
-        A body that was read completely has no rest: this saves setting and resetting a timeout.
-        """
-        if keepalive and getattr(conn.parser.mesg.body.reader, "length", None) == 0:
-            return True
+        """Whether the connection can serve another request; not if the rest of this one does not arrive."""
         try:
             return bool(super()._keepalive_after(conn, keepalive))
         except SlowClient:
@@ -346,23 +281,6 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         if status == 500:
             self.log.error("a request failed outside the application: %s", type(exc).__name__)
         write_error(client, status, reason or "Internal Server Error")
-
-
-class _SingleWriteResponse(Response):  # type: ignore[misc]
-    """Sends a complete body together with its headers: gunicorn would wake the client twice."""
-
-    headers_sent: bool
-
-    def write(self, arg: bytes) -> None:
-        """Send the next piece of the body."""
-        if self.headers_sent or self._omits_body or self.response_length != len(arg):
-            super().write(arg)
-            return
-        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
-        head = f"{''.join(self.default_headers())}{lines}\r\n"
-        self.headers_sent = True
-        self.sent = len(arg)
-        self.sock.sendall(head.encode("latin-1") + arg)
 
 
 def worker_with(patience: float) -> type[GunicornThreadWorker]:

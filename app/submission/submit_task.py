@@ -27,7 +27,7 @@ from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.feeding import mark_unqueued
-from app.tasks.store.submissions import SMALL_BATCH, NewTask, insert_tasks, release_key, remember_key
+from app.tasks.store.submissions import NewTask, insert_tasks, release_key, remember_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,8 @@ class SubmitTask:
         self._commits.close()
 
     def _commit(self, submissions: Sequence[_Submission]) -> list[_Stored]:
-        """Store submissions and commit; a few plain ones in a single statement."""
-        if len(submissions) > SMALL_BATCH or not all(map(self._is_plain, submissions)):
-            return self._database.write(lambda conn: self._store(conn, submissions))
-        rows = [one.row for one in submissions]
-        numbers = self._database.write_single(lambda conn: insert_tasks(conn, rows))
-        return [_Stored(row.id, number, "", row) for row, number in zip(rows, numbers, strict=True)]
-
-    def _is_plain(self, submission: _Submission) -> bool:
-        row, more = submission.row, submission.repeat or submission.call or submission.answer
-        counts = self._admission is not None and self._admission.counts(row.client_id)
-        return more is None and not row.joins and not counts
+        """Store submissions and commit."""
+        return self._database.write(lambda conn: self._store(conn, submissions))
 
     def _store(self, conn: Connection, submissions: Sequence[_Submission]) -> list[_Stored]:
         """Store what is new, in order of arrival; the first under a key wins, here and in other processes.

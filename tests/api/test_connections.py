@@ -1,6 +1,7 @@
 """Connections that say nothing, or not all of it: the API goes on answering others. A real gunicorn, without a key."""
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -133,6 +134,17 @@ def test_who_sends_no_whole_head_is_let_go_after_some_seconds(api: Api, sent: by
         answer = connection.recv(13)
     assert answer == said
     assert time.monotonic() - began < LATE
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """One whole answer: the next one may follow on the connection."""
+    with connection.makefile("rb", buffering=0) as reader:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += reader.read(1) or b""
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        assert length is not None, head
+        return head + connection.recv(int(length[1]), socket.MSG_WAITALL)
 
 
 def test_a_kept_alive_connection_with_half_a_head_holds_no_thread_and_is_let_go(api: Api) -> None:
