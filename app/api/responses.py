@@ -264,6 +264,7 @@ _NEW_TASK: dict[str, Any] = {
     "cached": False,
     "coalesced": False,
     "simulated": False,
+    "finish": None,
     "degraded": False,
 }
 
@@ -314,7 +315,8 @@ class Rendering:
         """Render a batch."""
         errors = orjson.loads(row.errors) if row.errors else None
         values = {**_columns(row), "metadata": raw(row.metadata)}
-        return batch_view(values, errors=errors, callback_status=row.callback_status)
+        finishes = orjson.loads(row.finishes) if row.finishes else None
+        return batch_view(values, errors=errors, finishes=finishes, callback_status=row.callback_status)
 
     def result_line(self, row: ResultRow) -> bytes:
         """Render one line of results, including its newline."""
@@ -326,6 +328,7 @@ class Rendering:
             "status": row.status,
             "result": raw(row.result),
             "error": error_view(values),
+            "finish": row.finish,
             "usage": usage_view(values),
             "cost": cost_view(values),
         }

@@ -85,6 +85,16 @@ class Callback(Shape):
     status: Literal["pending", "delivering", "delivered", "failed"] | None
 
 
+FinishName = Literal[
+    "complete", "empty", "reasoning_only", "truncated", "refused", "content_filter", "invalid_json"
+]
+_FINISH = (
+    "How the answer finished. `empty`: nothing in it; `reasoning_only`: reasoning without an answer; `truncated`: by "
+    "the limit on tokens; `refused`: by the model; `content_filter`: withheld or cut by the provider; `invalid_json`: "
+    "not the JSON that `response_format` asks for. null: there is no answer."
+)
+
+
 class Task(Shape):
     """A prompt to run."""
 
@@ -106,6 +116,7 @@ class Task(Shape):
     cached: bool = Field(description="Answered from the cache, without an upstream call.")
     coalesced: bool = Field(description="Answered by the upstream call of an identical task.")
     simulated: bool
+    finish: FinishName | None = Field(description=_FINISH)
     degraded: bool = Field(description="Answered with the configured fallback text, as the request allowed.")
     queue: Queue | None = Field(description="Only while the task is waiting.")
     callback: Callback | None
@@ -225,6 +236,9 @@ class Batch(Shape):
     object: Literal["batch"]
     status: BatchStatus
     request_counts: Counts
+    finish_counts: dict[str, int] = Field(
+        description="Answers that are not `complete`, counted by their `finish`."
+    )
     batch_size: int | None
     created_at: Time
     in_progress_at: Time | None
@@ -256,6 +270,7 @@ class ResultLine(Shape):
     status: TaskStatus
     result: dict[str, Any] | None
     error: Problem | None
+    finish: FinishName | None = Field(description=_FINISH)
     usage: Usage | None
     cost: Cost | None
 

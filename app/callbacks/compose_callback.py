@@ -129,7 +129,8 @@ def _batch(database: Database, batch_id: str) -> dict[str, Any] | None:
     if row is None:
         return None
     parsed = {**row, "metadata": _parsed(row["metadata"])}
-    return batch_view(parsed, errors=_parsed(row["errors"]), callback_status="delivering")
+    errors, finishes = _parsed(row["errors"]), _parsed(row["finishes"])
+    return batch_view(parsed, errors=errors, finishes=finishes, callback_status="delivering")
 
 
 def _parsed(text: str | None) -> Any:

@@ -193,7 +193,10 @@ def keys_of(settings: Settings, queues: Sequence[str]) -> tuple[str, ...]:
 
 def policies(settings: Settings) -> Policies:
     """Retry policies and models, as configured."""
-    retries = {name: RetryPolicy(p.attempts, p.base, p.cap, p.jitter) for name, p in settings.retry.items()}
+    retries = {
+        name: RetryPolicy(p.attempts, p.base, p.cap, p.jitter, frozenset(p.retry_on))
+        for name, p in settings.retry.items()
+    }
     models = {
         model.name: ModelRetryPolicy(
             model.retry,

@@ -29,6 +29,7 @@ from app.tasks.domain.attempt import (
     Brake,
     Claim,
     Claimed,
+    Finish,
     Outcome,
     Permit,
     Recorded,
@@ -44,6 +45,7 @@ from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.refusals import about_a_key
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.domain.request_parameters import remembered_fixes
+from app.upstreams.read_answer import json_check
 
 log = structlog.get_logger("penstock.worker")
 
@@ -221,7 +223,8 @@ class RunTask:
     def _classify(self, claimed: Claimed, reply: Reply | TransportError) -> CallVerdict:
         model = claimed.permit.upstream_model
         try:
-            return classify(reply, model=model, now=self.clock.now(), parse=self.parse)
+            fits = json_check(claimed.request)
+            return classify(reply, model=model, now=self.clock.now(), parse=self.parse, fits=fits)
         except Exception as error:  # noqa: BLE001  # the row is claimed and must be ended
             log.error("answer not classified", **_error_facts(error))
             return CallVerdict(Outcome.MALFORMED, "The upstream's answer could not be read.")
@@ -318,7 +321,7 @@ def _outcome(ending: AttemptEnd, recorded: Recorded | None) -> RunOutcome:
 def _without_content(ending: AttemptEnd) -> AttemptEnd:
     """The ending without any content that could keep it from being recorded."""
     failure = TaskFailure("server_error", "not_recordable", "The answer could not be stored.")
-    plain = replace(ending, result=None, error_message=None, upstream_request_id=None)
+    plain = replace(ending, result=None, finish=None, error_message=None, upstream_request_id=None)
     if plain.status is Status.QUEUED:
         return plain
     return replace(plain, status=Status.FAILED, outcome=Outcome.MALFORMED, failure=failure)
@@ -411,7 +414,7 @@ class KeepAnswers:
         if claimed.cache_key is None or claimed.cache_seconds is None:
             return
         encoded = result.encode()
-        complete = may_keep(
+        complete = ending.finish is Finish.COMPLETE and may_keep(
             self.parse(encoded),
             simulated=ending.simulated,
             repaired=bool(remembered_fixes(claimed.avoid)),

@@ -256,6 +256,9 @@ class RetrySettings(Section):
     cap: Positive = 32.0
     # "full": a random delay between 0 and the computed one. A fraction such as 0.1: the computed delay +-10 %.
     jitter: Literal["full"] | Annotated[float, Field(ge=0, le=1)] = "full"
+    # Answers to ask for again although they were paid for, such as ["empty", "invalid_json", "truncated"]; also
+    # "refused". They use up attempts; the last one is kept as it is. "empty" includes reasoning without an answer.
+    retry_on: Annotated[tuple[Literal["empty", "invalid_json", "truncated", "refused"], ...], FromList] = ()
 
     @model_validator(mode="after")
     def _cap_is_not_below_base(self) -> Self:

@@ -210,7 +210,7 @@ class _Run:
         except DatabaseUnreachable:
             return
         self._last_at = self._clock.monotonic()
-        if row.status is Status.SUCCEEDED:
+        if row.status is Status.SUCCEEDED or row.result is not None:  # a filtered answer, too
             yield from self._succeeded(row, complete=complete)
         elif row.status.ended:
             yield self._ended(failure_of(row))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
+from jsonschema_rs import RegexOptions, validator_for
 
 from app.platform.domain.event_stream import DONE, EventReader, ReadEvent
 from app.platform.domain.json_text import as_utf8, read_json
@@ -130,6 +132,51 @@ class AnswerReading:
             for held in self._held:
                 self._pass_on(held)
             self._held.clear()
+
+
+_REGEX = RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)  # in linear time, whatever a client writes
+
+
+def json_check(request: str) -> Callable[[str], bool] | None:
+    """Whether a text is the JSON that a request asks for: its `response_format`. None if it asks for none.
+
+    A schema that is none, or that refers to elsewhere, is not looked at: then any object will do.
+    """
+    if '"response_format"' not in request:
+        return None
+    wanted = orjson.loads(request).get("response_format")
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    if kind == "json_object":
+        return _is_object
+    if kind != "json_schema":
+        return None
+    named = wanted.get("json_schema")
+    schema = named.get("schema") if isinstance(named, Mapping) else None
+    return _schema_check(orjson.dumps(schema)) if isinstance(schema, Mapping) else _is_object
+
+
+@lru_cache(maxsize=64)
+def _schema_check(schema: bytes) -> Callable[[str], bool]:
+    """For a schema as JSON text; a batch has one for all its lines."""
+    try:
+        validator = validator_for(orjson.loads(schema), offline=True, pattern_options=_REGEX)
+    except ValueError:
+        return _is_object
+
+    def fits(text: str) -> bool:
+        try:
+            return validator.is_valid(orjson.loads(text))
+        except ValueError:
+            return False
+
+    return fits
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _begin(received: Iterator[bytes]) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
 from app.upstreams.domain.request_parameters import ParameterFix
@@ -227,3 +227,40 @@ def test_a_task_falls_once_to_the_tier_named_for_it(outcome: Outcome, name: str)
     again = ending(CallVerdict(outcome), a_claimed(avoid=first.avoid), falls=(name,))
     assert again.status is Status.FAILED
     assert ending(CallVerdict(outcome)).status is Status.FAILED
+
+
+AGAIN = {"empty": [Finish.EMPTY, Finish.REASONING_ONLY], "truncated": [Finish.TRUNCATED]}
+
+
+@pytest.mark.parametrize("finish", list(Finish))
+@pytest.mark.parametrize("retry_on", [(), ("empty",), ("truncated",), ("empty", "truncated")])
+def test_a_policy_asks_again_for_the_answers_it_names_and_keeps_the_last(
+    finish: Finish, retry_on: tuple[str, ...]
+) -> None:
+    policy = RetryPolicy(attempts=3, jitter=0.0, retry_on=frozenset(retry_on))
+    verdict = CallVerdict(Outcome.SUCCEEDED, result="{}", finish=finish)
+    again = any(finish in AGAIN[name] for name in retry_on)
+    end = ending(verdict, a_claimed(counted=1), policy=policy)
+    assert (end.status, end.counts, end.outcome) == (
+        Status.QUEUED if again else Status.SUCCEEDED,
+        True,
+        Outcome.SUCCEEDED,
+    )
+    assert end.available_at == (NOW + 2 if again else None)
+    for last in (a_claimed(counted=2), a_claimed(expires_at=NOW + 0.5)):
+        end = ending(verdict, last, policy=policy)
+        assert (end.status, end.result, end.finish) == (Status.SUCCEEDED, "{}", finish)
+
+
+def test_an_answer_that_the_client_has_seen_is_not_asked_for_again() -> None:
+    policy = RetryPolicy(retry_on=frozenset({"truncated"}))
+    at = RetryContext(policy, {"k1"}, NOW, 0.0, shown=True)
+    end = decide(a_claimed(), CallVerdict(Outcome.SUCCEEDED, result="{}", finish=Finish.TRUNCATED), at)
+    assert end.status is Status.SUCCEEDED
+
+
+def test_an_answer_that_a_filter_withheld_fails_with_it() -> None:
+    end = ending(CallVerdict(Outcome.CONTENT_REFUSED, result="{}", finish=Finish.CONTENT_FILTER))
+    assert (end.status, end.result, end.finish) == (Status.FAILED, "{}", Finish.CONTENT_FILTER)
+    assert end.failure is not None
+    assert end.failure.code == "content_filter"

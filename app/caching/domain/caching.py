@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from app.platform.domain.errors import Invalid
 from app.platform.domain.money import CallCost
 from app.platform.domain.times import DAY
-from app.tasks.domain.attempt import TokenUsage
+from app.tasks.domain.attempt import Finish, TokenUsage
 
 DEFAULT_TTL = DAY  # seconds
 SHARED = "shared"
@@ -248,6 +248,8 @@ class CachedAnswer:
     cost: CallCost | None = None  # None: unknown
     simulated: bool = False
     fallback: FallbackKind | None = None  # set where it stands in for an answer that no upstream could give
+    # Only complete answers are cached; others are given on to identical tasks.
+    finish: str | None = field(default=Finish.COMPLETE, compare=False)
     until: float | None = field(default=None, compare=False)  # Unix seconds: when it expires; None: unknown
 
     @property

@@ -114,7 +114,9 @@ def answer_new(conn: Connection, answers: Mapping[str, CachedAnswer], at: float)
     rows = lock_tasks(conn, answers)
     given = [ReusedAnswer(row, answers[name], at, cached=True) for name, row in rows.items()]
     reuse_answers(conn, given)
-    record_progress(conn, {}, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given])
+    record_progress(
+        conn, {}, [EndedTask.of(item.row, Status.SUCCEEDED, at, item.answer.finish) for item in given]
+    )
 
 
 def waiting_to_join(conn: Connection, limit: int) -> list[JoiningTask]:
@@ -169,7 +171,7 @@ def join_waiting(
     )
     move(conn, changes.moves)
     callbacks = record_progress(
-        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given]
+        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at, item.answer.finish) for item in given]
     )
     return JoinResult(
         ended=[item.row.id for item in given],
@@ -259,7 +261,7 @@ def replace_abandoned(conn: Connection, limit: int, at: float) -> JoinResult:
     )
     move(conn, [Move(next_leader.id, Hold.NONE, leads=True) for next_leader in successors])
     callbacks = record_progress(
-        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at) for item in given]
+        conn, batches, [EndedTask.of(item.row, Status.SUCCEEDED, at, item.answer.finish) for item in given]
     )
     return JoinResult(
         ended=[item.row.id for item in given],
@@ -307,4 +309,4 @@ def _answer_of(conn: Connection, seq: int) -> CachedAnswer:
     )
     known = row.cost_picos is not None and row.currency not in (None, NO_SUM)
     cost = CallCost(row.cost_picos, row.currency) if known else None
-    return CachedAnswer(row.result or "null", usage, cost, row.simulated)
+    return CachedAnswer(row.result or "null", usage, cost, row.simulated, finish=row.finish)

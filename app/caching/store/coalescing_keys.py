@@ -205,6 +205,7 @@ def _columns(item: ReusedAnswer) -> dict[str, Any]:
         "cached": item.cached and item.answer.cached,
         "degraded": item.answer.fallback is not None,
         "simulated": item.answer.simulated,
+        "finish": item.answer.finish if item.answer.cached else None,
         **tokens(item.answer),
     }
 
@@ -214,7 +215,7 @@ def _statement() -> Update:
     """From queued, with the hold it was read with. The cost of the task's own earlier calls stays."""
     counts = {name: Integer() for name in _TOKENS}
     flags = {"cached": Boolean(), "simulated": Boolean(), "degraded": Boolean()}
-    to = recordset(id=Text(), was_hold=Integer(), at=Double(), own=Text(), **counts, **flags)
+    to = recordset(id=Text(), was_hold=Integer(), at=Double(), own=Text(), finish=Text(), **counts, **flags)
     return (
         update(task)
         .where(task.c.id == to.c.id, task.c.status == Status.QUEUED, task.c.hold == to.c.was_hold)
@@ -225,6 +226,7 @@ def _statement() -> Update:
             coalesced=~(to.c.cached | to.c.degraded),
             degraded=to.c.degraded,
             simulated=to.c.simulated,
+            finish=to.c.finish,
             cost_picos=case((task.c.currency == NO_SUM, null()), else_=func.coalesce(task.c.cost_picos, 0)),
             currency=func.coalesce(task.c.currency, to.c.own),
             leads=false(),
@@ -271,9 +273,9 @@ def given_by(
     ending: AttemptEnd, leader: Row[Any], waiting: Following, rows: Mapping[str, Row[Any]]
 ) -> list[ReusedAnswer]:
     """The answers for a successful leader's followers; `rows` are the locked rows."""
-    if not leader.leads or ending.result is None:
+    if not leader.leads or ending.result is None or ending.status is not Status.SUCCEEDED:
         return []
-    answer = CachedAnswer(ending.result, ending.usage, ending.cost, ending.simulated)
+    answer = CachedAnswer(ending.result, ending.usage, ending.cost, ending.simulated, finish=ending.finish)
     mine = (rows[row.id] for row in waiting.rows if row.cache_key == leader.cache_key and row.id in rows)
     return [
         ReusedAnswer(row, answer, ending.finished_at, cached=False)

@@ -11,6 +11,8 @@
 | too large | fails |
 | returned | again at once, as if it had never been released |
 
+A policy's `retry_on` asks again, after a backoff, for answers that are empty, truncated or not the JSON asked for.
+
 An answer of which the client has seen a part is never started anew: the task fails.
 
 When is a refusal (401, 402, 403, 404) the request's own fault? A task remembers each key that refused it, among what it
@@ -35,7 +37,7 @@ from typing import Literal
 from urllib.parse import quote, unquote
 
 from app.pacing.domain.brake import DEFAULT_RESTS, BrakeDurations
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Outcome, Permit, TaskFailure
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome, Permit, TaskFailure
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
 from app.tasks.domain.task import Status
 from app.upstreams.domain import request_parameters
@@ -137,6 +139,7 @@ class RetryPolicy:
     base: float = 1.0
     cap: float = 32.0
     jitter: Literal["full"] | float = "full"
+    retry_on: frozenset[str] = frozenset()  # answers to ask for again: see ASKED_AGAIN
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after `failures` counted ones (at least 1). `chance` lies in [0, 1)."""
@@ -173,7 +176,7 @@ def _decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> Attempt
     ending = _common(claimed, verdict, at.now)
     outcome = verdict.outcome
     if outcome is Outcome.SUCCEEDED:
-        return replace(ending, status=Status.SUCCEEDED, counts=True, result=verdict.result)
+        return _answered(ending, verdict, at)
     if outcome is Outcome.RETURNED:
         return replace(ending, status=Status.QUEUED, available_at=at.now)
     if outcome in _WAITS:
@@ -230,6 +233,32 @@ def _counted(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> Atte
     return _again(_avoiding(ending, permit.key, upstream_note(permit.upstream)), verdict, at, at.now + wait)
 
 
+# What `retry_on` may name, and the answers that it means.
+ASKED_AGAIN = {
+    "empty": (Finish.EMPTY, Finish.REASONING_ONLY),
+    "invalid_json": (Finish.INVALID_JSON,),
+    "truncated": (Finish.TRUNCATED,),
+    "refused": (Finish.REFUSED,),
+}
+
+
+def _answered(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
+    """It ends, unless its policy asks again for an answer like this and there is a try and time left.
+
+    The last answer is kept as it is, since it was paid for.
+    """
+    failures = ending.claimed.counted + 1
+    unwanted = any(verdict.finish in ASKED_AGAIN[name] for name in at.policy.retry_on)
+    again_at = at.now + at.policy.delay(failures, at.chance)
+    is_last = failures >= at.policy.attempts or again_at >= ending.claimed.expires_at
+    if not unwanted or is_last or at.shown:
+        finished = replace(ending, status=Status.SUCCEEDED, counts=True, result=verdict.result)
+        return replace(finished, finish=verdict.finish)
+    permit, words = ending.claimed.permit, f"The answer was {verdict.finish}; asked for again."
+    again = _avoiding(ending, permit.key, upstream_note(permit.upstream))
+    return replace(again, status=Status.QUEUED, counts=True, available_at=again_at, error_message=words)
+
+
 def _asked(verdict: CallVerdict, chance: float) -> float:
     """What the upstream asked for, plus up to a tenth, so that not all return at once."""
     return (verdict.retry_after_seconds or 0.0) * (1 + chance / 10)
@@ -262,7 +291,8 @@ def _fall_back(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> At
         note = f"{NOTE}{name}"
         if outcome is verdict.outcome and name in at.falls and note not in ending.avoid:
             return _again(_avoiding(ending, note), verdict, at, at.now)
-    return replace(ending, counts=True, failure=failure_of(verdict))
+    failed = replace(ending, counts=True, failure=failure_of(verdict))
+    return replace(failed, result=verdict.result, finish=verdict.finish)
 
 
 def _avoiding(ending: AttemptEnd, *notes: str) -> AttemptEnd:

@@ -261,6 +261,7 @@ def finished(ending: AttemptEnd, was: Status, status: Status, *, leads: bool) ->
         "cached_tokens": usage and usage.cached_tokens,
         "reasoning_tokens": usage and usage.reasoning_tokens,
         "simulated": ending.simulated,
+        "finish": ending.finish if status is not Status.CANCELLED else None,
         "leads": leads,
     }
 
@@ -344,6 +345,7 @@ _RESULT_COLUMNS: dict[str, TypeEngine[Any]] = {
     "cached_tokens": Integer(),
     "reasoning_tokens": Integer(),
     "simulated": Boolean(),
+    "finish": Text(),
     "leads": Boolean(),
 }
 FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_RESULT_COLUMNS}

@@ -116,8 +116,15 @@ def end(conn: Connection, endings: Sequence[AttemptEnd]) -> list[Recorded]:
     _write(conn, list(decided.values()), _stop_leading(conn, decided.values(), waiting))
     given = {number: given_by(item.ending, item.row, waiting, rows) for number, item in decided.items()}
     reuse_answers(conn, [one for many in given.values() for one in many])
-    ended = [EndedTask.of(item.row, item.status, item.ending.finished_at) for item in decided.values()]
-    ended += [EndedTask.of(one.row, Status.SUCCEEDED, one.at) for many in given.values() for one in many]
+    ended = [
+        EndedTask.of(item.row, item.status, item.ending.finished_at, item.ending.finish)
+        for item in decided.values()
+    ]
+    ended += [
+        EndedTask.of(one.row, Status.SUCCEEDED, one.at, one.answer.finish)
+        for many in given.values()
+        for one in many
+    ]
     callbacks = record_progress(conn, batches, [item for item in ended if item.status.ended])
     statuses = {name: Status(row.status) for name, row in rows.items()}
     statuses |= {item.row.id: item.status for item in decided.values()}
@@ -175,12 +182,18 @@ def _write(conn: Connection, decided: Sequence[_Decided], stop_leading: bool) ->
     results = {
         item.row.seq: item.ending.result
         for item in over
-        if item.status is Status.SUCCEEDED and item.ending.result is not None
+        if item.ending.result is not None and _keeps_result(item)
     }
     writes = AttemptWrites(
         results, [item.ending for item in called], [used(item.ending, item.status) for item in called]
     )
     writes.write(conn, changes)
+
+
+def _keeps_result(item: _Decided) -> bool:
+    """A failure has a result if it ends with an answer after all: one that a filter withheld."""
+    withheld = item.status is Status.FAILED and item.ending.finish is not None
+    return item.status is Status.SUCCEEDED or withheld
 
 
 def _finished(item: _Decided, stop_leading: bool) -> dict[str, Any]:

@@ -35,6 +35,18 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Finish(StrEnum):
+    """How an answer finished, worst first; stored in `task.finish`."""
+
+    CONTENT_FILTER = "content_filter"  # withheld or cut by a filter
+    EMPTY = "empty"
+    REASONING_ONLY = "reasoning_only"  # reasoning without an answer
+    TRUNCATED = "truncated"  # by the limit on tokens
+    REFUSED = "refused"  # the model says that it will not answer
+    INVALID_JSON = "invalid_json"  # not the JSON, or not the schema, that was asked for
+    COMPLETE = "complete"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What travels through Celery for a task: ids and routing facts, never the prompt."""
@@ -152,7 +164,8 @@ class AttemptEnd:
     counts: bool = False
     available_at: float | None = None
     avoid: tuple[str, ...] = ()
-    result: str | None = None  # JSON, when succeeded
+    result: str | None = None  # JSON, when succeeded or withheld by a filter
+    finish: Finish | None = None  # of its answer, if the task ends with one
     failure: TaskFailure | None = None
     usage: TokenUsage | None = None
     cost: CallCost | None = None  # None: nothing was used, or the price is unknown

@@ -42,6 +42,7 @@ def task_view(
         "cached": bool(row["cached"]),
         "coalesced": bool(row["coalesced"]),
         "simulated": bool(row["simulated"]),
+        "finish": row["finish"],
         "degraded": bool(row["degraded"]),
         "queue": dict(queue) if queue is not None else None,
         "callback": {"url": row["callback_url"], "status": callback_status} if row["callback_url"] else None,
@@ -97,13 +98,23 @@ _INSTANTS = (
 )
 
 
-def batch_view(row: Row, *, errors: Any = None, callback_status: str | None = None) -> dict[str, Any]:
-    """Render a row of `batch`, its `metadata` parsed; `errors` are {code, message, param, line} each."""
+def batch_view(
+    row: Row,
+    *,
+    errors: Any = None,
+    finishes: Mapping[str, int] | None = None,
+    callback_status: str | None = None,
+) -> dict[str, Any]:
+    """Render a row of `batch`, its `metadata` parsed; `errors` are {code, message, param, line} each.
+
+    `finishes`: counts of its answers that are not complete.
+    """
     return {
         "id": row["id"],
         "object": "batch",
         "status": row["status"],
         "request_counts": counts(row),
+        "finish_counts": dict(finishes or {}),
         "batch_size": row["batch_size"],
         **{name: to_rfc3339(row[name]) for name in _INSTANTS},
         "errors": {"object": "list", "data": errors} if errors else None,

@@ -14,7 +14,7 @@ from app.tasks.store.tables import batch, callback, task, task_content
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A batch, by its columns' names; instants are Unix seconds, `metadata`, `errors` and `usage` JSON text."""
+    """A batch, by its columns' names; instants are Unix seconds; `metadata`, `errors`, `usage`, `finishes` JSON."""
 
     seq: int
     id: str
@@ -24,6 +24,7 @@ class BatchRow:
     completed: int
     failed: int
     cancelled: int
+    finishes: str | None
     batch_size: int | None
     callback_url: str | None
     metadata: str | None
@@ -68,6 +69,7 @@ class ResultRow:
     cost_picos: int | None
     currency: str | None
     simulated: bool
+    finish: str | None
     started_at: float | None
     finished_at: float | None
 

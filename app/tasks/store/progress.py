@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from sqlalchemy import (
 
 from app.platform.database import count_ended
 from app.platform.dialects import ROWS, encode, insert_rows, recordset
+from app.tasks.domain.attempt import Finish
 from app.tasks.domain.task import BatchProgress, BatchStatus, Hold, Status, advance, new_id
 from app.tasks.store.files import EndedBatch, add_output_files
 from app.tasks.store.locks import LockedBatches
@@ -204,11 +206,13 @@ class EndedTask:
     callback_url: str | None
     status: Status
     at: float
+    finish: str | None = None  # of its answer
 
     @classmethod
-    def of(cls, row: Row[Any], status: Status, at: float) -> EndedTask:
+    def of(cls, row: Row[Any], status: Status, at: float, finish: str | None = None) -> EndedTask:
         """From the row that was locked before it ended."""
-        return cls(row.id, row.client_id, row.batch_id, row.hold, row.callback_url, status, at)
+        finish = finish if status is not Status.CANCELLED else None
+        return cls(row.id, row.client_id, row.batch_id, row.hold, row.callback_url, status, at, finish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,14 @@ class _Move:
     @property
     def finished(self) -> bool:
         return self.after.status.ended and not self.before.status.ended
+
+    @property
+    def finishes(self) -> str | None:
+        """Counts of the batch's answers that are not complete, as JSON text."""
+        ends = Counter(end.finish for end in self.ends if end.finish not in (None, Finish.COMPLETE))
+        if not ends:
+            return None if self.row.finishes is None else str(self.row.finishes)
+        return json.dumps(dict(Counter(json.loads(self.row.finishes or "{}")) + ends))
 
     @property
     def freed(self) -> int:
@@ -287,6 +299,7 @@ def _write(conn: Connection, moves: Sequence[_Move]) -> None:
             "completed": move.after.completed,
             "failed": move.after.failed,
             "cancelled": move.after.cancelled,
+            "finishes": move.finishes,
             "at": move.at,
         }
         for move in moves
@@ -299,7 +312,7 @@ def _write(conn: Connection, moves: Sequence[_Move]) -> None:
 @cache
 def _batch_update() -> Update:
     counters = {name: Integer() for name in ("completed", "failed", "cancelled")}
-    to = recordset(id=Text(), was=Text(), status=Text(), at=Double(), **counters)
+    to = recordset(id=Text(), was=Text(), status=Text(), at=Double(), finishes=Text(), **counters)
 
     def when(column: str, *statuses: BatchStatus) -> Any:
         return case((to.c.status.in_(statuses), to.c.at), else_=batch.c[column])
@@ -311,6 +324,7 @@ def _batch_update() -> Update:
             {
                 "status": to.c.status,
                 **{name: to.c[name] for name in counters},
+                "finishes": to.c.finishes,
                 "finalizing_at": when("finalizing_at", BatchStatus.COMPLETED, BatchStatus.EXPIRED),
                 "completed_at": when("completed_at", BatchStatus.COMPLETED),
                 "expired_at": when("expired_at", BatchStatus.EXPIRED),

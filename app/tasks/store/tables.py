@@ -115,6 +115,7 @@ batch = Table(
     Column("completed", Integer, nullable=False, server_default=text("0")),  # succeeded
     Column("failed", Integer, nullable=False, server_default=text("0")),  # failed, expired
     Column("cancelled", Integer, nullable=False, server_default=text("0")),
+    Column("finishes", Text),  # JSON: counts of its answers that are not complete, by `finish`; null: none
     Column("batch_size", Integer),  # how many of its tasks may be in flight at once
     Column("callback_url", Text),
     Column("metadata", Sealed),
@@ -206,6 +207,7 @@ task = Table(
         "coalesced", Boolean, nullable=False, server_default=text("false")
     ),  # by the call of an identical task
     Column("simulated", Boolean, nullable=False, server_default=text("false")),
+    Column("finish", Text),  # how its answer finished; null: no answer, or one of an older release
     Column("callback_url", Text),
     Column("metadata", Sealed),
     Column("reserved_tokens", BigInteger),  # what it may use of its client's budget; null: no budget

@@ -68,6 +68,7 @@ class TaskRow:
     cached: bool
     coalesced: bool
     simulated: bool
+    finish: str | None  # of its answer
     callback_url: str | None
     metadata: str | None
     due: float  # deadline that orders its queue

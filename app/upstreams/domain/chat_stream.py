@@ -255,6 +255,23 @@ def has_substance(message: Mapping[str, Any]) -> bool:
     return any(value.strip() if isinstance(value, str) else value for value in values)
 
 
+def whole_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A completion as clients expect it, itself if nothing is odd: messages for deltas, a text for a list of texts."""
+    choices = document["choices"]
+    if any(isinstance(one, Mapping) and "delta" in one and "message" not in one for one in choices):
+        assembly = Assembly()
+        assembly.add(document)
+        return assembly.completion()
+    plain = [_plain_choice(one) for one in choices]
+    return document if plain == choices else {**document, "choices": plain}
+
+
+def _plain_choice(choice: Any) -> Any:
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    plain = plain_message(message) if isinstance(message, Mapping) else message
+    return choice if plain is message else {**choice, "message": plain}
+
+
 _TEXT_PARTS = {
     "text": "content",
     "output_text": "content",

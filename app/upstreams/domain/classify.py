@@ -7,14 +7,17 @@ a refusal of the request into a wait, count only at the start of a message.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.platform.domain.json_text import Parse, read_json
 from app.platform.domain.times import retry_after_seconds
-from app.tasks.domain.attempt import Outcome, TokenUsage
+from app.tasks.domain.attempt import Finish, Outcome, TokenUsage
 from app.upstreams.domain import request_parameters
+from app.upstreams.domain.answer import finish_of, usage_of, was_withheld
+from app.upstreams.domain.chat_stream import whole_of
 from app.upstreams.domain.refusals import Figure, named_limit
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.domain.request_parameters import ParameterFix
@@ -136,7 +139,6 @@ _REPAIRABLE = frozenset({Outcome.INVALID_REQUEST, Outcome.CONTEXT_TOO_LONG})
 _REQUEST_IDS = ("x-request-id", "request-id", "x-ds-trace-id", "x-trace-id")
 _HINTS = ("x-ratelimit-", "ratelimit")
 _MAX_HINTS, _LONGEST_HINT = 24, 200
-_MAX_TOKENS = 2**31 - 1
 _MAX_TEXT = 65536  # bytes read of an error that is not JSON
 
 
@@ -162,6 +164,7 @@ class CallVerdict:
     sent_at: float | None = None
     first_byte_at: float | None = None
     hints: Mapping[str, str] = field(default_factory=dict)
+    finish: Finish | None = None  # of the answer, if there is one
     called: bool = True
     sent: bool = True  # also False if no connection could be made
     named: Figure | None = None  # the limit that a refusal's words name
@@ -175,13 +178,23 @@ class CallVerdict:
         return 0 if refused or self.outcome is Outcome.OVERLOADED or not self.sent else None
 
 
-def classify(reply: Reply | TransportError, *, model: str, now: float, parse: Parse) -> CallVerdict:
-    """The verdict on a call. `model`: the upstream's name of it; `now`: Unix seconds."""
+def classify(
+    reply: Reply | TransportError,
+    *,
+    model: str,
+    now: float,
+    parse: Parse,
+    fits: Callable[[str], bool] | None = None,
+) -> CallVerdict:
+    """The verdict on a call. `model`: the upstream's name of it; `now`: Unix seconds.
+
+    `fits`: whether a text is the JSON that was asked for.
+    """
     if isinstance(reply, TransportError):
         return _of_transport_error(reply, model, now)
     known = _known(reply, now)
     if 200 <= reply.status < 300:
-        return _of_success(reply, known, model, parse)
+        return _of_success(reply, known, model, parse, fits)
     error = _error_of(reply.body, parse)
     return _of_error(outcome_of(reply.status, error), error, known, model)
 
@@ -228,7 +241,9 @@ def _of_transport_error(fault: TransportError, model: str, now: float) -> CallVe
     return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
 
 
-def _of_success(reply: Reply, known: CallVerdict, model: str, parse: Parse) -> CallVerdict:
+def _of_success(
+    reply: Reply, known: CallVerdict, model: str, parse: Parse, fits: Callable[[str], bool] | None
+) -> CallVerdict:
     if not reply.body.strip():
         return replace(known, message="The upstream answered 200 with an empty body.")
     try:
@@ -237,14 +252,17 @@ def _of_success(reply: Reply, known: CallVerdict, model: str, parse: Parse) -> C
         document, text = None, ""
     if not isinstance(document, Mapping):
         return _of_no_object(_error_of(reply.body, parse), known, model)
-    known = replace(known, simulated=document.get("simulated") is True, usage=_usage(document.get("usage")))
+    known = replace(known, simulated=document.get("simulated") is True, usage=usage_of(document))
     choice = _first_choice(document)
     if document.get("error") or (choice is None and is_error(document)):
         error = read_error(document)
         return _of_error(outcome_in_200(error), error, known, model)
     if choice is None:
         return replace(known, message="The upstream answered 200 without any choice.")
-    return _of_choice(choice, replace(known, result=text))
+    if (plain := whole_of(document)) is not document:
+        document, text = plain, json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+        choice = document["choices"][0]
+    return _of_choice(choice, replace(known, result=text, finish=finish_of(document, fits)))
 
 
 def _of_no_object(error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
@@ -259,7 +277,11 @@ def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = document.get("choices")
     if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
         return None
-    return choices[0] if isinstance(choices[0].get("message"), Mapping) else None
+    return (
+        choices[0]
+        if any(isinstance(choices[0].get(name), Mapping) for name in ("message", "delta"))
+        else None
+    )
 
 
 def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
@@ -267,15 +289,23 @@ def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
     reason = choice.get("finish_reason")
     if reason == "insufficient_system_resource":
         return replace(
-            known, outcome=Outcome.OVERLOADED, result=None, message="The upstream ran out of capacity."
+            known,
+            outcome=Outcome.OVERLOADED,
+            result=None,
+            finish=None,
+            message="The upstream ran out of capacity.",
         )
     if reason == "error":
         return replace(
-            known, outcome=Outcome.UNAVAILABLE, result=None, message="The upstream broke off the answer."
+            known,
+            outcome=Outcome.UNAVAILABLE,
+            result=None,
+            finish=None,
+            message="The upstream broke off the answer.",
         )
-    if reason == "content_filter" and not choice["message"].get("content"):
-        refused = replace(known, outcome=Outcome.CONTENT_REFUSED, result=None)
-        return replace(refused, message="The upstream withheld the answer: content filter.")
+    if was_withheld(choice):
+        withheld = "The upstream withheld the answer: content filter."
+        return replace(known, outcome=Outcome.CONTENT_REFUSED, message=withheld)
     return replace(known, outcome=Outcome.SUCCEEDED)
 
 
@@ -297,28 +327,3 @@ def _error_of(body: bytes, parse: Parse) -> UpstreamError:
         return read_error(read_json(body, parse)[0])
     except ValueError:
         return read_error(body[:_MAX_TEXT].decode("utf-8-sig", "replace"))
-
-
-def _usage(value: Any) -> TokenUsage | None:
-    """Token counts under OpenAI's or DeepSeek's names; None unless both totals are there."""
-    if not isinstance(value, Mapping):
-        return None
-    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    if prompt is None or completion is None:
-        return None
-    cached = _count(_inside(value, "prompt_tokens_details", "cached_tokens"))
-    if cached is None:
-        cached = _count(value.get("prompt_cache_hit_tokens"))
-    reasoning = _count(_inside(value, "completion_tokens_details", "reasoning_tokens"))
-    return TokenUsage(prompt, completion, min(cached or 0, prompt), reasoning or 0)
-
-
-def _inside(value: Mapping[str, Any], outer: str, inner: str) -> Any:
-    details = value.get(outer)
-    return details.get(inner) if isinstance(details, Mapping) else None
-
-
-def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
-        return None
-    return value
