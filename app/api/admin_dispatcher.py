@@ -146,7 +146,7 @@ class UpstreamKey(Shape):
     object: Literal["upstream_key"]
     upstream: str
     account: str
-    state: Literal["active", "paused", "disabled", "no_balance", "braked", "unused"]
+    state: Literal["active", "paused", "disabled", "no_balance", "unreachable", "braked", "unused"]
     reason: str
     since: Time | None
     in_flight: int

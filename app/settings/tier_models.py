@@ -14,6 +14,7 @@ from app.settings.values import FromList, Section
 from app.tasks.domain.eligibility import FOREVER, Span
 
 WAIT = "queue_wait"
+DOWN = "down"
 # What an expression may speak of, with a value of its kind.
 NAMES: Mapping[str, Any] = {
     "prompt_tokens": 0,  # of the prompt, estimated
@@ -23,6 +24,7 @@ NAMES: Mapping[str, Any] = {
     "region": "",  # the client's
     "priority": "",  # high, normal, low
     WAIT: 0.0,  # seconds since the task could first run
+    DOWN: True,  # the tiers before it cannot serve
 }
 FUNCTIONS = {
     "lower": lambda text: str(text).lower(),
@@ -74,8 +76,28 @@ def checked_condition(text: str) -> str:
     return text
 
 
+def is_backup(text: str | None) -> bool:
+    """Whether a condition holds only while the tiers before are down."""
+    return text is not None and any(map(_is_down, _parts(ast.parse(text, mode="eval").body)))
+
+
+def _parts(tree: ast.expr) -> list[ast.expr]:
+    """What must all hold."""
+    return tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
+
+
+def _is_down(tree: ast.AST) -> bool:
+    return isinstance(tree, ast.Name) and tree.id == DOWN
+
+
 def _check(tree: ast.Expression) -> None:
-    """The waiting time may only be compared with numbers: its edges must be known beforehand."""
+    """The waiting time may only be compared with numbers: its edges must be known beforehand. `down` is judged when a
+    task is sent, so it may only be added to the rest.
+    """
+    if sum(map(_is_down, ast.walk(tree))) != sum(map(_is_down, _parts(tree.body))):
+        raise ValueError(
+            f'{DOWN} may only stand alone or be joined by "and", as in "{DOWN} and prompt_tokens < 500"'
+        )
     waits = sum(isinstance(node, ast.Name) and node.id == WAIT for node in ast.walk(tree))
     if waits != len(_compared(tree)):
         raise ValueError(f'{WAIT} may only be compared with a number, as in "{WAIT} > 60"')
@@ -118,7 +140,8 @@ class TierSettings(Section):
 
     # Keys of equal rank, each "key" or "key:the upstream's name of the model".
     keys: Annotated[tuple[str, ...], FromList, Field(min_length=1)]
-    # Only tasks for which this holds, such as "prompt_tokens < 500" or "queue_wait > 60"; left out: all.
+    # Only tasks for which this holds, such as "prompt_tokens < 500" or "queue_wait > 60"; left out: all. "down": only
+    # while every tier before is down.
     when: Condition | None = None
     # Only tasks whose call at another tier came to one of these: "context_length", "content_filter".
     serves: Annotated[tuple[Fall, ...], FromList] = Field(default=(), alias="for")

@@ -14,6 +14,7 @@ from app.settings.domain.routing import (
     account_quota,
     key_quota,
 )
+from app.settings.tier_models import DOWN, is_backup
 from app.tasks.domain.eligibility import TierRule, condition_id
 
 
@@ -33,7 +34,11 @@ def build_topology(settings: Settings) -> Topology:
 
 def _policy(model: ModelSettings) -> BalancingPolicy:
     rules = (
-        TierRule(condition_id(tier.when) if tier.when else "", frozenset(tier.serves))
+        TierRule(
+            condition_id(tier.when) if tier.when and tier.when != DOWN else "",
+            frozenset(tier.serves),
+            backup=is_backup(tier.when),
+        )
         for tier in model.all_tiers
     )
     return BalancingPolicy(Balance(model.balance), tuple(rules))

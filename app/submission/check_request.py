@@ -19,7 +19,7 @@ from app.platform.domain.errors import Invalid
 from app.platform.domain.names import backlog_queue
 from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
 from app.settings import Settings
-from app.settings.tier_models import spans_of
+from app.settings.tier_models import DOWN, spans_of
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.tasks.domain.eligibility import TierFacts, condition_id, write_facts
 from app.tasks.domain.task import NOT_DUE, Hold, Priority, PriorityStep, new_id
@@ -28,7 +28,10 @@ from app.tasks.store.submissions import NewTask
 
 def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The tier conditions of each model; models without any are omitted."""
-    found = {m.name: tuple(dict.fromkeys(t.when for t in m.all_tiers if t.when)) for m in settings.models}
+    found = {
+        m.name: tuple(dict.fromkeys(t.when for t in m.all_tiers if t.when and t.when != DOWN))
+        for m in settings.models
+    }
     return {model: texts for model, texts in found.items() if texts}
 
 

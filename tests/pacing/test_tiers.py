@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
-from app.settings.domain.routing import Balance, BalancingPolicy, QuotaState, Route, Topology
+from app.settings.domain.routing import Balance, BalancingPolicy, Bucket, QuotaState, Route, Topology
 from app.tasks.domain.eligibility import (
     FOREVER,
     TierFacts,
@@ -18,8 +18,10 @@ from app.tasks.domain.eligibility import (
     condition_id,
     may_use,
     read_facts,
+    upstream_note,
     write_facts,
 )
+from app.tasks.domain.pauses import Suspension, Suspensions
 
 NOW = 1_000.0
 SHORT, LATE = condition_id("prompt_tokens < 500"), condition_id("queue_wait > 60")
@@ -177,3 +179,50 @@ def test_a_plan_with_conditions_charges_what_it_used() -> None:
 def test_who_fell_for_two_reasons_needs_a_tier_that_serves_both(notes: tuple[str, ...]) -> None:
     assert not may_use(TierRule(serves=frozenset({"context_length"})), "", notes, NOW)
     assert may_use(TierRule(serves=frozenset({"context_length", "content_filter"})), "", notes, NOW)
+
+
+BACKUP = TierRule(backup=True)
+BUSY = QuotaState(requests=Bucket(1.0, 1.0), level=0.0)
+OPEN_BREAKER = QuotaState(cap=0, judged="breaker")
+
+
+@pytest.mark.parametrize(
+    ("primary", "served"),
+    [
+        (QuotaState(), "k"),
+        (BUSY, None),  # at its limit: no reason for a backup
+        (QuotaState(cap=3, flight=3), None),
+        (OPEN_BREAKER, "b"),
+        (QuotaState(braked_until=NOW + 5), "b"),
+        (QuotaState(cap=1, flight=1, judged="probe"), "b"),
+        (QuotaState(cap=1, judged="probe"), "k"),  # the probe itself
+    ],
+)
+def test_a_backup_serves_only_while_the_tier_before_is_down(primary: QuotaState, served: str | None) -> None:
+    made = topology((route("k"),), (route("b", upstream="w"),), rules=(TierRule(), BACKUP))
+    quota = next(iter(route("k").quotas))
+    assert keys_of(planned(made, heads(head("t")), quotas={quota: primary})).get("t") == served
+
+
+def test_a_backup_serves_while_every_key_before_is_disabled_or_paused() -> None:
+    made = topology((route("k"), route("l")), (route("b", upstream="w"),), rules=(TierRule(), BACKUP))
+    closed = {key: Suspension("no", by_operator=key == "k") for key in ("k", "l")}
+    some = Suspensions(keys={"k": closed["k"]})
+    assert keys_of(planned(made, heads(head("t")), suspensions=some)) == {"t": "l"}
+    assert keys_of(planned(made, heads(head("t")), suspensions=Suspensions(keys=closed))) == {"t": "b"}
+
+
+def test_a_task_that_the_tiers_before_have_failed_goes_to_the_backup() -> None:
+    made = topology((route("k"),), (route("b", upstream="w"),), rules=(TierRule(), BACKUP))
+    failed = head("t", avoid=(upstream_note("u"), "k"))
+    assert keys_of(planned(made, heads(failed, head("fresh")))) == {"t": "b", "fresh": "k"}
+
+
+def test_backups_stand_in_for_each_other_in_order_and_a_condition_may_join() -> None:
+    rules = (TierRule(), BACKUP, TierRule(SHORT, backup=True))
+    made = topology((route("k"),), (route("b", upstream="w"),), (route("c", upstream="x"),), rules=rules)
+    down = dict.fromkeys(("k", "b"), Suspension("no", by_operator=False))
+    lists = heads(head("long"), head("brief", short=(0.0, FOREVER)))
+    only_first = Suspensions(keys={"k": down["k"]})
+    assert keys_of(planned(made, lists, suspensions=only_first)) == {"long": "b", "brief": "b"}
+    assert keys_of(planned(made, lists, suspensions=Suspensions(keys=down))) == {"brief": "c"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from app.settings import ConfigError, load_settings
-from app.settings.tier_models import checked_condition, spans_of
+from app.settings.tier_models import checked_condition, is_backup, spans_of
 from app.settings.topology import build_topology
 from app.tasks.domain.eligibility import FOREVER
 
@@ -124,3 +124,20 @@ def test_tiers_become_rules(tmp_path: Path) -> None:
     assert policy.balance == "fastest"
     assert [bool(rule.condition) for rule in policy.tiers] == [True, False, False]
     assert policy.tiers[2].serves == {"context_length"}
+
+
+@pytest.mark.parametrize(
+    ("text", "backup"),
+    [("down", True), ("down and prompt_tokens < 500", True), ("prompt_tokens < 500", False), (None, False)],
+)
+def test_down_makes_a_tier_a_backup(text: str | None, backup: bool) -> None:
+    assert is_backup(text) == backup
+    assert text is None or checked_condition(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["not down", "down or prompt_tokens < 500", "down == True", "not (down and 1)"]
+)
+def test_down_may_only_be_added_to_the_rest(text: str) -> None:
+    with pytest.raises(ValueError, match="down"):
+        checked_condition(text)

@@ -290,3 +290,88 @@ def test_a_standing_survives_being_written_down() -> None:
     assert status.condition is Condition.DISABLED
     assert from_facts(to_facts(status)) == status
     assert from_facts(to_facts(KeyStatus())) == KeyStatus()
+
+
+DEAD = [None, 500, 503, 522]
+
+
+def check(found: KeyHealth, at: float, status: int | None = 503) -> bool:
+    """One health check of k1's upstream, with a 5xx or no answer."""
+    (order,) = [one for one in found.due(at) if one.key in KEYS]
+    return found.tested(order, Probed(KeyTestResult.NO_ANSWER, at, 1.0, status))
+
+
+def idle() -> KeyHealth:
+    found = health(**KEYS, **OTHER)
+    assert found.due(1000.0) == []
+    found.heard(call("k3", Outcome.SUCCEEDED, 1290.0, 1289.0))
+    return found
+
+
+@pytest.mark.parametrize("status", DEAD)
+def test_two_failed_checks_take_an_idle_endpoint_out_with_all_its_keys(status: int | None) -> None:
+    found = idle()
+    assert not check(found, 1300.0, status)
+    assert (found.shut, found.due(1304.0)) == ({}, [])
+    assert check(found, 1305.0, status)
+    assert set(found.shut) == {"k1", "k2"}
+    assert found.statuses["key:k1"].condition is Condition.UNREACHABLE
+    assert found.probed == {}
+
+
+@pytest.mark.parametrize("finding", [KeyTestResult.WORKS, KeyTestResult.NOT_OFFERED])
+def test_a_check_that_passes_brings_it_back(finding: KeyTestResult) -> None:
+    found = idle()
+    check(found, 1300.0)
+    check(found, 1305.0)
+    orders = found.due(1310.0)
+    assert [order.key for order in orders] == ["k1", "k2"]
+    assert found.tested(orders[0], Probed(finding, 1310.0, 0.1, 200))
+    assert set(found.shut) == {"k2"}
+    found.tested(orders[1], Probed(KeyTestResult.REFUSED, 1310.0, 0.1, 401))
+    assert found.statuses["key:k2"].condition is Condition.DISABLED
+
+
+@pytest.mark.parametrize("status", [301, 418, 429])
+def test_an_answer_that_is_no_fault_takes_nothing_out(status: int) -> None:
+    found = idle()
+    check(found, 1300.0, status)
+    assert found.due(1305.0) == []
+    check(found, 1600.0, status)
+    assert found.shut == {}
+
+
+def test_a_call_between_two_failed_checks_clears_the_endpoint() -> None:
+    found = idle()
+    check(found, 1300.0)
+    found.heard(call("k2", Outcome.SUCCEEDED, 1303.0, 1302.0))
+    assert found.due(1310.0) == []
+
+
+def test_a_closed_endpoint_is_checked_ever_more_seldom_then_tried_by_calls() -> None:
+    found = idle()
+    check(found, 1300.0)
+    check(found, 1305.0)
+    now, seen = 1305.0, []
+    for _ in range(3):
+        while not (orders := [one for one in found.due(now) if one.subject == "key:k1"]):
+            now += 1.0
+        seen.append(now)
+        found.tested(orders[0], Probed(KeyTestResult.NO_ANSWER, now, 0.1, 503))
+    assert seen == [1310.0, 1320.0, 1340.0]
+    assert "key:k1:*" in found.probed
+    assert "k1" not in found.shut
+    found.heard(call("k1", Outcome.SUCCEEDED, now + 2, now + 1))
+    assert found.statuses["key:k1"].condition is Condition.ACTIVE
+
+
+def test_where_calls_succeed_though_checks_fail_the_checks_close_nothing_again() -> None:
+    found = idle()
+    check(found, 1300.0)
+    check(found, 1305.0)
+    for key in KEYS:
+        found.heard(call(key, Outcome.SUCCEEDED, 1307.0, 1306.0))
+    assert found.shut == {}
+    check(found, 1700.0)
+    assert [one for one in found.due(1705.0) if one.key in KEYS] == []
+    assert found.shut == {}

@@ -153,7 +153,13 @@ class _Planner:
         self.ranks: dict[tuple[str, Route | None], list[tuple[float, str, ClientQueue]]] = {}
         self.releases: list[Release] = []
         self.openings = RouteAvailability(
-            topology, self._ledgers_of, self, self._start, self._load, snapshot.wall
+            topology,
+            self._ledgers_of,
+            self,
+            self._start,
+            self._load,
+            snapshot.wall,
+            snapshot.suspensions.keys,
         )
         self.refusing: dict[str, Mapping[str, Suspension]] = {}  # by client: quotas whose routes refuse it
         self.refused: dict[str, Wait] = {}  # by model: why heads were passed over

@@ -173,6 +173,11 @@ def is_down(route: Route, quotas: Mapping[str, QuotaState], suspended: Container
     return route.key in suspended or any(state is not None and state.cap == 0 for state in states)
 
 
+def _refuses(gauge: QuotaLedger) -> bool:
+    """Whether its upstream has refused or failed so that it is left alone, or tried one call at a time."""
+    return gauge.braked or gauge.state.cap == 0 or gauge.state.judged in ("breaker", "probe")
+
+
 def down_models(
     topology: Topology, quotas: Mapping[str, QuotaState], suspended: Container[str]
 ) -> tuple[str, ...]:
@@ -209,8 +214,14 @@ class RouteAvailability:
         start: Callable[[str, str], float],
         load: Callable[[Balance, Route], float],
         wall: float,
+        suspended: Container[str] = (),
     ) -> None:
-        """`start` gives a flow's virtual time, `load` what a tier is balanced by; `wall` is Unix seconds."""
+        """`start` gives a flow's virtual time, `load` what a tier is balanced by; `wall` is Unix seconds.
+
+        `suspended`: keys that are disabled or paused.
+        """
+        self._suspended = suspended
+        self._backups: dict[tuple[str, int], bool] = {}
         self._topology = topology
         self._gauges_of = gauges_of
         self._slots = slots
@@ -226,7 +237,7 @@ class RouteAvailability:
     def first(self, model: str) -> Route | None:
         """The next route of the first tier with an open one."""
         for index in range(len(self._topology.models.get(model, ()))):
-            if (route := self._next(model, index)) is not None:
+            if self._serves(model, index) and (route := self._next(model, index)) is not None:
                 return route
         return None
 
@@ -255,9 +266,38 @@ class RouteAvailability:
 
     def _may_use(self, model: str, index: int, head: QueueHead) -> bool:
         rule = self._topology.policy(model).rule(index)
+        if not self._serves(model, index, head.avoid):
+            return False
         if rule.is_plain and not head.avoid:
             return True
         return may_use(rule, head.facts, head.avoid, self._wall)
+
+    def _serves(self, model: str, index: int, avoid: Container[str] = ()) -> bool:
+        """Whether a tier serves now: a backup does while every route of the tiers before is down, or has failed the
+        task that avoids it.
+        """
+        policy = self._topology.policy(model)
+        if not policy.rule(index).backup:
+            return True
+        if avoid:
+            return all(self._is_away(route, avoid) for route in self._before(model, index))
+        found = self._backups.get((model, index))
+        if found is None:
+            found = all(self._is_away(route) for route in self._before(model, index))
+            self._backups[model, index] = found
+        return found
+
+    def _before(self, model: str, index: int) -> Iterator[Route]:
+        """The routes of the tiers before, without those for failures elsewhere."""
+        policy = self._topology.policy(model)
+        for at, tier in enumerate(self._topology.models[model][:index]):
+            if not policy.rule(at).serves:
+                yield from tier
+
+    def _is_away(self, route: Route, avoid: Container[str] = ()) -> bool:
+        if route.key in self._suspended or route.key in avoid or upstream_note(route.upstream) in avoid:
+            return True
+        return any(map(_refuses, self._gauges_of(route)))
 
     def _next(self, model: str, index: int) -> Route | None:
         turns = self._turns.get((model, index))

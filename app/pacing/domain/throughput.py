@@ -122,7 +122,10 @@ def _binding(
     heads = [head.estimate for one in lists for head in one.heads]
     tokens = max(1.0, sum(heads) / len(heads)) if heads else 1.0
     found: dict[str, float] = {}
-    for tier in topology.models.get(model, ()):
+    policy = topology.policy(model)
+    for at, tier in enumerate(topology.models.get(model, ())):
+        if policy.rule(at).backup:
+            continue
         for route in tier:
             seconds = max(0.001, speeds.get((route.key, route.upstream_model), 1.0))
             rate, name = min(_rates(route, quotas, tokens, seconds))

@@ -105,6 +105,7 @@ class KeyState(StrEnum):
     PAUSED = "paused"  # by an operator
     DISABLED = "disabled"  # the upstream refuses it (401)
     NO_BALANCE = "no_balance"  # its account has no balance (402)
+    UNREACHABLE = "unreachable"  # health checks of its upstream fail
     BRAKED = "braked"  # all its quotas are paused or behind an open breaker
     UNUSED = "unused"  # no model uses it
 
@@ -188,6 +189,8 @@ def key_state(
         return KeyState.DISABLED, status.reason
     if status.condition is Condition.NO_BALANCE:
         return KeyState.NO_BALANCE, status.reason
+    if status.condition is Condition.UNREACHABLE:
+        return KeyState.UNREACHABLE, status.reason
     passed = list(quotas)
     if not passed:
         return KeyState.UNUSED, "no model uses it"

@@ -38,10 +38,11 @@ class TierRule:
 
     condition: str = ""  # id of its condition; '' for none
     serves: frozenset[str] = frozenset()  # only tasks whose call ended in one of these keys of FALLS
+    backup: bool = False  # only while the tiers before are down
 
     @property
     def is_plain(self) -> bool:
-        """Whether every task may use it."""
+        """Whether every task may use it whenever it serves at all."""
         return not self.condition and not self.serves
 
 

@@ -2,6 +2,8 @@
 
     active --(401 again with no success between, or to the key's test)--> disabled
     active --(402, insufficient_quota; the same)--> no_balance
+    active --(two health checks in a row get no answer or a 5xx)--> unreachable
+    unreachable --(a check passes, a call succeeds)--> active
     disabled, no_balance --(a call succeeds, or a test after one that refused)--> active
 
 One refused request closes nothing (see refusals.py): its key is tested at once. What calls close is closed to the
@@ -30,6 +32,7 @@ class Condition(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
     NO_BALANCE = "no_balance"
+    UNREACHABLE = "unreachable"  # of a key: health checks of its upstream fail
 
 
 class Probe(StrEnum):
@@ -112,7 +115,10 @@ _BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.
 _WORDS = {
     Condition.DISABLED: "key {} is disabled: {}; it is tested again automatically",
     Condition.NO_BALANCE: "account {} has no balance left: {}; it is tested again automatically",
+    Condition.UNREACHABLE: "the upstream of key {} fails its health checks: {}; it is checked again automatically",
 }
+_RECHECK = 5.0  # seconds after a failed health check, doubled up to 80 while its upstream is closed
+_CHECKS = 3  # of a closed upstream that fail before one call at a time may try it
 _REFUSED = "the upstream refuses it"  # for clients: an upstream's own words may quote another's request
 
 
@@ -126,6 +132,8 @@ class KeyHealth:
     refusals: Refusals = field(default_factory=Refusals)
     _called: dict[str, float] = field(default_factory=dict)  # by key: its last finished call or test
     _released: dict[str, float] = field(default_factory=dict)  # by subject: when it was opened
+    _failing: dict[str, float] = field(default_factory=dict)  # by upstream: its first failed health check
+    _belied: set[str] = field(default_factory=set)  # upstreams that served calls while their checks failed
     _accused: dict[str, set[str]] = field(
         default_factory=dict
     )  # by subject: the only clients it is closed to
@@ -135,6 +143,8 @@ class KeyHealth:
         if call.key not in self.keys:
             return False
         self._called[call.key] = call.at
+        if call.outcome is Outcome.SUCCEEDED:
+            self._failing.pop(self.keys[call.key].upstream, None)
         subject = self._subject(call)
         if call.sent_at < self._released.get(subject, 0.0):
             return False
@@ -186,10 +196,19 @@ class KeyHealth:
         before = self.statuses.get(order.subject, KeyStatus())
         if before.condition is Condition.ACTIVE:
             return self._probed(order, before, test)
+        if before.condition is Condition.UNREACHABLE and test.finding is not KeyTestResult.NO_ANSWER:
+            self._open(order.subject, test.at, test)
+            return self._probed(order, self.statuses[order.subject], test) or True
         self.refusals.forget([_quota_of(order.subject)])
         if test.finding in (KeyTestResult.REFUSED, KeyTestResult.NO_ANSWER):
             tests = before.tests + 1
-            due = test.at + self._pause(tests)
+            unreachable = before.condition is Condition.UNREACHABLE
+            pause = (
+                min(self.rules.longest, _RECHECK * 2.0 ** min(tests, 4))
+                if unreachable
+                else self._pause(tests)
+            )
+            due = test.at + pause
             self.statuses[order.subject] = replace(before, tests=tests, next_test_at=due, last=test)
             if test.finding is KeyTestResult.REFUSED:
                 self._accused.pop(order.subject, None)
@@ -248,7 +267,10 @@ class KeyHealth:
         return {_quota_of(subject): shut.words for subject, shut in bad if self._may_be_tried(subject)}
 
     def _may_be_tried(self, subject: str) -> bool:
-        return subject in self._accused or self.statuses[subject].next_test_at is None
+        status = self.statuses[subject]
+        if status.condition is Condition.UNREACHABLE:
+            return status.tests >= _CHECKS  # its page may fail while calls work
+        return subject in self._accused or status.next_test_at is None
 
     @property
     def _bad(self) -> dict[str, Suspension]:
@@ -267,7 +289,25 @@ class KeyHealth:
             self._close(order.subject, found, test.at, test.words or _REFUSED)
             return True
         self.statuses[order.subject] = replace(before, last=test)
-        return False
+        return order.test is Probe.MODELS and self._checked(self.keys[order.key].upstream, test)
+
+    def _checked(self, upstream: str, test: Probed) -> bool:
+        """Close all keys of an upstream whose second check in a row fails. Returns whether that changed anything."""
+        fails = test.finding is KeyTestResult.NO_ANSWER and (test.status is None or test.status >= 500)
+        if not fails or upstream in self._belied:
+            self._failing.pop(upstream, None)
+            return False
+        if upstream not in self._failing:
+            self._failing[upstream] = test.at
+            return False
+        del self._failing[upstream]
+        mine = [f"key:{key}" for key, held in self.keys.items() if held.upstream == upstream]
+        active = [name for name in mine if self.statuses.get(name, KeyStatus()).condition is Condition.ACTIVE]
+        for subject in active:
+            self._close(subject, Condition.UNREACHABLE, test.at, test.words or "no answer")
+            closed = self.statuses[subject]
+            self.statuses[subject] = replace(closed, next_test_at=test.at + _RECHECK, last=test)
+        return bool(active)
 
     def _proved(self, call: HeardCall) -> bool:
         """Open what a call that was sent since its closing has used with success."""
@@ -275,6 +315,8 @@ class KeyHealth:
         for subject in (f"key:{call.key}", f"account:{call.account}"):
             status = self.statuses.get(subject, KeyStatus())
             if status.condition is not Condition.ACTIVE and call.sent_at >= status.since:
+                if status.condition is Condition.UNREACHABLE:
+                    self._belied.add(self.keys[call.key].upstream)
                 self._open(subject, call.sent_at, status.last)
                 changed = True
         return changed
@@ -316,7 +358,8 @@ class KeyHealth:
                 upstreams.setdefault(held.upstream, []).append(key)
         for keys in upstreams.values():
             last = max(keys, key=lambda key: self._called[key])
-            if now - self._called[last] >= self.rules.idle:
+            failing = self.keys[last].upstream in self._failing
+            if now - self._called[last] >= (min(_RECHECK, self.rules.idle) if failing else self.rules.idle):
                 yield Order(f"key:{last}", Probe.MODELS, last)
 
 
