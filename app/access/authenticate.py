@@ -195,19 +195,24 @@ def _ended() -> Unauthenticated:
 _MOST_HOPS = 32
 
 
+UNREADABLE = "unreadable"  # in no zone and no network
+
+
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
     """The first address, counted from this end, that is not a trusted proxy.
 
     `peer` is the socket's other end, `forwarded_for` the X-Forwarded-For header, to which each proxy appends its peer.
-    Whatever precedes the first untrusted address may be forged, and is ignored.
+    Whatever precedes the first untrusted address may be forged, and is ignored. A hop that is no address gives
+    UNREADABLE: the proxy before it is not the client.
     """
     found = peer
-    for hop in reversed((forwarded_for or "").split(",")[-_MOST_HOPS:]):
+    hops = forwarded_for.split(",") if forwarded_for and forwarded_for.strip() else []
+    for hop in reversed(hops[-_MOST_HOPS:]):
         if not _is_trusted(found, trusted):
             return found
         written = _without_port(hop.strip())
         if _parsed(written) is None:
-            return found
+            return UNREADABLE  # a proxy wrote what nobody can judge: not the proxy's own address
         found = written
     return found
 

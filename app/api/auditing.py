@@ -24,7 +24,21 @@ from app.tasks.domain.task import new_id
 
 _NOBODY = Caller("")
 _LEFT_OUT = frozenset({"messages", "prompt", "tools", "functions", "stop", "user", "logit_bias", "metadata"})
-_MOST_TEXT = 64
+# Parameters whose value is one of a provider's own words. A text under any other name may be a prompt: FIM's `suffix`,
+# a gateway's `system`, a field that we have never heard of. (Chinese without punctuation looks like one word.)
+_WORDS = frozenset(
+    {
+        "reasoning_effort",
+        "verbosity",
+        "service_tier",
+        "tool_choice",
+        "function_call",
+        "truncation",
+        "modality",
+    }
+)
+_MOST_NAME = 64
+_WORD = re.compile("[a-z]{2,12}")
 PAGES = "dashboard"  # the blueprint of the dashboard
 _REFRESHES = frozenset({f"{PAGES}.static", f"{PAGES}.parts"})
 TASK_HEADER = "x-penstock-task"  # of chat calls: the task that answers them
@@ -42,9 +56,9 @@ def install_auditing(app: Flask, record: RecordAudit, addresses: CallerAddresses
     @app.after_request
     def end(response: Response) -> Response:
         asked = request_ctx.request
-        if _is_audited(asked) and not _is_preflight(asked.method):
+        if _is_audited(asked) and asked.method != "OPTIONS":
             entry = _entry(asked, response, addresses, clock)
-            is_act = asked.path.startswith("/v1/admin") and asked.method != "GET"
+            is_act = asked.path.startswith("/v1/admin") and asked.method not in ("GET", "HEAD")
             (record.add_now if is_act else record.add)(entry)
         return response
 
@@ -60,12 +74,12 @@ def note(model: str | None = None, subject: str | None = None, parameters: Any =
 
 
 def plain_parameters(parameters: Any) -> dict[str, Any]:
-    """Return numbers, booleans and short words by name; other values become "given"."""
+    """Return numbers, booleans and the words of known parameters by name; other values become "given"."""
     found: dict[str, Any] = {}
     for name, value in list(dict(parameters).items())[:40]:
-        if name in _LEFT_OUT or len(name) > _MOST_TEXT:
+        if name in _LEFT_OUT or len(name) > _MOST_NAME or not name.isascii():
             continue
-        is_word = isinstance(value, str) and len(value) <= _MOST_TEXT and value.isidentifier()
+        is_word = name in _WORDS and isinstance(value, str) and _WORD.fullmatch(value) is not None
         if value is None or isinstance(value, bool | float) or is_word:
             found[name] = value
         elif isinstance(value, int):
@@ -102,6 +116,8 @@ def _is_audited(asked: Request) -> bool:
     """Whether the request is an API call or a dashboard page or action, not a page's automatic refresh."""
     if asked.path.startswith(("/v1/", "/api/")):
         return True
+    if asked.path == "/metrics":  # open to all; a key shows more, and could be tried here unseen
+        return "Authorization" in asked.headers
     return asked.blueprint == PAGES and asked.endpoint not in _REFRESHES
 
 
@@ -112,10 +128,6 @@ def _subject(asked: Request) -> str:
 
 def _text(value: str) -> str:
     return value[:200].replace("\0", "").encode("utf-8", "replace").decode()
-
-
-def _is_preflight(method: str) -> bool:
-    return method in ("HEAD", "OPTIONS")
 
 
 HEADER = "x-request-id"

@@ -245,11 +245,15 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(
 _POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
 
 
-def docs_page(document: Mapping[str, Any]) -> Response:
+def docs_html(document: Mapping[str, Any]) -> str:
     """Render the /docs page."""
-    html = render_template_string(
+    return render_template_string(
         _PAGE, document=document, style=_STYLE, groups=_groups(document), schemas=_schemas(document)
     )
+
+
+def docs_page(html: str) -> Response:
+    """The /docs page as a response."""
     return Response(
         html, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY}
     )

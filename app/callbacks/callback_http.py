@@ -21,7 +21,14 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import create_urllib3_context
 
 from app.callbacks.domain.callback import DeliveryReply, HostHealth, SignedCallback
-from app.platform.domain.url_rules import BadTarget, TargetRules, UrlTarget, parse_target
+from app.platform.domain.url_rules import (
+    NETWORKS_SETTING,
+    PORTS_SETTING,
+    BadTarget,
+    TargetRules,
+    UrlTarget,
+    parse_target,
+)
 from app.platform.outgoing_connections import (
     AddressRefused,
     ConnectionPool,
@@ -47,6 +54,13 @@ _STALE = (
 
 Opener = Callable[[str, int], DeadlineSocket]
 log = structlog.get_logger(__name__)
+
+
+# One wording for both: whoever submits callbacks is not to learn which names our resolver knows. The log says which.
+UNUSABLE = (
+    "the host name does not lead to an address that callbacks may use; for a receiver on an internal network, an"
+    f" administrator lists the network under {NETWORKS_SETTING} and the port under {PORTS_SETTING}"
+)
 
 
 class _Plain(HTTPConnection):
@@ -100,7 +114,7 @@ class CallbackHttp:
             return self._exchange(target, callback, deadline)
         except AddressRefused as error:
             log.warning("callback address refused", host=target.host, addresses=error.addresses)
-            return DeliveryReply(error=str(error), sent=False)
+            return DeliveryReply(error=UNUSABLE, sent=False)
         except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
             return DeliveryReply(error=self._explain(error))
 
@@ -170,7 +184,7 @@ class CallbackHttp:
         if isinstance(error, ssl.SSLError):
             return f"TLS: {error.reason or 'the handshake failed'}"
         if isinstance(error, socket.gaierror):
-            return "the host name could not be resolved"
+            return UNUSABLE
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_seconds:g} s"
         if isinstance(error, ConnectionRefusedError):

@@ -18,7 +18,7 @@ from app.cli.failure import CommandFailure, Exit
 from app.cli.processes import PASSWORD_VARIABLE
 from app.cli.profile import Profile, load, write_private
 from app.cli.stack import Stack, any_free_port, choose_port
-from app.settings import Settings, key_secrets, load_settings, upstream_headers
+from app.settings import Settings, key_secrets, load_settings, secret_variables, upstream_headers
 from app.settings.price_lists import list_of
 
 
@@ -264,6 +264,7 @@ def _stack(params: UpParams, settings: Settings, *, simulated: bool) -> Stack:
         redis_folder=params.data / ("redis-simulated" if simulated else "redis") if own_redis else None,
         simulator_port=any_free_port(host) if simulated else None,
         simulator_file=params.data / "simulation" / "simulator.json" if simulated else None,
+        secrets=secret_variables(settings),
     )
 
 

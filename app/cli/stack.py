@@ -32,6 +32,9 @@ class Stack:
     redis_folder: Path | None = None
     simulator_port: int | None = None
     simulator_file: Path | None = None
+    secrets: frozenset[str] = (
+        frozenset()
+    )  # environment variables that Redis, Flower and the simulator do not get
 
     @property
     def reachable_host(self) -> str:
@@ -76,7 +79,8 @@ def _penstock(*arguments: str) -> tuple[str, ...]:
 
 def _redis(stack: Stack) -> Component:
     folder = stack.redis_folder or stack.data / "redis"
-    return Component("redis", _penstock("redis", "--data", str(folder), "--port", str(stack.redis_port)))
+    command = _penstock("redis", "--data", str(folder), "--port", str(stack.redis_port))
+    return Component("redis", command, hidden=stack.secrets)
 
 
 def _api(stack: Stack, ground: list[str], answers: Callable[[str], Probe]) -> Component:
@@ -115,6 +119,7 @@ def _flower(stack: Stack, worker: str, answers: Callable[[str], Probe]) -> Compo
         _penstock("flower", "--port", str(stack.flower_port)),
         after=(worker,),
         probe=answers(f"{stack.flower_url}/healthcheck"),
+        hidden=stack.secrets,
     )
 
 
@@ -123,7 +128,8 @@ def _simulator(stack: Stack, answers: Callable[[str], Probe]) -> list[Component]
         return []
     port = str(stack.simulator_port)
     command = _penstock("simulate-upstream", "--port", port, "--config", str(stack.simulator_file))
-    return [Component("upstream", command, probe=answers(f"http://127.0.0.1:{port}/stats"))]
+    probe = answers(f"http://127.0.0.1:{port}/stats")
+    return [Component("upstream", command, probe=probe, hidden=stack.secrets)]
 
 
 TRIES = 50

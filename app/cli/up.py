@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -145,12 +146,22 @@ def command(
 
 def run(params: UpParams, *, verbose: bool) -> int:
     """Lock the data folder, start everything and run. Returns the exit code. Raises CommandFailure."""
-    params.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and answers are private
+    os.umask(0o077)  # prompts and answers are private: databases, logs and Redis files as well
+    params.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _close_to_others(params.data)
     try:
         with sole(params.data / "run") as record:
             return _supervise(params, record, verbose=verbose)
     except AlreadyRunningError as error:
         raise _already(params, error) from None
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take the rights of other users from a data folder that an earlier version or a person made."""
+    for path in (folder, *folder.rglob("*")):
+        with suppress(OSError):  # it is gone, or belongs to somebody else
+            if not path.is_symlink() and (mode := path.stat().st_mode & 0o777) & 0o077:
+                path.chmod(mode & 0o700)
 
 
 def _supervise(params: UpParams, record: Run, *, verbose: bool) -> int:

@@ -11,6 +11,8 @@ from time import monotonic
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -96,6 +98,13 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("the server does not answer") from silence
 
 
+class _CleanText(StrDumperUnknown):
+    """Texts without NUL, which PostgreSQL cannot store: a condition on such a text finds nothing, as on SQLite."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\x00", "\ufffd") if "\x00" in obj else obj)
+
+
 class _SilenceError(Exception):
     """The time for an answer is over."""
 
@@ -145,6 +154,7 @@ def postgresql_engine(
     def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
         made = _Connection.connect(*args, **kwargs)
         made.answer_seconds = limits.answer
+        made.adapters.register_dumper(str, _CleanText)
         return made
 
     if keeps_plans:

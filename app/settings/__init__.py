@@ -24,7 +24,13 @@ from app.settings.models import (
     WorkerSettings,
 )
 from app.settings.price_lists import price_book
-from app.settings.secrets import UpstreamHeaders, key_secrets, resolve_secret, upstream_headers
+from app.settings.secrets import (
+    UpstreamHeaders,
+    key_secrets,
+    resolve_secret,
+    secret_variables,
+    upstream_headers,
+)
 
 __all__ = [
     "ApiSettings",
@@ -49,5 +55,6 @@ __all__ = [
     "load_settings",
     "price_book",
     "resolve_secret",
+    "secret_variables",
     "upstream_headers",
 ]

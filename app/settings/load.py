@@ -61,6 +61,7 @@ def place(address: str) -> tuple[str, int, int]:
 
 
 DEFAULT_FILE = Path("penstock.toml")
+SHORTEST_ADMIN_KEY = 24  # characters
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -171,4 +172,13 @@ def _listening(name: str, value: str | None) -> str | None:
 
 
 def _admin_key(value: str | None) -> SecretStr | None:
-    return SecretStr(value) if value else None
+    if not value:
+        return None
+    if len(value.strip()) < SHORTEST_ADMIN_KEY:
+        raise ConfigError(
+            "PENSTOCK_ADMIN_KEY",
+            None,
+            f"it has fewer than {SHORTEST_ADMIN_KEY} characters, and could be guessed",
+            "use a random one, such as the output of: openssl rand -hex 32",
+        )
+    return SecretStr(value)

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -53,6 +54,19 @@ def key_secrets(
             place = ("key", number, "secret")
             raise _at_its_line(settings.path, place, f'secret of key "{key.name}"', error) from None
     return found
+
+
+def secret_variables(settings: Settings) -> frozenset[str]:
+    """The environment variables with secrets: those that the configuration names, and the administrator's key."""
+    found: set[str] = {"PENSTOCK_ADMIN_KEY", "DEEPSEEK_API_KEY"}
+    left: list[Any] = [settings.model_dump(mode="json")]
+    while left:
+        value = left.pop()
+        if isinstance(value, str) and value.startswith("env:"):
+            found.add(value.removeprefix("env:").strip())
+        elif isinstance(value, dict | list):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.authenticate import client_address, zones_of
+from app.access.authenticate import UNREADABLE, client_address, zones_of
 from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
 from app.platform.domain.url_rules import parse_networks
 
@@ -170,12 +170,30 @@ PROXIES = parse_networks(["10.0.0.0/8"])
         ("10.0.0.1", "1.1.1.1, 10.0.0.2", "1.1.1.1"),
         ("10.0.0.1", "1.1.1.1:443", "1.1.1.1"),
         ("10.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
-        ("10.0.0.1", "rubbish", "10.0.0.1"),
+        ("10.0.0.1", "rubbish", UNREADABLE),
+        ("10.0.0.1", "unknown, 10.0.0.2", UNREADABLE),
+        ("10.0.0.1", "1.1.1.1, _hidden", UNREADABLE),
+        ("9.9.9.9", "rubbish", "9.9.9.9"),
+        ("10.0.0.1", " ", "10.0.0.1"),
         ("10.0.0.1", "", "10.0.0.1"),
     ],
 )
 def test_only_trusted_proxies_are_believed(peer: str, header: str | None, found: str) -> None:
     assert client_address(peer, header, PROXIES) == found
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [{"ip": {"in": ["10.0.0.0/8"]}}, {"ip": {"not_in": ["10.0.0.0/8"]}}, {"zone": {"in": ["office"]}}],
+)
+@pytest.mark.parametrize("address", [UNREADABLE, None])
+def test_an_address_that_nobody_can_judge_gets_past_no_deny_and_into_no_allow(
+    condition: dict[str, Any], address: str | None
+) -> None:
+    facts = replace(ASKED, address=address)
+    for effect, default in (("deny", "allow"), ("allow", "deny")):
+        policy = parse_policy({"effect": effect, "condition": condition}, "p1")
+        assert not evaluate([policy], facts, default).allowed
 
 
 def test_zones_are_named_networks() -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 
 from app.access.request_rates import Rate
 from app.access.store.access_tables import audit
+from app.api.auditing import plain_parameters
 from app.dispatching.housekeeping import ChainAudit
 from tests.api.gatekeeping import failed, later, made, with_key
 from tests.api.world import ADMIN_KEY, MODEL, Client, World
@@ -175,6 +176,30 @@ def test_every_call_stands_in_the_audit_log_without_prompts_or_keys(
     assert [e["status"] for e in exported(admin, f"task_id={name}")] == [202, 401]
     everything = str(exported(admin, "limit=1000"))
     assert not any(secret in everything for secret in (SECRET_PROMPT, alice.key, ADMIN_KEY))
+
+
+PLANTED = "机密合同总结"
+
+
+@pytest.mark.parametrize(
+    "name", ["suffix", "prefix", "input", "system", "api_key", "未知", "reasoning_effort"]
+)
+@pytest.mark.parametrize("value", [PLANTED, "PLANTEDPREFIXWORD", "sk_live_abcdef"])
+def test_no_word_of_a_prompt_is_kept_whatever_it_is_called(name: str, value: str) -> None:
+    assert value not in str(plain_parameters({name: value, "n": 2}))
+    assert plain_parameters({"n": 2, "reasoning_effort": "low"}) == {"n": 2, "reasoning_effort": "low"}
+
+
+def test_a_key_cannot_be_tried_without_an_entry(world: World, admin: Client) -> None:
+    stranger = world.anonymous("pk_" + "z" * 43)
+    stranger.get("/metrics")
+    world.app.test_client().head("/v1/models", headers={"Authorization": "Bearer pk_" + "z" * 43})
+    world.app.test_client().get("/metrics")  # a scrape without a key: no entry
+    entries = [entry["action"] for entry in exported(admin, "limit=1000")]
+    assert sorted(e for e in entries if e.endswith(("/metrics", "/v1/models"))) == [
+        "GET /metrics",
+        "HEAD /v1/models",
+    ]
 
 
 def test_the_chain_shows_what_was_taken_out(world: World, admin: Client, alice: Client) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.callbacks.callback_http import MAX_RESPONSE_BYTES, CallbackHttp
+from app.callbacks.callback_http import MAX_RESPONSE_BYTES, UNUSABLE, CallbackHttp
 from app.callbacks.domain.callback import DeliveryReply, SignedCallback
 from app.platform.domain.url_rules import TargetRules, parse_networks
 from tests.callbacks.receivers import (
@@ -160,7 +160,7 @@ def test_one_forbidden_address_among_several_refuses_them_all() -> None:
     with RawReceiver(answering(OK)) as receiver:
         answer = send(receiver.url("mixed.example"), CallbackHttp(LOCAL, resolver=names))
         assert receiver.connections == 0
-    assert "private" in str(answer.error)
+    assert answer.error == UNUSABLE
 
 
 def test_a_name_that_changes_its_mind_is_refused_from_then_on() -> None:
@@ -169,7 +169,7 @@ def test_a_name_that_changes_its_mind_is_refused_from_then_on() -> None:
     with RawReceiver(answering(OK)) as receiver:
         assert send(receiver.url("rebinding.example"), courier).status_code == 200
         assert names.asked == ["rebinding.example"]  # once: what was judged is what was connected to
-        assert "private" in str(send(receiver.url("rebinding.example"), courier).error)
+        assert "allow_networks" in str(send(receiver.url("rebinding.example"), courier).error)
 
 
 def test_a_name_is_sent_as_the_host_whatever_address_it_leads_to() -> None:
@@ -186,9 +186,15 @@ def test_the_next_address_is_tried_when_the_first_does_not_answer() -> None:
         assert send(receiver.url("two.example"), CallbackHttp(both, resolver=names)).status_code == 200
 
 
-def test_an_unknown_name_is_a_failure_in_words() -> None:
-    answer = send("http://nowhere.example:8000/", CallbackHttp(LOCAL, resolver=Names()))
-    assert answer.error == "the host name could not be resolved"
+def test_a_client_cannot_tell_an_unknown_name_from_an_internal_one() -> None:
+    """Else callbacks would ask our resolver which internal names exist."""
+    courier = CallbackHttp(LOCAL, resolver=Names(inner_example=[["10.0.0.7"]]))
+    unknown, internal = (
+        str(send(f"http://{name}.example:8000/", courier).error) for name in ("nowhere", "inner")
+    )
+    assert unknown == internal
+    assert "callbacks.allow_networks" in unknown
+    assert "callbacks.ports" in unknown
 
 
 def test_a_resolver_that_never_answers_does_not_stretch_the_time() -> None:

@@ -61,6 +61,11 @@ def test_so_is_one_that_keeps_its_plans(postgresql: Database, way: str) -> None:
     assert tries == [1, 1]
 
 
+def test_a_text_with_nul_is_found_nowhere_and_is_no_error(database: Database) -> None:
+    question = text("SELECT 1 FROM task WHERE id = :name")
+    assert database.read(lambda conn: conn.execute(question, {"name": "a\x00b"}).all()) == []
+
+
 def test_a_server_that_comes_back_is_used_again(make_postgres: Callable[[], PostgresServer]) -> None:
     server = make_postgres()
     database = Database(server.create_database())

@@ -157,10 +157,10 @@ def test_no_repr_shows_what_the_environment_holds(tmp_path: Path) -> None:
         BASE,
         DATABASE_URL="postgresql://u:hunter2@h/db",
         REDIS_URL="redis://:hunter2@h",
-        PENSTOCK_ADMIN_KEY="pk_hunter2",
+        PENSTOCK_ADMIN_KEY="pk_hunter2hunter2hunter2hunter2",
     )
     assert settings.admin_key is not None
-    assert settings.admin_key.get_secret_value() == "pk_hunter2"
+    assert settings.admin_key.get_secret_value() == "pk_hunter2hunter2hunter2hunter2"
     assert "hunter2" not in repr(settings) + str(settings)
 
 

@@ -226,3 +226,9 @@ def test_a_file_that_is_not_utf_8_names_the_line(tmp_path: Path) -> None:
     file.write_bytes(b'# one\n# two\nname = "\xff"\n')
     with pytest.raises(ConfigError, match=r"penstock.toml:3: this is not UTF-8"):
         load_settings(file, {})
+
+
+@pytest.mark.parametrize("key", ["a", " ", "short", "x" * 23, " " * 40])
+def test_an_administrators_key_that_could_be_guessed_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match="openssl rand"):
+        load_settings(None, {"PENSTOCK_ADMIN_KEY": key})

@@ -36,7 +36,7 @@ class CallFacts:
     team: str = ""
     user: str = ""
     key: str = ""  # the API key's id
-    address: str | None = None  # None: unknown, so no condition on it holds
+    address: str | None = None  # None: unknown, so a condition on it holds for a deny alone
     model: str | None = None
     upstreams: frozenset[str] = frozenset()  # that may serve the model
     regions: frozenset[str] = frozenset()  # of those upstreams
@@ -135,7 +135,8 @@ def evaluate(policies: Iterable[AccessPolicy], facts: CallFacts, default: Effect
 def _applies(policy: AccessPolicy, facts: CallFacts) -> bool:
     if not _does(policy, facts) or not _is_one_of(policy, facts):
         return False
-    return _is_about(policy, facts) and _holds(policy.condition, facts)
+    unknown = policy.effect == "deny"  # an address that nobody can judge gets past no deny
+    return _is_about(policy, facts) and _holds(policy.condition, facts, unknown=unknown)
 
 
 def _does(policy: AccessPolicy, facts: CallFacts) -> bool:
@@ -202,26 +203,30 @@ def _matches_any(item: str, names: Mapping[str, Sequence[str]]) -> bool:
     return any(name and fnmatchcase(name, pattern) for name in names.get(kind, ()))
 
 
-def _holds(wanted: Conditions, facts: CallFacts) -> bool:
+def _holds(wanted: Conditions, facts: CallFacts, *, unknown: bool) -> bool:
     tokens = _UNLIMITED if facts.max_tokens is None else facts.max_tokens
     return (
         (wanted.between is None or wanted.between.holds(facts.at))
-        and (wanted.networks is None or _within(facts.address, wanted.networks))
-        and (wanted.not_networks is None or _outside(facts.address, wanted.not_networks))
-        and (wanted.zones is None or bool(wanted.zones & facts.zones))
+        and (wanted.networks is None or _within(facts.address, wanted.networks, unknown))
+        and (wanted.not_networks is None or _outside(facts.address, wanted.not_networks, unknown))
+        and (
+            wanted.zones is None
+            or bool(wanted.zones & facts.zones)
+            or (unknown and _address(facts.address) is None)
+        )
         and (wanted.at_most is None or tokens <= wanted.at_most)
         and (wanted.above is None or tokens > wanted.above)
     )
 
 
-def _within(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+def _within(address: str | None, networks: Iterable[IPv4Network | IPv6Network], unknown: bool) -> bool:
     found = _address(address)
-    return found is not None and any(found in network for network in networks)
+    return unknown if found is None else any(found in network for network in networks)
 
 
-def _outside(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+def _outside(address: str | None, networks: Iterable[IPv4Network | IPv6Network], unknown: bool) -> bool:
     found = _address(address)
-    return found is not None and not any(found in network for network in networks)
+    return unknown if found is None else not any(found in network for network in networks)
 
 
 def _address(text: str | None) -> Address | None:

@@ -124,7 +124,7 @@ def _spawn(
     }
     return subprocess.Popen(
         component.command,
-        env={**environment, **component.env, **ours},
+        env={**{k: v for k, v in environment.items() if k not in component.hidden}, **component.env, **ours},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ class Component:
     command: tuple[str, ...]
     after: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()  # variables it does not get: secrets that are no business of its own
     probe: Callable[[], bool] | None = None
     once: bool = False
     renewed: bool = False  # reads the configuration at start, so a reload restarts it
