@@ -97,7 +97,8 @@ class PaceSettings(Section):
     enabled: bool = False
     # Upstreams it applies to; empty: all.
     upstreams: Annotated[tuple[str, ...], FromList] = ()
-    # Mean seconds of the last `calls` calls above which the pace is multiplied by `down` ...
+    # Mean seconds of the last `calls` calls above which the pace is multiplied by `down` at each further call; a
+    # timeout, a 5xx or a broken connection counts as at least twice `slow` ...
     slow: Positive = 2.0
     # ... or, instead, so many times the median of that account and model.
     slow_times: Annotated[float, Field(gt=1)] | None = None

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pacing.domain.estimated_limit import PaceRules, ResponsePace
+from app.pacing.domain.rate_controller import CallReport, RateController
 from app.pacing.domain.ratelimit_headers import NOTHING, HeaderLimits, duration, revealed
+from app.settings.domain.routing import Route, Topology
+from app.tasks.domain.attempt import Outcome
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,11 @@ def after(seconds: list[float], rules: PaceRules | None = None) -> float:
     [
         ([3.0] * 19, 5.0),
         ([3.0] * 20, 4.0),
+        ([3.0] * 22, 2.56),
         ([0.2] * 20, 6.25),
+        ([0.2] * 21, 7.8125),
+        ([1.0] * 20 + [25.0], 4.0),  # the window slides: one call suffices to move the mean
+        ([1.0] * 20 + [25.0] + [1.0] * 20, 1.0),
         ([1.0] * 20, 5.0),
         ([9.0] * 400, 1.0),
         ([0.1] * 400, 20.0),
@@ -162,5 +169,38 @@ def test_the_pace_follows_the_last_twenty_response_times_between_floor_and_ceili
 
 def test_slow_may_be_a_multiple_of_the_models_own_median() -> None:
     rules = PaceRules(slow_times=2.0)
-    assert after([4.0] * 20 + [6.0] * 20, rules) == pytest.approx(4.0)
-    assert after([4.0] * 20 + [6.0] * 20 + [13.0] * 20, rules) == pytest.approx(3.2)
+    assert after([4.0] * 20 + [6.0] * 20, rules) == pytest.approx(5.0)
+    assert after([4.0] * 20 + [6.0] * 20 + [13.0] * 20, rules) == pytest.approx(5.0 * 0.8**3)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 3.0])
+def test_failures_slow_the_pace_however_fast_they_come(seconds: float) -> None:
+    pace = ResponsePace(PaceRules())
+    for _ in range(30):
+        pace.settled(seconds, failed=True)
+    assert pace.level == 1.0
+
+
+def test_a_few_failures_among_fast_answers_do_not() -> None:
+    pace = ResponsePace(PaceRules())
+    for number in range(100):
+        pace.settled(0.1, failed=number % 20 == 0)
+    assert pace.level == 20.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "slower"),
+    [
+        (Outcome.TIMED_OUT, True),
+        (Outcome.UNAVAILABLE, True),
+        (Outcome.OVERLOADED, True),
+        (Outcome.RATE_LIMITED, False),  # the quota's own pause
+        (Outcome.INVALID_REQUEST, False),  # the request's fault
+    ],
+)
+def test_the_controller_tells_the_pace_what_shows_a_slow_upstream(outcome: Outcome, slower: bool) -> None:
+    route = Route("k", "u", "a", "m")
+    controller = RateController(Topology({"m": ((route,),)}), breaker=None, pace=PaceRules(), learning=None)
+    reports = [CallReport(outcome, "k", "u", "a", "m", n, n + 0.1, 0.1, 1.0) for n in range(25)]
+    controller.settled(reports)
+    assert (controller._paces["account:a:m"].level < 5.0) == slower

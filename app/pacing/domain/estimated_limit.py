@@ -255,7 +255,7 @@ class PaceRules:
     slow: float = 2.0  # slower than this on average: pace x `down`
     slow_times: float | None = None  # instead: so many times the model's own median
     fast: float = 0.5  # faster than this: pace x `up`
-    calls: int = 20  # over which the average is taken, anew after each change
+    calls: int = 20  # the last calls, over which the average is taken
     down: float = 0.8
     up: float = 1.25
     start: float = 5.0
@@ -274,19 +274,25 @@ class ResponsePace:
 
     rules: PaceRules = PaceRules()
     level: float = 0.0
-    _last: list[float] = field(default_factory=list)
+    _last: deque[float] = field(default_factory=deque)
     _known: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     def __post_init__(self) -> None:
         self.level = self.level or self.rules.start
 
-    def settled(self, seconds: float) -> None:
-        """A call took so long."""
-        self._last.append(seconds)
-        if len(self._last) >= self.rules.calls:
+    def settled(self, seconds: float, *, failed: bool = False) -> None:
+        """A call took so long. A failure counts at least as twice `slow`, however fast it came.
+
+        From the first full window on, each call changes the pace.
+        """
+        counted = max(seconds, 2 * self._slow()) if failed else seconds
+        self._last.append(counted)
+        if len(self._last) > self.rules.calls:
+            self._last.popleft()
+        if len(self._last) == self.rules.calls:
             self.level = self._changed(fmean(self._last))
-            self._known.extend(self._last)
-            self._last.clear()
+        if not failed:
+            self._known.append(seconds)
 
     def _changed(self, mean: float) -> float:
         if mean > self._slow():

@@ -42,6 +42,9 @@ from app.upstreams.domain.refusals import Figure
 Key = tuple[str, str]  # key and upstream model
 
 _KINDS = {Outcome.SUCCEEDED: "success", Outcome.RATE_LIMITED: "refused", Outcome.OVERLOADED: "overloaded"}
+_SLOW = frozenset(
+    {Outcome.TIMED_OUT, Outcome.UNAVAILABLE, Outcome.OVERLOADED}
+)  # what the adaptive pace slows for
 _CLOSED, _FREE = QuotaLimits(cap=0), QuotaLimits()
 _MOST = 2**31  # concurrent calls where there is no limit
 DEFAULT_BREAKER = BreakerRules()
@@ -323,9 +326,9 @@ class RateController:
         if report.outcome is Outcome.SUCCEEDED:
             key = (report.key, report.upstream_model)
             self.speeds[key] = self.speeds.get(key, report.seconds) * 0.9 + report.seconds * 0.1
-            paced = self._paces.get(account_quota(report.account, report.upstream_model))
-            if paced is not None:
-                paced.settled(report.seconds)
+        paced = self._paces.get(account_quota(report.account, report.upstream_model))
+        if paced is not None and (report.outcome is Outcome.SUCCEEDED or report.outcome in _SLOW):
+            paced.settled(report.seconds, failed=report.outcome in _SLOW)
 
     def _reveal(self, report: CallReport) -> Iterator[BrakeOrder]:
         said = revealed(report.hints, report.at)
