@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -103,6 +104,12 @@ class Question:
     slots: int = 1000
     starts_at: float = 0.0
     live: RunningService = RunningService()
+    settings: Mapping[str, Topology] = field(
+        default_factory=dict
+    )  # by name, to compare; empty: `topology` alone
+    came: Callable[[str, float], object] = lambda _name, _share: (
+        None
+    )  # told the name of what is played, and its share
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +138,11 @@ def look_at_live(database: Database) -> RunningService:
 
 
 def rehearse_load(question: Question) -> LoadForecast:
-    """Play it three times."""
+    """Play it as it is, with one more key and with one more account; or in each of the settings to compare."""
     limits, assumed = limits_of(question.topology, question.live.learned)
     habits = _habits(question)
 
-    def play(topology: Topology, limits: Mapping[str, QuotaLimits]) -> Rehearsed:
+    def play(name: str, topology: Topology, limits: Mapping[str, QuotaLimits]) -> Variant:
         stage = Scenario(
             topology,
             limits,
@@ -144,16 +151,19 @@ def rehearse_load(question: Question) -> LoadForecast:
             question.slots,
             starts_at=question.starts_at,
         )
-        return rehearse(stage, question.loads, Random(1))
+        return Variant(name, rehearse(stage, question.loads, Random(1), partial(question.came, name)))
 
-    as_it_is = play(question.topology, limits)
-    variants = [Variant("as it is", as_it_is)]
-    if as_it_is.by_key:
-        key = max(as_it_is.by_key, key=lambda name: as_it_is.by_key[name])
+    if question.settings:
+        each = question.settings.items()
+        return LoadForecast([play(name, one, limits_of(one, {})[0]) for name, one in each], assumed)
+    variants = [play("as it is", question.topology, limits)]
+    calls = variants[0].result.by_key
+    if calls:
+        key = max(calls, key=lambda name: calls[name])
         account = next(route.account for route in question.topology.routes if route.key == key)
         variants += [
-            Variant(f"one more key of {account}", play(*with_key(question.topology, limits, key))),
-            Variant(f"one more account like {account}", play(*with_account(question.topology, limits, key))),
+            play(f"one more key of {account}", *with_key(question.topology, limits, key)),
+            play(f"one more account like {account}", *with_account(question.topology, limits, key)),
         ]
     return LoadForecast(variants, assumed)
 

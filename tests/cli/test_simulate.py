@@ -60,7 +60,7 @@ def test_keys_made_up_by_flags_are_played_and_shown(tmp_path: Path, monkeypatch:
     assert done.exit_code == 0, done.output
     assert "600 tasks, 2 keys; no upstream was called." in done.output
     assert "one more account like" in done.output
-    assert "Bottleneck: account key-" in done.output
+    assert "Bottleneck: rpm of account key-" in done.output
 
 
 def test_a_configuration_is_played_with_its_prices_and_what_was_assumed_is_said(config: Path) -> None:
@@ -118,3 +118,42 @@ def test_what_cannot_be_played_is_said(config: Path, arguments: list[str], said:
     done = simulate(*arguments)
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_several_concurrencies_stand_in_one_table_with_waits_and_what_held_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    flags = ("--load", "300", "--arrive", "5", "--keys", "1", "--rpm", "600", "--latency", "1")
+    told = played(*flags, "--concurrency", "2,50", "--price", "0.5,2")
+    small, large = told["variants"]  # type: ignore[misc]
+    assert (small["name"], large["name"]) == ("concurrency 2", "concurrency 50")
+    assert small["held_up_by_limit"][0]["limit"] == "concurrency"
+    assert small["wait_seconds"]["p50"] > 10 > large["wait_seconds"]["p99"]
+    assert small["response_seconds"]["p99"] >= small["wait_seconds"]["p99"]
+    assert small["costs"] == large["costs"] == {"USD": "0.375"}  # 300 of 500 + 500 tokens
+    page = simulate(*flags, "--concurrency", "2,50").stdout
+    assert "concurrency of account key-1" in page
+
+
+def test_made_up_keys_cost_what_the_default_model_does(config: Path) -> None:
+    price = '[[price]]\nupstream = "deepseek"\nmodel = "own"\ncurrency = "USD"\nmiss = "1"\noutput = "1"\n'
+    config.write_text('default_model = "own"\n' + CONFIG.replace("deepseek-flash", "own") + price)
+    [first, *_] = played("--load", "100", "--keys", "1", "--rpm", "600", "--latency", "1")["variants"]  # type: ignore[misc]
+    assert first["costs"] == {"USD": "0.10"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--concurrency", "5,x"),
+        ("--concurrency", "0"),
+        ("--rpm", "9", "--price", "1"),
+        ("--rpm", "9", "--arrive", "-1"),
+    ],
+)
+def test_wrong_figures_are_refused_with_what_to_write(config: Path, wrong: tuple[str, ...]) -> None:
+    done = simulate("--load", "10", "--keys", "1", *wrong)
+    assert done.exit_code == 2
+    assert "Write --" in done.stderr

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.billing.domain.pricing import Price, PriceBook, Rates
-from app.diagnosis.domain.simulation import ClientProfile, Load
+from app.diagnosis.domain.simulation import (
+    MOST_LISTS,
+    ClientProfile,
+    Load,
+    Rehearsed,
+    Scenario,
+    merge_small,
+    rehearse,
+)
 from app.diagnosis.simulate_load import (
     CallRow,
     LoadForecast,
@@ -176,3 +184,110 @@ def test_nothing_is_lost_and_no_limit_is_beaten(
         300 * seconds / (concurrency * count) * 0.85 - seconds if concurrency else 0.0,
     )
     assert result.seconds >= fastest
+
+
+# -- large loads, arrivals, waits
+
+
+def by_parts(topology: Topology, loads: list[Load], most: int, habit: ClientProfile = STEADY) -> Rehearsed:
+    limits, _ = limits_of(topology, {})
+    stage = Scenario(topology, limits, lambda _: habit, lambda *_: (7, "USD"))
+    return rehearse(stage, loads, Random(3), most=most)
+
+
+@pytest.mark.parametrize(
+    ("figures", "habit"),
+    [
+        ({"rpm": 600}, STEADY),
+        ({"concurrency": 20}, ClientProfile(lambda c: c.lognormvariate(0.568, 0.5), 2.0)),
+        ({"tpm": 900_000}, STEADY),
+        ({"rpm": 600, "concurrency": 30}, ClientProfile(lambda c: c.lognormvariate(0.568, 0.5), 2.0, 0.1)),
+    ],
+)
+def test_a_part_of_a_large_load_stands_for_all_of_it(figures: dict[str, float], habit: ClientProfile) -> None:
+    loads = [
+        Load("m", client, tasks, USAGE, 1500.0) for client, tasks in (("a", 3000), ("b", 800), ("c", 200))
+    ]
+    whole = by_parts(accounts(2, **figures), loads, 10_000, habit)
+    part = by_parts(accounts(2, **figures), loads, 1_000, habit)
+    assert (whole.played, part.played) == (4000, 1000)
+    assert part.done == whole.done == 4000
+    assert part.seconds == pytest.approx(whole.seconds, rel=0.03)
+    assert part.calls == pytest.approx(whole.calls, rel=0.03)
+    assert part.costs["USD"] == pytest.approx(whole.costs["USD"], rel=0.001)
+    assert part.waited.p50 == pytest.approx(whole.waited.p50, rel=0.05)
+    assert part.responded.p99 == pytest.approx(whole.responded.p99, rel=0.05)
+
+
+def test_two_hundred_thousand_tasks_of_five_hundred_clients_are_played_as_a_few_thousand() -> None:
+    loads = [Load("m", f"c{n}", 400, USAGE, 1500.0, step=3 * (n % 3)) for n in range(500)]
+    told: list[float] = []
+    limits, _ = limits_of(accounts(2, rpm=6000), {})
+    stage = Scenario(accounts(2, rpm=6000), limits, lambda _: STEADY, lambda *_: None)
+    result = rehearse(stage, loads, Random(3), told.append)
+    assert result.done == 200_000
+    assert result.played < 6_000
+    assert result.seconds == pytest.approx(1000, rel=0.03)
+    assert told == sorted(told)
+    assert 0.9 < told[-1] <= 1.0
+
+
+def test_a_part_expires_in_the_same_share() -> None:
+    loads = [Load("m", "c", 4000, USAGE, 1500.0, expires_in=200.0)]
+    part = by_parts(accounts(1, rpm=600), loads, 500)
+    assert part.done == pytest.approx(2000, rel=0.05)  # ten a second for 200 s
+    assert part.done + part.expired == 4000
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.sampled_from("mn"), st.sampled_from((0, 3, 6))), max_size=200)
+)
+def test_small_lists_are_merged_and_no_task_is_lost(rows: list[tuple[int, str, int]]) -> None:
+    loads = [
+        Load(model, f"c{n}", tasks, USAGE, 10.0 + n, step) for n, (tasks, model, step) in enumerate(rows)
+    ]
+    merged = merge_small(loads)
+    assert len(merged) <= MOST_LISTS + 6
+    for model in "mn":
+        for step in (0, 3, 6):
+            mine = [
+                [one for one in some if (one.model, one.step) == (model, step)] for some in (loads, merged)
+            ]
+            tasks, after = (sum(one.tasks for one in some) for some in mine)
+            assert tasks == after
+            tokens, kept = (sum(one.tasks * one.estimate for one in some) for some in mine)
+            assert kept == pytest.approx(tokens)
+
+
+@pytest.mark.parametrize(("rate", "waits"), [(4.0, False), (40.0, True)])
+def test_tasks_that_arrive_wait_only_where_they_come_faster_than_they_are_done(
+    rate: float, waits: bool
+) -> None:
+    loads = [Load("m", "c", 2000, USAGE, 1500.0, rate=rate)]
+    result = by_parts(accounts(1, concurrency=10), loads, 10_000)  # ten a second
+    assert result.done == 2000
+    expected = 200 if waits else 2000 / rate
+    assert result.seconds == pytest.approx(expected, rel=0.1)
+    assert (result.waited.p50 > 10) == waits
+    assert result.responded.p50 == pytest.approx(result.waited.p50 + 1.0, rel=0.15)
+
+
+@pytest.mark.parametrize(("rate", "most"), [(4.0, 500), (40.0, 500)])
+def test_a_part_of_what_arrives_waits_as_all_of_it_does(rate: float, most: int) -> None:
+    loads = [Load("m", "c", 4000, USAGE, 1500.0, rate=rate)]
+    whole, part = (by_parts(accounts(1, concurrency=10), loads, each) for each in (10_000, most))
+    assert part.seconds == pytest.approx(whole.seconds, rel=0.1)
+    assert part.waited.p50 == pytest.approx(whole.waited.p50, rel=0.15, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("figures", "figure"),
+    [
+        ({"rpm": 60, "concurrency": 50}, "rpm"),
+        ({"rpm": 6000, "concurrency": 2}, "concurrency"),
+        ({"tpm": 15_000, "concurrency": 500}, "tpm"),
+    ],
+)
+def test_the_limit_that_held_it_back_is_told_with_its_figure(figures: dict[str, float], figure: str) -> None:
+    result = by_parts(accounts(1, **figures), [Load("m", "c", 200, USAGE, 1500.0)], 10_000)
+    assert max(result.figures, key=lambda name: result.figures[name]) == ("account:a0:m", figure)

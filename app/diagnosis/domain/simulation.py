@@ -6,20 +6,24 @@
    time) are brought back at once, some early and some late, and what opens one by one is waited for as long as no
    bucket overflows: that keeps 50,000 tasks within seconds.
 
-Limits are the configured or learned ones of now; nothing is learned during a simulation.
+A large load is played by a part of it, with the clock running faster: a tenth of the tasks stands for all, ten seconds
+for one. Limits are the configured or learned ones of now; nothing is learned during a simulation.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+import math
+from array import array
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from app.diagnosis.domain.percentiles import Percentiles, percentiles
 from app.pacing.domain.backlog import QueueHead, WaitingList
 from app.pacing.domain.fairness import ClientShare, Shares
-from app.pacing.domain.plan import NEVER, Plan, Release, Snapshot, plan, settle_shares
+from app.pacing.domain.plan import NEVER, Plan, Release, Snapshot, Wait, plan, settle_shares
 from app.platform.domain.names import backlog_queue
 from app.settings.domain.routing import QuotaLimits, QuotaState, Route, Topology, account_quota
 from app.tasks.domain.attempt import TokenUsage
@@ -28,11 +32,15 @@ _HEADS = 256  # of each list, shown to one plan
 _EXACT = 0.001  # seconds: nothing is looked at more often
 _CLOSE = 0.1  # of a call's mean time: ends within it come back together
 _EXPIRED, _DONE, _REFUSED = "expired", "done", "refused"
+MOST_PLAYED = 5_000  # tasks; of more, a part is played
+MOST_LISTS = 50  # of clients and priorities; the small ones beyond are played as one of their model
+_GROWING = 0.05  # of the time of arrivals: so much later done, and waits grow with the load
+_NO_TIMES = Percentiles(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Tasks alike that wait from the start."""
+    """Tasks alike. They wait from the start, or arrive at random, on average `rate` a second (0: from the start)."""
 
     model: str
     client: str
@@ -41,6 +49,7 @@ class Load:
     estimate: float  # tokens reserved for each
     step: int = 3
     expires_in: float = 86_400.0  # seconds
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,13 @@ class Rehearsed:
     unpriced: int = 0  # calls of unknown price
     by_key: Mapping[str, int] = field(default_factory=dict)  # calls
     waits: Mapping[str, float] = field(default_factory=dict)  # seconds by what held work up
+    figures: Mapping[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # the same by its figure: rpm, concurrency
+    waited: Percentiles = _NO_TIMES  # seconds from arrival to start, of done tasks
+    responded: Percentiles = _NO_TIMES  # seconds from arrival to answer
+    played: int = 0  # tasks that stood for all
+    last_start: float = 0.0  # when the last call started
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +100,73 @@ class Scenario:
     starts_at: float = 0.0  # Unix seconds
 
 
-def rehearse(stage: Scenario, loads: Sequence[Load], chance: Random) -> Rehearsed:
-    """Play it to its end."""
-    return _Rehearsal(stage, loads, chance).run()
+def rehearse(
+    stage: Scenario,
+    loads: Sequence[Load],
+    chance: Random,
+    came: Callable[[float], object] = lambda _share: None,
+    most: int = MOST_PLAYED,
+) -> Rehearsed:
+    """Play it to its end, or a part of more than `most` tasks. `came` is told the share that is done."""
+    merged = merge_small(loads)
+    tasks = sum(load.tasks for load in merged)
+    if tasks <= most:
+        return _Rehearsal(stage, merged, chance, came).run()
+    faster = tasks / most
+    part = [
+        replace(each, tasks=math.ceil(each.tasks / faster), expires_in=each.expires_in / faster)
+        for each in merged
+    ]
+    faster = tasks / sum(load.tasks for load in part)  # rounding up made it more
+    begun = stage.starts_at
+
+    def cost(route: Route, usage: TokenUsage, at: float) -> tuple[int, str] | None:
+        return stage.cost(route, usage, begun + (at - begun) * faster)
+
+    played = _Rehearsal(replace(stage, cost=cost), part, chance, came).run()
+    return _grown(played, part, faster, tasks)
+
+
+def merge_small(loads: Sequence[Load], most: int = MOST_LISTS) -> list[Load]:
+    """The largest lists as they are, and the others as one for each model and priority: it drains the same."""
+    ordered = sorted((load for load in loads if load.tasks), key=lambda load: -load.tasks)
+    merged: dict[tuple[str, int, float, float], Load] = {}
+    for load in ordered[most:]:
+        name = (load.model, load.step, load.expires_in, load.rate)
+        known = merged.get(name)
+        if known is None:
+            merged[name] = replace(load, client="others")
+            continue
+        tasks = known.tasks + load.tasks
+        mean = (known.estimate * known.tasks + load.estimate * load.tasks) / tasks
+        merged[name] = replace(known, tasks=tasks, estimate=mean)
+    return [*ordered[:most], *merged.values()]
+
+
+def _grown(played: Rehearsed, part: Sequence[Load], faster: float, tasks: int) -> Rehearsed:
+    """What a part came to, for all of it. The last call takes as long as it does; what came before it, longer."""
+    tail = played.seconds - played.last_start
+    arriving = max((load.tasks / load.rate for load in part if load.rate), default=0.0)
+    grows = faster if played.seconds - tail > (1 + _GROWING) * arriving else 1.0
+    waited = Percentiles(*(seconds * grows for seconds in played.waited))
+    calls = zip(played.responded, played.waited, waited, strict=True)
+    expired, stranded = round(played.expired * faster), round(played.stranded * faster)
+    return replace(
+        played,
+        seconds=tail + played.last_start * faster,
+        done=tasks - expired - stranded,
+        expired=expired,
+        stranded=stranded,
+        calls=round(played.calls * faster),
+        refused=round(played.refused * faster),
+        costs={currency: round(picos * faster) for currency, picos in played.costs.items()},
+        unpriced=round(played.unpriced * faster),
+        by_key={key: round(count * faster) for key, count in played.by_key.items()},
+        waits={name: seconds * faster for name, seconds in played.waits.items()},
+        figures={name: seconds * faster for name, seconds in played.figures.items()},
+        waited=waited,
+        responded=Percentiles(*(response - short + long for response, short, long in calls)),
+    )
 
 
 @dataclass(slots=True)
@@ -96,8 +176,44 @@ class _Line:
     load: Load
     queue: str
     heads: tuple[QueueHead, ...]
-    left: int
+    left: int = 0  # that wait
+    to_come: int = 0
+    comes_at: float = 0.0  # the next
+    arrived: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how many: those that wait
     in_flight: int = 0
+
+    def arrive(self, now: float, chance: Random) -> None:
+        """Let come what has come by now."""
+        if self.to_come and not self.load.rate:
+            self._add(0.0, self.to_come)
+        while self.to_come and self.comes_at <= now:
+            self._add(self.comes_at, 1)
+            self.comes_at += chance.expovariate(self.load.rate)
+
+    def _add(self, at: float, count: int) -> None:
+        self.arrived.append((at, count))
+        self.left += count
+        self.to_come -= count
+
+    def take(self) -> float:
+        """The oldest that waits; when it came."""
+        at, count = self.arrived.popleft()
+        if count > 1:
+            self.arrived.appendleft((at, count - 1))
+        self.left -= 1
+        return at
+
+    def put_back(self, at: float) -> None:
+        """One that was refused waits again."""
+        self.arrived.appendleft((at, 1))
+        self.left += 1
+
+    def expire(self, now: float) -> int:
+        """Drop what has waited too long; how many."""
+        before = self.left
+        while self.arrived and now - self.arrived[0][0] > self.load.expires_in:
+            self.left -= self.arrived.popleft()[1]
+        return before - self.left
 
     def waiting(self) -> WaitingList:
         load = self.load
@@ -134,15 +250,19 @@ class _Meter:
 
 
 class _Rehearsal:
-    def __init__(self, stage: Scenario, loads: Sequence[Load], chance: Random) -> None:
+    def __init__(
+        self, stage: Scenario, loads: Sequence[Load], chance: Random, came: Callable[[float], object]
+    ) -> None:
         self.stage = stage
         self.chance = chance
+        self.came = came
+        self.all = max(1, sum(load.tasks for load in loads))
         self.lines = [_line(load) for load in loads if load.tasks]
         self.by_place = {(line.queue, line.load.step): line for line in self.lines}
         self.meters = {name: _Meter(limits) for name, limits in stage.limits.items()}
         self.shares = Shares()
         self.habits = {route: stage.habits(route) for route in stage.topology.routes}
-        self.ends: dict[int, list[tuple[Route, _Line]]] = {}  # by the number of a moment
+        self.ends: dict[int, list[tuple[Route, _Line, float, float]]] = {}  # by the number of a moment
         self.moments: list[int] = []
         self.moment = self._moment()
         self.now = 0.0
@@ -152,11 +272,15 @@ class _Rehearsal:
         self.costs: Counter[str] = Counter()
         self.by_key: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.figures: Counter[tuple[str, str]] = Counter()
+        self.last_start = 0.0
+        self.waited, self.responded = array("d"), array("d")
         self.pools = dict.fromkeys(stage.topology.keys, "all")
 
     def run(self) -> Rehearsed:
         ended = 0.0
-        while any(line.left for line in self.lines) or self.ends:
+        self._arrive()
+        while any(line.left or line.to_come for line in self.lines) or self.ends:
             decided = self._turn()
             if decided.more and decided.releases:
                 continue
@@ -165,7 +289,9 @@ class _Rehearsal:
                 break
             for wait in decided.waits.values():
                 self.waits[wait.reason] += following - self.now  # type: ignore[assignment]
+                self.figures[wait.reason, _figure(wait, self.now)] += following - self.now  # type: ignore[assignment]
             self._go(following)
+            self.came((self.tally[_DONE] + self.tally[_EXPIRED]) / self.all)
             if self._bring_back():
                 ended = self.now
         return self._result(ended)
@@ -193,7 +319,8 @@ class _Rehearsal:
 
     def _release(self, release: Release) -> None:
         line, route = self.by_place[release.queue, release.step], release.route
-        line.left -= 1
+        came_at = line.take()
+        self.last_start = self.now
         line.in_flight += 1
         self.free -= 1
         self.flights[route.key] += 1
@@ -208,14 +335,17 @@ class _Rehearsal:
         if moment not in self.ends:
             heapq.heappush(self.moments, moment)
             self.ends[moment] = []
-        self.ends[moment].append((route, line))
+        self.ends[moment].append((route, line, came_at, self.now))
 
     def _following(self, decided: Plan) -> float:
         end = self.moments[0] * self.moment if self.moments else NEVER
         waits = any(line.left for line in self.lines)
         opens = self.now + max(_EXACT, decided.wake_in) if waits else NEVER
         soonest = self.now + self._lag()
-        return min(end, max(opens, soonest) if opens != NEVER else NEVER)
+        comes = min((line.comes_at for line in self.lines if line.to_come), default=NEVER)
+        if comes != NEVER:
+            comes = max(comes, soonest)
+        return min(end, comes, max(opens, soonest) if opens != NEVER else NEVER)
 
     def _lag(self) -> float:
         """How long may be waited with what opens one by one before some bucket overflows."""
@@ -231,21 +361,24 @@ class _Rehearsal:
         for meter in self.meters.values():
             meter.refill(passed)
         self.now = instant
+        self._arrive()
         for line in self.lines:
-            if line.left and instant > line.load.expires_in:
-                self.tally[_EXPIRED] += line.left
-                line.left = 0
+            self.tally[_EXPIRED] += line.expire(instant)
+
+    def _arrive(self) -> None:
+        for line in self.lines:
+            line.arrive(self.now, self.chance)
 
     def _bring_back(self) -> bool:
         """Calls that have ended by now. Gives back whether there were any."""
         any_ended = False
         while self.moments and self.moments[0] * self.moment <= self.now + 1e-9:
-            for route, line in self.ends.pop(heapq.heappop(self.moments)):
-                self._ended(route, line)
+            for ended in self.ends.pop(heapq.heappop(self.moments)):
+                self._ended(*ended)
             any_ended = True
         return any_ended
 
-    def _ended(self, route: Route, line: _Line) -> None:
+    def _ended(self, route: Route, line: _Line, came_at: float, started_at: float) -> None:
         habit, load = self.habits[route], line.load
         line.in_flight -= 1
         self.free += 1
@@ -259,12 +392,14 @@ class _Rehearsal:
                 meter.token_level += load.estimate - used
         if refused:
             self.tally[_REFUSED] += 1
-            line.left += 1
+            line.put_back(came_at)
             name = account_quota(route.account, route.upstream_model)
             meter = self.meters.setdefault(name, _Meter(QuotaLimits()))
             meter.braked_until = max(meter.braked_until, self.now + habit.pause)
             return
         self.tally[_DONE] += 1
+        self.waited.append(max(0.0, started_at - came_at))
+        self.responded.append(max(0.0, self.now - came_at))
         cost = self.stage.cost(route, load.usage, self.stage.starts_at + self.now)
         self.costs["" if cost is None else cost[1]] += 1 if cost is None else cost[0]
 
@@ -275,7 +410,7 @@ class _Rehearsal:
         return max(_EXACT, _CLOSE * min(means, default=1.0))
 
     def _result(self, ended: float) -> Rehearsed:
-        stranded = sum(line.left for line in self.lines)
+        stranded = sum(line.left + line.to_come for line in self.lines)
         unpriced = self.costs.pop("", 0)
         return Rehearsed(
             ended,
@@ -288,12 +423,31 @@ class _Rehearsal:
             unpriced,
             dict(self.by_key),
             dict(self.waits),
+            dict(self.figures),
+            percentiles(self.waited),
+            percentiles(self.responded),
+            self.all,
+            min(ended, self.last_start),
         )
+
+
+def _figure(wait: Wait, now: float) -> str:
+    """The figure of a quota that lets nothing through: rpm, tpm or concurrency; empty where it is none of them."""
+    state = wait.state
+    if state is None:
+        return ""
+    if state.cap is not None and state.flight >= state.cap:
+        return "concurrency"
+    if state.braked_until > now:
+        return "pause after a refusal"
+    if state.requests is not None and state.level < 1:
+        return "rpm"
+    return "tpm" if state.tokens is not None else ""
 
 
 def _line(load: Load) -> _Line:
     heads = tuple(QueueHead(str(number), load.estimate) for number in range(min(_HEADS, load.tasks)))
-    return _Line(load, backlog_queue(load.model, load.client), heads, load.tasks)
+    return _Line(load, backlog_queue(load.model, load.client), heads, to_come=load.tasks)
 
 
 # -- what would change
