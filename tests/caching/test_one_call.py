@@ -19,7 +19,7 @@ from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submit_batch import SubmitBatch
 from app.submission.submit_task import SubmitTask, Submitted
-from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Outcome, Permit, Refusal, TokenUsage
+from app.tasks.domain.attempt import AttemptEnd, Claim, Finish, Message, Outcome, Permit, Refusal, TokenUsage
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
 from tests.caching.clocks import MovableClock
@@ -108,6 +108,7 @@ class Process:
             now,
             counts=True,
             result=result,
+            finish=Finish.COMPLETE,
             usage=TokenUsage(1, 1),
         )
 

@@ -21,7 +21,7 @@ from app.platform.database import Database
 from app.submission.check_request import SubmissionRules
 from app.submission.domain.request import TaskRequest
 from app.submission.submit_task import SubmitTask
-from app.tasks.domain.attempt import AttemptEnd, Claim, Message, Outcome, Permit, Refusal, TokenUsage
+from app.tasks.domain.attempt import AttemptEnd, Claim, Finish, Message, Outcome, Permit, Refusal, TokenUsage
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task, task_content
 from tests.caching.clocks import MovableClock
@@ -110,6 +110,7 @@ class Service:
             now,
             counts=True,
             result=None if fail else orjson.dumps(result).decode(),
+            finish=None if fail else Finish.COMPLETE,
             usage=None if fail else TokenUsage(1, 1),
         )
         self.keeping.keep(ending)

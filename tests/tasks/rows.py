@@ -15,6 +15,7 @@ from app.tasks.domain.attempt import (
     AttemptEnd,
     Claim,
     Claimed,
+    Finish,
     Outcome,
     Permit,
     Recorded,
@@ -93,6 +94,7 @@ def success(claimed: Claimed, at: float = NOW + 1, **changes: Any) -> AttemptEnd
     fields: dict[str, Any] = {
         "counts": True,
         "result": '{"choices":[]}',
+        "finish": Finish.COMPLETE,
         "usage": TokenUsage(7, 5, 2, 1),
         "cost": CallCost(12, "USD"),
         "status_code": 200,
