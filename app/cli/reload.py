@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.settings.follow_configuration import ask_reload
 
 # Sections that are only read at process start: a change restarts the processes.
-AT_START = ("api", "worker", "storage", "metrics")
+AT_START = ("api", "worker", "metrics")
 
 
 @dataclass(slots=True)
@@ -44,17 +44,19 @@ class Reload:
             self.reload()
 
     def reload(self) -> None:
-        """Check the configuration, then apply it: in the running processes if possible, else by restarting them."""
+        """Check the configuration, then let every process apply it; restart those that read a changed section at start.
+
+        The dispatcher reads nothing at its start alone: it is never away because of a reload.
+        """
         try:
             settings = reconfigure(self.params, self.setup.stack, os.environ)
             if self.setup.stack.simulator_file is not None:
                 _tell_simulator(self.setup.profile.simulator_url, self.setup.stack.simulator_file)
-            restart = needs_restart(self.settings, settings)
-            if not restart:
-                ask(self.setup.environment["DATABASE_URL"])
+            ask(self.setup.environment["DATABASE_URL"])
         except (PenstockError, CommandFailure) as error:
             self.say(f"Not reloaded; the current configuration stays in use: {error}")
             return
+        restart = needs_restart(self.settings, settings)
         self.settings = settings
         if restart:
             self.say("Reloading: restarting the components that read the configuration, one by one")
@@ -105,7 +107,7 @@ def reload_command(config: Path | None) -> None:
 
     The file is checked first: an invalid one is rejected with its line and a hint (exit code 3), and the old one stays
     in force. Every process reads the file on its own machine: install the new one there first. A change to [api],
-    [worker], [storage] or [metrics] needs a restart, which `penstock up` does automatically.
+    [worker] or [metrics] needs a restart, which `penstock up` does automatically.
 
     \b
     penstock reload

@@ -95,7 +95,7 @@ def _api(stack: Stack, ground: list[str], answers: Callable[[str], Probe]) -> Co
 
 
 def _dispatcher(ground: list[str], leads: Probe) -> Component:
-    return Component("dispatcher", _penstock("dispatcher"), after=tuple(ground), probe=leads, renewed=True)
+    return Component("dispatcher", _penstock("dispatcher"), after=tuple(ground), probe=leads)
 
 
 def _worker(name: str, after: list[str], drain_seconds: float) -> Component:

@@ -48,6 +48,7 @@ from app.reporting.watch_alerts import (
 from app.settings import ConfigError, Settings, load_settings, price_book
 from app.settings.domain.routing import Topology
 from app.settings.follow_configuration import FollowConfiguration
+from app.settings.models import StorageSettings
 from app.settings.topology import build_topology
 from app.submission.submission_rules import vault_of
 from app.tasks.ports import BacklogPublisher
@@ -96,23 +97,21 @@ class Container:
         self, take: Callable[[Settings], object], refresh: Callable[[], object] = lambda: None
     ) -> FollowConfiguration:
         """Who hears of reloads; `refresh` resolves again what secrets this process holds beside the vault's."""
+        storage = self.settings.storage
+
+        def taken(settings: Settings) -> None:
+            nonlocal storage
+            vault_of(settings.storage, os.environ)  # a key that cannot be resolved: nothing is taken
+            take(settings)
+            storage = settings.storage
 
         def refreshed() -> None:
-            self._renew_vault()
+            _renew_vault(storage)
             refresh()
 
         return FollowConfiguration(
-            self.database, self.settings, lambda: read_settings(os.environ), take, refreshed
+            self.database, self.settings, lambda: read_settings(os.environ), taken, refreshed
         )
-
-    def _renew_vault(self) -> None:
-        """Encrypt with what the references lead to now. One that fails leaves the vault as it is."""
-        try:
-            use_vault(vault_of(self.settings.storage, os.environ))
-        except ConfigError as error:
-            log.error(
-                "an encryption key cannot be resolved again, the old one stays in use", reason=str(error)
-            )
 
     @property
     def redis_url(self) -> str:
@@ -320,3 +319,11 @@ def _needed(value: str | None, name: str) -> str:
     if not value:
         raise ConfigError("environment", None, f"{name} is not set", f"set {name}, or use `penstock up`")
     return value
+
+
+def _renew_vault(storage: StorageSettings) -> None:
+    """Encrypt with what the references lead to now. One that fails leaves the vault as it is."""
+    try:
+        use_vault(vault_of(storage, os.environ))
+    except ConfigError as error:
+        log.error("an encryption key cannot be resolved again, the old one stays in use", reason=str(error))
