@@ -36,10 +36,16 @@ def system_resolver(host: str, port: int) -> list[str]:
 
 
 class Deadline:
-    """The end of a piece of work, in monotonic time."""
+    """The end of a piece of work, in monotonic time. `longest_wait`: for a single read or write, in seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
+        self.longest_wait: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether no time is left."""
+        return time.monotonic() >= self._at
 
     def hurry(self, seconds: float) -> None:
         """End after `seconds` from now, if it would not end sooner."""
@@ -60,7 +66,7 @@ class DeadlineSocket(socket.socket):
 
     def _arm(self) -> None:
         if self.deadline is not None:
-            self.settimeout(self.deadline.left())
+            self.settimeout(self.deadline.left(self.deadline.longest_wait))
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """As socket's. Raises TimeoutError at the deadline."""

@@ -92,6 +92,17 @@ class UpstreamSettings(Section):
     timeout: Seconds = 600.0
     # Timeout for opening a connection in seconds, TLS included.
     connect_timeout: Seconds = 5.0
+    # Timeout in seconds from the request to the answer's first byte; left out: `timeout` alone counts. Providers
+    # that do not stream send nothing until the answer is ready.
+    first_byte_timeout: Seconds | None = None
+    # Timeout in seconds for a pause within an answer that has begun; heartbeats and blank lines end the pause.
+    idle_timeout: Seconds = 120.0
+    # Connections kept open between calls, by each worker process; left out: as many as it makes calls at once.
+    max_idle: Annotated[int, Field(ge=0)] | None = None
+    # How long an unused connection is kept, in seconds; left out: as long as `max_age`.
+    max_idle_seconds: Seconds | None = None
+    # After how many seconds a connection is not used again, so that a provider's change of addresses is followed.
+    max_age: Seconds = 600.0
     # The oldest TLS to speak, "1.2" or "1.3"; left out: what this machine's OpenSSL allows.
     min_tls: Literal["1.2", "1.3"] | None = None
     # Maximum size of a response body in bytes; a larger one fails the task with response_too_large.

@@ -51,11 +51,17 @@ class Endpoint:
 
     path: str
     timeout_seconds: float
+    first_byte_seconds: float | None
+    idle_seconds: float
     max_body: int
     connections: UpstreamConnections = field(repr=False)
     gzip: bool = False  # whether it accepts compressed requests
     defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it would assume anyway
     hidden: tuple[str, ...] = field(default=(), repr=False)  # secrets in headers, which its answers may echo
+
+    def new_call(self) -> UpstreamCall:
+        """A call within these limits."""
+        return UpstreamCall(self.timeout_seconds, self.first_byte_seconds, self.idle_seconds)
 
 
 class Upstreams:
@@ -156,7 +162,7 @@ class Upstreams:
         """
         endpoint = self._endpoints[claimed.permit.upstream]
         with (
-            self._tracked(UpstreamCall(endpoint.timeout_seconds)) as call,
+            self._tracked(endpoint.new_call()) as call,
             _connection(endpoint, call) as pooled,
         ):
             if not may_send():
@@ -205,6 +211,8 @@ class Upstreams:
     ) -> BaseHTTPResponse:
         headers = {
             "user-agent": USER_AGENT,
+            # Compressed events arrive in blocks, not as they happen.
+            "accept-encoding": "identity" if claimed.stream else "gzip",
             **endpoint.connections.headers,
             "authorization": f"Bearer {self._secrets[claimed.permit.key].get_secret_value()}",
             "content-type": "application/json",
@@ -219,7 +227,7 @@ class Upstreams:
             response = connection.getresponse()
         except TRANSPORT_EXCEPTIONS as error:
             raise IncompleteCall(call.fault(error)) from None
-        call.reading()
+        call.reading(body=claimed.stream)  # a stream has begun; another answer may still be made
         return response
 
 
@@ -245,6 +253,8 @@ def _endpoint(
     return Endpoint(
         f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
         upstream.timeout,
+        upstream.first_byte_timeout,
+        upstream.idle_timeout,
         upstream.max_body,
         connections,
         upstream.gzip,

@@ -1,6 +1,6 @@
 """One call and its connection: deadline, stage, how another thread cuts it off; the answer, whole or streamed.
 
-Connections to an upstream are reused, as many as there are calls, and at most 10 minutes old.
+Connections to an upstream are reused, as many and as long as its settings say.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ class UpstreamCall:
     It belongs to the thread that makes the call. Others may only call `abort`; `_lock` guards what that touches.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """`seconds`: for the whole call."""
+    def __init__(self, seconds: float, first_byte: float | None = None, idle: float | None = None) -> None:
+        """`seconds`: for the whole call; `first_byte`: until its answer begins; `idle`: for a pause within it."""
         self.deadline = Deadline(seconds)
         self._seconds = seconds
+        self._first_byte = first_byte
+        self._idle = idle
+        self._idling = False
         self._stage = TransportErrorKind.UNCONNECTED
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -73,11 +76,14 @@ class UpstreamCall:
             self._socket = sock
             self._stage = TransportErrorKind.BROKEN
             self.sent_at = at
+        self.deadline.longest_wait = self._first_byte
         sock.deadline = self.deadline
 
-    def reading(self) -> None:
-        """The answer has begun."""
+    def reading(self, *, body: bool = False) -> None:
+        """The answer has begun; `body`: not its head alone, so that from now on `idle` limits each pause."""
         self._stage = TransportErrorKind.CUT
+        if body:
+            self.deadline.longest_wait, self._idling = self._idle, True
 
     def abort(self) -> None:
         """Cut the call off: its thread sees the connection end. Any thread, any time."""
@@ -97,10 +103,18 @@ class UpstreamCall:
             said = "The worker stopped before the answer was complete."
             return TransportError(TransportErrorKind.ABORTED, said, status, sent_at=self.sent_at)
         if self._stage is not TransportErrorKind.UNCONNECTED and _is_timeout(error):
-            said = f"The upstream gave no complete answer within {self._seconds:g} s."
+            said = self._why_timed_out()
             return TransportError(TransportErrorKind.TIMED_OUT, said, status, sent_at=self.sent_at)
         said = _WORDS[self._stage] + _detail(error)
         return TransportError(self._stage, said, status, sent_at=self.sent_at)
+
+    def _why_timed_out(self) -> str:
+        waited = self.deadline.longest_wait
+        if waited is None or self.deadline.over:
+            return f"The upstream gave no complete answer within {self._seconds:g} s."
+        if self._idling:
+            return f"The upstream's answer stopped for {waited:g} s (idle_timeout)."
+        return f"The upstream's answer did not begin within {waited:g} s (first_byte_timeout)."
 
 
 _PROXY_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's words
@@ -171,6 +185,7 @@ class HttpResponse:
         """The body as it arrives, decompressed. Raises IncompleteCall if it is cut off."""
         try:
             while chunk := self._response.read1(_CHUNK, decode_content=True):
+                self._call.reading(body=True)
                 yield chunk
         except TRANSPORT_EXCEPTIONS as error:
             raise self.failed(self._call.fault(error)) from None
@@ -213,7 +228,6 @@ class HttpResponse:
         )
 
 
-LONGEST_AGE = 600.0  # seconds, within which a provider's change of addresses is followed
 _TLS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -273,7 +287,10 @@ class UpstreamConnections:
             **(auth if forwarded else {}),
         }
         self._pool: ConnectionPool[None, _Timed] = ConnectionPool(
-            max_idle=max_idle, max_age=LONGEST_AGE, monotonic=clock.monotonic
+            max_idle=max_idle if upstream.max_idle is None else min(max_idle, upstream.max_idle),
+            idle_seconds=upstream.max_idle_seconds or upstream.max_age,
+            max_age=upstream.max_age,
+            monotonic=clock.monotonic,
         )
 
     @property

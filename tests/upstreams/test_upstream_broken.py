@@ -7,8 +7,10 @@ import time
 import orjson
 import pytest
 
+from app.settings import UpstreamHeaders
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from tests.upstreams.calls import HEAD, broken_off, call, chunked, faulty, upstreams
+from tests.attempts import a_claimed
+from tests.upstreams.calls import HEAD, broken_off, call, chunked, faulty, may, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
 
 
@@ -129,3 +131,81 @@ def test_a_large_request_may_take_longer_than_connecting() -> None:
         made = upstreams(server.url, connect_timeout=0.2)
         back = call(made, request=orjson.dumps({"messages": "x" * 12_000_000}).decode())
     assert isinstance(back, Reply)
+
+
+STREAM_HEAD = HEAD.replace(b"\r\n\r\n", b"\r\ncontent-type: text/event-stream\r\n\r\n")
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("begun", "streams", "limits", "words"),
+    [
+        (STREAM_HEAD + chunked(CHUNK), True, {"idle_timeout": 0.2}, "stopped for 0.2 s (idle_timeout)"),
+        (STREAM_HEAD, True, {"idle_timeout": 0.2}, "stopped for 0.2 s (idle_timeout)"),
+        (HEAD + chunked(b'{"choices":'), False, {"idle_timeout": 0.2}, "stopped for 0.2 s (idle_timeout)"),
+        (b"", False, {"first_byte_timeout": 0.2}, "did not begin within 0.2 s (first_byte_timeout)"),
+        (HEAD, False, {"first_byte_timeout": 0.2}, "did not begin within 0.2 s (first_byte_timeout)"),
+        (
+            b"HTTP/1.1 200",
+            True,
+            {"first_byte_timeout": 0.2},
+            "did not begin within 0.2 s (first_byte_timeout)",
+        ),
+        (HEAD, False, {"idle_timeout": 0.1, "timeout": 0.4}, "no complete answer within 0.4 s"),
+        (b"", True, {"idle_timeout": 0.1, "timeout": 0.4}, "no complete answer within 0.4 s"),
+    ],
+)
+def test_an_answer_that_stops_is_not_waited_for_to_the_end_of_the_calls_time(
+    begun: bytes, streams: bool, limits: dict[str, float], words: str
+) -> None:
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(begun)
+        peer.stopped.wait(60)
+
+    with WireServer(serve) as server:
+        passed_on: list[bytes] = []
+        back = upstreams(server.url, **limits).call(a_claimed(stream=streams), may, passed_on.append)
+    assert isinstance(back, TransportError)
+    assert back.trouble is TransportErrorKind.TIMED_OUT
+    assert words in back.message
+    assert back.shown == bool(passed_on) == (CHUNK in begun)
+
+
+def test_heartbeats_keep_an_answer_from_being_idle() -> None:
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        peer.drip(b"\n" * 10, 0.1)
+        peer.send(OK)
+        peer.close()
+
+    with WireServer(serve) as server:
+        back = call(upstreams(server.url, idle_timeout=0.6, first_byte_timeout=10))
+    assert isinstance(back, Reply)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_answers_are_requested_packed_unless_they_are_streamed(streams: bool) -> None:
+    asked: list[str] = []
+
+    def serve(peer: Peer) -> None:
+        _, headers, _ = peer.read_request() or ("", {}, b"")
+        asked.append(headers["accept-encoding"])
+        peer.send(answer(gzip.compress(OK), "200 OK", "content-encoding: gzip"))
+
+    with WireServer(serve) as server:
+        for headers in (None, UpstreamHeaders({"Accept-Encoding": "deflate"})):
+            back = upstreams(server.url, headers=headers).call(a_claimed(stream=streams), may)
+            assert isinstance(back, Reply)
+            assert back.body == OK
+    assert asked == ["identity" if streams else "gzip", "deflate"]
+
+
+def test_a_stream_that_unfolds_beyond_the_limit_is_cut_off() -> None:
+    bomb = gzip.compress(CHUNK * 500_000)
+    head = "content-encoding: gzip", "content-type: text/event-stream"
+    with WireServer(answering(answer(bomb, "200 OK", *head))) as server:
+        back = upstreams(server.url, max_body=100_000).call(a_claimed(stream=True), may)
+    assert isinstance(back, TransportError)
+    assert back.trouble is TransportErrorKind.TOO_LARGE

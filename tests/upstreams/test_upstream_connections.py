@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.upstream_call import LONGEST_AGE
 from tests.attempts import a_claimed
 from tests.upstreams.calls import HEAD, MovableClock, call, chunked, may, upstreams
 from tests.upstreams.wire import OK, Peer, WireServer, answer, answering
@@ -37,10 +36,10 @@ def test_a_connection_of_ten_minutes_is_not_used_again() -> None:
     with WireServer(answering(answer())) as server:
         made = upstreams(server.url, clock)
         made.call(a_claimed(), may)
-        clock.ahead = LONGEST_AGE - 1
+        clock.ahead = 599
         made.call(a_claimed(), may)
         assert server.connections == 1
-        clock.ahead = LONGEST_AGE + 1
+        clock.ahead = 601
         made.call(a_claimed(), may)
         assert server.connections == 2
         made.close()
@@ -131,3 +130,22 @@ def test_abort_ends_calls_in_flight_and_later_ones_are_not_sent(begun: bytes) ->
     assert isinstance(second, TransportError)
     assert (first.trouble, first.sent) == (TransportErrorKind.ABORTED, True)
     assert (second.trouble, second.sent) == (TransportErrorKind.NOT_SENT, False)
+
+
+def test_how_many_connections_are_kept_and_for_how_long_can_be_set() -> None:
+    clock = MovableClock()
+
+    def opened(ahead: float, **limits: float) -> int:
+        with WireServer(answering(answer())) as server:
+            made = upstreams(server.url, clock, **limits)
+            call(made)
+            clock.ahead += ahead
+            call(made)
+            made.close()
+            return server.connections
+
+    assert opened(0) == opened(599) == 1
+    assert opened(0, max_idle=0) == 2
+    assert opened(9, max_idle_seconds=10) == 1
+    assert opened(11, max_idle_seconds=10) == 2
+    assert opened(11, max_age=10) == 2
