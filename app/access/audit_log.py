@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, null, select, text, update
 
 from app.access.domain.audit import (
     FIRST,
+    RETENTION,
     ChainBreak,
     ChainCheck,
+    ChainCopy,
     ChainEntry,
     ChainHead,
     Linked,
+    RefusalFold,
     as_row,
     from_row,
     link,
@@ -110,8 +116,10 @@ def newest_audit(conn: Connection, wanted: AuditFilter, limit: int) -> list[Stor
     return [StoredEntry(row.seq, row.number, row.digest, from_row(row._asdict())) for row in rows]
 
 
-def forget_audit(conn: Connection, before: float, limit: int) -> int:
+def forget_audit(conn: Connection, before: float, limit: int, now: float) -> int:
     """Delete up to `limit` entries older than `before` from the start of the chain; the rest still verifies.
+
+    An entry of its own says so: a beginning that somebody else removed has none.
 
     Returns how many.
     """
@@ -124,7 +132,11 @@ def forget_audit(conn: Connection, before: float, limit: int) -> int:
         old.append(one)
     if old:
         conn.execute(delete(audit).where(audit.c.number <= old[-1].number))
-        conn.execute(update(audit_head).values(first=old[-1].number + 1, before=old[-1].digest))
+        start = {"first": old[-1].number + 1, "before": old[-1].digest}
+        conn.execute(update(audit_head).values(**start))
+        write_audit(conn, [ChainEntry(now, RETENTION, details=orjson.dumps(start).decode())])
+        while link_audit(conn, limit) == limit:
+            continue
     return len(old)
 
 
@@ -188,14 +200,18 @@ class RecordAudit:
         self._writing = threading.Lock()
         self._loop = BackgroundLoop("audit", self.flush, every=EVERY_SECONDS, at_once=False)
         self._dropped = 0
+        self._folded = RefusalFold()
 
     def add(self, entry: ChainEntry) -> None:
-        """Buffer an entry; it is written within half a second."""
+        """Buffer an entry; it is written within half a second. Refusals of strangers are folded by the minute."""
         with self._lock:
+            kept = self._folded.take(entry)
+            if kept is None:
+                return
             if len(self._entries) >= MOST:
                 self._entries.popleft()
                 self._dropped += 1
-            self._entries.append(entry)
+            self._entries.append(kept)
         self._loop.start()
 
     def add_now(self, entry: ChainEntry) -> None:
@@ -204,7 +220,8 @@ class RecordAudit:
         self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write what is buffered, and what was folded in minutes that are over."""
+        self._unfold(time.time())
         with self._writing:
             while self._write_some():
                 pass
@@ -212,8 +229,13 @@ class RecordAudit:
     def close(self) -> None:
         """Write what is buffered, then end the thread."""
         self._loop.stop()
+        self._unfold(math.inf)
         self.flush()
         self._loop.join()
+
+    def _unfold(self, now: float) -> None:
+        with self._lock:
+            self._entries.extend(self._folded.due(now))
 
     def _write_some(self) -> bool:
         with self._lock:
@@ -260,6 +282,11 @@ class ChainReport:
     unlinked: int  # entries not linked yet
     fault: ChainBreak | None
 
+    @property
+    def copy(self) -> ChainCopy:
+        """What to keep elsewhere."""
+        return ChainCopy(self.head.first, self.head.number, self.head.digest)
+
 
 def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -> Iterator[StoredEntry]:
     """Entries in order, read page by page; with `limit` only the newest."""
@@ -274,10 +301,10 @@ def entries(database: Database, wanted: AuditFilter, limit: int | None = None) -
             return
 
 
-def verify(database: Database) -> ChainReport:
-    """Check the chain from its start to the head at the time of the call."""
+def verify(database: Database, copy: ChainCopy | None = None) -> ChainReport:
+    """Check the chain from its start to the head at the time of the call, and against a copy kept elsewhere."""
     head, unlinked = database.read(lambda conn: (read_head(conn), count_unlinked(conn)))
-    check, after = ChainCheck(head), head.first - 1
+    check, after = ChainCheck(head, copy), head.first - 1
     while after < head.number:
         page = database.read(partial(read_links, after=after, limit=_PAGE))
         if not page:

@@ -189,9 +189,8 @@ class AuditCheck(Shape):
     entries: int
     unlinked: int
     fault: str | None
-    digest: str = Field(
-        description="The digest of the last entry; keep it elsewhere to detect truncation later."
-    )
+    digest: str = Field(description="The digest of the last entry.")
+    chain: str = Field(description="FIRST..LAST:DIGEST. Keep it elsewhere, and give it as `since` later.")
 
 
 class DeadLetter(Shape):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from app.access import audit_log, manage_policies
 from app.access.audit_log import AuditFilter, StoredEntry, as_json
+from app.access.domain.audit import ChainCopy
 from app.access.manage_policies import StoredPolicy
 from app.api.access_control import Callers
 from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBody, PolicyList
@@ -36,6 +37,12 @@ class AuditQuery(Query):
     task_id: str | None = None
     status: int | None = Field(None, ge=0, le=599)
     limit: int | None = Field(None, ge=1, le=1_000_000, description="Only this many of the newest entries.")
+
+
+class AuditCheckQuery(Query):
+    """What to compare the chain with."""
+
+    since: str | None = Field(None, description="The `chain` of an earlier verification, kept elsewhere.")
 
 
 class AccessViews:
@@ -94,6 +101,7 @@ class AccessViews:
                 self.verify,
                 {200: ResponseDoc("The result.", AuditCheck)},
                 group,
+                query=AuditCheckQuery,
             ),
         ]
 
@@ -131,7 +139,12 @@ class AccessViews:
     def verify(self) -> ResponseReturnValue:
         """Verify the whole chain."""
         self._callers.current()
-        found = audit_log.verify(self._use_cases.database)
+        since = read_query(AuditCheckQuery).since
+        try:
+            copy = None if since is None else ChainCopy.parse(since)
+        except ValueError as error:
+            raise Invalid(f"since: {error}", param="since", code="invalid_value") from None
+        found = audit_log.verify(self._use_cases.database, copy)
         fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
         return answer(
             {
@@ -140,6 +153,7 @@ class AccessViews:
                 "unlinked": found.unlinked,
                 "fault": fault,
                 "digest": found.head.digest,
+                "chain": str(found.copy),
             }
         )
 

@@ -18,7 +18,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from app.access.audit_log import RecordAudit
 from app.access.domain.audit import ChainEntry
 from app.access.domain.caller import Caller
-from app.api.access_control import CallerAddresses
+from app.api.access_control import CallerAddresses, credentials
 from app.platform.ports import Clock, Tracer
 from app.tasks.domain.task import new_id
 
@@ -117,7 +117,7 @@ def _is_audited(asked: Request) -> bool:
     if asked.path.startswith(("/v1/", "/api/")):
         return True
     if asked.path == "/metrics":  # open to all; a key shows more, and could be tried here unseen
-        return "Authorization" in asked.headers
+        return bool(credentials(asked.environ))
     return asked.blueprint == PAGES and asked.endpoint not in _REFRESHES
 
 

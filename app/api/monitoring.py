@@ -77,7 +77,8 @@ class Metrics:
         if not given:
             return False
         try:
-            return self._authenticate.caller(given).is_admin
+            app_ctx.g.caller = caller = self._authenticate.caller(given)  # for the audit log
+            return caller.is_admin
         except DatabaseUnreachable:
             return False  # metrics matter most during a database outage
 

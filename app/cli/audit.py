@@ -23,24 +23,33 @@ def group() -> None:
 
 @group.command("verify")
 @on_database
-def verify() -> None:
-    """Verify the whole hash chain; exit code 1 if it is broken. Prints its last hash, to be stored elsewhere.
+@click.option("--since", metavar="FIRST..LAST:HASH", help="What an earlier verification printed.")
+def verify(since: str | None) -> None:
+    """Verify the whole hash chain; exit code 1 if it is broken.
+
+    Prints FIRST..LAST:HASH. Keep it outside the database, and give it to a later verification as --since: then a chain
+    that somebody rewrote or shortened shows, too.
 
     \b
     penstock audit verify
+    penstock audit verify --since "$(tail -1 /mnt/elsewhere/penstock-audit)"
     """
     from app.access.audit_log import verify as check
+    from app.access.domain.audit import ChainCopy
 
+    try:
+        copy = None if since is None else ChainCopy.parse(since)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
     with opened() as database:
-        found = check(database)
+        found = check(database, copy)
     if found.fault is not None:
         raise CommandFailure(
             f"the chain is broken at entry {found.fault.number}: {found.fault.what}",
             "Compare it with an export or a backup: somebody changed the table.",
         )
-    click.echo(
-        f"{found.entries:,} entries verified, {found.unlinked:,} not yet linked; last hash {found.head.digest}"
-    )
+    click.echo(f"{found.entries:,} entries verified, {found.unlinked:,} not yet linked", err=True)
+    click.echo(str(found.copy))
 
 
 @group.command("export")

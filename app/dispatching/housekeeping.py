@@ -152,8 +152,9 @@ class ChainAudit:
 
     def forget(self) -> object:
         """Delete entries past their retention from the beginning of the chain. Returns MORE when some are left."""
-        before = self._clock.now() - self._kept_seconds
-        forget = partial(audit_log.forget_audit, before=before, limit=_AUDIT_ENTRIES)
+        now = self._clock.now()
+        before = now - self._kept_seconds
+        forget = partial(audit_log.forget_audit, before=before, limit=_AUDIT_ENTRIES, now=now)
         return None if _drain(partial(self._database.write, forget), _AUDIT_ENTRIES, 5) else MORE
 
 

@@ -57,7 +57,8 @@ def test_keys_are_made_rotated_and_revoked_and_each_act_is_in_the_log(url: str) 
     database = Database(url)
     database.write(lambda conn: link_audit(conn, 100))
     database.close()
-    assert "4 entries verified" in run("audit", "verify").output
+    verified = run("audit", "verify")
+    assert "4 entries verified" in verified.output
 
 
 def test_a_policy_is_tried_before_it_is_kept(url: str) -> None:
