@@ -124,7 +124,7 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
         *TaskViews(use_cases, callers, rendering, limits.max_task_body).operations(),
         *RetryViews(use_cases, callers, rendering).operations(),
         *BatchViews(use_cases, openai.estimate_batch, callers, rendering, limits).operations(),
-        *ChatViews(openai, callers, rendering, limits.max_task_body).operations(),
+        *ChatViews(openai, callers, rendering, limits).operations(),
         *ModelViews(callers, parts.settings).operations(),
         *FileViews(openai, callers, limits).operations(),
         *OpenAiBatchViews(openai, callers).operations(),

@@ -22,10 +22,11 @@ from app.api.shapes import Task
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
-from app.settings import Settings
+from app.settings import ApiSettings, Settings
 from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
 from app.submission.domain.request import PREFER, parse_prefer, read_patience
+from app.submission.hold_connections import GRACE_SECONDS
 from app.submission.openai_bodies import ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
@@ -124,21 +125,23 @@ _ABOUT = (
     "The call waits in its queue and returns the upstream's response; `x-penstock-task` names its task, "
     "`x-penstock-cache` says whether it came from the cache: `hit`, `stale`, `coalesced` or `miss`. With `stream` "
     "it returns server-sent events: comments while queued, then the upstream's chunks. `Prefer: respond-async, "
-    "wait=N` returns 202 and a task after N seconds. Five seconds before the client's timeout the response is 408: "
-    "when OpenAI clients send the request again, they continue with the same task. If the client hangs up, a "
-    "waiting task is cancelled; a running call is not interrupted, and its result is kept."
+    "wait=N` returns 202 and a task after N seconds. Five seconds before the client's timeout (if not sent: 300 s, "
+    "or 60 s through a proxy) the response is 408: the same request, sent again, continues with the same task. If the "
+    "client hangs up and does not return, a waiting task is cancelled; a running call is not interrupted, and its "
+    "result is kept. With `x-penstock-join: true`, equal requests of one key that wait or run share one task."
 )
 
 
 class ChatViews:
     """The /v1/chat/completions operation."""
 
-    def __init__(self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering, most: int) -> None:
-        """`most` bytes of one body."""
+    def __init__(
+        self, use_cases: OpenAiUseCases, callers: Callers, rendering: Rendering, limits: ApiSettings
+    ) -> None:
         self._use_cases = use_cases
         self._callers = callers
         self._rendering = rendering
-        self._most = most
+        self._limits = limits
 
     def operations(self) -> list[Operation]:
         """The operations of these views."""
@@ -164,7 +167,7 @@ class ChatViews:
         """200 with the completion, the status of the failure, or 202 or 408 if it is still waiting."""
         caller = self._callers.current()
         repeats = Repeats(f"POST {PATH}")
-        raw = repeats.add(read_body(self._most, ONE_TASK))
+        raw = repeats.add(read_body(self._limits.max_task_body, ONE_TASK))
         value = parse_json(raw)
         if (deployment := request.environ.get(DEPLOYMENT)) and isinstance(value, dict):
             value["model"] = deployment
@@ -174,10 +177,11 @@ class ChatViews:
             caller.client_id,
             body.request(),
             _fingerprint(caller, raw),
-            read_patience(request.headers.get),
+            read_patience(request.headers.get, self._limits.proxy_timeout),
             parse_prefer(request.headers.get(PREFER)),
             repeats.repeat(),
             watch_peer(request.environ),
+            body.joins(default=self._limits.join_equal),
         )
         try:
             return self._streamed(call, with_usage=body.with_usage) if body.stream else self._whole(call)
@@ -276,12 +280,11 @@ def _not_yet(outcome: ChatOutcome, call: ChatCall) -> Response:
         message, code = "the service is restarting; send the request again to keep waiting", "restarting"
         return error_response(503, message, type_="server_error", code=code, headers=headers)
     message = (
-        "the task is still waiting and your client would time out; send the request again to keep waiting"
+        "the task is still waiting, and your client or a proxy could time out; send the same request again to keep "
+        "waiting for the same task"
     )
     if not call.patience.repeats and call.repeat is None:
-        message = (
-            "the task was given up before your client timed out; raise its timeout or send an Idempotency-Key"
-        )
+        message += f": within {GRACE_SECONDS:.0f} seconds, or at any time with an Idempotency-Key"
     return error_response(408, message, type_="timeout_error", code="still_waiting", headers=headers)
 
 

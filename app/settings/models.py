@@ -309,10 +309,16 @@ class ApiSettings(Section):
     # Seconds that a request may keep us waiting for its bytes, plus one for each KiB it has sent: then 408. As long
     # is waited for somebody to take an answer.
     patience: Annotated[float, Field(ge=1, le=3600)] = 30.0
-    # Long polls that may wait at once; beyond it `?wait` answers at once.
-    waiters: Annotated[int, Field(ge=0, le=10000)] = 512
-    # Threads. A long poll occupies one, so there must be more threads than waiters.
-    threads: Annotated[int, Field(ge=2, le=12000)] = 576
+    # Seconds after which a proxy in front of the API ends a call that has had no response: chat calls that come through
+    # one are answered before. Left out: 60 for clients that do not say how long they wait, no limit for others.
+    proxy_timeout: Seconds | None = None
+    # Whether a chat call whose body equals that of one still waiting or running, from the same API key, shares its task
+    # and its bill. Requests may ask for it themselves: x-penstock-join: true.
+    join_equal: bool = False
+    # Long polls and chat calls that may wait at once; beyond it `?wait` answers at once, and chat calls are refused.
+    waiters: Annotated[int, Field(ge=0, le=10000)] = 2048
+    # Threads. A call that waits occupies one, so there must be more threads than waiters. Each takes about 0.1 MB.
+    threads: Annotated[int, Field(ge=2, le=12000)] = 2112
 
     @model_validator(mode="after")
     def _waiters_leave_threads(self) -> Self:

@@ -44,6 +44,7 @@ class ChatCall:
     preference: Preference = field(default_factory=Preference)
     repeat: IdempotencyKey | None = None  # by an Idempotency-Key
     gone: Callable[[], bool] = lambda: False
+    join: bool = False  # an equal call that waits or runs is joined
 
     @property
     def given_up_when_gone(self) -> bool:
@@ -73,7 +74,7 @@ class Chat:
         if answered:
             self._connections.answered(waiting)
         else:
-            self._connections.let_go(waiting, repeats=repeats and self.call.patience.repeats)
+            self._connections.let_go(waiting, repeats=repeats)
 
 
 class BeginChat:
@@ -94,6 +95,12 @@ class BeginChat:
         Raises Invalid, TooManyWaiting (nothing was stored then), DatabaseUnreachable.
         """
         self._watch()
+        if not call.join or not call.given_up_when_gone:
+            return self._begin(call, task_id)
+        with self._connections.turn(call.fingerprint):
+            return self._begin(call, task_id)
+
+    def _begin(self, call: ChatCall, task_id: str) -> Chat:
         found = self._found(call)
         stack = ExitStack()
         chat = Chat(
@@ -115,9 +122,15 @@ class BeginChat:
         return chat
 
     def _found(self, call: ChatCall) -> WaitingCall | None:
-        if not call.patience.tries or not call.given_up_when_gone:
+        if not call.given_up_when_gone:
             return None
-        return self._connections.find(call.client_id, call.fingerprint)
+        if call.join:
+            return self._connections.share(call.client_id, call.fingerprint)
+        if call.patience.tries:
+            return self._connections.find(call.client_id, call.fingerprint)
+        if call.patience.repeats:  # it says that it is no repeat
+            return None
+        return self._connections.find_freed(call.client_id, call.fingerprint)
 
     def _make(self, chat: Chat, stack: ExitStack) -> None:
         call = chat.call
@@ -129,7 +142,7 @@ class BeginChat:
         submitted = self._submit.submit(
             call.client_id, call.request, call.repeat, task_id=chat.task_id, call=waiting
         )
-        chat.waiting, chat.made = waiting, submitted.row is not None
+        chat.waiting, chat.made = waiting and self._connections.hold(waiting), submitted.row is not None
         if submitted.task_id != chat.task_id:
             chat.task_id = submitted.task_id
             chat.wakeup = self._wakeup(stack, submitted.task_id)

@@ -424,7 +424,7 @@ class TaskBody(TaskOptions):
 
     def options(self) -> TaskOptions:
         """Its options: those in `penstock`, else those beside it."""
-        ours = self.penstock.model_fields_set if self.penstock else frozenset()
+        ours = self.penstock.model_fields_set & OPTIONS if self.penstock else frozenset()
         return (
             self
             if self.penstock is None

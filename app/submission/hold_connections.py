@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, delete, exists, insert, null, select, text, tuple_, update
+from sqlalchemy import Connection, delete, exists, insert, null, or_, select, text, tuple_, update
 
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
@@ -64,20 +64,41 @@ def insert_calls(conn: Connection, calls: Sequence[WaitingCall]) -> None:
         conn.execute(insert(waiting_call), [asdict(call) for call in calls])
 
 
-def attach(conn: Connection, client_id: str, fingerprint: str, connection: str, holder_id: str) -> str | None:
-    """Take over the oldest task of this request whose connection is gone. Returns its id, or None."""
-    free = select(waiting_call.c.task_id).where(
-        waiting_call.c.client_id == client_id,
-        waiting_call.c.fingerprint == fingerprint,
-        waiting_call.c.connection.is_(None),
+def attach(
+    conn: Connection,
+    client_id: str,
+    fingerprint: str,
+    connection: str,
+    holder_id: str,
+    *,
+    shared: bool = False,
+) -> str | None:
+    """Take over the oldest task of this request whose connection is gone. Returns its id, or None.
+
+    With `shared`, also one that has not ended and whose connection is still there.
+    """
+    call = waiting_call.c
+    runs = exists().where(task.c.id == call.task_id, task.c.finished_at.is_(None))
+    free = or_(call.connection.is_(None), runs) if shared else call.connection.is_(None)
+    found = select(call.task_id, call.connection).where(
+        call.client_id == client_id, call.fingerprint == fingerprint, free
     )
-    oldest = free.order_by(waiting_call.c.created_at).limit(1).with_for_update(skip_locked=True)
-    found: str | None = conn.execute(oldest).scalar()
-    if found is None:
+    oldest = found.order_by(call.created_at).limit(1).with_for_update(skip_locked=True, of=waiting_call)
+    row = conn.execute(oldest).first()
+    if row is None:
         return None
-    still = (waiting_call.c.task_id == found) & waiting_call.c.connection.is_(None)
+    still = (call.task_id == row.task_id) & call.connection.is_not_distinct_from(row.connection)
     mine = {"connection": connection, "holder": holder_id, "abandon_at": None}
-    return found if conn.execute(update(waiting_call).where(still).values(mine)).rowcount else None
+    taken = conn.execute(update(waiting_call).where(still).values(mine)).rowcount
+    return str(row.task_id) if taken else None
+
+
+def any_free(conn: Connection, client_id: str, fingerprint: str) -> bool:
+    """Whether `attach` would find a task whose connection is gone."""
+    mine = (waiting_call.c.client_id == client_id) & (waiting_call.c.fingerprint == fingerprint)
+    return (
+        conn.execute(select(1).where(mine, waiting_call.c.connection.is_(None)).limit(1)).first() is not None
+    )
 
 
 def holders_of(conn: Connection, client_id: str, fingerprint: str) -> dict[str | None, int | None]:
@@ -141,13 +162,23 @@ def drop_abandoned(conn: Connection, task_id: str) -> bool:
 BEAT_SECONDS = 2.0
 LOOK_EVERY_SECONDS = 0.25
 GRACE_SECONDS = 10.0  # in which a client that retries has come again; the OpenAI clients wait at most 8
+_TURNS = 64
 _FIND_SECONDS = 20.0  # how long a repeat looks for its task: enough to detect a dead process
+
+
+@dataclass(slots=True)
+class _HeldTask:
+    """A task, and how many connections of this process wait for it: more than one, if they share it."""
+
+    call: WaitingCall
+    connections: int = 0
 
 
 class HoldConnections:
     """The waiting connections of one process.
 
-    Used by all request threads, and by one background thread that beats. The lock guards `_answered` and the start.
+    Used by all request threads, and by one background thread that beats. The lock guards `_answered`, `_held` and the
+    start; `_turns` let one of several equal calls look and make its task before the next looks.
     """
 
     def __init__(
@@ -174,6 +205,30 @@ class HoldConnections:
         )
         self._begun = False
         self._answered: list[tuple[str, str]] = []
+        self._held: dict[str, _HeldTask] = {}  # by task
+        self._turns = tuple(threading.Lock() for _ in range(_TURNS))
+
+    def turn(self, fingerprint: str) -> threading.Lock:
+        """The lock that equal calls take while they find or make their task."""
+        return self._turns[hash(fingerprint) % _TURNS]
+
+    def hold(self, call: WaitingCall) -> WaitingCall:
+        """Count one more connection of this process that waits for the task."""
+        with self._lock:
+            held = self._held.setdefault(call.task_id, _HeldTask(call))
+            held.connections += 1
+            return held.call
+
+    def _leave(self, call: WaitingCall) -> bool:
+        """Count one less; returns whether none is left."""
+        with self._lock:
+            held = self._held.get(call.task_id)
+            if held is None:
+                return True
+            held.connections -= 1
+            if held.connections <= 0:
+                del self._held[call.task_id]
+            return held.connections <= 0
 
     def new_call(self, task_id: str, client_id: str, fingerprint: str) -> WaitingCall:
         """A call to store with its task. Raises DatabaseUnreachable."""
@@ -181,25 +236,56 @@ class HoldConnections:
         now = self._clock.now()
         return WaitingCall(task_id, client_id, fingerprint, uuid.uuid4().hex, self.id, now)
 
+    def find_freed(self, client_id: str, fingerprint: str) -> WaitingCall | None:
+        """Take over a task of an equal request whose connection is gone; None if there is none.
+
+        Nobody else gets its answer, so that this is right for any request. Raises DatabaseUnreachable.
+        """
+        if not self._database.read(lambda conn: any_free(conn, client_id, fingerprint)):
+            return None
+        return self._attach(client_id, fingerprint)
+
+    def share(self, client_id: str, fingerprint: str) -> WaitingCall | None:
+        """Join a task that an equal request waits for; None if there is none. Raises DatabaseUnreachable."""
+        with self._lock:
+            wanted = (client_id, fingerprint)
+            here = next(
+                (h for h in self._held.values() if (h.call.client_id, h.call.fingerprint) == wanted), None
+            )
+            if here is not None:
+                here.connections += 1
+                return here.call
+        return self._attach(client_id, fingerprint, shared=True)
+
+    def _attach(self, client_id: str, fingerprint: str, *, shared: bool = False) -> WaitingCall | None:
+        self.start()
+        connection = uuid.uuid4().hex
+        task_id = self._database.write(
+            lambda conn: attach(conn, client_id, fingerprint, connection, self.id, shared=shared)
+        )
+        if task_id is None:
+            return None
+        return self.hold(WaitingCall(task_id, client_id, fingerprint, connection, self.id, self._clock.now()))
+
     def find(self, client_id: str, fingerprint: str) -> WaitingCall | None:
         """Take over the task that an earlier try of this request made; None if there is none.
 
         While an earlier try is recorded with a connection, wait: its end may be about to be recorded, or its process
-        may be dead. Raises DatabaseUnreachable.
+        may be dead. A connection that stays (some proxies keep theirs) shares its task. Raises DatabaseUnreachable.
         """
         self.start()
-        connection, until = uuid.uuid4().hex, self._clock.monotonic() + _FIND_SECONDS
+        until = self._clock.monotonic() + _FIND_SECONDS
         silence = HeartbeatMonitor()
         while True:
-            task_id = self._database.write(
-                lambda conn: attach(conn, client_id, fingerprint, connection, self.id)
-            )
-            if task_id is not None:
-                return WaitingCall(task_id, client_id, fingerprint, connection, self.id, self._clock.now())
+            found = self._attach(client_id, fingerprint)
+            if found is not None:
+                return found
             held = self._database.read(lambda conn: holders_of(conn, client_id, fingerprint))
             at = self._clock.monotonic()
-            if not held or at >= until:
+            if not held:
                 return None
+            if at >= until:
+                return self.share(client_id, fingerprint)
             dead = _dead({name: beat for name, beat in held.items() if name and name != self.id}, silence, at)
             if dead:
                 self._free(client_id, fingerprint, dead)
@@ -211,7 +297,9 @@ class HoldConnections:
         self._database.write(lambda conn: free_of_dead(conn, client_id, fingerprint, dead, abandon_at))
 
     def let_go(self, call: WaitingCall, *, repeats: bool) -> None:
-        """The connection is gone. A task that nobody takes over is cancelled; at once, if the client does not retry."""
+        """The connection is gone. A task that nobody takes over is cancelled; at once, if no repeat could help."""
+        if not self._leave(call):
+            return
         abandon_at = self._clock.now() + (self._grace if repeats else 0.0)
         try:
             self._database.write(lambda conn: free(conn, call.task_id, call.connection, abandon_at))
@@ -220,6 +308,7 @@ class HoldConnections:
 
     def answered(self, call: WaitingCall) -> None:
         """The answer was sent, so no repeat will come. Recorded with the next beat."""
+        self._leave(call)
         with self._lock:
             self._answered.append((call.task_id, call.connection))
 

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.platform.domain.errors import Invalid
-from app.submission.bodies import CustomId, Messages, Object, TaskBody, checked_parameters, refuse
+from app.submission.bodies import (
+    CustomId,
+    Messages,
+    Object,
+    TaskBody,
+    TaskOptions,
+    checked_parameters,
+    refuse,
+)
 from app.submission.domain.request import TaskRequest
 from app.submission.validation import parse, parse_json
 
@@ -22,12 +30,26 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = Field(None, description="Tell the usage in a last chunk of its own.")
 
 
+class ChatOptions(TaskOptions):
+    """What Penstock does with a chat call."""
+
+    join: bool | None = Field(
+        None,
+        description="true: share the task, and the bill, of an equal request of this API key that waits or runs.",
+    )
+
+
 class ChatBody(TaskBody):
     """A conversation. Fields that are not listed here go to the upstream as they are; these never do."""
 
     model_config = ConfigDict(extra="allow")
 
     messages: Messages = Field(description="The conversation, as the upstream takes it.")
+    penstock: ChatOptions | None = Field(
+        None,
+        description="Penstock's options, for names that upstreams have, too: a field of the same name beside it goes "
+        "to the upstream.",
+    )
     stream: bool | None = Field(None, description="Answer by server-sent events, chunk by chunk.")
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
 
@@ -39,6 +61,11 @@ class ChatBody(TaskBody):
     def _limits(self) -> Self:
         checked_parameters(self.model_extra or {})
         return self
+
+    def joins(self, *, default: bool) -> bool:
+        """Whether it shares the task of an equal request."""
+        wished = self.penstock.join if self.penstock else None
+        return default if wished is None else wished
 
     @property
     def with_usage(self) -> bool:

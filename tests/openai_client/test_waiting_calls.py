@@ -98,6 +98,35 @@ def test_a_repeat_after_a_broken_connection_takes_up_the_same_task(world: World)
     assert tasks_like(world, ONE) - before == {again.headers["x-penstock-task"]}
 
 
+def test_a_plain_client_that_comes_again_takes_up_the_same_task(world: World) -> None:
+    before = tasks_like(world, ONE)
+    with ThreadPoolExecutor() as pool:
+        with world.held():
+            hang_up_once(world, "plain", lambda: tasks_like(world, ONE) - before)
+            wait_until(lambda: waiting(world) == 0, what="the hanging up is noticed")
+            repeat = pool.submit(post, world, "plain")
+            wait_until(lambda: waiting(world) == 1, what="the repeat waits")
+        again = repeat.result(PATIENCE)
+    assert again.status == 200, again.data
+    assert tasks_like(world, ONE) - before == {again.headers["x-penstock-task"]}
+
+
+def test_equal_calls_that_ask_for_it_share_one_task_while_it_waits(world: World) -> None:
+    before, shared = tasks_like(world, ONE), {"x_penstock_join": "true"}
+    with ThreadPoolExecutor() as pool:
+        with world.held():
+            asked = [pool.submit(post, world, "shared", **shared) for _ in range(5)]
+            wait_until(lambda: waiting(world) == 5, what="all wait")
+            hang_up_once(world, "shared", lambda: waiting(world) == 6, **shared)
+            wait_until(lambda: waiting(world) == 5, what="the hanging up is noticed")
+        answers = [each.result(PATIENCE) for each in asked]
+    assert {answer.status for answer in answers} == {200}
+    assert {answer.headers["x-penstock-task"] for answer in answers} == tasks_like(world, ONE) - before
+    assert len(world.calls("shared")) == 1
+    later = post(world, "shared", **shared)
+    assert later.headers["x-penstock-task"] != answers[0].headers["x-penstock-task"], "the first has ended"
+
+
 def test_a_waiting_task_whose_client_hung_up_is_cancelled(world: World) -> None:
     before = tasks_like(world, ONE)
     with world.held():

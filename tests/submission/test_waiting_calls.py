@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from app.platform.database import Database
 from app.submission import hold_connections
+from app.submission.domain.request import read_patience
 from app.submission.hold_connections import HoldConnections, WaitingCall, insert_calls
+from app.tasks.store.tables import task, waiting_call
 from tests.tasks.rows import NOW, add, new_task
 
 
@@ -49,11 +53,12 @@ def test_a_task_whose_process_is_dead_is_taken_over_without_a_leader(
     found = connections.find("alice", "equal")
     assert found is not None
     assert (found.task_id, found.holder) == ("task_mine", connections.id)
-    assert connections.find("alice", "equal") is None  # one repeat, one task
+    assert connections.find("alice", "equal") == found  # while that waits: one task, one bill
     connections.close()
 
 
-def test_a_task_whose_process_lives_is_left_to_it(database: Database) -> None:
+def test_a_task_whose_process_lives_is_shared_with_it_at_last(database: Database) -> None:
+    """Some proxies give a call up towards their client and keep their own connection to us."""
     beat(database, "alive")
     held(database, "theirs", "alive")
     beats = count()
@@ -65,6 +70,107 @@ def test_a_task_whose_process_lives_is_left_to_it(database: Database) -> None:
             return super().monotonic()
 
     connections = HoldConnections(database, Beating(), look_every=0.001)
-    assert connections.find("alice", "equal") is None
+    found = connections.find("alice", "equal")
+    assert found is not None
+    assert found.task_id == "task_theirs"
     assert next(beats) > 5
     connections.close()
+
+
+def free(database: Database, name: str) -> None:
+    database.write(
+        lambda conn: hold_connections.free(conn, f"task_{name}", f"connection of {name}", NOW + 10)
+    )
+
+
+def row_of(database: Database, name: str) -> Any:
+    found = select(waiting_call).where(waiting_call.c.task_id == f"task_{name}")
+    return database.read(lambda conn: conn.execute(found).first())
+
+
+def test_an_equal_request_takes_over_what_nobody_waits_for_and_nothing_else(database: Database) -> None:
+    beat(database, "alive")
+    held(database, "theirs", "alive")
+    connections = HoldConnections(database, Hurrying())
+    assert connections.find_freed("alice", "equal") is None
+    free(database, "theirs")
+    assert connections.find_freed("bob", "equal") is None
+    assert connections.find_freed("alice", "other") is None
+    found = connections.find_freed("alice", "equal")
+    assert found is not None
+    assert connections.find_freed("alice", "equal") is None
+    connections.close()
+
+
+def test_a_request_that_asks_for_it_joins_one_that_waits_or_runs(database: Database) -> None:
+    connections = HoldConnections(database, Hurrying())
+    assert connections.share("alice", "equal") is None
+    first = connections.new_call("task_own", "alice", "equal")
+    add(database, new_task("own"))
+    database.write(lambda conn: insert_calls(conn, [first]))
+    connections.hold(first)
+    assert connections.share("alice", "equal") == first
+    assert connections.share("bob", "equal") is None
+    other_process = HoldConnections(database, Hurrying())
+    taken = other_process.share("alice", "equal")
+    assert taken is not None
+    assert taken.task_id == "task_own"
+    for each in (connections, other_process):
+        each.close()
+
+
+def test_a_shared_task_is_given_up_by_the_last_that_leaves(database: Database) -> None:
+    connections = HoldConnections(database, Hurrying())
+    first = connections.new_call("task_own", "alice", "equal")
+    add(database, new_task("own"))
+    database.write(lambda conn: insert_calls(conn, [first]))
+    connections.hold(first)
+    second = connections.share("alice", "equal")
+    assert second is not None
+    connections.let_go(first, repeats=True)
+    assert row_of(database, "own").connection == first.connection
+    connections.let_go(second, repeats=True)
+    assert row_of(database, "own").connection is None
+    connections.close()
+
+
+def test_a_task_that_has_ended_is_not_shared(database: Database) -> None:
+    beat(database, "alive")
+    held(database, "theirs", "alive")
+    ended = update(task).where(task.c.id == "task_theirs").values(status="succeeded", finished_at=NOW)
+    database.write(lambda conn: conn.execute(ended))
+    connections = HoldConnections(database, Hurrying())
+    assert connections.share("alice", "equal") is None
+    connections.close()
+
+
+NODE = {"x-stainless-lang": "js", "x-stainless-retry-count": "0", "x-stainless-timeout": "600"}
+PYTHON = {"x-stainless-lang": "python", "x-stainless-retry-count": "0"}
+PROXY = {"x-forwarded-for": "10.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "proxy_timeout", "seconds"),
+    [
+        ({}, None, 295),
+        (PYTHON, None, 295),
+        ({**PYTHON, "x-stainless-read-timeout": "600"}, None, 595),
+        ({**PYTHON, "x-stainless-read-timeout": "None"}, None, 295),
+        ({**PYTHON, "x-stainless-read-timeout": "2.0"}, None, 1),
+        (NODE, None, 295),
+        ({**NODE, "x-stainless-timeout": "30"}, None, 25),
+        (PROXY, None, 55),
+        ({"via": "1.1 proxy"}, None, 55),
+        ({"cf-ray": "8"}, None, 55),
+        (PROXY, 100.0, 95),
+        (PROXY, 3600.0, 295),
+        ({}, 100.0, 295),
+        ({**PYTHON, "x-stainless-read-timeout": "600", **PROXY}, None, 595),
+        ({**PYTHON, "x-stainless-read-timeout": "600", **PROXY}, 100.0, 95),
+        ({**NODE, **PROXY}, None, 295),
+    ],
+)
+def test_a_call_is_answered_before_whoever_waits_for_it_gives_up(
+    headers: dict[str, str], proxy_timeout: float | None, seconds: float
+) -> None:
+    assert read_patience(headers.get, proxy_timeout).seconds == seconds

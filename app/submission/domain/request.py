@@ -60,7 +60,12 @@ class BatchRequest:
     off_peak: bool = False
 
 
-DEFAULT_READ_TIMEOUT = 600.0  # seconds, the default of the OpenAI clients
+# Who does not say how long they wait: Node's fetch ends a call without response headers after 300 s (undici,
+# headersTimeout), whatever timeout a client has set; proxies' usual limit is 60 s (nginx proxy_read_timeout,
+# idle timeouts of cloud load balancers).
+UNTOLD_TIMEOUT = NODE_TIMEOUT = 300.0  # seconds
+UNTOLD_PROXY_TIMEOUT = 60.0  # seconds
+_PROXY_HEADERS = ("x-forwarded-for", "forwarded", "via", "x-real-ip", "cf-ray")
 _HEADROOM = 5.0  # an answer is sent this many seconds before the client's read timeout
 _TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _COUNT_HEADER = "x-stainless-retry-count"
@@ -68,22 +73,28 @@ _COUNT_HEADER = "x-stainless-retry-count"
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """`seconds` that a call may wait; `repeats`: its client retries by itself; `tries` before this one."""
+    """`seconds` that a call may wait; `repeats`: its client says that it retries by itself; `tries` before this one."""
 
     seconds: float
     repeats: bool = False
     tries: int = 0
 
 
-def read_patience(header: Callable[[str], str | None]) -> Patience:
+def read_patience(header: Callable[[str], str | None], proxy_timeout: float | None = None) -> Patience:
     """Read the headers of a request; `header` returns a header's value by its name in lower case.
 
-    The OpenAI clients send their timeout and retry count; others are assumed to have the same default timeout.
+    The OpenAI clients send their timeout and retry count. `proxy_timeout`: seconds after which a proxy in front ends a
+    call, if configured; it counts for calls that came through one.
     """
-    timeout = next(filter(None, (_seconds(header(name)) for name in _TIMEOUT_HEADERS)), DEFAULT_READ_TIMEOUT)
+    told = next(filter(None, (_seconds(header(name)) for name in _TIMEOUT_HEADERS)), None)
+    limits = [UNTOLD_TIMEOUT if told is None else told]
+    if header("x-stainless-lang") == "js":
+        limits.append(NODE_TIMEOUT)
+    if any(map(header, _PROXY_HEADERS)):
+        limits += [proxy_timeout] if proxy_timeout else [UNTOLD_PROXY_TIMEOUT] if told is None else []
     count = header(_COUNT_HEADER)
     tries = int(count) if count and count.isascii() and count.isdigit() and len(count) < 6 else 0
-    return Patience(_waiting(timeout), count is not None, tries)
+    return Patience(_waiting(min(limits)), count is not None, tries)
 
 
 def _waiting(timeout: float) -> float:
