@@ -98,6 +98,8 @@ _LONGEST_HEAD = 64 * 1024  # bytes
 _READ = 16 * 1024  # bytes
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _NOBODY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+_READ_OUT_PATIENCE = 10
+_MOST_READ_OUT = 1024**3  # bytes of a body that nobody needs any more
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -269,10 +271,18 @@ class GunicornThreadWorker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can serve another request; not if the rest of this one does not arrive."""
+        """Whether the connection can serve another request; not if the rest of this one does not arrive.
+
+        A body that was read completely has no rest. What is left of one that was refused early is read all the same,
+        for up to ten times `patience` seconds: many clients send all of it before they read the response, and would
+        otherwise find a closed connection.
+        """
+        if getattr(conn.parser.mesg.body.reader, "length", None) == 0:
+            return keepalive
         try:
-            return bool(super()._keepalive_after(conn, keepalive))
-        except SlowClient:
+            until = time.monotonic() + _READ_OUT_PATIENCE * self.patience
+            return bool(conn.parser.finish_body(until, _MOST_READ_OUT)) and keepalive
+        except (SlowClient, OSError):
             return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002

@@ -30,7 +30,7 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 8000
     processes: int = 1  # each with its own waiters, threads and database connections
-    threads: int = 576
+    threads: int = 2112
     patience_seconds: float = 30.0  # how long a client may keep us waiting, see SlowClientGuard
     graceful_seconds: float = 30.0  # for requests in progress after SIGTERM
 

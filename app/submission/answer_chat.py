@@ -22,7 +22,6 @@ from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
 from app.tasks.wait import Waiters
 
-_AGAIN_SECONDS = 2.0  # after which a refused call may be sent again
 LOOK_EVERY = 1.0  # seconds between checks that the client is still connected
 
 
@@ -152,9 +151,10 @@ class BeginChat:
         wakeup = stack.enter_context(entered)
         if wakeup is None:
             raise TooManyWaiting(
-                "this server holds its maximum of waiting calls; retry soon, or submit to /v1/tasks",
+                "this server holds its maximum of waiting calls ([api] waiters); send it again after Retry-After, or "
+                "submit to /v1/tasks, which does not wait",
                 code="too_many_waiting",
-                retry_after=_AGAIN_SECONDS,
+                retry_after=self._waiters.next_place(),
             )
         return wakeup
 

@@ -6,6 +6,8 @@ Waiters are notified by Redis at once, and by a poll of the database within a se
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -21,14 +23,22 @@ from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow, ended_among
 
 LONGEST_WAIT = 60.0  # seconds
+_LEAVINGS, _LATELY = (
+    100,
+    60.0,
+)  # how many places that became free are remembered, and for how many seconds they count
+_LONGEST_PROMISE = 100.0  # seconds
 LOOK_EVERY = 5.0  # seconds between checks that the client is still connected: each wakes a thread
 
 
 class Waiters:
     """Registry of who waits for which id in this process. One notifier and one poll a second serve all of them."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
+        self._monotonic = monotonic
+        self._left_at: deque[float] = deque(maxlen=_LEAVINGS)
+        self._promised = 0.0  # when the place is free that the last refused one was told to come for
         self._count = 0
         self._events: dict[str, set[threading.Event]] = {}
         self._changed = threading.Condition()
@@ -48,6 +58,18 @@ class Waiters:
         finally:
             if event is not None:
                 self._remove(object_id, event)
+
+    def next_place(self) -> float:
+        """Seconds until a place is likely to be free for one who is refused now, behind those refused before.
+
+        From how fast places became free lately; 1 to 100, since OpenAI clients heed no more than 120.
+        """
+        with self._changed:
+            now = self._monotonic()
+            lately = [at for at in self._left_at if now - at <= _LATELY]
+            each = (now - lately[0]) / len(lately) if lately else 1.0
+            self._promised = min(max(self._promised, now) + each, now + _LONGEST_PROMISE)
+            return max(1.0, self._promised - now)
 
     def notify(self, object_id: str) -> None:
         """Set the events of everyone who waits for this id."""
@@ -89,6 +111,7 @@ class Waiters:
     def _remove(self, object_id: str, event: threading.Event) -> None:
         with self._changed:
             self._count -= 1
+            self._left_at.append(self._monotonic())
             events = self._events[object_id]
             events.discard(event)
             if not events:

@@ -162,6 +162,22 @@ def test_a_body_above_10_mib_is_413_also_for_a_client_that_sends_all_of_it_first
     connection.close()
 
 
+@pytest.mark.parametrize(("connection", "mib"), [("keep-alive", 70), ("close", 40)])
+def test_an_upload_that_is_refused_early_is_read_out_so_that_its_answer_arrives(
+    api: Api, connection: str, mib: int
+) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", api.stack.port, timeout=PATIENCE)
+    headers = {
+        "Authorization": "Bearer pk_wrong",
+        "Connection": connection,
+        "Content-Type": "multipart/form-data",
+    }
+    client.request("POST", "/v1/files", b"x" * (mib << 20), headers)
+    answer = client.getresponse()
+    assert (answer.status, orjson.loads(answer.read())["error"]["code"]) == (401, "invalid_api_key")
+    client.close()
+
+
 def test_an_upload_that_is_cut_off_leaves_nothing(api: Api) -> None:
     lines = b'{"prompt": "hello"}\n' * 3000
     head = api.head(
