@@ -310,8 +310,8 @@ class ApiSettings(Section):
     # is waited for somebody to take an answer.
     patience: Annotated[float, Field(ge=1, le=3600)] = 30.0
     # Seconds after which a proxy in front of the API ends a call that has had no response: chat calls that come through
-    # one are answered before. Left out: 60 for clients that do not say how long they wait, no limit for others.
-    proxy_timeout: Seconds | None = None
+    # one are answered before. 0: not known, which counts as 60 for clients that do not say how long they wait.
+    proxy_timeout: Annotated[float, Field(ge=0, le=86400)] = 0.0
     # Whether a chat call whose body equals that of one still waiting or running, from the same API key, shares its task
     # and its bill. Requests may ask for it themselves: x-penstock-join: true.
     join_equal: bool = False

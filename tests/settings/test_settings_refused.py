@@ -184,7 +184,7 @@ REFUSALS = [
     ("attempts = 3", "[callbacks]\ntimeout = 900", 17, "timeout: must be less than or equal to 30", ""),
     ("attempts = 3", '[callbacks]\nports = ["http"]', 17, "must be a port or a range", '"8000-9000"'),
     ("attempts = 3", '[callbacks]\nports = ["9000-8000"]', 17, "the lower port first", '"8000-9000"'),
-    ("attempts = 3", "[api]\nwaiters = 600", 16, "[api]: has no more threads than waiters", "raise threads"),
+    ("attempts = 3", "[api]\nwaiters = 3000", 16, "[api]: has no more threads than waiters", "raise threads"),
     ("attempts = 3", "[worker]\nconcurrency = 0", 17, "concurrency: must be greater than or equal to 1", ""),
     # not TOML
     ('name = "flash"', "name = flash", 13, "not TOML", "write it as TOML"),

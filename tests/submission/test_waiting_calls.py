@@ -152,25 +152,25 @@ PROXY = {"x-forwarded-for": "10.0.0.1"}
 @pytest.mark.parametrize(
     ("headers", "proxy_timeout", "seconds"),
     [
-        ({}, None, 295),
-        (PYTHON, None, 295),
-        ({**PYTHON, "x-stainless-read-timeout": "600"}, None, 595),
-        ({**PYTHON, "x-stainless-read-timeout": "None"}, None, 295),
-        ({**PYTHON, "x-stainless-read-timeout": "2.0"}, None, 1),
-        (NODE, None, 295),
-        ({**NODE, "x-stainless-timeout": "30"}, None, 25),
-        (PROXY, None, 55),
-        ({"via": "1.1 proxy"}, None, 55),
-        ({"cf-ray": "8"}, None, 55),
+        ({}, 0.0, 295),
+        (PYTHON, 0.0, 295),
+        ({**PYTHON, "x-stainless-read-timeout": "600"}, 0.0, 595),
+        ({**PYTHON, "x-stainless-read-timeout": "None"}, 0.0, 295),
+        ({**PYTHON, "x-stainless-read-timeout": "2.0"}, 0.0, 1),
+        (NODE, 0.0, 295),
+        ({**NODE, "x-stainless-timeout": "30"}, 0.0, 25),
+        (PROXY, 0.0, 55),
+        ({"via": "1.1 proxy"}, 0.0, 55),
+        ({"cf-ray": "8"}, 0.0, 55),
         (PROXY, 100.0, 95),
         (PROXY, 3600.0, 295),
         ({}, 100.0, 295),
-        ({**PYTHON, "x-stainless-read-timeout": "600", **PROXY}, None, 595),
+        ({**PYTHON, "x-stainless-read-timeout": "600", **PROXY}, 0.0, 595),
         ({**PYTHON, "x-stainless-read-timeout": "600", **PROXY}, 100.0, 95),
-        ({**NODE, **PROXY}, None, 295),
+        ({**NODE, **PROXY}, 0.0, 295),
     ],
 )
 def test_a_call_is_answered_before_whoever_waits_for_it_gives_up(
-    headers: dict[str, str], proxy_timeout: float | None, seconds: float
+    headers: dict[str, str], proxy_timeout: float, seconds: float
 ) -> None:
     assert read_patience(headers.get, proxy_timeout).seconds == seconds

@@ -80,7 +80,7 @@ class Patience:
     tries: int = 0
 
 
-def read_patience(header: Callable[[str], str | None], proxy_timeout: float | None = None) -> Patience:
+def read_patience(header: Callable[[str], str | None], proxy_timeout: float = 0.0) -> Patience:
     """Read the headers of a request; `header` returns a header's value by its name in lower case.
 
     The OpenAI clients send their timeout and retry count. `proxy_timeout`: seconds after which a proxy in front ends a
