@@ -216,8 +216,8 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
     connections = HoldConnections(database, clock)
     begin = BeginChat(use_cases.submit_task, waiters, use_cases.watch.start, connections)
     rules, admission = rules_of(settings), use_cases.admission
-    longest = settings.api.max_task_body
-    take_in = TakeInFile(database, parts.publisher, rules, clock, admission, longest, parts.meters)
+    longest, most = settings.api.max_task_body, settings.api.max_batch_body
+    take_in = TakeInFile(database, parts.publisher, rules, clock, admission, longest, parts.meters, most)
     intakes = RunIntakes(take_in, database, connections, clock)
     streams = parts.streams or NoStreamReader()
     return OpenAiUseCases(

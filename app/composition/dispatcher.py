@@ -90,10 +90,13 @@ class LeaderProcess:
             coalesce=cache.enabled and cache.coalesce,
             notify=parts.callback_notifier.notify,
         )
-        rules, line = rules_of(parts.settings), parts.settings.api.max_task_body
+        rules, limits = rules_of(parts.settings), parts.settings.api
+        line, most = limits.max_task_body, limits.max_batch_body
         policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
         admission = admission_of(parts.settings, self.database, self.clock, policies)
-        take_in = TakeInFile(self.database, self.publisher, rules, self.clock, admission, line, parts.meters)
+        take_in = TakeInFile(
+            self.database, self.publisher, rules, self.clock, admission, line, parts.meters, most
+        )
         silence = 3 * parts.settings.worker.beat_seconds
         self.holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)

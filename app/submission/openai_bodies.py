@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import (
+    BatchLine,
     CustomId,
     Messages,
     Object,
@@ -117,14 +118,19 @@ class FileLine(BaseModel):
 
 
 def parse_line(raw: bytes) -> BatchFileLine:
-    """Read one line. Raises Invalid that names the field, where the line is malformed or asks for something else.
-
-    A request that is wrong in itself is refused alone: it is the line's failure, not the file's.
-    """
+    """Read one line. Raises Invalid that names the field, where the line is malformed or asks for something else."""
     try:
         value = parse_json(raw)
     except Invalid as error:
         raise Invalid(error.message, code="invalid_json_line") from None
+    return check_line(value)
+
+
+def check_line(value: Any) -> BatchFileLine:
+    """Check one line. Raises Invalid that names the field, where the line is malformed or asks for something else.
+
+    A request that is wrong in itself is refused alone: it is the line's failure, not the file's.
+    """
     line = parse(FileLine, value)
     if line.body.get("stream"):
         raise Invalid(
@@ -137,3 +143,10 @@ def parse_line(raw: bytes) -> BatchFileLine:
     except Invalid as error:
         return BatchFileLine(line.custom_id, None, error, line.body)
     return BatchFileLine(line.custom_id, request, body=line.body)
+
+
+def check_request(value: Any, index: int) -> BatchFileLine:
+    """Check one of our own requests, of a file; without a `custom_id` it is named after its place, from 0."""
+    line = parse(BatchLine, value)
+    name = line.custom_id or f"request-{index}"
+    return BatchFileLine(name, line.request(name), body=value)

@@ -6,7 +6,10 @@ intake runs in one thread (`RunIntakes`), its writes in a second one (`BatchInta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import structlog
@@ -15,27 +18,28 @@ from sqlalchemy import Connection
 from app.access.authenticate import calling, from_text
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, Rejected
-from app.platform.domain.json_text import lines
 from app.platform.domain.names import backlog_queue
 from app.platform.ports import Clock
 from app.submission import file_batches
 from app.submission.admit import Admission
 from app.submission.batch_intake import CHUNK_ROWS, TOO_MANY, BatchIntake
 from app.submission.check_request import Place, SubmissionRules, as_json
+from app.submission.domain.file_kind import BadFile, Fault, Faults
 from app.submission.domain.request import BatchRequest
 from app.submission.file_batches import RefusedLine
-from app.submission.openai_bodies import BatchFileLine, parse_line
+from app.submission.openai_bodies import BatchFileLine, check_line, check_request
+from app.submission.read_file import Reading, Source
+from app.submission.read_requests import Item, RequestFile
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import files
 from app.tasks.store.batches import BatchRow, get_batch
-from app.tasks.store.files import FileRow
+from app.tasks.store.files import CHUNK_BYTES, FileRow
 from app.tasks.store.submissions import finish_intake
 
 log = structlog.get_logger("penstock.intake")
 
 _OF_THE_FILE = (TOO_MANY, "duplicate_custom_id")  # errors that fail the file, not one request of it
-MOST_ERRORS = 100  # listed for one file
 
 
 class _Stopped(Exception):
@@ -54,14 +58,16 @@ class TakeInFile:
         admission: Admission | None,
         longest_line: int,
         meter: Meter | None = None,
+        most_bytes: int | None = None,
     ) -> None:
+        """`longest_line` and `most_bytes`, of a file when it is unpacked, are in bytes."""
         self._meter = meter or NoMeter()
         self._database = database
         self._publisher = publisher
         self._rules = rules
         self._clock = clock
         self._admission = admission
-        self._longest_line = longest_line
+        self._reading = Reading(longest=longest_line, most_bytes=most_bytes)
 
     def take_in(self, batch_id: str, taker: str) -> None:
         """Bring a batch from `validating` to `in_progress`, or to `failed` with its errors, line by line.
@@ -131,18 +137,32 @@ class TakeInFile:
         )
 
     def _read(self, row: BatchRow, intake: BatchIntake) -> list[dict[str, object]]:
-        """Check line after line, up to 100 errors; after the first one nothing more is stored."""
-        errors: list[dict[str, object]] = []
-        for number, raw in lines(self._chunks(row), self._longest_line):
-            try:
-                self._add(row, intake, parse_line(raw))
-            except Rejected as error:  # also a refusal by policy, or an unknown price
-                intake.failed = True
-                errors.append(_problem(error, number))
-                if len(errors) >= MOST_ERRORS or error.code == TOO_MANY:
-                    break
-            intake.store_full_chunk()
-        return errors
+        """Check request after request, up to 100 faults; after the first one nothing more is stored."""
+        faults = Faults()
+        try:
+            for item in self._requests(row, faults):
+                try:
+                    self._add(row, intake, _line_of(item, intake.total))
+                except Rejected as error:  # also a refusal by policy, or an unknown price
+                    faults.add(item.fault(error))
+                    if error.code == TOO_MANY:
+                        break
+                intake.failed = bool(faults.found)
+                intake.store_full_chunk()
+        except BadFile as error:
+            intake.failed = True
+            return [_listed(fault) for fault in error.faults]
+        return [_listed(fault) for fault in faults.found]
+
+    def _requests(self, row: BatchRow, faults: Faults) -> RequestFile:
+        """The file's requests, whatever its format; lines of plain text are no requests here."""
+        now, name = self._clock.now(), row.input_file_id or ""
+        found = self._database.read(lambda conn: files.get_file(conn, row.client_id, name, now))
+        if found is None:
+            raise _gone()
+        stored = _StoredFile(found.bytes or 0, lambda number: self._chunk(found, number))
+        source = Source(io.BufferedReader(stored, CHUNK_BYTES), "the file", found.filename)
+        return RequestFile(source, replace(self._reading, no_prompts=True), faults)
 
     def _add(self, row: BatchRow, intake: BatchIntake, line: BatchFileLine) -> None:
         """Take the line's request, or keep it as one that failed: a wrong request is no fault of the file."""
@@ -158,18 +178,6 @@ class TakeInFile:
                 refusal = error
         if refusal is not None:
             intake.refuse(_refused(row, line, intake.total - 1, self._clock.now(), refusal))
-
-    def _chunks(self, row: BatchRow) -> Iterator[bytes]:
-        """The file's bytes. Raises Invalid if it was deleted."""
-        now, name = self._clock.now(), row.input_file_id or ""
-        found = self._database.read(lambda conn: files.get_file(conn, row.client_id, name, now))
-        if found is None:
-            raise _gone()
-        left, number = found.bytes or 0, 0
-        while left > 0:
-            data = self._chunk(found, number)
-            left, number = left - len(data), number + 1
-            yield data
 
     def _chunk(self, found: FileRow, number: int) -> bytes:
         data = self._database.read(lambda conn: files.read_chunk(conn, found.seq, number))
@@ -245,6 +253,54 @@ def _as_text(body: Mapping[str, object]) -> str:
 def _problem(error: Rejected, line: int | None) -> dict[str, object]:
     code = error.code or "invalid_request"
     return {"code": code, "message": error.message, "param": error.param, "line": line}
+
+
+def _line_of(item: Item, index: int) -> BatchFileLine:
+    return check_line(item.value) if item.is_openai else check_request(item.request, index)
+
+
+def _listed(fault: Fault) -> dict[str, object]:
+    """A fault as OpenAI lists it."""
+    code = {"invalid_json": "invalid_json_line"}.get(fault.code, fault.code)
+    words = (
+        fault.message
+        if fault.where.startswith("line") or not fault.where
+        else f"{fault.where}: {fault.message}"
+    )
+    message = f"{words}. {fault.hint}" if fault.hint and "--" not in fault.hint else words  # no options here
+    return {"code": code, "message": message, "param": fault.param, "line": fault.number or None}
+
+
+class _StoredFile(io.RawIOBase):
+    """An uploaded file as one that can seek: its chunks are read as they are wanted."""
+
+    def __init__(self, size: int, chunk: Callable[[int], bytes]) -> None:
+        self._size = size
+        self._chunk = chunk
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        if self._place >= self._size:
+            return 0
+        number, begin = divmod(self._place, CHUNK_BYTES)
+        data = self._chunk(number)[begin : begin + len(buffer)]
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 def _gone() -> Invalid:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 import orjson
@@ -25,133 +20,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from app.cli.batch.prompts import TABLES, PromptFile
+from app.cli.batch.results import (
+    Output,
+    load_job,
+    out_options,
+    output_of,
+    split_lines,
+    write_lines,
+    write_results,
+)
 from app.cli.failure import CommandFailure, Exit
-from app.cli.profile import data_folder, write_private
 from app.cli.remote import Remote, with_remote
 from app.platform.domain.event_stream import EventReader
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The source file of a batch and where its results go. Empty values are unknown."""
-
-    source: str = ""
-    kind: str = ""
-    out: str = ""
-    encoding: str = ""
-    delimiter: str = ""
-
-
-def load_job(batch_id: str) -> Job:
-    """Return what is remembered of a batch; an empty job if nothing is."""
-    try:
-        stored = json.loads(_place(batch_id).read_text())
-        return Job(**{name: str(stored.get(name, "")) for name in Job.__slots__})
-    except (OSError, ValueError, AttributeError):
-        return Job()
-
-
-def save_job(batch_id: str, job: Job) -> None:
-    """Remember a batch's origin."""
-    place = _place(batch_id)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_private(place, json.dumps(asdict(job)) + "\n")
-
-
-def _place(batch_id: str) -> Path:
-    return data_folder(os.environ) / "jobs" / f"{Path(batch_id).name}.json"
-
-
-ADDED = ("answer", "status", "error", "task_id")
-
-
-def write_results(lines: Iterable[bytes], out: Path, job: Job) -> int:
-    """Write the results to `out`, replacing it; returns their number. Raises CommandFailure."""
-    partial = out.with_name(f"{out.name}.part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if out.suffix.lower() == ".csv":
-            count = _write_csv(map(orjson.loads, lines), file, job)
-        else:
-            count = write_lines(lines, file)
-    partial.replace(out)
-    return count
-
-
-def write_lines(lines: Iterable[bytes], file: IO[str]) -> int:
-    """Write results as JSON lines; returns their number."""
-    count = 0
-    for line in lines:
-        file.write(line.decode() + "\n")
-        count += 1
-    return count
-
-
-def answer_of(line: Mapping[str, Any]) -> str:
-    """The text of the first choice; "" if there is none."""
-    try:
-        return str(line["result"]["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError):
-        return ""
-
-
-def _write_csv(lines: Iterable[Mapping[str, Any]], file: IO[str], job: Job) -> int:
-    source = _source_of(job)
-    if source is not None and not source.path.is_file():
-        hint = "Restore it, or write the results as JSON lines: --out results.jsonl."
-        raise CommandFailure(f"{source.path} is gone, whose columns are to be kept", hint)
-    kept = source.table.columns() if source is not None else ["custom_id"]
-    added = [name if name not in kept else f"penstock_{name}" for name in ADDED]
-    writer = csv.writer(file)
-    writer.writerow([*kept, *added])
-    rows = _rows_by_index(source)
-    count = 0
-    for line in lines:
-        own = _own_columns(rows, line, kept)
-        writer.writerow([*own, *_added_columns(line)])
-        count += 1
-    return count
-
-
-Rows = Iterator[tuple[int, Mapping[str, str]]] | None
-
-
-def _source_of(job: Job) -> PromptFile | None:
-    """The source table, whose columns are kept; None if there was none or it came from standard input."""
-    if job.kind not in TABLES or not job.source:
-        return None
-    return PromptFile(Path(job.source), job.kind, encoding=job.encoding, delimiter=job.delimiter)
-
-
-def _rows_by_index(source: PromptFile | None) -> Rows:
-    return None if source is None else enumerate(row for _, row in source.table.rows())
-
-
-def _own_columns(rows: Rows, line: Mapping[str, Any], kept: list[str]) -> list[str]:
-    """The source row of a result; both are in request order."""
-    if rows is None:
-        return [line.get("custom_id") or str(line["index"])]
-    for index, row in rows:
-        if index == line["index"]:
-            return [row[name] for name in kept]
-    raise CommandFailure(
-        "the file now has fewer rows than were submitted",
-        "Write the results as JSON lines: --out results.jsonl.",
-    )
-
-
-def _added_columns(line: Mapping[str, Any]) -> list[str]:
-    error = line.get("error") or {}
-    return [answer_of(line), line["status"], error.get("message") or "", line["task_id"]]
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Split a stream into lines."""
-    rest = b""
-    for chunk in chain(chunks, (b"\n",)):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, lines)
-
 
 ENDS = ("completed", "failed", "expired", "cancelled")
 PARTIAL = 5  # exit code: some requests have no result
@@ -247,35 +127,31 @@ def exit_code(batch: Batch) -> int:
     return PARTIAL if counts["completed"] else int(Exit.FAILED)
 
 
-_out = click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the results, .jsonl or .csv."
-)
-
-
 @click.command("watch", short_help="watch a batch until it ends")
 @click.argument("batch_id")
-@_out
+@out_options
 @with_remote
-def watch_command(remote: Remote, batch_id: str, out: Path | None) -> None:
+def watch_command(remote: Remote, batch_id: str, out: Path | None, excel: bool, raw_cells: bool) -> None:
     """Watch a batch until it ends. The batch continues if you stop watching.
 
     \b
     penstock watch batch_06f3... --out results.csv
     """
-    finish(remote, follow(remote, batch_id), out)
+    wanted = output_of(out, excel, raw_cells)
+    finish(remote, follow(remote, batch_id), wanted)
 
 
 @click.command("results", short_help="write the results of a batch, complete or so far")
 @click.argument("batch_id")
-@_out
+@out_options
 @with_remote
-def results(remote: Remote, batch_id: str, out: Path | None) -> None:
+def results(remote: Remote, batch_id: str, out: Path | None, excel: bool, raw_cells: bool) -> None:
     """Write the results of a batch in request order. Requests that have not ended are omitted.
 
     \b
     penstock results batch_06f3... --out results.jsonl
     """
-    fetch(remote, batch_id, out)
+    fetch(remote, batch_id, output_of(out, excel, raw_cells))
     batch = remote.get(f"/v1/batch/{batch_id}")
     if batch["status"] in ENDS:
         sys.exit(exit_code(batch))
@@ -296,17 +172,20 @@ def cancel(remote: Remote, batch_id: str) -> None:
 @click.command("retry", short_help="rerun the failed lines of a batch")
 @click.argument("batch_id")
 @click.option("--watch", "watching", is_flag=True, help="Watch it until it ends.")
-@_out
+@out_options
 @with_remote
-def retry(remote: Remote, batch_id: str, watching: bool, out: Path | None) -> None:
+def retry(
+    remote: Remote, batch_id: str, watching: bool, out: Path | None, excel: bool, raw_cells: bool
+) -> None:
     """Rerun only the failed lines of a batch.
 
     \b
     penstock retry batch_06f3... --watch
     """
+    wanted = output_of(out, excel, raw_cells)
     print_status(remote.post(f"/v1/batch/{batch_id}/retry"))
     if watching:
-        finish(remote, follow(remote, batch_id), out)
+        finish(remote, follow(remote, batch_id), wanted)
 
 
 def follow(remote: Remote, batch_id: str, max_cost: float | None = None) -> Batch:
@@ -318,23 +197,24 @@ def follow(remote: Remote, batch_id: str, max_cost: float | None = None) -> Batc
         sys.exit(130)
 
 
-def finish(remote: Remote, batch: Batch, out: Path | None) -> None:
+def finish(remote: Remote, batch: Batch, out: Output | None) -> None:
     """Print how it ended, fetch its results and exit with the matching code."""
     print_status(batch)
-    chosen = out or (Path(remembered) if (remembered := load_job(batch["id"]).out) else None)
+    remembered = load_job(batch["id"]).out
+    chosen = out or (Output(Path(remembered)) if remembered else None)
     if chosen is not None:
         fetch(remote, batch["id"], chosen)
     sys.exit(exit_code(batch))
 
 
-def fetch(remote: Remote, batch_id: str, out: Path | None) -> None:
+def fetch(remote: Remote, batch_id: str, out: Output | None) -> None:
     """Write the results to a file or standard output."""
     lines = split_lines(remote.stream(f"/v1/batch/{batch_id}/results"))
     if out is None:
         write_lines(lines, sys.stdout)
         return
     count = write_results(lines, out, load_job(batch_id))
-    click.echo(f"Wrote {count:,} results to {out}", err=True)
+    click.echo(f"Wrote {count:,} results to {out.path}", err=True)
 
 
 def print_status(batch: dict[str, Any]) -> None:

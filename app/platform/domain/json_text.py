@@ -223,11 +223,11 @@ def end_of_value(raw: bytes, start: int, most: int = MOST_VALUES) -> int:
     if raw[start : start + 1] not in _OPENING:
         return _matched(_SCALAR if raw[start : start + 1] != b'"' else _STRINGS, raw, start)
     depth = opened = 0
-    for found in _BRACKET.finditer(raw, start):
-        opening = found[1] in _OPENING
+    while found := _BRACKET.match(raw, start):  # never from within a string that has no end
+        start, opening = found.end(), found[1] in _OPENING
         depth, opened = depth + (1 if opening else -1), opened + opening
         if depth == 0:
-            return found.end()
+            return start
         if opened > most:
             raise too_many_values(most)
     raise Malformed
