@@ -14,10 +14,11 @@ from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
+from app.api.openapi import JSONL
 from app.api.paths import not_found_words
 from app.pacing.ports import Explain, Queued
 from app.platform.domain.errors import OverLimit, Rejected, Unreachable
-from app.platform.domain.json_text import one_line
+from app.platform.domain.json_text import gzipped, one_line
 from app.platform.domain.times import to_rfc3339
 from app.platform.encryption import Unsealable
 from app.tasks.domain.task import Status
@@ -67,21 +68,31 @@ _LEVEL = 5
 
 
 def install_compression(app: Flask) -> None:
-    """Compress larger responses with gzip if the client accepts it; streams are sent as they are."""
+    """Compress larger responses with gzip if the client accepts it; of streams only those of JSON lines."""
 
     @app.after_request
     def pack(response: Response) -> Response:
         asked = request_ctx.request
         named = "gzip" in asked.environ.get("HTTP_ACCEPT_ENCODING", "")
         wanted = named and asked.accept_encodings.quality("gzip") > 0
-        if not wanted or response.is_streamed or response.headers.get("Content-Encoding"):
+        if not wanted or response.headers.get("Content-Encoding"):
             return response
+        if response.is_streamed:
+            return _pack_lines(response)
         data = response.get_data()
         if len(data) >= _SMALLEST:
             response.set_data(gzip.compress(data, _LEVEL))
             response.headers["Content-Encoding"] = "gzip"
             response.vary.add("Accept-Encoding")
         return response
+
+
+def _pack_lines(response: Response) -> Response:
+    if response.mimetype == JSONL:
+        response.response = gzipped(response.iter_encoded(), _LEVEL)
+        response.headers["Content-Encoding"] = "gzip"
+        response.vary.add("Accept-Encoding")
+    return response
 
 
 _CORS_METHODS = "GET, POST, DELETE"

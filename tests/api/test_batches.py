@@ -1,5 +1,6 @@
 """/v1/batch: taken in whole or not at all."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from app.dispatching.housekeeping import CleanUp
 from app.submission.check_request import Place, draft_task
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submission_rules import rules_of
+from app.tasks.domain.attempt import Finish
 from app.tasks.domain.task import Hold, new_id
 from app.tasks.store.feeding import queues_to_feed
 from app.tasks.store.submissions import NewBatch, discard_intake, insert_batch, insert_tasks, stale_intakes
@@ -278,6 +280,22 @@ def test_a_batch_completes_with_its_last_task(world: World, alice: Client) -> No
     assert answer.json["completed_at"] is not None
     assert "Retry-After" not in answer.headers
     assert alice.get(f"/v1/batch/{batch['id']}/results").headers["x-batch-status"] == "completed"
+
+
+@pytest.mark.parametrize(("accepted", "packed"), [("gzip", True), ("gzip;q=0", False), ("", False)])
+def test_results_are_packed_where_that_is_accepted(
+    world: World, alice: Client, accepted: str, packed: bool
+) -> None:
+    batch = alice.submit_batch(30)
+    path = f"/v1/batch/{batch['id']}/results"
+    world.end(*batch["task_ids"], finish=Finish.EMPTY)
+    assert alice.get(f"/v1/batch/{batch['id']}").json["finish_counts"] == {"empty": 30}
+    plain, answer = alice.get(path), alice.get(path, accept_encoding=accepted)
+    assert (answer.headers.get("Content-Encoding") == "gzip") is packed
+    data = gzip.decompress(answer.data) if packed else answer.data
+    assert data == plain.data
+    assert [orjson.loads(line)["finish"] for line in data.splitlines()] == ["empty"] * 30
+    assert not packed or len(answer.data) < len(data) / 5
 
 
 def test_results_of_many_pages_are_all_there(world: World, alice: Client) -> None:

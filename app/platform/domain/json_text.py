@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from app.platform.domain.errors import Invalid
@@ -104,6 +105,22 @@ def _joined(found: re.Match[bytes]) -> bytes:
     """Halves that make a pair become its character (CESU-8 has it so)."""
     text = found[0].decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
     return text.decode("utf-16-le", "replace").encode()
+
+
+_GZIP = 31  # zlib's word for gzip with the largest window
+
+
+def gzipped(pieces: Iterable[bytes], level: int) -> Iterator[bytes]:
+    """Pieces of text as one gzip stream; memory use stays flat. A generator among them is closed with it."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
+    try:
+        for piece in pieces:
+            if packed := packer.compress(piece):
+                yield packed
+        yield packer.flush()
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 MOST_BLANK = 1_000_000  # lines
