@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.api.shapes import Shape, Time
 from app.submission.bodies import Body, Duration, Instant, Object, PriorityName
+from app.tasks.views import Shape, Time
 
 Texts = Annotated[list[str], Field(fail_fast=True)]
 Team = Annotated[str, Field(min_length=1, max_length=40)]
@@ -112,7 +112,7 @@ class ApiKey(Shape):
     object: Literal["api_key"]
     name: str | None
     user: str | None
-    hint: str = Field(description="Its last four characters.")
+    hint: Annotated[str, Field(description="Its last four characters.")]
     scopes: list[str]
     created_at: Time
     expires_at: Time | None
@@ -165,7 +165,9 @@ class Gone(Shape):
 class AuditEntry(Shape):
     """A call or an administrative action."""
 
-    number: int | None = Field(description="Its position in the hash chain; null if not linked yet.")
+    number: Annotated[
+        int | None, Field(description="Its position in the hash chain; null if not linked yet.")
+    ]
     digest: str | None
     at: Time
     action: str
@@ -189,8 +191,10 @@ class AuditCheck(Shape):
     entries: int
     unlinked: int
     fault: str | None
-    digest: str = Field(description="The digest of the last entry.")
-    chain: str = Field(description="FIRST..LAST:DIGEST. Keep it elsewhere, and give it as `since` later.")
+    digest: Annotated[str, Field(description="The digest of the last entry.")]
+    chain: Annotated[
+        str, Field(description="FIRST..LAST:DIGEST. Keep it elsewhere, and give it as `since` later.")
+    ]
 
 
 class DeadLetter(Shape):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import orjson
 from flask import Response
@@ -19,10 +18,11 @@ from app.api.access_shapes import AuditCheck, AuditEntry, Gone, Policy, PolicyBo
 from app.api.auditing import note
 from app.api.body import Query, read_model, read_query
 from app.api.openapi import JSONL, Operation, ResponseDoc
-from app.api.responses import answer, raw
+from app.api.responses import answer
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.times import parse_instant, to_rfc3339
+from app.tasks.views import raw
 
 
 class AuditQuery(Query):
@@ -109,7 +109,7 @@ class AccessViews:
         """All policies."""
         self._callers.current()
         found = manage_policies.list_policies(self._use_cases.database)
-        return answer({"object": "list", "data": [_policy(item) for item in found]})
+        return answer(PolicyList(object="list", data=[_policy(item) for item in found]))
 
     def put(self) -> ResponseReturnValue:
         """201 with the stored policy."""
@@ -126,7 +126,7 @@ class AccessViews:
         """Delete the policy."""
         self._callers.current()
         manage_policies.remove_policy(self._use_cases.database, policy_id)
-        return answer({"id": policy_id, "deleted": True})
+        return answer(Gone(id=policy_id, deleted=True))
 
     def export(self) -> ResponseReturnValue:
         """A stream, read from the database a page at a time."""
@@ -147,20 +147,20 @@ class AccessViews:
         found = audit_log.verify(self._use_cases.database, copy)
         fault = None if found.fault is None else f"entry {found.fault.number}: {found.fault.what}"
         return answer(
-            {
-                "holds": fault is None,
-                "entries": found.entries,
-                "unlinked": found.unlinked,
-                "fault": fault,
-                "digest": found.head.digest,
-                "chain": str(found.copy),
-            }
+            AuditCheck(
+                holds=fault is None,
+                entries=found.entries,
+                unlinked=found.unlinked,
+                fault=fault,
+                digest=found.head.digest,
+                chain=str(found.copy),
+            )
         )
 
 
 def _lines(kept: Iterator[StoredEntry]) -> Iterator[bytes]:
     for one in kept:
-        yield orjson.dumps(as_json(one)) + b"\n"
+        yield orjson.dumps(AuditEntry(**as_json(one)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _filter(query: AuditQuery) -> AuditFilter:
@@ -175,10 +175,7 @@ def _instant(name: str, text: str | None) -> float | None:
         raise Invalid(f"{name}: {error}", param=name, code="invalid_value") from None
 
 
-def _policy(stored: StoredPolicy) -> dict[str, Any]:
-    return {
-        "id": stored.id,
-        "object": "policy",
-        "document": raw(stored.document),
-        "created_at": to_rfc3339(stored.created_at),
-    }
+def _policy(stored: StoredPolicy) -> Policy:
+    return Policy(
+        id=stored.id, object="policy", document=raw(stored.document), created_at=to_rfc3339(stored.created_at)
+    )

@@ -14,6 +14,7 @@ from app.access.manage_clients import check_limits, client_json, key_json
 from app.access.store.clients import ClientRow
 from app.api.access_control import Callers
 from app.api.access_shapes import (
+    ApiKey,
     ApiKeyList,
     Client,
     ClientBody,
@@ -108,7 +109,9 @@ class ClientViews:
         caller = self._callers.current()
         rows = manage_clients.list_clients(self._use_cases.database)
         return answer(
-            {"object": "list", "data": [client_json(row) for row in rows if caller.manages(row.team)]}
+            ClientList(
+                object="list", data=[Client(**client_json(row)) for row in rows if caller.manages(row.team)]
+            )
         )
 
     def add(self) -> ResponseReturnValue:
@@ -125,12 +128,12 @@ class ClientViews:
         made = manage_clients.add_client(self._use_cases.database, self._use_cases.clock, body.id, **changes)
         self._use_cases.client_changed()
         row = manage_clients.get_client(self._use_cases.database, body.id)
-        secrets = {"api_key": made.api_key, "callback_secret": made.callback_secret}
-        return answer({**client_json(row), **secrets}, 201)
+        new = NewClient(**client_json(row), api_key=made.api_key, callback_secret=made.callback_secret)
+        return answer(new, 201)
 
     def show(self, client_id: str) -> ResponseReturnValue:
         """The client."""
-        return answer(client_json(self._reach(client_id)[1]))
+        return answer(Client(**client_json(self._reach(client_id)[1])))
 
     def change(self, client_id: str) -> ResponseReturnValue:
         """The changed client."""
@@ -138,7 +141,7 @@ class ClientViews:
         changes = _changes(caller, read_model(ClientChange, optional=True))
         row = manage_clients.change_client(self._use_cases.database, client_id, changes)
         self._use_cases.client_changed()
-        return answer(client_json(row))
+        return answer(Client(**client_json(row)))
 
     def keys(self, client_id: str) -> ResponseReturnValue:
         """Its keys."""
@@ -153,7 +156,7 @@ class ClientViews:
         _refuse_administrators(caller, row)
         params = manage_keys.KeyParams(body.scopes, body.expires_at, body.name, _user(caller, body.user))
         made = manage_keys.create_key(self._use_cases.database, self._use_cases.clock, client_id, params)
-        return answer({**key_json(made.row), "api_key": made.shown}, 201)
+        return answer(NewApiKey(**key_json(made.row), api_key=made.shown), 201)
 
     def rotate(self, client_id: str, key_id: str) -> ResponseReturnValue:
         """201 with the new key."""
@@ -171,7 +174,7 @@ class ClientViews:
         made = manage_keys.rotate_key(
             self._use_cases.database, self._use_cases.clock, client_id, key_id, overlap
         )
-        return answer({**key_json(made.row), "api_key": made.shown}, 201)
+        return answer(NewApiKey(**key_json(made.row), api_key=made.shown), 201)
 
     def revoke(self, client_id: str, key_id: str) -> ResponseReturnValue:
         """The client's keys."""
@@ -192,7 +195,7 @@ class ClientViews:
         secret = rotate_callback_secret(
             self._use_cases.database, self._use_cases.clock, client_id, chance, overlap
         )
-        return answer({"object": "callback_secret", "callback_secret": secret}, 201)
+        return answer(Secret(object="callback_secret", callback_secret=secret), 201)
 
     def _reach(self, client_id: str) -> tuple[Caller, ClientRow]:
         """The caller, and a client it may manage; other clients look nonexistent."""
@@ -204,9 +207,9 @@ class ClientViews:
             )
         return caller, row
 
-    def _listed(self, client_id: str) -> dict[str, Any]:
+    def _listed(self, client_id: str) -> ApiKeyList:
         rows = manage_keys.list_keys(self._use_cases.database, client_id)
-        return {"object": "list", "data": [key_json(row) for row in rows]}
+        return ApiKeyList(object="list", data=[ApiKey(**key_json(row)) for row in rows])
 
 
 def _admin(method: str, path: str, summary: str, view: Any, answers: Any, **more: Any) -> Operation:

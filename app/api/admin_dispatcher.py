@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flask.typing import ResponseReturnValue
 from pydantic import Field
@@ -14,7 +14,6 @@ from app.api.auditing import note
 from app.api.body import read_model
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
-from app.api.shapes import Shape, Time
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.times import to_rfc3339
@@ -27,6 +26,7 @@ from app.reporting.domain.snapshot import (
 )
 from app.submission.bodies import Body
 from app.tasks.domain.pauses import EVERYTHING, Kind, subject_of
+from app.tasks.views import Shape, Time
 from app.upstreams.domain.key_health import Probed
 
 
@@ -87,8 +87,8 @@ class Quota(Shape):
     learned: Limits
     in_force: Limits
     in_flight: int
-    last_minute: int = Field(description="Calls started in the last 60 s.")
-    waiting: int = Field(description="Waiting tasks of the models that use this quota.")
+    last_minute: Annotated[int, Field(description="Calls started in the last 60 s.")]
+    waiting: Annotated[int, Field(description="Waiting tasks of the models that use this quota.")]
     braked_until: Time | None
     why: str
     brakes: int
@@ -101,15 +101,19 @@ class WaitingModel(Shape):
     name: str
     waiting: int
     waiting_for: str | None
-    opens_in: float | None = Field(
-        description="Seconds until a task can start; null if unknown, or if it depends on the end of a running call."
-    )
+    opens_in: Annotated[
+        float | None,
+        Field(
+            description="Seconds until a task can start; null if unknown, or if it depends on the end of a "
+            "running call."
+        ),
+    ]
 
 
 class PauseShape(Shape):
     """A pause set by an operator."""
 
-    subject: str = Field(description="`everything`, `model:NAME`, `client:NAME` or `key:NAME`.")
+    subject: Annotated[str, Field(description="`everything`, `model:NAME`, `client:NAME` or `key:NAME`.")]
     since: Time
 
 
@@ -151,7 +155,7 @@ class UpstreamKey(Shape):
     since: Time | None
     in_flight: int
     last_minute: int
-    workers: int = Field(description="Number of workers that consume its queue.")
+    workers: Annotated[int, Field(description="Number of workers that consume its queue.")]
     next_test_at: Time | None
     last_test: LastTest | None
     quotas: list[Quota]
@@ -177,7 +181,7 @@ class DispatcherShape(Shape):
     object: Literal["dispatcher"]
     at: Time
     holdup: HoldupShape
-    database: bool = Field(description="Whether the database answers.")
+    database: Annotated[bool, Field(description="Whether the database answers.")]
     redis: bool
     leader: Leader
     waiting: int
@@ -190,54 +194,53 @@ class DispatcherShape(Shape):
     workers: list[Worker]
 
 
-def dispatcher(snapshot: DispatcherSnapshot) -> dict[str, Any]:
+def dispatcher(snapshot: DispatcherSnapshot) -> DispatcherShape:
     """The whole state."""
     quotas = {quota.id: quota for quota in snapshot.quotas}
-    return {
-        "object": "dispatcher",
-        "at": to_rfc3339(snapshot.at),
-        "holdup": {"holder": snapshot.holdup.holder, "words": snapshot.holdup.words},
-        "database": snapshot.database,
-        "redis": snapshot.redis,
-        "leader": _leader(snapshot.leader),
-        "waiting": snapshot.waiting,
-        "in_flight": snapshot.flight,
-        "slots": snapshot.slots,
-        "pauses": pauses(snapshot.pauses),
-        "models": [asdict(model) for model in snapshot.models],
-        "quotas": [_quota(quota) for quota in snapshot.quotas],
-        "keys": [key(one, quotas) for one in snapshot.keys],
-        "workers": [_worker(worker) for worker in snapshot.workers],
-    }
+    return DispatcherShape(
+        object="dispatcher",
+        at=to_rfc3339(snapshot.at),
+        holdup=HoldupShape(holder=snapshot.holdup.holder.value, words=snapshot.holdup.words),
+        database=snapshot.database,
+        redis=snapshot.redis,
+        leader=_leader(snapshot.leader),
+        waiting=snapshot.waiting,
+        in_flight=snapshot.flight,
+        slots=snapshot.slots,
+        pauses=pauses(snapshot.pauses),
+        models=[WaitingModel(**asdict(model)) for model in snapshot.models],
+        quotas=[_quota(quota) for quota in snapshot.quotas],
+        keys=[key(one, quotas) for one in snapshot.keys],
+        workers=[_worker(worker) for worker in snapshot.workers],
+    )
 
 
-def pauses(since: Mapping[str, float]) -> list[dict[str, Any]]:
+def pauses(since: Mapping[str, float]) -> list[PauseShape]:
     """Pauses by subject."""
-    return [{"subject": subject, "since": to_rfc3339(at)} for subject, at in since.items()]
+    return [PauseShape(subject=subject, since=to_rfc3339(at)) for subject, at in since.items()]
 
 
-def key(one: KeyView, quotas: Mapping[str, QuotaView]) -> dict[str, Any]:
+def key(one: KeyView, quotas: Mapping[str, QuotaView]) -> UpstreamKey:
     """Render a key. Its secret is not known here."""
     status = one.status
-    return {
-        "name": one.name,
-        "object": "upstream_key",
-        "upstream": one.upstream,
-        "account": one.account,
-        "state": one.state,
-        "reason": one.reason,
-        "since": to_rfc3339(status.since) if status.since else None,
-        "in_flight": one.flight,
-        "last_minute": one.last_minute,
-        "workers": one.workers,
-        "next_test_at": _instant(status.next_test_at),
-        "last_test": None if status.last is None else test(status.last),
-        "quotas": [_quota(quotas[name]) for name in one.quotas],
-    }
+    return UpstreamKey(
+        name=one.name,
+        object="upstream_key",
+        upstream=one.upstream,
+        account=one.account,
+        state=one.state.value,
+        reason=one.reason,
+        since=to_rfc3339(status.since) if status.since else None,
+        in_flight=one.flight,
+        last_minute=one.last_minute,
+        workers=one.workers,
+        next_test_at=to_rfc3339(status.next_test_at),
+        last_test=None if status.last is None else LastTest(**_test(status.last)),
+        quotas=[_quota(quotas[name]) for name in one.quotas],
+    )
 
 
-def test(tested: Probed) -> dict[str, Any]:
-    """A test of a key."""
+def _test(tested: Probed) -> dict[str, Any]:
     return {
         "finding": tested.finding,
         "at": to_rfc3339(tested.at),
@@ -247,45 +250,43 @@ def test(tested: Probed) -> dict[str, Any]:
     }
 
 
-def _leader(leader: LeaderSnapshot) -> dict[str, Any]:
-    return {
-        "term": leader.term,
-        "beats": leader.beats,
-        "since": _instant(leader.since),
-        "last_beat_at": _instant(leader.last_beat_at),
-        "ticks": leader.ticks,
-    }
+def _leader(leader: LeaderSnapshot) -> Leader:
+    return Leader(
+        term=leader.term,
+        beats=leader.beats,
+        since=to_rfc3339(leader.since),
+        last_beat_at=to_rfc3339(leader.last_beat_at),
+        ticks=leader.ticks,
+    )
 
 
-def _quota(quota: QuotaView) -> dict[str, Any]:
+def _quota(quota: QuotaView) -> Quota:
     breaker = quota.breaker
-    return {
-        "id": quota.id,
-        "kind": quota.kind,
-        "name": quota.name,
-        "model": quota.model,
-        "upstreams": list(quota.upstreams),
-        "told": asdict(quota.told),
-        "learned": asdict(quota.learned),
-        "in_force": asdict(quota.in_force),
-        "in_flight": quota.flight,
-        "last_minute": quota.last_minute,
-        "waiting": quota.waiting,
-        "braked_until": _instant(quota.braked_until),
-        "why": quota.why,
-        "brakes": quota.brakes,
-        "breaker": None
+    return Quota(
+        id=quota.id,
+        kind=quota.kind,
+        name=quota.name,
+        model=quota.model,
+        upstreams=list(quota.upstreams),
+        told=Limits(**asdict(quota.told)),
+        learned=Limits(**asdict(quota.learned)),
+        in_force=Limits(**asdict(quota.in_force)),
+        in_flight=quota.flight,
+        last_minute=quota.last_minute,
+        waiting=quota.waiting,
+        braked_until=to_rfc3339(quota.braked_until),
+        why=quota.why,
+        brakes=quota.brakes,
+        breaker=None
         if breaker is None
-        else {"state": breaker.state, "reason": breaker.reason, "opens_at": to_rfc3339(breaker.opens_at)},
-    }
+        else Breaker(state=breaker.state.value, reason=breaker.reason, opens_at=to_rfc3339(breaker.opens_at)),
+    )
 
 
-def _worker(worker: WorkerEntry) -> dict[str, Any]:
-    return {**asdict(worker), "keys": list(worker.keys), "last_seen_at": to_rfc3339(worker.last_seen_at)}
-
-
-def _instant(at: float | None) -> str | None:
-    return None if at is None else to_rfc3339(at)
+def _worker(worker: WorkerEntry) -> Worker:
+    return Worker(
+        **{**asdict(worker), "keys": list(worker.keys), "last_seen_at": to_rfc3339(worker.last_seen_at)}
+    )
 
 
 _LIMIT = 4 * 1024  # bytes of a body
@@ -411,7 +412,7 @@ class DispatcherViews:
         self._callers.current()
         snapshot = self._use_cases.read_dispatcher.read()
         quotas = {quota.id: quota for quota in snapshot.quotas}
-        return answer({"object": "list", "data": [key(one, quotas) for one in snapshot.keys]})
+        return answer(UpstreamKeyList(object="list", data=[key(one, quotas) for one in snapshot.keys]))
 
     def pause_key(self, name: str) -> ResponseReturnValue:
         """The paused key."""
@@ -429,10 +430,10 @@ class DispatcherViews:
         """The result of the test."""
         self._callers.current()
         tested = self._use_cases.steer.test_key(name)
-        return answer({"name": name, "object": "key_test", **test(tested)})
+        return answer(KeyTest(name=name, object="key_test", **_test(tested)))
 
     def _pauses(self) -> ResponseReturnValue:
-        return answer({"object": "list", "data": pauses(self._use_cases.steer.pauses())})
+        return answer(PauseList(object="list", data=pauses(self._use_cases.steer.pauses())))
 
     def _key(self, name: str) -> ResponseReturnValue:
         snapshot = self._use_cases.read_dispatcher.read()

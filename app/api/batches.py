@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import BoundedSemaphore
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flask import Response, request
 from flask.typing import ResponseReturnValue
@@ -25,11 +25,10 @@ from app.api.body import (
 )
 from app.api.openapi import JSONL, Operation, ResponseDoc, View
 from app.api.responses import Rendering, answer
-from app.api.shapes import AcceptedBatch, Batch, Cost, ResultLine, Shape, Time
+from app.api.shapes import AcceptedBatch, ResultLine
 from app.composition.api import OpenAiUseCases, UseCases
 from app.platform.domain.errors import Invalid
 from app.platform.domain.json_text import lines
-from app.platform.domain.money import micros
 from app.platform.domain.times import to_rfc3339
 from app.settings import ApiSettings
 from app.submission.bodies import BatchBody, BatchLine, BatchOptions
@@ -37,6 +36,7 @@ from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submit_batch import Estimate, EstimateBatch, SubmittedBatch
 from app.submission.validation import parse, parse_json
 from app.tasks.store.batches import BatchRow
+from app.tasks.views import Batch, Cost, Shape, Time, cost_of
 
 
 class DryRunQuery(Query):
@@ -59,11 +59,14 @@ class BatchEstimate(Shape):
 
     object: Literal["batch.estimate"]
     requests: int
-    tokens: int = Field(description="Estimated tokens of prompts and completions.")
-    cost: Cost | None = Field(description="Maximum cost; null if a price is unknown.")
-    seconds: float | None = Field(
-        description="At the configured limits, if nothing else runs; null if no limits are configured."
-    )
+    tokens: Annotated[int, Field(description="Estimated tokens of prompts and completions.")]
+    cost: Annotated[Cost | None, Field(description="Maximum cost; null if a price is unknown.")]
+    seconds: Annotated[
+        float | None,
+        Field(
+            description="At the configured limits, if nothing else runs; null if no limits are configured."
+        ),
+    ]
     finished_at: Time | None
     models: dict[str, ModelEstimate]
 
@@ -87,23 +90,20 @@ def refuse_options_in_query() -> None:
     read_query(DryRunQuery)
 
 
-def estimate_view(estimate: Estimate) -> dict[str, Any]:
+def estimate_view(estimate: Estimate) -> BatchEstimate:
     """Render an estimate."""
-    cost = None
-    if estimate.cost_picos is not None:
-        cost = {"micros": micros(estimate.cost_picos), "currency": estimate.currency}
-    return {
-        "object": "batch.estimate",
-        "requests": estimate.requests,
-        "tokens": estimate.tokens,
-        "cost": cost,
-        "seconds": estimate.seconds,
-        "finished_at": to_rfc3339(estimate.finished_at),
-        "models": {
-            name: {"requests": demand.requests, "tokens": demand.tokens}
+    return BatchEstimate(
+        object="batch.estimate",
+        requests=estimate.requests,
+        tokens=estimate.tokens,
+        cost=cost_of(estimate),
+        seconds=estimate.seconds,
+        finished_at=to_rfc3339(estimate.finished_at),
+        models={
+            name: ModelEstimate(requests=demand.requests, tokens=demand.tokens)
             for name, demand in estimate.models.items()
         },
-    }
+    )
 
 
 _LINES = frozenset(
@@ -282,7 +282,8 @@ class BatchViews:
         headers = {"Location": f"/v1/batch/{submitted.row.id}", "Retry-After": _SOON}
         if submitted.repeated:
             headers["Idempotent-Replayed"] = "true"
-        return answer({**self._rendering.batch(submitted.row), "task_ids": submitted.task_ids}, 202, headers)
+        accepted = AcceptedBatch(**vars(self._rendering.batch(submitted.row)), task_ids=submitted.task_ids)
+        return answer(accepted, 202, headers)
 
 
 def _requests(received: Iterator[bytes], longest: int) -> Iterator[TaskRequest]:

@@ -18,7 +18,6 @@ from app.api.body import ONE_TASK, read_body, watch_peer
 from app.api.openai_shapes import ChatCompletion, Model, ModelList
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import SHOULD_RETRY, Rendering, answer, envelope, error_response
-from app.api.shapes import Task
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
@@ -30,6 +29,7 @@ from app.submission.hold_connections import GRACE_SECONDS
 from app.submission.openai_bodies import ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
+from app.tasks.views import Task
 from app.upstreams.domain.chat_stream import for_client
 
 
@@ -38,7 +38,7 @@ class ModelViews:
 
     def __init__(self, callers: Callers, settings: Settings) -> None:
         self._callers = callers
-        self._models = {model["id"]: model for model in _models(settings)}
+        self._models = {model.id: model for model in _models(settings)}
 
     def operations(self) -> list[Operation]:
         """The operations of these views."""
@@ -76,7 +76,7 @@ class ModelViews:
     def list(self) -> ResponseReturnValue:
         """All of them."""
         self._callers.current()
-        return answer({"object": "list", "data": list(self._models.values())})
+        return answer(ModelList(object="list", data=list(self._models.values())))
 
     def delete(self, model: str) -> ResponseReturnValue:
         """403: models are not clients' to delete."""
@@ -104,15 +104,15 @@ def _unknown_model(name: str) -> NotFound:
     )
 
 
-def _models(settings: Settings) -> list[dict[str, Any]]:
+def _models(settings: Settings) -> list[Model]:
     upstreams = {key.name: key.upstream for key in settings.keys}
     return [
-        {
-            "id": name,
-            "object": "model",
-            "created": 0,  # unknown
-            "owned_by": upstreams.get(model.routes()[0][0].key, "penstock"),
-        }
+        Model(
+            id=name,
+            object="model",
+            created=0,  # unknown
+            owned_by=upstreams.get(model.routes()[0][0].key, "penstock"),
+        )
         for model in settings.models
         for name in (model.name, *model.aliases)
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from app.access.domain.caller import SECRET_BYTES
 from app.api.access_control import Callers
-from app.api.access_shapes import DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
+from app.api.access_shapes import DeadLetter, DeadLetterList, ReplayBody, Replayed, RotateBody, Secret
 from app.api.body import Query, read_model, read_query
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
@@ -97,13 +96,13 @@ class DeadLetterViews:
         before = None if query.after is None else self._cursor(client_id, query.after)
         found = self._letters.list_dead(client_id, before_seq=before, limit=query.limit + 1)
         shown = [_letter(letter) for letter in found[: query.limit]]
-        return answer({"object": "list", "data": shown, "has_more": len(found) > query.limit})
+        return answer(DeadLetterList(object="list", data=shown, has_more=len(found) > query.limit))
 
     def replay_since(self) -> ResponseReturnValue:
         """The number of replayed callbacks."""
         client_id = self._owner()
         body = read_model(ReplayBody)
-        return answer({"replayed": self._letters.replay_since(client_id, body.since)})
+        return answer(Replayed(replayed=self._letters.replay_since(client_id, body.since)))
 
     def replay(self, callback_id: str) -> ResponseReturnValue:
         """Replay one callback."""
@@ -113,7 +112,7 @@ class DeadLetterViews:
                 param="callback_id",
                 code="callback_not_found",
             )
-        return answer({"replayed": 1})
+        return answer(Replayed(replayed=1))
 
     def rotate(self) -> ResponseReturnValue:
         """201 with the secret."""
@@ -124,7 +123,7 @@ class DeadLetterViews:
         made = rotate_callback_secret(
             self._use_cases.database, self._use_cases.clock, caller.client_id, chance, overlap
         )
-        return answer({"object": "callback_secret", "callback_secret": made}, 201)
+        return answer(Secret(object="callback_secret", callback_secret=made), 201)
 
     def _owner(self) -> str | None:
         """The caller's id; None under /v1/admin, where only administrators are admitted."""
@@ -140,17 +139,17 @@ class DeadLetterViews:
         return found
 
 
-def _letter(letter: DeadLetterRow) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "object": "callback",
-        "client_id": letter.client_id,
-        "task_id": letter.task_id,
-        "batch_id": letter.batch_id,
-        "type": letter.type,
-        "url": letter.url,
-        "tries": letter.tries,
-        "reason": letter.reason,
-        "created_at": to_rfc3339(letter.created_at),
-        "failed_at": to_rfc3339(letter.failed_at),
-    }
+def _letter(letter: DeadLetterRow) -> DeadLetter:
+    return DeadLetter(
+        id=letter.id,
+        object="callback",
+        client_id=letter.client_id,
+        task_id=letter.task_id,
+        batch_id=letter.batch_id,
+        type=letter.type,
+        url=letter.url,
+        tries=letter.tries,
+        reason=letter.reason,
+        created_at=to_rfc3339(letter.created_at),
+        failed_at=to_rfc3339(letter.failed_at),
+    )

@@ -83,10 +83,10 @@ class EventViews:
         if used["cost_picos"] is not None:
             cost = {"micros": micros(used["cost_picos"]), "currency": used["currency"]}
         tokens = {name: used[name] for name in ("prompt_tokens", "completion_tokens")}
-        return {**self._rendering.batch(row), "usage": tokens, "cost": cost}
+        return {**vars(self._rendering.batch(row)), "usage": tokens, "cost": cost}
 
 
-def _stream(name: str, states: Iterator[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
+def _stream(name: str, states: Iterator[Any], render: Callable[[Any], Any]) -> Response:
     """Read the first state before sending headers, so that a missing object is answered by 404."""
     first = next(states)
 

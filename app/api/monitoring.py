@@ -151,12 +151,12 @@ class HealthViews:
 
     def healthz(self) -> ResponseReturnValue:
         """Always 200."""
-        return answer({"status": "ok"})
+        return answer(Health(status="ok"))
 
     def readyz(self) -> ResponseReturnValue:
         """503 without the database; Redis is not required."""
         self._database.ping()
-        return answer({"status": "ok"})
+        return answer(Health(status="ok"))
 
     def metrics(self) -> Response:
         """The metrics page."""

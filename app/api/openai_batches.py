@@ -6,7 +6,6 @@ import hashlib
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-import orjson
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -14,16 +13,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.api.access_control import Callers
 from app.api.auditing import note
 from app.api.body import SMALL_BODY, Query, boundary, pieces, read_body, read_form, read_query
-from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, OpenAiBatchList
+from app.api.openai_shapes import DeletedFile, File, FileList, OpenAiBatch, OpenAiBatchList, openai_batch_view
 from app.api.openapi import BYTES, Operation, ResponseDoc
-from app.api.responses import answer, page, raw
+from app.api.responses import answer, page
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Conflict, Invalid
 from app.platform.domain.times import parse_duration
 from app.settings import ApiSettings
 from app.submission.bodies import Body, CallbackUrl, Metadata, option_headers, refuse
 from app.submission.create_file_batch import FileBatchRequest
-from app.submission.domain.openai_batch import openai_batch_view
 from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest, read_patience
 from app.submission.openai_bodies import endpoint_path
 from app.submission.store_file import PURPOSES, Upload, UploadParams
@@ -141,7 +139,7 @@ class FileViews:
             limit=query.limit,
         )
         data = [file_view(row) for row in found.rows]
-        return answer(page(data, has_more=found.has_more))
+        return answer(page(FileList, data, has_more=found.has_more))
 
     def show(self, file_id: str) -> ResponseReturnValue:
         """The file's metadata."""
@@ -159,7 +157,7 @@ class FileViews:
         """Hide the file; its content is deleted in the background."""
         caller = self._callers.current()
         self._use_cases.store_file.delete(caller.client_id, file_id)
-        return answer({"id": file_id, "object": "file", "deleted": True})
+        return answer(DeletedFile(id=file_id, object="file", deleted=True))
 
 
 def _operation(
@@ -168,19 +166,19 @@ def _operation(
     return Operation(method, path, summary, view, answers, group="OpenAI", description=description, **more)
 
 
-def file_view(row: FileRow) -> dict[str, Any]:
+def file_view(row: FileRow) -> File:
     """Render a file in OpenAI's format."""
-    return {
-        "id": row.id,
-        "object": "file",
-        "bytes": row.bytes or 0,
-        "created_at": int(row.created_at),
-        "expires_at": None if row.expires_at is None else int(row.expires_at),
-        "filename": row.filename,
-        "purpose": row.purpose,
-        "status": "processed",
-        "status_details": None,
-    }
+    return File(
+        id=row.id,
+        object="file",
+        bytes=row.bytes or 0,
+        created_at=int(row.created_at),
+        expires_at=None if row.expires_at is None else int(row.expires_at),
+        filename=row.filename,
+        purpose=row.purpose,
+        status="processed",
+        status_details=None,
+    )
 
 
 def _name(filename: str) -> str:
@@ -340,7 +338,7 @@ class OpenAiBatchViews:
         query = read_query(BatchesQuery)
         rows, has_more = self._use_cases.read_batches.page(caller.client_id, query.after, query.limit)
         data = [self._view(row) for row in rows]
-        return answer(page(data, has_more=has_more))
+        return answer(page(OpenAiBatchList, data, has_more=has_more))
 
     def show(self, batch_id: str) -> ResponseReturnValue:
         """The batch."""
@@ -356,8 +354,5 @@ class OpenAiBatchViews:
             raise Invalid(error.message, param=error.param, code=error.code) from None
         return answer(self._view(row))
 
-    def _view(self, row: BatchRow) -> dict[str, Any]:
-        values = {name: getattr(row, name) for name in row.__dataclass_fields__}
-        errors = orjson.loads(row.errors) if row.errors else None
-        usage = self._use_cases.read_batch_usage.ended(row)
-        return openai_batch_view({**values, "metadata": raw(row.metadata)}, errors=errors, usage=usage)
+    def _view(self, row: BatchRow) -> OpenAiBatch:
+        return openai_batch_view(row, self._use_cases.read_batch_usage.ended(row))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.shapes import BatchStatus, Shape
+from app.tasks.store.batches import BatchRow
+from app.tasks.views import BatchStatus, Shape, raw
 
 
 class Choice(BaseModel):
@@ -38,7 +41,7 @@ class Model(Shape):
     id: str
     object: Literal["model"]
     created: int
-    owned_by: str = Field(description="The upstream that is tried first.")
+    owned_by: Annotated[str, Field(description="The upstream that is tried first.")]
 
 
 class ModelList(Shape):
@@ -86,7 +89,7 @@ class LineProblem(Shape):
     code: str
     message: str
     param: str | None
-    line: int | None = Field(description="From 1.")
+    line: Annotated[int | None, Field(description="From 1.")]
 
 
 class LineProblems(Shape):
@@ -161,3 +164,52 @@ class OpenAiBatchList(Shape):
     has_more: bool
     first_id: str | None
     last_id: str | None
+
+
+def openai_batch_view(row: BatchRow, usage: Mapping[str, int] | None) -> OpenAiBatch:
+    """Render a batch; `usage`, once it has ended, by the names of its columns."""
+    errors = orjson.loads(row.errors) if row.errors else None
+    return OpenAiBatch(
+        id=row.id,
+        object="batch",
+        endpoint=row.endpoint or "/v1/chat/completions",
+        model=row.model,
+        errors=LineProblems(object="list", data=errors) if errors else None,
+        input_file_id=row.input_file_id or row.id.replace("batch_", "file_", 1),
+        completion_window=row.completion_window or _window(row),
+        status=row.status.value,
+        output_file_id=row.output_file_id,
+        error_file_id=row.error_file_id,
+        created_at=int(row.created_at),
+        in_progress_at=_second(row.in_progress_at),
+        expires_at=_second(row.expires_at),
+        finalizing_at=_second(row.finalizing_at),
+        completed_at=_second(row.completed_at),
+        failed_at=_second(row.failed_at),
+        expired_at=_second(row.expired_at),
+        cancelling_at=_second(row.cancelling_at),
+        cancelled_at=_second(row.cancelled_at),
+        request_counts=RequestCounts(total=row.total, completed=row.completed, failed=row.failed),
+        usage=None if usage is None else _usage(usage),
+        metadata=raw(row.metadata),
+    )
+
+
+def _second(at: float | None) -> int | None:
+    return None if at is None else int(at)
+
+
+def _usage(usage: Mapping[str, int]) -> BatchUsage:
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+    return BatchUsage(
+        input_tokens=prompt,
+        input_tokens_details=InputDetails(cached_tokens=usage["cached_tokens"]),
+        output_tokens=completion,
+        output_tokens_details=OutputDetails(reasoning_tokens=usage["reasoning_tokens"]),
+        total_tokens=prompt + completion,
+    )
+
+
+def _window(row: BatchRow) -> str:
+    """The time a batch submitted as JSON may take, in the format of `completion_window`."""
+    return f"{round((row.expires_at or row.created_at) - row.created_at)}s"

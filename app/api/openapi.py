@@ -12,11 +12,12 @@ from typing import Any
 
 from flask import Flask, Response, render_template_string
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from app.api.shapes import ErrorEnvelope
 from app.submission.domain.request import IDEMPOTENCY_KEY, LONGEST
+from app.tasks.views import Shape
 
 View = Callable[..., ResponseReturnValue]
 
@@ -32,7 +33,7 @@ class ResponseDoc:
     """Documents a successful response."""
 
     description: str
-    body: type[BaseModel] | None = None  # of JSON, or of each line of JSONL
+    body: type[Shape | BaseModel] | None = None  # of JSON, or of each line of JSONL
     media: str = JSON
 
 
@@ -113,7 +114,11 @@ Models = Mapping[tuple[Any, JsonSchemaMode], dict[str, Any]]
 
 def openapi(operations: list[Operation], version: str) -> dict[str, Any]:
     """Build the document."""
-    models, definitions = models_json_schema(list(_models(operations)), ref_template=_REF)
+    used = list(dict.fromkeys(_models(operations)))
+    schemas, definitions = TypeAdapter.json_schemas(
+        [(str(model), mode, TypeAdapter(model)) for model, mode in used], ref_template=_REF
+    )
+    models = {(model, mode): schemas[str(model), mode] for model, mode in used}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, models)
@@ -129,7 +134,7 @@ def openapi(operations: list[Operation], version: str) -> dict[str, Any]:
     }
 
 
-def _models(operations: list[Operation]) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+def _models(operations: list[Operation]) -> Iterator[tuple[type[Shape | BaseModel], JsonSchemaMode]]:
     yield ErrorEnvelope, "serialization"
     for operation in operations:
         for model in (operation.body, operation.lines, operation.query, operation.form):

@@ -1,11 +1,11 @@
-"""Responses: rows as JSON objects, compression, and every failure in one envelope with an x-request-id."""
+"""Responses: rows as response models, compression, and every failure in one envelope with an x-request-id."""
 
 from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
 import structlog
@@ -16,20 +16,35 @@ from werkzeug.exceptions import HTTPException
 
 from app.api.openapi import JSONL
 from app.api.paths import not_found_words
+from app.api.shapes import Attempt, AttemptList, Delivery, DeliveryList, ResultLine, TaskList
 from app.pacing.ports import Explain, Queued
 from app.platform.domain.errors import OverLimit, Rejected, Unreachable
-from app.platform.domain.json_text import gzipped, one_line
+from app.platform.domain.json_text import gzipped
 from app.platform.domain.times import to_rfc3339
 from app.platform.encryption import Unsealable
 from app.tasks.domain.task import Status
-from app.tasks.domain.views import batch_view, cost_view, error_view, task_view, usage_view
 from app.tasks.read_tasks import TaskPage
 from app.tasks.store.batches import BatchRow, ResultRow
 from app.tasks.store.submissions import NewTask
 from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow
+from app.tasks.views import (
+    PRIORITIES,
+    Batch,
+    Callback,
+    Queue,
+    Task,
+    batch_view,
+    cost_of,
+    problem,
+    raw,
+    task_view,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+Page = TypeVar("Page")
 
 
 class PrebuiltResponse(Response):
@@ -48,19 +63,14 @@ class PrebuiltResponse(Response):
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Build a JSON response. Stored JSON text may be passed as orjson.Fragment, unparsed."""
+    """Build a JSON response from a response model."""
     return PrebuiltResponse(orjson.dumps(value), status, headers, content_type="application/json")
 
 
-def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+def page(model: Callable[..., Page], data: Sequence[Any], *, has_more: bool) -> Page:
     """A page of a list, with the ids of its first and last objects as cursors."""
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return {"object": "list", "data": data, "has_more": has_more, "first_id": first, "last_id": last}
-
-
-def raw(text: str | None) -> orjson.Fragment | None:
-    """Stored JSON text on one line, for insertion into a response."""
-    return None if text is None else orjson.Fragment(one_line(text))
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return model(object="list", data=data, has_more=has_more, first_id=first, last_id=last)
 
 
 _SMALLEST = 1_024  # bytes; smaller bodies are not compressed
@@ -255,139 +265,114 @@ def _request_id() -> Any:
     return g.get("request_id") if has_request_context() else None
 
 
-_NULL_FIELDS = (
-    "started_at",
-    "finished_at",
-    "error_code",
-    "error_type",
-    "error_message",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cost_picos",
-    "currency",
-)
-_NEW_TASK: dict[str, Any] = {
-    **dict.fromkeys(_NULL_FIELDS),
-    "status": Status.QUEUED,
-    "attempts": 0,
-    "cached": False,
-    "coalesced": False,
-    "simulated": False,
-    "finish": None,
-    "degraded": False,
-}
-
-
 class Rendering:
     """Renders rows in the API's format, with the reason why a queued task waits."""
 
     def __init__(self, explain: Explain) -> None:
         self._explain = explain
 
-    def task(self, row: TaskRow) -> dict[str, Any]:
+    def task(self, row: TaskRow) -> Task:
         """Render a task."""
-        values = {**_columns(row), "metadata": raw(row.metadata)}
         queue = self._queue(row) if row.status is Status.QUEUED else None
-        return task_view(values, result=raw(row.result), queue=queue, callback_status=row.callback_status)
+        return task_view(row, result=row.result, queue=queue, callback_status=row.callback_status)
 
-    def new_task(self, row: NewTask) -> dict[str, Any]:
+    def new_task(self, row: NewTask) -> Task:
         """Render a task that was just stored, without querying the database."""
-        values = {
-            **_NEW_TASK,
-            "id": row.id,
-            "model": row.model,
-            "created_at": row.created_at,
-            "batch_id": row.batch_id,
-            "custom_id": row.custom_id,
-            "step": row.step,
-            "callback_url": row.callback_url,
-            "metadata": raw(row.metadata),
-        }
         starts_at = to_rfc3339(row.estimated_start_at)
-        return task_view(
-            values, queue={"position": None, "estimated_start_at": starts_at, "waiting_for": None}
+        return Task(
+            id=row.id,
+            object="task",
+            status="queued",
+            model=row.model,
+            created_at=to_rfc3339(row.created_at),
+            started_at=None,
+            finished_at=None,
+            attempts=0,
+            batch_id=row.batch_id,
+            custom_id=row.custom_id,
+            priority=PRIORITIES[row.step],
+            result=None,
+            error=None,
+            usage=None,
+            cost=None,
+            cached=False,
+            coalesced=False,
+            simulated=False,
+            finish=None,
+            degraded=False,
+            queue=Queue(position=None, estimated_start_at=starts_at, waiting_for=None),
+            callback=Callback(url=row.callback_url, status=None) if row.callback_url else None,
+            metadata=raw(row.metadata),
         )
 
-    def tasks(self, found: TaskPage) -> dict[str, Any]:
+    def tasks(self, found: TaskPage) -> TaskList:
         """Render a page of tasks."""
-        return page([self.task(row) for row in found.rows], has_more=found.has_more)
+        return page(TaskList, [self.task(row) for row in found.rows], has_more=found.has_more)
 
-    def attempts(self, rows: list[AttemptRow]) -> dict[str, Any]:
+    def attempts(self, rows: Iterable[AttemptRow]) -> AttemptList:
         """Render the upstream calls of a task."""
-        return {"object": "list", "data": [_attempt(number, row) for number, row in enumerate(rows, 1)]}
+        return AttemptList(object="list", data=[_attempt(number, row) for number, row in enumerate(rows, 1)])
 
-    def deliveries(self, rows: list[DeliveryAttempt]) -> dict[str, Any]:
+    def deliveries(self, rows: Iterable[DeliveryAttempt]) -> DeliveryList:
         """Render the delivery attempts of a task's callbacks."""
-        return {"object": "list", "data": [_delivery(row) for row in rows]}
+        return DeliveryList(object="list", data=[_delivery(row) for row in rows])
 
-    def batch(self, row: BatchRow) -> dict[str, Any]:
+    def batch(self, row: BatchRow) -> Batch:
         """Render a batch."""
-        errors = orjson.loads(row.errors) if row.errors else None
-        values = {**_columns(row), "metadata": raw(row.metadata)}
-        finishes = orjson.loads(row.finishes) if row.finishes else None
-        return batch_view(values, errors=errors, finishes=finishes, callback_status=row.callback_status)
+        return batch_view(row, callback_status=row.callback_status)
 
     def result_line(self, row: ResultRow) -> bytes:
         """Render one line of results, including its newline."""
-        values = _columns(row)
-        line = {
-            "index": row.batch_index,
-            "custom_id": row.custom_id,
-            "task_id": row.task_id,
-            "status": row.status,
-            "result": raw(row.result),
-            "error": error_view(values),
-            "finish": row.finish,
-            "usage": usage_view(values),
-            "cost": cost_view(values),
-        }
+        line = ResultLine(
+            index=row.batch_index,
+            custom_id=row.custom_id,
+            task_id=row.task_id,
+            status=row.status.value,
+            result=raw(row.result),
+            error=problem(row),
+            finish=cast("Any", row.finish),
+            usage=usage_of(row),
+            cost=cost_of(row),
+        )
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
-    def _queue(self, row: TaskRow) -> dict[str, Any]:
+    def _queue(self, row: TaskRow) -> Queue:
         why = self._explain.explain(Queued.of(row))
-        return {
-            "position": why.position,
-            "estimated_start_at": to_rfc3339(why.estimated_start_at),
-            "waiting_for": why.waiting_for,
-        }
+        return Queue(
+            position=why.position,
+            estimated_start_at=to_rfc3339(why.estimated_start_at),
+            waiting_for=why.waiting_for,
+        )
 
 
-def _attempt(number: int, row: AttemptRow) -> dict[str, Any]:
-    values = _columns(row)
-    return {
-        "object": "attempt",
-        "number": number,
-        "outcome": row.outcome,
-        "counted": row.counted,
-        "key": row.key,
-        "upstream_model": row.upstream_model,
-        "status_code": row.status_code,
-        "error_message": row.error_message,
-        "upstream_request_id": row.upstream_request_id,
-        "started_at": to_rfc3339(row.started_at),
-        "first_byte_at": to_rfc3339(row.first_byte_at),
-        "finished_at": to_rfc3339(row.finished_at),
-        "usage": usage_view(values),
-        "cost": cost_view(values),
-    }
+def _attempt(number: int, row: AttemptRow) -> Attempt:
+    return Attempt(
+        object="attempt",
+        number=number,
+        outcome=row.outcome,
+        counted=row.counted,
+        key=row.key,
+        upstream_model=row.upstream_model,
+        status_code=row.status_code,
+        error_message=row.error_message,
+        upstream_request_id=row.upstream_request_id,
+        started_at=to_rfc3339(row.started_at),
+        first_byte_at=to_rfc3339(row.first_byte_at),
+        finished_at=to_rfc3339(row.finished_at),
+        usage=usage_of(row),
+        cost=cost_of(row),
+    )
 
 
-def _delivery(row: DeliveryAttempt) -> dict[str, Any]:
-    return {
-        "object": "delivery",
-        "callback_id": row.callback_id,
-        "type": row.type,
-        "url": row.url,
-        "number": row.number,
-        "started_at": to_rfc3339(row.started_at),
-        "finished_at": to_rfc3339(row.finished_at),
-        "status_code": row.status_code,
-        "error": row.error,
-    }
-
-
-def _columns(row: Any) -> dict[str, Any]:
-    """A row's fields by name (a shallow copy)."""
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+def _delivery(row: DeliveryAttempt) -> Delivery:
+    return Delivery(
+        object="delivery",
+        callback_id=row.callback_id,
+        type=row.type,
+        url=row.url,
+        number=row.number,
+        started_at=to_rfc3339(row.started_at),
+        finished_at=to_rfc3339(row.finished_at),
+        status_code=row.status_code,
+        error=row.error,
+    )

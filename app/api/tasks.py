@@ -11,11 +11,12 @@ from app.api.auditing import note
 from app.api.body import ONE_TASK, TasksQuery, WaitQuery, read_body, read_model, read_query, watch_peer
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import Rendering, answer
-from app.api.shapes import AttemptList, Deleted, DeliveryList, RetriedTasks, Task, TaskList
+from app.api.shapes import AttemptList, Deleted, DeliveryList, Refused, RetriedTasks, TaskList
 from app.composition.api import UseCases
 from app.platform.domain.errors import Invalid
 from app.submission.bodies import Body, Instant, Name, TaskBody, option_headers, with_options
 from app.submission.validation import parse, parse_json
+from app.tasks.views import Task
 
 _SOON = "2"  # seconds until a client should poll again
 
@@ -155,7 +156,7 @@ class TaskViews:
         """Hide the task; its rows are deleted later."""
         caller = self._callers.current()
         self._use_cases.delete_task.delete(caller.client_id, task_id)
-        return answer({"id": task_id, "object": "task.deleted", "deleted": True})
+        return answer(Deleted(id=task_id, object="task.deleted", deleted=True))
 
     def attempts(self, task_id: str) -> ResponseReturnValue:
         """The upstream calls."""
@@ -229,11 +230,11 @@ class RetryViews:
             raise Invalid("give `reason`, `since` or both", param="reason", code="missing")
         done = self._use_cases.retry_tasks.retry(client_id, reason=body.reason, since=body.since)
         refusal = done.refusal
-        shown = {
-            "object": "retried_tasks",
-            "retried": len(done.task_ids),
-            "task_ids": done.task_ids,
-            "has_more": done.has_more,
-            "refused": None if refusal is None else {"code": refusal.code, "message": refusal.message},
-        }
+        shown = RetriedTasks(
+            object="retried_tasks",
+            retried=len(done.task_ids),
+            task_ids=list(done.task_ids),
+            has_more=done.has_more,
+            refused=None if refusal is None else Refused(code=refusal.code, message=refusal.message),
+        )
         return answer(shown, 202)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from flask import Response
 from flask.typing import ResponseReturnValue
@@ -14,12 +14,12 @@ from app.api.access_control import Callers
 from app.api.body import Query, read_query
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
-from app.api.shapes import Shape
 from app.billing.domain.usage import BY, UsageFilter, as_csv, usage_row
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
 from app.reporting.read_overview import ReadUsage
+from app.tasks.views import Shape
 
 _DEFAULT_DAYS = 30
 _DAY = 86400.0
@@ -46,24 +46,26 @@ class UsageRow(Shape):
     key: str | None = None
     account: str | None = None
     upstream_model: str | None = None
-    tasks: int = Field(description="Successful tasks.")
-    calls: int = Field(description="Finished upstream calls.")
-    cache_hits: int = Field(description="Tasks answered from the cache.")
-    coalesced: int = Field(description="Tasks answered by the call of an identical task.")
+    tasks: Annotated[int, Field(description="Successful tasks.")]
+    calls: Annotated[int, Field(description="Finished upstream calls.")]
+    cache_hits: Annotated[int, Field(description="Tasks answered from the cache.")]
+    coalesced: Annotated[int, Field(description="Tasks answered by the call of an identical task.")]
     prompt_tokens: int
-    cached_tokens: int = Field(description="Prompt tokens that the upstream had cached.")
+    cached_tokens: Annotated[int, Field(description="Prompt tokens that the upstream had cached.")]
     completion_tokens: int
-    reasoning_tokens: int = Field(description="Completion tokens used for reasoning.")
-    unpriced_calls: int = Field(description="Calls whose price is unknown.")
+    reasoning_tokens: Annotated[int, Field(description="Completion tokens used for reasoning.")]
+    unpriced_calls: Annotated[int, Field(description="Calls whose price is unknown.")]
     currency: str | None
-    cost_micros: int | None = Field(description="In millionths of the currency, rounded half up.")
+    cost_micros: Annotated[int | None, Field(description="In millionths of the currency, rounded half up.")]
     cost: str | None
     saved_cache: str | None
     saved_coalescing: str | None
-    saved_prompt_cache: str | None = Field(
-        description="Saved by upstream prompt caching, compared to the full prompt price."
-    )
-    saved_off_peak: str | None = Field(description="Saved compared to the same calls in peak hours.")
+    saved_prompt_cache: Annotated[
+        str | None, Field(description="Saved by upstream prompt caching, compared to the full prompt price.")
+    ]
+    saved_off_peak: Annotated[
+        str | None, Field(description="Saved compared to the same calls in peak hours.")
+    ]
 
 
 class Connections(Shape):
@@ -80,7 +82,7 @@ class UsageReport(Shape):
     object: str
     by: list[str]
     data: list[UsageRow]
-    connections: Connections | None = Field(description="Only for administrators, otherwise null.")
+    connections: Annotated[Connections | None, Field(description="Only for administrators, otherwise null.")]
 
 
 class UsageViews:
@@ -112,10 +114,10 @@ class UsageViews:
         caller = self._callers.current()
         query = read_query(UsageQuery)
         by = _grouping(query.by)
-        rows = [usage_row(row, by) for row in self._usage.report(self._wanted(query, caller, by))]
+        rows: list[Any] = [usage_row(row, by) for row in self._usage.report(self._wanted(query, caller, by))]
         if query.format == "csv":
             return Response(as_csv(rows, by), content_type="text/csv; charset=utf-8")
-        return answer({"object": "usage", "by": by, "data": rows, "connections": self._wire(caller)})
+        return answer(UsageReport(object="usage", by=by, data=rows, connections=self._wire(caller)))
 
     def _wanted(self, query: UsageQuery, caller: Caller, by: list[str]) -> UsageFilter:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date()
@@ -128,11 +130,11 @@ class UsageViews:
             raise Forbidden("only administrators may see the usage of other clients", param="client")
         return UsageFilter(first.isoformat(), last.isoformat(), client, tuple(BY[name] for name in by))
 
-    def _wire(self, caller: Caller) -> dict[str, object] | None:
+    def _wire(self, caller: Caller) -> Connections | None:
         if not caller.is_admin:
             return None
         wire = self._usage.wire(self._clock.now() - _DAY)
-        return {"calls": wire.calls, "opened": wire.connections, "per_1000_calls": wire.per_thousand}
+        return Connections(calls=wire.calls, opened=wire.connections, per_1000_calls=wire.per_thousand)
 
 
 def _grouping(text: str) -> list[str]:
@@ -150,15 +152,19 @@ class EstimateQuality(Shape):
     """Start times estimated at submission compared to actual ones, for your newest successful tasks."""
 
     object: Literal["estimates"]
-    tasks: int = Field(description=f"Number of tasks compared, at most the newest {OVER}.")
-    unestimated: int = Field(description="Number of these without an estimate at submission.")
+    tasks: Annotated[int, Field(description=f"Number of tasks compared, at most the newest {OVER}.")]
+    unestimated: Annotated[int, Field(description="Number of these without an estimate at submission.")]
     median_error_seconds: float | None
-    median_error_share: float | None = Field(
-        description="Relative to the actual wait; waits under one second count as one."
-    )
-    within_twice: float | None = Field(
-        description="Share of estimates between half and twice the actual wait; waits under one second count as one."
-    )
+    median_error_share: Annotated[
+        float | None, Field(description="Relative to the actual wait; waits under one second count as one.")
+    ]
+    within_twice: Annotated[
+        float | None,
+        Field(
+            description="Share of estimates between half and twice the actual wait; waits under one second "
+            "count as one."
+        ),
+    ]
 
 
 class EstimateViews:
@@ -186,12 +192,12 @@ class EstimateViews:
         caller = self._callers.current()
         found = self._usage.estimate_quality(caller.client_id, OVER)
         return answer(
-            {
-                "object": "estimates",
-                "tasks": found.tasks,
-                "unestimated": found.unestimated,
-                "median_error_seconds": found.median_error_seconds,
-                "median_error_share": found.median_error_share,
-                "within_twice": found.within_twice,
-            }
+            EstimateQuality(
+                object="estimates",
+                tasks=found.tasks,
+                unestimated=found.unestimated,
+                median_error_seconds=found.median_error_seconds,
+                median_error_share=found.median_error_share,
+                within_twice=found.within_twice,
+            )
         )

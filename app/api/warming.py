@@ -15,7 +15,6 @@ from app.api.access_control import Callers
 from app.api.body import Query, read_model, read_query
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
-from app.api.shapes import Shape
 from app.billing.domain.calendar import Calendar
 from app.billing.domain.usage import UsageFilter
 from app.caching.domain.caching import AnswerCache, client_scope
@@ -26,6 +25,7 @@ from app.reporting.read_overview import ReadUsage
 from app.settings.cost_models import CacheSettings
 from app.submission.bodies import Body, Instant, TaskBody, refuse
 from app.submission.warm_cache import WarmCache
+from app.tasks.views import Shape
 
 _MOST = 1_000
 _SMALL = 10_000  # bytes of a body that only names a client
@@ -59,8 +59,8 @@ class Warming(Shape):
 
     object: str
     task_ids: list[str]
-    left_out: int = Field(description="Number of requests that did not fit into the budget.")
-    ceiling: str = Field(description="Maximum cost, exact.")
+    left_out: Annotated[int, Field(description="Number of requests that did not fit into the budget.")]
+    ceiling: Annotated[str, Field(description="Maximum cost, exact.")]
     currency: str | None
 
 
@@ -79,10 +79,10 @@ class CacheHits(Shape):
     client: str
     model: str
     tasks: int
-    cache_hits: int = Field(description="Answered from the cache.")
-    coalesced: int = Field(description="Answered by the call of an identical task.")
-    hit_rate: float = Field(description="Share of the tasks answered from the cache.")
-    saved: str | None = Field(description="Saved cost, exact; null: price unknown.")
+    cache_hits: Annotated[int, Field(description="Answered from the cache.")]
+    coalesced: Annotated[int, Field(description="Answered by the call of an identical task.")]
+    hit_rate: Annotated[float, Field(description="Share of the tasks answered from the cache.")]
+    saved: Annotated[str | None, Field(description="Saved cost, exact; null: price unknown.")]
     currency: str | None
 
 
@@ -91,10 +91,12 @@ class CacheReport(Shape):
 
     object: str
     enabled: bool
-    usage: str = Field(description="Which requests use it by default: request, always or off.")
-    eviction: str = Field(description="Who makes room: lru or lfu.")
+    usage: Annotated[str, Field(description="Which requests use it by default: request, always or off.")]
+    eviction: Annotated[str, Field(description="Who makes room: lru or lfu.")]
     max_entries: int
-    entries: int | None = Field(description="Answers that it holds. For administrators; otherwise null.")
+    entries: Annotated[
+        int | None, Field(description="Answers that it holds. For administrators; otherwise null.")
+    ]
     data: list[CacheHits]
 
 
@@ -160,15 +162,15 @@ class CacheViews:
         wanted = UsageFilter(first.isoformat(), last.isoformat(), client, ("client_id", "model"))
         cache = self._settings
         return answer(
-            {
-                "object": "cache",
-                "enabled": cache.enabled,
-                "usage": cache.usage,
-                "eviction": cache.eviction,
-                "max_entries": cache.entries,
-                "entries": self._answers.count() if caller.is_admin else None,
-                "data": [_hits(row) for row in self._usage.report(wanted) if row["tasks"]],
-            }
+            CacheReport(
+                object="cache",
+                enabled=cache.enabled,
+                usage=cache.usage,
+                eviction=cache.eviction,
+                max_entries=cache.entries,
+                entries=self._answers.count() if caller.is_admin else None,
+                data=[_hits(row) for row in self._usage.report(wanted) if row["tasks"]],
+            )
         )
 
     def clear(self) -> ResponseReturnValue:
@@ -178,7 +180,7 @@ class CacheViews:
         removed = self._answers.clear(None if client is None else client_scope(client))
         if removed is None:
             raise Unreachable("the cache cannot be reached")
-        return answer({"object": "cache.cleared", "removed": removed})
+        return answer(Cleared(object="cache.cleared", removed=removed))
 
     def _whose(self, caller: Caller, client: str | None) -> str | None:
         """The client meant; None: all of them."""
@@ -189,18 +191,18 @@ class CacheViews:
         return caller.client_id
 
 
-def _hits(row: Mapping[str, Any]) -> dict[str, Any]:
+def _hits(row: Mapping[str, Any]) -> CacheHits:
     currency = row["currency"] or None
-    return {
-        "client": row["client_id"],
-        "model": row["model"],
-        "tasks": row["tasks"],
-        "cache_hits": row["cache_hits"],
-        "coalesced": row["coalesced"],
-        "hit_rate": round(row["cache_hits"] / row["tasks"], 4),
-        "saved": amount(row["saved_cache"]) if currency else None,
-        "currency": currency,
-    }
+    return CacheHits(
+        client=row["client_id"],
+        model=row["model"],
+        tasks=row["tasks"],
+        cache_hits=row["cache_hits"],
+        coalesced=row["coalesced"],
+        hit_rate=round(row["cache_hits"] / row["tasks"], 4),
+        saved=amount(row["saved_cache"]) if currency else None,
+        currency=currency,
+    )
 
 
 class WarmViews:
@@ -243,13 +245,13 @@ class WarmViews:
         budget = int(Decimal(body.budget) * PICOS_PER_UNIT)
         warmed = self._warm.warm(caller.client_id, requests, self._run_at(body), budget)
         return answer(
-            {
-                "object": "cache.warming",
-                "task_ids": list(warmed.task_ids),
-                "left_out": warmed.left_out,
-                "ceiling": amount(warmed.picos),
-                "currency": warmed.currency,
-            },
+            Warming(
+                object="cache.warming",
+                task_ids=list(warmed.task_ids),
+                left_out=warmed.left_out,
+                ceiling=amount(warmed.picos),
+                currency=warmed.currency,
+            ),
             202,
         )
 

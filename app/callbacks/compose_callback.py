@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Integer, RowMapping, Select, bindparam, case, select
+from sqlalchemy import Connection, Integer, Row, Select, bindparam, case, select
 from standardwebhooks.webhooks import Webhook
 
 from app.callbacks.domain.callback import (
@@ -23,9 +23,8 @@ from app.callbacks.domain.callback import (
 from app.callbacks.store.callbacks import ClaimedCallback
 from app.platform.database import Database
 from app.platform.dialects import byte_length
-from app.platform.domain.json_text import one_line
-from app.tasks.domain.views import batch_view, task_view
 from app.tasks.store.tables import batch, task, task_content
+from app.tasks.views import Batch, batch_view, task_view
 
 
 def signing_secrets(claimed: ClaimedCallback, now: float) -> list[str]:
@@ -51,9 +50,9 @@ def signed_headers(callback_id: str, body: bytes, secrets: Sequence[str], now: f
 
 @dataclass(frozen=True, slots=True)
 class TaskSubject:
-    """A task's row by column names, and its result as JSON text unless that is `too_large`."""
+    """A task's row, and its result as JSON text unless that is `too_large`."""
 
-    row: Mapping[str, Any]
+    row: Row[Any]
     result: str | None
     too_large: bool
 
@@ -61,20 +60,13 @@ class TaskSubject:
 def task_subject(conn: Connection, task_id: str, most_bytes: int) -> TaskSubject | None:
     """Read a task, with its result up to `most_bytes`; None if there is no such task."""
     values = {"which": task_id, "most": most_bytes}
-    row = conn.execute(_task_statement(), values).mappings().first()
-    if row is None:
-        return None
-    return TaskSubject(_by_name(row), row["small_result"], bool(row["too_large"]))
+    row = conn.execute(_task_statement(), values).first()
+    return None if row is None else TaskSubject(row, row.small_result, bool(row.too_large))
 
 
-def batch_subject(conn: Connection, batch_id: str) -> Mapping[str, Any] | None:
-    """Read a batch's row by column names; None if there is no such batch."""
-    row = conn.execute(_BATCH, {"which": batch_id}).mappings().first()
-    return None if row is None else _by_name(row)
-
-
-def _by_name(row: RowMapping) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items()}
+def batch_subject(conn: Connection, batch_id: str) -> Row[Any] | None:
+    """Read a batch's row; None if there is no such batch."""
+    return conn.execute(_BATCH, {"which": batch_id}).first()
 
 
 _BATCH = select(batch).where(batch.c.id == bindparam("which"))
@@ -107,31 +99,21 @@ def compose_callback(
     return SignedCallback(claimed.url, headers, body)
 
 
-def _data(database: Database, claimed: ClaimedCallback, public_url: str) -> dict[str, Any] | None:
+def _data(database: Database, claimed: ClaimedCallback, public_url: str) -> Any:
     if claimed.task_id is not None:
         return _task(database, claimed.task_id, public_url)
     return _batch(database, claimed.batch_id or "")
 
 
-def _task(database: Database, task_id: str, public_url: str) -> dict[str, Any] | None:
+def _task(database: Database, task_id: str, public_url: str) -> Any:
     subject = database.read(lambda conn: task_subject(conn, task_id, MAX_RESULT_BYTES))
     if subject is None:
         return None
-    row = {**subject.row, "metadata": _parsed(subject.row["metadata"])}
-    result = None if subject.result is None else orjson.Fragment(one_line(subject.result))
     # Every try must say the same, whatever the row says at this instant: its callback is being delivered.
-    view = task_view(row, result=result, callback_status="delivering")
-    return with_result_url(view, public_url) if subject.too_large else view
+    view = task_view(subject.row, result=subject.result, callback_status="delivering")
+    return with_result_url(vars(view), public_url) if subject.too_large else view
 
 
-def _batch(database: Database, batch_id: str) -> dict[str, Any] | None:
+def _batch(database: Database, batch_id: str) -> Batch | None:
     row = database.read(lambda conn: batch_subject(conn, batch_id))
-    if row is None:
-        return None
-    parsed = {**row, "metadata": _parsed(row["metadata"])}
-    errors, finishes = _parsed(row["errors"]), _parsed(row["finishes"])
-    return batch_view(parsed, errors=errors, finishes=finishes, callback_status="delivering")
-
-
-def _parsed(text: str | None) -> Any:
-    return None if text is None else orjson.loads(text)
+    return None if row is None else batch_view(row, callback_status="delivering")

@@ -21,8 +21,7 @@ import orjson
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
 from app.submission.answer_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
-from app.tasks.domain.task import Status, new_id
-from app.tasks.domain.views import failure_status
+from app.tasks.domain.task import Status, failure_status, new_id
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
 from app.tasks.wait import Waiters

@@ -14,8 +14,7 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.json_text import one_line
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
-from app.tasks.domain.task import Status
-from app.tasks.domain.views import failure_status
+from app.tasks.domain.task import Status, failure_status
 from app.tasks.store import batches, files
 from app.tasks.store.batches import FAILURES, SUCCESSES, InputRow, LineRow
 from app.tasks.store.files import OUTPUT, FileRow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pydantic import TypeAdapter
 
 from app.access.audit_log import AuditFilter, entries
 from app.api.admin_dispatcher import DispatcherShape, PauseList, UpstreamKey, UpstreamKeyList
@@ -45,7 +46,7 @@ def test_a_stranger_sees_and_steers_nothing(
 def test_without_redis_the_database_is_shown_and_the_line_says_so(alice: Client, admin: Client) -> None:
     alice.submit()
     answer = admin.get("/v1/admin/dispatcher")
-    found = DispatcherShape.model_validate(answer.json)
+    found = TypeAdapter(DispatcherShape).validate_python(answer.json)
     assert found.holdup.holder == "us"
     assert found.holdup.words.startswith("us: Redis does not answer")
     assert (found.database, found.redis, found.leader.beats) == (True, False, False)
@@ -55,7 +56,9 @@ def test_without_redis_the_database_is_shown_and_the_line_says_so(alice: Client,
 
 def test_a_pause_is_kept_shown_audited_and_ended(world: World, admin: Client) -> None:
     answer = admin.post("/v1/admin/pauses", {"model": MODEL})
-    assert [one.subject for one in PauseList.model_validate(answer.json).data] == [f"model:{MODEL}"]
+    assert [one.subject for one in TypeAdapter(PauseList).validate_python(answer.json).data] == [
+        f"model:{MODEL}"
+    ]
     assert set(world.database.read(load_pauses)) == {f"model:{MODEL}"}
     since = world.database.read(load_pauses)[f"model:{MODEL}"]
     admin.post("/v1/admin/pauses", {"model": MODEL})
@@ -91,11 +94,11 @@ def test_what_is_not_paused_cannot_be_resumed(admin: Client) -> None:
 
 
 def test_a_key_is_paused_and_resumed_by_name(admin: Client) -> None:
-    paused = UpstreamKey.model_validate(admin.post("/v1/admin/keys/k1/pause").json)
+    paused = TypeAdapter(UpstreamKey).validate_python(admin.post("/v1/admin/keys/k1/pause").json)
     assert (paused.state, paused.reason) == ("paused", "paused by an operator: key k1")
-    resumed = UpstreamKey.model_validate(admin.post("/v1/admin/keys/k1/resume").json)
+    resumed = TypeAdapter(UpstreamKey).validate_python(admin.post("/v1/admin/keys/k1/resume").json)
     assert resumed.state == "active"
-    listed = UpstreamKeyList.model_validate(admin.get("/v1/admin/keys").json)
+    listed = TypeAdapter(UpstreamKeyList).validate_python(admin.get("/v1/admin/keys").json)
     assert listed.data == [resumed]
     assert admin.post("/v1/admin/keys/k9/pause").status_code == 404
     assert admin.post("/v1/admin/keys/k9/resume").status_code == 404

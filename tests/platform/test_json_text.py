@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.responses import raw
 from app.platform.domain.json_text import as_utf8, compact, one_line, read_json
 from app.tasks.domain.task import Status
 from app.tasks.read_files import output_line
 from app.tasks.store.batches import LineRow
+from app.tasks.views import raw
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),

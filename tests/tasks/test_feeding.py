@@ -16,7 +16,6 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.encryption import KeyRing, Unsealable, use_vault
 from app.tasks.domain.attempt import Message
 from app.tasks.domain.task import Hold
-from app.tasks.domain.views import error_view
 from app.tasks.store.feeding import (
     any_by_deadline,
     mark_fed,
@@ -30,6 +29,7 @@ from app.tasks.store.feeding import (
 )
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task
+from app.tasks.views import problem
 from tests.tasks.rows import NOW, add, again, new_task, record, row_of, take
 
 QUEUE = "backlog.deepseek-flash.alice"
@@ -225,7 +225,7 @@ def test_a_task_that_cannot_be_read_waits_says_for_which_key_and_runs_once_it_is
     words = held_in_words(row.hold, row.available_at, NOW, code=row.error_code)
     assert words is not None
     assert caught.value.key_id in words
-    assert error_view(row._asdict()) is None
+    assert problem(row) is None
     assert database.write(lambda conn: promote_due(conn, NOW + 60, 10)) == 1
     assert _taken(database) == ["task_1"]
     assert list(take(database, "task_1")) == ["task_1"]

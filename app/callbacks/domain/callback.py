@@ -18,7 +18,7 @@ from app.tasks.domain.task import CallbackState
 MAX_RESULT_BYTES = 256 * 1024  # of a result inside an event; a longer one is fetched by URL
 
 
-def event(callback_id: str, kind: str, created_at: float, data: dict[str, Any]) -> dict[str, Any]:
+def event(callback_id: str, kind: str, created_at: float, data: Any) -> dict[str, Any]:
     """The body of a callback. `kind` is `task.succeeded`, `batch.completed` and the like.
 
     Every try sends the same, so that a receiver may compare.
@@ -32,7 +32,7 @@ def event(callback_id: str, kind: str, created_at: float, data: dict[str, Any]) 
     }
 
 
-def with_result_url(task: dict[str, Any], public_url: str) -> dict[str, Any]:
+def with_result_url(task: Mapping[str, Any], public_url: str) -> dict[str, Any]:
     """A task whose result is too large for an event, with the URL of the result instead.
 
     `public_url` is where clients reach the API; empty: only the path is given.

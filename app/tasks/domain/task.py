@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
@@ -179,3 +180,25 @@ def _end(progress: BatchProgress, at: float) -> BatchStatus:
     if progress.failed and progress.expires_at is not None and at >= progress.expires_at:
         return BatchStatus.EXPIRED
     return BatchStatus.COMPLETED
+
+
+_STATUSES: Mapping[str, int] = {
+    "invalid_request": 400,
+    "content_filter": 400,
+    "context_length_exceeded": 400,
+    "request_unauthorized": 401,
+    "request_unpaid": 402,
+    "request_forbidden": 403,
+    "model_not_found": 404,
+    "cancelled": 409,
+    "worker_lost": 500,
+    "upstream_timeout": 504,
+    "expired": 504,
+    "deadline_unreachable": 504,
+}
+_OTHER = 502  # the upstream gave no usable answer
+
+
+def failure_status(code: str | None) -> int:
+    """The HTTP status that stands for a failed task's error code."""
+    return _STATUSES.get(code or "", _OTHER)
