@@ -124,4 +124,4 @@ def _fields(alert: Alert) -> dict[str, object]:
 
 def _says(alert: Alert) -> str:
     rules = {rule.name: rule for rule in RULES}
-    return sentence(alert, rules[alert.rule]) if alert.rule in rules else ""
+    return sentence(alert, rules[alert.rule]) if alert.rule in rules else f"its reading is {alert.value:g}"

@@ -295,6 +295,7 @@ class Container:
             alerts.runbook or RUNBOOK,
             self.database,
             self.clock,
+            alerts.repeat,
         )
 
     @cached_property

@@ -65,6 +65,8 @@ class MeasureAlerts:
             "key_disabled": bad_subjects(found.health, "key", Condition.DISABLED),
             "balance_low": bad_subjects(found.health, "account", Condition.NO_BALANCE),
             "budget": found.budgets,
+            "refusals": {"": window.refusal_rate(now)},
+            **{f"response_p{percent}": window.response(now, percent / 100) for percent in (50, 90, 99)},
         }
 
     def _find(self, conn: Connection, now: float) -> _Found:
@@ -90,5 +92,6 @@ class MeasureAlerts:
             self._after = max(self._after, call.seq)
             if call.finished_at >= now - WINDOW_SECONDS:
                 overhead = None if call.released_at is None else call.started_at - call.released_at
-                self._window.add(call.outcome, call.finished_at, overhead)
+                took = call.finished_at - call.started_at
+                self._window.add(call.outcome, call.finished_at, overhead, call.upstream_model, took)
         self._window.forget(now)

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import Protocol
+from urllib.parse import urlsplit
 
+import orjson
 import structlog
 import urllib3
+from urllib3.util import make_headers, parse_url
 
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
-from app.reporting.domain.alerts import Digest, Place, compose
+from app.reporting.domain.alerts import Alert, AlertState, Digest, Place, alertmanager_alerts, compose
 from app.reporting.store.alerts import Channel, note_channels
 from app.settings.domain.alert_rules import Rule, Severity
 from app.upstreams.store.health import load_health
@@ -25,6 +28,9 @@ from app.upstreams.store.health import load_health
 log = structlog.get_logger("penstock.alerts")
 
 WAITS = (2.0, 10.0)  # seconds between attempts at one message
+HOLDS = 1.5  # times the time between reminders: so long an alert holds at an Alertmanager without a word
+UNTIL_RESOLVED = 7 * 86_400.0  # seconds that it holds where there are no reminders
+TEST_HOLDS = 60.0
 HEARTBEAT = "heartbeat"
 
 
@@ -33,6 +39,9 @@ class Notifier(Protocol):
 
     def notify(self, url: str, title: str, text: str, severity: Severity, *, resolved: bool) -> str | None:
         """Send to one channel."""
+
+    def post(self, url: str, body: Sequence[Mapping[str, object]]) -> str | None:
+        """Send alerts to an Alertmanager."""
 
     def visit(self, url: str) -> str | None:
         """Call a heartbeat URL."""
@@ -56,6 +65,7 @@ class SendAlerts:
     runbook: str
     database: Database
     clock: Clock
+    repeat_seconds: float = 0.0  # between reminders; 0: none are sent
     _queue: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
     _closed: threading.Event = field(default_factory=threading.Event)
     _loop: BackgroundLoop = field(init=False)
@@ -68,7 +78,9 @@ class SendAlerts:
 
         def job() -> None:
             title, text = compose(digest, self.rules, self.runbook, self._reasons())
-            self.deliver(digest.severity, title, text, resolved=not digest.fired)
+            holds = HOLDS * self.repeat_seconds if self.repeat_seconds else UNTIL_RESOLVED
+            body = alertmanager_alerts(digest, self.rules, self.runbook, self.clock.now(), holds)
+            self.deliver(digest.severity, title, text, resolved=not digest.fired, body=body)
             done()
 
         self._put(job)
@@ -87,18 +99,33 @@ class SendAlerts:
         """Queue a call of the heartbeat URL, if there is one."""
         self._put(self.beat_now)
 
-    def deliver(self, severity: Severity, title: str, text: str, *, resolved: bool = False) -> list[Channel]:
-        """Send to all channels of a severity; returns each result."""
+    def deliver(
+        self,
+        severity: Severity,
+        title: str,
+        text: str,
+        *,
+        resolved: bool = False,
+        body: Sequence[Mapping[str, object]] = (),
+    ) -> list[Channel]:
+        """Send to all channels of a severity; returns each result. `body` is for those that are an Alertmanager."""
         fared = []
         for number, (url, problem) in enumerate(self.addresses.channels(severity), 1):
             error: str | None = problem
             if url is not None:
-                error = self._try(
-                    partial(self.notifier.notify, url, title, text, severity, resolved=resolved)
-                )
+                once = partial(self.notifier.notify, url, title, text, severity, resolved=resolved)
+                if is_alertmanager(url):
+                    once = partial(self.notifier.post, url, body or self._test_alert(severity, text))
+                error = self._try(once)
             fared.append(self._fared(f"{severity} {number}", error))
         self._note(fared)
         return fared
+
+    def _test_alert(self, severity: Severity, text: str) -> list[dict[str, object]]:
+        alert = Alert("penstock_test", "", severity, AlertState.FIRING, self.clock.now(), 0.0)
+        rule = Rule(alert.rule, severity, 0.0, 0.0, text.replace("{", "{{").replace("}", "}}"))
+        tested = Digest(severity, (alert,), ())
+        return alertmanager_alerts(tested, {rule.name: rule}, self.runbook, self.clock.now(), TEST_HOLDS)
 
     def close(self) -> None:
         """Stop retrying, and end the thread."""
@@ -149,6 +176,11 @@ SECONDS = 10.0
 _UNKNOWN = "apprise does not know this kind of address"
 
 
+def is_alertmanager(url: str) -> bool:
+    """Whether an address is an Alertmanager's: alertmanager://HOST:9093, or alertmanagers:// for https."""
+    return url.startswith(("alertmanager://", "alertmanagers://"))
+
+
 class AppriseNotifier:
     """Implements Notifier with the apprise library."""
 
@@ -171,10 +203,25 @@ class AppriseNotifier:
 
     def problem(self, url: str) -> str | None:
         """What is wrong with an address, as far as can be checked without sending."""
+        if is_alertmanager(url):
+            return None if urlsplit(url).hostname else "has no host: write alertmanager://HOST:9093"
         import apprise
 
         logging.getLogger("apprise").setLevel(logging.CRITICAL)
         return None if apprise.Apprise().add(url) else _UNKNOWN
+
+    def post(self, url: str, body: Sequence[Mapping[str, object]]) -> str | None:
+        """Send alerts to an Alertmanager (API v2); returns why it failed."""
+        address = url.replace("alertmanager", "http", 1).rstrip("/")
+        try:
+            sent = parse_url(f"{address}/api/v2/alerts")
+            login = make_headers(basic_auth=sent.auth) if sent.auth else {}
+            headers = {"Content-Type": "application/json", **login}
+            target = sent._replace(auth=None).url
+            answer = self._pool.request("POST", target, body=orjson.dumps(body), headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            return type(error).__name__
+        return None if answer.status < 400 else f"answered {answer.status}"
 
     def visit(self, url: str) -> str | None:
         """Call a heartbeat URL; returns why it failed."""

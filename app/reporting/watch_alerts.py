@@ -27,6 +27,7 @@ from app.reporting.domain.alerts import (
     Readings,
     all_is_well,
     begun,
+    due_again,
     mark_notified,
     news,
     step,
@@ -37,7 +38,7 @@ from app.reporting.store import alerts as rows
 from app.reporting.store.alerts import note_vitals
 from app.settings import ConfigError
 from app.settings.alert_models import AlertSettings, MuteSettings
-from app.settings.domain.alert_rules import RULES, Rule, Severity
+from app.settings.domain.alert_rules import RULES, Rule, Severity, added_rule
 from app.settings.secrets import resolve_secret
 
 log = structlog.get_logger("penstock.alerts")
@@ -55,6 +56,7 @@ class Watching:
     every: float = 5.0  # seconds between checks
     group_seconds: float = 10.0
     heartbeat_seconds: float = 60.0
+    repeat_seconds: float = 0.0  # until what still fires is told again; 0: never
 
 
 class AlertWatch:
@@ -91,6 +93,7 @@ class WatchAlerts:
     _watch: AlertWatch = field(init=False)
     _sending_now: set[Place] = field(default_factory=set)
     _beat_due: float = 0.0
+    _told: dict[Place, float] = field(default_factory=dict)  # when, by this process
 
     def __post_init__(self) -> None:
         self._watch = AlertWatch(self.me, self.clock)
@@ -107,7 +110,9 @@ class WatchAlerts:
             return False
         readings, now = self.measure(), self.clock.now()
         alerts = self.database.write(lambda conn: self._step(conn, readings, now))
-        for digest in news(self._pending(alerts), now, self.watching.mutes, self.watching.group_seconds):
+        pending = self._pending(alerts)
+        again = due_again(pending, self._told, now, self.watching.repeat_seconds)
+        for digest in news(pending, now, self.watching.mutes, self.watching.group_seconds, again):
             self._hand_out(digest)
         self._say_that_all_is_well(alerts)
         return True
@@ -135,6 +140,7 @@ class WatchAlerts:
         places = {alert.place for alert in (*digest.fired, *digest.resolved)}
         self.database.write(lambda conn: _mark(conn, digest, begun))
         self._sending_now |= places
+        self._told |= dict.fromkeys(places, self.clock.now())
         for alert in (*digest.fired, *digest.resolved):
             log.warning("alert", rule=alert.rule, subject=alert.subject, state=alert.state.value)
 
@@ -183,13 +189,29 @@ def build_alert_config(settings: AlertSettings) -> Watching:
         every=settings.every,
         group_seconds=settings.group,
         heartbeat_seconds=settings.heartbeat_every,
+        repeat_seconds=settings.repeat,
     )
 
 
+_OWN_SECONDS = 60.0  # of a rule that says nothing of it
+
+
 def build_alert_rules(settings: AlertSettings) -> list[Rule]:
-    """The rules in force."""
+    """The rules in force, those of the operator last."""
     changes = {name: (one.above, one.seconds, one.enabled) for name, one in settings.rule.items()}
-    return rules_in_force(RULES, changes)
+    own = [
+        added_rule(
+            name,
+            one.reading,
+            Severity(one.severity or "warning"),
+            one.above or 0.0,
+            _OWN_SECONDS if one.seconds is None else one.seconds,
+            one.words,
+        )
+        for name, one in settings.rule.items()
+        if one.reading and one.enabled
+    ]
+    return rules_in_force(RULES, changes) + own
 
 
 def build_channel_addresses(settings: AlertSettings, environ: Mapping[str, str]) -> ChannelAddresses:

@@ -7,10 +7,11 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field, field_validator
 
 from app.settings.config_errors import config_error
-from app.settings.domain.alert_rules import RULES
+from app.settings.domain.alert_rules import READINGS, RULES
 from app.settings.values import FromList, Seconds, Section
 
 _TIME = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
+_OWN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RULES = frozenset(rule.name for rule in RULES)
 SeverityName = Literal["warning", "critical", "disaster"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -54,7 +55,7 @@ class MuteSettings(Section):
 
 
 class RuleSettings(Section):
-    """[alerts.rule.NAME]: what differs from the usual."""
+    """[alerts.rule.NAME]: what differs from the usual, or a rule of your own."""
 
     # Whether it is watched.
     enabled: bool = True
@@ -62,12 +63,23 @@ class RuleSettings(Section):
     above: Annotated[float, Field(ge=0)] | None = None
     # For how many seconds it must lie above. Left out: the usual.
     seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+    # Of a rule of your own: what it watches, such as "response_p99"; how bad it is; what its messages say.
+    reading: str = ""
+    severity: SeverityName | None = None
+    words: Annotated[str, Field(max_length=200)] = ""
+
+    @field_validator("reading")
+    @classmethod
+    def _is_offered(cls, value: str) -> str:
+        if value and value not in READINGS:
+            raise config_error("is no reading", f"there are: {', '.join(READINGS)}")
+        return value
 
 
 class AlertSettings(Section):
     """[alerts]: where alerts are sent."""
 
-    # Where alerts of each severity are sent: references to apprise URLs, such as
+    # Where alerts of each severity are sent: references to apprise URLs or to alertmanager://HOST:PORT, such as
     # ["env:ALERTS_WECOM", "file:/run/secrets/mail"].
     warning: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
     critical: Annotated[tuple[str, ...], FromList] = Field(default=(), repr=False)
@@ -80,6 +92,8 @@ class AlertSettings(Section):
     every: Seconds = 5.0
     # Seconds that alerts of one severity are collected into one message; a disaster is sent at once.
     group: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    # Seconds until what still fires is told again; 0: never.
+    repeat: Annotated[float, Field(ge=0, le=30 * 86400)] = 4 * 3600.0
     # URL of the runbook for links in messages and on the dashboard; "": its file name.
     runbook: str = ""
     mute: Annotated[tuple[MuteSettings, ...], FromList] = ()
@@ -98,7 +112,15 @@ class AlertSettings(Section):
     @field_validator("rule")
     @classmethod
     def _are_known(cls, value: dict[str, RuleSettings]) -> dict[str, RuleSettings]:
-        for name in value:
-            if name not in _RULES:
-                raise config_error("has no such rule", f"there are: {', '.join(sorted(_RULES))}")
+        for name, rule in value.items():
+            own = bool(rule.reading)
+            if own and name in _RULES:
+                raise config_error(f'has a rule "{name}" already', "give your rule another name")
+            if own and (rule.above is None or not _OWN_NAME.fullmatch(name)):
+                raise config_error(
+                    f'needs `above` and a plain name for "{name}"', "write [alerts.rule.slow_answers]"
+                )
+            if not own and (name not in _RULES or rule.severity or rule.words):
+                hint = f"there are: {', '.join(sorted(_RULES))}; a rule of your own has a reading"
+                raise config_error(f'has no such rule "{name}"', hint)
         return value

@@ -1,6 +1,6 @@
 """Who watches, what stands in the rows, and what is sent; time is moved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -44,6 +44,9 @@ class Post:
             return "it did not arrive"
         self.sent.append((title, text, resolved))
         return None
+
+    def post(self, url: str, body: Sequence[Mapping[str, object]]) -> str | None:
+        raise AssertionError("no channel is an Alertmanager")
 
     def visit(self, url: str) -> str | None:
         self.visits += 1
@@ -122,6 +125,26 @@ def test_two_who_take_a_silent_watch_at_once_do_not_both_get_it(world: World) ->
     took = [world.database.write(lambda conn, me=me: rows.watch(conn, me, seen)) for me in ("a", "b")]
     assert took == [True, False]
     assert not world.database.write(lambda conn: rows.watch(conn, "c", ("", 0)))
+
+
+def test_what_still_fires_is_told_again_after_a_while_and_until_it_is_over(world: World) -> None:
+    watcher = world.watcher(repeat_seconds=3600)
+    world.readings = {"budget": {"alice": 0.9}}
+    for _ in range(2):
+        watcher.tick()
+        assert len(world.post.sent) == 1
+        world.clock.at += 1800
+    for told in (2, 2, 3):
+        watcher.tick()
+        assert len(world.post.sent) == told
+        world.clock.at += 1800
+    assert all("FIRING budget (alice)" in text for _, text, _ in world.post.sent)
+    world.readings = {"budget": {}}
+    watcher.tick()
+    assert world.post.sent[-1][2]
+    world.clock.at += 7200
+    watcher.tick()
+    assert len(world.post.sent) == 4
 
 
 class Killed(BaseException):

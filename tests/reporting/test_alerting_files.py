@@ -114,6 +114,63 @@ def test_the_dashboard_shows_every_figure_that_can_be_shown() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
+def expressions(title: str) -> list[str]:
+    board = json.loads((ROOT / "deploy" / "grafana" / "penstock.json").read_text(encoding="utf-8"))
+    [panel] = [panel for panel in board["panels"] if panel["title"] == title]
+    return [target["expr"] for target in panel["targets"]]
+
+
+@pytest.mark.parametrize(
+    ("title", "parts"),
+    [
+        ("Success rate", ['outcome="succeeded"']),
+        ("Error rate", ["timed_out"]),
+        ("Response time of upstream calls", ["_sum", "(0.5,", "(0.9,", "(0.95,", "(0.99,"]),
+        ("Waiting by model", ["or vector(0)"]),
+        ("Oldest wait", ["or vector(0)"]),
+    ],
+)
+def test_the_dashboard_has_rates_mean_and_percentiles_and_no_gaps(title: str, parts: list[str]) -> None:
+    asked = " ".join(expressions(title))
+    assert [part for part in parts if part not in asked] == []
+
+
+def test_panels_do_not_overlap() -> None:
+    board = json.loads((ROOT / "deploy" / "grafana" / "penstock.json").read_text(encoding="utf-8"))
+    cells: set[tuple[int, int]] = set()
+    for place in (panel["gridPos"] for panel in board["panels"]):
+        mine = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not mine & cells
+        cells |= mine
+
+
+def test_the_monitoring_profile_mounts_files_that_exist_and_provisions_the_dashboard() -> None:
+    compose = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    monitoring = {
+        name for name, one in compose["services"].items() if "monitoring" in one.get("profiles", ())
+    }
+    assert monitoring == {"prometheus", "grafana"}
+    mounted = [
+        volume.split(":") for volume in compose["services"]["grafana"]["volumes"] if volume.startswith("./")
+    ]
+    assert all((ROOT / source).exists() for source, *_ in mounted)
+    files = [one["file"] for name, one in compose["configs"].items() if name != "penstock"]
+    assert all((ROOT / file).exists() for file in files)
+    used = [one["source"] for one in compose["services"]["prometheus"]["configs"]]
+    assert set(used) <= set(compose["configs"])
+    folder = ROOT / "deploy" / "grafana" / "provisioning"
+    read = {
+        file.parent.name: YAML(typ="safe").load(file.read_text()) for file in folder.glob("*/penstock.yml")
+    }
+    assert read["datasources"]["datasources"][0]["url"] == "http://prometheus:9090"
+    path = read["dashboards"]["providers"][0]["options"]["path"]
+    assert any(target.startswith(f"{path}/") for _, target, *_ in mounted)
+
+
 @promtool
 @pytest.mark.parametrize("command", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")])
 def test_prometheus_takes_the_rules_and_they_fire_as_they_should(command: tuple[str, ...]) -> None:

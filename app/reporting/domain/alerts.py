@@ -7,12 +7,13 @@ An unknown reading changes nothing: an outage of a source neither fires nor reso
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from app.platform.domain.times import to_rfc3339
 from app.settings.domain.alert_rules import Rule, Severity
 
 KEPT_SECONDS = 7 * 86_400.0  # how long resolved alerts are kept
@@ -71,7 +72,7 @@ def step(
     watched = {rule.name: rule for rule in rules}
     found = dict(alerts)
     for rule in watched.values():
-        values = readings.get(rule.name)
+        values = readings.get(rule.reading or rule.name)
         if values is None:
             continue
         known = {subject for name, subject in alerts if name == rule.name}
@@ -143,18 +144,39 @@ class Digest:
     resolved: tuple[Alert, ...]
 
 
+def due_again(
+    alerts: Iterable[Alert], told: Mapping[Place, float], now: float, repeat_seconds: float
+) -> frozenset[Place]:
+    """Alerts that still fire, and whose channels have heard nothing of them for so long. 0 seconds: none.
+
+    `told` is what this watcher knows; of others it counts from when the alert began to fire.
+    """
+    if not repeat_seconds:
+        return frozenset()
+    firing = (alert for alert in alerts if alert.state is AlertState.FIRING and alert.notified)
+    return frozenset(one.place for one in firing if now - told.get(one.place, one.since) >= repeat_seconds)
+
+
 def news(
-    alerts: Iterable[Alert], now: float, mutes: Sequence[Mute] = (), group_seconds: float = 0.0
+    alerts: Iterable[Alert],
+    now: float,
+    mutes: Sequence[Mute] = (),
+    group_seconds: float = 0.0,
+    again: Collection[Place] = (),
 ) -> list[Digest]:
     """What to send now, the most severe first.
 
     Changes of one severity are grouped over `group_seconds`; a disaster is sent immediately. Alerts that fired and
-    ended while muted are never sent.
+    ended while muted are never sent. `again`: places of firing alerts to tell once more.
     """
     digests = []
     listed = sorted(alerts, key=lambda alert: alert.place)
     for severity in reversed(Severity):
-        mine = [alert for alert in listed if alert.severity is severity and is_news(alert)]
+        mine = [
+            alert
+            for alert in listed
+            if alert.severity is severity and (is_news(alert) or alert.place in again)
+        ]
         muted = any(mute.holds(severity, now) for mute in mutes)
         wait = 0.0 if severity is Severity.DISASTER else group_seconds
         if not mine or muted or now - min(alert.since for alert in mine) < wait:
@@ -202,6 +224,32 @@ def _shown(value: float, unit: str) -> str:
     return f"{value:.1f} {unit}" if unit == "s" else f"{value:,.0f}{unit}"
 
 
+def _entry(runbook: str, alert: Alert, rule: Rule | None) -> str:
+    """Where to read on; rules of the operator have no entry."""
+    return runbook if rule is None or rule.reading else f"{runbook}#{alert.rule}"
+
+
+def alertmanager_alerts(
+    digest: Digest, rules: Mapping[str, Rule], runbook: str, now: float, holds_seconds: float
+) -> list[dict[str, object]]:
+    """The body of Alertmanager's POST /api/v2/alerts. What fires holds until it is told again, or resolved."""
+    found: list[dict[str, object]] = []
+    for alert in (*digest.fired, *digest.resolved):
+        rule = rules.get(alert.rule)
+        labels = {"alertname": alert.rule, "severity": alert.severity.value, "service": "penstock"}
+        ends = now if alert.state is AlertState.RESOLVED else now + holds_seconds
+        said = sentence(alert, rule) if rule else alert.rule
+        found.append(
+            {
+                "labels": {**labels, **({"subject": alert.subject} if alert.subject else {})},
+                "annotations": {"summary": said, "runbook_url": _entry(runbook, alert, rule)},
+                "startsAt": to_rfc3339(min(alert.since, ends)),
+                "endsAt": to_rfc3339(ends),
+            }
+        )
+    return found
+
+
 def compose(
     digest: Digest, rules: Mapping[str, Rule], runbook: str, reasons: Mapping[Place, str] = NO_REASONS
 ) -> tuple[str, str]:
@@ -221,5 +269,5 @@ def compose(
         if alert.state is AlertState.RESOLVED:
             lines.append(f"RESOLVED {name}")
         else:
-            lines.append(f"FIRING {name}: {said}\n  {runbook}#{alert.rule}")
+            lines.append(f"FIRING {name}: {said}\n  {_entry(runbook, alert, rule)}")
     return f"Penstock {digest.severity}: {words}", "\n".join(lines)

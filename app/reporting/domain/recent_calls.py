@@ -174,7 +174,7 @@ class Forecast:
 WINDOW_SECONDS = 300.0  # seconds that are kept
 FEWEST = 20  # with fewer calls, a share is not evaluated
 _BIN = 0.1  # seconds
-_MOST_BIN = 600  # overheads beyond a minute count as a minute
+_MOST_BIN = 6000  # what takes longer than ten minutes counts as ten
 
 _REFUSALS = frozenset({Outcome.RATE_LIMITED, Outcome.OVERLOADED})
 _NO_CALL = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
@@ -190,6 +190,7 @@ class _Second:
     refused: int = 0
     successes: int = 0
     overheads: Counter[int] = field(default_factory=Counter)  # by tenths of a second
+    responses: dict[str, Counter[int]] = field(default_factory=dict)  # the same of successes, by model
 
 
 class CallWindow:
@@ -199,8 +200,10 @@ class CallWindow:
         self._seconds: dict[int, _Second] = {}
         self.last_success_at = 0.0
 
-    def add(self, outcome: str, at: float, overhead: float | None) -> None:
-        """Count a call that ended at `at`; `overhead`: seconds from its release to its start."""
+    def add(
+        self, outcome: str, at: float, overhead: float | None, model: str = "", took: float = 0.0
+    ) -> None:
+        """Count a call that ended at `at`; `overhead`: seconds from its release to its start, `took`: of the call."""
         if outcome in _NO_CALL:
             return
         second = self._seconds.setdefault(int(at), _Second())
@@ -210,8 +213,9 @@ class CallWindow:
         second.refused += outcome in _REFUSALS
         second.errors += outcome != Outcome.SUCCEEDED and outcome not in _REFUSALS | _REQUEST
         if overhead is not None:
-            second.overheads[min(_MOST_BIN, int(max(0.0, overhead) / _BIN))] += 1
+            second.overheads[_bin(overhead)] += 1
         if outcome == Outcome.SUCCEEDED:
+            second.responses.setdefault(model, Counter())[_bin(took)] += 1
             self.last_success_at = max(self.last_success_at, at)
 
     def forget(self, now: float) -> None:
@@ -237,16 +241,16 @@ class CallWindow:
 
     def overhead_p99(self, now: float, span: float = WINDOW_SECONDS) -> float:
         """The 99th percentile of the time from release to start, to a tenth of a second."""
-        overheads = self._sum(now, span).overheads
-        total = overheads.total()
-        if total < FEWEST:
-            return 0.0
-        left = total * 0.01
-        for number in sorted(overheads, reverse=True):
-            left -= overheads[number]
-            if left < 0:
-                return number * _BIN
-        return 0.0
+        return _percentile(self._sum(now, span).overheads, 0.99)
+
+    def refusal_rate(self, now: float, span: float = 60.0) -> float:
+        """The share of calls refused with 429 or 503."""
+        found = self._sum(now, span)
+        return found.refused / found.calls if found.calls >= FEWEST else 0.0
+
+    def response(self, now: float, share: float, span: float = WINDOW_SECONDS) -> dict[str, float]:
+        """The percentile of successful calls' seconds, by upstream model, to a tenth of a second."""
+        return {model: _percentile(bins, share) for model, bins in self._sum(now, span).responses.items()}
 
     def _sum(self, now: float, span: float) -> _Second:
         total = _Second()
@@ -258,4 +262,20 @@ class CallWindow:
                 total.refused += second.refused
                 total.successes += second.successes
                 total.overheads.update(second.overheads)
+                for model, bins in second.responses.items():
+                    total.responses.setdefault(model, Counter()).update(bins)
         return total
+
+
+def _bin(seconds: float) -> int:
+    return min(_MOST_BIN, int(max(0.0, seconds) / _BIN))
+
+
+def _percentile(bins: Counter[int], share: float) -> float:
+    """Seconds; 0 of too few."""
+    left = bins.total() * (1 - share)
+    for number in sorted(bins, reverse=True) if bins.total() >= FEWEST else ():
+        left -= bins[number]
+        if left < 0:
+            return number * _BIN
+    return 0.0

@@ -215,8 +215,8 @@ def work_waits(conn: Connection) -> bool:
 
 
 def calls_after(conn: Connection, seq: int, most: int) -> list[Any]:
-    """Calls recorded after this one, in order: seq, outcome, released_at, started_at, finished_at."""
-    columns = (attempt.c.seq, attempt.c.outcome, attempt.c.released_at)
+    """Calls recorded after this one, in order: seq, outcome, released_at, upstream_model, started_at, finished_at."""
+    columns = (attempt.c.seq, attempt.c.outcome, attempt.c.released_at, attempt.c.upstream_model)
     times = (attempt.c.started_at, attempt.c.finished_at)
     found = select(*columns, *times).where(attempt.c.seq > seq).order_by(attempt.c.seq).limit(most)
     return list(conn.execute(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ class Rule:
     seconds: float
     words: str  # the message; {value} in its unit, {subject}
     unit: str = "%"  # of the reading: a share as %, s, /s; "" shows none
+    reading: str = ""  # what is watched, of a rule that the operator added; empty: the one of its name
 
 
 RULES: tuple[Rule, ...] = (
@@ -40,3 +42,21 @@ RULES: tuple[Rule, ...] = (
     Rule("balance_low", Severity.CRITICAL, 0.5, 0, "the account {subject} has no balance left", ""),
     Rule("budget", Severity.WARNING, 0.8, 0, "the client {subject} has used {value} of a budget"),
 )
+
+# Readings for rules that an operator adds, with their units: those of the rules above, and these.
+READINGS: Mapping[str, str] = {
+    **{rule.name: rule.unit for rule in RULES},
+    "response_p50": "s",
+    "response_p90": "s",
+    "response_p99": "s",
+    "refusals": "%",
+}
+
+
+def added_rule(
+    name: str, reading: str, severity: Severity, above: float, seconds: float, words: str = ""
+) -> Rule:
+    """A rule of the operator's. `reading` is one of READINGS."""
+    said = words.replace("{", "{{").replace("}", "}}") or reading.replace("_", " ")
+    of = "{subject}: " if reading.startswith("response") or reading in ("cpu", "budget") else ""
+    return Rule(name, severity, above, seconds, f"{of}{said} is {{value}}", READINGS[reading], reading)
