@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import metadata
@@ -20,7 +21,7 @@ from app.api.batches import BatchViews, SteeringViews
 from app.api.chat import DEPLOYMENT, ChatViews, ModelViews
 from app.api.dead_letters import DeadLetterViews
 from app.api.events import EventViews
-from app.api.monitoring import HealthViews, Metrics
+from app.api.monitoring import HealthViews, Metrics, profile_written
 from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import Operation, add_routes, docs_html, docs_page, openapi
 from app.api.paths import canonical
@@ -153,7 +154,7 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
         *UsageViews(parts.database, callers, parts.clock).operations(),
         *EstimateViews(parts.database, callers).operations(),
         *DeadLetterViews(use_cases, callers).operations(),
-        *HealthViews(parts.database, metrics).operations(),
+        *HealthViews(parts.database, metrics, profile_written(os.environ)).operations(),
     ]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+import orjson
 from flask import Flask, Response, request
 from flask.globals import app_ctx, request_ctx
 from flask.typing import ResponseReturnValue
@@ -26,7 +28,7 @@ from app.api.openapi import TEXT, Operation, ResponseDoc
 from app.api.responses import answer
 from app.api.shapes import Health
 from app.platform.database import Database
-from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.domain.errors import DatabaseUnreachable, Unreachable
 from app.reporting.meter_files import FolderCollector, folder_in_use
 from app.reporting.meters import BY_CLIENT, Meters
 
@@ -114,12 +116,37 @@ def _registry(shown: _CollectorGroup) -> CollectorRegistry:
     return registry
 
 
+PROFILE = "PENSTOCK_PROFILE"
+"""Set by `penstock up`: the service's address, a space, and the profile that will hold it."""
+
+
+def profile_written(environ: Mapping[str, str]) -> Callable[[], bool]:
+    """Whether the profile that `penstock up` writes names this service; true where it writes none."""
+    url, _, path = environ.get(PROFILE, "").partition(" ")
+    seen = not path
+
+    def written() -> bool:
+        nonlocal seen
+        if not seen:
+            try:
+                seen = orjson.loads(Path(path).read_bytes()).get("url") == url
+            except (OSError, ValueError, AttributeError):
+                return False
+        return seen
+
+    return written
+
+
 class HealthViews:
     """Probes and metrics. None needs a key, and without one nothing about clients is shown."""
 
-    def __init__(self, database: Database, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, metrics: Metrics, announced: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`announced`: whether local commands can find this service."""
         self._database = database
         self._metrics = metrics
+        self._announced = announced
 
     def operations(self) -> list[Operation]:
         """The operations of these views."""
@@ -131,7 +158,7 @@ class HealthViews:
             Operation(
                 "GET",
                 "/readyz",
-                "Can this process serve? Fails only when the database is unreachable.",
+                "Can this process serve? Fails while the database is unreachable and while `penstock up` starts.",
                 self.readyz,
                 works,
                 "Operations",
@@ -154,8 +181,10 @@ class HealthViews:
         return answer(Health(status="ok"))
 
     def readyz(self) -> ResponseReturnValue:
-        """503 without the database; Redis is not required."""
+        """503 without the database, or before the profile for the commands is written; Redis is not required."""
         self._database.ping()
+        if not self._announced():
+            raise Unreachable("the service is starting; its profile is not written yet")
         return answer(Health(status="ok"))
 
     def metrics(self) -> Response:

@@ -34,8 +34,11 @@ def list_() -> None:
     from app.access.manage_policies import list_policies
 
     with opened() as database:
-        for stored in list_policies(database):
-            click.echo(stored.document)
+        policies = list_policies(database)
+    for stored in policies:
+        click.echo(stored.document)
+    if not policies:
+        click.echo("No policies. Add one with: penstock policy add FILE", err=True)
 
 
 @group.command("add")

@@ -192,6 +192,7 @@ def prepare(params: UpParams, environ: Mapping[str, str]) -> Setup:
     environment = {
         "PENSTOCK_CONFIG": str(configuration),
         "PENSTOCK_DATA": str(params.data),
+        "PENSTOCK_PROFILE": f"{stack.url} {params.data / 'profile.json'}",
         "PENSTOCK_ADMIN_KEY": environ.get("PENSTOCK_ADMIN_KEY") or profile.api_key,
         "PENSTOCK_FLOWER_AUTH": environ.get("PENSTOCK_FLOWER_AUTH") or profile.flower_auth,
         "PENSTOCK_FLOWER_URL": environ.get("PENSTOCK_FLOWER_URL") or stack.flower_url,

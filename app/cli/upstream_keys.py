@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,8 +18,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the raw JSON
 
 
 @click.group("keys", short_help="show, pause, resume and test upstream keys", invoke_without_command=True)
+@click.option("--url", help="Address of the service [default: PENSTOCK_URL, the profile].")
+@click.option("--key", help="API key [default: PENSTOCK_API_KEY, the profile].")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with the profile [default: .penstock].")
+@_json
 @click.pass_context
-def group(ctx: click.Context) -> None:
+def group(ctx: click.Context, /, **options: Any) -> None:
     """Show upstream keys: state, reason, configured and learned limits, use. Never shows secrets.
 
     \b
@@ -26,8 +31,12 @@ def group(ctx: click.Context) -> None:
     penstock keys test deepseek-main
     penstock keys pause deepseek-main
     """
+    given = {name: value for name, value in options.items() if value}
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
+        ctx.invoke(list_, **options)
+    elif given:  # the subcommand's own options go before them
+        commands = group.commands
+        ctx.default_map = {name: dict(given) for name in commands}
 
 
 @group.command("list")

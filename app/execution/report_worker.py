@@ -209,10 +209,11 @@ class ReportSlots:
         """Report what can be taken now: nothing while draining, or while the database does not answer."""
         self._measure()
         held = self._in_flight.count()
-        slots = min(self._slots, held + self._allowance) if self._readiness.takes_tasks else 0
+        pool = self._slots if self._readiness.takes_tasks else 0
+        slots = min(pool, held + self._allowance)
         self._reported_at, self._reported_held = self._clock.monotonic(), held
         try:
-            self._reports.report(WorkerReport(self._worker, self._keys, slots, held))
+            self._reports.report(WorkerReport(self._worker, self._keys, slots, held, pool))
         except Unreachable:
             pass  # the dispatcher could not release anything either
 

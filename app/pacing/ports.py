@@ -20,6 +20,7 @@ class WorkerReport:
     keys: tuple[str, ...]  # whose queues it consumes
     slots: int  # calls it may hold now, at most its pool's size; 0 while it drains or has no database
     held: int  # calls it holds now
+    pool: int = 0  # its pool's size, as configured; 0 while it takes no tasks
 
 
 class Permits(Protocol):

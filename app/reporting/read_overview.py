@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.billing.domain.usage import UsageFilter
+from app.billing.domain.usage import UsageFilter, fold_free
 from app.billing.store import usage
 from app.callbacks.dead_letters import DeadLetterRow, list_dead
 from app.execution.store import workers
@@ -213,7 +213,8 @@ class ReadUsage:
 
     def report(self, wanted: UsageFilter) -> list[dict[str, Any]]:
         """Figures by what is asked for. Raises DatabaseUnreachable."""
-        return self._database.read(lambda conn: usage.report(conn, wanted))
+        rows = self._database.read(lambda conn: usage.report(conn, wanted))
+        return fold_free(rows, wanted.by)
 
     def wire(self, since: float) -> UpstreamTraffic:
         """Calls and connections of workers that have beaten since an instant. Raises DatabaseUnreachable."""

@@ -1,5 +1,7 @@
 """Adding up what was used: exactly, by heading, currencies apart."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from app.billing.domain.usage import (
     as_columns,
     call_figures,
     day_of,
+    fold_free,
     from_columns,
     merge,
 )
@@ -69,3 +72,33 @@ def test_a_day_is_a_day_of_utc() -> None:
     assert day_of(0.0) == "1970-01-01"
     assert day_of(1_795_219_199.9) == "2026-11-20"
     assert day_of(1_795_219_200.0) == "2026-11-21"
+
+
+def row(model: str, currency: str, **figures: int) -> dict[str, Any]:
+    return {"model": model, "currency": currency, **dict.fromkeys(FIGURES, 0), **figures}
+
+
+def test_what_cost_nothing_stands_in_the_line_of_its_group() -> None:
+    rows = [row("m", "", calls=3), row("m", "USD", tasks=2, calls=2, cost=9), row("free", "", calls=1)]
+    folded = fold_free(rows, ("model",))
+    assert [(one["model"], one["currency"], one["calls"], one["cost"]) for one in folded] == [
+        ("m", "USD", 5, 9),
+        ("free", "", 1, 0),
+    ]
+
+
+def test_what_was_used_at_an_unknown_price_stays_apart() -> None:
+    rows = [row("m", "", calls=3, unpriced_calls=1), row("m", "USD", calls=2, cost=9)]
+    assert fold_free(rows, ("model",)) == rows
+
+
+_drawn = st.tuples(st.sampled_from("ab"), st.sampled_from(["", "CNY", "USD"]), st.integers(0, 2))
+
+
+@given(st.lists(_drawn, unique_by=lambda one: one[:2]))
+def test_folding_keeps_all_sums(drawn: list[tuple[str, str, int]]) -> None:
+    rows = [row(model, currency, calls=calls, tasks=1) for model, currency, calls in drawn]
+    folded = fold_free(rows, ("model",))
+    for name in FIGURES:
+        assert sum(one[name] for one in folded) == sum(one[name] for one in rows)
+    assert len({(one["model"], one["currency"]) for one in folded}) == len(folded)

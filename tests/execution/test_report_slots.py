@@ -47,7 +47,7 @@ class World:
 
 
 def test_an_idle_worker_asks_for_what_it_can_start_in_time() -> None:
-    assert World().said() == WorkerReport("worker_1", ("k1", "k2"), LEAST, 0)
+    assert World().said() == WorkerReport("worker_1", ("k1", "k2"), LEAST, 0, pool=1000)
 
 
 def test_a_small_pool_is_told_as_it_is() -> None:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from app.pacing.domain.breaker import CircuitBreaker
 from app.pacing.domain.estimated_limit import EstimatedLimit
 from app.pacing.domain.limit_estimator import from_facts, new_estimator, to_facts
-from app.settings.domain.routing import Bucket, QuotaLimits
+from app.pacing.domain.plan import Release
+from app.pacing.domain.rate_controller import CallReport, RateController
+from app.settings.domain.routing import Bucket, QuotaLimits, QuotaState, Route, Topology
+from app.tasks.domain.attempt import Outcome
 from app.upstreams.domain.refusals import Figure
 from simulator.latency import Latency
 from tests.pacing.virtual_upstream import SECOND, World
@@ -160,3 +163,16 @@ def test_a_pace_is_kept_by_a_dispatcher_that_is_a_little_late(pace: float) -> No
         calls += int(level)
         level -= int(level)
     assert calls >= 0.97 * 500 * 0.04 * pace
+
+
+def test_where_an_estimate_starts_is_not_called_learned() -> None:
+    route = Route("k", "u", "a", "m")
+    controller = RateController(Topology({"m": ((route,),)}), breaker=None)
+    controller.look(100.0, {name: QuotaState() for name in route.quotas}, ["m"])
+    assert controller.learned() == {}
+    name = "account:a:m"
+    assert controller.limits(100.0, {})[name].requests is not None  # what is assumed holds all the same
+    refused = CallReport(Outcome.RATE_LIMITED, "k", "u", "a", "m", 100.0, 101.0, 0.5, 1.0, braked=(name,))
+    controller.released([Release("t", "q", 3, "m", "c", route, 1.0, ())], {}, 100.0)
+    controller.settled([refused])
+    assert controller.learned()[name] != QuotaLimits()

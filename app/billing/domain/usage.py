@@ -138,6 +138,24 @@ _COUNTS = (
 _SAVINGS = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_peak")
 
 
+def fold_free(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Add what cost nothing, such as refused calls, to the row with a currency of the same group, if there is one.
+
+    `rows` as reported: groups `by` (columns) and currency. What was used at an unknown price stays apart.
+    """
+    folded = [dict(row) for row in rows]
+    priced = {tuple(row[name] for name in by): row for row in reversed(folded) if row["currency"]}
+    kept = []
+    for row in folded:
+        own = priced.get(tuple(row[name] for name in by))
+        if own is None or row["currency"] or row["unpriced_calls"] or row["cost"]:
+            kept.append(row)
+            continue
+        for name in FIGURES:
+            own[name] += row[name]
+    return kept
+
+
 def usage_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
     """One row of a report. Without a known price, money is null, not 0."""
     currency = row["currency"] or None

@@ -274,7 +274,14 @@ def resume(
     if batch_id is not None:
         print_status(remote.post(f"/v1/batch/{batch_id}/resume"))
     else:
-        _list(remote.post("/v1/admin/pauses/end", subject))
+        before = {pause["subject"] for pause in remote.get("/v1/admin/pauses")["data"]}
+        after = remote.post("/v1/admin/pauses/end", subject)
+        ended = before - {pause["subject"] for pause in after["data"]}
+        (kind, name), *_ = subject.items()
+        what = "everything" if kind == "everything" else f"{kind} {name}"
+        click.echo(f"resumed: {what}" if ended else f"{what} was not paused")
+        if after["data"]:
+            _list({"data": after["data"]}, "still paused")
 
 
 def _subject(batch_id: str | None, everything: bool, model: str | None, client: str | None) -> dict[str, Any]:
@@ -286,6 +293,6 @@ def _subject(batch_id: str | None, everything: bool, model: str | None, client: 
     return found
 
 
-def _list(pauses: dict[str, Any]) -> None:
+def _list(pauses: dict[str, Any], heading: str = "paused") -> None:
     subjects = [pause["subject"].replace(":", " ", 1) for pause in pauses["data"]]
-    click.echo(f"paused: {', '.join(subjects)}" if subjects else "nothing is paused")
+    click.echo(f"{heading}: {', '.join(subjects)}" if subjects else "nothing is paused")

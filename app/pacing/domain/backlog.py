@@ -124,18 +124,25 @@ Mark = tuple[float, int]  # due (Unix seconds, or task.NOT_DUE) and seq
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """The first tasks of a queue at one priority. `whole`: there are no others; `newest`: the last sequence number."""
+    """The first tasks of a queue at one priority. `whole`: there are no others; `newest`: the last sequence number.
+
+    `far`: of a long queue, some of its tasks in order, each with the number of tasks before it, counted a while ago.
+    """
 
     marks: Sequence[Mark] = ()
     whole: bool = True
     newest: int = 0
+    far: Sequence[tuple[Mark, int]] = ()
 
     def ahead_of(self, due: float, seq: int) -> int:
-        """How many tasks are served before (due, seq): exact within the marks, estimated beyond them."""
+        """How many tasks are served before (due, seq): exact within the marks; beyond them counted, within a few."""
         known = len(self.marks)
         at = bisect_left(self.marks, (due, seq))
         if at < known or self.whole or not known:
             return at
+        if self.far:
+            left_since = _rank(self.far, self.marks[0])
+            return max(known, round(_rank(self.far, (due, seq)) - left_since))
         return known + max(0, round(self._beyond(due, seq)) - 1)
 
     def ahead_of_new(self, due: float) -> int:
@@ -151,6 +158,19 @@ class QueuePosition:
         return (
             _density(len(self.marks), self.marks[0][0], last_due) * (due - last_due) if due < NOT_DUE else 0.0
         )
+
+
+def _rank(far: Sequence[tuple[Mark, int]], mark: Mark) -> float:
+    """The number of tasks before a mark, between those that were counted in proportion."""
+    at = bisect_left(far, mark, key=lambda one: one[0])
+    if at == 0:
+        return float(far[0][1])
+    if at == len(far):  # it came since
+        return far[-1][1] + 1.0
+    (low, least), (high, most) = far[at - 1], far[at]
+    axis = 1 if low[0] == high[0] else 0
+    span = high[axis] - low[axis]
+    return least + (most - least) * ((mark[axis] - low[axis]) / span if span else 1.0)
 
 
 def _density(count: int, first: float, last: float) -> float:

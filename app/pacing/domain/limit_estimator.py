@@ -133,6 +133,11 @@ class LimitEstimator:
         level = self.figures["tokens"].level
         return None if level == FREE else Bucket(level, level)
 
+    def has_learned(self, name: Figure) -> bool:
+        """Whether calls have moved this figure from where every estimate starts."""
+        figure = self.figures[name]
+        return figure.known is not None or figure.level != self.rules[name].start
+
     # -- what is seen
 
     def look(self, now: float, flight: int, *, wanted: bool) -> None:

@@ -269,9 +269,13 @@ class RateController:
                 self.estimators[name] = from_facts(kept, estimator)
 
     def learned(self) -> dict[str, QuotaLimits]:
-        """Estimated limits, of quotas that have any."""
+        """Limits estimated from calls, of quotas that have any. What is only assumed at the start is left out."""
         found = {
-            name: QuotaLimits(one.requests, one.tokens, one.cap)
+            name: QuotaLimits(
+                one.requests if one.has_learned("pace") else None,
+                one.tokens if one.has_learned("tokens") else None,
+                one.cap if one.has_learned("calls") else None,
+            )
             for name, one in list(self.estimators.items())
         }
         return {name: limits for name, limits in found.items() if limits != QuotaLimits()}

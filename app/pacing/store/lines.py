@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, bindparam, func, select, text
 
-from app.pacing.domain.backlog import QueuePosition
+from app.pacing.domain.backlog import Mark, QueuePosition
 from app.pacing.domain.throughput import StartEstimate
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
@@ -23,6 +24,23 @@ _IN_ORDER = (
     .where(text(f"{LINE_OF} = :queue"), task.c.step == bindparam("step"), text(IN_LINE))
     .order_by(task.c.due, task.c.seq)
     .limit(bindparam("most"))
+)
+_NUMBERED = (
+    select(
+        task.c.due,
+        task.c.seq,
+        (func.row_number().over(order_by=(task.c.due, task.c.seq)) - 1).label("before"),
+        func.count().over().label("all"),
+    )
+    .where(text(f"{LINE_OF} = :queue"), task.c.step == bindparam("step"), text(IN_LINE))
+    .subquery()
+)
+_EVERY_SO_MANY = (
+    select(_NUMBERED.c.due, _NUMBERED.c.seq, _NUMBERED.c.before)
+    .where(
+        (_NUMBERED.c.before % bindparam("stride") == 0) | (_NUMBERED.c.before == _NUMBERED.c.all - 1),
+    )
+    .order_by(_NUMBERED.c.before)
 )
 _NEWEST = select(func.coalesce(func.max(task.c.seq), 0))
 _STARTED = (
@@ -41,6 +59,12 @@ def read_line(conn: Connection, queue: str, step: int, limit: int) -> QueuePosit
     rows = conn.execute(_IN_ORDER, {"queue": queue, "step": step, "most": limit + 1}).all()
     marks = [(row.due, row.seq) for row in rows[:limit]]
     return QueuePosition(marks, whole=len(rows) <= limit, newest=conn.execute(_NEWEST).scalar_one())
+
+
+def count_line(conn: Connection, queue: str, step: int, stride: int) -> list[tuple[Mark, int]]:
+    """Every so many tasks and the last one, each with the number of tasks before it: a walk over one index."""
+    rows = conn.execute(_EVERY_SO_MANY, {"queue": queue, "step": step, "stride": stride})
+    return [((row.due, row.seq), row.before) for row in rows]
 
 
 def start_estimates(conn: Connection, client_id: str, limit: int) -> list[StartEstimate]:
@@ -73,7 +97,10 @@ def expire_at_once(conn: Connection, numbers: Sequence[int], now: float, why: Ta
 
 
 KEPT = 2.0  # seconds
-_MARKS = 5_000  # tasks of a line that are read: some milliseconds; places behind them are estimated
+_MARKS = 5_000  # tasks of a line that are read: some milliseconds; those behind them are counted now and then
+_STRIDE = 500  # tasks between two whose place is counted
+_COUNT_EVERY = 10.0  # seconds between counts of a line, and at least so many times what one takes
+_COUNT_SHARE = 50.0
 _LISTS = 1_000  # remembered at once
 
 
@@ -86,6 +113,7 @@ class Lines:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int], tuple[float, QueuePosition | None]] = {}
         self._came: dict[tuple[str, int], int] = {}
+        self._far: dict[tuple[str, int], tuple[float, Sequence[tuple[Mark, int]]]] = {}
 
     def of(self, queue: str, step: int) -> QueuePosition | None:
         """A recent position; None while the database does not answer. Never raises."""
@@ -99,6 +127,7 @@ class Lines:
                 if len(self._known) >= _LISTS:
                     self._known.clear()
                     self._came.clear()
+                    self._far.clear()
                 self._came.pop(key, None)
                 found = self._known[key] = (now + KEPT, self._read(queue, step))
             return found[1]
@@ -114,6 +143,18 @@ class Lines:
 
     def _read(self, queue: str, step: int) -> QueuePosition | None:
         try:
-            return self._database.read(lambda conn: read_line(conn, queue, step, _MARKS))
+            line = self._database.read(lambda conn: read_line(conn, queue, step, _MARKS))
+            return line if line.whole else replace(line, far=self._count(queue, step))
         except DatabaseUnreachable:
             return None
+
+    def _count(self, queue: str, step: int) -> Sequence[tuple[Mark, int]]:
+        """A recent count of a long line. Call under the lock."""
+        begun = self._clock.monotonic()
+        due, far = self._far.get((queue, step), (begun, ()))
+        if begun < due:
+            return far
+        far = self._database.read(lambda conn: count_line(conn, queue, step, _STRIDE))
+        now = self._clock.monotonic()
+        self._far[queue, step] = (now + max(_COUNT_EVERY, _COUNT_SHARE * (now - begun)), far)
+        return far

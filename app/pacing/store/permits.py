@@ -80,7 +80,7 @@ class RedisPermits:
 
     def report(self, report: WorkerReport) -> None:
         """Report what this worker consumes and how many calls it can hold. Raises RedisUnreachable."""
-        facts = {"keys": report.keys, "slots": report.slots, "held": report.held}
+        facts = {"keys": report.keys, "slots": report.slots, "held": report.held, "pool": report.pool}
         self._scripts.run("report", report.worker, orjson.dumps(facts))
 
     def leave(self, worker: str) -> None:

@@ -37,7 +37,7 @@ class WorkerSnapshot:
 
     id: str
     keys: tuple[str, ...]  # whose queues it consumes
-    slots: int  # calls it can hold now
+    slots: int  # its pool's size; 0 while it takes no tasks
     held: int
     age: float  # seconds since the report
 

@@ -115,9 +115,8 @@ def _number(row: Mapping[bytes, bytes], name: bytes) -> float | None:
 def _worker(name: bytes, report: bytes, now: float) -> WorkerSnapshot:
     at, _, facts = report.partition(b"|")
     said = orjson.loads(facts)
-    return WorkerSnapshot(
-        name.decode(), tuple(said["keys"]), int(said["slots"]), int(said["held"]), now - float(at)
-    )
+    pool = said.get("pool", said["slots"])  # a worker of an earlier release does not report it
+    return WorkerSnapshot(name.decode(), tuple(said["keys"]), int(pool), int(said["held"]), now - float(at))
 
 
 _KEY = "penstock:why"
