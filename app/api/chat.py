@@ -22,7 +22,7 @@ from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
 from app.settings import ApiSettings, Settings
-from app.submission.answer_chat import ChatCall, ChatOutcome, Waited
+from app.submission.answer_chat import Chat, ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
 from app.submission.domain.request import PREFER, parse_prefer, read_patience
 from app.submission.hold_connections import GRACE_SECONDS
@@ -224,6 +224,7 @@ class ChatViews:
             TASK_HEADER: streaming.chat.task_id,
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",  # otherwise nginx buffers chunks
+            **_origin(streaming.chat, streaming.row()),
         }
         sent = _events(streaming, chain([first] if first else [], streaming.events), with_usage=with_usage)
         return Response(sent, content_type="text/event-stream; charset=utf-8", headers=headers)
@@ -249,15 +250,21 @@ def _ended(outcome: ChatOutcome) -> Response:
         failure = failure_of(row)
         status = failure.status
         body = envelope(failure.message, type_=failure.type, code=failure.code)
-    headers = {TASK_HEADER: row.id, CACHE_HEADER: _cache_state(outcome), "Content-Length": str(len(body))}
+    headers = {TASK_HEADER: row.id, **_origin(outcome.chat, row), "Content-Length": str(len(body))}
     if status != 200:
         headers[SHOULD_RETRY] = "false"  # the retry policy is exhausted
     return Response(_sent(body, outcome), status, headers, content_type="application/json")
 
 
-def _cache_state(outcome: ChatOutcome) -> str:
-    """Where an answer came from, as the cache header says it."""
-    row = outcome.row
+def _origin(chat: Chat, row: Any) -> dict[str, str]:
+    """Where an answer came from: an earlier call with its Idempotency-Key, or a repeat of it; and the cache."""
+    replayed = {} if chat.made else {"Idempotent-Replayed": "true"}
+    known = row is not None and row.status.ended
+    return {**replayed, **({CACHE_HEADER: _cache_state(row)} if known else {})}
+
+
+def _cache_state(row: Any) -> str:
+    """As the cache header says it."""
     if row.cached:
         return "stale" if row.degraded else "hit"
     return "coalesced" if row.coalesced else "miss"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -19,7 +20,12 @@ from app.platform.domain.money import micros
 from app.tasks.store.batches import BatchRow
 
 SSE = "text/event-stream"
-_ABOUT = "Sends an event named `{0}` with the current {0} whenever it changes; the last one reports its end."
+_ABOUT = (
+    "Sends an event named `{0}` with the current {0} whenever it changes; the last one reports its end. An event named "
+    "`end` with the same data follows. A browser's EventSource that connects again after it gets 204 and stops."
+)
+_END = "end"
+_AGAIN = b"retry: 3000\n"  # milliseconds before an EventSource connects again
 
 
 class EventViews:
@@ -58,24 +64,28 @@ class EventViews:
     def task(self, task_id: str) -> ResponseReturnValue:
         """Events of a task."""
         client_id, read = self._callers.current().client_id, self._use_cases.read_tasks.task
+        if _has_seen_the_end():
+            return Response(status=204)
         states = self._use_cases.follow.states(
             task_id,
             lambda: read(client_id, task_id),
             lambda row: row.status.ended,
             watch_peer(request.environ),
         )
-        return _stream("task", states, self._rendering.task)
+        return _stream("task", states, self._rendering.task, lambda row: row.status.ended)
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
         """Events of a batch."""
         client_id, read = self._callers.current().client_id, self._use_cases.read_batches.batch
+        if _has_seen_the_end():
+            return Response(status=204)
         states = self._use_cases.follow.states(
             batch_id,
             lambda: read(client_id, batch_id),
             lambda row: row.status.ended,
             watch_peer(request.environ),
         )
-        return _stream("batch", states, self._progress)
+        return _stream("batch", states, self._progress, lambda row: row.status.ended)
 
     def _progress(self, row: BatchRow) -> dict[str, Any]:
         used = self._use_cases.read_batch_usage.so_far(row)
@@ -86,14 +96,29 @@ class EventViews:
         return {**vars(self._rendering.batch(row)), "usage": tokens, "cost": cost}
 
 
-def _stream(name: str, states: Iterator[Any], render: Callable[[Any], Any]) -> Response:
+def _has_seen_the_end() -> bool:
+    return request.headers.get("Last-Event-ID") == _END
+
+
+def _stream(
+    name: str,
+    states: Iterator[Any],
+    render: Callable[[Any], Any],
+    ended: Callable[[Any], bool],
+) -> Response:
     """Read the first state before sending headers, so that a missing object is answered by 404."""
     first = next(states)
 
     def events() -> Iterator[bytes]:
-        yield named_event(name, orjson.dumps(render(first)))
-        for state in states:
-            yield COMMENT if state is None else named_event(name, orjson.dumps(render(state)))
+        yield _AGAIN
+        for state in chain([first], states):
+            if state is None:
+                yield COMMENT
+                continue
+            data = orjson.dumps(render(state))
+            yield named_event(name, data)
+            if ended(state):
+                yield named_event(_END, data, _END)
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return Response(events(), content_type=f"{SSE}; charset=utf-8", headers=headers)

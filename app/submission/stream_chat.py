@@ -11,7 +11,7 @@ A stream belongs to the thread of its request.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +78,7 @@ class Streaming:
 
     chat: Chat
     events: Iterator[Event]
+    row: Callable[[], TaskRow | None]  # its task, as last read
     _stack: ExitStack = field(repr=False)
 
     def finish(self, *, answered: bool, repeats: bool) -> None:
@@ -111,7 +112,7 @@ class StreamChat:
         if chat.task_id != task_id:
             subscription = self._subscribe(stack, chat.task_id)
         run = _Run(chat, subscription, self._reader, self._waiters, self._clock)
-        return Streaming(chat, run.events(), stack)
+        return Streaming(chat, run.events(), lambda: run.row, stack)
 
     def _subscribe(self, stack: ExitStack, task_id: str) -> Subscription | None:
         """Subscribe. None without Redis: the answer is sent whole at the end."""
@@ -135,6 +136,7 @@ class _Run:
         self._release: int | None = None  # the release whose chunks are passed on
         self._next = 0
         self._over = False
+        self.row: TaskRow | None = None
         self._last_at = clock.monotonic()
         patience = chat.call.patience.seconds
         self._alive_every = min(ALIVE_EVERY, patience / 2)
@@ -208,6 +210,7 @@ class _Run:
             row = self._reader.task(self._chat.call.client_id, self._chat.task_id)
         except DatabaseUnreachable:
             return
+        self.row = row
         self._last_at = self._clock.monotonic()
         if row.status is Status.SUCCEEDED or row.result is not None:  # a filtered answer, too
             yield from self._succeeded(row, complete=complete)

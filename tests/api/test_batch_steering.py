@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.platform.domain.event_stream import EventReader
 from app.tasks.domain.task import Status
 from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
 from app.tasks.store.tasks import get_task
@@ -151,7 +152,11 @@ def test_events_tell_each_state_until_the_end(world: World, alice: Client, stran
     for path, name in ((f"/v1/batch/{batch['id']}", "batch"), (f"/v1/tasks/{batch['task_ids'][0]}", "task")):
         answer = alice.get(f"{path}/events")
         assert answer.mimetype == "text/event-stream"
-        head, data = answer.data.decode().strip().split("\n")
-        assert head == f"event: {name}"
-        assert orjson.loads(data.removeprefix("data: "))["status"] in ("completed", "succeeded")
+        assert answer.data.startswith(b"retry: 3000\n")
+        reader = EventReader()
+        last, end = [*reader.feed(answer.data), *reader.close()]
+        assert (last.name, end.name, last.data) == (name, "end", end.data)
+        assert orjson.loads(last.data)["status"] in ("completed", "succeeded")
+        assert answer.data.endswith(b"event: end\nid: end\ndata: " + end.data + b"\n\n")
+        assert alice.get(f"{path}/events", last_event_id="end").status_code == 204  # EventSource stops then
         assert stranger.get(f"{path}/events").status_code == 404

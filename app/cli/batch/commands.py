@@ -88,7 +88,7 @@ def states(remote: Remote, batch_id: str) -> Iterator[Batch]:
 def _events(remote: Remote, batch_id: str) -> Iterator[Batch]:
     reader = EventReader()
     for chunk in remote.stream(f"/v1/batch/{batch_id}/events"):
-        yield from (orjson.loads(event.data) for event in reader.feed(chunk))
+        yield from (orjson.loads(event.data) for event in reader.feed(chunk) if event.name == "batch")
 
 
 def ended_count(batch: Batch) -> int:

@@ -107,6 +107,7 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def named_event(name: str, data: bytes) -> bytes:
-    """One event with a name. `data` is one line."""
-    return b"event: " + name.encode() + b"\n" + event(data)
+def named_event(name: str, data: bytes, last_id: str = "") -> bytes:
+    """One event with a name. `data` is one line; a client that connects again sends the `last_id` it has seen."""
+    given = f"id: {last_id}\n" if last_id else ""
+    return f"event: {name}\n{given}".encode() + event(data)
