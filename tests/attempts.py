@@ -4,10 +4,13 @@ from typing import Any
 
 import orjson
 
+from app.settings.provider_profiles import GENERIC, effective_profile
 from app.tasks.domain.attempt import Claimed, Permit
+from app.upstreams.domain.classify import UpstreamProfile
 from app.upstreams.domain.reply import Reply
 
 NOW = 1_790_000_000.0
+PROFILE = UpstreamProfile(effective_profile(GENERIC))
 
 
 def a_permit(**changes: Any) -> Permit:

@@ -249,7 +249,7 @@ def _ended(outcome: ChatOutcome) -> Response:
     else:
         failure = failure_of(row)
         status = failure.status
-        body = envelope(failure.message, type_=failure.type, code=failure.code)
+        body = envelope(failure.message, type_=failure.type, param=failure.param, code=failure.code)
     headers = {TASK_HEADER: row.id, **_origin(outcome.chat, row), "Content-Length": str(len(body))}
     if status != 200:
         headers[SHOULD_RETRY] = "false"  # the retry policy is exhausted
@@ -300,7 +300,12 @@ def _failed_at_once(streaming: Streaming, failure: Broken) -> Response:
     streaming.finish(answered=not restarting, repeats=True)
     headers = {TASK_HEADER: streaming.chat.task_id, SHOULD_RETRY: "true" if restarting else "false"}
     return error_response(
-        failure.status, failure.message, type_=failure.type, code=failure.code, headers=headers
+        failure.status,
+        failure.message,
+        type_=failure.type,
+        param=failure.param,
+        code=failure.code,
+        headers=headers,
     )
 
 
@@ -330,4 +335,4 @@ def _chunk(chunk: Chunk, *, with_usage: bool) -> Iterator[bytes]:
 
 
 def _error(failure: Broken) -> dict[str, Any]:
-    return {"message": failure.message, "type": failure.type, "param": None, "code": failure.code}
+    return {"message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code}

@@ -300,6 +300,7 @@ class Rendering:
             simulated=False,
             finish=None,
             degraded=False,
+            changes=[],
             queue=Queue(position=None, estimated_start_at=starts_at, waiting_for=None),
             callback=Callback(url=row.callback_url, status=None) if row.callback_url else None,
             metadata=raw(row.metadata),

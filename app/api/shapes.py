@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.tasks.views import Batch, Cost, Finish, Problem, Shape, Task, TaskStatus, Time, Usage
+from app.tasks.views import Batch, Cost, Finish, Problem, Shape, Task, TaskProblem, TaskStatus, Time, Usage
 
 
 class ErrorEnvelope(Shape):
@@ -115,7 +115,7 @@ class ResultLine(Shape):
     task_id: str
     status: TaskStatus
     result: dict[str, Any] | None
-    error: Problem | None
+    error: TaskProblem | None
     finish: Finish
     usage: Usage | None
     cost: Cost | None

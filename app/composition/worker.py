@@ -30,12 +30,14 @@ from app.platform.domain.names import KEY, key_queue
 from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.redis_scripts import Scripts, connect
 from app.settings import ConfigError, Settings
+from app.settings.follow_configuration import ask_secrets
 from app.settings.topology import keys_in
 from app.tasks.domain.attempt import AttemptEnd, Claim, Claimed, Outcome, Recorded
 from app.tasks.store import feeding
 from app.upstreams.answer_streams import RedisStreamWriter
-from app.upstreams.call_upstream import UpstreamGenerations, Upstreams
+from app.upstreams.call_upstream import UpstreamGenerations, Upstreams, profile_of
 from app.upstreams.held_secrets import HeldSecrets
+from app.upstreams.learned_fixes import LearnedFixes
 
 log = structlog.get_logger("penstock.worker")
 
@@ -49,6 +51,7 @@ class WorkerProcess:
 
     runner: RunTask
     _upstreams: UpstreamGenerations
+    _fixes: LearnedFixes
     _concurrency: int
     _releases: ReleasePermits
     _slots: ReportSlots
@@ -73,8 +76,9 @@ class WorkerProcess:
         self._slots.consume(keys)
 
     def refresh(self) -> None:
-        """Resolve the configured secrets again, for new calls."""
+        """Resolve the configured secrets again, for new calls, and read what all workers have learned."""
         self._upstreams.held.refresh()
+        self._fixes.refresh()
 
     def begin_drain(self) -> None:
         """Accept no more tasks and let running calls finish. May be called from a signal handler."""
@@ -103,6 +107,7 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
     keys = keys_of(settings, queues)
     secrets = HeldSecrets(settings, keys, os.environ, clock)
     upstreams = UpstreamGenerations(_make_upstreams(parts, secrets, concurrency), secrets)
+    fixes = LearnedFixes(database, clock, ask_secrets)
     releases = ReleasePermits(parts.permits)
     claims: GroupCommit[Claim, Claimed | None] = GroupCommit(
         lambda group: database.write_single(lambda conn: _claim_in_order(conn, group)),
@@ -126,6 +131,7 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
         notify_callbacks=parts.callback_notifier.notify,
         streams=RedisStreamWriter(parts.scripts),
         answers=_keep_answers(parts),
+        fixes=fixes,
         notify_waiters=parts.publisher.announce,
         postpone=lambda task, until, reason: database.write(
             lambda c: feeding.postpone(c, task, until, reason)
@@ -137,6 +143,7 @@ def build_worker(parts: Container, queues: Sequence[str], concurrency: int) -> W
     return WorkerProcess(
         runner,
         upstreams,
+        fixes,
         concurrency,
         releases,
         ReportSlots(me.id, keys, concurrency, parts.permits, in_flight, readiness, clock),
@@ -205,7 +212,8 @@ def policies(settings: Settings) -> Policies:
         )
         for model in settings.models
     }
-    return Policies(retries, models, rests(settings))
+    profiles = {upstream.name: profile_of(upstream) for upstream in settings.upstreams}
+    return Policies(retries, models, rests(settings), profiles)
 
 
 def refuse_queues(settings: Settings, queues: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ from app.upstreams.domain.chat_stream import Piece
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.refusals import about_a_key
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.domain.request_parameters import remembered_fixes
+from app.upstreams.domain.request_parameters import ParameterFix, known_fixes, remembered_fixes
 from app.upstreams.read_answer import json_check
 
 log = structlog.get_logger("penstock.worker")
@@ -77,6 +77,27 @@ class Endings(Protocol):
 
     def submit(self, item: AttemptEnd) -> Recorded:
         """Return what was recorded. Raises DatabaseUnreachable."""
+
+
+class Fixes(Protocol):
+    """What upstreams needed in requests before."""
+
+    def of(self, upstream: str, model: str) -> Sequence[ParameterFix]:
+        """The fixes for requests to this model."""
+
+    def learn(self, upstream: str, model: str, fixes: Sequence[ParameterFix]) -> None:
+        """Remember fixes that worked. Never raises."""
+
+
+class NoFixes:
+    """Remembers nothing."""
+
+    def of(self, upstream: str, model: str) -> Sequence[ParameterFix]:  # noqa: ARG002
+        """None."""
+        return ()
+
+    def learn(self, upstream: str, model: str, fixes: Sequence[ParameterFix]) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +138,7 @@ class RunTask:
     chance: Callable[[], float] = random.random
     streams: StreamWriter = field(default_factory=NoStreams)
     answers: KeepAnswers | None = None
+    fixes: Fixes = field(default_factory=NoFixes)
     meter: Meter = field(default_factory=NoMeter)
     tracer: Tracer = field(default_factory=NoTracer)
     notify_callbacks: Callable[[Sequence[str]], object] = lambda _callbacks: None
@@ -182,7 +204,8 @@ class RunTask:
 
     def _perform(self, claimed: Claimed, send_by: float) -> RunOutcome:
         stream = _PassedOn(self.streams, claimed.permit)
-        call = self._call(claimed, send_by, stream)
+        call = self._call(self._fixed(claimed), send_by, stream)
+        self._learn(call)
         with self.tracer.span("record"):
             ending, recorded = self._record(self._decide(call))
         if claimed.stream:
@@ -192,6 +215,23 @@ class RunTask:
         if recorded is not None:
             self._report(ending, recorded, call.seconds)
         return _outcome(ending, recorded)
+
+    def _known(self, permit: Permit) -> tuple[ParameterFix, ...]:
+        profile = self.policies.profile_of(permit.upstream)
+        return (*profile.fixes, *self.fixes.of(permit.upstream, permit.upstream_model))
+
+    def _fixed(self, claimed: Claimed) -> Claimed:
+        """With the fixes that this upstream is known to need."""
+        notes = known_fixes(claimed.request, self._known(claimed.permit), streamed=claimed.stream)
+        return replace(claimed, avoid=tuple(dict.fromkeys((*claimed.avoid, *notes)))) if notes else claimed
+
+    def _learn(self, call: _FinishedCall) -> None:
+        permit = call.claimed.permit
+        if call.verdict.outcome is Outcome.SUCCEEDED:
+            known = self._known(permit)
+            new = [fix for fix in remembered_fixes(call.claimed.avoid) if fix.lasts and fix not in known]
+            if new:
+                self.fixes.learn(permit.upstream, permit.upstream_model, new)
 
     def _call(self, claimed: Claimed, send_by: float, stream: _PassedOn) -> _FinishedCall:
         permit = claimed.permit
@@ -221,10 +261,10 @@ class RunTask:
             return TransportError(TransportErrorKind.BROKEN, "The call could not be made.")
 
     def _classify(self, claimed: Claimed, reply: Reply | TransportError) -> CallVerdict:
-        model = claimed.permit.upstream_model
+        model, profile = claimed.permit.upstream_model, self.policies.profile_of(claimed.permit.upstream)
         try:
-            fits = json_check(claimed.request)
-            return classify(reply, model=model, now=self.clock.now(), parse=self.parse, fits=fits)
+            fits, now = json_check(claimed.request), self.clock.now()
+            return classify(reply, model=model, now=now, parse=self.parse, profile=profile, fits=fits)
         except Exception as error:  # noqa: BLE001  # the row is claimed and must be ended
             log.error("answer not classified", **_error_facts(error))
             return CallVerdict(Outcome.MALFORMED, "The upstream's answer could not be read.")
@@ -417,7 +457,7 @@ class KeepAnswers:
         complete = ending.finish is Finish.COMPLETE and may_keep(
             self.parse(encoded),
             simulated=ending.simulated,
-            repaired=bool(remembered_fixes(claimed.avoid)),
+            repaired=any(not fix.keeps_meaning for fix in remembered_fixes(claimed.avoid)),
             size=len(encoded),
             most=self.max_bytes,
         )

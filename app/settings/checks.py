@@ -12,6 +12,7 @@ from app.settings.cost_models import calendars
 from app.settings.domain.routing import ANY
 from app.settings.models import Settings
 from app.settings.price_lists import built_in
+from app.settings.provider_profiles import profiles
 
 ENVIRONMENT = {
     "database_url": "DATABASE_URL",
@@ -237,6 +238,7 @@ def _prices(settings: Settings) -> Iterator[ConfigProblem]:
                 ("upstream", number, "prices"), f'no built-in price list "{upstream.prices}"', hint
             )
     yield from _busy(settings)
+    yield from _profiles(settings)
     for number, price in enumerate(settings.prices):
         yield from _dangling(("price", number, "upstream"), "upstream", price.upstream, "upstream", upstreams)
         if price.calendar and price.calendar not in calendars():
@@ -249,6 +251,15 @@ def _busy(settings: Settings) -> Iterator[ConfigProblem]:
     for number, upstream in enumerate(settings.upstreams):
         for name in upstream.busy or ():
             yield from _dangling(("upstream", number, "busy"), "busy", name, "calendar", known)
+
+
+def _profiles(settings: Settings) -> Iterator[ConfigProblem]:
+    for number, upstream in enumerate(settings.upstreams):
+        if upstream.profile is not None and upstream.profile not in profiles():
+            hint = _suggestion(upstream.profile, profiles()) or f"there are: {', '.join(profiles())}"
+            yield ConfigProblem(
+                ("upstream", number, "profile"), f'no built-in profile "{upstream.profile}"', hint
+            )
 
 
 def _dangling(

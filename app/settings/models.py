@@ -14,6 +14,7 @@ from app.settings.alert_models import AlertSettings
 from app.settings.config_errors import config_error
 from app.settings.cost_models import CacheSettings, NamedCalendarSettings, PriceSettings
 from app.settings.judgement_models import BreakerSettings, HealthSettings, LearningSettings, PaceSettings
+from app.settings.provider_profiles import ProfileSettings
 from app.settings.tier_models import HasTiers
 from app.settings.values import (
     Count,
@@ -133,6 +134,11 @@ class UpstreamSettings(Section):
     status_page: str = ""
     # Whether it accepts gzip; if so, larger request bodies are compressed.
     gzip: bool = False
+    # The built-in profile of what it says and accepts, such as "groq"; left out: the one of its address, if there is
+    # one, else "generic".
+    profile: str | None = None
+    # What differs from that profile: own words for its errors, changes to its requests. See docs/providers.md.
+    quirks: ProfileSettings = ProfileSettings()
     # Parameters that it takes anyway when they are left out, such as { temperature = 1, top_p = 1 }. Where a
     # request says the same they are dropped before the call.
     defaults: dict[str, Any] = Field(default_factory=dict)

@@ -24,6 +24,7 @@ from app.submission.answer_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
 from app.tasks.domain.task import Status, failure_status, new_id
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.store.tasks import TaskRow
+from app.tasks.views import openai_error
 from app.tasks.wait import Waiters
 from app.upstreams.answer_streams import StreamReader, Subscription
 from app.upstreams.domain.chat_stream import Piece, chunks_of
@@ -59,6 +60,7 @@ class Broken:
     type: str
     code: str
     message: str
+    param: str | None = None
 
 
 Event = Chunk | Alive | Done | Broken
@@ -242,6 +244,8 @@ class _Run:
 
 def failure_of(row: TaskRow) -> Broken:
     """The error for a task that ended without a result."""
-    code = row.error_code or str(row.status)
+    status = failure_status(row.error_code or str(row.status))
+    problem = openai_error(row)
     message = row.error_message or f"the task was {row.status} before it had a result"
-    return Broken(failure_status(code), row.error_type or "server_error", code, message)
+    code = (problem.code if problem else row.error_code) or str(row.status)
+    return Broken(status, row.error_type or "server_error", code, message, problem.param if problem else None)

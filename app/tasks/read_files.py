@@ -18,6 +18,7 @@ from app.tasks.domain.task import Status, failure_status
 from app.tasks.store import batches, files
 from app.tasks.store.batches import FAILURES, SUCCESSES, InputRow, LineRow
 from app.tasks.store.files import OUTPUT, FileRow
+from app.tasks.views import openai_error
 
 ENDPOINT = "/v1/chat/completions"
 _UNANSWERED = {
@@ -39,12 +40,7 @@ def error_line(row: LineRow) -> bytes:
         return _line(row, None, {"code": code, "message": message})
     if row.error_code == "upstream_timeout":
         return _line(row, None, {"code": "request_timeout", "message": row.error_message})
-    problem = {
-        "message": row.error_message,
-        "type": row.error_type,
-        "param": None,
-        "code": row.error_code,
-    }
+    problem = openai_error(row)
     answer = {
         "status_code": failure_status(row.error_code),
         "request_id": row.task_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, dataclass_transform
 
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, Field
 from app.platform.domain.json_text import one_line
 from app.platform.domain.money import amount, micros
 from app.platform.domain.times import to_rfc3339
+from app.tasks.domain.attempt import told_in
 from app.tasks.domain.task import PriorityStep
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # UTC with milliseconds
@@ -50,6 +52,20 @@ class Problem(Shape):
     type: str
     param: str | None
     code: str | None
+
+
+class TaskProblem(Problem):
+    """Why a task failed."""
+
+    upstream_code: Annotated[str | None, Field(description="The upstream's own code.")]
+
+
+class RequestChange(Shape):
+    """A change that the upstream needed to take the request."""
+
+    how: Literal["clamp", "rename", "drop", "role", "fit", "omit"]
+    parameter: str
+    value: Annotated[str | None, Field(description="The range, new name, new role or length.")]
 
 
 class CachedTokens(Shape):
@@ -119,7 +135,7 @@ class Task(Shape):
     custom_id: str | None
     priority: Literal["high", "normal", "low"]
     result: Annotated[dict[str, Any] | None, Field(description="The upstream's response, a chat completion.")]
-    error: Problem | None
+    error: TaskProblem | None
     usage: Usage | None
     cost: Annotated[Cost | None, Field(description="null if the price is unknown.")]
     cached: Annotated[bool, Field(description="Answered from the cache, without an upstream call.")]
@@ -128,6 +144,9 @@ class Task(Shape):
     finish: Finish
     degraded: Annotated[
         bool, Field(description="Answered with the configured fallback text, as the request allowed.")
+    ]
+    changes: Annotated[
+        list[RequestChange], Field(description="What was changed in the request for the upstream to take it.")
     ]
     queue: Annotated[Queue | None, Field(description="Only while the task is waiting.")]
     callback: Callback | None
@@ -217,17 +236,40 @@ def task_view(
         simulated=bool(row.simulated),
         finish=row.finish,
         degraded=bool(row.degraded),
+        changes=_changes(row),
         queue=queue,
         callback=Callback(url=row.callback_url, status=callback_status) if row.callback_url else None,
         metadata=raw(row.metadata),
     )
 
 
-def problem(row: Any) -> Problem | None:
+def problem(row: Any) -> TaskProblem | None:
     """Why a task failed, else None. A code without type is why a queued task waits."""
     if row.error_type is None and row.error_message is None:
         return None
-    return Problem(message=row.error_message, type=row.error_type, param=None, code=row.error_code)
+    param, own = told_in(_notes(row))
+    message, kind = row.error_message, row.error_type
+    return TaskProblem(message=message, type=kind, param=param, code=row.error_code, upstream_code=own)
+
+
+def openai_error(row: Any) -> Problem | None:
+    """The error as OpenAI's clients know it: the upstream's own code where ours says nothing more."""
+    found = problem(row)
+    if found is None:
+        return None
+    code = found.upstream_code if found.upstream_code and found.code == "invalid_request" else found.code
+    return Problem(message=found.message, type=found.type, param=found.param, code=code)
+
+
+def _changes(row: Any) -> list[RequestChange]:
+    notes: Iterator[Any] = (note.split(":", 3)[1:] for note in _notes(row) if note.startswith("repair:"))
+    return [RequestChange(how=how, parameter=name, value=value or None) for how, name, value in notes]
+
+
+def _notes(row: Any) -> list[str]:
+    avoid = getattr(row, "avoid", None)  # a task that was just made has none
+    notes: list[str] = orjson.loads(avoid) if avoid else []
+    return notes
 
 
 def usage_of(row: Any) -> Usage | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import orjson
 from pydantic import SecretStr
@@ -20,9 +20,11 @@ from urllib3.response import BaseHTTPResponse
 
 from app.platform.ports import Clock
 from app.settings import Settings, UpstreamHeaders, UpstreamSettings
+from app.settings.provider_profiles import effective_profile, profile_name
 from app.tasks.domain.attempt import Claimed
+from app.upstreams.domain.classify import UpstreamProfile
 from app.upstreams.domain.reply import Reply, TransportError
-from app.upstreams.domain.request_parameters import remembered_fixes, strip_default_parameters
+from app.upstreams.domain.request_parameters import STREAM_OPTIONS, remembered_fixes, strip_default_parameters
 from app.upstreams.held_secrets import HeldSecrets
 from app.upstreams.read_answer import AnswerReading, PassOn
 from app.upstreams.upstream_call import (
@@ -38,7 +40,7 @@ from app.upstreams.upstream_call import (
 
 MaySend = Callable[[], bool]
 USER_AGENT = "Penstock/1"
-_STREAMED = b',"stream":true,"stream_options":{"include_usage":true}'
+_STREAMED, _WITH_USAGE = b',"stream":true', b',"stream_options":{"include_usage":true}'
 _GZIP_LEVEL = 5  # nearly as small as 9, in a third of the time
 _GZIP_FROM = 1400  # bytes: less fits into one packet anyway
 _MAX_PAST = 64  # replaced secrets that are still redacted
@@ -58,6 +60,7 @@ class Endpoint:
     gzip: bool = False  # whether it accepts compressed requests
     defaults: Mapping[str, Any] = field(default_factory=dict)  # parameters that it would assume anyway
     hidden: tuple[str, ...] = field(default=(), repr=False)  # secrets in headers, which its answers may echo
+    profile: UpstreamProfile = field(default_factory=UpstreamProfile)
 
     def new_call(self) -> UpstreamCall:
         """A call within these limits."""
@@ -136,7 +139,8 @@ class Upstreams:
         it had not been streamed; its `shown` says whether anything was passed on.
         """
         show = None if pass_on is None else lambda data: pass_on(self._redacted(claimed, data))
-        reading = AnswerReading(self._endpoints[claimed.permit.upstream].max_body, show)
+        endpoint = self._endpoints[claimed.permit.upstream]
+        reading = AnswerReading(endpoint.max_body, endpoint.profile.shape, show)
         try:
             with self.open(claimed, may_send) as answer:
                 body = reading.read(answer)
@@ -214,7 +218,7 @@ class Upstreams:
             # Compressed events arrive in blocks, not as they happen.
             "accept-encoding": "identity" if claimed.stream else "gzip",
             **endpoint.connections.headers,
-            "authorization": f"Bearer {self._secrets[claimed.permit.key].get_secret_value()}",
+            **endpoint.profile.auth_header(self._secrets[claimed.permit.key].get_secret_value()),
             "content-type": "application/json",
             "accept": "text/event-stream" if claimed.stream else "application/json",
             "x-penstock-task": claimed.permit.task_id,
@@ -250,8 +254,10 @@ def _endpoint(
     upstream: UpstreamSettings, headers: UpstreamHeaders, concurrency: int, clock: Clock
 ) -> Endpoint:
     connections = UpstreamConnections(upstream, max_idle=concurrency, clock=clock, headers=headers)
+    profile = profile_of(upstream)
+    query = f"?{urlencode(profile.query)}" if profile.query else ""
     return Endpoint(
-        f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions",
+        f"{connections.base}{urlsplit(upstream.base_url).path}/chat/completions{query}",
         upstream.timeout,
         upstream.first_byte_timeout,
         upstream.idle_timeout,
@@ -260,6 +266,14 @@ def _endpoint(
         upstream.gzip,
         dict(upstream.defaults),
         headers.hidden,
+        profile,
+    )
+
+
+def profile_of(upstream: UpstreamSettings) -> UpstreamProfile:
+    """What an upstream says and accepts."""
+    return UpstreamProfile(
+        effective_profile(profile_name(upstream.profile, upstream.base_url), upstream.quirks)
     )
 
 
@@ -268,8 +282,11 @@ def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> byte
 
     It is parsed only if it has to be changed.
     """
-    head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model) + (_STREAMED if claimed.stream else b"")
     fixes = remembered_fixes(claimed.avoid)
+    head = b'{"model":' + orjson.dumps(claimed.permit.upstream_model)
+    if claimed.stream:
+        asks_usage = not any(fix.parameter == STREAM_OPTIONS for fix in fixes)
+        head += _STREAMED + (_WITH_USAGE if asks_usage else b"")
     text = claimed.request.strip()
     if fixes or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
         request = orjson.loads(text)

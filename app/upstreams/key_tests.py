@@ -19,8 +19,8 @@ from app.settings import (
     upstream_headers,
 )
 from app.tasks.domain.attempt import Outcome
-from app.upstreams.call_upstream import USER_AGENT
-from app.upstreams.domain.classify import outcome_of
+from app.upstreams.call_upstream import USER_AGENT, profile_of
+from app.upstreams.domain.classify import UpstreamProfile, outcome_of
 from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
 from app.upstreams.domain.reply import FetchedPage
 from app.upstreams.domain.upstream_error import read_error
@@ -52,6 +52,7 @@ class UpstreamPages:
         self._connections = UpstreamConnections(upstream, max_idle=0, clock=clock, headers=headers)
         self._clock = clock
         self._seconds = seconds
+        self._profile = profile_of(upstream)
 
     def models(self, secret: str = "") -> FetchedPage:
         """GET /models, with a key or without one. Nothing that the upstream does raises."""
@@ -96,7 +97,7 @@ class UpstreamPages:
 
     def _headers(self, secret: str) -> dict[str, str]:
         found = {"user-agent": USER_AGENT, **self._connections.headers, "accept": "application/json"}
-        return {**found, "authorization": f"Bearer {secret}"} if secret else found
+        return {**found, **self._profile.auth_header(secret)} if secret else found
 
 
 def _json(body: bytes) -> object:
@@ -139,11 +140,12 @@ class UpstreamTests:
         page = pages.page(test, secret)
         if page.error:
             return found(KeyTestResult.NO_ANSWER, None, page.error)
-        return found(*_finding(test, page.status, page.body))
+        return found(*_finding(test, page.status, page.body, profile_of(upstream)))
 
 
-def _finding(test: Probe, status: int, body: Any) -> tuple[KeyTestResult, int, str]:
-    if status in _REFUSED or (status == 400 and outcome_of(status, read_error(body)) is Outcome.UNAUTHORIZED):
+def _finding(test: Probe, status: int, body: Any, profile: UpstreamProfile) -> tuple[KeyTestResult, int, str]:
+    error = read_error(body, profile.shape)
+    if status in _REFUSED or (status == 400 and outcome_of(status, error, profile) is Outcome.UNAUTHORIZED):
         return KeyTestResult.REFUSED, status, f"the upstream refuses the key ({status})"
     if status in _NOT_OFFERED:
         return KeyTestResult.NOT_OFFERED, status, f"the upstream has no such page ({status})"

@@ -15,7 +15,7 @@ from app.platform.domain.event_stream import DONE, EventReader, ReadEvent
 from app.platform.domain.json_text import as_utf8, read_json
 from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
-from app.upstreams.domain.upstream_error import is_error
+from app.upstreams.domain.upstream_error import ErrorShape, is_error
 from app.upstreams.upstream_call import HttpResponse, IncompleteCall
 
 PassOn = Callable[[bytes], None]  # takes a chunk's JSON
@@ -32,8 +32,10 @@ class AnswerReading:
     answer that comes to nothing can be asked for again. `shown`: something was passed on.
     """
 
-    def __init__(self, max_bytes: int, pass_on: PassOn | None = None) -> None:
+    def __init__(self, max_bytes: int, shape: ErrorShape, pass_on: PassOn | None = None) -> None:
+        """`shape`: of the upstream's errors."""
         self._max_bytes = max_bytes
+        self._shape = shape
         self._pass_on = pass_on
         self._events = EventReader()
         self._assembly = Assembly()
@@ -116,7 +118,11 @@ class AnswerReading:
         return self._done or self._assembly.finished
 
     def _take_chunk(self, chunk: Mapping[str, Any], event: ReadEvent) -> None:
-        if event.name == "error" or chunk.get("error") or (not chunk.get("choices") and is_error(chunk)):
+        if (
+            event.name == "error"
+            or chunk.get("error")
+            or (not chunk.get("choices") and is_error(chunk, self._shape))
+        ):
             self._error = event.data
             return
         shown = self._assembly.add(chunk)

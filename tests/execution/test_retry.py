@@ -1,5 +1,6 @@
 """What becomes of a task after a call."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.execution.domain.retry import RetryContext, RetryPolicy, decide
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome, told_in
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
-from app.upstreams.domain.request_parameters import ParameterFix
+from app.upstreams.domain.request_parameters import MOST_FIXES, ParameterFix
 from tests.attempts import NOW, a_claimed, a_permit
 
 KEYS = ("k1", "k2")
@@ -124,14 +125,47 @@ CLAMP = ParameterFix("clamp", "max_tokens", "8192")
 
 
 def test_a_suggested_repair_is_tried_once_and_does_not_count() -> None:
-    verdict = CallVerdict(Outcome.INVALID_REQUEST, "too large", repair=CLAMP)
+    verdict = CallVerdict(Outcome.INVALID_REQUEST, "too large", fixes=(CLAMP,))
     first = ending(verdict)
     assert (first.status, first.counts, first.avoid) == (Status.QUEUED, False, (str(CLAMP),))
     assert ending(verdict, a_claimed(avoid=first.avoid)).status is Status.FAILED
 
 
+def test_two_faults_are_two_repairs() -> None:
+    request = '{"messages":[{"role":"developer","content":"x"}],"max_tokens":9000,"temperature":3}'
+    avoid: tuple[str, ...] = ()
+    for fix in (
+        CLAMP,
+        ParameterFix("clamp", "temperature", "0..2"),
+        ParameterFix("role", "developer", "system"),
+    ):
+        verdict = CallVerdict(Outcome.INVALID_REQUEST, "?", fixes=(fix,))
+        end = ending(verdict, a_claimed(request=request, avoid=avoid))
+        assert (end.status, end.avoid) == (Status.QUEUED, (*avoid, str(fix)))
+        avoid = end.avoid
+
+
+def test_a_task_is_not_changed_for_ever() -> None:
+    names = [f"p{number}" for number in range(20)]
+    request = json.dumps({"messages": [], **dict.fromkeys(names, 1)})
+    avoid: tuple[str, ...] = ()
+    for name in names:
+        verdict = CallVerdict(Outcome.INVALID_REQUEST, "?", fixes=(ParameterFix("drop", name),))
+        end = ending(verdict, a_claimed(request=request, avoid=avoid))
+        if end.status is Status.FAILED:
+            break
+        avoid = end.avoid
+    assert len(avoid) == MOST_FIXES
+
+
+def test_the_upstreams_own_code_and_parameter_are_kept_for_the_client() -> None:
+    verdict = CallVerdict(Outcome.INVALID_REQUEST, "no", code="invalid_value: 3", param="messages[0].role")
+    assert told_in(ending(verdict).avoid) == ("messages[0].role", "invalid_value_3")
+    assert told_in(("k1", "repair:drop:seed:")) == (None, None)
+
+
 def test_a_repair_of_what_the_request_does_not_hold_is_not_tried() -> None:
-    verdict = CallVerdict(Outcome.INVALID_REQUEST, "?", repair=ParameterFix("drop", "seed"))
+    verdict = CallVerdict(Outcome.INVALID_REQUEST, "?", fixes=(ParameterFix("drop", "seed"),))
     assert ending(verdict).status is Status.FAILED
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.estimated_limit import PaceRules, ResponsePace
 from app.pacing.domain.rate_controller import CallReport, RateController
-from app.pacing.domain.ratelimit_headers import NOTHING, HeaderLimits, duration, revealed
+from app.pacing.domain.ratelimit_headers import NOTHING, HeaderLimits, revealed
+from app.platform.domain.times import read_duration
 from app.settings.domain.routing import Route, Topology
 from app.tasks.domain.attempt import Outcome
 
@@ -126,7 +127,7 @@ def test_no_plain_header_is_too_strange(limit: str, remaining: str, reset: str, 
     ],
 )
 def test_durations_in_headers(text: str, seconds: float | None) -> None:
-    assert duration(text) == seconds
+    assert read_duration(text) == seconds
 
 
 @given(

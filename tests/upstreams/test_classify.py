@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from app.tasks.domain.attempt import Outcome, TokenUsage
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.domain.request_parameters import ParameterFix
 from app.upstreams.domain.upstream_error import LimitScope
-from tests.attempts import NOW, a_completion, a_reply
+from tests.attempts import NOW, PROFILE, a_completion, a_reply
 
 
 def judge(back: Reply | TransportError, model: str = "deepseek-flash") -> CallVerdict:
-    return classify(back, model=model, now=NOW, parse=orjson.loads)
+    return classify(back, model=model, now=NOW, parse=orjson.loads, profile=PROFILE)
 
 
 def error(message: str = "", code: Any = None, kind: str | None = None) -> dict[str, Any]:
@@ -320,41 +319,6 @@ SCOPES = [
 def test_a_429_brakes_what_it_names(message: str, scope: LimitScope) -> None:
     verdict = judge(a_reply(429, error(message, "rate_limit_exceeded")), model="gpt-4o")
     assert verdict.scope is scope
-
-
-REPAIRS = [
-    (
-        "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
-        ParameterFix("clamp", "max_tokens", "8192"),
-    ),
-    (
-        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
-        ParameterFix("clamp", "max_tokens", "16384"),
-    ),
-    (
-        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-        ParameterFix("rename", "max_tokens", "max_completion_tokens"),
-    ),
-    (
-        "Unsupported parameter: 'temperature' is not supported with this model.",
-        ParameterFix("drop", "temperature"),
-    ),
-    ("Unrecognized request argument supplied: top_k", ParameterFix("drop", "top_k")),
-    ("Unknown parameter: 'seed'.", ParameterFix("drop", "seed")),
-    (
-        "Unsupported value: 'temperature' does not support 0.2 with this model.",
-        ParameterFix("drop", "temperature"),
-    ),
-    ("Unsupported parameter: 'messages' is not supported with this model.", None),
-    ("Unknown parameter: 'response_format'.", None),
-    ("the valid range of temperature is [0, 2]", None),
-    ("Invalid request", None),
-]
-
-
-@pytest.mark.parametrize(("message", "repair"), REPAIRS)
-def test_a_named_parameter_suggests_a_repair(message: str, repair: ParameterFix | None) -> None:
-    assert judge(a_reply(400, error(message, "invalid_request_error"))).repair == repair
 
 
 @pytest.mark.parametrize("status", [401, 402])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
 from app.upstreams.read_answer import AnswerReading
 from app.upstreams.upstream_call import IncompleteCall
+from tests.attempts import PROFILE
 
 Chunk = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Read:
     def __init__(self, *pieces: bytes | None, **more: Any) -> None:
         self.passed: list[Chunk] = []
         self.body, self.fault = b"", None
-        reading = AnswerReading(2**20, lambda data: self.passed.append(orjson.loads(data)))
+        reading = AnswerReading(2**20, PROFILE.shape, lambda data: self.passed.append(orjson.loads(data)))
         try:
             self.body = reading.read(PlayedAnswer(*pieces, **more))  # type: ignore[arg-type]
         except IncompleteCall as failed:

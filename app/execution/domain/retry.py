@@ -6,7 +6,7 @@
 | rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
 | unauthorized, forbidden, no balance, unknown model | again with another key, or later; fails if it is at fault |
-| invalid request, context too long | once more with the fix that the upstream suggests, else fails |
+| invalid request, context too long | again with the fix that the upstream's words suggest, one at a time, else fails |
 | context too long, content refused | then again at once if the model has a tier for it, else fails |
 | too large | fails |
 | returned | again at once, as if it had never been released |
@@ -32,16 +32,16 @@ Until then it goes to a key that has not refused it, at once; else to one that h
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import quote, unquote
 
 from app.pacing.domain.brake import DEFAULT_RESTS, BrakeDurations
-from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome, Permit, TaskFailure
+from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome, Permit, TaskFailure, told_note
 from app.tasks.domain.eligibility import FALLS, NOTE, upstream_note
 from app.tasks.domain.task import Status
-from app.upstreams.domain import request_parameters
-from app.upstreams.domain.classify import CallVerdict
+from app.upstreams.domain.classify import CallVerdict, UpstreamProfile
+from app.upstreams.domain.request_parameters import next_fix
 
 _NOTE = "refused:"
 LONGEST_WAIT = 60.0  # seconds
@@ -168,7 +168,9 @@ def decide(claimed: Claimed, verdict: CallVerdict, at: RetryContext) -> AttemptE
     """How this attempt ends, and what becomes of its row."""
     ending = _decide(claimed, verdict, at)
     if at.shown and ending.status is Status.QUEUED:
-        return replace(ending, status=Status.FAILED, available_at=None, failure=failure_of(verdict))
+        ending = replace(ending, status=Status.FAILED, available_at=None, failure=failure_of(verdict))
+    if ending.status is Status.FAILED and (verdict.param or verdict.code):
+        return _avoiding(ending, told_note(verdict.param, verdict.code))
     return ending
 
 
@@ -278,9 +280,9 @@ def _elsewhere(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> At
 
 
 def _fixed(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
-    found = verdict.repair
-    fixed_before = bool(request_parameters.remembered_fixes(ending.avoid))
-    if found is None or fixed_before or f'"{found.parameter}"' not in ending.claimed.request:
+    claimed = ending.claimed
+    found = next_fix(claimed.request, verdict.fixes, ending.avoid, streamed=claimed.stream)
+    if found is None:
         return _fall_back(ending, verdict, at)
     return _again(_avoiding(ending, str(found)), verdict, at, at.now)
 
@@ -335,13 +337,21 @@ class ModelRetryPolicy:
     falls: frozenset[str] = frozenset()  # what its fallback tiers are for
 
 
+_BARE = UpstreamProfile()
+
+
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Retry policies and models by name. `retries` holds "default"."""
+    """Retry policies and models by name, upstreams' profiles. `retries` holds "default"."""
 
     retries: Mapping[str, RetryPolicy]
     models: Mapping[str, ModelRetryPolicy]
     rests: BrakeDurations = DEFAULT_RESTS
+    profiles: Mapping[str, UpstreamProfile] = field(default_factory=dict)  # by upstream
+
+    def profile_of(self, upstream: str) -> UpstreamProfile:
+        """What an upstream says and accepts; without a profile only statuses count."""
+        return self.profiles.get(upstream, _BARE)
 
     def retry_of(self, claimed: Claimed) -> RetryPolicy:
         """The policy that the request names, else its model's, else the default."""

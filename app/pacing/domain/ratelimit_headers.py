@@ -14,9 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
+from app.platform.domain.times import read_date, seconds_until
 from app.settings.domain.routing import WINDOW
 
 
@@ -43,11 +42,8 @@ class HeaderLimits:
 
 
 NOTHING = HeaderLimits()
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _PLAIN = ("x-ratelimit", "ratelimit")
 _SHORTEST_WINDOW = 1.0  # seconds
-_UNIX, _UNIX_MILLISECONDS = 1e8, 1e11  # from where on a number is an instant: no window lasts three years
 _REMAINING = re.compile(r"(x-)?ratelimit-remaining(-|$)")
 _PARAMETER = re.compile(r";\s*([a-z]+)=(\d+(?:\.\d+)?)")
 
@@ -64,7 +60,7 @@ def revealed(headers: Mapping[str, str], now: float | None = None) -> HeaderLimi
     if rpm is None and policy.get("q") and policy.get("w"):
         rpm = policy["q"] / policy["w"] * WINDOW
     tpm = _number(headers.get("x-ratelimit-limit-tokens"))
-    base = _instant(headers.get("date", ""))
+    base = read_date(headers.get("date", ""))
     base = now if base is None else base
     waits = [_empty_for(headers, "requests", rpm, base), _empty_for(headers, "tokens", tpm, base)]
     window = None
@@ -90,32 +86,11 @@ def _plain(headers: Mapping[str, str], base: float | None) -> tuple[float | None
     if family is None:
         return None, None, 0.0
     limit, remaining = (_number(headers.get(f"{family}-{what}")) for what in ("limit", "remaining"))
-    reset = _reset(headers.get(f"{family}-reset", ""), base)
+    reset = seconds_until(headers.get(f"{family}-reset", ""), base)
     used_up = remaining is not None and remaining < 1
     wait = (WINDOW / limit if limit else 0.0) if reset is None else reset
     window = None if not reset else min(WINDOW, max(_SHORTEST_WINDOW, reset))
     return limit or None, window if limit else None, wait if used_up else 0.0
-
-
-def _reset(text: str, base: float | None) -> float | None:
-    """Seconds until a reset, 0 for one that is past; None for what cannot be read."""
-    seconds, until = duration(text), _instant(text)
-    if seconds is not None and seconds >= _UNIX:
-        until = seconds / 1000 if seconds >= _UNIX_MILLISECONDS else seconds
-    elif seconds is not None:
-        return seconds
-    return None if until is None or base is None else max(0.0, until - base)
-
-
-def _instant(text: str) -> float | None:
-    """Unix seconds of a date, as HTTP or ISO 8601 write it."""
-    for read in (parsedate_to_datetime, datetime.fromisoformat):
-        try:
-            moment = read(text.strip())
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError, IndexError, TypeError):
-            continue
-    return None
 
 
 def _empty_for(headers: Mapping[str, str], what: str, limit: float | None, base: float | None) -> float:
@@ -123,17 +98,8 @@ def _empty_for(headers: Mapping[str, str], what: str, limit: float | None, base:
     remaining = _number(headers.get(f"x-ratelimit-remaining-{what}"))
     if remaining is None or remaining >= 1 or not limit:
         return 0.0
-    reset = _reset(headers.get(f"x-ratelimit-reset-{what}", ""), base)
+    reset = seconds_until(headers.get(f"x-ratelimit-reset-{what}", ""), base)
     return WINDOW / limit if reset is None else min(reset, WINDOW / limit)
-
-
-def duration(text: str) -> float | None:
-    """Seconds of `1s`, `6m0s`, `250ms`, `59.9`; None for anything else."""
-    text = text.strip().lower()
-    parts = _PARTS.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def _number(text: str | None) -> float | None:

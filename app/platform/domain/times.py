@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -69,38 +69,74 @@ def _from_text(value: str) -> float:
 LONGEST_SECONDS = 3600.0  # whatever is asked: a wrong header must not close a quota for good
 
 
+RETRY_AFTER = ("retry-after-ms", "retry-after")
+
+
 def retry_after_seconds(
-    headers: Mapping[str, str], now: float, longest: float = LONGEST_SECONDS
+    headers: Mapping[str, str],
+    now: float,
+    longest: float = LONGEST_SECONDS,
+    names: Sequence[str] = RETRY_AFTER,
 ) -> float | None:
     """Seconds to wait, above 0 up to `longest`; None when the headers ask for nothing readable, or for no wait.
 
     A date counts from the answer's own `Date`, so that the upstream's clock may differ from ours; without
-    one it counts from `now`, Unix seconds. Header names are in lower case.
+    one it counts from `now`, Unix seconds. Header names are in lower case; milliseconds where one ends in -ms.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None and milliseconds > 0:
-        return min(milliseconds / 1000, longest)
-    asked = headers.get("retry-after")
-    seconds = _number(asked)
-    if seconds is None:
-        until, base = _instant(asked), _instant(headers.get("date"))
-        seconds = None if until is None else until - (now if base is None else base)
-    return min(seconds, longest) if seconds is not None and seconds > 0 else None
+    base = read_date(headers.get("date", ""))
+    for name in names:
+        seconds = seconds_until(headers.get(name, ""), now if base is None else base)
+        if seconds is not None and seconds > 0:
+            return min(seconds / 1000 if name.endswith("-ms") else seconds, longest)
+    return None
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text else None
-    except ValueError:
+_WORDS = {
+    "ms msec msecs millisecond milliseconds 毫秒": 0.001,
+    "s sec secs second seconds 秒 秒钟 秒鐘": 1.0,
+    "m min mins minute minutes 分 分钟 分鐘": MINUTE,
+    "h hr hrs hour hours 小时 小時": HOUR,
+    "d day days 天": DAY,
+}
+_SIZES = {word: size for words, size in _WORDS.items() for word in words.split()}
+_NUMBER = r"\d{1,15}(?:\.\d{1,9})?"
+_UNIT = f"(?:{'|'.join(sorted(_SIZES, key=len, reverse=True))})(?![a-z])"
+# A duration as people and programs write it, in lower case, to be searched for in a text.
+DURATION = rf"(?:(?:{_NUMBER}\s*{_UNIT}(?:[\s,]|and)*)+|{_NUMBER}(?![\w.]))"
+_DURATION, _DURATION_PART = re.compile(DURATION), re.compile(rf"({_NUMBER})\s*({_UNIT})")
+
+
+def read_duration(text: str) -> float | None:
+    """Seconds of `8s`, `1m3.5s`, `250ms`, `2 minutes and 5 seconds`, `8 秒` or `59.9`; None for anything else."""
+    text = text.strip().lower()
+    if _DURATION.fullmatch(text) is None:
         return None
-    return value if value is not None and math.isfinite(value) else None
+    parts = _DURATION_PART.findall(text)
+    return sum(float(number) * _SIZES[unit] for number, unit in parts) if parts else float(text)
 
 
-def _instant(text: str | None) -> float | None:
-    if not text:
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, IndexError, TypeError):
-        return None
+_UNIX, _UNIX_MILLISECONDS = 1e8, 1e11  # from where on a number is an instant: no wait lasts three years
+
+
+def seconds_until(text: str, base: float | None) -> float | None:
+    """Seconds of a duration, or from `base` to an instant: a date, Unix seconds or milliseconds. 0 for the past.
+
+    None for what cannot be read.
+    """
+    seconds, until = read_duration(text), read_date(text)
+    if seconds is not None and seconds >= _UNIX:
+        until = seconds / 1000 if seconds >= _UNIX_MILLISECONDS else seconds
+    elif seconds is not None:
+        return seconds
+    return None if until is None or base is None else max(0.0, until - base)
+
+
+def read_date(text: str) -> float | None:
+    """Unix seconds of a date, as HTTP or ISO 8601 write it, in UTC unless it says otherwise."""
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = read(text.strip())
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError, IndexError, TypeError):
+            continue
+    return None

@@ -5,6 +5,8 @@ Message -> Permit (redeemed) -> Claimed (the row is ours) -> AttemptEnd (recorde
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -137,6 +139,21 @@ class TokenUsage:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+
+
+_TOLD = "told"
+_NO_NAME = re.compile(r"[^\w.\[\]-]+")
+
+
+def told_note(param: str, code: str) -> str:
+    """The note of an upstream's own `param` and `code`, for the client."""
+    return ":".join((_TOLD, *(_NO_NAME.sub("_", part)[:80] for part in (param, code))))
+
+
+def told_in(notes: Iterable[str]) -> tuple[str | None, str | None]:
+    """The upstream's `param` and `code` among what a task remembers."""
+    told = [note.split(":") for note in notes if note.startswith(f"{_TOLD}:") and note.count(":") == 2]
+    return (told[-1][1] or None, told[-1][2] or None) if told else (None, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class ResultRow:
     error_code: str | None
     error_type: str | None
     error_message: str | None
+    avoid: str | None  # JSON array of notes
     prompt_tokens: int | None
     completion_tokens: int | None
     cached_tokens: int | None
@@ -151,6 +152,7 @@ class LineRow:
     error_code: str | None
     error_type: str | None
     error_message: str | None
+    avoid: str | None  # JSON array of notes
 
 
 @dataclass(frozen=True, slots=True)

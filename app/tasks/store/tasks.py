@@ -59,6 +59,7 @@ class TaskRow:
     error_code: str | None
     error_type: str | None
     error_message: str | None
+    avoid: str | None  # JSON array of notes
     prompt_tokens: int | None
     completion_tokens: int | None
     cached_tokens: int | None

@@ -1,8 +1,8 @@
 """From a reply or transport error to a verdict: the outcome of a call, and everything else learned from it.
 
-Providers agree on little. An error's status decides where it says enough, otherwise its words do, which are data
-(`upstream_words.py`). A message may echo what the client wrote, so words that would close an account or a key, or turn
-a refusal of the request into a wait, count only at the start of a message.
+Providers agree on little. An error's status decides where it says enough, otherwise its words do, which are data (a
+profile). A message may echo what the client wrote, so words that would close an account or a key, or turn a refusal of
+the request into a wait, count only at the start of a message.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from typing import Any
 from app.platform.domain.json_text import Parse, read_json
 from app.platform.domain.times import retry_after_seconds
 from app.tasks.domain.attempt import Finish, Outcome, TokenUsage
-from app.upstreams.domain import request_parameters
 from app.upstreams.domain.answer import finish_of, usage_of, was_withheld
 from app.upstreams.domain.chat_stream import whole_of
 from app.upstreams.domain.refusals import Figure, named_limit
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
-from app.upstreams.domain.request_parameters import ParameterFix
-from app.upstreams.domain.upstream_error import LimitScope, UpstreamError, is_error, read_error, scope_of
-from app.upstreams.domain.upstream_words import FILLERS, WORDS, Fillers, Meaning, Phrases, folded, folded_code
-
-_FILLERS = Fillers(FILLERS)
-_CODES = {m: frozenset(map(folded_code, words.get("codes", ()))) for m, words in WORDS.items()}
-_BEGINS = {m: Phrases(words.get("begins", ())) for m, words in WORDS.items()}
-_SAYS = {m: Phrases(words.get("says", ())) for m, words in WORDS.items()}
+from app.upstreams.domain.request_parameters import FixPhrases, ParameterFix, fixes_of
+from app.upstreams.domain.upstream_error import (
+    ErrorShape,
+    LimitScope,
+    UpstreamError,
+    WaitPlaces,
+    is_error,
+    read_error,
+    scope_of,
+)
+from app.upstreams.domain.upstream_words import Fillers, Meaning, SpokenWords, Vocabulary
 
 _FIXED = {
     401: Outcome.UNAUTHORIZED,
@@ -40,7 +42,11 @@ _FIXED = {
     529: Outcome.OVERLOADED,
 }
 # The first match counts.
-_OURS = {Meaning.NO_BALANCE: Outcome.NO_BALANCE, Meaning.DEAD_KEY: Outcome.UNAUTHORIZED}
+_OURS = {
+    Meaning.NO_BALANCE: Outcome.NO_BALANCE,
+    Meaning.DEAD_KEY: Outcome.UNAUTHORIZED,
+    Meaning.TERMINATED: Outcome.UNAUTHORIZED,
+}
 _REQUEST = {
     Meaning.CONTEXT_TOO_LONG: Outcome.CONTEXT_TOO_LONG,
     Meaning.CONTENT_REFUSED: Outcome.CONTENT_REFUSED,
@@ -48,53 +54,74 @@ _REQUEST = {
 }
 _WAIT = {
     Meaning.BUSY: Outcome.OVERLOADED,
+    Meaning.LOADING: Outcome.OVERLOADED,
     Meaning.RATE_LIMITED: Outcome.RATE_LIMITED,
     Meaning.LATER: Outcome.OVERLOADED,
 }
 
 
-class _Words:
-    """An error's words, matched against the meanings in `upstream_words.py`."""
-
-    def __init__(self, error: UpstreamError) -> None:
-        self._codes = frozenset(map(folded_code, error.words))
-        self._message = folded(error.message)
-        self._starts = tuple(_FILLERS.starts(self._message))
-
-    def code(self, meaning: Meaning) -> bool:
-        return bool(self._codes & _CODES[meaning])
-
-    def begin(self, meaning: Meaning) -> bool:
-        return self.code(meaning) or _BEGINS[meaning].begin(self._message, self._starts)
-
-    def say(self, meaning: Meaning) -> bool:
-        return self.begin(meaning) or _SAYS[meaning].stand_in(self._message)
-
-    @property
-    def broke(self) -> bool:
-        return _SAYS[Meaning.BROKEN].stand_in(self._message)
+_OUTCOMES = {
+    **_OURS,
+    **_REQUEST,
+    **_WAIT,
+    Meaning.FORBIDDEN: Outcome.FORBIDDEN,
+    Meaning.INVALID: Outcome.INVALID_REQUEST,
+    Meaning.BROKEN: Outcome.UNAVAILABLE,
+}
 
 
-def outcome_of(status: int, error: UpstreamError) -> Outcome:
+class UpstreamProfile:
+    """What a provider says and accepts, compiled; see app/settings/provider_profiles.py for its parts.
+
+    `fixes`: changes made to every request. `auth`: the header of the key; `query`: added to the address.
+    """
+
+    def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
+        """`facts`: plain values; without them only statuses count."""
+        known: Mapping[str, Any] = facts or {}
+        fillers = known.get("fillers", ())
+        request = known.get("request", {})
+        self.vocabulary = Vocabulary(known.get("words"), fillers)
+        self.statuses = {int(s): _OUTCOMES[Meaning(m)] for s, m in known.get("statuses", {}).items()}
+        self.shape = ErrorShape(**known.get("shape", {}), fillers=Fillers(fillers))
+        self.waits = WaitPlaces(**known.get("wait", {}))
+        self.phrases = FixPhrases(**known.get("fixes", {}))
+        self.fixes = fixes_of(request)
+        self.auth: str = request.get("auth") or "authorization"
+        self.query: Mapping[str, str] = request.get("query", {})
+
+    def auth_header(self, secret: str) -> dict[str, str]:
+        """The header that carries a key."""
+        return {self.auth: f"Bearer {secret}" if self.auth == "authorization" else secret}
+
+    def spoken(self, error: UpstreamError) -> SpokenWords:
+        """An error's words, to be matched."""
+        return SpokenWords(self.vocabulary, error.words, error.message)
+
+
+def outcome_of(status: int, error: UpstreamError, profile: UpstreamProfile) -> Outcome:
     """The outcome that an error with this HTTP status means."""
-    words = _Words(error)
+    words = profile.spoken(error)
     for meaning, outcome in _OURS.items():
         if words.begin(meaning):
             return outcome
-    if status in _FIXED:
-        return _FIXED[status]
+    if status in (401, 403) and words.begin(Meaning.UNKNOWN_MODEL):
+        return Outcome.UNKNOWN_MODEL  # a sound key that may not use this model
+    fixed = profile.statuses.get(status) or _FIXED.get(status)
+    if fixed is not None:
+        return fixed
     if status == 429:
-        return Outcome.OVERLOADED if words.say(Meaning.BUSY) else Outcome.RATE_LIMITED
+        return _of_429(words)
     if status == 403:
         return _of_403(words)
     return _of_request(words) if 400 <= status < 500 else _of_server(words)
 
 
-def outcome_in_200(error: UpstreamError) -> Outcome:
+def outcome_in_200(error: UpstreamError, profile: UpstreamProfile) -> Outcome:
     """The outcome of an error inside a 200. Its code may name a status, otherwise its words decide."""
     if (status := error.status) is not None:
-        return outcome_of(status, error)
-    words = _Words(error)
+        return outcome_of(status, error, profile)
+    words = profile.spoken(error)
     for meaning, outcome in {**_OURS, **_REQUEST}.items():
         found = words.begin(meaning) if meaning in _OURS else words.say(meaning)
         if found:
@@ -106,13 +133,21 @@ def outcome_in_200(error: UpstreamError) -> Outcome:
     return Outcome.FORBIDDEN if words.begin(Meaning.FORBIDDEN) else _of_server(words)
 
 
-def _of_403(words: _Words) -> Outcome:
+def _of_429(words: SpokenWords) -> Outcome:
+    """A request above a limit by itself would wait for ever."""
+    if words.begin(Meaning.CONTEXT_TOO_LONG):
+        return Outcome.CONTEXT_TOO_LONG
+    waits = words.say(Meaning.BUSY) or words.say(Meaning.LOADING)
+    return Outcome.OVERLOADED if waits else Outcome.RATE_LIMITED
+
+
+def _of_403(words: SpokenWords) -> Outcome:
     if words.say(Meaning.CONTENT_REFUSED):
         return Outcome.CONTENT_REFUSED
     return _wait_by_beginning(words) or Outcome.FORBIDDEN
 
 
-def _of_request(words: _Words) -> Outcome:
+def _of_request(words: SpokenWords) -> Outcome:
     for meaning, outcome in _REQUEST.items():
         if words.say(meaning):
             return outcome
@@ -121,17 +156,17 @@ def _of_request(words: _Words) -> Outcome:
     return _wait_by_beginning(words) or Outcome.INVALID_REQUEST
 
 
-def _wait_by_beginning(words: _Words) -> Outcome | None:
+def _wait_by_beginning(words: SpokenWords) -> Outcome | None:
     return next((outcome for meaning, outcome in _WAIT.items() if words.begin(meaning)), None)
 
 
-def _of_server(words: _Words) -> Outcome:
+def _of_server(words: SpokenWords) -> Outcome:
     """A server's error is never the request's fault, so its words count anywhere in the message."""
-    if words.say(Meaning.BUSY):
+    if words.say(Meaning.BUSY) or words.say(Meaning.LOADING):
         return Outcome.OVERLOADED
     if words.say(Meaning.RATE_LIMITED):
         return Outcome.RATE_LIMITED
-    waits = words.say(Meaning.LATER) and not words.broke
+    waits = words.say(Meaning.LATER) and not words.say(Meaning.BROKEN)
     return Outcome.OVERLOADED if waits else Outcome.UNAVAILABLE
 
 
@@ -152,14 +187,15 @@ class CallVerdict:
 
     outcome: Outcome
     message: str = ""
-    code: str = ""
+    code: str = ""  # the upstream's
+    param: str = ""  # the parameter that it names
     status_code: int | None = None
     retry_after_seconds: float | None = None
     scope: LimitScope = LimitScope.MODEL
     usage: TokenUsage | None = None
     result: str | None = field(default=None, repr=False)
     simulated: bool = False
-    repair: ParameterFix | None = None
+    fixes: tuple[ParameterFix, ...] = ()  # changes of the request that its words suggest, best first
     upstream_request_id: str | None = None
     sent_at: float | None = None
     first_byte_at: float | None = None
@@ -178,25 +214,38 @@ class CallVerdict:
         return 0 if refused or self.outcome is Outcome.OVERLOADED or not self.sent else None
 
 
+@dataclass(frozen=True, slots=True)
+class _AnswerReading:
+    """What reading an answer depends on."""
+
+    model: str
+    now: float
+    parse: Parse
+    profile: UpstreamProfile
+    headers: Mapping[str, str]
+    fits: Callable[[str], bool] | None
+
+
 def classify(
     reply: Reply | TransportError,
     *,
     model: str,
     now: float,
     parse: Parse,
+    profile: UpstreamProfile,
     fits: Callable[[str], bool] | None = None,
 ) -> CallVerdict:
-    """The verdict on a call. `model`: the upstream's name of it; `now`: Unix seconds.
+    """The verdict on a call. `model`: the upstream's name of it; `now`: Unix seconds; `profile`: the upstream's.
 
     `fits`: whether a text is the JSON that was asked for.
     """
+    reading = _AnswerReading(model, now, parse, profile, reply.headers, fits)
     if isinstance(reply, TransportError):
-        return _of_transport_error(reply, model, now)
+        return _of_transport_error(reply, reading)
     known = _known(reply, now)
     if 200 <= reply.status < 300:
-        return _of_success(reply, known, model, parse, fits)
-    error = _error_of(reply.body, parse)
-    return _of_error(outcome_of(reply.status, error), error, known, model)
+        return _of_success(reply, known, reading)
+    return _of_error(_document(reply.body, parse), known, reading)
 
 
 def _known(reply: Reply | TransportError, now: float) -> CallVerdict:
@@ -231,46 +280,42 @@ _OF_TRANSPORT_ERROR = {
 }
 
 
-def _of_transport_error(fault: TransportError, model: str, now: float) -> CallVerdict:
-    known = _known(fault, now)
+def _of_transport_error(fault: TransportError, reading: _AnswerReading) -> CallVerdict:
+    known = _known(fault, reading.now)
     if fault.status is not None and fault.status >= 300 and fault.trouble is not TransportErrorKind.ABORTED:
-        error = UpstreamError()  # the status arrived, only the body is missing
-        return _of_error(outcome_of(fault.status, error), error, known, model)
+        return _of_error(None, known, reading)  # the status arrived, only the body is missing
     called = fault.trouble is not TransportErrorKind.NOT_SENT
     outcome = _OF_TRANSPORT_ERROR[fault.trouble]
     return replace(known, outcome=outcome, message=fault.message, called=called, sent=fault.sent)
 
 
-def _of_success(
-    reply: Reply, known: CallVerdict, model: str, parse: Parse, fits: Callable[[str], bool] | None
-) -> CallVerdict:
+def _of_success(reply: Reply, known: CallVerdict, reading: _AnswerReading) -> CallVerdict:
     if not reply.body.strip():
         return replace(known, message="The upstream answered 200 with an empty body.")
     try:
-        document, text = read_json(reply.body, parse)
+        document, text = read_json(reply.body, reading.parse)
     except ValueError:
         document, text = None, ""
     if not isinstance(document, Mapping):
-        return _of_no_object(_error_of(reply.body, parse), known, model)
+        return _of_no_object(_document(reply.body, reading.parse), known, reading)
     known = replace(known, simulated=document.get("simulated") is True, usage=usage_of(document))
     choice = _first_choice(document)
-    if document.get("error") or (choice is None and is_error(document)):
-        error = read_error(document)
-        return _of_error(outcome_in_200(error), error, known, model)
+    if document.get("error") or (choice is None and is_error(document, reading.profile.shape)):
+        return _of_error(document, known, reading)
     if choice is None:
         return replace(known, message="The upstream answered 200 without any choice.")
     if (plain := whole_of(document)) is not document:
         document, text = plain, json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
         choice = document["choices"][0]
-    return _of_choice(choice, replace(known, result=text, finish=finish_of(document, fits)))
+    return _of_choice(choice, replace(known, result=text, finish=finish_of(document, reading.fits)))
 
 
-def _of_no_object(error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
+def _of_no_object(document: Any, known: CallVerdict, reading: _AnswerReading) -> CallVerdict:
     """A list or plain text in a 200 is an error if its words say which, otherwise malformed."""
-    outcome = outcome_in_200(error)
-    if outcome is Outcome.UNAVAILABLE:
+    found = _of_error(document, known, reading)
+    if found.outcome is Outcome.UNAVAILABLE:
         return replace(known, message="The upstream answered 200 with something that is not a JSON object.")
-    return _of_error(outcome, error, known, model)
+    return found
 
 
 def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -309,21 +354,28 @@ def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
     return replace(known, outcome=Outcome.SUCCEEDED)
 
 
-def _of_error(outcome: Outcome, error: UpstreamError, known: CallVerdict, model: str) -> CallVerdict:
+def _of_error(document: Any, known: CallVerdict, reading: _AnswerReading) -> CallVerdict:
+    """The verdict on an error: an object, a list, a text or None."""
+    profile, status = reading.profile, known.status_code or 0
+    error = read_error(document, profile.shape)
+    in_success = 200 <= status < 300
+    outcome = outcome_in_200(error, profile) if in_success else outcome_of(status, error, profile)
     return replace(
         known,
         outcome=outcome,
         message=error.message or f"The upstream answered {known.status_code}.",
         code=error.code or error.type,
-        scope=scope_of(error, model),
+        param=error.param,
+        retry_after_seconds=profile.waits.asked(reading.headers, document, error.message, reading.now),
+        scope=scope_of(error, reading.model),
         named=named_limit(error) if outcome is Outcome.RATE_LIMITED else None,
-        repair=request_parameters.suggest_fix(error.message) if outcome in _REPAIRABLE else None,
+        fixes=profile.phrases.suggested(error.message, error.param) if outcome in _REPAIRABLE else (),
     )
 
 
-def _error_of(body: bytes, parse: Parse) -> UpstreamError:
-    """The error in a body: JSON, plain text or an HTML page."""
+def _document(body: bytes, parse: Parse) -> Any:
+    """A body as JSON, else as text: plain, or an HTML page."""
     try:
-        return read_error(read_json(body, parse)[0])
+        return read_json(body, parse)[0]
     except ValueError:
-        return read_error(body[:_MAX_TEXT].decode("utf-8-sig", "replace"))
+        return body[:_MAX_TEXT].decode("utf-8-sig", "replace")

@@ -1,16 +1,26 @@
-"""Reads an upstream's error from any of the shapes that providers use, and whose limit it names."""
+"""Reads an upstream's error from any of the shapes that providers use: words, whose limit it names, the wait."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
-from app.upstreams.domain.upstream_words import FILLERS, Fillers, folded
+from app.platform.domain.times import (
+    DURATION,
+    LONGEST_SECONDS,
+    read_date,
+    read_duration,
+    retry_after_seconds,
+    seconds_until,
+)
+from app.upstreams.domain.upstream_words import Fillers, folded
 
 _LONGEST_MESSAGE = 1000  # characters kept of an upstream's message
 _LONGEST_NESTED = 65536  # characters of a message that are parsed as a nested document
@@ -36,6 +46,7 @@ class UpstreamError:
     code: str = ""
     type: str = ""
     others: tuple[str, ...] = ()  # further words: a status, reasons
+    param: str = ""  # the parameter at fault
 
     @property
     def words(self) -> frozenset[str]:
@@ -49,61 +60,68 @@ class UpstreamError:
         return next(map(int, named), None)
 
 
-# Field names that providers use, most common first.
-_ERRORS = ("error", "errors", "Error", "err", "base_resp", "Response", "header")
-_MESSAGES = (
-    *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "err_msg"),
-    *("status_msg", "Message", "error_description", "description", "title", "reason", "details"),
-)
-_CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "statusCode", "Code")
-_TYPES = ("type", "error_type", "__type", "status")
-_FILLERS = Fillers(FILLERS)
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """Names of fields that providers use, most common first, and words that may precede a nested document."""
+
+    errors: Sequence[str] = ("error",)
+    messages: Sequence[str] = ("message",)
+    codes: Sequence[str] = ("code",)
+    types: Sequence[str] = ("type",)
+    params: Sequence[str] = ("param",)
+    fillers: Fillers = field(default_factory=lambda: Fillers(()))
 
 
-def read_error(document: Any) -> UpstreamError:
+def read_error(document: Any, shape: ErrorShape) -> UpstreamError:
     """The error in an answer: an object, a list, a text, HTML, or a document inside a message."""
-    return _read(document, _DEEPEST)
+    return _read(document, shape, _DEEPEST)
 
 
-def is_error(document: Any) -> bool:
+def is_error(document: Any, shape: ErrorShape) -> bool:
     """Whether a document has the shape of an error: `{"error": ...}`, or a message beside a code."""
     if not isinstance(document, Mapping):
         return False
     has = {name for name, value in document.items() if value not in (None, "", [], {})}
-    return bool(has & {*_ERRORS}) or bool(has & {*_MESSAGES} and has & {*_CODES, *_TYPES})
+    return bool(has & {*shape.errors}) or bool(has & {*shape.messages} and has & {*shape.codes, *shape.types})
 
 
-def _read(document: Any, depth: int) -> UpstreamError:
+def _read(document: Any, shape: ErrorShape, depth: int) -> UpstreamError:
     if depth <= 0:
         return UpstreamError()
     if isinstance(document, str):
-        return _of_text(document, depth)
+        return _of_text(document, shape, depth)
     if isinstance(document, Sequence) and not isinstance(document, bytes):
-        return _joined([_read(item, depth - 1) for item in document[:_MAX_ITEMS]])
-    return _of_object(document, depth) if isinstance(document, Mapping) else UpstreamError()
+        return _joined([_read(item, shape, depth - 1) for item in document[:_MAX_ITEMS]])
+    return _of_object(document, shape, depth) if isinstance(document, Mapping) else UpstreamError()
 
 
-def _of_object(document: Mapping[str, Any], depth: int) -> UpstreamError:
+def _of_object(document: Mapping[str, Any], shape: ErrorShape, depth: int) -> UpstreamError:
     """The top level, made more precise by the error inside it."""
-    top = _message(document, depth)
-    inner = next((found for name in _ERRORS if (found := document.get(name)) and found is not True), None)
+    top = _message(document, shape, depth)
+    inner = next(
+        (found for name in shape.errors if (found := document.get(name)) and found is not True), None
+    )
     if inner is None:
         return top
     if isinstance(inner, str) and top.message:
         return _over(top, UpstreamError(type=_text(inner)))
-    return _over(_read(inner, depth - 1), top)
+    return _over(_read(inner, shape, depth - 1), top)
 
 
-def _message(document: Mapping[str, Any], depth: int) -> UpstreamError:
+def _message(document: Mapping[str, Any], shape: ErrorShape, depth: int) -> UpstreamError:
     """An error object's own message, code, type and other words."""
-    said = next((found for name in _MESSAGES if (found := document.get(name)) and found is not True), None)
+    said = next(
+        (found for name in shape.messages if (found := document.get(name)) and found is not True), None
+    )
     if isinstance(said, list) and said and _is_field_error(said[0]):
-        inner = UpstreamError("; ".join(_field_errors(said))[:_LONGEST_MESSAGE])
+        first = ".".join(_place(said[0]))
+        inner = UpstreamError("; ".join(_field_errors(said))[:_LONGEST_MESSAGE], param=first)
     else:
-        inner = _read(said, depth - 1)
-    codes, types = list(_texts(document, _CODES)), list(_texts(document, _TYPES))
+        inner = _read(said, shape, depth - 1)
+    codes, types = list(_texts(document, shape.codes)), list(_texts(document, shape.types))
     others = (*codes[1:], *types[1:], *_reasons(document.get("details")))
-    return _over(inner, UpstreamError("", (codes or [""])[0], (types or [""])[0], others))
+    param = next(_texts(document, shape.params), "")
+    return _over(inner, UpstreamError("", (codes or [""])[0], (types or [""])[0], others, param))
 
 
 def _over(inner: UpstreamError, outer: UpstreamError) -> UpstreamError:
@@ -114,6 +132,7 @@ def _over(inner: UpstreamError, outer: UpstreamError) -> UpstreamError:
         inner.code or outer.code,
         inner.type or outer.type,
         tuple(dict.fromkeys((*inner.others, *further))),
+        inner.param or outer.param,
     )
 
 
@@ -125,7 +144,7 @@ def _joined(errors: Sequence[UpstreamError]) -> UpstreamError:
     whole = found[0]
     for error in found[1:]:
         whole = _over(whole, error)
-    return UpstreamError(message[:_LONGEST_MESSAGE], whole.code, whole.type, whole.others)
+    return replace(whole, message=message[:_LONGEST_MESSAGE])
 
 
 def _is_field_error(item: Any) -> bool:
@@ -135,9 +154,12 @@ def _is_field_error(item: Any) -> bool:
 def _field_errors(items: Sequence[Any]) -> Iterator[str]:
     """FastAPI's list as `field: message`, without the input."""
     for item in filter(_is_field_error, items[:_MAX_ITEMS]):
-        place = item["loc"] if isinstance(item["loc"], list) else [item["loc"]]
-        field = ".".join(str(part)[:100] for part in place if part != "body")
-        yield ": ".join(filter(None, (field, _text(item.get("msg") or item.get("message")))))
+        yield ": ".join(filter(None, (".".join(_place(item)), _text(item.get("msg") or item.get("message")))))
+
+
+def _place(item: Mapping[str, Any]) -> Iterator[str]:
+    place = item["loc"] if isinstance(item["loc"], list) else [item["loc"]]
+    return (str(part)[:100] for part in place if part != "body")
 
 
 def _reasons(details: Any) -> Iterator[str]:
@@ -151,23 +173,23 @@ def _texts(document: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
     return filter(None, (_text(document.get(name)) for name in names))
 
 
-def _of_text(text: str, depth: int) -> UpstreamError:
-    """A text is a message; or a document after filler words; or a page, represented by its title."""
-    nested = _nested(text[:_LONGEST_NESTED])
+def _of_text(text: str, shape: ErrorShape, depth: int) -> UpstreamError:
+    """A text is a message; or a document after filler words; or a page, represented by its headings."""
+    nested = _nested(text[:_LONGEST_NESTED], shape)
     if nested is not None and depth > 1:
-        return _over(_read(nested, depth - 1), UpstreamError(_text(text)))
+        return _over(_read(nested, shape, depth - 1), UpstreamError(_text(text)))
     if re.match(r"\s*<(?:!doctype|html|head|body|\?xml)", text[:200], re.IGNORECASE):
         return UpstreamError(_title(text[:_LONGEST_NESTED]))
     return UpstreamError(_text(text))
 
 
-def _nested(text: str) -> Any:
+def _nested(text: str, shape: ErrorShape) -> Any:
     start = next((at for at, character in enumerate(text) if character in "{["), -1)
-    if start < 0 or not _FILLERS.fill(folded(text[:start])):
+    if start < 0 or not shape.fillers.fill(folded(text[:start])):
         return None
     found = _document(text[start:].strip())
     listed = found[0] if isinstance(found, list) and found else found
-    return found if is_error(listed) else None
+    return found if is_error(listed, shape) else None
 
 
 def _document(text: str) -> Any:
@@ -182,10 +204,8 @@ def _document(text: str) -> Any:
 
 
 def _title(page: str) -> str:
-    found = re.search(r"<title[^>]*>([^<]{1,300})<", page, re.IGNORECASE) or re.search(
-        r"<h1[^>]*>([^<]{1,300})<", page, re.IGNORECASE
-    )
-    return _text(found[1]) if found else ""
+    found = re.findall(r"<(?:title|h1|h2)[^>]*>([^<]{1,300})<", page, re.IGNORECASE)
+    return ". ".join(dict.fromkeys(filter(None, map(_text, found[:_MAX_ITEMS]))))[:_LONGEST_MESSAGE]
 
 
 def _text(value: Any) -> str:
@@ -206,3 +226,112 @@ def scope_of(error: UpstreamError, model: str) -> LimitScope:
     if re.search(r"\b(organi[sz]ation|account|workspace|user|project|team)\b", text) and not names_model:
         return LimitScope.ACCOUNT
     return LimitScope.MODEL
+
+
+_LONGEST_TOLD = 600.0  # seconds taken from a text, which may quote a client
+_MOST_FIELDS = 500  # of an error's JSON
+_INSTANT = r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:\s?utc|z|\s?[+-]\d\d:?\d\d)?"
+_ABOUT = r"(?:about|approximately|around|another|at least|up to|约|大约)?\s*"
+
+
+class WaitPlaces:
+    """Where an answer says how long to wait: headers, fields of its JSON, phrases of its message, resets of limits."""
+
+    def __init__(
+        self,
+        headers: Sequence[str] = ("retry-after-ms", "retry-after"),
+        fields: Iterable[str] = (),
+        says: Iterable[str] = (),
+        resets: Sequence[str] = (),
+    ) -> None:
+        self._headers, self._resets = tuple(headers), tuple(resets)
+        self._fields = {_plain_name(name) for name in fields}
+        self._phrases = tuple(says)
+
+    @cached_property
+    def _says(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(_wait_pattern, self._phrases)) or r"(?!)")
+
+    def asked(self, headers: Mapping[str, str], document: Any, message: str, now: float) -> float | None:
+        """Seconds, above 0 up to an hour; None if nothing readable is asked for. `now`: Unix seconds.
+
+        The first place counts: a header, a field of the document, the message, a limit that is used up.
+        """
+        found = retry_after_seconds(headers, now, names=self._headers)
+        if found is None:
+            found = next(self._in_document(document, now), None)
+        if found is None:
+            found = self._in_text(message, now)
+        return self._until_reset(headers, now) if found is None else found
+
+    def _in_document(self, document: Any, now: float) -> Iterator[float]:
+        for name, value in _fields_of(document):
+            if name == "headers" and isinstance(value, Mapping):
+                headers = {str(header).lower(): str(one) for header, one in value.items()}
+                found = retry_after_seconds(headers, now, names=self._headers) or self._until_reset(
+                    headers, now
+                )
+            else:
+                found = _field_seconds(name, value) if _plain_name(name) in self._fields else None
+            if found:
+                yield min(found, LONGEST_SECONDS)
+
+    def _in_text(self, message: str, now: float) -> float | None:
+        text = unicodedata.normalize("NFKC", message).casefold().replace('"', "").replace("'", "")
+        for found in self._says.finditer(text):
+            said = next(filter(None, found.groups()))
+            at = read_date(said.replace("utc", "+00:00").replace(" +", "+").upper())
+            seconds = read_duration(said.strip(" ,")) if at is None else at - now
+            if seconds is not None and seconds > 0:
+                return min(seconds, _LONGEST_TOLD)
+        return None
+
+    def _until_reset(self, headers: Mapping[str, str], now: float) -> float | None:
+        """Until the limit that is used up is full again; without a word of what remains, until the first one is."""
+        base = read_date(headers.get("date", ""))
+        waits = {True: list[float](), False: list[float]()}
+        for name in self._resets:
+            seconds = seconds_until(headers.get(name, ""), now if base is None else base)
+            remaining = headers.get(name.replace("reset", "remaining"), "")
+            if seconds and remaining in ("", "0"):
+                waits[bool(remaining)].append(min(seconds, LONGEST_SECONDS))
+        return max(waits[True], default=None) or min(waits[False], default=None)
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _wait_pattern(phrase: str) -> str:
+    """A phrase as a pattern whose group is the wait; `:` and `=` may follow its last word."""
+    before, mark, after = re.split(r"(\{wait\}|\{at\})", phrase.casefold(), maxsplit=1)
+    left, right = (r"[\s:=]*".join(map(re.escape, part.split())) for part in (before, after))
+    value = DURATION if mark == "{wait}" else _INSTANT
+    return rf"{left}[\s:=]*{_ABOUT}({value})[\s,]*{right}" if left else rf"({value})[\s,]*{right}"
+
+
+def _fields_of(document: Any) -> Iterator[tuple[str, Any]]:
+    """All fields at any depth, breadth first, also of documents inside texts."""
+    queue, seen = [document], 0
+    while queue and seen < _MOST_FIELDS:
+        seen += 1
+        one = queue.pop(0)
+        if isinstance(one, Mapping):
+            yield from ((str(name), value) for name, value in one.items())
+            queue.extend(value for value in one.values() if isinstance(value, Mapping | list | str))
+        elif isinstance(one, list):
+            queue.extend(one[:_MAX_ITEMS])
+        elif isinstance(one, str) and (start := one.find("{")) >= 0:
+            inner = _document(one[start:_LONGEST_NESTED].strip())
+            queue.extend([inner] if isinstance(inner, Mapping) else [])
+
+
+def _field_seconds(name: str, value: Any) -> float | None:
+    """Of 8, "8s", "8" or `{"seconds": 8, "nanos": 5}`; milliseconds where the name says so."""
+    if isinstance(value, Mapping):
+        whole, rest = value.get("seconds", 0), value.get("nanos", 0)
+        parts = [part for part in (read_duration(str(whole)), read_duration(str(rest))) if part is not None]
+        return parts[0] + parts[1] / 1e9 if len(parts) == 2 else None
+    seconds = None if isinstance(value, bool) else read_duration(str(value)[:40])
+    in_thousandths = seconds is not None and _plain_name(name).endswith("ms")
+    return seconds / 1000 if seconds is not None and in_thousandths else seconds
