@@ -143,6 +143,13 @@ class LastTest(Shape):
     words: str
 
 
+class LearnedFix(Shape):
+    """A change that requests for a model need at this upstream."""
+
+    model: str
+    words: str
+
+
 class UpstreamKey(Shape):
     """An upstream key, without its secret."""
 
@@ -158,6 +165,7 @@ class UpstreamKey(Shape):
     workers: Annotated[int, Field(description="Number of workers that consume its queue.")]
     next_test_at: Time | None
     last_test: LastTest | None
+    fixes: list[LearnedFix]
     quotas: list[Quota]
 
 
@@ -236,6 +244,7 @@ def key(one: KeyView, quotas: Mapping[str, QuotaView]) -> UpstreamKey:
         workers=one.workers,
         next_test_at=to_rfc3339(status.next_test_at),
         last_test=None if status.last is None else LastTest(**_test(status.last)),
+        fixes=[LearnedFix(model=model, words=words) for model, words in one.fixes],
         quotas=[_quota(quotas[name]) for name in one.quotas],
     )
 

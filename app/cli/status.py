@@ -113,8 +113,12 @@ def _why_of_key(key: dict[str, Any]) -> str:
     parts = [key["reason"]] if key["reason"] else []
     if key["next_test_at"]:
         parts.append(f"next test {key['next_test_at']}")
-    if key["last_test"] and key["state"] != "active":
-        parts.append(f"last test: {key['last_test']['words']}")
+    said = key["last_test"]["words"] if key["last_test"] else ""
+    if said and key["state"] != "active":
+        parts.append(f"last test: {said}")
+    elif "; " in said:
+        parts.append(said.partition("; ")[2])  # the key works, its models do not
+    parts += [f"{one['model']}: {one['words']}" for one in key["fixes"]]
     return "; ".join(parts)
 
 

@@ -83,7 +83,7 @@ def resume(remote: Remote, name: str) -> None:
 @click.argument("name")
 @with_remote
 def test(remote: Remote, name: str) -> None:
-    """Test a key by listing its upstream's models. Exit code 1 if it does not work.
+    """Test a key by listing its upstream's models, which are compared with those configured. Exit code 1 if it fails.
 
     \b
     penstock keys test deepseek-main

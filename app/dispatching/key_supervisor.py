@@ -164,7 +164,12 @@ class KeySupervisor:
             self._note_test(order, test)
             self._recompute()
         log.info(
-            "key tested", subject=order.subject, test=order.test, finding=test.finding, status=test.status
+            "key tested",
+            subject=order.subject,
+            test=order.test,
+            finding=test.finding,
+            status=test.status,
+            words=test.words,
         )
         if changed and not bad:
             log.warning("key in use again", subject=order.subject, reason=test.words)
@@ -175,7 +180,8 @@ class KeySupervisor:
 
     def _note_test(self, order: Order, test: Probed) -> None:
         """Note a key whose own test worked. Call under the lock."""
-        if order.test is Probe.MODELS and test.finding is KeyTestResult.WORKS and self._ahead is not None:
+        works = order.test is Probe.MODELS and test.finding is KeyTestResult.WORKS and test.proves
+        if works and self._ahead is not None:
             proof = self._proofs.get(order.key, Proof())
             self._proofs = {**self._proofs, order.key: replace(proof, tested=test.at - self._ahead)}
 

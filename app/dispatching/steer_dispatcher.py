@@ -58,14 +58,14 @@ class SteerDispatcher:
         self._reactivate(held, ("key", "account"))
 
     def test_key(self, name: str) -> Probed:
-        """Ask the key's upstream for its models; a key that works is used again. Raises NotFound.
+        """Ask the key's upstream for its models; a key that is proved to work is used again. Raises NotFound.
 
         Workers resolve their secrets again meanwhile: what is tested is what they will send.
         """
         held = self._held(name)
         self._ask_secrets()
         tested = self._tester.test(name, Probe.MODELS)
-        if tested.finding is KeyTestResult.WORKS:
+        if tested.finding is KeyTestResult.WORKS and tested.proves:
             self._reactivate(held, ("key",), tested)
         return tested
 

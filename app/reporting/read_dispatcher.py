@@ -155,6 +155,12 @@ class ReadDispatcher:
             status,
             tuple(quota.id for quota in passed),
             seen_by_workers([held.name], gate.reports)[held.name] if gate else 0,
+            tuple(
+                (model, fix.words)
+                for (upstream, model), fixes in seen.fixes.items()
+                for fix in fixes
+                if upstream == held.upstream
+            ),
         )
 
 

@@ -27,7 +27,9 @@ from app.reporting.domain.snapshot import OldestWait, PacingSnapshot, ServiceSta
 from app.reporting.store import service_queries
 from app.reporting.store.service_queries import RunningCalls
 from app.upstreams.domain.key_health import Condition, KeyStatus
-from app.upstreams.store.health import load_health
+from app.upstreams.domain.request_parameters import ParameterFix
+from app.upstreams.learned_fixes import KEPT_SECONDS, Place
+from app.upstreams.store.health import load_fixes, load_health
 
 COUNT_LIMIT = 1_000_000  # rows counted per client and per queue
 _QUEUED_LIMIT = 50_000  # queued rows counted while Redis is unreachable
@@ -59,6 +61,9 @@ class _Counts:
     later: Mapping[str, int] = field(default_factory=dict)  # by client: scheduled, held or paused
 
 
+Fixes = Mapping[Place, Sequence[ParameterFix]]  # by upstream and its name of a model
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSnapshot:
     """The service at one instant (Unix seconds)."""
@@ -74,6 +79,7 @@ class ServiceSnapshot:
     running: Sequence[RunningCalls]
     pauses: Mapping[str, float] = field(default_factory=dict)  # by subject: since when
     health: Mapping[str, KeyStatus] = field(default_factory=dict)  # by key and account
+    fixes: Fixes = field(default_factory=dict)  # learned
     workers: Sequence[workers.WorkerRow] = ()
 
     def waiting_by_model(self) -> dict[str, int]:
@@ -98,6 +104,7 @@ class ServiceReader:
         self._lock = threading.Lock()
         self._counts = RateLimitedRead(_Counts(), 1.0, clock)
         self._running: RateLimitedRead[list[RunningCalls]] = RateLimitedRead([], 2.0, clock)
+        self._fixes: RateLimitedRead[Fixes] = RateLimitedRead({}, 5.0, clock)
         self._beat: tuple[int, float] = (-1, 0.0)
         self._database_due = -1.0
 
@@ -122,6 +129,7 @@ class ServiceReader:
             running=self._running.value,
             pauses=pauses,
             health=health,
+            fixes=self._fixes.value,
             workers=alive,
         )
 
@@ -149,6 +157,7 @@ class ServiceReader:
             self._running.get(lambda: read(lambda conn: service_queries.running(conn, now - SENT_SPAN)))
             self._counts.get(lambda: read(lambda conn: self._count(conn, pacing)))
             alive = read(lambda conn: workers.alive(conn, now - _WORKER_SILENT))
+            self._fixes.get(lambda: read(lambda conn: load_fixes(conn, now - KEPT_SECONDS)))
             return dict(read(load_pauses)), read(load_health), alive
         except DatabaseUnreachable:
             self._database_due = self.clock.monotonic() + _DATABASE_BACKOFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from app.settings import (
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import USER_AGENT, profile_of
 from app.upstreams.domain.classify import UpstreamProfile, outcome_of
-from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed
+from app.upstreams.domain.key_health import KeyTestResult, Probe, Probed, judge_offer
 from app.upstreams.domain.reply import FetchedPage
 from app.upstreams.domain.upstream_error import read_error
 from app.upstreams.upstream_call import (
@@ -108,6 +109,8 @@ def _json(body: bytes) -> object:
 
 
 _REFUSED = {401, 403}
+_OPEN = "it answers, but anybody may list its models: only a call shows whether the key works"
+_SEEN_SECONDS = 3600.0  # for which it is remembered whether a list of models is open
 _NOT_OFFERED = {404, 405, 501}
 
 
@@ -121,13 +124,16 @@ class UpstreamTests:
         self._environ = environ
         self._seconds = settings.health.timeout
         self._clock = clock
+        self._open: dict[
+            str, tuple[float, bool]
+        ] = {}  # by upstream: when it was seen whether anybody may ask
 
     def test(self, key: str, test: Probe) -> Probed:
         """Ask the key's upstream. Neither an upstream nor a missing secret raises."""
         begun = self._clock.monotonic()
 
-        def found(finding: KeyTestResult, status: int | None, words: str) -> Probed:
-            return Probed(finding, self._clock.now(), self._clock.monotonic() - begun, status, words)
+        def found(finding: KeyTestResult, status: int | None, words: str, proves: bool = True) -> Probed:
+            return Probed(finding, self._clock.now(), self._clock.monotonic() - begun, status, words, proves)
 
         known = self._keys[key]
         try:
@@ -140,7 +146,25 @@ class UpstreamTests:
         page = pages.page(test, secret)
         if page.error:
             return found(KeyTestResult.NO_ANSWER, None, page.error)
-        return found(*_finding(test, page.status, page.body, profile_of(upstream)))
+        finding, status, words = _finding(test, page.status, page.body, profile_of(upstream))
+        if finding is not KeyTestResult.WORKS or test is not Probe.MODELS:
+            return found(finding, status, words)
+        is_open = self._is_open(upstream.name, pages)
+        said = [_OPEN if is_open else words, judge_offer(page.body, self._models_of(key))]
+        return found(finding, status, "; ".join(filter(None, said)), not is_open)
+
+    def _is_open(self, upstream: str, pages: UpstreamPages) -> bool:
+        """Whether the list of models is open to anybody, so that it proves nothing about a key."""
+        seen_at, is_open = self._open.get(upstream, (-math.inf, False))
+        if self._clock.monotonic() - seen_at > _SEEN_SECONDS:
+            is_open = pages.models().status == 200
+            self._open[upstream] = (self._clock.monotonic(), is_open)
+        return is_open
+
+    def _models_of(self, key: str) -> list[str]:
+        """The upstream's names of the models that are routed to a key."""
+        routes = (route for model in self._settings.models for tier in model.routes() for route in tier)
+        return list(dict.fromkeys(route.upstream_model for route in routes if route.key == key))
 
 
 def _finding(test: Probe, status: int, body: Any, profile: UpstreamProfile) -> tuple[KeyTestResult, int, str]:

@@ -98,6 +98,7 @@ def test_a_failed_task_shows_why(world: World, alice: Client) -> None:
         "type": "invalid_request_error",
         "param": None,
         "code": "invalid_request",
+        "upstream_code": None,
     }
 
 

@@ -375,3 +375,20 @@ def test_where_calls_succeed_though_checks_fail_the_checks_close_nothing_again()
     check(found, 1700.0)
     assert [one for one in found.due(1705.0) if one.key in KEYS] == []
     assert found.shut == {}
+
+
+def test_a_public_list_of_models_brings_no_key_back_and_the_pause_grows() -> None:
+    found, at, pauses = disabled(), 1000.0, []
+    found.tested(Order("key:k1", Probe.MODELS, "k1"), answer(KeyTestResult.REFUSED, at))
+    for _ in range(5):
+        at = found.statuses["key:k1"].next_test_at or at
+        (order,) = [one for one in found.due(at) if one.subject == "key:k1"]
+        found.tested(order, Probed(KeyTestResult.WORKS, at, 0.1, 200, proves=False))
+        assert found.statuses["key:k1"].condition is Condition.DISABLED
+        found.heard(
+            call("k1", Outcome.UNAUTHORIZED, at + 1, at, task=f"t{at}")
+        )  # the one call that may try it
+        pauses.append((found.statuses["key:k1"].next_test_at or 0) - at - 1)
+        at += 1
+    assert pauses == sorted(pauses)
+    assert (pauses[0] >= 30, pauses[-1]) == (True, RULES.longest)

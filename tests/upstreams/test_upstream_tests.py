@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import ClassVar
 
+import orjson
 import pytest
 
 from app.platform.ports import SystemClock
@@ -102,3 +106,68 @@ def test_a_secret_that_cannot_be_had_is_named_by_its_reference() -> None:
     found = probed("http://127.0.0.1:1/v1", Probe.MODELS)
     assert found.finding is KeyTestResult.NOT_OFFERED  # a call by a worker that has it will tell
     assert "K1 is not set in the environment" in found.words
+
+
+class Listing(http.server.BaseHTTPRequestHandler):
+    """A list of models, open to anybody or to those with a key."""
+
+    is_open = True
+    models: ClassVar[list[dict[str, str]]] = []
+
+    def do_GET(self) -> None:
+        known = self.is_open or "authorization" in self.headers
+        body = orjson.dumps({"data": self.models} if known else {"error": {"message": "no key"}})
+        self.send_response(200 if known else 401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def listed(*, is_open: bool, models: list[dict[str, str]]) -> Probed:
+    handler = type("Handler", (Listing,), {"is_open": is_open, "models": models})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings.model_validate(
+            {
+                "upstream": [{"name": "up", "base_url": f"http://127.0.0.1:{server.server_port}/v1"}],
+                "key": [{"name": "k1", "upstream": "up", "secret": "env:K1"}],
+                "model": [{"name": "ours", "tiers": [["k1:theirs"]]}, {"name": "flash", "tiers": [["k1"]]}],
+            }
+        )
+        try:
+            return UpstreamTests(settings, {"K1": SECRET}, SystemClock()).test("k1", Probe.MODELS)
+        finally:
+            server.shutdown()
+
+
+BOTH = [{"id": "theirs"}, {"id": "models/flash"}]
+
+
+def test_a_list_that_is_open_to_anybody_proves_nothing() -> None:
+    found = listed(is_open=True, models=BOTH)
+    assert (found.finding, found.proves) == (KeyTestResult.WORKS, False)
+    assert "anybody" in found.words
+    closed = listed(is_open=False, models=BOTH)
+    assert (closed.finding, closed.proves, closed.words) == (KeyTestResult.WORKS, True, "the key works")
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([{"id": "flash"}], "the key works; its list of models lacks theirs"),
+        (
+            [{"id": "theirs", "status": "maintenance"}, {"id": "flash"}],
+            "the key works; not available now: theirs (maintenance)",
+        ),
+        (
+            [{"id": "theirs", "status": "active"}, {"id": "flash", "status": "offline"}],
+            "the key works; not available now: flash (offline)",
+        ),
+        ([], "the key works"),
+    ],
+)
+def test_the_configured_models_are_looked_for_in_the_list(models: list[dict[str, str]], words: str) -> None:
+    assert listed(is_open=False, models=models).words == words

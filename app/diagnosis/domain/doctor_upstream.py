@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 from app.diagnosis.domain.finding import Finding, fail, milliseconds, not_measured, ok, warn
 from app.pacing.domain.ratelimit_headers import used_up_in
+from app.upstreams.domain.key_health import model_states
 from app.upstreams.domain.reply import FetchedPage
 
 SLOW_LOOKUP, SLOW_CONNECT, SLOW_HANDSHAKE = 0.5, 0.5, 1.5
@@ -321,7 +321,8 @@ def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
             f"not offered ({page.status}), model names cannot be checked",
             "Send one prompt with this key: penstock keys test",
         )
-    offered = _model_ids(page.body)
+    states = model_states(page.body)
+    offered = list(states)
     if not offered:
         return warn(
             name, "the list of models is empty or unreadable", "Check that base_url is the API's address."
@@ -333,7 +334,7 @@ def judge_models(page: FetchedPage, wanted: Sequence[str]) -> Finding:
             f"not offered: {', '.join(missing)}",
             f"Correct the name in tiers (key:model). {_hint(missing, offered)}",
         )
-    resting = {model: state for model, state in _states(page.body).items() if model in wanted and state}
+    resting = {model: state for model, state in states.items() if model in wanted and state}
     if resting:
         said = ", ".join(f"{model} ({state})" for model, state in resting.items())
         return warn(name, f"not available now: {said}", "Add a tier with another model or provider.")
@@ -426,41 +427,6 @@ def _titles(rows: object, at: str = "created_at") -> list[str]:
     listed = [row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)]
     open_ones = [row for row in listed if row.get("status") not in ("resolved", "postmortem", "completed")]
     return [f"{str(row.get('name'))[:100]} ({row.get('status')}, {row.get(at)})" for row in open_ones]
-
-
-_AT_WORK = (
-    "",
-    "active",
-    "available",
-    "enabled",
-    "healthy",
-    "loaded",
-    "normal",
-    "ok",
-    "online",
-    "ready",
-    "running",
-    "up",
-)
-
-
-def _states(body: Any) -> dict[str, str]:
-    """What a list of models says against each; empty where nothing."""
-    states = {str(row["id"]): row.get("status") for row in _model_rows(body)}
-    return {
-        model: state if isinstance(state, str) and state.lower() not in _AT_WORK else ""
-        for model, state in states.items()
-    }
-
-
-def _model_ids(body: Any) -> list[str]:
-    return [str(row["id"]) for row in _model_rows(body)]
-
-
-def _model_rows(body: Any) -> list[dict[str, Any]]:
-    data = body.get("data") if isinstance(body, dict) else body
-    rows = data if isinstance(data, list) else []
-    return [row for row in rows if isinstance(row, dict) and row.get("id")]
 
 
 def _hint(missing: Sequence[str], offered: Sequence[str]) -> str:

@@ -85,7 +85,10 @@ def retry_after_seconds(
     """
     base = read_date(headers.get("date", ""))
     for name in names:
-        seconds = seconds_until(headers.get(name, ""), now if base is None else base)
+        asked = headers.get(name, "")
+        seconds = read_duration(asked)
+        if seconds is None:
+            seconds = seconds_until(asked, now if base is None else base)
         if seconds is not None and seconds > 0:
             return min(seconds / 1000 if name.endswith("-ms") else seconds, longest)
     return None

@@ -124,6 +124,7 @@ class KeyView:
     status: KeyStatus  # its own health or its account's, whichever is worse
     quotas: tuple[str, ...]  # that limit its calls
     workers: int  # that consume its queue
+    fixes: tuple[tuple[str, str], ...] = ()  # what its upstream needs: model, words
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@
 
 One refused request closes nothing (see refusals.py): its key is tested at once. What calls close is closed to the
 clients that were refused; others may try it, one call at a time, and a success opens it to all. What refuses several
-clients is closed to all. A successful test proves something only after one that was refused, because many upstreams
-list their models to anybody; otherwise one waiting call serves as the test when it is due. Endpoints without calls for
-a while are probed, so that a fault is noticed before a task meets it.
+clients is closed to all. A successful test proves something only after one that was refused, and never where the list
+of models is open to anybody; otherwise one waiting call serves as the test when it is due. Endpoints are probed soon
+after the start and after a while without calls, so that a fault is noticed before a task meets it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,45 @@ class Probed:
     seconds: float
     status: int | None = None
     words: str = ""  # ours, never the upstream's
+    proves: bool = True  # False: what was asked for is open to everybody
+
+
+_AT_WORK = (
+    "",
+    "active",
+    "available",
+    "enabled",
+    "healthy",
+    "loaded",
+    "normal",
+    "ok",
+    "online",
+    "ready",
+    "running",
+    "up",
+)
+
+
+def model_states(body: Any) -> dict[str, str]:
+    """The models that a list offers, with what it says against each, such as "maintenance"; empty where nothing."""
+    data = body.get("data") if isinstance(body, dict) else body
+    rows = [row for row in data if isinstance(row, dict) and row.get("id")] if isinstance(data, list) else []
+    states = {str(row["id"]).removeprefix("models/"): row.get("status") for row in rows}
+    return {
+        model: state if isinstance(state, str) and state.lower() not in _AT_WORK else ""
+        for model, state in states.items()
+    }
+
+
+def judge_offer(body: Any, wanted: Iterable[str]) -> str:
+    """What is wrong with the models configured for a key, by the upstream's list of models; empty if nothing."""
+    states = model_states(body)
+    if not states:
+        return ""
+    missing = [model for model in wanted if model.removeprefix("models/") not in states]
+    resting = [f"{model} ({states[model]})" for model in wanted if states.get(model)]
+    found = [f"its list of models lacks {', '.join(missing)}"] if missing else []
+    return "; ".join(found + ([f"not available now: {', '.join(resting)}"] if resting else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +149,8 @@ class Proof:
 
 
 NO_PROOFS: Mapping[str, Proof] = {}
+
+FIRST_PROBE = 10.0  # seconds after the start
 
 _BAD = {Outcome.UNAUTHORIZED: Condition.DISABLED, Outcome.NO_BALANCE: Condition.NO_BALANCE}
 _WORDS = {
@@ -214,7 +255,7 @@ class KeyHealth:
                 self._accused.pop(order.subject, None)
             return False
         refused = before.last is not None and before.last.finding is KeyTestResult.REFUSED
-        if refused and test.finding is KeyTestResult.WORKS:
+        if refused and test.finding is KeyTestResult.WORKS and test.proves:
             self._open(order.subject, test.at, test)
         else:
             self._accused[order.subject] = set()
@@ -353,7 +394,8 @@ class KeyHealth:
         upstreams: dict[str, list[str]] = {}
         shut = self.shut
         for key, held in self.keys.items():
-            self._called.setdefault(key, now)  # nothing is known at the start, and nothing is urgent
+            # Nothing is known at the start or after a reload.
+            self._called.setdefault(key, now - max(0.0, self.rules.idle - FIRST_PROBE))
             if key not in shut:
                 upstreams.setdefault(held.upstream, []).append(key)
         for keys in upstreams.values():
