@@ -6,6 +6,7 @@ The context of a call is set where a request comes in, read by use cases, and em
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,15 @@ from functools import lru_cache
 from hmac import compare_digest
 
 import orjson
+from sqlalchemy import Connection, delete, select
 
 from app.access.domain.caller import ADMIN, Caller, hash_key, looks_like_key
 from app.access.manage_clients import ensure_admin, read_limits
 from app.access.store import clients
+from app.access.store.access_tables import ended_session
 from app.access.store.clients import KeyRow
 from app.platform.database import Database
+from app.platform.dialects import insert_or
 from app.platform.domain.errors import DatabaseUnreachable, Unauthenticated
 from app.platform.domain.url_rules import Address, Network, parse_address
 from app.platform.ports import Clock
@@ -114,6 +118,9 @@ _MOST_TICKETS = 1000  # cached tickets
 _WITHOUT_DATABASE_SECONDS = 300.0  # how long a known ticket holds while the database is away
 
 
+SESSION_SECONDS = 12 * 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """What a session cookie holds: the id of a key, never the key.
@@ -123,6 +130,7 @@ class Ticket:
 
     key_id: str
     mark: str = ""  # a digest of that key
+    session: str = ""  # random, so that one session can end without the key's others
 
 
 class KeepSession:
@@ -144,16 +152,31 @@ class KeepSession:
     def open(self, shown: str) -> Ticket:
         """The ticket for an API key. Raises Unauthenticated, DatabaseUnreachable."""
         caller = self._authenticate.caller_of(shown)
+        session = secrets.token_urlsafe(18)
         if self._admin_mark and compare_digest(_mark(shown), self._admin_mark):
-            return Ticket("", self._admin_mark)
-        ticket = Ticket(caller.key_id)
+            ticket = Ticket("", self._admin_mark, session)
+        else:
+            ticket = Ticket(caller.key_id, "", session)
         self._remember(ticket, caller)
         return ticket
 
+    def end(self, ticket: Ticket) -> None:
+        """End a session, and with it every copy of its cookie: here at once, in other processes within seconds.
+
+        Raises DatabaseUnreachable.
+        """
+        now = self._clock.now()
+        ended = {"id": ticket.session, "ended_at": now}
+
+        def write(conn: Connection) -> None:
+            conn.execute(delete(ended_session).where(ended_session.c.ended_at < now - SESSION_SECONDS))
+            conn.execute(insert_or(conn, ended_session).values(ended).on_conflict_do_nothing())
+
+        self._database.write(write)
+        self._known.pop(ticket, None)
+
     def caller(self, ticket: Ticket) -> Caller:
         """The caller behind a ticket. Raises Unauthenticated, DatabaseUnreachable."""
-        if not ticket.key_id:
-            return self._administrator(ticket)
         caller, found_at = self._known.get(ticket, (None, 0.0))
         age = self._clock.monotonic() - found_at
         if caller is not None and age < CACHE_SECONDS:
@@ -161,6 +184,8 @@ class KeepSession:
         try:
             return self._remember(ticket, self._find(ticket))
         except DatabaseUnreachable:
+            if not ticket.key_id:
+                return self._administrator(ticket)
             if caller is None or age > _WITHOUT_DATABASE_SECONDS:
                 raise
             return caller  # operators must still see the page that shows the outage
@@ -177,7 +202,14 @@ class KeepSession:
         return Caller(ADMIN, is_admin=True, granted_priority="high", key_id="environment")
 
     def _find(self, ticket: Ticket) -> Caller:
-        row = self._database.read(lambda conn: clients.get_api_key(conn, ticket.key_id))
+        is_ended = select(ended_session.c.id).where(ended_session.c.id == ticket.session)
+        ended, row = self._database.read(
+            lambda conn: (conn.execute(is_ended).first(), clients.get_api_key(conn, ticket.key_id))
+        )
+        if ended is not None:
+            raise _ended()
+        if not ticket.key_id:
+            return self._administrator(ticket)
         caller = caller_by(row, self._clock.now())
         if caller is None:
             raise _ended()

@@ -12,7 +12,7 @@ import orjson
 from flask import Flask, Response
 from flask.typing import ResponseReturnValue
 
-from app.api.access_control import AccessControl, CallerAddresses, Callers
+from app.api.access_control import AccessControl, CallerAddresses, Callers, credentials
 from app.api.admin_access import AccessViews
 from app.api.admin_clients import ClientViews
 from app.api.admin_dispatcher import DispatcherViews
@@ -63,8 +63,10 @@ class PenstockApi(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request at the path that its client means."""
-        served = canonical(environ.get("PATH_INFO", ""))
-        environ["PATH_INFO"], environ[DEPLOYMENT] = served
+        path = environ.get("PATH_INFO", "")
+        # A browser shows no key: /batches/ID is a page of the dashboard, as well as an OpenAI client without /v1.
+        if credentials(environ) or not path.startswith("/batches/"):
+            environ["PATH_INFO"], environ[DEPLOYMENT] = canonical(path)
         return super().wsgi_app(environ, start_response)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:

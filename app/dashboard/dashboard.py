@@ -21,6 +21,7 @@ from app.dashboard.session import Admit, SessionAuth, install_sessions
 from app.pacing.ports import Explain
 from app.platform.database import Database
 from app.platform.domain.errors import Rejected, Unauthenticated, Unreachable
+from app.platform.domain.url_rules import parse_networks
 from app.platform.encryption import Unsealable
 from app.platform.ports import Clock
 from app.reporting.read_overview import ReadOverview
@@ -66,7 +67,11 @@ def install_dashboard(
         retry,
         DeadLetters(database, notifier or NoCallbackNotifier(), clock),
     )
-    auth = SessionAuth(KeepSession(database, authenticate, clock, admin_key), admit)
+    auth = SessionAuth(
+        KeepSession(database, authenticate, clock, admin_key),
+        admit,
+        parse_networks(settings.access.trusted_proxies),
+    )
     pages = Views(auth, live, database, clock, explain, actions, flower_url)
     app.register_blueprint(_blueprint(pages))
     return live

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 from flask import Response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import TooManyRequests
 
 from app.callbacks.dead_letters import DeadLetters
 from app.dashboard.live import LivePages
@@ -93,12 +94,15 @@ class Views:
         check_form()
         target = _inside(request.form.get("next", ""))
         try:
-            self._auth.sign_in(request.form.get("key", "").strip())
+            self._auth.sign_in(request.form.get("key", "").strip(), self._clock.now())
         except Unauthenticated:
-            said = "Unknown API key. Check it, or create one with: penstock clients add NAME"
-            page = render_template("login.html", viewer=None, csrf=form_token(), next=target, said=said)
-            return page, 401
-        return redirect(target, 303)
+            said, status = "Unknown API key. Check it, or create one with: penstock clients add NAME", 401
+        except TooManyRequests:
+            said, status = "Too many wrong keys from your address. Try again in a minute.", 429
+        else:
+            return redirect(target, 303)
+        page = render_template("login.html", viewer=None, csrf=form_token(), next=target, said=said)
+        return page, status
 
     def sign_out(self) -> ResponseReturnValue:
         """End the session."""

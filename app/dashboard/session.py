@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 from flask import Flask, Request, Response, request, session
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from itsdangerous import URLSafeTimedSerializer
+from werkzeug.exceptions import TooManyRequests
 
-from app.access.authenticate import KeepSession, Ticket
+from app.access.authenticate import SESSION_SECONDS, KeepSession, Ticket, client_address
 from app.access.domain.caller import Caller, allows
 from app.platform.domain.errors import Forbidden, Unauthenticated
+from app.platform.domain.url_rules import Network
 
 _FILE = "dashboard.key"
 
@@ -54,8 +57,8 @@ def _kept(path: Path) -> bytes:
     return path.read_bytes()
 
 
-SESSION_SECONDS = 12 * 3600
 COOKIE = "penstock_session"
+_TICKET_PARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,30 +135,65 @@ Admit = Callable[[Caller, str], None]
 """Checks policies for a caller and a scope, and records the caller for the audit log. Raises Forbidden."""
 
 
+class SignInBrake:
+    """Lets an address try a few wrong keys a minute. Request threads share it; losing a count to a race is harmless."""
+
+    MOST = 10
+    _ADDRESSES = 10_000
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._wrong: Counter[str] = Counter()
+
+    def lets_pass(self, address: str, now: float) -> bool:
+        """Whether this address may try a key. `now` in Unix seconds."""
+        if (minute := int(now // 60)) != self._minute or len(self._wrong) > self._ADDRESSES:
+            self._minute, self._wrong = minute, Counter()
+        return self._wrong[address] < self.MOST
+
+    def wrong(self, address: str) -> None:
+        """Count a wrong key."""
+        self._wrong[address] += 1
+
+
 class SessionAuth:
     """Signs users in and out."""
 
-    def __init__(self, keep: KeepSession, admit: Admit) -> None:
+    def __init__(self, keep: KeepSession, admit: Admit, trusted: Sequence[Network] = ()) -> None:
+        """`trusted`: the proxies that are believed about a browser's address."""
         self._keep = keep
         self._admit = admit
+        self._trusted = trusted
+        self._brake = SignInBrake()
 
-    def sign_in(self, shown: str) -> None:
-        """Start a new session for an API key. Raises Unauthenticated, DatabaseUnreachable."""
-        ticket = self._keep.open(shown)
+    def sign_in(self, shown: str, now: float) -> None:
+        """Start a new session for an API key. Raises Unauthenticated, TooManyRequests, DatabaseUnreachable."""
+        forwarded = request.headers.get("X-Forwarded-For") if self._trusted else None
+        address = client_address(request.remote_addr or "", forwarded, self._trusted)
+        if not self._brake.lets_pass(address, now):
+            raise TooManyRequests
+        try:
+            ticket = self._keep.open(shown)
+        except Unauthenticated:
+            self._brake.wrong(address)
+            raise
         self._admit(self._keep.caller(ticket), "tasks:read")
         session.clear()
         session.permanent = True
-        session["ticket"] = [ticket.key_id, ticket.mark]
+        session["ticket"] = [ticket.key_id, ticket.mark, ticket.session]
         form_token()
 
     def sign_out(self) -> None:
-        """End the session."""
+        """End the session; copies of its cookie end with it. Raises DatabaseUnreachable."""
+        held = session.get("ticket")
         session.clear()
+        if held:
+            self._keep.end(Ticket(*held))
 
     def viewer(self, needs: str = "tasks:read") -> Viewer:
         """The signed-in user. Raises Unauthenticated, Forbidden (the key lacks the scope), DatabaseUnreachable."""
         held = session.get("ticket")
-        if not held:
+        if not held or len(held) != _TICKET_PARTS:  # or made by a version before
             raise Unauthenticated("sign in first", code="no_session")
         viewer = self.viewer_of(Ticket(*held), needs)
         self._admit(viewer.caller, needs)

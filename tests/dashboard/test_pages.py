@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from app.access.authenticate import CACHE_SECONDS
+from app.dashboard.session import COOKIE, SignInBrake
 from app.pacing.store.leader_state import add_pause, remove_pause
 from app.reporting.domain.snapshot import PacingSnapshot, QuotaSnapshot
 from app.tasks.domain.attempt import Outcome, TaskFailure
@@ -213,6 +218,35 @@ def test_signing_out_ends_the_session(pages: Pages) -> None:
     browser = pages.browser(pages.client())
     assert browser.post("/logout", browser.token("/")).status_code == 303
     assert browser.get("/").status_code == 303
+
+
+def test_signing_out_ends_every_copy_of_the_cookie_and_no_other_session(pages: Pages) -> None:
+    for key in (pages.client().key, ADMIN_KEY):
+        browser, other, copy = pages.browser(key=key), pages.browser(key=key), pages.browser()
+        cookie = browser.http.get_cookie(COOKIE)
+        assert cookie is not None
+        copy.http.set_cookie(COOKIE, cookie.value)
+        assert copy.get("/").status_code == 200
+        assert browser.post("/logout", browser.token("/")).status_code == 303
+        pages.parts.clock.ahead += CACHE_SECONDS  # other processes have looked again by then
+        assert copy.get("/").status_code == 303
+        assert other.get("/").status_code == 200
+
+
+def test_an_address_may_try_a_few_wrong_keys_a_minute(pages: Pages) -> None:
+    browser = pages.browser()
+    said = [browser.sign_in(f"pk_{number:043}").status_code for number in range(12)]
+    assert said == [401] * 10 + [429] * 2
+
+
+@given(st.lists(st.tuples(st.floats(0, 600), st.sampled_from("abc"), st.booleans()), max_size=80))
+def test_a_brake_closes_only_for_whom_it_counted_in_that_minute(tries: list[tuple[float, str, bool]]) -> None:
+    brake, wrong = SignInBrake(), Counter[tuple[int, str]]()
+    for now, address, is_wrong in sorted(tries):
+        assert brake.lets_pass(address, now) == (wrong[int(now // 60), address] < SignInBrake.MOST)
+        if is_wrong:
+            brake.wrong(address)
+            wrong[int(now // 60), address] += 1
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ audit = Table(
     Index(None, "client_id", "at_ms"),
 )
 
+ended_session = Table(  # signed out before its time: copies of its cookie are worth nothing
+    "ended_session",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ended_at", Double, nullable=False),
+)
+
 audit_head = Table(
     "audit_head",
     metadata,
