@@ -260,7 +260,7 @@ def check_team(name: str | None, param: str) -> None:
 
 def _check(name: str, weight: float, granted_priority: str) -> None:
     if not is_slug(name):
-        raise Invalid("id: must be 1 to 40 of a-z, 0-9 and -", param="id", code="invalid_value")
+        raise Invalid("id: must be 1 to 40 of a-z, 0-9, _ and -", param="id", code="invalid_value")
     if not 0 < weight <= 1000:
         raise Invalid("weight: must be above 0 and at most 1000", param="weight", code="invalid_value")
     if granted_priority not in set(Priority):

@@ -37,7 +37,7 @@ class ClientChange(Body):
 class ClientBody(ClientChange):
     """A client to add."""
 
-    id: str = Field(min_length=1, max_length=40, description="a-z, 0-9 and -.")
+    id: str = Field(min_length=1, max_length=40, description="a-z, 0-9, _ and -.")
 
 
 class KeyBody(Body):

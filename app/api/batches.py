@@ -251,6 +251,7 @@ class BatchViews:
             body = read_batch(raw)
             del raw
             requests = (line.line_request() for line in body.requests)
+            note(body.model)
             options = body.with_more(header_options(BatchOptions))
             return take(client_id, options.options(), requests, repeats)
 

@@ -166,6 +166,10 @@ def _operation(
     return Operation(method, path, summary, view, answers, group="OpenAI", description=description, **more)
 
 
+# OpenAI's client uploads files for evals, yet its own model of a file does not know that purpose.
+_SHOWN = {"evals": "user_data"}
+
+
 def file_view(row: FileRow) -> File:
     """Render a file in OpenAI's format."""
     return File(
@@ -175,7 +179,7 @@ def file_view(row: FileRow) -> File:
         created_at=int(row.created_at),
         expires_at=None if row.expires_at is None else int(row.expires_at),
         filename=row.filename,
-        purpose=row.purpose,
+        purpose=_SHOWN.get(row.purpose, row.purpose),
         status="processed",
         status_details=None,
     )

@@ -171,7 +171,7 @@ def add(
 ) -> None:
     """Add a client and print its API key and callback secret. They are not shown again.
 
-    NAME has 1 to 40 characters of a-z, 0-9 and -.
+    NAME has 1 to 40 characters of a-z, 0-9, _ and -.
 
     \b
     penstock clients add team-a --weight 2 --priority high --limit rpm=600

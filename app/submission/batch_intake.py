@@ -20,7 +20,7 @@ from app.billing.domain.budget import Spent
 from app.pacing.ports import Explain
 from app.platform.background_loop import PipelinedWriter
 from app.platform.database import Database
-from app.platform.domain.errors import Invalid
+from app.platform.domain.errors import Invalid, Rejected
 from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, draft_task, estimate_start
 from app.submission.domain.request import TaskRequest
@@ -55,6 +55,17 @@ class BatchChecks:
         if digest is not None:
             self._names.add(digest)
         self.count += 1
+
+
+def _admitted(admission: Admission, row: NewTask, place: Place) -> NewTask:
+    """Raises what admission refuses, by the place of the field in the batch."""
+    try:
+        return admission.draft(row)
+    except Rejected as error:
+        if error.param is not None:
+            error.param = f"{place.within}{error.param}"
+            error.message = f"{error.param}: {error.message}"
+        raise
 
 
 @dataclass(slots=True)
@@ -120,7 +131,7 @@ class BatchIntake:
         row = draft_task(request, self._client_id, self._rules, self._now, place, limits)
         row.trace = self._trace
         if self._admission is not None:
-            row = self._admission.draft(row)
+            row = _admitted(self._admission, row, place)
             self._reserved += Spent(row.reserved_tokens or 0, row.reserved_picos or 0)
         if self._explain is not None:
             estimate_start(row, self._explain, self._now)

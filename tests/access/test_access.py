@@ -42,7 +42,15 @@ def test_what_cannot_be_a_key_needs_no_database(shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "good"),
-    [("acme", True), ("a-1", True), ("", False), ("A", False), ("a.b", False), ("a" * 41, False)],
+    [
+        ("acme", True),
+        ("a-1", True),
+        ("team_a", True),
+        ("", False),
+        ("A", False),
+        ("a.b", False),
+        ("a" * 41, False),
+    ],
 )
 def test_a_client_is_named_by_a_slug(name: str, good: bool) -> None:
     assert is_slug(name) is good

@@ -144,6 +144,10 @@ def test_a_policy_denies_a_model_and_tells_the_caller_no_rule(
     assert (refused.status_code, refused.json["error"]["code"]) == (403, "denied_by_policy")
     assert "(denied by a policy for this time or address)" in refused.json["error"]["message"]
     assert b"secret-rule" not in refused.data
+    requests = [{"prompt": "x", "model": "org/other.model"}, {"prompt": "x"}]
+    second = alice.post("/v1/batch", {"requests": requests}).json["error"]
+    assert second["param"] == "requests[1].model"
+    assert second["message"].startswith("requests[1].model: ")
     assert alice.post("/v1/batch", {"requests": [{"prompt": "x"}]}).status_code == 403
     assert alice.get("/v1/tasks").status_code == 200
     stranger.submit()

@@ -35,7 +35,7 @@ values = st.recursive(
     max_leaves=8,
 )
 bodies = st.dictionaries(texts, values, max_size=4)
-slugs = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
+slugs = st.from_regex(r"[a-z0-9_-]{1,40}", fullmatch=True)
 
 
 def use(wish: CacheParams | None, body: dict[str, Any], client: str = "alice", **rules: Any) -> CacheUse:

@@ -172,6 +172,12 @@ def test_every_bad_line_is_told(client: openai.OpenAI) -> None:
     assert problems(done) == [("invalid_json_line", 1), ("invalid_json_line", 3)]
 
 
+def test_a_file_for_evals_is_one_that_the_client_can_read(client: openai.OpenAI) -> None:
+    made = client.files.create(file=("evals.jsonl", b"{}"), purpose="evals")
+    assert client.files.retrieve(made.id).purpose == "user_data"
+    assert made.id in [file.id for file in client.files.list(purpose="evals")]
+
+
 def test_a_file_of_blank_lines_fails_and_an_empty_one_is_refused(client: openai.OpenAI) -> None:
     assert problems(run(client, b"\n\n")) == [("empty_file", None)]
     with pytest.raises(openai.BadRequestError) as refused:

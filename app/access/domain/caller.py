@@ -228,7 +228,7 @@ KEY_BYTES = 32  # 256 random bits
 SECRET_BYTES = 32
 ADMIN = "admin"  # the client that PENSTOCK_ADMIN_KEY stands for
 _KEY = re.compile(r"pk_[A-Za-z0-9_-]{43}")
-_SLUG = re.compile(r"[a-z0-9-]{1,40}")
+_SLUG = re.compile(r"[a-z0-9_-]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
