@@ -14,7 +14,7 @@ ROOM ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test explore house lint format lock audit bench bench-list chaos pictures clean
+.PHONY: help demo run test explore house lint format lock audit bench bench-list chaos clients pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,11 +77,17 @@ FAULTS ?= $(CHAOS_FAULTS)
 chaos: .venv/.ready ## 5,000 tasks under every fault in turn, then at random (about half an hour)
 	@CHAOS_TASKS=$(TASKS) CHAOS_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/chaos $(PYTEST)
 
+# make clients ONLY=ai_sdk runs one of them.
+ONLY ?=
+
+clients: .venv/.ready ## other people's clients (Python, Node) against a simulated service; installs them into .clients
+	@$(BIN)/python clients/run.py --only "$(ONLY)"
+
 pictures: .venv/.ready ## take the pictures of docs/img again (needs chromium)
 	@$(BIN)/python -m tests.dashboard.pictures
 
 clean: ## remove .venv and every cache; data folders stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf .venv .clients .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: .venv/.locked pyproject.toml
