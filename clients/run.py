@@ -26,6 +26,7 @@ PYTHON = {  # script: what its environment holds
     "litellm_chat": ["litellm==1.110.2"],
     "litellm_proxy": ["litellm[proxy]==1.89.7"],
 }
+QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # fetches no price list
 NODE = ("openai_node", "ai_sdk")
 MODEL = "deepseek-flash"
 
@@ -65,7 +66,11 @@ def process(command: list[str], log: Path, ready: str, environment: Mapping[str,
     """A server, until the end of the block; begun once `ready` answers."""
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **environment}, start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **QUIET, **environment},
+            start_new_session=True,
         )
         try:
             wait_for(ready, server, log)
@@ -162,7 +167,7 @@ def run_script(command: list[str], cwd: Path, reached: Mapping[str, str]) -> tup
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, **reached},
+        env={**os.environ, **QUIET, **reached},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
