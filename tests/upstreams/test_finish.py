@@ -10,9 +10,15 @@ import pytest
 
 from app.tasks.domain.attempt import Finish, Outcome, TokenUsage
 from app.upstreams.domain.answer import finish_of, usage_of
-from app.upstreams.domain.classify import classify
+from app.upstreams.domain.classify import CallVerdict, UpstreamProfile, classify
 from app.upstreams.read_answer import json_check
 from tests.attempts import NOW, a_completion, a_reply
+
+
+def judge(choices: list[Any]) -> CallVerdict:
+    answer = a_reply(200, a_completion(choices=choices))
+    return classify(answer, model="m", now=NOW, parse=orjson.loads, profile=UpstreamProfile())
+
 
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
@@ -51,7 +57,7 @@ FINISHES = [
 @pytest.mark.parametrize(("finish", "choices"), FINISHES)
 def test_answers_are_told_apart(finish: Finish, choices: list[Any]) -> None:
     assert finish_of({"choices": choices}) is finish
-    verdict = classify(a_reply(200, a_completion(choices=choices)), model="m", now=NOW, parse=orjson.loads)
+    verdict = judge(choices)
     withheld = finish is Finish.CONTENT_FILTER and choices[0]["message"]["content"] != "half an"
     assert verdict.outcome is (Outcome.CONTENT_REFUSED if withheld else Outcome.SUCCEEDED)
     assert verdict.finish is finish

@@ -132,6 +132,7 @@ THE_SAME = {
 def test_an_answer_is_whole_and_nothing_foreign_reaches_the_client(stream: bytes, size: int) -> None:
     read = Read(*(stream[at : at + size] for at in range(0, len(stream), size)))
     assert (read.whole["id"], read.whole["object"], read.whole["model"]) == ("c1", "chat.completion", "m")
+    assert set(read.whole) <= {"id", "object", "created", "model", "choices", "prompt_filter_results", "a"}
     assert [one["finish_reason"] for one in read.whole["choices"]] == ["stop"]
     assert read.message == {"role": "assistant", "content": "hi"}
     assert b"\n" not in read.body

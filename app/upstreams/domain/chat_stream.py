@@ -38,12 +38,14 @@ class Assembly:
 
     def add(self, chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Add the next chunk. Returns it as a client may see it: itself if nothing is odd, None if it holds nothing."""
+        usage = usage_in(chunk)
+        if usage is None and "choices" not in chunk:
+            return None  # a heartbeat
         for name, value in chunk.items():
             if name not in ("choices", "usage", "object") and value is not None and not self._head.get(name):
                 self._head[name] = value  # the first that says something
         given = chunk.get("choices")
         choices = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
-        usage = usage_in(chunk)
         self._usage = usage or self._usage
         self._closed = self._closed or (usage is not None and not choices)
         if not choices and usage is None:
