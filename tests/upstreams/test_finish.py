@@ -162,8 +162,6 @@ def test_content_as_parts_and_deltas_in_a_whole_answer_are_kept_as_clients_expec
         (choice(content=picture), picture, None),
         (delta, "hi", None),
     ):
-        verdict = classify(
-            a_reply(200, a_completion(choices=[given])), model="m", now=NOW, parse=orjson.loads
-        )
+        verdict = judge([given])
         message = orjson.loads(verdict.result or "")["choices"][0]["message"]
         assert (message["content"], message.get("reasoning_content")) == (content, reasoning)
