@@ -101,6 +101,8 @@ class RequestSettings(Section):
     roles: dict[str, str] = Field(default_factory=dict)
     # Whether a stream may be asked for its usage (stream_options).
     stream_options: bool | None = None
+    # Fields of chat calls that are Penstock's, too, and go to the provider where a call says `store: true`.
+    passes: Words = ()
     # The largest max_tokens that is sent.
     max_tokens: Count | None = None
     # Added to the address, such as { api-version = "2024-10-21" }.

@@ -21,6 +21,7 @@ from app.submission.bodies import (
 )
 from app.submission.domain.request import TaskRequest
 from app.submission.validation import parse, parse_json
+from app.upstreams.domain.request_parameters import SHARED
 
 
 class StreamOptions(BaseModel):
@@ -74,7 +75,12 @@ class ChatBody(TaskBody):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _passed_on(self) -> dict[str, Any]:
-        return {**super()._passed_on(), **checked_parameters(self.model_extra or {})}
+        shared = {SHARED: self._shared()} if self.store and self.penstock is None else {}
+        return {**super()._passed_on(), **checked_parameters(self.model_extra or {}), **shared}
+
+    def _shared(self) -> dict[str, Any]:
+        """Fields for both: of a call that its provider shall store, too."""
+        return {"store": True, **({"metadata": self.metadata} if self.metadata else {})}
 
     def _streams(self) -> bool:
         return bool(self.stream)

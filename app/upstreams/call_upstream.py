@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +24,13 @@ from app.settings.provider_profiles import effective_profile, profile_name
 from app.tasks.domain.attempt import Claimed
 from app.upstreams.domain.classify import UpstreamProfile
 from app.upstreams.domain.reply import Reply, TransportError
-from app.upstreams.domain.request_parameters import STREAM_OPTIONS, remembered_fixes, strip_default_parameters
+from app.upstreams.domain.request_parameters import (
+    SHARED,
+    STREAM_OPTIONS,
+    pass_shared,
+    remembered_fixes,
+    strip_default_parameters,
+)
 from app.upstreams.held_secrets import HeldSecrets
 from app.upstreams.read_answer import AnswerReading, PassOn
 from app.upstreams.upstream_call import (
@@ -224,7 +230,7 @@ class Upstreams:
             "x-penstock-task": claimed.permit.task_id,
         }
         try:
-            body = body_of(claimed, endpoint.defaults)
+            body = body_of(claimed, endpoint.defaults, endpoint.profile.passes)
             if endpoint.gzip and len(body) >= _GZIP_FROM:
                 body, headers["content-encoding"] = gzip.compress(body, _GZIP_LEVEL), "gzip"
             connection.request("POST", endpoint.path, body=body, headers=headers, preload_content=False)
@@ -277,9 +283,12 @@ def profile_of(upstream: UpstreamSettings) -> UpstreamProfile:
     )
 
 
-def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> bytes:
+def body_of(
+    claimed: Claimed, defaults: Mapping[str, Any] | None = None, passes: Collection[str] = ()
+) -> bytes:
     """The request's JSON with the upstream's model name in front, without parameters that equal `defaults`.
 
+    `passes`: which fields that are Penstock's, too, the upstream knows.
     It is parsed only if it has to be changed.
     """
     fixes = remembered_fixes(claimed.avoid)
@@ -288,8 +297,8 @@ def body_of(claimed: Claimed, defaults: Mapping[str, Any] | None = None) -> byte
         asks_usage = not any(fix.parameter == STREAM_OPTIONS for fix in fixes)
         head += _STREAMED + (_WITH_USAGE if asks_usage else b"")
     text = claimed.request.strip()
-    if fixes or defaults or not text.startswith("{") or text[1:].lstrip().startswith("}"):
-        request = orjson.loads(text)
+    if fixes or defaults or SHARED in text or not text.startswith("{") or text[1:].lstrip().startswith("}"):
+        request = pass_shared(orjson.loads(text), passes)
         for fix in fixes:
             request = fix.apply(request)
         request = strip_default_parameters(request, defaults or {})

@@ -26,6 +26,7 @@ _FORMAT = 1  # increase when keys change, so that old entries are not found
 _IRRELEVANT = frozenset(
     {
         "metadata",
+        "penstock_shared",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",

@@ -89,6 +89,7 @@ class UpstreamProfile:
         self.fixes = fixes_of(request)
         self.auth: str = request.get("auth") or "authorization"
         self.query: Mapping[str, str] = request.get("query", {})
+        self.passes = frozenset(request.get("passes", ()))
 
     def auth_header(self, secret: str) -> dict[str, str]:
         """The header that carries a key."""

@@ -326,6 +326,18 @@ def _range(named: Mapping[str, str | None]) -> str:
     return f"{'(' if out_low else ''}{low}..{high}{')' if out_high else ''}"
 
 
+# Holds fields of a stored request that are ours and some upstreams', too: sent where an upstream's profile passes them.
+SHARED = "penstock_shared"
+
+
+def pass_shared(request: Mapping[str, Any], passes: Collection[str]) -> dict[str, Any]:
+    """The request with those of its shared fields that an upstream knows; its own fields come first."""
+    plain = {name: value for name, value in request.items() if name != SHARED}
+    shared = request.get(SHARED)
+    known = shared.items() if isinstance(shared, Mapping) else ()
+    return {**{name: value for name, value in known if name in passes}, **plain}
+
+
 def strip_default_parameters(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The body without parameters that equal their default. 1 equals 1.0, but not true."""
     return {
