@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.caching.store import database_answers
 from app.composition.schema import metadata
@@ -19,7 +19,8 @@ from app.platform.migrate import upgrade
 from app.reporting.meters import Meters
 from app.tasks.domain.attempt import Outcome, TaskFailure
 from app.tasks.domain.task import Status
-from tests.api.world import MODEL, Client, Parts, World
+from app.tasks.store.tables import client as client_table
+from tests.api.world import ADMIN_KEY, MODEL, Client, Parts, World
 from tests.servers import PostgresServer
 
 
@@ -232,3 +233,17 @@ def test_all_that_is_stored_is_read_as_it_was_given(mark: str, text: str, with_k
         encryption.use_vault(vault)
         assert encryption.unseal(stored) == mark + text.encode(errors="replace").decode()
         assert encryption.unseal_bytes(stored_bytes) == data
+
+
+def test_what_signs_callbacks_is_sealed(session_world: World) -> None:
+    name = f"c{uuid.uuid4().hex[:8]}"
+    admin = session_world.anonymous(ADMIN_KEY)
+    made = admin.post("/v1/admin/clients", {"id": name}).json
+    rotated = admin.post(f"/v1/admin/clients/{name}/callback-secret", {}).json
+    lies = everything(session_world)
+    assert not any(secret in lies for secret in (made["callback_secret"], rotated["callback_secret"]))
+    known = session_world.database.read(
+        lambda conn: conn.execute(select(client_table).where(client_table.c.id == name)).one()
+    )
+    assert known.callback_secret == rotated["callback_secret"]
+    assert known.callback_secret_previous == made["callback_secret"]

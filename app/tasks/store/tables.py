@@ -77,10 +77,10 @@ client = Table(
     Column("id", Text, primary_key=True),  # the slug
     Column("weight", Double, nullable=False, server_default=text("1")),
     Column("granted_priority", Text, nullable=False, server_default=text("'normal'")),
-    Column("callback_secret", Text, nullable=False),  # whsec_..., what its callbacks are signed with
-    Column("callback_secret_previous", Text),  # also signs while a secret is rotated
+    Column("callback_secret", Sealed(), nullable=False),  # whsec_..., what its callbacks are signed with
+    Column("callback_secret_previous", Sealed()),  # also signs while a secret is rotated
     Column("callback_secret_until", Double),  # when the previous one stops signing
-    Column("callback_headers", Text),  # JSON object: extra headers of its callbacks
+    Column("callback_headers", Sealed()),  # JSON object: extra headers of its callbacks
     Column("is_admin", Boolean, nullable=False, server_default=text("false")),
     Column("team", Text),  # the team it belongs to
     Column("administers", Text),  # the team whose clients it may manage, with a key that has admin scopes
