@@ -114,7 +114,8 @@ class _Served:
 class ReloadableApp:
     """A WSGI application that can be replaced while serving: requests in progress finish in the old one.
 
-    `make` builds an application for a configuration, and may raise ConfigError.
+    `make` builds an application for a configuration, and may raise ConfigError. All request threads call it, one thread
+    renews; `_lock` guards the fields.
     """
 
     def __init__(self, make: Callable[[Settings], PenstockApi], settings: Settings) -> None:

@@ -28,7 +28,8 @@ class LocalAnswers:
     """Implements the AnswerCache port. The least recently used answers are evicted first.
 
     Once a second, the stamp of the last replacement is read: when another process replaced an answer, or the stamp
-    cannot be read, everything here is dropped.
+    cannot be read, everything here is dropped. All request threads share it; `_lock` guards the fields, and is not held
+    while the store is asked.
     """
 
     def __init__(self, inner: AnswerCache, clock: Clock, *, seconds: float, most_bytes: int) -> None:

@@ -250,7 +250,7 @@ def _print_json(receipt: Receipt) -> None:
 
 
 class _Printer:
-    """Prints one line per event: time, type, task and whether the signature is valid."""
+    """Prints one line per event: time, type, task and whether the signature is valid. One thread at a time."""
 
     def __init__(self, console: Console, status: int) -> None:
         self._console = console

@@ -123,7 +123,7 @@ def play(users: Sequence[int], seconds: float, most: int, ask: Ask, limits: Thre
 
 
 class _Budget:
-    """Numbers of requests, each given out once."""
+    """Numbers of requests, each given out once, to the threads of all users."""
 
     def __init__(self, most: int) -> None:
         self._numbers = iter(range(1, most + 1))

@@ -45,7 +45,10 @@ class Stream:
 
 
 class LivePages:
-    """Shares overviews. Holds no database connection between two reads, and reads nothing without viewers."""
+    """Shares overviews. Holds no database connection between two reads, and reads nothing without viewers.
+
+    Request threads follow, one loop looks; `_news` guards the fields.
+    """
 
     def __init__(
         self, reader: ReadOverview, render: Callable[[Overview], Parts], clock: Clock, most: int

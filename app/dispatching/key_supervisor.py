@@ -70,7 +70,7 @@ class KeySupervisor:
         self._ahead: float | None = (
             None  # seconds that our clock is ahead of pacing time, plus up to one tick
         )
-        self._written: Mapping[str, KeyStatus] = {}
+        self._written: dict[str, KeyStatus] = {}
 
     # -- called by the tick
 
@@ -138,10 +138,11 @@ class KeySupervisor:
                 self._health.give_back(key, self._clock.now())
             statuses = dict(self._health.statuses)
             self._recompute()
-        changed = {name: one for name, one in statuses.items() if self._written.get(name) != one}
+            changed = {name: one for name, one in statuses.items() if self._written.get(name) != one}
         if changed:
             self._database.write(lambda conn: save_health(conn, changed, self._clock.now()))
-            self._written = statuses
+            with self._lock:
+                self._written.update(changed)
         for key in resumed:
             self._open(key)
 

@@ -51,7 +51,10 @@ class _Job:
 
 
 class SingleWriter:
-    """Takes everything that waits into one transaction, so that concurrent writers share one fsync."""
+    """Takes everything that waits into one transaction, so that concurrent writers share one fsync.
+
+    All threads put into the queue, its own takes out of it and has the connection; `_starting` guards the other fields.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -114,7 +114,7 @@ def cpu_busy() -> float:
 
 
 class Meters:
-    """One process's metrics, in their own registry. Implements the port Meter."""
+    """One process's metrics, in their own registry. Implements the port Meter. Any thread may count: figures lock."""
 
     def __init__(self, clients: int = 50) -> None:
         """`clients`: how many clients have their own series."""

@@ -74,7 +74,10 @@ class Overview:
 
 
 class ReadOverview:
-    """Renders service snapshots for the dashboard; one per process. Never raises for what is unreachable."""
+    """Renders service snapshots for the dashboard; one per process, one thread at a time under `_lock`.
+
+    Never raises for what is unreachable.
+    """
 
     def __init__(self, service: ServiceReader, topology: Topology) -> None:
         self._service = service

@@ -92,7 +92,7 @@ class ServiceSnapshot:
 
 
 class ServiceReader:
-    """Reads snapshots; one per process. Never raises for what is unreachable."""
+    """Reads snapshots; one per process, one thread at a time. Never raises for what is unreachable."""
 
     def __init__(
         self, database: Database, pacing: SnapshotReader | None, report: LeaderReport | None, clock: Clock
@@ -173,7 +173,7 @@ class ServiceReader:
 
 
 class ReadServiceStatus:
-    """What /metrics exports, at most five seconds old however many ask."""
+    """What /metrics exports, at most five seconds old however many threads ask: one reads, the others wait for it."""
 
     def __init__(self, service: ServiceReader) -> None:
         self._service = service

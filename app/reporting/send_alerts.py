@@ -57,7 +57,7 @@ class ChannelAddresses:
 
 @dataclass(slots=True)
 class SendAlerts:
-    """Sends one message after the other."""
+    """Sends one message after the other. Any thread may put into the queue; its own thread sends."""
 
     notifier: Notifier
     addresses: ChannelAddresses

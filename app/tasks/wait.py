@@ -32,7 +32,10 @@ LOOK_EVERY = 5.0  # seconds between checks that the client is still connected: e
 
 
 class Waiters:
-    """Registry of who waits for which id in this process. One notifier and one poll a second serve all of them."""
+    """Registry of who waits for which id in this process. One notifier and one poll a second serve all of them.
+
+    Request threads enter, the notifier's and the poll's wake them; `_changed` guards the fields.
+    """
 
     def __init__(self, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

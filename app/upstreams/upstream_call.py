@@ -74,8 +74,8 @@ class UpstreamCall:
             if self._aborted:
                 raise not_sent("the worker is stopping")
             self._socket = sock
-            self._stage = TransportErrorKind.BROKEN
-            self.sent_at = at
+        self._stage = TransportErrorKind.BROKEN
+        self.sent_at = at
         self.deadline.longest_wait = self._first_byte
         sock.deadline = self.deadline
 

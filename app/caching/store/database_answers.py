@@ -163,7 +163,7 @@ log = structlog.get_logger("penstock.cache")
 
 
 class DatabaseAnswers:
-    """Implements the AnswerCache port; the leader bounds it."""
+    """Implements the AnswerCache port; the leader bounds it. Threads share it; `_lock` guards the uses."""
 
     def __init__(
         self, database: Database, clock: Clock, *, eviction: Eviction = "lru", stale_seconds: float = 0.0

@@ -42,7 +42,10 @@ Echo = Callable[[str, str], None]  # (component, line)
 
 
 class Child:
-    """A process in its own session, so that Ctrl-C reaches only the supervisor."""
+    """A process in its own session, so that Ctrl-C reaches only the supervisor.
+
+    It belongs to the main thread; its reader thread appends to `tail` alone.
+    """
 
     def __init__(
         self, component: Component, environment: Mapping[str, str], pipe: int, log: Path, echo: Echo

@@ -146,7 +146,7 @@ class QueuePositions(Protocol):
 
 
 class WaitReasonReader:
-    """Implements the Explain port. Reads at most once a second, however many ask."""
+    """Implements the Explain port. Reads once a second, however many threads ask; `_lock` guards what it read."""
 
     def __init__(self, scripts: Scripts, clock: Clock, lines: QueuePositions) -> None:
         self._scripts = scripts
