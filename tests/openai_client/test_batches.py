@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from typing import Any
 
 import openai
 import orjson
+import pyarrow as pa
 import pytest
 from openai.types import Batch
+from openpyxl import Workbook
+from pyarrow import parquet
 from sqlalchemy import update
 
 from app.platform.database import Database
@@ -165,6 +170,46 @@ def test_lines_as_people_write_them_run(client: openai.OpenAI, world: World) -> 
     assert any('"max_tokens":4096' in each for each in sent)
     assert any('"max_tokens"' not in each for each in sent)
     assert any("cut \ufffd" in each and '"priority":0' in each for each in sent)
+
+
+def test_files_of_other_formats_run_or_are_named(client: openai.OpenAI) -> None:
+    table = f"custom_id,prompt,model\n1,\u4f60\u597d,{FAST}\n2,\u4e16\u754c,{FAST}\n"
+    rows = [row.split(",") for row in table.splitlines()]
+    asked = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    book, sheet, columns = Workbook(), io.BytesIO(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)  # type: ignore[union-attr]
+    book.save(sheet)
+    parquet.write_table(pa.Table.from_pylist(asked), columns)
+    read_files = {
+        "gbk.csv": table.encode("gbk"),
+        "excel.csv": table.replace(",", ";").encode("utf-16"),
+        "packed.jsonl.gz": gzip.compress(table.replace(",", "\t").encode()),
+        "pretty.json": orjson.dumps(asked, option=orjson.OPT_INDENT_2),
+        "book.xlsx": sheet.getvalue(),
+        "rows.parquet": columns.getvalue(),
+    }
+    refused = {
+        "a.pdf": b"%PDF-1.7",
+        "a.zip": b"PK\x05\x06" + bytes(18),
+        "a.txt": b"Hello\n",
+        "a.csv": b"text\na\n",
+    }
+    made = {
+        name: start(client, client.files.create(file=(name, data), purpose="batch").id)
+        for name, data in {**read_files, **refused}.items()
+    }
+    for name in read_files:
+        done = ended(client, made[name])
+        assert (name, done.status, counts(done)) == (name, "completed", (2, 2, 0))
+        assert [row["custom_id"] for row in read(client, done.output_file_id)] == ["1", "2"]
+    found = {name: ended(client, made[name]) for name in refused}
+    assert {batch.status for batch in found.values()} == {"failed"}
+    said = {name: (batch.errors.data or [])[0].message or "" for name, batch in found.items() if batch.errors}
+    assert said["a.pdf"].startswith("is a PDF, which is not supported")
+    assert "ZIP archive" in said["a.zip"]
+    assert "is not JSON" in said["a.txt"]
+    assert said["a.csv"].startswith("no column 'prompt'; columns: text")
 
 
 def test_every_bad_line_is_told(client: openai.OpenAI) -> None:

@@ -202,6 +202,8 @@ NEIGHBOURS: list[tuple[str, bytes | str, dict[str, Any], list[Request]]] = [
     ("a", '["a"]\n["b"]\n', {}, AB),
     ("a.csv", json.dumps(AB), {}, AB),
     ("a.jsonl", TABLE, {"kind": "csv"}, NAMED),
+    ("a.jsonl", TABLE.replace(",", "\t"), {}, NAMED),
+    ("a.json", TABLE, {}, NAMED),
     ("a.csv", "sep=;\ncustom_id;prompt\n1;a\n2;b\n", {}, NAMED),
     ("a.csv", "custom_id;prompt\n1;a, b, c\n", {}, [{"custom_id": "1", "prompt": "a, b, c"}]),
     ("a", "text;label\na;1\nb;2\n", {"column": "text"}, AB),

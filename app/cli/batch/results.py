@@ -122,16 +122,27 @@ ADDED = ("answer", "status", "error", "task_id", "row")
 def write_results(lines: Iterable[bytes], out: Output, job: Job) -> int:
     """Write the results, replacing the file; returns their number. Raises CommandFailure."""
     partial = out.path.with_name(f"{out.path.name}.part")
-    merged = _merged(lines, job)
-    suffix = out.path.suffix.lower()
-    if suffix == ".parquet":
-        count = _write_parquet(merged, partial, job)
-    else:
-        encoding = "utf-8-sig" if suffix == ".csv" and out.excel else "utf-8"
-        with partial.open("w", encoding=encoding, newline="") as file:
-            count = _write_csv(merged, file, job, out.raw) if suffix == ".csv" else _write_jsonl(merged, file)
+    try:
+        count = _write(_merged(lines, job), partial, out, job)
+    except BadFile as error:
+        hint = (
+            "Restore the file that was submitted, or leave out --out, which prints the results as JSON lines."
+        )
+        raise CommandFailure(f"{error}: it has changed since", hint) from None
     partial.replace(out.path)
     return count
+
+
+def _write(merged: _Merged, partial: Path, out: Output, job: Job) -> int:
+    if job.source and not Path(job.source).exists():
+        hint = "Restore it, or leave out --out, which prints the results as JSON lines."
+        raise CommandFailure(f"{job.source} is gone, whose columns are to be kept", hint)
+    suffix = out.path.suffix.lower()
+    if suffix == ".parquet":
+        return _write_parquet(merged, partial, job)
+    encoding = "utf-8-sig" if suffix == ".csv" and out.excel else "utf-8"
+    with partial.open("w", encoding=encoding, newline="") as file:
+        return _write_csv(merged, file, job, out.raw) if suffix == ".csv" else _write_jsonl(merged, file)
 
 
 def write_lines(lines: Iterable[bytes], file: IO[str]) -> int:
@@ -163,9 +174,6 @@ def _merged(lines: Iterable[bytes], job: Job) -> _Merged:
     if not job.source:
         yield from ((None, line) for line in lines)
         return
-    if not Path(job.source).exists():
-        hint = "Restore it, or leave out --out, which prints the results as JSON lines."
-        raise CommandFailure(f"{job.source} is gone, whose columns are to be kept", hint)
     with closing(_items(Path(job.source), job.reading)) as items:
         place = -1
         for line in lines:
@@ -201,11 +209,7 @@ def _opened(path: Path, how: Reading) -> Iterator[RequestFile]:
     for place in files_of(path):
         label = place.name if place == path else str(place.relative_to(path))
         with place.open("rb") as file:
-            try:
-                yield RequestFile(Source(file, label, place.name), how, Faults())
-            except BadFile as error:
-                hint = "Restore the file that was submitted."
-                raise CommandFailure(f"{error}: it has changed since", hint) from None
+            yield RequestFile(Source(file, label, place.name), how, Faults())
 
 
 def _items(path: Path, how: Reading) -> Generator[Item, None, None]:

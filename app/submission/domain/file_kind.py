@@ -210,9 +210,11 @@ def text_kind(head: str, name: str, label: str, *, table: bool = False) -> str:
         raise not_read(label, "HTML or XML")
     if _JSON.match(head):
         return "jsonl"
-    if table or by_name in ("csv", "tsv", "jsonl"):
-        return (by_name if by_name != "txt" else "") or "csv"
+    if table or by_name in ("csv", "tsv"):
+        return by_name if by_name in ("csv", "tsv") else "csv"
     found = _as_table(head)
+    if by_name == "jsonl":
+        return found if found in ("csv", "tsv") else "jsonl"
     if found and by_name == "txt":
         raise BadFile([Fault(label, f"looks like a table ({found}), not prompts", _WHICH)])
     if found in ("tabs", "columns"):
