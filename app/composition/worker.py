@@ -201,7 +201,17 @@ def keys_of(settings: Settings, queues: Sequence[str]) -> tuple[str, ...]:
 def policies(settings: Settings) -> Policies:
     """Retry policies and models, as configured."""
     retries = {
-        name: RetryPolicy(p.attempts, p.base, p.cap, p.jitter, frozenset(p.retry_on))
+        name: RetryPolicy(
+            p.attempts,
+            p.base,
+            p.cap,
+            p.jitter,
+            frozenset(p.retry_on),
+            p.min,
+            p.refusals,
+            p.waits_when_refused,
+            p.timeout,
+        )
         for name, p in settings.retry.items()
     }
     models = {
@@ -209,6 +219,7 @@ def policies(settings: Settings) -> Policies:
             model.retry,
             frozenset(route.key for tier in model.routes() for route in tier),
             frozenset(fall for tier in model.all_tiers for fall in tier.serves),
+            model.timeout,
         )
         for model in settings.models
     }

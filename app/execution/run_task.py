@@ -255,7 +255,8 @@ class RunTask:
         self, claimed: Claimed, may_send: Callable[[], bool], stream: _PassedOn
     ) -> Reply | TransportError:
         try:
-            return self.upstream.call(claimed, may_send, stream.send if claimed.stream else None)
+            bounded = replace(claimed, timeout=self.policies.timeout_of(claimed))
+            return self.upstream.call(bounded, may_send, stream.send if claimed.stream else None)
         except Exception as error:  # noqa: BLE001  # the row is claimed and must be ended
             log.error("call failed with an internal error", **_error_facts(error))
             return TransportError(TransportErrorKind.BROKEN, "The call could not be made.")

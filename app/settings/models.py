@@ -250,6 +250,8 @@ class ModelSettings(HasTiers):
     version: str = ""
     # Which of its requests use the cache, see [cache] usage: "request", "always" or "off"; left out: as set there.
     cache: Literal["request", "always", "off"] | None = None
+    # Total timeout of one call in seconds, in place of its upstream's; a retry policy's goes before it.
+    timeout: Seconds | None = None
     # The most tokens that it answers where a request sets no limit: what budgets reserve for it. Left out: 4,096.
     max_output_tokens: Count | None = None
 
@@ -263,24 +265,35 @@ class ModelSettings(HasTiers):
 
 
 class RetrySettings(Section):
-    """[retry.NAME]: what follows a failed attempt that counts. Refusals (429, 503) never count."""
+    """[retry.NAME]: what follows a failed attempt that counts. Refusals (429, 503) do not count."""
 
     # Maximum attempts; 1 disables retries.
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
     # Seconds before the second attempt; doubled for each further one ...
     base: Positive = 1.0
-    # ... up to this many seconds.
+    # ... up to this many seconds ...
     cap: Positive = 32.0
-    # "full": a random delay between 0 and the computed one. A fraction such as 0.1: the computed delay +-10 %.
+    # ... and never less than this: min = 4, cap = 10, jitter = 0 are the waits 4, 4, 4, 8, 10 s.
+    min: Annotated[float, Field(ge=0)] = 0.0
+    # "full": a random delay between `min` and the computed one. A fraction such as 0.1: the computed delay +-10 %.
     jitter: Literal["full"] | Annotated[float, Field(ge=0, le=1)] = "full"
     # Answers to ask for again although they were paid for, such as ["empty", "invalid_json", "truncated"]; also
     # "refused". They use up attempts; the last one is kept as it is. "empty" includes reasoning without an answer.
     retry_on: Annotated[tuple[Literal["empty", "invalid_json", "truncated", "refused"], ...], FromList] = ()
+    # Calls refused with 429 or 503 after which the task fails; left out: it tries until its deadline.
+    refusals: Count | None = None
+    # Whether a task also waits by the figures above after each 429 or 503. If false, it goes to another key at once,
+    # and only the quota that refused pauses (see [learning] pause).
+    waits_when_refused: bool = False
+    # Total timeout of one call in seconds; left out: its model's, else its upstream's.
+    timeout: Seconds | None = None
 
     @model_validator(mode="after")
     def _cap_is_not_below_base(self) -> Self:
         if self.cap < self.base:
             raise config_error("has a cap below its base", "raise cap or lower base")
+        if self.cap < self.min:
+            raise config_error("has a cap below its min", "raise cap or lower min")
         return self
 
 

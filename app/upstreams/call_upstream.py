@@ -68,9 +68,10 @@ class Endpoint:
     hidden: tuple[str, ...] = field(default=(), repr=False)  # secrets in headers, which its answers may echo
     profile: UpstreamProfile = field(default_factory=UpstreamProfile)
 
-    def new_call(self) -> UpstreamCall:
-        """A call within these limits."""
-        return UpstreamCall(self.timeout_seconds, self.first_byte_seconds, self.idle_seconds)
+    def new_call(self, timeout: float | None = None) -> UpstreamCall:
+        """A call within these limits; `timeout`: another total, in seconds."""
+        total = self.timeout_seconds if timeout is None else timeout
+        return UpstreamCall(total, self.first_byte_seconds, self.idle_seconds)
 
 
 class Upstreams:
@@ -172,7 +173,7 @@ class Upstreams:
         """
         endpoint = self._endpoints[claimed.permit.upstream]
         with (
-            self._tracked(endpoint.new_call()) as call,
+            self._tracked(endpoint.new_call(claimed.timeout)) as call,
             _connection(endpoint, call) as pooled,
         ):
             if not may_send():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.execution.domain.retry import RetryContext, RetryPolicy, decide
+from app.execution.domain.retry import ModelRetryPolicy, Policies, RetryContext, RetryPolicy, decide
 from app.tasks.domain.attempt import AttemptEnd, Claimed, Finish, Outcome, told_in
 from app.tasks.domain.task import Status
 from app.upstreams.domain.classify import CallVerdict
@@ -186,6 +186,7 @@ POLICIES = st.builds(
     base=st.floats(0.01, 10),
     cap=st.floats(10, 100),
     jitter=st.just("full") | st.floats(0, 1),
+    min=st.floats(0, 10),
 )
 CHANCES = st.floats(0, 1, exclude_max=True)
 CLAIMED = st.builds(
@@ -210,7 +211,7 @@ def test_429_and_503_never_count_and_never_fail(
 def test_a_wait_is_never_negative_and_never_above_the_cap(
     policy: RetryPolicy, failures: int, chance: float
 ) -> None:
-    assert 0 <= policy.delay(failures, chance) <= policy.cap
+    assert policy.min <= policy.delay(failures, chance) <= policy.cap
 
 
 @given(POLICIES, st.integers(1, 30), CHANCES)
@@ -298,3 +299,56 @@ def test_an_answer_that_a_filter_withheld_fails_with_it() -> None:
     assert (end.status, end.result, end.finish) == (Status.FAILED, "{}", Finish.CONTENT_FILTER)
     assert end.failure is not None
     assert end.failure.code == "content_filter"
+
+
+@pytest.mark.parametrize(
+    ("policy", "waits"),
+    [
+        (RetryPolicy(base=1, min=4, cap=10, jitter=0.0), [4, 4, 4, 8, 10, 10]),  # tenacity's wait_exponential
+        (RetryPolicy(base=1, cap=32, jitter=0.0), [1, 2, 4, 8, 16, 32]),
+        (RetryPolicy(base=2, min=3, cap=60, jitter=0.0), [3, 4, 8, 16, 32, 60]),
+        (RetryPolicy(base=1, min=4, cap=10), [4, 4, 4, 6, 7, 7]),  # full jitter, half way
+    ],
+)
+def test_waits_grow_between_min_and_cap(policy: RetryPolicy, waits: list[float]) -> None:
+    assert [policy.delay(n, 0.5) for n in range(1, 7)] == waits
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25, 0.999])
+def test_a_tenth_of_jitter_stays_within_a_tenth(chance: float) -> None:
+    assert 7.2 <= RetryPolicy(base=8, jitter=0.1).delay(1, chance) <= 8.8
+
+
+@pytest.mark.parametrize("outcome", WAITING)
+@pytest.mark.parametrize(("before", "status"), [(0, Status.QUEUED), (1, Status.QUEUED), (2, Status.FAILED)])
+def test_a_policy_may_bound_refusals(outcome: Outcome, before: int, status: Status) -> None:
+    policy = RetryPolicy(refusals=3)
+    end = ending(CallVerdict(outcome, "busy"), a_claimed(attempts=before + 2, counted=2), policy=policy)
+    assert (end.status, end.counts) == (status, False)
+    if end.failure is not None:
+        assert (end.failure.code, end.failure.message) == (str(outcome), "busy")
+
+
+def test_a_policy_may_let_the_task_wait_itself_when_refused() -> None:
+    policy = RetryPolicy(min=4, cap=10, jitter=0.0, waits_when_refused=True)
+    waits = []
+    for refused in range(5):
+        end = ending(CallVerdict(Outcome.RATE_LIMITED), a_claimed(attempts=refused), policy=policy)
+        assert end.available_at is not None
+        waits.append(end.available_at - NOW)
+    assert waits == [4, 4, 4, 8, 10]
+    asked = ending(CallVerdict(Outcome.RATE_LIMITED, retry_after_seconds=30), policy=policy, chance=0.0)
+    assert asked.available_at == NOW + 30
+
+
+@pytest.mark.parametrize(
+    ("policy", "model", "timeout"), [(3.0, 9.0, 3.0), (None, 9.0, 9.0), (3.0, None, 3.0), (None, None, None)]
+)
+def test_the_timeout_of_a_call_is_its_policys_else_its_models(
+    policy: float | None, model: float | None, timeout: float | None
+) -> None:
+    known = Policies(
+        {"default": RetryPolicy(), "own": RetryPolicy(timeout=policy)},
+        {a_claimed().model: ModelRetryPolicy("own", frozenset(KEYS), timeout=model)},
+    )
+    assert known.timeout_of(a_claimed()) == timeout

@@ -209,3 +209,16 @@ def test_a_stream_that_unfolds_beyond_the_limit_is_cut_off() -> None:
         back = upstreams(server.url, max_body=100_000).call(a_claimed(stream=True), may)
     assert isinstance(back, TransportError)
     assert back.trouble is TransportErrorKind.TOO_LARGE
+
+
+def test_a_call_has_the_total_time_of_its_model_or_policy() -> None:
+    def serve(peer: Peer) -> None:
+        peer.read_request()
+        peer.drip(b" " * 1000, 0.05)
+
+    with WireServer(serve) as server:
+        begun = time.monotonic()
+        back = call(upstreams(server.url, timeout=20.0), timeout=0.2)
+    assert isinstance(back, TransportError)
+    assert back.trouble is TransportErrorKind.TIMED_OUT
+    assert time.monotonic() - begun < 10.0

@@ -3,7 +3,7 @@
 | outcome | the task |
 |---|---|
 | succeeded | ends |
-| rate limited, overloaded | again at once with another key, or when the brake ends; never counts, never fails |
+| rate limited, overloaded | again at once with another key, or when the brake ends; does not count |
 | unavailable, timed out, malformed | again after a backoff, with another key if there is one; counts |
 | unauthorized, forbidden, no balance, unknown model | again with another key, or later; fails if it is at fault |
 | invalid request, context too long | again with the fix that the upstream's words suggest, one at a time, else fails |
@@ -11,7 +11,8 @@
 | too large | fails |
 | returned | again at once, as if it had never been released |
 
-A policy's `retry_on` asks again, after a backoff, for answers that are empty, truncated or not the JSON asked for.
+A policy may bound refusals (429, 503), and let the task wait itself after each. Its `retry_on` asks again, after a
+backoff, for answers that are empty, truncated or not the JSON asked for.
 
 An answer of which the client has seen a part is never started anew: the task fails.
 
@@ -129,9 +130,9 @@ _ELSEWHERE = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.NO_BALA
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts`: counted ones in all. Waits start at `base` seconds and double up to `cap`.
+    """`attempts`: counted ones in all. Waits start at `base` seconds and double up to `cap`, and are never below `min`.
 
-    `jitter`: "full" draws between 0 and the wait; a fraction such as 0.1 draws within that part of it to either
+    `jitter`: "full" draws between `min` and the wait; a fraction such as 0.1 draws within that part of it to either
     side, never above `cap`.
     """
 
@@ -140,13 +141,19 @@ class RetryPolicy:
     cap: float = 32.0
     jitter: Literal["full"] | float = "full"
     retry_on: frozenset[str] = frozenset()  # answers to ask for again: see ASKED_AGAIN
+    min: float = 0.0
+    refusals: int | None = (
+        None  # calls that may be refused with 429 or 503; None: any number until the deadline
+    )
+    waits_when_refused: bool = False  # after a 429 or 503 the task waits itself, though another key were free
+    timeout: float | None = None  # seconds of one call; None: its model's, else its upstream's
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after `failures` counted ones (at least 1). `chance` lies in [0, 1)."""
-        wait = min(self.cap, self.base * 2.0 ** min(failures - 1, 64))
+        wait = max(self.min, min(self.cap, self.base * 2.0 ** min(failures - 1, 64)))
         if self.jitter == "full":
-            return wait * chance
-        return min(self.cap, wait * (1 + self.jitter * (2 * chance - 1)))
+            return self.min + (wait - self.min) * chance
+        return max(self.min, min(self.cap, wait * (1 + self.jitter * (2 * chance - 1))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +227,14 @@ def _refused(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> Atte
 
     A limit concerns one key or account; a lack of capacity the whole upstream.
     """
-    permit = ending.claimed.permit
+    permit, refused = ending.claimed.permit, ending.claimed.attempts - ending.claimed.counted + 1
+    if at.policy.refusals is not None and refused >= at.policy.refusals:
+        return replace(ending, failure=failure_of(verdict))
     notes = (upstream_note(permit.upstream),) if verdict.outcome is Outcome.OVERLOADED else ()
-    return _again(_avoiding(ending, permit.key, *notes), verdict, at, at.now)
+    wait = 0.0
+    if at.policy.waits_when_refused:
+        wait = max(at.policy.delay(refused, at.chance), _asked(verdict, at.chance))
+    return _again(_avoiding(ending, permit.key, *notes), verdict, at, at.now + wait)
 
 
 def _counted(ending: AttemptEnd, verdict: CallVerdict, at: RetryContext) -> AttemptEnd:
@@ -335,6 +347,7 @@ class ModelRetryPolicy:
     retry: str
     keys: frozenset[str]
     falls: frozenset[str] = frozenset()  # what its fallback tiers are for
+    timeout: float | None = None  # seconds of one call; None: its upstream's
 
 
 _BARE = UpstreamProfile()
@@ -358,6 +371,12 @@ class Policies:
         model = self.models.get(claimed.model)
         name = claimed.retry or (model.retry if model else "default")
         return self.retries.get(name) or self.retries["default"]
+
+    def timeout_of(self, claimed: Claimed) -> float | None:
+        """Seconds of one call, by its policy, else by its model; None: by its upstream."""
+        own = self.retry_of(claimed).timeout
+        model = self.models.get(claimed.model)
+        return own if own is not None or model is None else model.timeout
 
     def keys_of(self, claimed: Claimed) -> frozenset[str]:
         """The keys that may serve the task's model."""

@@ -129,6 +129,7 @@ class Claimed:
     cache_seconds: float | None = None  # how long to cache its answer
     stream: bool = False  # the answer is streamed
     ready_at: float | None = None  # since when it could have run
+    timeout: float | None = None  # seconds of this call; None: its upstream's
 
 
 @dataclass(frozen=True, slots=True)
