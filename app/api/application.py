@@ -26,6 +26,7 @@ from app.api.openai_batches import FileViews, OpenAiBatchViews
 from app.api.openapi import Operation, add_routes, docs_html, docs_page, openapi
 from app.api.paths import canonical
 from app.api.responses import Rendering, install_compression, install_cors, install_errors
+from app.api.stored_chats import StoredChatViews
 from app.api.tasks import RetryViews, TaskViews
 from app.api.usage import EstimateViews, UsageViews
 from app.api.warming import CacheViews, WarmViews
@@ -128,6 +129,7 @@ def _operations(app: PenstockApi, parts: Dependencies, metrics: Metrics) -> list
         *RetryViews(use_cases, callers, rendering).operations(),
         *BatchViews(use_cases, openai.estimate_batch, callers, rendering, limits).operations(),
         *ChatViews(openai, callers, rendering, limits).operations(),
+        *StoredChatViews(use_cases, callers).operations(),
         *ModelViews(callers, parts.settings).operations(),
         *FileViews(openai, callers, limits).operations(),
         *OpenAiBatchViews(openai, callers).operations(),

@@ -18,6 +18,7 @@ from app.api.body import ONE_TASK, read_body, watch_peer
 from app.api.openai_shapes import ChatCompletion, Model, ModelList
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import SHOULD_RETRY, Rendering, answer, envelope, error_response
+from app.api.stored_chats import completion_id
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
@@ -26,7 +27,7 @@ from app.submission.answer_chat import Chat, ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
 from app.submission.domain.request import PREFER, parse_prefer, read_patience
 from app.submission.hold_connections import GRACE_SECONDS
-from app.submission.openai_bodies import ChatBody
+from app.submission.openai_bodies import STORED, ChatBody
 from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
 from app.tasks.views import Task
@@ -175,7 +176,7 @@ class ChatViews:
         note(body.model, parameters={**body.parameters, **(body.model_extra or {})})
         call = ChatCall(
             caller.client_id,
-            body.request(),
+            body.request(STORED if body.options().store else None),
             _fingerprint(caller, raw),
             read_patience(request.headers.get, self._limits.proxy_timeout),
             parse_prefer(request.headers.get(PREFER)),
@@ -246,6 +247,8 @@ def _ended(outcome: ChatOutcome) -> Response:
     row = outcome.row
     if row.result is not None:
         status, body = 200, row.result.encode()
+        if row.custom_id == STORED:
+            body = orjson.dumps({**orjson.loads(body), "id": completion_id(row.id)})
     else:
         failure = failure_of(row)
         status = failure.status
@@ -317,7 +320,7 @@ def _events(streaming: Streaming, events: Iterator[Event], *, with_usage: bool) 
             if isinstance(said, Alive):
                 yield COMMENT
             elif isinstance(said, Chunk):
-                yield from _chunk(said, with_usage=with_usage)
+                yield from _chunk(_renamed(said, streaming.chat), with_usage=with_usage)
             elif isinstance(said, Broken):
                 yield event(orjson.dumps({"error": _error(said)}))
                 return
@@ -326,6 +329,13 @@ def _events(streaming: Streaming, events: Iterator[Event], *, with_usage: bool) 
                 answered = True
     finally:
         streaming.finish(answered=answered, repeats=False)
+
+
+def _renamed(chunk: Chunk, chat: Chat) -> Chunk:
+    """With the id by which a stored answer can be retrieved."""
+    if chat.call.request.custom_id != STORED:
+        return chunk
+    return Chunk({**chunk.data, "id": completion_id(chat.task_id)})
 
 
 def _chunk(chunk: Chunk, *, with_usage: bool) -> Iterator[bytes]:

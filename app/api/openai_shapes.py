@@ -34,6 +34,24 @@ class ChatCompletion(BaseModel):
     usage: dict[str, Any] | None = None
 
 
+class ChatCompletionList(Shape):
+    """A page of stored chat completions."""
+
+    object: Literal["list"]
+    data: list[ChatCompletion]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class DeletedChatCompletion(Shape):
+    """A deleted chat completion."""
+
+    id: str
+    object: Literal["chat.completion.deleted"]
+    deleted: bool
+
+
 class Model(Shape):
     """A configured model."""
 

@@ -32,6 +32,9 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = Field(None, description="Tell the usage in a last chunk of its own.")
 
 
+STORED = "store: true"  # the custom id of chats that can be listed and retrieved as stored completions
+
+
 class ChatOptions(TaskOptions):
     """What Penstock does with a chat call."""
 

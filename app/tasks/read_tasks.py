@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -12,6 +14,8 @@ from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
 from app.tasks.store import tasks
 from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow, deliveries_of
+
+_MARKED_AT_ONCE = 101  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,44 @@ class ReadTasks:
         rows = self._database.read(read)
         return TaskPage(rows[:limit], has_more=len(rows) > limit)
 
+    def marked(
+        self,
+        client_id: str,
+        custom_id: str,
+        *,
+        model: str | None,
+        metadata: Mapping[str, str],
+        after: str | None,
+        ascending: bool,
+        limit: int,
+    ) -> tuple[list[TaskRow], bool]:
+        """A page of succeeded single tasks with this custom id and their results, and whether there are more.
+
+        Raises Invalid for a bad cursor.
+        """
+
+        def read(conn: Connection) -> list[TaskRow]:
+            place = None if after is None else _cursor(conn, client_id, after)
+            found: list[TaskRow] = []
+            while len(found) <= limit:
+                ids = tasks.marked_ids(
+                    conn, client_id, custom_id, model, place, _MARKED_AT_ONCE, ascending=ascending
+                )
+                rows = [row for name, _ in ids if (row := tasks.get_task(conn, client_id, name))]
+                found += [row for row in rows if _has(row, metadata)]
+                if len(ids) < _MARKED_AT_ONCE:
+                    break
+                place = ids[-1][1]
+            return found
+
+        with leniently():
+            rows = self._database.read(read)
+        return rows[:limit], len(rows) > limit
+
+    def set_metadata(self, client_id: str, task_id: str, metadata: str | None) -> None:
+        """Replace a task's metadata, JSON text."""
+        self._database.write(lambda conn: tasks.set_metadata(conn, client_id, task_id, metadata))
+
     def attempts(self, client_id: str, task_id: str) -> list[AttemptRow]:
         """The upstream calls for a task, in order. Raises NotFound."""
 
@@ -74,6 +116,10 @@ class ReadTasks:
             return deliveries_of(conn, task_id)
 
         return self._database.read(read)
+
+
+def _has(row: TaskRow, metadata: Mapping[str, str]) -> bool:
+    return not metadata or metadata.items() <= json.loads(row.metadata or "{}").items()
 
 
 def _mine(conn: Connection, client_id: str, task_id: str) -> TaskRow:

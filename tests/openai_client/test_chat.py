@@ -159,3 +159,36 @@ def test_a_stream_is_tried_again_before_its_first_chunk(world: World, client: op
         task_id = stream.response.headers["x-penstock-task"]
         assert "".join(c.choices[0].delta.content or "" for c in stream).endswith("[down once]")
     assert world.native.task(task_id)["attempts"] == 2
+
+
+def test_stored_completions_are_listed_read_changed_and_deleted(world: World, client: openai.OpenAI) -> None:
+    made = [
+        client.chat.completions.create(
+            model=FAST,
+            messages=ask(f"keep {number}"),
+            store=True,
+            metadata={"shelf": shelf, "row": str(number)},
+        )
+        for number, shelf in enumerate(["a", "b", "a"])
+    ]
+    chunks = list(
+        client.chat.completions.create(model=FAST, messages=ask("streamed"), store=True, stream=True)
+    )
+    other = client.chat.completions.create(model=FAST, messages=ask("unkept"))
+    stored = client.chat.completions
+    assert [one.id for one in stored.list(metadata={"shelf": "a"})] == [made[0].id, made[2].id]
+    newest = stored.list(order="desc", limit=2, model=FAST)
+    assert [one.id for one in newest.data] == [chunks[0].id, made[2].id]
+    assert [one.id for one in newest] == [chunks[0].id, *(one.id for one in reversed(made))]
+    assert stored.retrieve(made[1].id).choices == made[1].choices
+    changed = stored.update(made[1].id, metadata={"shelf": "c"})
+    assert changed.to_dict()["metadata"] == {"shelf": "c"}
+    assert [one.id for one in stored.list(metadata={"shelf": "c"})] == [made[1].id]
+    assert stored.delete(made[1].id).deleted
+    for name in (made[1].id, other.id, "chatcmpl-nobody"):
+        with pytest.raises(openai.NotFoundError):
+            stored.retrieve(name)
+    stranger = world.client(world.stack.add_client("stranger_of_stored").key)
+    assert list(stranger.chat.completions.list()) == []
+    with pytest.raises(openai.NotFoundError):
+        stranger.chat.completions.retrieve(made[0].id)

@@ -1,4 +1,4 @@
-"""Reading tasks: their rows, upstream calls, callback deliveries and traces. Nothing here changes a row."""
+"""Reading tasks: their rows, upstream calls, callback deliveries and traces. One statement changes their metadata."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     select,
     text,
     union_all,
+    update,
 )
 
 from app.platform.dialects import ROWS, encode, recordset
@@ -144,6 +145,35 @@ def list_tasks(
         .order_by(task.c.seq.desc())
     )
     return [_task(row) for row in conn.execute(found)]
+
+
+def marked_ids(
+    conn: Connection,
+    client_id: str,
+    custom_id: str,
+    model: str | None,
+    after_seq: int | None,
+    limit: int,
+    *,
+    ascending: bool,
+) -> list[tuple[str, int]]:
+    """(id, seq) of a client's succeeded single tasks with this custom id, on one side of `after_seq`."""
+    found = select(task.c.id, task.c.seq).where(
+        task.c.client_id == client_id, task.c.status == Status.SUCCEEDED, task.c.custom_id == custom_id
+    )
+    found = found.where(task.c.batch_id.is_(None), task.c.deleted_at.is_(None))
+    if model is not None:
+        found = found.where(task.c.model == model)
+    if after_seq is not None:
+        found = found.where(task.c.seq > after_seq if ascending else task.c.seq < after_seq)
+    order = task.c.seq.asc() if ascending else task.c.seq.desc()
+    return [(row.id, row.seq) for row in conn.execute(found.order_by(order).limit(limit))]
+
+
+def set_metadata(conn: Connection, client_id: str, task_id: str, metadata: str | None) -> None:
+    """Replace a task's metadata."""
+    mine = (task.c.id == task_id) & (task.c.client_id == client_id)
+    conn.execute(update(task).where(mine).values(metadata=metadata))
 
 
 def attempts_of(conn: Connection, task_id: str) -> list[AttemptRow]:
