@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import orjson
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from app.access.domain.caller import make_callback_secret
 from app.callbacks.domain.callback import check_headers
@@ -54,6 +54,21 @@ def rotate_callback_secret(
     if not database.write(lambda conn: rotate_secret(conn, client_id, secret, until)):
         raise NotFound("no such client", code="client_not_found")
     return secret
+
+
+def valid_secrets(database: Database, clock: Clock, client_id: str) -> list[str]:
+    """What a client's callbacks are signed with now: its secret, and before it the previous one of a rotation.
+
+    Raises NotFound for an unknown client, DatabaseUnreachable.
+    """
+    columns = (client.c.callback_secret, client.c.callback_secret_previous, client.c.callback_secret_until)
+    asked = select(*columns).where(client.c.id == client_id)
+    found = database.read(lambda conn: conn.execute(asked).one_or_none())
+    if found is None:
+        raise NotFound("no such client", code="client_not_found")
+    secret, previous, until = found
+    overlaps = previous is not None and (until or 0.0) > clock.now()
+    return [previous, secret] if overlaps else [secret]
 
 
 def set_callback_headers(database: Database, client_id: str, headers: Mapping[str, str]) -> None:

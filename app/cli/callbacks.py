@@ -110,6 +110,26 @@ def rotate_secret(client: str, overlap: str) -> None:
     click.echo(secret)
 
 
+@group.command("secret")
+@on_database
+@click.argument("client", default="admin")
+def secret_(client: str) -> None:
+    """Print what a client's callbacks are signed with: whsec_..., during a rotation both [default: admin].
+
+    \b
+    penstock callbacks secret
+    penstock callbacks secret team-a
+    """
+    from app.callbacks.callback_settings import valid_secrets
+    from app.platform.ports import SystemClock
+
+    with opened() as database:
+        secrets = valid_secrets(database, SystemClock(), client)
+        audited(database, "callback_secret.show", client)
+    for one in secrets:
+        click.echo(one)
+
+
 @group.command("headers")
 @on_database
 @click.argument("client")

@@ -18,6 +18,7 @@ from rich.text import Text
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
 
 from app.cli.failure import CommandFailure, Exit
+from app.cli.profile import on_database, opened
 from app.cli.supervisor import lifeline
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -207,13 +208,19 @@ def _webhook(secret: str) -> Webhook:
     show_default=True,
     help="Status code to return for valid callbacks.",
 )
+@click.option(
+    "--client", default="admin", show_default=True, help="Without --secret: verify with this client's."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json: bool) -> None:
+@on_database
+def command(port: int, host: str, secrets: tuple[str, ...], status: int, client: str, as_json: bool) -> None:
     """Receive callbacks, verify their signatures and print them, until stopped.
 
-    Penstock sends callbacks to this machine only if callbacks.allow_networks allows it.
+    Verifies with the secret of the client in the data folder's database, if it is there. Penstock sends callbacks to
+    this machine only if callbacks.allow_networks allows it; a simulated service without a file of its own does.
 
     \b
+    penstock listen
     penstock listen --secret whsec_...
     penstock listen --status 503          # and watch the retries
     """
@@ -223,6 +230,7 @@ def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json
     console = Console(highlight=False, soft_wrap=True)
     show = _print_json if as_json else _Printer(console, status)
     try:
+        secrets = secrets or _stored_secrets(client)
         listener = Listener(secrets, host=host, port=port, status=status, heard=show)
     except ValueError as error:
         raise CommandFailure(str(error), code=Exit.USAGE) from error
@@ -233,9 +241,22 @@ def command(port: int, host: str, secrets: tuple[str, ...], status: int, as_json
     with listener:
         click.echo(f"Listening at {listener.url}", err=as_json)
         if not secrets:
-            click.echo("Without --secret, signatures are not verified.", err=True)
+            click.echo("No secret known: signatures are not verified. Give --secret or --data.", err=True)
         lifeline.ready()
         stop.wait()
+
+
+def _stored_secrets(client: str) -> tuple[str, ...]:
+    """The client's secrets, from the database of this data folder; none where it cannot be read."""
+    from app.callbacks.callback_settings import valid_secrets
+    from app.platform.domain.errors import PenstockError
+    from app.platform.ports import SystemClock
+
+    try:
+        with opened() as database:
+            return tuple(valid_secrets(database, SystemClock(), client))
+    except (PenstockError, CommandFailure):
+        return ()
 
 
 def _print_json(receipt: Receipt) -> None:

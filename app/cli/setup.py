@@ -8,6 +8,7 @@ import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,6 +174,7 @@ class Setup:
     configuration: Path
     simulated: bool
     new_admin_key: str | None  # just created; shown once
+    local_callbacks: bool = False  # whether callbacks may go to this machine
 
 
 def prepare(params: UpParams, environ: Mapping[str, str]) -> Setup:
@@ -203,7 +205,8 @@ def prepare(params: UpParams, environ: Mapping[str, str]) -> Setup:
         "PROMETHEUS_MULTIPROC_DIR": str((params.data / "run" / "metrics").absolute()),
         "PYTHONPATH": _python_path(environ),
     }
-    return Setup(stack, environment, profile, configuration, source.simulated, new_admin_key)
+    local = any(ip_address("127.0.0.1") in ip_network(one) for one in settings.callbacks.allow_networks)
+    return Setup(stack, environment, profile, configuration, source.simulated, new_admin_key, local)
 
 
 @dataclass(frozen=True, slots=True)

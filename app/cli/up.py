@@ -51,6 +51,7 @@ def lines_when_ready(setup: Setup) -> Iterator[str]:
     yield ""
     yield "In another terminal:"
     yield from (f"  {line}" for line in curl_lines(setup))
+    yield f"  penstock listen{_data_option(setup)}   (receives callbacks; {_callback_hint(setup)})"
     yield ""
     yield "Press Ctrl-C to stop."
 
@@ -66,6 +67,21 @@ def curl_lines(setup: Setup) -> list[str]:
         f"curl -s '{url}/v1/tasks?limit=1' {header}",
         f"curl -s {url}/v1/batch {header} {json} {batch}",
     ]
+
+
+LISTEN_URL = "http://127.0.0.1:8787/"  # where `penstock listen` listens
+
+
+def _data_option(setup: Setup) -> str:
+    here = setup.stack.data == data_folder({})
+    return "" if here else f" --data {shlex.quote(str(setup.stack.data))}"
+
+
+def _callback_hint(setup: Setup) -> str:
+    """How callbacks reach it, or what keeps them from it."""
+    if setup.local_callbacks:
+        return f'add "callback_url": "{LISTEN_URL}" to a task'
+    return 'first set [callbacks] allow_networks = ["127.0.0.1/32"]'
 
 
 def _header(setup: Setup) -> str:

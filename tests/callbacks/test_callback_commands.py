@@ -7,7 +7,9 @@ from click.testing import CliRunner, Result
 
 from app.callbacks.domain.callback import DeliveryReply
 from app.cli.callbacks import group
+from app.cli.listen import _stored_secrets
 from app.platform.database import Database
+from app.platform.domain.errors import NotFound
 from tests.callbacks.world import SECRET, World, create_tables, verifies
 
 URL = "https://receiver.example/hook"
@@ -73,6 +75,21 @@ def test_a_rotated_secret_is_printed_and_signs(told: World) -> None:
     told.run()
     assert verifies(told.receivers.sent[-1], secret, told.clock.now())
     assert not verifies(told.receivers.sent[-1], SECRET, told.clock.now())
+
+
+def test_a_secret_is_printed_and_during_a_rotation_both(told: World) -> None:
+    before = _run("secret", "alice").output.split()
+    assert before == [SECRET]
+    new = _run("rotate-secret", "alice", "--overlap", "2d").output.strip()
+    assert _run("secret", "alice").output.split() == [SECRET, new]
+    assert _run("rotate-secret", "bob", "--overlap", "0s").exit_code == 0
+    assert len(_run("secret", "bob").output.split()) == 1
+    assert isinstance(_run("secret", "nobody").exception, NotFound)
+
+
+def test_listen_verifies_with_the_stored_secret_of_a_client(told: World) -> None:
+    assert _stored_secrets("alice") == (SECRET,)
+    assert _stored_secrets("nobody") == ()
 
 
 def test_headers_are_set_and_taken_away(told: World) -> None:

@@ -146,6 +146,18 @@ def test_an_administrators_key_of_the_environment_is_neither_written_nor_shown(w
     assert all("$PENSTOCK_ADMIN_KEY" in line for line in curl_lines(setup))
 
 
+def test_callbacks_reach_this_machine_where_answers_are_made_up_and_elsewhere_it_says_how(
+    wish: UpParams, real: Path
+) -> None:
+    simulated = prepare(replace(wish, simulate_without_key=True), {})
+    assert load_settings(simulated.configuration, {}).callbacks.allow_networks
+    assert '"callback_url": "http://127.0.0.1:8787/"' in text(simulated)
+    assert f"penstock listen --data {wish.data}" in text(simulated)
+    own = prepare(replace(wish, config=real), {"REAL": "sk-1"})
+    assert not load_settings(own.configuration, {}).callbacks.allow_networks
+    assert "first set [callbacks] allow_networks" in text(own)
+
+
 def test_no_key_stands_in_a_printed_curl_line(wish: UpParams) -> None:
     setup = prepare(replace(wish, simulate=True), {})
     assert all(setup.profile.api_key not in line for line in curl_lines(setup))
