@@ -156,6 +156,11 @@ def test_events_are_read_the_same_wherever_the_bytes_are_cut(
     assert reader.held == 0
 
 
+def test_a_keep_alive_is_no_event_to_a_client_that_ends_one_at_every_blank_line() -> None:
+    sent = COMMENT + COMMENT + event(b"{}") + COMMENT + event(b"[DONE]")
+    assert [block for block in sent.split(b"\n\n") if b"data:" not in block] == [b""]
+
+
 @given(st.integers(0, 2**60), st.integers(0, 2**40), st.none() | st.binary())
 def test_a_piece_travels_unchanged(release: int, number: int, data: bytes | None) -> None:
     assert Piece.decode(Piece(release, number, data).encode()) == Piece(release, number, data)

@@ -100,6 +100,7 @@ def ended_count(batch: Batch) -> int:
 def facts(batch: Batch) -> str:
     """The text after the progress bar."""
     words = [f"{batch['request_counts']['failed']:,} failed"]
+    words += [f"{count:,} {name.replace('_', ' ')}" for name, count in batch.get("finish_counts", {}).items()]
     if batch.get("paused_at"):
         words.append("paused")
     if batch.get("cost"):
