@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 from app.dispatching.publish_wait_reasons import PublishWaitReasons
 from app.pacing.domain.fairness import ClientShare, Shares
-from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, WaitingList, plan, settle_shares
+from app.pacing.domain.plan import Plan, Release, Snapshot, Wait, plan, settle_shares
 from app.pacing.domain.rate_controller import BrakeOrder, CallReport, RateController
 from app.pacing.domain.route_availability import Consumer, PrefixAffinity, allocate_slots
 from app.pacing.domain.throughput import PerMinuteCounter
+from app.pacing.store.pacing_store import Look, RedisPacingStore
 from app.settings.domain.routing import QuotaLimits, QuotaState, Topology
 from app.tasks.domain.pauses import Suspensions
 from app.upstreams.domain.key_health import NO_PROOFS, Proof
@@ -29,64 +30,6 @@ _HEADS = 1024  # heads in one snapshot, all lists together
 _FEWEST, _FEW, _MOST = 2, 8, 128  # heads of one list: minimum, default, maximum
 _FEW_HEADS = 64  # of all lists together, when little is released
 _RELEASES = 500  # in one script call, which blocks Redis for some milliseconds at most
-
-
-class WorkerView(Protocol):
-    """A worker's last report."""
-
-    @property
-    def at(self) -> float: ...
-    @property
-    def keys(self) -> tuple[str, ...]: ...
-    @property
-    def slots(self) -> int: ...
-
-
-class View(Protocol):
-    """A snapshot of the pacing store."""
-
-    @property
-    def now(self) -> float: ...
-    @property
-    def waiting(self) -> tuple[WaitingList, ...]: ...
-    @property
-    def quotas(self) -> Mapping[str, QuotaState]: ...
-    @property
-    def flights(self) -> Mapping[str, int]: ...
-    @property
-    def workers(self) -> Sequence[WorkerView]: ...
-    @property
-    def requeue(self) -> tuple[str, ...]: ...
-    @property
-    def reports(self) -> tuple[CallReport, ...]: ...
-
-
-class PacingStore(Protocol):
-    """Where messages and permits are. See RedisPacingStore."""
-
-    def look(self, heads: int, topology: Topology, quotas: Sequence[str], wait: float = 0.0) -> View:
-        """Take a snapshot, and send a heartbeat; as soon as it is woken, at the latest after `wait` seconds."""
-
-    def release(self, releases: Sequence[Release], proofs: Mapping[str, Proof]) -> list[str]:
-        """Release tasks. Returns a word for each. `proofs`: when keys last worked."""
-
-    @property
-    def limits(self) -> Mapping[str, QuotaLimits]:
-        """The limits in force, by quota."""
-
-    @property
-    def term(self) -> str:
-        """The term under which this process leads."""
-
-    @property
-    def released_at(self) -> float:
-        """Pacing time of the last release."""
-
-    def configure(self, limits: Mapping[str, QuotaLimits]) -> None:
-        """Write the limits of quotas."""
-
-    def brake(self, quota: str, seconds: float, why: str) -> None:
-        """Release nothing on a quota for a while."""
 
 
 class KeyWatch(Protocol):
@@ -139,7 +82,7 @@ class TickResult:
 class Dispatcher:
     """The leader's tick. Owned by the release loop's thread; others only read `ticks`."""
 
-    gate: PacingStore
+    gate: RedisPacingStore
     topology: Topology
     clients: Callable[[], Mapping[str, ClientShare]]
     shares: Shares = field(default_factory=Shares)
@@ -174,7 +117,7 @@ class Dispatcher:
         result.seconds = self.monotonic() - began
         return result
 
-    def _act(self, view: View, *, saw_all_it_may: bool) -> TickResult:
+    def _act(self, view: Look, *, saw_all_it_may: bool) -> TickResult:
         """Decide on a snapshot, and release."""
         self.lists = len(view.waiting)
         if self._led[0] != self.gate.term:
@@ -220,7 +163,7 @@ class Dispatcher:
         }
 
     def _govern(
-        self, controller: RateController, view: View, suspensions: Suspensions
+        self, controller: RateController, view: Look, suspensions: Suspensions
     ) -> Mapping[str, QuotaState]:
         """Update estimates, brake quotas, write limits that changed. Returns the quotas after that."""
         quotas = dict(view.quotas)
@@ -240,7 +183,7 @@ class Dispatcher:
         quotas.update(controller.judged(view.now, quotas))
         return quotas
 
-    def _snapshot(self, view: View, quotas: Mapping[str, QuotaState], suspensions: Suspensions) -> Snapshot:
+    def _snapshot(self, view: Look, quotas: Mapping[str, QuotaState], suspensions: Suspensions) -> Snapshot:
         live = (w for w in view.workers if view.now - w.at < REPORT_LIFE)
         pools, slots = allocate_slots((Consumer(w.keys, w.slots) for w in live), view.flights)
         waiting = view.waiting if self.controller is None else self.controller.tokens.reserved(view.waiting)

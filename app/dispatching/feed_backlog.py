@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from sqlalchemy import Connection
 
 from app.dispatching import store
+from app.pacing.store.pacing_store import RedisPacingStore
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.tasks.domain.attempt import Message
@@ -18,22 +18,6 @@ from app.tasks.store import feeding
 CHUNK = 1000  # rows of one queue a round, and about as many of one transaction: a few script calls
 DUE_AT_ONCE = 2000
 IDLE = 0.5  # seconds between looks at the database unless woken
-
-
-class Window(Protocol):
-    """How full the backlog queues are. See the pacing store."""
-
-    def rooms(self, queues: Sequence[str], window: int, most: int) -> Mapping[str, int]:
-        """How many more messages each queue would take in a round of `most` of each."""
-
-    def ordered_room(self, queue: str) -> Mapping[int, int]:
-        """How many more messages ordered by deadline, by step."""
-
-    def overflows(self) -> Mapping[str, str]:
-        """Queues to which others may not publish, with how often they were refused."""
-
-    def clear_overflow(self, queue: str, seen: str) -> None:
-        """Let others publish again, unless another was refused since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +36,7 @@ class Feeder:
         self,
         database: Database,
         publisher: BacklogPublisher,
-        window: Window,
+        window: RedisPacingStore,
         clock: Clock,
         *,
         size: int = 50_000,

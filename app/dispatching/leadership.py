@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from app.dispatching import store
 from app.execution.store import workers
 from app.pacing.ports import RunningCall
+from app.pacing.store.pacing_store import RedisPacingStore
 from app.platform.database import Database
 from app.platform.ports import Clock
 from app.settings.domain.routing import Route, Topology
@@ -18,20 +18,10 @@ SILENCE = (
 )
 
 
-class LeaderLock(Protocol):
-    """Where the term is stored."""
-
-    def leader(self) -> tuple[str, str]:
-        """The present term and its heartbeat count."""
-
-    def take_lead(self, term: str, seen: str) -> bool:
-        """Take the lead if `seen` still stands."""
-
-
 class LeaderElection:
     """Watches the leader's heartbeat."""
 
-    def __init__(self, seat: LeaderLock, clock: Clock) -> None:
+    def __init__(self, seat: RedisPacingStore, clock: Clock) -> None:
         self._seat = seat
         self._clock = clock
         self._seen: tuple[str, str] | None = None
@@ -57,23 +47,8 @@ _STEP = 0.2  # seconds between heartbeats meanwhile
 _CHUNK = 5000
 
 
-class Generations(Protocol):
-    """The pacing store, as far as the rebuild needs it."""
-
-    def begin_generation(self, generation: str, keys: Iterable[str]) -> None:
-        """Delete all places and permits."""
-
-    def beat(self) -> None:
-        """Send a heartbeat."""
-
-    def open_generation(
-        self, calls: Sequence[RunningCall], quotas: Iterable[str], behind: Iterable[str]
-    ) -> None:
-        """Restore permits of running calls and allow publishing again."""
-
-
 def begin_generation(
-    generations: Generations,
+    generations: RedisPacingStore,
     database: Database,
     topology: Topology,
     clock: Clock,
@@ -103,7 +78,7 @@ def begin_generation(
     return True
 
 
-def _wait(generations: Generations, clock: Clock, pause: Callable[[float], bool]) -> bool:
+def _wait(generations: RedisPacingStore, clock: Clock, pause: Callable[[float], bool]) -> bool:
     """Wait until nothing redeemed before can still be sent. Returns False when stopped first."""
     until = clock.monotonic() + SENT_WITHIN
     while clock.monotonic() < until:

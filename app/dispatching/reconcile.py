@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import structlog
 
 from app.dispatching import store
 from app.execution.store import workers
-from app.pacing.ports import Permits
+from app.pacing.store.pacing_store import RedisPacingStore
+from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import Cooldown
 from app.platform.database import Database
 from app.platform.heartbeats import HeartbeatMonitor, find_dead
@@ -28,26 +26,10 @@ WORKER_SILENCE = 30.0  # seconds of successful checks without a heartbeat: three
 ORPHAN_SECONDS = 30.0  # seconds for which a lost worker's calls count as still running upstream
 
 
-class Truth(Protocol):
-    """The pacing store, as far as it is compared with the database."""
-
-    def placed(self, task_ids: Sequence[str]) -> list[bool]:
-        """Whether each task has a place or a permit."""
-
-    def permits_page(self, cursor: int, age: float) -> tuple[int, dict[str, int]]:
-        """Some redeemed permits older than `age` seconds, and the next cursor."""
-
-    def orphan_permits(self, releases: Sequence[tuple[str, int]], seconds: float) -> None:
-        """Free lost workers' tasks; their calls still count in their quotas for some seconds."""
-
-    def drop_worker(self, worker: str) -> None:
-        """Delete a worker's report."""
-
-
 class QueuedRows:
     """Compares rows marked as queued with places and permits: those that have neither are queued again."""
 
-    def __init__(self, database: Database, truth: Truth, clock: Clock) -> None:
+    def __init__(self, database: Database, truth: RedisPacingStore, clock: Clock) -> None:
         self._database = database
         self._truth = truth
         self._clock = clock
@@ -129,7 +111,7 @@ class LostWorkers:
     def __init__(
         self,
         database: Database,
-        truth: Truth,
+        truth: RedisPacingStore,
         publisher: BacklogPublisher,
         clock: Clock,
         meter: Meter | None = None,
@@ -169,7 +151,7 @@ class LostWorkers:
 class EndedPermits:
     """Ends permits whose task has ended in the database: the worker died after recording and before releasing them."""
 
-    def __init__(self, database: Database, truth: Truth, permits: Permits) -> None:
+    def __init__(self, database: Database, truth: RedisPacingStore, permits: RedisPermits) -> None:
         self._database = database
         self._truth = truth
         self._permits = permits

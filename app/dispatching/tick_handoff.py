@@ -5,11 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from app.access.store import clients
 from app.pacing.domain.fairness import ClientShare
 from app.pacing.domain.plan import Release
+from app.pacing.domain.rate_controller import RateController
 from app.pacing.store.leader_state import load_learned, save_learned
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
@@ -132,16 +133,6 @@ class TraceReleases:
                 )
 
 
-class Estimates(Protocol):
-    """The rate controller's estimates. The tick owns and alone changes them; other threads may call `facts`."""
-
-    def facts(self) -> Mapping[str, Mapping[str, Any]]:
-        """What was estimated, by quota."""
-
-    def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore what was stored."""
-
-
 class PersistEstimates:
     """Stores estimated limits, so that the next leader starts from them.
 
@@ -149,7 +140,7 @@ class PersistEstimates:
     Threads: `recall`: tick; `keep`: healer, tick.
     """
 
-    def __init__(self, database: Database, estimates: Estimates, clock: Clock) -> None:
+    def __init__(self, database: Database, estimates: RateController, clock: Clock) -> None:
         self._database = database
         self._estimates = estimates
         self._clock = clock

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from app.pacing.ports import Permits
+from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import END, BackgroundLoop
 from app.platform.domain.errors import RedisUnreachable, Unreachable
 from app.tasks.domain.attempt import Settlement
@@ -143,7 +143,7 @@ class ReleasePermits:
     says that there is one, and `_changed` guards all fields.
     """
 
-    def __init__(self, permits: Permits) -> None:
+    def __init__(self, permits: RedisPermits) -> None:
         self._permits = permits
         self._changed = threading.Condition()
         self._waiting: list[Settlement] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
@@ -13,6 +12,7 @@ from sqlalchemy import Connection
 from app.execution.in_flight import CallsInFlight, WorkerReadiness
 from app.execution.store import workers
 from app.pacing.ports import WorkerReport
+from app.pacing.store.permits import RedisPermits
 from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable, Unreachable
@@ -137,16 +137,6 @@ def prefetch_allowance(started: int, seconds: float) -> int:
     return round(min(MOST, max(LEAST, rate * _SHARE)))
 
 
-class Reports(Protocol):
-    """Where slot reports go."""
-
-    def report(self, report: WorkerReport) -> None:
-        """Send a report to the dispatcher. Raises Unreachable."""
-
-    def leave(self, worker: str) -> None:
-        """Announce that this worker takes no more tasks. Raises Unreachable."""
-
-
 class ReportSlots:
     """Reports which keys this worker serves and how many calls it can take: each second, at once on a large change.
 
@@ -159,7 +149,7 @@ class ReportSlots:
         worker: str,
         keys: tuple[str, ...],
         slots: int,
-        reports: Reports,
+        reports: RedisPermits,
         in_flight: CallsInFlight,
         readiness: WorkerReadiness,
         clock: Clock,

@@ -19,7 +19,7 @@ from app.execution.domain.retry import Policies, RetryContext, decide
 from app.execution.in_flight import CallsInFlight, ReleasePermits, WorkerReadiness
 from app.pacing.domain.brake import brakes
 from app.pacing.domain.why import key_missing
-from app.pacing.ports import Permits
+from app.pacing.store.permits import RedisPermits
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.json_text import Parse
 from app.platform.encryption import Unsealable
@@ -125,7 +125,7 @@ class RunTask:
     """The use case. All threads of a worker process share one; a reload replaces `policies` and `answers`."""
 
     worker: str  # id of this worker instance
-    permits: Permits
+    permits: RedisPermits
     claims: Claims
     upstream: Upstream
     endings: Endings
@@ -380,7 +380,7 @@ def _error_facts(error: BaseException) -> dict[str, str]:
 class _Gate:
     """Asks once more whether a call may be sent, on an open connection: what it is late by then is counted."""
 
-    permits: Permits
+    permits: RedisPermits
     permit: Permit
     send_by: float
     clock: Clock

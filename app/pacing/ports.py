@@ -1,13 +1,11 @@
-"""What other rooms need of pacing: permits for workers, and why a task waits."""
+"""What other rooms exchange with pacing: reports of workers, running calls, and why a task waits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.pacing.domain.why import starts_in
-from app.tasks.domain.attempt import Permit, RefusedPermit, Settlement
 from app.tasks.domain.task import NOT_DUE
 from app.tasks.store.tasks import TaskRow
 
@@ -21,22 +19,6 @@ class WorkerReport:
     slots: int  # calls it may hold now, at most its pool's size; 0 while it drains or has no database
     held: int  # calls it holds now
     pool: int = 0  # its pool's size, as configured; 0 while it takes no tasks
-
-
-class Permits(Protocol):
-    """The pacing store, as a worker sees it."""
-
-    def redeem(self, task_id: str, worker: str) -> Permit | RefusedPermit:
-        """Exchange a released task's permit for the right to send within 2 s."""
-
-    def may_send(self, permit: Permit, send_by: float) -> bool:
-        """Whether the call may be sent now. Waits until it may, at the latest until `send_by` (monotonic)."""
-
-    def settle(self, settlements: Sequence[Settlement]) -> None:
-        """End permits and notify waiters of ended tasks. Raises RedisUnreachable; the caller keeps them and retries."""
-
-    def report(self, report: WorkerReport) -> None:
-        """Report what this worker consumes and how many calls it can hold."""
 
 
 @dataclass(frozen=True, slots=True)

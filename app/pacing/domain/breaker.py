@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -278,13 +277,3 @@ class CircuitBreaker:
         self._recent.clear()
         self._evidence = Evidence()
         self._failed = self._row = 0
-
-
-def breaker_id(upstream: str, model: str) -> str:
-    """Id of the breaker of an upstream and one of its models."""
-    return f"upstream:{upstream}:{model}"
-
-
-def states_of(breakers: Mapping[str, CircuitBreaker]) -> dict[str, BreakerState]:
-    """The state of each breaker."""
-    return {name: breaker.state for name, breaker in breakers.items()}

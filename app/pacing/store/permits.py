@@ -20,7 +20,7 @@ _CHUNK = 100
 
 
 class RedisPermits:
-    """Implements the Permits port.
+    """What workers do with permits.
 
     Sends are counted with the exchange of the permit: one call of Redis for both. Where this process or the database
     is slow, calls that were counted one by one would leave together, with later ones: those are counted again as they
