@@ -14,7 +14,7 @@ ROOM ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test explore house lint format lock audit bench bench-list chaos clients pictures clean
+.PHONY: help demo run test explore fuzz house lint format lock audit bench bench-list chaos clients pictures clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: .venv/.ready ## ruff, mypy, import contracts, bandit
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet -ll --recursive app simulator workers migrations deploy
+
+fuzz: .venv/.ready ## raw bytes at every entrance of the API, for ten minutes
+	@FUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest tests/api/test_fuzz.py --timeout 3600 $(PYTEST)
 
 house: .venv/.ready ## how large the code is: modules, lines, longest functions, files on the main path
 	@$(BIN)/python .ci/house.py --path
