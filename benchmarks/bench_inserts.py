@@ -19,8 +19,9 @@ from sqlalchemy import Connection, Engine, create_engine, insert
 from app.platform.database import Database
 from app.platform.dialects import reserve
 from app.platform.migrate import upgrade
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Status, new_id
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import task, task_content
 from tests.servers import PostgresServer
 

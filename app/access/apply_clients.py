@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.access import manage_clients
-from app.access.domain.caller import as_mapping
+from app.access.domain.caller import ClientRow, as_mapping
 from app.access.manage_clients import CreatedClient, check_limits, read_limits
-from app.access.store.clients import ClientRow
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid
 from app.platform.ports import Clock

@@ -23,6 +23,7 @@ from app.access.domain.caller import (
     NO_LIMITS,
     SECRET_BYTES,
     ClientLimits,
+    ClientRow,
     as_mapping,
     is_slug,
     make_callback_secret,
@@ -33,7 +34,7 @@ from app.access.domain.caller import (
 )
 from app.access.domain.policy import AccessPolicy, grants_by_name
 from app.access.store import clients
-from app.access.store.clients import ClientRow, ListedKey
+from app.access.store.clients import ListedKey
 from app.platform.database import Database
 from app.platform.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from app.platform.domain.times import to_rfc3339

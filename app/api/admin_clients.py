@@ -9,9 +9,8 @@ from typing import Any
 from flask.typing import ResponseReturnValue
 
 from app.access import manage_clients, manage_keys, manage_policies
-from app.access.domain.caller import SECRET_BYTES, Caller, within
+from app.access.domain.caller import SECRET_BYTES, Caller, ClientRow, within
 from app.access.manage_clients import check_limits, client_json, key_json
-from app.access.store.clients import ClientRow
 from app.api.access_control import Callers
 from app.api.access_shapes import (
     ApiKey,

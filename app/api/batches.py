@@ -35,7 +35,7 @@ from app.submission.bodies import BatchBody, BatchLine, BatchOptions
 from app.submission.domain.request import BatchRequest, TaskRequest
 from app.submission.submit_batch import Estimate, EstimateBatch, SubmittedBatch
 from app.submission.validation import parse, parse_json
-from app.tasks.store.batches import BatchRow
+from app.tasks.domain.rows import BatchRow
 from app.tasks.views import Batch, Cost, Shape, Time, cost_of
 
 

@@ -17,7 +17,7 @@ from app.api.responses import Rendering
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.event_stream import COMMENT, named_event
 from app.platform.domain.money import micros
-from app.tasks.store.batches import BatchRow
+from app.tasks.domain.rows import BatchRow
 
 SSE = "text/event-stream"
 _ABOUT = (

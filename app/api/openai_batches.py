@@ -26,8 +26,7 @@ from app.submission.domain.request import LONGEST_EXPIRY, BatchRequest, read_pat
 from app.submission.openai_bodies import endpoint_path
 from app.submission.store_file import PURPOSES, Upload, UploadParams
 from app.submission.validation import parse, parse_json
-from app.tasks.store.batches import BatchRow
-from app.tasks.store.files import FileRow
+from app.tasks.domain.rows import BatchRow, FileRow
 
 _FORM_OVERHEAD = 1024 * 1024  # bytes of a form besides its file
 _SHORTEST, _LONGEST = 3600, 30 * 86400  # seconds for which a file may be kept

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.tasks.domain.rows import BatchRow
 from app.tasks.views import BatchStatus, Shape, raw
 
 
@@ -183,7 +184,7 @@ class OpenAiBatchList(Shape):
     last_id: str | None
 
 
-def openai_batch_view(row: Any, usage: Mapping[str, int] | None) -> OpenAiBatch:
+def openai_batch_view(row: BatchRow, usage: Mapping[str, int] | None) -> OpenAiBatch:
     """Render a batch; `usage`, once it has ended, by the names of its columns."""
     errors = orjson.loads(row.errors) if row.errors else None
     return OpenAiBatch(
@@ -194,7 +195,7 @@ def openai_batch_view(row: Any, usage: Mapping[str, int] | None) -> OpenAiBatch:
         errors=LineProblems(object="list", data=errors) if errors else None,
         input_file_id=row.input_file_id or row.id.replace("batch_", "file_", 1),
         completion_window=row.completion_window or _window(row),
-        status=row.status,
+        status=row.status.value,
         output_file_id=row.output_file_id,
         error_file_id=row.error_file_id,
         created_at=int(row.created_at),
@@ -227,6 +228,6 @@ def _usage(usage: Mapping[str, int]) -> BatchUsage:
     )
 
 
-def _window(row: Any) -> str:
+def _window(row: BatchRow) -> str:
     """The time a batch submitted as JSON may take, in the format of `completion_window`."""
     return f"{round((row.expires_at or row.created_at) - row.created_at)}s"

@@ -22,11 +22,9 @@ from app.platform.domain.errors import OverLimit, Rejected, Unreachable
 from app.platform.domain.json_text import gzipped
 from app.platform.domain.times import to_rfc3339
 from app.platform.encryption import Unsealable
+from app.tasks.domain.rows import AttemptRow, BatchRow, DeliveryAttempt, NewTask, ResultRow, TaskRow
 from app.tasks.domain.task import Status
 from app.tasks.read_tasks import TaskPage
-from app.tasks.store.batches import BatchRow, ResultRow
-from app.tasks.store.submissions import NewTask
-from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow
 from app.tasks.views import (
     PRIORITIES,
     Batch,

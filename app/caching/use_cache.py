@@ -17,10 +17,10 @@ from app.caching.store.coalesce_join import JoiningTask, JoinResult, admit, answ
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store.feeding import mark_unqueued
-from app.tasks.store.submissions import NewTask
 
 
 @dataclass(frozen=True, slots=True)

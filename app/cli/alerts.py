@@ -18,7 +18,7 @@ from app.reporting.domain.alerts import Alert, AlertState, sentence
 from app.settings.domain.alert_rules import RULES, Severity
 
 if TYPE_CHECKING:
-    from app.reporting.store.alerts import Channel
+    from app.reporting.domain.alerts import Channel
 
 
 @click.group("alerts", short_help="list firing alerts and test their channels")
@@ -43,11 +43,11 @@ def list_(everything: bool, as_json: bool) -> None:
     \b
     penstock alerts list --all
     """
-    from app.reporting.store.alerts import load_alerts, load_channels
+    from app.reporting.read_overview import read_alerts
 
     with opened() as database:
-        alerts, channels = database.read(lambda conn: (load_alerts(conn), load_channels(conn)))
-    found = [a for a in alerts.values() if everything or a.state is not AlertState.RESOLVED]
+        alerts, channels = read_alerts(database)
+    found = [a for a in alerts if everything or a.state is not AlertState.RESOLVED]
     order = list(reversed(Severity))
     found.sort(key=lambda alert: (order.index(alert.severity), alert.place))
     if as_json:

@@ -22,12 +22,15 @@ from app.platform.domain.errors import NotFound, PenstockError, Rejected, Unauth
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.reporting.domain.dashboard_view import timeline
-from app.reporting.read_overview import ReadUsage
-from app.reporting.store import service_queries
+from app.reporting.read_overview import (
+    ReadUsage,
+    read_batch_details,
+    read_failures,
+    read_task_details,
+)
 from app.submission.retry_tasks import RetryTask
-from app.tasks.domain.task import BatchStatus, Status, may_run_again
-from app.tasks.store import batches, tasks
-from app.tasks.store.tasks import TaskRow, deliveries_of
+from app.tasks.domain.rows import TaskRow
+from app.tasks.domain.task import Status, may_run_again
 
 _MOST_RETRIES = 100  # tasks retried by one click
 
@@ -156,8 +159,11 @@ class Views:
     def task(self, task_id: str) -> ResponseReturnValue:
         """The page of a task."""
         viewer = self._auth.viewer()
-        row, calls, tries, content = self._database.read(lambda conn: self._read_task(conn, viewer, task_id))
-        moments = timeline(_columns(row), map(_columns, calls), map(_columns, tries))
+        found = read_task_details(self._database, viewer.sees, task_id)
+        if found is None:
+            raise NotFound("This task does not exist.")
+        row, content = found.row, found.content
+        moments = timeline(_columns(row), map(_columns, found.calls), map(_columns, found.deliveries))
         return self._page(
             "task.html",
             viewer,
@@ -171,28 +177,16 @@ class Views:
             again=viewer.may_retry and may_run_again(row.status, row.error_code, content.replaced_by),
         )
 
-    def _read_task(self, conn: Any, viewer: Viewer, task_id: str) -> Any:
-        row = tasks.get_task(conn, viewer.sees, task_id) if is_id("task", task_id) else None
-        if row is None:
-            raise NotFound("This task does not exist.")
-        calls, tries = tasks.attempts_of(conn, task_id), deliveries_of(conn, task_id)
-        return row, calls, tries, service_queries.content_of(conn, row.seq)
-
     def _why(self, row: TaskRow) -> Explanation:
         return self._explain.explain(Queued.of(row))
 
     def batch(self, batch_id: str) -> ResponseReturnValue:
         """The page of a batch: progress, failures and first tasks."""
         viewer = self._auth.viewer("batches:read")
-
-        def read(conn: Any) -> Any:
-            row = batches.get_batch(conn, viewer.sees, batch_id) if is_id("batch", batch_id) else None
-            if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
-                raise NotFound("This batch does not exist.")
-            failed = service_queries.failures_of_batch(conn, batch_id, 50)
-            return row, failed, service_queries.tasks_of_batch(conn, batch_id, None, 50)
-
-        row, failed, first = self._database.read(read)
+        found = read_batch_details(self._database, viewer.sees, batch_id, 50)
+        if found is None:
+            raise NotFound("This batch does not exist.")
+        row, failed, first = found
         return self._page(
             "batch.html", viewer, batch=row, failed=failed, first=first, may_run_again=may_run_again
         )
@@ -216,9 +210,7 @@ class Views:
         """Retry the recent failures with the same reason and model."""
         viewer = self._acting_viewer()
         reason, _, model = request.form.get("group", "").partition(" ")
-        found = self._database.read(
-            lambda conn: service_queries.recent_failures(conn, viewer.sees, _MOST_RETRIES)
-        )
+        found = read_failures(self._database, viewer.sees, _MOST_RETRIES)
         rows = [row for row in found if (row.error_code or row.status) == reason and row.model == model]
         count = sum(self._again(viewer, row.id) for row in rows if _may(row))
         return _done(f"Retrying {count} {'task' if count == 1 else 'tasks'}.", "/")
@@ -261,7 +253,7 @@ def _done(message: str, target: str) -> ResponseReturnValue:
     return redirect(target, 303)
 
 
-def _may(row: service_queries.FailedRow) -> bool:
+def _may(row: Any) -> bool:
     return may_run_again(row.status, row.error_code, row.replaced_by)
 
 

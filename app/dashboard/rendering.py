@@ -15,8 +15,8 @@ from app.reporting.domain.dashboard_view import by_reason
 from app.reporting.domain.recent_calls import Second, per_second
 from app.reporting.read_overview import Overview
 from app.settings.domain.alert_rules import RULES
+from app.tasks.domain.rows import BatchRow
 from app.tasks.domain.task import may_run_again
-from app.tasks.store.batches import BatchRow
 
 _REASONS = {
     "expired": "deadline passed",

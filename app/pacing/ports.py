@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.pacing.domain.why import starts_in
+from app.tasks.domain.rows import TaskRow
 from app.tasks.domain.task import NOT_DUE
-from app.tasks.store.tasks import TaskRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,20 @@ from app.pacing.store.lines import start_estimates
 from app.platform.background_loop import RateLimitedRead
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
+from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
-from app.reporting.domain.alerts import Alert
+from app.reporting.domain.alerts import Alert, Channel, firing
 from app.reporting.domain.dashboard_view import QuotaLine, WaitingLine, quota_lines
 from app.reporting.domain.recent_calls import Forecast, Pace, Second
 from app.reporting.read_service import ServiceReader, ServiceSnapshot
 from app.reporting.store import service_queries
-from app.reporting.store.alerts import firing
+from app.reporting.store.alerts import load_alerts, load_channels
 from app.reporting.store.service_queries import FailedRow, LatestRow, RunningCalls
 from app.settings.domain.routing import Topology
-from app.tasks.store.batches import BatchRow, list_batches
+from app.tasks.domain.rows import AttemptRow, BatchRow, DeliveryAttempt, TaskRow
+from app.tasks.domain.task import BatchStatus
+from app.tasks.store import tasks
+from app.tasks.store.batches import get_batch, list_batches
 from app.upstreams.domain.key_health import Condition, KeyStatus
 
 _CALLS = 5_000  # ended calls read at once
@@ -177,7 +181,7 @@ class ReadOverview:
 
 
 def _own(conn: Connection, client_id: str | None) -> Own:
-    known = Own(alerts=firing(conn) if client_id is None else ())
+    known = Own(alerts=firing(load_alerts(conn).values()) if client_id is None else ())
     with leniently() as unreadable:
         known = replace(
             known,
@@ -226,3 +230,51 @@ class ReadUsage:
     def estimate_quality(self, client_id: str, limit: int) -> Quality:
         """Estimated and actual starts of a client's newest successful tasks. Raises DatabaseUnreachable."""
         return quality(self._database.read(lambda conn: start_estimates(conn, client_id, limit)))
+
+
+def read_alerts(database: Database) -> tuple[list[Alert], list[Channel]]:
+    """All alerts, and how each channel's last message fared. Raises DatabaseUnreachable."""
+    return database.read(lambda conn: (list(load_alerts(conn).values()), load_channels(conn)))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetails:
+    """All that is known of one task."""
+
+    row: TaskRow
+    calls: Sequence[AttemptRow]
+    deliveries: Sequence[DeliveryAttempt]
+    content: Any  # its request, and the id of the task that replaced it
+
+
+def read_task_details(database: Database, client_id: str | None, task_id: str) -> TaskDetails | None:
+    """One task of a client (None: of any); None if there is none. Raises DatabaseUnreachable."""
+
+    def read(conn: Connection) -> TaskDetails | None:
+        row = tasks.get_task(conn, client_id, task_id) if is_id("task", task_id) else None
+        if row is None:
+            return None
+        calls, deliveries = tasks.attempts_of(conn, task_id), tasks.deliveries_of(conn, task_id)
+        return TaskDetails(row, calls, deliveries, service_queries.content_of(conn, row.seq))
+
+    return database.read(read)
+
+
+def read_batch_details(
+    database: Database, client_id: str | None, batch_id: str, limit: int
+) -> tuple[BatchRow, Sequence[FailedRow], Sequence[LatestRow]] | None:
+    """One batch of a client (None: of any) with up to `limit` failures and tasks. Raises DatabaseUnreachable."""
+
+    def read(conn: Connection) -> tuple[BatchRow, Sequence[FailedRow], Sequence[LatestRow]] | None:
+        row = get_batch(conn, client_id, batch_id) if is_id("batch", batch_id) else None
+        if row is None or (row.status is BatchStatus.VALIDATING and row.input_file_id is None):
+            return None
+        failed = service_queries.failures_of_batch(conn, batch_id, limit)
+        return row, failed, service_queries.tasks_of_batch(conn, batch_id, None, limit)
+
+    return database.read(read)
+
+
+def read_failures(database: Database, client_id: str | None, limit: int) -> list[FailedRow]:
+    """A client's latest failures (None: everybody's). Raises DatabaseUnreachable."""
+    return database.read(lambda conn: service_queries.recent_failures(conn, client_id, limit))

@@ -20,8 +20,16 @@ from app.platform.background_loop import END, BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
-from app.reporting.domain.alerts import Alert, AlertState, Digest, Place, alertmanager_alerts, compose
-from app.reporting.store.alerts import Channel, note_channels
+from app.reporting.domain.alerts import (
+    Alert,
+    AlertState,
+    Channel,
+    Digest,
+    Place,
+    alertmanager_alerts,
+    compose,
+)
+from app.reporting.store.alerts import note_channels
 from app.settings.domain.alert_rules import Rule, Severity
 from app.upstreams.store.health import load_health
 

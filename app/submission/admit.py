@@ -15,20 +15,19 @@ import structlog
 from sqlalchemy import Connection
 
 from app.access.authenticate import current
-from app.access.domain.caller import NO_LIMITS, ClientLimits
+from app.access.domain.caller import NO_LIMITS, ClientLimits, ClientRow
 from app.access.domain.policy import CallFacts
 from app.access.manage_clients import read_limits
 from app.access.manage_policies import PolicyBook
 from app.access.store import clients
-from app.access.store.clients import ClientRow
 from app.billing.domain.budget import Spent, ceilings, exceeded, fitting, total
 from app.billing.store import budgets
 from app.pacing.domain.tokens import DEFAULT_ANSWER, LARGEST, OPEN_ANSWER, answer_limit, choices
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, OverBudget, OverLimit, Rejected
 from app.platform.ports import Clock
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold
-from app.tasks.store.submissions import NewTask
 
 log = structlog.get_logger("penstock.access")
 

@@ -17,9 +17,9 @@ from app.platform.ports import Clock
 from app.submission.domain.request import IdempotencyKey, Patience, Preference, TaskRequest
 from app.submission.hold_connections import HoldConnections, WaitingCall
 from app.submission.submit_task import SubmitTask
+from app.tasks.domain.rows import TaskRow
 from app.tasks.domain.task import new_id
 from app.tasks.read_tasks import ReadTasks
-from app.tasks.store.tasks import TaskRow
 from app.tasks.wait import Waiters
 
 LOOK_EVERY = 1.0  # seconds between checks that the client is still connected

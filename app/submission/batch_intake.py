@@ -25,8 +25,9 @@ from app.submission.admit import Admission
 from app.submission.check_request import Place, SubmissionRules, draft_task, estimate_start
 from app.submission.domain.request import TaskRequest
 from app.submission.file_batches import RefusedLine, insert_refused
+from app.tasks.domain.rows import NewTask
 from app.tasks.ports import Meter
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 
 MOST_TASKS = 1_000_000  # of one batch
 TOO_MANY = "too_many_requests"  # the code of the error

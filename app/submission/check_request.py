@@ -22,8 +22,8 @@ from app.settings import Settings
 from app.settings.tier_models import DOWN, spans_of
 from app.submission.domain.request import DEFAULT_EXPIRY, LONGEST_EXPIRY, BatchRequest, TaskRequest
 from app.tasks.domain.eligibility import TierFacts, condition_id, write_facts
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import NOT_DUE, Hold, Priority, PriorityStep, new_id
-from app.tasks.store.submissions import NewTask
 
 
 def conditions_of(settings: Settings) -> dict[str, tuple[str, ...]]:

@@ -20,10 +20,11 @@ from app.submission.domain.request import BatchRequest
 from app.submission.hold_connections import HoldConnections
 from app.submission.store_file import BATCH
 from app.submission.take_in_file import TakeInFile
+from app.tasks.domain.rows import BatchRow
 from app.tasks.domain.task import new_id
 from app.tasks.read_files import ENDPOINT
 from app.tasks.store import files
-from app.tasks.store.batches import BatchRow, get_batch
+from app.tasks.store.batches import get_batch
 from app.tasks.store.submissions import NewBatch, insert_batch
 
 log = structlog.get_logger("penstock.intake")

@@ -12,10 +12,10 @@ from app.platform.domain.errors import Conflict, NotFound, Rejected
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
 from app.submission.admit import Admission
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import FINAL, may_run_again
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import rerun
-from app.tasks.store.submissions import NewTask
 
 
 class RetryTask:

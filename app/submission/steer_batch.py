@@ -11,14 +11,14 @@ from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound
 from app.platform.ports import Clock
 from app.submission.admit import Admission
+from app.tasks.domain.rows import BatchRow, NewTask
 from app.tasks.domain.task import BatchStatus
 from app.tasks.ports import BacklogPublisher
 from app.tasks.read_batches import ReadBatches
 from app.tasks.store import progress, rerun
-from app.tasks.store.batches import BatchRow, get_batch
+from app.tasks.store.batches import get_batch
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import set_backfilling
-from app.tasks.store.submissions import NewTask
 
 _AT_ONCE = 5_000  # rows of one transaction; the feeder does the rest of a large batch
 _LINES_AT_ONCE = 500  # lines run again in one transaction, with their prompts

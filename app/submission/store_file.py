@@ -10,9 +10,10 @@ from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound, PenstockError
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
+from app.tasks.domain.rows import FileRow
 from app.tasks.domain.task import new_id
 from app.tasks.store import files
-from app.tasks.store.files import CHUNK_BYTES, FileRow, NewFile
+from app.tasks.store.files import CHUNK_BYTES, NewFile
 
 BATCH = "batch"
 PURPOSES = ("assistants", BATCH, "evals", "fine-tune", "user_data", "vision")

@@ -21,9 +21,9 @@ import orjson
 from app.platform.domain.errors import DatabaseUnreachable, RedisUnreachable
 from app.platform.ports import Clock
 from app.submission.answer_chat import LOOK_EVERY, BeginChat, Chat, ChatCall
+from app.tasks.domain.rows import TaskRow
 from app.tasks.domain.task import Status, failure_status, new_id
 from app.tasks.read_tasks import ReadTasks
-from app.tasks.store.tasks import TaskRow
 from app.tasks.views import openai_error
 from app.tasks.wait import Waiters
 from app.upstreams.answer_streams import StreamReader, Subscription

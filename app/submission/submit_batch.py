@@ -36,9 +36,10 @@ from app.submission.domain.request import (
     TaskRequest,
     check_repeat,
 )
+from app.tasks.domain.rows import BatchRow
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
-from app.tasks.store.batches import BatchRow, get_batch, task_ids
+from app.tasks.store.batches import get_batch, task_ids
 from app.tasks.store.submissions import NewBatch, discard_intake, finish_intake, insert_batch, remember_key
 
 SHOWN_IDS = 1_000  # of its tasks, in the answer

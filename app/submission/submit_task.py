@@ -24,10 +24,11 @@ from app.submission.check_request import SubmissionRules, draft_task, estimate_s
 from app.submission.domain.request import KEPT_SECONDS, IdempotencyKey, TaskRequest, check_repeat
 from app.submission.hold_connections import WaitingCall, insert_calls
 from app.tasks.domain.attempt import Message
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store.feeding import mark_unqueued
-from app.tasks.store.submissions import NewTask, insert_tasks, release_key, remember_key
+from app.tasks.store.submissions import insert_tasks, release_key, remember_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,12 @@ from app.submission.file_batches import RefusedLine
 from app.submission.openai_bodies import BatchFileLine, check_line, check_request
 from app.submission.read_file import Reading, Source
 from app.submission.read_requests import Item, RequestFile
+from app.tasks.domain.rows import BatchRow, FileRow
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
 from app.tasks.store import files
-from app.tasks.store.batches import BatchRow, get_batch
-from app.tasks.store.files import CHUNK_BYTES, FileRow
+from app.tasks.store.batches import get_batch
+from app.tasks.store.files import CHUNK_BYTES
 from app.tasks.store.submissions import finish_intake
 
 log = structlog.get_logger("penstock.intake")

@@ -8,10 +8,10 @@ from app.platform.database import Database
 from app.platform.domain.errors import Conflict, NotFound
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
+from app.tasks.domain.rows import BatchRow
 from app.tasks.domain.task import BatchStatus, Status
 from app.tasks.ports import BacklogPublisher
 from app.tasks.store import batches, retention, transitions
-from app.tasks.store.batches import BatchRow
 from app.tasks.store.transitions import cancel_task
 
 

@@ -14,9 +14,10 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
 from app.platform.ports import Clock
+from app.tasks.domain.rows import BatchRow, ResultRow
 from app.tasks.domain.task import BatchStatus
 from app.tasks.store import batches
-from app.tasks.store.batches import BatchRow, ResultRow, store_usage, sum_usage
+from app.tasks.store.batches import store_usage, sum_usage
 
 _FIRST_PAGE, _LARGEST_PAGE = 16, 500  # rows
 _PAGE_CHARACTERS = 4 * 1024 * 1024  # about what one page of results may hold in memory

@@ -14,10 +14,11 @@ from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.json_text import one_line
 from app.platform.domain.names import is_id
 from app.platform.ports import Clock
+from app.tasks.domain.rows import FileRow
 from app.tasks.domain.task import Status, failure_status
 from app.tasks.store import batches, files
 from app.tasks.store.batches import FAILURES, SUCCESSES, InputRow, LineRow
-from app.tasks.store.files import OUTPUT, FileRow
+from app.tasks.store.files import OUTPUT
 from app.tasks.views import openai_error
 
 ENDPOINT = "/v1/chat/completions"

@@ -12,8 +12,9 @@ from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound
 from app.platform.domain.names import is_id
 from app.platform.encryption import leniently
+from app.tasks.domain.rows import AttemptRow, DeliveryAttempt, TaskRow
 from app.tasks.store import tasks
-from app.tasks.store.tasks import AttemptRow, DeliveryAttempt, TaskRow, deliveries_of
+from app.tasks.store.tasks import deliveries_of
 
 _MARKED_AT_ONCE = 101  # rows
 

@@ -18,9 +18,10 @@ from app.platform.background_loop import BackgroundLoop
 from app.platform.database import Database
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.ports import Clock
+from app.tasks.domain.rows import TaskRow
 from app.tasks.ports import Changes
 from app.tasks.read_tasks import ReadTasks
-from app.tasks.store.tasks import TaskRow, ended_among
+from app.tasks.store.tasks import ended_among
 
 LONGEST_WAIT = 60.0  # seconds
 _LEAVINGS, _LATELY = (

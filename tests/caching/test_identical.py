@@ -25,9 +25,10 @@ from app.dispatching.store import expire
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
 from app.tasks.domain.attempt import TokenUsage
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.feeding import next_to_feed, promote_due, queues_to_feed
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task
 from tests.stack import ROOT

@@ -12,9 +12,9 @@ from app.dispatching.store import degrade
 from app.dispatching.waiting_tasks import GiveDegraded
 from app.platform.database import Database
 from app.submission.steer_batch import SteerBatch
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.batches import get_batch
-from app.tasks.store.submissions import NewTask
 from app.tasks.store.tasks import get_task
 from tests.platform.test_unreachable import Announcing
 from tests.tasks.rows import NOW, add, add_batch, new_task, row_of, take, told

@@ -20,8 +20,9 @@ from app.platform.domain.names import backlog_queue
 from app.platform.engines import parse_url
 from app.settings.domain.routing import ConfiguredQuota
 from app.tasks.domain.attempt import Claim, Message, Outcome, Permit, Settlement
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold, new_id
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import client, task
 from tests.pacing.pacing_world import GateWorld, one_key
 

@@ -19,9 +19,10 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.migrate import upgrade
 from app.settings import ModelSettings, RetrySettings, Settings
 from app.tasks.domain.attempt import Claim
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Status
 from app.tasks.store import tasks
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from tests.attempts import NOW, a_claimed, a_permit
 from tests.execution.test_run_task import FakeClock
 from tests.stack import wait_until

@@ -13,8 +13,9 @@ from app.dispatching.feed_backlog import Feeder
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.settings.domain.routing import ConfiguredQuota
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import NOT_DUE
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from tests.pacing.pacing_world import GateWorld, one_key
 
 MOST = 500  # messages of a list that go by their deadline

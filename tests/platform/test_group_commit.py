@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from app.platform import group_commit
 from app.platform.database import Database, GroupCommit
 from app.platform.domain.errors import DatabaseUnreachable
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.domain.rows import NewTask
+from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import task
 from tests.stack import wait_until
 from tests.tasks.rows import new_task

@@ -22,8 +22,9 @@ from app.tasks.domain.attempt import (
     TaskFailure,
     TokenUsage,
 )
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold, Status
-from app.tasks.store.submissions import NewBatch, NewTask, finish_intake, insert_batch, insert_tasks
+from app.tasks.store.submissions import NewBatch, finish_intake, insert_batch, insert_tasks
 from app.tasks.store.tables import attempt, batch, callback, task, task_content
 
 NOW = 1_800_000_000.0

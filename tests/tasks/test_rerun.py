@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Connection, update
 
 from app.platform.database import Database
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import NOT_DUE, Hold
 from app.tasks.store.rerun import last_failed_line, rerun_lines, rerun_task
-from app.tasks.store.submissions import NewTask
 from app.tasks.store.tables import task
 from tests.tasks.rows import DAY, NOW, add, add_batch, all_of, new_task
 

@@ -293,3 +293,17 @@ def _exactly(chance: bytes, count: int) -> bytes:
     if len(chance) != count:
         raise ValueError(f"{count} random bytes are required, not {len(chance)}")
     return chance
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRow:
+    """A client, without its secrets."""
+
+    id: str  # the slug
+    weight: float
+    granted_priority: str
+    is_admin: bool
+    settings: str | None  # JSON text
+    created_at: float
+    team: str | None
+    administers: str | None  # the team whose clients it may manage

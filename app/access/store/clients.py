@@ -7,22 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, insert, null, select, update
 
+from app.access.domain.caller import ClientRow
 from app.platform.dialects import insert_or
 from app.tasks.store.tables import api_key, client
-
-
-@dataclass(frozen=True, slots=True)
-class ClientRow:
-    """A client, without its secrets."""
-
-    id: str  # the slug
-    weight: float
-    granted_priority: str
-    is_admin: bool
-    settings: str | None  # JSON text
-    created_at: float
-    team: str | None
-    administers: str | None  # the team whose clients it may manage
 
 
 @dataclass(frozen=True, slots=True)

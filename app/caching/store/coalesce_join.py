@@ -28,10 +28,10 @@ from app.caching.store.coalescing_keys import (
 )
 from app.platform.domain.money import NO_SUM, CallCost
 from app.tasks.domain.attempt import TokenUsage
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import Hold, Status
 from app.tasks.store.locks import lock_batches, lock_tasks
 from app.tasks.store.progress import EndedTask, record_progress
-from app.tasks.store.submissions import NewTask
 from app.tasks.store.tables import ABANDONED, JOINING, task, task_content
 
 Look = Callable[[Collection[str]], Mapping[str, CachedAnswer]]

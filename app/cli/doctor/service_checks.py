@@ -35,9 +35,9 @@ from app.diagnosis.examine import Check, Look
 from app.diagnosis.probe_upstream import get
 from app.platform.domain.errors import PenstockError
 from app.platform.domain.names import CALLBACKS
-from app.reporting.domain.alerts import Alert
+from app.reporting.domain.alerts import Alert, firing
+from app.reporting.read_overview import read_alerts
 from app.reporting.send_alerts import HEARTBEAT, AppriseNotifier
-from app.reporting.store.alerts import firing, load_channels
 from app.reporting.watch_alerts import RUNBOOK, build_channel_addresses
 from app.settings import Settings
 from app.settings.domain.alert_rules import Severity
@@ -72,12 +72,12 @@ def _stored(settings: Settings) -> tuple[dict[str, str | None], list[Alert] | No
         return {}, None
     database = Container(settings).database
     try:
-        channels, alerts = database.read(lambda conn: (load_channels(conn), firing(conn)))
+        alerts, channels = read_alerts(database)
     except PenstockError:
         return {}, None
     finally:
         database.close()
-    return {channel.name: channel.error for channel in channels}, alerts
+    return {channel.name: channel.error for channel in channels}, firing(alerts)
 
 
 _NO_ADDRESS = "Give the service's data folder: --data DIR."

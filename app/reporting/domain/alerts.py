@@ -271,3 +271,19 @@ def compose(
         else:
             lines.append(f"FIRING {name}: {said}\n  {_entry(runbook, alert, rule)}")
     return f"Penstock {digest.severity}: {words}", "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The result of a channel's last message."""
+
+    name: str
+    tried_at: float
+    error: str | None
+
+
+def firing(alerts: Iterable[Alert]) -> list[Alert]:
+    """Those that fire, the most severe first."""
+    order = list(reversed(Severity))
+    found = [one for one in alerts if one.state is AlertState.FIRING]
+    return sorted(found, key=lambda one: (order.index(one.severity), one.place))

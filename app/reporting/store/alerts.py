@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 )
 
 from app.platform.dialects import insert_or
-from app.reporting.domain.alerts import Alert, AlertState, Place
+from app.reporting.domain.alerts import Alert, AlertState, Channel, Place
 from app.settings.domain.alert_rules import Severity
 from app.tasks.store.tables import metadata
 
@@ -73,15 +72,6 @@ FRESH_SECONDS = 45.0  # for which a process's vitals are valid
 _FORGET_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """The result of a channel's last message."""
-
-    name: str
-    tried_at: float
-    error: str | None
-
-
 def watcher(conn: Connection) -> tuple[str, int]:
     """The watcher and its heartbeat; ("", 0) if there never was one."""
     row = conn.execute(select(alert_watch.c.watcher, alert_watch.c.beat)).first()
@@ -113,13 +103,6 @@ def load_alerts(conn: Connection) -> dict[Place, Alert]:
         one = Alert(row.rule, row.subject, severity, state, row.since, row.value, row.told, row.unsure)
         found[one.place] = one
     return found
-
-
-def firing(conn: Connection) -> list[Alert]:
-    """Alerts that fire, the most severe first."""
-    order = list(reversed(Severity))
-    found = [one for one in load_alerts(conn).values() if one.state is AlertState.FIRING]
-    return sorted(found, key=lambda one: (order.index(one.severity), one.place))
 
 
 def save_alerts(conn: Connection, before: Mapping[Place, Alert], after: Mapping[Place, Alert]) -> None:

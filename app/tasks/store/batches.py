@@ -8,71 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
+from app.tasks.domain.rows import BatchRow, ResultRow
 from app.tasks.domain.task import BATCH_ENDS, ENDS, BatchStatus, Status
 from app.tasks.store.tables import batch, callback, task, task_content
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRow:
-    """A batch, by its columns' names; instants are Unix seconds; `metadata`, `errors`, `usage`, `finishes` JSON."""
-
-    seq: int
-    id: str
-    client_id: str
-    status: BatchStatus
-    total: int
-    completed: int
-    failed: int
-    cancelled: int
-    finishes: str | None
-    batch_size: int | None
-    callback_url: str | None
-    metadata: str | None
-    endpoint: str | None
-    input_file_id: str | None
-    completion_window: str | None
-    model: str | None
-    errors: str | None
-    output_file_id: str | None
-    error_file_id: str | None
-    usage: str | None
-    created_at: float
-    in_progress_at: float | None
-    expires_at: float | None
-    finalizing_at: float | None
-    completed_at: float | None
-    failed_at: float | None
-    expired_at: float | None
-    cancelling_at: float | None
-    cancelled_at: float | None
-    paused_at: float | None
-    callback_status: str | None  # of its own callback, once there is one
-
-
-@dataclass(frozen=True, slots=True)
-class ResultRow:
-    """The result of one line of a batch."""
-
-    batch_index: int
-    task_id: str
-    custom_id: str | None
-    status: Status
-    model: str
-    result: str | None  # JSON text
-    error_code: str | None
-    error_type: str | None
-    error_message: str | None
-    avoid: str | None  # JSON array of notes
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
-    reasoning_tokens: int | None
-    cost_picos: int | None
-    currency: str | None
-    simulated: bool
-    finish: str | None
-    started_at: float | None
-    finished_at: float | None
 
 
 def get_batch(conn: Connection, client_id: str | None, batch_id: str) -> BatchRow | None:

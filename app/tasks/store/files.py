@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, text, update
 
+from app.tasks.domain.rows import FileRow
 from app.tasks.domain.task import BatchProgress, new_id
 from app.tasks.store.tables import PERISHABLE, UNSETTLED, batch, file, file_chunk
 
@@ -30,22 +31,6 @@ class NewFile:
     status: str = UPLOADING
     batch_id: str | None = None
     kind: str | None = None  # output, errors
-
-
-@dataclass(frozen=True, slots=True)
-class FileRow:
-    """A file, by its columns' names; instants are Unix seconds."""
-
-    seq: int
-    id: str
-    client_id: str
-    purpose: str
-    filename: str
-    bytes: int | None
-    batch_id: str | None
-    kind: str | None
-    created_at: float
-    expires_at: float | None
 
 
 def insert_file(conn: Connection, new: NewFile) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Text, bindparam, func, select, update
 
+from app.tasks.domain.rows import NewTask
 from app.tasks.domain.task import NOT_DUE, BatchStatus, Hold, Status, new_id
 from app.tasks.store.files import drop_output_files
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import fill_slots
-from app.tasks.store.submissions import NewTask, insert_tasks
+from app.tasks.store.submissions import insert_tasks
 from app.tasks.store.tables import batch, task, task_content
 
 FAILED = (Status.FAILED.value, Status.EXPIRED.value)

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import postgresql
 from app.platform.dialects import ROWS, changes_many_tables, encode, insert_or, insert_rows, reserve
 from app.platform.domain.errors import Conflict
 from app.platform.encryption import seal
-from app.tasks.domain.task import NOT_DUE, BatchStatus, Hold, Status
+from app.tasks.domain.rows import NewTask
+from app.tasks.domain.task import BatchStatus, Status
 from app.tasks.store.locks import lock_batches
 from app.tasks.store.progress import begin_batch, close_if_done, set_backfilling
 from app.tasks.store.tables import INTAKE, batch, idempotency, task, task_content
@@ -76,57 +77,6 @@ class NewBatch:
     output_expires_seconds: float | None = None  # how long its output files are kept after its end
     taker: str | None = None  # the process that reads its file
     asker: str | None = None  # JSON: who created it, and from where
-
-
-@dataclass(slots=True)
-class NewTask:
-    """A task to insert. `metadata` and `request` are JSON text; instants are Unix seconds.
-
-    Treat it as immutable. It is not frozen because that would double the time to create one, and a request may have
-    50,000.
-    """
-
-    id: str
-    client_id: str
-    model: str
-    queue: str
-    step: int
-    estimate: int  # tokens, prompt and answer together
-    created_at: float
-    available_at: float
-    expires_at: float
-    request: str  # the body for the upstream, without `model`
-    hold: int = Hold.NONE
-    fed_at: float | None = None
-    batch_id: str | None = None
-    batch_index: int | None = None
-    custom_id: str | None = None
-    stream: bool = False
-    facts: str | None = None  # which conditions of its model's tiers it meets: see eligibility.py
-    prefix: str | None = None  # digest of its system prompt
-    retry: str | None = None
-    callback_url: str | None = None
-    metadata: str | None = None
-    cache_key: str | None = None
-    cache_look: bool = False  # may be answered from the cache
-    cache_seconds: float | None = None  # how long its own answer is cached; None: it is not
-    leads: bool = False  # identical tasks may wait for it
-    stored: bool = True  # False: prompt and result are erased once delivered
-    reserved_tokens: int | None = None  # what it may use of its client's budget; None: no budget
-    reserved_picos: int | None = None
-    reserved_at: float | None = None  # None: not reserved
-    asked: int = 0  # max_tokens; 0: not set
-    due: float = NOT_DUE  # its deadline, if that orders its queue
-    off_peak: bool = False  # runs only off-peak
-    degrade_at: float | None = None  # from when on a degraded answer may end it; None: never
-    estimated_start_at: float | None = None  # as estimated now; None: unknown
-    trace: str | None = None  # traceparent of the submission; None: not traced
-
-    @property
-    def joins(self) -> bool:
-        """Whether it may share one upstream call with identical tasks."""
-        reads_and_writes = self.cache_look and self.cache_seconds is not None
-        return self.cache_key is not None and reads_and_writes and self.degrade_at is None
 
 
 _COLUMNS = {field.name: field.default for field in fields(NewTask) if field.name != "request"}

@@ -23,92 +23,12 @@ from sqlalchemy import (
 )
 
 from app.platform.dialects import ROWS, encode, recordset
+from app.tasks.domain.rows import AttemptRow, DeliveryAttempt, TaskRow
 from app.tasks.domain.task import BATCH_ENDS, ENDS, BatchStatus, CallbackState, Hold, Status
 from app.tasks.store.locks import belongs_to
 from app.tasks.store.tables import INTAKE, attempt, batch, callback, delivery, task, task_content
 
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """A task, by its columns' names; instants are Unix seconds, `metadata` and `result` JSON text."""
-
-    seq: int
-    id: str
-    client_id: str
-    batch_id: str | None
-    batch_index: int | None
-    custom_id: str | None
-    model: str
-    queue: str
-    step: int
-    status: Status
-    hold: Hold
-    estimate: int
-    created_at: float
-    available_at: float
-    expires_at: float
-    fed_at: float | None
-    started_at: float | None  # of the first attempt
-    finished_at: float | None
-    attempts: int
-    counted: int
-    lost: int
-    cancel_requested: bool
-    retry: str | None
-    key: str | None
-    upstream_model: str | None
-    error_code: str | None
-    error_type: str | None
-    error_message: str | None
-    avoid: str | None  # JSON array of notes
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
-    reasoning_tokens: int | None
-    cost_picos: int | None
-    currency: str | None
-    cached: bool
-    coalesced: bool
-    simulated: bool
-    finish: str | None  # of its answer
-    callback_url: str | None
-    metadata: str | None
-    due: float  # deadline that orders its queue
-    off_peak: bool
-    degraded: bool
-    estimated_start_at: float | None  # estimated at submission
-    batch_paused_at: float | None  # since when its batch is paused
-    result: str | None  # None in lists
-    callback_status: str | None  # of its own callback, once there is one
-
-
 _STATUS, _HOLD = (list(TaskRow.__slots__).index(name) for name in ("status", "hold"))
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """One upstream call."""
-
-    task_id: str
-    release: int
-    key: str
-    account: str
-    upstream_model: str
-    outcome: str
-    counted: bool
-    status_code: int | None
-    error_message: str | None
-    upstream_request_id: str | None
-    released_at: float | None
-    started_at: float
-    first_byte_at: float | None
-    finished_at: float
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
-    reasoning_tokens: int | None
-    cost_picos: int | None
-    currency: str | None
 
 
 def get_task(conn: Connection, client_id: str | None, task_id: str) -> TaskRow | None:
@@ -273,21 +193,6 @@ def traces_of(conn: Connection, ids: Sequence[str]) -> dict[str, Traced]:
     columns = (task.c.id, task.c.trace, task.c.available_at, task.c.created_at)
     rows = conn.execute(select(*columns).where(task.c.id.in_(ids), task.c.trace.is_not(None)))
     return {row.id: Traced(row.trace, row.available_at or row.created_at) for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryAttempt:
-    """One delivery attempt of a callback."""
-
-    callback_id: str
-    type: str
-    url: str
-    status: CallbackState  # of the callback now
-    number: int
-    started_at: float
-    finished_at: float
-    status_code: int | None
-    error: str | None
 
 
 def deliveries_of(conn: Connection, task_id: str) -> list[DeliveryAttempt]:
