@@ -123,7 +123,7 @@ def test_beyond_the_limit_a_chat_call_is_sent_elsewhere_and_nothing_is_stored(
             error = full.json["error"]
             assert (full.status_code, error["code"]) == (503, "too_many_waiting")
             assert error["type"] == "server_error"
-            assert full.headers["Retry-After"] == "2"
+            assert 1 <= int(full.headers["Retry-After"]) <= 60
             assert "x-should-retry" not in full.headers
         assert alice.get("/v1/tasks").json["data"] == before
         app.drain()

@@ -97,7 +97,7 @@ def test_an_alarm_sounds_once_for_each_alert_where_it_was_asked_for(
     assert page.evaluate("window.heard") == ["asked"]  # to hear how it sounds
     database = Database(service.stack.environment["DATABASE_URL"])
     try:
-        alert = Alert("budget", "acme", Severity.WARNING, AlertState.FIRING, 1.0, 0.92, told=True)
+        alert = Alert("budget", "acme", Severity.WARNING, AlertState.FIRING, 1.0, 0.92, notified=True)
         database.write(lambda conn: save_alerts(conn, {}, {alert.place: alert}))
         page.wait_for_function("() => window.heard.includes('budget acme')")
         database.write(lambda conn: save_alerts(conn, {alert.place: alert}, {}))

@@ -24,7 +24,7 @@ class Board:
     def __init__(self) -> None:
         self.said: Mapping[str, Any] = {}
 
-    def tell(self, said: Mapping[str, Any]) -> None:
+    def publish(self, said: Mapping[str, Any]) -> None:
         self.said = said
 
 
