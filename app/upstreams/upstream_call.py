@@ -152,7 +152,11 @@ def _detail(error: Exception) -> str:
             return f"the proxy refused it ({refused[1]})."
         if isinstance(cause, OSError) and cause.strerror:
             return f"{cause.strerror}."
-    return f"{type(causes[-1]).__name__}."
+        if isinstance(cause, http.client.RemoteDisconnected):
+            return "it closed the connection."
+        if isinstance(cause, http.client.IncompleteRead):
+            return "it ended before the length that it had announced."
+    return "what it sent is not well-formed HTTP."
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
