@@ -86,6 +86,9 @@ ONLY ?=
 clients: .venv/.ready ## other people's clients (Python, Node) against a simulated service; installs them into .clients
 	@$(BIN)/python clients/run.py --only "$(ONLY)"
 
+providers: .venv/.ready ## write docs/providers.md from the profiles (app/settings/profiles)
+	@$(BIN)/python -m tests.settings.providers_page
+
 pictures: .venv/.ready ## take the pictures of docs/img again (needs chromium)
 	@$(BIN)/python -m tests.dashboard.pictures
 

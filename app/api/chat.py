@@ -28,7 +28,7 @@ from app.submission.bodies import option_headers, with_options
 from app.submission.domain.request import PREFER, parse_prefer, read_patience
 from app.submission.hold_connections import GRACE_SECONDS
 from app.submission.openai_bodies import STORED, ChatBody
-from app.submission.stream_chat import Alive, Broken, Chunk, Event, Streaming, failure_of
+from app.submission.stream_chat import NO_KEY, Alive, Broken, Chunk, Event, Streaming, failure_of
 from app.submission.validation import parse, parse_json
 from app.tasks.views import Task
 from app.upstreams.domain.chat_stream import for_client
@@ -120,6 +120,7 @@ def _models(settings: Settings) -> list[Model]:
 
 
 PATH = "/v1/chat/completions"
+_KEYLESS_AGAIN = "60"  # seconds
 DEPLOYMENT = "penstock.deployment"  # in the WSGI environment: the model that an Azure path names
 CACHE_HEADER = "x-penstock-cache"  # where an answer came from
 _ABOUT = (
@@ -193,7 +194,7 @@ class ChatViews:
         outcome = self._use_cases.answer_chat.answer(call)
         if outcome.why is Waited.ENDED:
             return _ended(outcome)
-        outcome.chat.finish(answered=False)
+        outcome.chat.finish(answered=False, repeats=outcome.why is not Waited.KEYLESS)
         if call.preference.respond_async:
             return self._later(outcome)
         return _not_yet(outcome, call)
@@ -285,6 +286,8 @@ def _sent(body: bytes, outcome: ChatOutcome) -> Iterator[bytes]:
 
 def _not_yet(outcome: ChatOutcome, call: ChatCall) -> Response:
     headers = {TASK_HEADER: outcome.chat.task_id, SHOULD_RETRY: "true", "retry-after-ms": "50"}
+    if outcome.why is Waited.KEYLESS:
+        return _without_key(outcome)
     if outcome.why is Waited.CLOSING:
         headers["retry-after-ms"] = "2000"
         message, code = "the service is restarting; send the request again to keep waiting", "restarting"
@@ -298,8 +301,13 @@ def _not_yet(outcome: ChatOutcome, call: ChatCall) -> Response:
     return error_response(408, message, type_="timeout_error", code="still_waiting", headers=headers)
 
 
+def _without_key(outcome: ChatOutcome) -> Response:
+    headers = {TASK_HEADER: outcome.chat.task_id, SHOULD_RETRY: "false", "Retry-After": _KEYLESS_AGAIN}
+    return error_response(NO_KEY.status, NO_KEY.message, type_=NO_KEY.type, code=NO_KEY.code, headers=headers)
+
+
 def _failed_at_once(streaming: Streaming, failure: Broken) -> Response:
-    restarting = failure.status == 503
+    restarting = failure.code == "restarting"
     streaming.finish(answered=not restarting, repeats=True)
     headers = {TASK_HEADER: streaming.chat.task_id, SHOULD_RETRY: "true" if restarting else "false"}
     return error_response(

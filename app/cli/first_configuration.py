@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from app.cli.presets import FOLDER
+from app.settings.provider_profiles import GENERIC, profile_name, profiles
 from app.settings.values import Count, FromList, Name, Positive, Section
 
 # What stands first in lists; the rest follow by their names.
@@ -115,6 +116,9 @@ def _upstreams(chosen: Sequence[Chosen]) -> Iterator[str]:
         yield "[[upstream]]"
         yield f"name = {_text(one.name)}"
         yield f"base_url = {_text(one.base_url)}"
+        if one.name in profiles() and profile_name(None, one.base_url) == GENERIC:
+            yield "# What it says and accepts: docs/providers.md"
+            yield f"profile = {_text(one.name)}"
         if one.base_url.startswith("https:"):
             yield '# The oldest TLS to speak; "1.2" for a provider that has no newer one.'
             yield 'min_tls = "1.3"'

@@ -214,7 +214,10 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
     """Make them upon the others. Threads start when they are first needed."""
     settings, database, clock, waiters = parts.settings, parts.database, parts.clock, use_cases.waiters
     connections = HoldConnections(database, clock)
-    begin = BeginChat(use_cases.submit_task, waiters, use_cases.watch.start, connections)
+    explain = use_cases.explain
+    begin = BeginChat(
+        use_cases.submit_task, waiters, use_cases.watch.start, connections, clock, explain.is_keyless
+    )
     rules, admission = rules_of(settings), use_cases.admission
     longest, most = settings.api.max_task_body, settings.api.max_batch_body
     take_in = TakeInFile(database, parts.publisher, rules, clock, admission, longest, parts.meters, most)

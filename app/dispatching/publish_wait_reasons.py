@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from app.pacing.domain.plan import Release, Snapshot, Wait
-from app.pacing.domain.route_availability import down_models
+from app.pacing.domain.route_availability import down_models, keyless_models
 from app.pacing.domain.throughput import ReleaseRates, capacities, expected_paces
 from app.pacing.domain.why import binding_of, in_words
 from app.settings.domain.routing import QuotaState, Topology
@@ -61,13 +61,15 @@ class PublishWaitReasons:
         self.capacities = capacities(topology, quotas, seen.speeds)
         self.expected = expected_paces(seen.waiting, topology, quotas, seen.clients, seen.speeds)
         reasons = {name: state.reason for name, state in quotas.items()}
+        led = more()
         self.board.publish(
             {
                 "models": {model: _model(wait, quotas, reasons, now) for model, wait in waits.items()},
                 "paces": self.capacities,
                 "down": self.down,
+                "keyless": keyless_models(topology, _refused(led.get("health", {}))),
                 "lines": {f"{queue}|{step}": self._likely(queue, step, now) for queue, step in self.lists},
-                "dispatcher": {"at": now, **more()},
+                "dispatcher": {"at": now, **led},
             }
         )
 
@@ -81,6 +83,11 @@ class PublishWaitReasons:
     def _likely(self, queue: str, step: int, now: float) -> float | None:
         with self._pacing:
             return self.paces.likely(queue, step, now, self.expected.get((queue, step)))
+
+
+def _refused(health: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Keys and accounts that lack access or money."""
+    return {name for name, one in health.items() if one["condition"] != "unreachable"}
 
 
 def _model(

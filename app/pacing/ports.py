@@ -90,6 +90,9 @@ class Explain(Protocol):
     def is_down(self, model: str) -> bool:
         """Whether nothing can serve a model until an upstream recovers. Never raises, never takes long."""
 
+    def is_keyless(self, model: str) -> bool:
+        """Whether every key of a model is refused or unpaid. Never raises, never takes long."""
+
     def explain(self, task: Queued) -> Explanation:
         """Explain one task. Never raises, never takes long: what is unknown stays None."""
 
@@ -102,6 +105,10 @@ class NoExplanation:
         return None
 
     def is_down(self, model: str) -> bool:  # noqa: ARG002
+        """False."""
+        return False
+
+    def is_keyless(self, model: str) -> bool:  # noqa: ARG002
         """False."""
         return False
 

@@ -18,11 +18,14 @@ from app.submission.domain.request import IdempotencyKey, Patience, Preference, 
 from app.submission.hold_connections import HoldConnections, WaitingCall
 from app.submission.submit_task import SubmitTask
 from app.tasks.domain.rows import TaskRow
-from app.tasks.domain.task import new_id
+from app.tasks.domain.task import Status, new_id
 from app.tasks.read_tasks import ReadTasks
 from app.tasks.wait import Waiters
 
 LOOK_EVERY = 1.0  # seconds between checks that the client is still connected
+
+
+KEYLESS_SECONDS = 2.0  # after which a call that no key can serve is told so; a task that is queued waits
 
 
 class TooManyWaiting(OverLimit):
@@ -61,8 +64,15 @@ class Chat:
     wakeup: threading.Event
     made: bool  # a new task; else an existing one
     waiting: WaitingCall | None
+    is_keyless: Callable[[str], bool]
+    begun_at: float  # on the monotonic clock
     _stack: ExitStack = field(repr=False)
     _connections: HoldConnections = field(repr=False)
+
+    def has_no_key(self, model: str, now: float) -> bool:
+        """Whether it has waited long enough for a model of which every key is refused or unpaid."""
+        waits_for_it_alone = self.call.given_up_when_gone
+        return waits_for_it_alone and now - self.begun_at >= KEYLESS_SECONDS and self.is_keyless(model)
 
     def finish(self, *, answered: bool, repeats: bool = True) -> None:
         """Record how it ended: `answered` once the answer is sent; `repeats` False: a repeat cannot help any more."""
@@ -80,13 +90,24 @@ class BeginChat:
     """Accepts chat calls. Used by all request threads."""
 
     def __init__(
-        self, submit: SubmitTask, waiters: Waiters, watch: Callable[[], None], connections: HoldConnections
+        self,
+        submit: SubmitTask,
+        waiters: Waiters,
+        watch: Callable[[], None],
+        connections: HoldConnections,
+        clock: Clock,
+        is_keyless: Callable[[str], bool] = lambda _model: False,
     ) -> None:
-        """`watch` starts whatever signals the ends of tasks; it is called before each wait and must be quick."""
+        """`watch` starts whatever signals the ends of tasks; it is called before each wait and must be quick.
+
+        `is_keyless`: whether every key of a model is refused or unpaid.
+        """
         self._submit = submit
         self._waiters = waiters
         self._watch = watch
         self._connections = connections
+        self._clock = clock
+        self._is_keyless = is_keyless
 
     def begin(self, call: ChatCall, task_id: str) -> Chat:
         """Accept a call; a new task gets the id `task_id`.
@@ -108,6 +129,8 @@ class BeginChat:
             threading.Event(),
             False,
             found,
+            self._is_keyless,
+            self._clock.monotonic(),
             stack,
             self._connections,
         )
@@ -166,6 +189,7 @@ class Waited(Enum):
     LATE = "late"  # the client will soon time out
     GONE = "gone"  # the client has disconnected
     CLOSING = "closing"  # this process is shutting down
+    KEYLESS = "keyless"  # every key of its model is refused or unpaid
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +227,12 @@ class AnswerChat:
         row = self._reader.task(chat.call.client_id, chat.task_id)
         while not row.status.ended:
             left = deadline - self._clock.monotonic()
-            why = self._over(chat, left)
+            why = self._over(chat, row.model, left)
+            if why is Waited.KEYLESS:
+                row = self._reader.task(chat.call.client_id, chat.task_id)
+                why = why if row.status is Status.QUEUED else None  # a call may be the test of a key
+            if row.status.ended:
+                break
             if why is not None:
                 return ChatOutcome(chat, row, why)
             if chat.wakeup.wait(min(left, LOOK_EVERY)):
@@ -211,12 +240,14 @@ class AnswerChat:
                 row = self._reader.task(chat.call.client_id, chat.task_id)
         return ChatOutcome(chat, row, Waited.ENDED)
 
-    def _over(self, chat: Chat, left: float) -> Waited | None:
+    def _over(self, chat: Chat, model: str, left: float) -> Waited | None:
         if chat.call.gone():
             return Waited.GONE
         if self._waiters.closed:
             return Waited.CLOSING
-        return Waited.LATE if left <= 0 else None
+        if left <= 0:
+            return Waited.LATE
+        return Waited.KEYLESS if chat.has_no_key(model, self._clock.monotonic()) else None
 
 
 def _seconds(call: ChatCall) -> float:

@@ -71,6 +71,13 @@ _GAP = Broken(
 _INTERRUPTED = Broken(
     500, "server_error", "stream_interrupted", "the call was interrupted during its answer; try again"
 )
+NO_KEY = Broken(
+    503,
+    "server_error",
+    "no_key_available",
+    "every key for this model is refused or unpaid at its provider, and an alert has been raised: try again later, or "
+    "submit to /v1/tasks, where the task waits",
+)
 _CLOSING = Broken(503, "server_error", "restarting", "the service is restarting; try again")
 
 
@@ -160,9 +167,22 @@ class _Run:
                 yield from self._look()
             elif self._waiters.closed and not self._started:
                 yield self._ended(_CLOSING)
+            elif self._has_no_key:
+                yield from self._without_key()
             if not self._over and self._clock.monotonic() >= self._alive_at:
                 self._alive_at = self._clock.monotonic() + self._alive_every
                 yield Alive()
+
+    @property
+    def _has_no_key(self) -> bool:
+        if self._started or self.row is None:
+            return False
+        return self._chat.has_no_key(self.row.model, self._clock.monotonic())
+
+    def _without_key(self) -> Iterator[Event]:
+        yield from self._look()
+        if not self._over and self.row is not None and self.row.status is Status.QUEUED:
+            yield self._ended(NO_KEY)
 
     def _ended(self, event: Event) -> Event:
         self._over = True

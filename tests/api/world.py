@@ -108,12 +108,16 @@ class Oracle:
     """Explains every waiting task alike."""
 
     down: frozenset[str] = frozenset()
+    keyless: frozenset[str] = frozenset()
 
     def foresee(self, model: str, queue: str, step: int, due: float) -> QueueForecast | None:
         return QueueForecast(9, 0.5, 0.0)
 
     def is_down(self, model: str) -> bool:
         return model in self.down
+
+    def is_keyless(self, model: str) -> bool:
+        return model in self.keyless
 
     def explain(self, task: Queued) -> Explanation:
         return Explanation(7, 1_800_000_000.0, f"quota of {task.model}")

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from app.cli.first_configuration import configuration_text
+from app.cli.init import ProviderOptions, choose
 from app.settings.provider_profiles import GENERIC, effective_profile, profile_name, profiles
 from app.tasks.domain.attempt import Outcome
 from app.upstreams.call_upstream import profile_of
@@ -15,6 +17,7 @@ from app.upstreams.domain.classify import CallVerdict, UpstreamProfile, classify
 from app.upstreams.domain.upstream_words import Meaning
 from tests.attempts import NOW, a_reply
 from tests.settings.configurations import changed, load, refused
+from tests.settings.providers_page import PAGE, page
 
 ASKED_FOR = {
     "deepseek", "openai", "azure", "gemini", "anthropic", "mistral", "groq", "xai", "openrouter", "siliconflow",
@@ -190,3 +193,14 @@ def test_an_own_word_of_an_unknown_meaning_is_refused(tmp_path: Path) -> None:
         'name = "deepseek"', 'name = "deepseek"\nquirks = { words = { bussy = { says = ["x"] } } }'
     )
     assert "'no_balance', 'dead_k" in str(refused(tmp_path, text))
+
+
+def test_the_page_of_providers_is_made_from_the_profiles() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run `make providers`"
+
+
+def test_init_writes_the_profile_where_the_address_does_not_tell_it() -> None:
+    given = ProviderOptions((), (), ("ollama=llama3",))
+    text = configuration_text(choose(["ollama", "deepseek"], given))
+    assert text.count('profile = "') == 1
+    assert 'profile = "ollama"' in text

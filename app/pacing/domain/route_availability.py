@@ -191,6 +191,16 @@ def down_models(
     return tuple(found)
 
 
+def keyless_models(topology: Topology, refused: Container[str]) -> tuple[str, ...]:
+    """The models of which each key is refused, or its account unpaid. `refused`: `key:...`, `account:...`."""
+    return tuple(
+        model
+        for model, tiers in topology.models.items()
+        if (routes := [route for tier in tiers for route in tier])
+        and all(f"key:{r.key}" in refused or f"account:{r.account}" in refused for r in routes)
+    )
+
+
 TURN = "turn:"  # resource of a tier's keys
 
 Rank = tuple[float, float]

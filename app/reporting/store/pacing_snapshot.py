@@ -194,6 +194,10 @@ class WaitReasonReader:
         """Whether the leader reports that nothing can serve a model."""
         return model in self.said().get("down", ())
 
+    def is_keyless(self, model: str) -> bool:
+        """Whether the leader reports that every key of a model is refused or unpaid."""
+        return model in self.said().get("keyless", ())
+
     def _start(self, model: str, queue: str, step: int, ahead: int, now: float) -> float | None:
         seconds = starts_in(ahead, self._rate(model, queue, step), self._opens_in(model))
         return None if seconds is None else now + seconds
