@@ -10,8 +10,9 @@ import pytest
 
 from app.api.application import PenstockApi, create_app
 from app.platform.database import Database
+from app.submission import answer_chat
 from app.tasks.wait import Waiters
-from tests.api.world import Client, Parts, WatchedPublisher, World, make_settings
+from tests.api.world import MODEL, Client, Parts, WatchedPublisher, World, make_settings
 
 
 class Poll:
@@ -169,3 +170,18 @@ def test_the_registry_forgets_who_has_left() -> None:
         assert two.is_set()
         assert registry.waited_ids(0) == ["a"]
     assert (registry.waited_ids(0), registry.count) == ([], 0)
+
+
+def test_a_chat_call_that_no_key_can_serve_is_told_so_while_a_task_waits(
+    world: World, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_chat, "KEYLESS_SECONDS", 0.0)
+    monkeypatch.setattr(world.parts.explain, "keyless", frozenset({MODEL}))
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    for more in ({}, {"stream": True}):
+        refused = alice.post("/v1/chat/completions", {**body, **more})
+        assert (refused.status_code, refused.json["error"]["code"]) == (503, "no_key_available")
+        assert refused.headers["x-should-retry"] == "false"
+    later = alice.post("/v1/chat/completions", body, prefer="respond-async, wait=1")
+    assert later.status_code == 202
+    assert alice.task(alice.submit())["status"] == "queued"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import Plan, QueueHead, Snapshot, WaitingList, plan, settle_shares
+from app.pacing.domain.route_availability import keyless_models
 from app.settings.domain.routing import Balance, BalancingPolicy, Bucket, QuotaState, Route, Topology
 from app.tasks.domain.eligibility import (
     FOREVER,
@@ -226,3 +227,11 @@ def test_backups_stand_in_for_each_other_in_order_and_a_condition_may_join() -> 
     only_first = Suspensions(keys={"k": down["k"]})
     assert keys_of(planned(made, lists, suspensions=only_first)) == {"long": "b", "brief": "b"}
     assert keys_of(planned(made, lists, suspensions=Suspensions(keys=down))) == {"brief": "c"}
+
+
+def test_a_model_is_without_a_key_when_all_of_its_keys_or_accounts_are_refused() -> None:
+    routes = tuple((Route(key, "up", account, "m"),) for key, account in (("k1", "a"), ("k2", "b")))
+    topology = Topology({"m": routes, "other": routes[1:]}, {})
+    assert keyless_models(topology, {"key:k1"}) == ()
+    assert keyless_models(topology, {"key:k1", "account:b"}) == ("m", "other")
+    assert keyless_models(topology, {"account:b"}) == ("other",)
