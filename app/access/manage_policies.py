@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,16 @@ import orjson
 import structlog
 from sqlalchemy import Connection, delete, select
 
-from app.access.domain.policy import AccessPolicy, CallFacts, Decision, Effect, evaluate, parse_policy
+from app.access.domain.policy import (
+    AccessPolicy,
+    CallFacts,
+    Decision,
+    Effect,
+    evaluate,
+    forbids_place,
+    names_places,
+    parse_policy,
+)
 from app.access.manage_clients import check_name
 from app.access.store.access_tables import policy
 from app.platform.database import Database
@@ -56,6 +65,16 @@ _LARGEST = 64 * 1024  # bytes of one document
 _NEVER: tuple[float, tuple[AccessPolicy, ...]] = (-1e9, ())
 
 
+@dataclass(frozen=True, slots=True)
+class ServingPlace:
+    """One route of a model: where it leads, and the quota that only this route uses."""
+
+    model: str
+    upstream: str
+    region: str
+    quota: str
+
+
 class PolicyBook:
     """The policies in force, read again every few seconds. Fails closed: without a database it decides nothing.
 
@@ -80,6 +99,31 @@ class PolicyBook:
     def decide(self, facts: CallFacts) -> Decision:
         """Decide whether a call is allowed. Raises DatabaseUnreachable."""
         return evaluate(self._policies(), facts, self._default)
+
+    def forbidden_places(
+        self, clients: Mapping[str, str], places: Iterable[ServingPlace]
+    ) -> dict[str, dict[str, str]]:
+        """The quotas whose routes a client's waiting tasks may not use, with the deciding statement.
+
+        `clients`: teams by client; `places`: all routes. Raises DatabaseUnreachable.
+        """
+        policies, known = self._policies(), list(places)
+        found: dict[str, dict[str, str]] = {}
+        for client, team in clients.items() if any(map(names_places, policies)) else ():
+            for place in known:
+                facts = CallFacts(
+                    at=self._clock.now(),
+                    action="tasks:write",
+                    client=client,
+                    team=team,
+                    model=place.model,
+                    upstreams=frozenset({place.upstream}),
+                    regions=frozenset({place.region}),
+                )
+                rule = forbids_place(policies, facts, self._default)
+                if rule is not None:
+                    found.setdefault(client, {})[place.quota] = rule
+        return found
 
     def decide_as_last_known(self, facts: CallFacts) -> Decision:
         """The same, by the policies last read if the database is away: for pages that show the outage.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.access.manage_policies import PolicyBook
+from app.access.store import clients
 from app.caching.use_cache import JoinIdentical
 from app.callbacks.feed_callbacks import CallbackFeeder
 from app.composition.container import Container
@@ -38,9 +39,11 @@ from app.settings.price_lists import windows_of
 from app.submission.admit import Admission
 from app.submission.create_file_batch import RunIntakes
 from app.submission.hold_connections import HoldConnections
-from app.submission.submission_rules import admission_of, fallbacks_of, rules_of
+from app.submission.submission_rules import admission_of, fallbacks_of, rules_of, serving_places
 from app.submission.take_in_file import TakeInFile
 from app.upstreams.key_tests import UpstreamTests
+
+_PLACES_EVERY = 5.0  # seconds between looks at which places policies forbid
 
 
 @dataclass
@@ -59,12 +62,16 @@ class LeaderProcess:
         self.candidate = LeaderElection(self.gate, self.clock)
         self.controller = make_rate_controller(parts.topology, parts.settings)
         self.learned = PersistEstimates(self.database, self.controller, self.clock)
+        policies = self.policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
+        self.places = serving_places(parts.settings)
+        self._places_known: tuple[float, Mapping[str, Mapping[str, str]]] = (-1e9, {})
         self.watch = KeySupervisor(
             self.database,
             make_health(parts.settings),
             UpstreamTests(parts.settings, os.environ, self.clock),
             self.clock,
             self.gate.release_brake,
+            self._forbidden_places,
         )
         self.shares = ClientShares(self.database)
         self.why = PublishWaitReasons(WaitReasonWriter(parts.scripts))
@@ -92,7 +99,6 @@ class LeaderProcess:
         )
         rules, limits = rules_of(parts.settings), parts.settings.api
         line, most = limits.max_task_body, limits.max_batch_body
-        policies = PolicyBook(self.database, self.clock, parts.settings.access.default)
         admission = admission_of(parts.settings, self.database, self.clock, policies)
         take_in = TakeInFile(
             self.database, self.publisher, rules, self.clock, admission, line, parts.meters, most
@@ -101,6 +107,16 @@ class LeaderProcess:
         self.holder = HoldConnections(self.database, self.clock)
         self.intakes = RunIntakes(take_in, self.database, self.holder, self.clock)
         self.jobs = self._jobs(silence, admission)
+
+    def _forbidden_places(self) -> Mapping[str, Mapping[str, str]]:
+        """What policies close to each client now. Raises DatabaseUnreachable."""
+        until, known = self._places_known
+        if (now := self.clock.monotonic()) < until:
+            return known
+        teams = {row.id: row.team or "" for row in self.database.read(clients.list_clients)}
+        found = self.policies.forbidden_places(teams, self.places) if self.policies.decisive else {}
+        self._places_known = (now + _PLACES_EVERY, found)
+        return found
 
     def _jobs(self, silence: float, admission: Admission) -> list[PeriodicJob]:
         """What the reconciler thread does, in this order. `silence`: seconds after which a worker is lost."""

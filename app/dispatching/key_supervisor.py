@@ -56,8 +56,14 @@ class KeySupervisor:
         tester: Tester,
         clock: Clock,
         release: Callable[[str], object],
+        forbidden: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
     ) -> None:
-        """`release` takes the brake off a quota, so that a key that works again is used at once."""
+        """`release` takes the brake off a quota, so that a key that works again is used at once.
+
+        `forbidden`: quotas that policies close to a client, and by which policy; raises DatabaseUnreachable.
+        """
+        self._forbidden = forbidden
+        self._barred_places: Mapping[str, Mapping[str, str]] = {}
         self._database = database
         self._health = health
         self._tester = tester
@@ -118,6 +124,7 @@ class KeySupervisor:
         """Load pauses and health from the database, before leading. Raises DatabaseUnreachable."""
         pauses = self._database.read(load_pauses)
         kept = self._database.read(load_health)
+        self._barred_places = self._forbidden()
         known = {f"key:{key}" for key in self._health.keys}
         known |= {f"account:{held.account}" for held in self._health.keys.values()}
         with self._lock:
@@ -132,6 +139,7 @@ class KeySupervisor:
         """Read pauses and keys that an operator resumed; store what has changed. Raises DatabaseUnreachable."""
         pauses = Pauses.of(self._database.read(load_pauses))
         resumed = self._resumed()
+        self._barred_places = self._forbidden()
         with self._lock:
             self._pauses = pauses
             for key in resumed:
@@ -216,6 +224,10 @@ class KeySupervisor:
             client: {name: Suspension(one.words, by_operator=False) for name, one in of_client.items()}
             for client, of_client in closed.items()
         }
+        for client, places in self._barred_places.items():
+            words = {name: f"no route for it is allowed by policy {rule}" for name, rule in places.items()}
+            closed_to = {name: Suspension(said, by_operator=False) for name, said in words.items()}
+            refusing.setdefault(client, {}).update(closed_to)
         for client, barred in self._health.barred.items():
             refusing.setdefault(client, {}).update(barred)
         self._closures = Suspensions(self._pauses, shut, refusing, resting, self._health.probed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.access.manage_policies import PolicyBook
+from app.access.manage_policies import PolicyBook, ServingPlace
 from app.caching.domain.caching import CacheRules, CacheUsage, Fallback, model_version
 from app.platform.database import Database
 from app.platform.domain.url_rules import TargetRules, parse_networks, parse_ports
 from app.platform.encryption import KeyRing
 from app.platform.ports import Clock
 from app.settings import Settings, price_book, resolve_secret
+from app.settings.domain.routing import key_quota
 from app.settings.models import StorageSettings
 from app.settings.price_lists import windows_of
 from app.settings.topology import build_topology
@@ -90,6 +91,19 @@ def places_of(settings: Settings) -> dict[str, ModelLocations]:
         upstreams = frozenset(upstream for upstream, _ in routes)
         found[model] = ModelLocations(upstreams, frozenset(regions.get(name, "") for name in upstreams))
     return found
+
+
+def serving_places(settings: Settings) -> list[ServingPlace]:
+    """All routes, as policies about places see them."""
+    regions = {upstream.name: upstream.region for upstream in settings.upstreams}
+    return [
+        ServingPlace(
+            model, route.upstream, regions.get(route.upstream, ""), key_quota(route.key, route.upstream_model)
+        )
+        for model, tiers in build_topology(settings).models.items()
+        for tier in tiers
+        for route in tier
+    ]
 
 
 def longest_of(settings: Settings) -> dict[str, int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.access.authenticate import UNREADABLE, client_address, zones_of
-from app.access.domain.policy import CallFacts, Decision, evaluate, parse_policy
+from app.access.domain.policy import CallFacts, Decision, evaluate, forbids_place, parse_policy
 from app.platform.domain.url_rules import parse_networks
 
 DOCUMENT = {
@@ -225,3 +225,43 @@ def test_a_name_given_by_a_team_gains_nothing_and_loses_what_is_denied(
     other = "deny" if effect == "allow" else "allow"
     allowed = evaluate([policy], facts, other).allowed
     assert allowed is (matches if effect == "allow" else not matches)
+
+
+EU = {"effect": "allow", "principal": ["client:c"], "resource": ["region:eu"]}
+NOT_US = {"effect": "deny", "principal": ["client:c"], "resource": ["region:us"]}
+
+
+@pytest.mark.parametrize(
+    ("statements", "default", "region", "rule"),
+    [
+        ([NOT_US], "allow", "us", "p0"),
+        ([NOT_US], "allow", "eu", None),
+        ([NOT_US | {"principal": ["client:other"]}], "allow", "us", None),
+        ([NOT_US | {"principal": ["team:t"]}], "allow", "us", "p0"),
+        ([NOT_US | {"resource": ["upstream:up"]}], "allow", "us", "p0"),
+        ([NOT_US | {"principal": ["key:k_1"]}], "allow", "us", None),  # which key it was is unknown by now
+        ([NOT_US | {"condition": {"ip": {"in": ["10.0.0.0/8"]}}}], "allow", "us", None),
+        ([EU], "deny", "us", "default"),
+        ([EU], "deny", "eu", None),
+        ([EU | {"principal": ["user:anna"]}], "deny", "eu", None),
+        ([EU | {"principal": ["user:anna"]}], "deny", "us", "default"),
+        ([EU, {"effect": "allow", "resource": ["model:m"]}], "deny", "us", None),
+        ([{"effect": "allow", "resource": ["model:other"]}], "deny", "us", None),  # not about places
+        ([EU, NOT_US], "deny", "us", "p1"),
+        ([EU | {"action": ["admin:*"]}], "deny", "us", None),
+    ],
+)
+def test_a_waiting_task_may_not_run_at_a_place_that_policies_forbid_by_now(
+    statements: list[dict[str, Any]], default: Any, region: str, rule: str | None
+) -> None:
+    policies = [parse_policy(one, f"p{number}") for number, one in enumerate(statements)]
+    facts = CallFacts(
+        at=at(12),
+        action="tasks:write",
+        client="c",
+        team="t",
+        model="m",
+        upstreams=frozenset({"up"}),
+        regions=frozenset({region}),
+    )
+    assert forbids_place(policies, facts, default) == rule

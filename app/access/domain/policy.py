@@ -132,6 +132,42 @@ def evaluate(policies: Iterable[AccessPolicy], facts: CallFacts, default: Effect
     return Decision(facts.model is None or default == "allow", "default")
 
 
+def forbids_place(
+    policies: Iterable[AccessPolicy], facts: CallFacts, default: Effect = "allow"
+) -> str | None:
+    """The statement by which a waiting task may not run at one place, though it was accepted; None: it may.
+
+    `facts` hold the one upstream and region, the client and its team. Who asked, from where and when was decided at
+    submission and is unknown by now: statements with conditions deny nothing here, and any allow that may have applied
+    counts. Without statements about places the default forbids nothing.
+    """
+    placed = [policy for policy in policies if _may_concern(policy, facts)]
+    for policy in placed:
+        if policy.effect == "deny" and policy.condition == Conditions() and _is_at(policy, facts):
+            return policy.id
+    allows = [policy for policy in placed if policy.effect == "allow"]
+    if default == "allow" or not any(names_places(policy) for policy in allows):
+        return None
+    return None if any(_is_about(policy, facts) for policy in allows) else "default"
+
+
+def _may_concern(policy: AccessPolicy, facts: CallFacts) -> bool:
+    """Whether it is about running models, and about this client as far as is known. A deny must name it surely."""
+    if not _does(policy, facts):
+        return False
+    unknown = any(item.partition(":")[0] in ("user", "key") for item in policy.principal)
+    return _is_one_of(policy, facts) or (unknown and policy.effect == "allow")
+
+
+def names_places(policy: AccessPolicy) -> bool:
+    """Whether it is about upstreams or regions."""
+    return any(item.partition(":")[0] in ("upstream", "region") for item in policy.resource)
+
+
+def _is_at(policy: AccessPolicy, facts: CallFacts) -> bool:
+    return _places(policy, "upstream", facts.upstreams) or _places(policy, "region", facts.regions)
+
+
 def _applies(policy: AccessPolicy, facts: CallFacts) -> bool:
     if not _does(policy, facts) or not _is_one_of(policy, facts):
         return False
