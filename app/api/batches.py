@@ -64,10 +64,21 @@ class BatchEstimate(Shape):
     seconds: Annotated[
         float | None,
         Field(
-            description="At the configured limits, if nothing else runs; null if no limits are configured."
+            description="At the present pace, behind what waits already (`at_pace`), else at the configured limits if "
+            "nothing else runs; null if neither is known."
         ),
     ]
     finished_at: Time | None
+    at_pace: Annotated[
+        bool, Field(description="Whether `seconds` counts the present pace and what waits already.")
+    ]
+    likely_tokens: Annotated[
+        int | None,
+        Field(description="If answers are as long as your latest ones; null if too few are known."),
+    ]
+    likely_cost: Annotated[
+        Cost | None, Field(description="The same for the cost; null if unknown. `cost` is the most.")
+    ]
     models: dict[str, ModelEstimate]
 
 
@@ -92,6 +103,7 @@ def refuse_options_in_query() -> None:
 
 def estimate_view(estimate: Estimate) -> BatchEstimate:
     """Render an estimate."""
+    likely = estimate.likely
     return BatchEstimate(
         object="batch.estimate",
         requests=estimate.requests,
@@ -99,6 +111,9 @@ def estimate_view(estimate: Estimate) -> BatchEstimate:
         cost=cost_of(estimate),
         seconds=estimate.seconds,
         finished_at=to_rfc3339(estimate.finished_at),
+        at_pace=estimate.at_pace,
+        likely_tokens=likely.tokens if likely else None,
+        likely_cost=cost_of(likely) if likely else None,
         models={
             name: ModelEstimate(requests=demand.requests, tokens=demand.tokens)
             for name, demand in estimate.models.items()

@@ -233,7 +233,9 @@ def build_openai_use_cases(use_cases: UseCases, parts: Dependencies) -> OpenAiUs
         read_batch_usage=ReadBatchUsage(database, clock),
         cancel_batch=use_cases.cancel_batch,
         steer_batch=SteerBatch(database, parts.publisher, clock, admission, rules.models),
-        estimate_batch=EstimateBatch(rules, build_topology(settings), ceiling_of(settings), clock),
+        estimate_batch=EstimateBatch(
+            rules, build_topology(settings), ceiling_of(settings), clock, database, parts.explain
+        ),
         read_tasks=use_cases.read_tasks,
         follow=FollowObject(waiters, use_cases.watch.start, clock),
         connections=connections,

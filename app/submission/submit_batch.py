@@ -6,13 +6,17 @@ requests.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection
 
 from app.pacing.domain.throughput import Demand, seconds_for
+from app.pacing.domain.tokens import AnswerLimits
 from app.pacing.ports import Explain, NoExplanation
 from app.platform.database import Database
 from app.platform.domain.errors import Invalid, NotFound, PenstockError
@@ -39,7 +43,7 @@ from app.submission.domain.request import (
 from app.tasks.domain.rows import BatchRow
 from app.tasks.domain.task import new_id
 from app.tasks.ports import BacklogPublisher, Meter, NoMeter
-from app.tasks.store.batches import get_batch, task_ids
+from app.tasks.store.batches import get_batch, recent_answers, task_ids
 from app.tasks.store.submissions import NewBatch, discard_intake, finish_intake, insert_batch, remember_key
 
 SHOWN_IDS = 1_000  # of its tasks, in the answer
@@ -215,6 +219,16 @@ def _submitted(conn: Connection, batch_id: str, *, repeated: bool) -> SubmittedB
 
 
 @dataclass(frozen=True, slots=True)
+class Likely:
+    """What a batch would come to if its answers were like the client's latest ones. None: unknown."""
+
+    answers: int  # those that it is judged by
+    tokens: int
+    cost_picos: int | None
+    currency: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a batch would take. Money is the most it can cost, in pico-units; None: unknown."""
 
@@ -223,31 +237,54 @@ class Estimate:
     cost_picos: int | None
     currency: str | None
     seconds: float | None
-    finished_at: float | None  # Unix seconds, if it began now and nothing else ran
+    finished_at: float | None  # Unix seconds, if it began now
     models: dict[str, Demand]
+    likely: Likely | None = None  # None: too few answers are known
+    at_pace: bool = False  # whether `seconds` is at the present pace, behind what already waits
+
+
+_FEWEST_ANSWERS = 3  # by which others are judged
 
 
 class EstimateBatch:
     """The use case of a dry run: nothing is stored."""
 
-    def __init__(self, rules: SubmissionRules, topology: Topology, ceiling: Ceiling, clock: Clock) -> None:
+    def __init__(
+        self,
+        rules: SubmissionRules,
+        topology: Topology,
+        ceiling: Ceiling,
+        clock: Clock,
+        database: Database | None = None,
+        explain: Explain | None = None,
+    ) -> None:
+        """Without `database` nothing is known of earlier answers."""
         self._rules = rules
         self._topology = topology
         self._ceiling = ceiling
         self._clock = clock
+        self._database = database
+        self._explain = explain or NoExplanation()
 
     def estimate(self, client_id: str, options: BatchRequest, requests: Iterable[TaskRequest]) -> Estimate:
-        """Check every request as a submission would, and add up. Raises Invalid."""
+        """Check every request as a submission would, and add up. Raises Invalid, DatabaseUnreachable."""
         now, checks = self._clock.now(), BatchChecks()
         models: dict[str, Demand] = {}
         costs: list[tuple[int, str] | None] = []
+        answers: dict[str, AnswerLimits] = {}
+        queues: Counter[tuple[str, str, int]] = Counter()
         for request in requests:
             place = Place("", checks.count, options, now + options.expires_in)
             checks.check(request.custom_id, place.custom_id_param)
             row = draft_task(request, client_id, self._rules, now, place)
             models[row.model] = models.get(row.model, Demand()) + Demand(1, row.estimate)
             costs.append(self._ceiling(row.model, row.estimate, now))
-        return self._estimate(models, costs, now)
+            answers.setdefault(row.model, AnswerLimits()).add(request.parameters, row.estimate)
+            queues[row.model, row.queue, row.step] += 1
+        found = self._estimate(models, costs, now)
+        return replace(
+            found, likely=self._likely(client_id, answers), **self._duration(queues, options, now, found)
+        )
 
     def _estimate(
         self, models: dict[str, Demand], costs: list[tuple[int, str] | None], now: float
@@ -265,3 +302,44 @@ class EstimateBatch:
             finished_at=None if seconds is None else now + seconds,
             models=models,
         )
+
+    def _likely(self, client_id: str, limits: dict[str, AnswerLimits]) -> Likely | None:
+        if self._database is None:
+            return None
+        judged = [
+            (self._database.read(partial(recent_answers, client_id=client_id, model=model)), one)
+            for model, one in limits.items()
+        ]
+        if not judged or min(recent.answers for recent, _ in judged) < _FEWEST_ANSWERS:
+            return None
+        tokens = [one.tokens(recent.completion_tokens / recent.answers) for recent, one in judged]
+        currencies = {recent.currency for recent, _ in judged}
+        costs = [
+            round((recent.cost_picos or 0) * count / max(1, recent.prompt_tokens + recent.completion_tokens))
+            for (recent, _), count in zip(judged, tokens, strict=True)
+        ]
+        currency = currencies.pop() if len(currencies) == 1 else None
+        return Likely(
+            min(recent.answers for recent, _ in judged),
+            round(sum(tokens)),
+            None if currency is None else sum(costs),
+            currency,
+        )
+
+    def _duration(
+        self, queues: Counter[tuple[str, str, int]], options: BatchRequest, now: float, found: Estimate
+    ) -> dict[str, Any]:
+        """At the present pace behind what waits, never less than at the configured limits; {}: no pace is known."""
+        if options.batch_size is not None or options.off_peak or options.run_at is not None:
+            return {}
+        ends = []
+        for (model, queue, step), count in queues.items():
+            forecast = self._explain.foresee(model, queue, step, now)
+            seconds = None if forecast is None else forecast.starts_in(count)
+            if seconds is None:
+                return {}
+            ends.append(seconds)
+        seconds = max(ends, default=0.0)
+        if found.seconds is not None:
+            seconds = max(seconds, found.seconds)
+        return {"seconds": seconds, "finished_at": now + seconds, "at_pace": True}

@@ -146,6 +146,20 @@ def test_a_dry_run_tells_what_it_would_come_to_and_stores_nothing(
     assert (refused.status_code, refused.json["error"]["code"]) == (400, "duplicate_custom_id")
 
 
+def test_an_estimate_goes_by_ones_own_latest_answers(world: World, alice: Client, stranger: Client) -> None:
+    wish = {"requests": [{"prompt": "hello"}, {"prompt": "hello", "parameters": {"max_tokens": 1}}]}
+    before: Any = alice.post("/v1/batch?dry_run=true", wish)
+    assert (before.json["likely_tokens"], before.json["likely_cost"]) == (None, None)
+    world.end(*alice.submit_batch(3)["task_ids"])  # 5 tokens of prompt, 2 of answer, 12.4 micros each
+    after: Any = alice.post("/v1/batch?dry_run=true", wish)
+    prompts = after.json["tokens"] - 512 - 1
+    assert after.json["likely_tokens"] == prompts + 2 + 1
+    assert after.json["likely_cost"]["currency"] == "USD"
+    assert after.json["likely_cost"]["micros"] == pytest.approx(12.4 / 7 * (prompts + 3), abs=1)
+    theirs: Any = stranger.post("/v1/batch?dry_run=true", wish)
+    assert theirs.json["likely_tokens"] is None
+
+
 def test_events_tell_each_state_until_the_end(world: World, alice: Client, stranger: Client) -> None:
     batch = alice.submit_batch(1)
     world.end(*batch["task_ids"])

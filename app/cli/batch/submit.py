@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import urlencode
@@ -412,7 +413,7 @@ def command(
     with opened(file) as sources, tempfile.TemporaryFile(prefix="penstock-") as lines:
         prepared = _prepared(sources, how, defaults, lines)
         estimate = estimate_of(remote, prepared, options)
-        click.echo(estimate_text(estimate), err=True)
+        click.echo(estimate_text(estimate, datetime.now().astimezone()), err=True)
         if dry_run:
             return
         if sample is not None:
@@ -445,13 +446,39 @@ def estimate_of(remote: Remote, prepared: Prepared, options: Mapping[str, Any]) 
     return _sent(remote, prepared, {**options, "dry_run": "true"}, "Estimating")
 
 
-def estimate_text(estimate: Mapping[str, Any]) -> str:
-    """Return an estimate as text."""
-    cost, seconds = estimate.get("cost"), estimate.get("seconds")
-    words = [counted(estimate["requests"], "request"), f"about {_rounded(estimate['tokens']):,} tokens"]
-    words.append(f"up to {_money(cost)}" if cost else "cost not known (no price is configured)")
-    words.append(f"at least {_span(seconds)}" if seconds is not None else "duration not known yet")
+def estimate_text(estimate: Mapping[str, Any], now: datetime) -> str:
+    """An estimate in words: what is likely, with the most that it can come to; `now` has the zone to show."""
+    tokens, cost, seconds = estimate["tokens"], estimate.get("cost"), estimate.get("seconds")
+    likely, likely_cost = estimate.get("likely_tokens"), estimate.get("likely_cost")
+    words = [counted(estimate["requests"], "request")]
+    if likely is None:
+        words.append(f"about {_rounded(tokens):,} tokens")
+    else:
+        words.append(f"about {_rounded(likely):,} tokens (at most {_rounded(max(tokens, likely)):,})")
+    if not cost:
+        words.append("cost not known (no price is configured)")
+    elif likely_cost and likely_cost["currency"] == cost["currency"]:
+        words.append(f"about {_money(likely_cost)} (at most {_money(max(cost, likely_cost, key=_micros))})")
+    else:
+        words.append(f"up to {_money(cost)}")
+    if seconds is None:
+        words.append("duration not known yet")
+    else:
+        about = "about" if estimate.get("at_pace") else "at least"
+        words.append(f"{about} {_span(seconds)}")
+        if estimate.get("at_pace") and seconds >= 60:
+            words.append(f"done by {_clock_time(now, seconds)}")
     return ", ".join(words)
+
+
+def _micros(cost: Mapping[str, Any]) -> float:
+    return float(cost["micros"])
+
+
+def _clock_time(now: datetime, seconds: float) -> str:
+    """The local time, with the day unless that is today."""
+    end = now + timedelta(seconds=seconds)
+    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%Y-%m-%d %H:%M}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -466,7 +493,8 @@ def _rounded(count: int) -> int:
 
 def _money(cost: Mapping[str, Any]) -> str:
     whole = cost["micros"] / 1e6
-    return f"{whole:,.2f} {cost['currency']}" if whole >= 0.1 else f"{whole:.4f} {cost['currency']}"
+    figure = f"{whole:,.2f}" if whole >= 0.1 or not whole else f"{whole:.4f}"
+    return f"${figure}" if cost["currency"] == "USD" else f"{figure} {cost['currency']}"
 
 
 def _span(seconds: float) -> str:
@@ -475,8 +503,16 @@ def _span(seconds: float) -> str:
 
 
 def at_once(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop run_at and window: the sample runs now because somebody is waiting for it."""
-    return {name: value for name, value in wishes.items() if name not in ("run_at", "window")}
+    """What the sample asks for instead: it runs now, before one's own backlog, because somebody is waiting for it."""
+    kept = {
+        name: value for name, value in wishes.items() if name not in ("run_at", "window", "priority", "order")
+    }
+    if isinstance(kept.get("penstock"), dict):
+        kept["penstock"] = at_once(kept["penstock"])
+    return kept
+
+
+_SAMPLE_FIRST = {"priority": "high", "order": "deadline"}
 
 
 def run_sample(
@@ -490,7 +526,7 @@ def run_sample(
         for number, line in enumerate(prepared.requests())
         if number % step == 0 and number // step < count
     )
-    made = remote.send_lines(_path(at_once(options)), _body(chosen), key=_key())
+    made = remote.send_lines(_path({**at_once(options), **_SAMPLE_FIRST}), _body(chosen), key=_key())
     batch = follow(remote, made["id"])
     counts, cost = batch["request_counts"], batch.get("cost")
     click.echo(f"Sample: {counts['completed']:,} of {counts['total']:,} requests succeeded.", err=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -108,6 +108,24 @@ def asked_for(parameters: Mapping[str, Any]) -> int:
     """
     count, limit = choices(parameters), answer_limit(parameters)
     return count * limit if limit or count == 1 else count * DEFAULT_ANSWER
+
+
+@dataclass(slots=True)
+class AnswerLimits:
+    """How many answers many requests ask for, by the limit of their length; and what their prompts come to."""
+
+    prompts: int = 0  # tokens
+    answers: Counter[int] = field(default_factory=Counter)  # by their limit in tokens
+
+    def add(self, parameters: Mapping[str, Any], estimated: int) -> None:
+        """Count a request that was estimated at so many tokens."""
+        limit, count = answer_limit(parameters), choices(parameters)
+        self.prompts += max(0, estimated - count * (limit or DEFAULT_ANSWER))
+        self.answers[limit or LARGEST] += count
+
+    def tokens(self, mean: float) -> float:
+        """All tokens, if answers are so long on average, or as long as they may be."""
+        return self.prompts + sum((count * min(mean, limit) for limit, count in self.answers.items()), 0.0)
 
 
 def answer_limit(parameters: Mapping[str, Any]) -> int:

@@ -171,3 +171,52 @@ def store_usage(conn: Connection, batch_id: str, usage: str) -> None:
     """Store the sums of an ended batch; `usage` is JSON text."""
     ended = batch.c.status.in_([status.value for status in BATCH_ENDS])
     conn.execute(update(batch).where(batch.c.id == batch_id, ended).values(usage=usage))
+
+
+_RECENT_TASKS = 20_000  # of all clients, in which answers are looked for
+_RECENT_ANSWERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RecentAnswers:
+    """What a client's latest answers of a model came to, together. `cost_picos` None: no single sum."""
+
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_picos: int | None
+    currency: str | None
+
+
+def recent_answers(conn: Connection, client_id: str, model: str) -> RecentAnswers:
+    """The client's latest answers of a model that an upstream gave, up to 200."""
+    newest = select(func.max(task.c.seq) - _RECENT_TASKS).scalar_subquery()
+    mine = (task.c.client_id == client_id) & (task.c.model == model) & (task.c.seq > newest)
+    given = (
+        (task.c.status == Status.SUCCEEDED)
+        & task.c.completion_tokens.is_not(None)
+        & task.c.prompt_tokens.is_not(None)
+        & ~task.c.cached
+        & ~task.c.coalesced
+    )
+    columns = (task.c.prompt_tokens, task.c.completion_tokens, task.c.cost_picos, task.c.currency)
+    latest = select(*columns).where(mine, given).order_by(task.c.seq.desc()).limit(_RECENT_ANSWERS).subquery()
+    row = conn.execute(
+        select(
+            func.count().label("answers"),
+            func.coalesce(func.sum(latest.c.prompt_tokens), 0).label("prompt"),
+            func.coalesce(func.sum(latest.c.completion_tokens), 0).label("completion"),
+            func.sum(latest.c.cost_picos).label("cost"),
+            func.count(latest.c.cost_picos).label("priced"),
+            func.count(func.distinct(latest.c.currency)).label("currencies"),
+            func.max(latest.c.currency).label("currency"),
+        )
+    ).one()
+    one = row.currencies == 1 and row.priced == row.answers
+    return RecentAnswers(
+        int(row.answers),
+        int(row.prompt),
+        int(row.completion),
+        int(row.cost) if one else None,
+        row.currency if one else None,
+    )
