@@ -40,7 +40,7 @@ class AnswerReading:
         self._events = EventReader()
         self._assembly = Assembly()
         self._error: bytes | None = None
-        self._words = b""  # of events that are no JSON
+        self._words = b""  # of events without a chunk: an error's, if the answer does not become complete
         self._done = False
         self._held: list[bytes] = []
         self.shown = False
@@ -69,7 +69,7 @@ class AnswerReading:
             self._show(orjson.dumps(last))
         if self._assembly.finished:
             return orjson.dumps(self._assembly.completion())
-        if self._words and self._assembly.empty:
+        if self._words:
             return self._words
         raise answer.failed(
             TransportError(
@@ -79,7 +79,8 @@ class AnswerReading:
 
     def _lines(self, body: bytes) -> bytes | None:
         """A body of several JSON documents, one a line, as some send a stream; None if it is not that."""
-        if not _is_chunk(body.partition(b"\n")[0]):
+        first, _, rest = body.partition(b"\n")
+        if b'"delta"' not in first or not rest.strip() or _parsed(first) is None:
             return None
         for event in (*self._events.feed(body), *self._events.close()):
             if (chunk := _parsed(event.data)) is not None:
@@ -104,7 +105,7 @@ class AnswerReading:
             self._done = True
             answer.hurry(_AFTER_DONE)
         elif (chunk := _parsed(data)) is not None:
-            self._take_chunk(chunk, event)
+            self._take_chunk(chunk, event, answer)
         elif data.startswith(_OPENING[:2]) and not self._is_complete:
             words = "The upstream's stream contained something other than a JSON object."
             raise answer.failed(TransportError(TransportErrorKind.CUT, words))
@@ -117,17 +118,15 @@ class AnswerReading:
     def _is_complete(self) -> bool:
         return self._done or self._assembly.finished
 
-    def _take_chunk(self, chunk: Mapping[str, Any], event: ReadEvent) -> None:
-        if (
-            event.name == "error"
-            or chunk.get("error")
-            or (not chunk.get("choices") and is_error(chunk, self._shape))
-        ):
+    def _take_chunk(self, chunk: Mapping[str, Any], event: ReadEvent, answer: HttpResponse) -> None:
+        if event.name == "error" or chunk.get("error"):
             self._error = event.data
-            return
-        shown = self._assembly.add(chunk)
-        if shown is not None:
+        elif not chunk.get("choices") and is_error(chunk, self._shape):
+            self._words = event.data  # it may be a heartbeat: an error if nothing better follows
+        elif (shown := self._assembly.add(chunk)) is not None:
             self._show(orjson.dumps(shown))
+        if self._assembly.closed:
+            answer.hurry(_AFTER_DONE)
 
     def _show(self, chunk: bytes) -> None:
         if self._pass_on is None:
@@ -201,12 +200,6 @@ def _is_events(begun: bytes, answer: HttpResponse) -> bool:
         return True
     is_named = answer.headers.get("content-type", "").lower().startswith("text/event-stream")
     return is_named and answer.status == 200 and not text.startswith(_OPENING)
-
-
-def _is_chunk(line: bytes) -> bool:
-    document = _parsed(line)
-    choices = document.get("choices") if document is not None else None
-    return isinstance(choices, list) and any(isinstance(one, Mapping) and "delta" in one for one in choices)
 
 
 def _parsed(data: bytes) -> Mapping[str, Any] | None:

@@ -184,7 +184,6 @@ def test_what_shows_nothing_is_held_back_and_can_be_asked_for_again() -> None:
 ERRORS = [
     b'data: {"error": {"message": "busy"}}\n\n',
     b'event: error\ndata: {"message": "busy", "code": 503}\n\n',
-    b'data: {"code": "ServiceBusy", "message": "busy", "request_id": "r"}\n\n',
     b'data: [{"error": {"code": 503, "message": "busy"}}]\n\n',
     b"event: error\ndata: busy\n\n",
 ]  # fmt: skip
@@ -197,6 +196,22 @@ def test_an_error_within_a_stream_is_its_answer(error: bytes, before: bytes) -> 
     assert b"busy" in read.body
     assert b"choices" not in read.body
     assert len(read.passed) == bool(before)
+
+
+BEATS = [
+    b'data: {"type": "status", "message": "queued"}\n\n',
+    b"data: processing\n\n",
+    b'data: {"code": 0, "msg": "ok"}\n\n',
+]
+
+
+@pytest.mark.parametrize("beat", BEATS)
+def test_words_beside_the_protocol_are_an_error_only_where_no_answer_comes(beat: bytes) -> None:
+    assert Read(beat + sent(HI, done="") + beat + sent(STOP)).text == "hi"
+    busy = b'data: {"code": "ServiceBusy", "message": "busy", "request_id": "r"}\n\n'
+    assert b"busy" in Read(busy).body
+    assert b"busy" in Read(sent(HI, done="") + busy).body
+    assert b"busy" in Read(b"data: busy, try again\n\n").body
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "text/event-stream", ""])

@@ -61,9 +61,9 @@ class Assembly:
         return bool(self._choices) and all(one.finish_reason for one in self._choices.values())
 
     @property
-    def empty(self) -> bool:
-        """Whether no choice has begun."""
-        return not self._choices
+    def closed(self) -> bool:
+        """Whether it is finished and its usage has come in a last chunk of its own."""
+        return self._closed and self.finished
 
     @property
     def has_substance(self) -> bool:
