@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -29,16 +29,10 @@ from app.upstreams.domain.key_health import (
     Proof,
 )
 from app.upstreams.domain.refusals import EVERYBODY, HeardCall
+from app.upstreams.key_tests import UpstreamTests
 from app.upstreams.store.health import forget_health, load_health, save_health
 
 log = structlog.get_logger("penstock.health")
-
-
-class Tester(Protocol):
-    """Sends test requests to upstreams."""
-
-    def test(self, key: str, test: Probe) -> Probed:
-        """Test a key at its upstream. Takes some seconds at most."""
 
 
 class KeySupervisor:
@@ -53,7 +47,7 @@ class KeySupervisor:
         self,
         database: Database,
         health: KeyHealth,
-        tester: Tester,
+        tester: UpstreamTests,
         clock: Clock,
         release: Callable[[str], object],
         forbidden: Callable[[], Mapping[str, Mapping[str, str]]] = dict,

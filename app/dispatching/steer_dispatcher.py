@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from app.access.store.clients import get_client
-from app.dispatching.key_supervisor import Tester
 from app.pacing.store.leader_state import add_pause, load_pauses, remove_pause
 from app.platform.database import Database
 from app.platform.domain.errors import NotFound
@@ -16,6 +15,7 @@ from app.platform.ports import Clock
 from app.settings.follow_configuration import ask_secrets
 from app.tasks.domain.pauses import subject_in_words, subject_of
 from app.upstreams.domain.key_health import Condition, Held, KeyStatus, KeyTestResult, Probe, Probed
+from app.upstreams.key_tests import UpstreamTests
 from app.upstreams.store.health import load_health, save_health
 
 
@@ -27,7 +27,7 @@ class SteerDispatcher:
         database: Database,
         keys: Sequence[Held],
         models: Collection[str],
-        tester: Tester,
+        tester: UpstreamTests,
         clock: Clock,
     ) -> None:
         self._database = database

@@ -23,6 +23,7 @@ from app.pacing.store.permits import RedisPermits
 from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.domain.json_text import Parse
 from app.platform.encryption import Unsealable
+from app.platform.group_commit import GroupCommit
 from app.platform.ports import Clock, NoTracer, Tracer
 from app.tasks.domain.attempt import (
     AttemptEnd,
@@ -63,20 +64,6 @@ class Upstream(Protocol):
         self, claimed: Claimed, may_send: Callable[[], bool], pass_on: Callable[[bytes], None] | None = None
     ) -> Reply | TransportError:
         """Return the reply or the error. Ask `may_send` last before sending; hand chunks of a stream to `pass_on`."""
-
-
-class Claims(Protocol):
-    """Claims rows; claims that are ready together share a transaction."""
-
-    def submit(self, item: Claim) -> Claimed | None:
-        """Return the row, or None if it cannot be claimed. Raises DatabaseUnreachable."""
-
-
-class Endings(Protocol):
-    """Records how attempts ended; endings that are ready together share a transaction."""
-
-    def submit(self, item: AttemptEnd) -> Recorded:
-        """Return what was recorded. Raises DatabaseUnreachable."""
 
 
 class Fixes(Protocol):
@@ -126,9 +113,9 @@ class RunTask:
 
     worker: str  # id of this worker instance
     permits: RedisPermits
-    claims: Claims
+    claims: GroupCommit[Claim, Claimed | None]
     upstream: Upstream
-    endings: Endings
+    endings: GroupCommit[AttemptEnd, Recorded]
     releases: ReleasePermits
     in_flight: CallsInFlight
     readiness: WorkerReadiness

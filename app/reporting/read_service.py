@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -25,6 +25,7 @@ from app.reporting.domain.dashboard_view import WaitingLine, later_by_client, wa
 from app.reporting.domain.recent_calls import SENT_SPAN
 from app.reporting.domain.snapshot import OldestWait, PacingSnapshot, ServiceStatus, oldest_wait
 from app.reporting.store import service_queries
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader, WaitReasonReader
 from app.reporting.store.service_queries import RunningCalls
 from app.upstreams.domain.key_health import Condition, KeyStatus
 from app.upstreams.domain.request_parameters import ParameterFix
@@ -37,20 +38,6 @@ _LEADER_SILENT = 4.0  # seconds without a heartbeat after which there seems to b
 _WORKER_SILENT = 35.0  # seconds without a heartbeat in the database
 _DATABASE_BACKOFF = 2.0  # seconds between attempts while the database is unreachable
 _STATUS_SECONDS = 5.0  # age at which /metrics reads again
-
-
-class SnapshotReader(Protocol):
-    """Reads the pacing state from Redis."""
-
-    def look(self) -> PacingSnapshot:
-        """The current state. Raises RedisUnreachable."""
-
-
-class LeaderReport(Protocol):
-    """What the leader published last."""
-
-    def said(self) -> Mapping[str, Any]:
-        """The whole report; empty without a leader or without Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +82,11 @@ class ServiceReader:
     """Reads snapshots; one per process, one thread at a time. Never raises for what is unreachable."""
 
     def __init__(
-        self, database: Database, pacing: SnapshotReader | None, report: LeaderReport | None, clock: Clock
+        self,
+        database: Database,
+        pacing: PacingSnapshotReader | None,
+        report: WaitReasonReader | None,
+        clock: Clock,
     ) -> None:
         """Without `pacing`, Redis counts as unreachable."""
         self.database, self.clock = database, clock

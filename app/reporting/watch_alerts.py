@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
@@ -32,10 +31,10 @@ from app.reporting.domain.alerts import (
     news,
     step,
 )
-from app.reporting.domain.snapshot import PacingSnapshot
 from app.reporting.send_alerts import ChannelAddresses, SendAlerts
 from app.reporting.store import alerts as rows
 from app.reporting.store.alerts import note_vitals
+from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 from app.settings import ConfigError
 from app.settings.alert_models import AlertSettings, MuteSettings
 from app.settings.domain.alert_rules import RULES, Rule, Severity, added_rule
@@ -253,13 +252,6 @@ VITALS_SECONDS = 10.0
 _NO_BEAT = 4.0  # seconds without a heartbeat after which there is no leader
 
 
-class HeartbeatReader(Protocol):
-    """Reads the pacing state."""
-
-    def look(self) -> PacingSnapshot:
-        """The current state. Raises RedisUnreachable."""
-
-
 @dataclass(slots=True)
 class NoteVitals:
     """Records the machine's CPU use and the HTTP requests per second, every ten seconds."""
@@ -288,7 +280,7 @@ class NoteVitals:
 class NobodyLeads:
     """Whether there is no leader, as an API process sees it."""
 
-    def __init__(self, heartbeats: HeartbeatReader, clock: Clock) -> None:
+    def __init__(self, heartbeats: PacingSnapshotReader, clock: Clock) -> None:
         self._heartbeats = heartbeats
         self._clock = clock
         self._beat: tuple[str, int] | None = None

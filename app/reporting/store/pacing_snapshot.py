@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import redis
 
-from app.pacing.domain.backlog import QueuePosition
 from app.pacing.domain.why import NO_LEADER, NO_REDIS, held_in_words, starts_in
 from app.pacing.ports import Explanation, Queued, QueueForecast
+from app.pacing.store.lines import Lines
 from app.platform.domain.errors import RedisUnreachable
 from app.platform.domain.names import key_queue, redis_list
 from app.platform.ports import Clock
@@ -135,20 +135,10 @@ class WaitReasonWriter:
         self._scripts.command("SET", _KEY, orjson.dumps(said), "EX", _LIFE)
 
 
-class QueuePositions(Protocol):
-    """The positions of tasks in their queues."""
-
-    def of(self, queue: str, step: int) -> QueuePosition | None:
-        """A recent view of a queue; None: unknown."""
-
-    def coming(self, queue: str, step: int, due: float) -> int | None:
-        """How many tasks are ahead of one submitted now; None: unknown."""
-
-
 class WaitReasonReader:
     """Implements the Explain port. Reads once a second, however many threads ask; `_lock` guards what it read."""
 
-    def __init__(self, scripts: Scripts, clock: Clock, lines: QueuePositions) -> None:
+    def __init__(self, scripts: Scripts, clock: Clock, lines: Lines) -> None:
         self._scripts = scripts
         self._clock = clock
         self._lines = lines
