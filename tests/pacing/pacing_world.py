@@ -82,7 +82,7 @@ class GateWorld:
         )
 
     def report(self, worker: str = "w1") -> None:
-        self.permits.report(WorkerReport(worker, self.topology.keys, self.slots, 0))
+        self.permits.report(WorkerReport(worker, self.topology.keys, self.slots, 0, pool=self.slots))
 
     def fill(self, **levels: float) -> None:
         """Set what is in every quota's buckets now."""
