@@ -45,7 +45,7 @@ house: .venv/.ready ## how large the code is: modules, lines, longest functions,
 	@$(BIN)/python .ci/house.py --path
 
 audit: .venv/.ready ## known vulnerabilities of what requirements.lock names (asks pypi.org's advisories)
-	@$(BIN)/uv tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	@$(BIN)/python deploy/audit.py
 
 format: .venv/.ready ## put the code into its agreed form
 	$(BIN)/ruff format .
