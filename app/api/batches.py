@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from app.api.access_control import Callers, Repeats
-from app.api.auditing import note
+from app.api.auditing import note, plain_parameters
 from app.api.batch_json import read_batch
 from app.api.body import (
     Query,
@@ -140,6 +140,36 @@ _LINES_TOO = (
 _Take = Callable[[str, BatchRequest, Iterable[TaskRequest], Repeats], Response]
 
 
+class _Seen:
+    """What the audit log says of a batch's requests, also of a refused one: their model, if they have one in common,
+    and the parameters in which they agree."""
+
+    def __init__(self) -> None:
+        self._models: set[str | None] = set()
+        self._parameters: dict[str, Any] | None = None
+
+    def through(self, requests: Iterable[TaskRequest]) -> Iterator[TaskRequest]:
+        """The same requests, looked at as they pass."""
+        for one in requests:
+            if len(self._models) < 2:
+                self._models.add(one.model)
+            if self._parameters != {}:
+                self._agree(plain_parameters(one.parameters))
+            yield one
+
+    def _agree(self, mine: Mapping[str, Any]) -> None:
+        known = mine if self._parameters is None else self._parameters
+        self._parameters = {name: value for name, value in known.items() if mine.get(name, _MISSING) == value}
+
+    def note(self) -> None:
+        """Add it to the entry of the current request."""
+        [model] = self._models if len(self._models) == 1 else [None]
+        note(model, parameters=self._parameters)
+
+
+_MISSING = object()
+
+
 class BatchViews:
     """The /v1/batch operations."""
 
@@ -246,8 +276,14 @@ class BatchViews:
     def _submit(
         self, client_id: str, options: BatchRequest, requests: Iterable[TaskRequest], repeats: Repeats
     ) -> Response:
-        submitted = self._use_cases.submit_batch.submit(client_id, options, requests, repeats.repeat)
-        note(subject=submitted.row.id)
+        seen = _Seen()
+        try:
+            submitted = self._use_cases.submit_batch.submit(
+                client_id, options, seen.through(requests), repeats.repeat
+            )
+        finally:
+            seen.note()
+        note(submitted.row.model or None, subject=submitted.row.id)
         return self._accepted(submitted)
 
     def _estimate(

@@ -162,6 +162,37 @@ def exported(admin: Client, query: str) -> list[Any]:
     return [orjson.loads(line) for line in admin.get(f"/v1/admin/audit?{query}").data.splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("requests", "model", "details"),
+    [
+        ([{"model": MODEL, "temperature": 0.5}] * 2, MODEL, {"temperature": 0.5}),
+        (
+            [{"model": MODEL, "temperature": 0.5, "n": 1}, {"model": MODEL, "temperature": 1.5, "n": 1}],
+            MODEL,
+            {"n": 1},
+        ),
+        ([{"model": MODEL}, {"model": MODEL, "temperature": 1.0}], MODEL, None),
+    ],
+)
+def test_a_batch_of_one_model_names_it_and_the_parameters_in_which_its_requests_agree(
+    admin: Client, alice: Client, requests: list[dict[str, Any]], model: str, details: dict[str, Any] | None
+) -> None:
+    body = {"requests": [{"prompt": SECRET_PROMPT, "user": SECRET_PROMPT, **one} for one in requests]}
+    assert alice.post("/v1/batch", body).status_code == 202
+    (entry,) = exported(admin, f"client_id={alice.id}")
+    assert entry["model"] == model
+    kept = orjson.loads(entry["details"]) if entry["details"] else {}
+    assert {name: value for name, value in kept.items() if value != "given"} == (details or {})
+    assert SECRET_PROMPT not in str(entry)
+
+
+def test_a_refused_batch_names_the_model_that_was_asked_for(admin: Client, alice: Client) -> None:
+    body = {"requests": [{"prompt": "x", "model": "no-such-model", "temperature": 0.5}]}
+    assert alice.post("/v1/batch", body).status_code == 400
+    (entry,) = exported(admin, f"client_id={alice.id}")
+    assert (entry["model"], entry["status"]) == ("no-such-model", 400)
+
+
 def test_every_call_stands_in_the_audit_log_without_prompts_or_keys(
     world: World, admin: Client, alice: Client
 ) -> None:
