@@ -527,3 +527,153 @@ def test_no_message_takes_long(message: str) -> None:
 )
 def test_no_shape_is_beyond_reading(document: Any) -> None:
     assert len(read_error(document, PROFILE.shape).message) <= 1000
+
+
+DEAD = [
+    (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "API key not valid. Please pass a valid API key.",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ],
+    ),
+    (400, {"error": {"code": 400, "message": "API key expired. Please renew the API key."}}),
+    (400, openai('{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}')),
+    (400, {"error": {"message": "{'error': {'message': 'Invalid API key provided', 'code': 'x'}}"}}),
+    (
+        403,
+        {
+            "error": {
+                "code": 403,
+                "message": "Your API key was reported as leaked. Please use another API key.",
+            }
+        },
+    ),
+    (401, {"error": {"message": "User not found.", "code": 401}}),
+    (500, {"code": 1, "msg": "无效的令牌 (request id: 2026)"}),
+    (400, {"detail": "Invalid API key"}),
+    (422, {"detail": "Could not validate credentials"}),
+    (400, {"errors": [{"message": "Authentication Fails (no such user)", "code": "x"}]}),
+    (400, b"Invalid API key"),
+    (200, {"code": 401, "message": "API Key 已过期", "data": None}),
+    (200, {"base_resp": {"status_code": 9, "status_msg": "身份验证失败"}}),
+    (403, b"<html><head><title>Invalid API key</title></head><body></body></html>"),
+    (429, openai("Your access was terminated due to violation of our policies")),
+    (403, openai("Your account has been suspended.")),
+    (400, openai("This organization has been disabled.")),
+    (429, openai("您的账户已被锁定，请联系客服解锁")),
+    (403, {"code": 403, "msg": "该账号已被封禁"}),
+]
+UNPAID = [
+    (429, {"error": {"code": "9", "message": "您的账户已欠费，请充值后重试。"}}),
+    (403, {"code": 7, "message": "Sorry, your account balance is insufficient", "data": None}),
+    (401, {"error": {"type": "CreditsError", "message": "Insufficient balance"}}),
+    (
+        400,
+        openai("Your credit balance is too low to access the API. Please go to Plans & Billing to upgrade."),
+    ),
+    (403, openai("Your newly created team doesn't have any credits or licenses yet.")),
+    (
+        429,
+        openai(
+            "Your team has either used all available credits or reached its monthly spending limit.",
+            code="budget_exceeded",
+        ),
+    ),
+    (402, {"detail": "Payment Required"}),
+    (
+        400,
+        {
+            "error": {
+                "type": "budget_exceeded",
+                "message": "Budget has been exceeded! Current cost: 2, Max budget: 1",
+            }
+        },
+    ),
+    (403, openai("用户额度不足, 剩余额度: ＄0.00")),
+    (429, [{"error": {"message": "Your prepayment credits are depleted."}}]),
+    (403, {"error": {"message": "This request requires more credits, or fewer max_tokens.", "code": 402}}),
+    (
+        400,
+        {"code": "Arrearage", "message": "Access denied, please make sure your account is in good standing."},
+    ),
+    (200, {"error": "餘額不足，請先儲值"}),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), DEAD)
+def test_a_dead_key_is_never_the_requests_fault(status: int, body: Any) -> None:
+    assert judge(status, body).outcome is Outcome.UNAUTHORIZED
+
+
+@pytest.mark.parametrize(("status", "body"), UNPAID)
+def test_an_unpaid_account_is_never_the_requests_fault(status: int, body: Any) -> None:
+    assert judge(status, body).outcome is Outcome.NO_BALANCE
+
+
+CONTENT = [
+    (
+        403,
+        {
+            "error": {
+                "code": 403,
+                "message": "m requires moderation. Your input was flagged for violence.",
+                "metadata": {},
+            }
+        },
+    ),
+    (403, openai("Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO")),
+    (
+        403,
+        b"<html><title>403 Forbidden</title><h1>Request blocked by web application firewall</h1></html>",
+    ),
+    (
+        403,
+        b"<html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1></html>",
+    ),
+    (403, {"code": 403, "msg": "您的请求包含敏感内容，已被拦截"}),
+    (400, openai("The request was rejected because it was considered high risk", type="content_filter")),
+    (400, {"detail": "Prompt blocked by guardrail"}),
+    (
+        400,
+        {
+            "error": {
+                "code": "DataInspectionFailed",
+                "message": "Input data may contain inappropriate content.",
+            }
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), CONTENT)
+def test_refused_content_is_no_keys_fault(status: int, body: Any) -> None:
+    assert judge(status, body).outcome is Outcome.CONTENT_REFUSED
+
+
+def test_a_request_above_a_limit_by_itself_does_not_wait_for_ever() -> None:
+    said = "Request too large for gpt-x on tokens per min (TPM): Limit 10000, Requested 12000."
+    assert (
+        judge(429, openai(said, type="tokens", code="rate_limit_exceeded")).outcome
+        is Outcome.CONTEXT_TOO_LONG
+    )
+
+
+LOADING = [
+    (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}),
+    (500, {"error": "Model x is currently loading", "estimated_time": 20.0}),
+    (500, {"error": {"message": "llm server loading model"}}),
+    (400, {"error": {"message": "模型未就绪，请稍后重试"}}),
+    (500, {"error": {"message": "The model is warming up"}}),
+    (529, openai("Overloaded", type="overloaded_error")),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), LOADING)
+def test_a_model_that_is_loading_is_waited_for(status: int, body: Any) -> None:
+    assert judge(status, body).outcome is Outcome.OVERLOADED
