@@ -80,7 +80,7 @@ PRETTY = json.dumps({"choices": [{"message": {"content": "two\nlines"}}]}, inden
 
 
 def test_an_older_pretty_result_breaks_no_line_on_its_way_out() -> None:
-    row = LineRow(0, "task_1", "a", Status.SUCCEEDED, PRETTY, None, None, None)
+    row = LineRow(0, "task_1", "a", Status.SUCCEEDED, PRETTY, None, None, None, None)
     for written in (output_line(row), orjson.dumps({"result": raw(PRETTY)}) + b"\n"):
         assert written.count(b"\n") == 1
         assert b"\r" not in written
