@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from sqlalchemy import Connection
+
 from app.access import audit_log
 from app.access.manage_clients import read_limits
 from app.access.store import clients
@@ -28,6 +30,7 @@ from app.tasks.store.submissions import delete_expired_keys, discard_intake, sta
 
 _UPLOAD_DEAD = 2 * 3600.0  # seconds: no upload takes so long
 _INTAKE_DEAD = 2 * INTAKE_SECONDS  # an intake that takes longer than INTAKE_SECONDS ends itself
+_EMPTY_EVERY = 60.0  # seconds between emptying the log of a database in which something was erased
 _AUDIT_ENTRIES = 2_000  # of one transaction
 _BUDGET_TASKS = 1_000
 _BUDGETS_KEPT = 100 * 86_400.0  # seconds: past the end of the longest period
@@ -80,6 +83,7 @@ class KeepRetention:
         self._settings = settings
         self._after = 0  # how far the walk has come
         self._among_batches = False  # it is done with tasks
+        self._erased, self._emptied_at = False, 0.0
 
     def tick(self) -> None:
         """Erase what is not stored and delete what clients deleted, four transactions of 500 rows of each at most."""
@@ -87,7 +91,15 @@ class KeepRetention:
         before = now - self._settings.unstored
         unstored = partial(retention.erase_unstored, ended_before=before, now=now, limit=500)
         for step in (unstored, partial(retention.delete_marked, limit=500)):
-            _drain(partial(self._database.write, step), 500, 4)
+            _drain(partial(self._erase, step), 500, 4)
+        if self._erased and not 0 <= now - self._emptied_at < _EMPTY_EVERY:
+            self._database.empty_log()
+            self._erased, self._emptied_at = False, now
+
+    def _erase(self, step: Callable[[Connection], int]) -> int:
+        count = self._database.write(step)
+        self._erased = self._erased or count > 0
+        return count
 
     def walk(self) -> object:
         """Walk on over all that is too old, four transactions at most. Returns MORE until the walk is over.

@@ -293,6 +293,19 @@ class Database:
         question = "PRAGMA schema_version" if self.dialect == "sqlite" else "SELECT 1"
         self.read(lambda connection: connection.execute(text(question)).scalar_one())
 
+    def empty_log(self) -> None:
+        """Move SQLite's write-ahead log into the file and empty it: it may still hold what was erased.
+
+        Does nothing while readers are in the way, or on PostgreSQL.
+        """
+        if self.dialect != "sqlite":
+            return
+        connection = self._readers.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Finish the writes that wait and close every connection."""
         self._writer.close()

@@ -57,6 +57,7 @@ _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # what is erased is overwritten in the file, not only marked as free
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-32000",  # 32 MB: a backlog's indexes
     "PRAGMA journal_size_limit=67108864",
