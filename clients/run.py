@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
-PATIENCE = 180.0  # seconds for a service to come up
+PATIENCE = 400.0  # seconds for a service to come up
 PYTHON = {  # script: what its environment holds
     "openai_python": ["openai==3.57.0"],
     "langchain_chat": ["langchain-openai==1.7.4"],
