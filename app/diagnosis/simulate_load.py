@@ -1,7 +1,7 @@
-"""Rehearse a load: when it would be done, what it would cost, and what one more key or account would change.
+"""Forecast a load: when it would be done, what it would cost, and what one more key or account would change.
 
-1. The stage: routes, configured limits, learned ones where known, and how calls end.
-2. The same load on it as it is, with one more key, and with one more account, of whichever key would serve most.
+1. The scenario: routes, configured limits, learned ones where known, and how calls end.
+2. The load in that scenario, with one more key, and with one more account, for the key that gains most.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Question:
     )  # by name, to compare; empty: `topology` alone
     came: Callable[[str, float], object] = lambda _name, _share: (
         None
-    )  # told the name of what is played, and its share
+    )  # receives the name of the variant and the share done
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
-"""A rehearsal: the same `plan` that leads the running service, on a virtual clock against calls that only take time.
+"""Simulates a load: the running service's own `plan` on a virtual clock, with calls that only take time.
 
-1. Look: refill what the quotas' buckets have lost, bring back the calls that have ended, drop what has expired.
-2. Plan, and release what the plan says; each call ends after a time drawn from what calls by its route take.
-3. Go on at the next end or when something opens, whichever is first. Ends that are close together (a tenth of a call's
-   time) are brought back at once, some early and some late, and what opens one by one is waited for as long as no
+1. Update: refill the quotas' buckets, complete the calls that have ended, drop tasks that have expired.
+2. Plan, and release what the plan says; each call's duration is drawn from the durations on its route.
+3. Continue at the next end or when something opens, whichever comes first. Ends that are close together (a tenth of a
+   call's duration) are handled together, some early and some late, and single openings are collected as long as no
    bucket overflows: that keeps 50,000 tasks within seconds.
 
-A large load is played by a part of it, with the clock running faster: a tenth of the tasks stands for all, ten seconds
-for one. Limits are the configured or learned ones of now; nothing is learned during a simulation.
+A large load is represented by a part of it, with the clock running faster: one task in ten, one second for ten.
+Limits are the configured or learned ones of now; nothing is learned during a simulation.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def rehearse(
     came: Callable[[float], object] = lambda _share: None,
     most: int = MOST_PLAYED,
 ) -> Rehearsed:
-    """Play it to its end, or a part of more than `most` tasks. `came` is told the share that is done."""
+    """Simulate to the end, with a part of the load if it has more than `most` tasks. `came` receives the share done."""
     merged = merge_small(loads)
     tasks = sum(load.tasks for load in merged)
     if tasks <= most:

@@ -1,13 +1,12 @@
-"""Where the time of tasks goes: each call's instants, split into parts, and why it waited before its release.
+"""Where tasks spend their time: the instants of each call, split into parts, and why it waited before its release.
 
-Instants are Unix seconds. What held a call back is not written down when it is released; it is inferred from the other
-calls:
+Instants are Unix seconds. What delayed a call is not recorded at its release; it is inferred from the other calls:
 
-1. From a refusal or a failure until the next release of its account and model, where that is much longer than usual, it
-   waited for a pause or a breaker.
-2. A quota whose figure was nearly used up at its release held it back.
-3. Otherwise it waited for a free slot of a worker or for its turn among clients and batches; where slots were free, for
-   its turn, a pace or a limit that was lower then.
+1. From a refusal or failure until the next release of the same account and model, if that takes much longer than usual,
+   the call waited for a pause or a breaker.
+2. A quota that was nearly used up at the release delayed it.
+3. Otherwise it waited for a worker's free slot or for other clients and batches; if slots were free, for other clients,
+   an adaptive rate or a limit that was lower then.
 """
 
 from __future__ import annotations
