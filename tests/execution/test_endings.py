@@ -10,10 +10,11 @@ from app.billing.store.usage import report
 from app.dispatching.store import lose
 from app.platform.database import Database
 from app.platform.domain.money import CallCost
-from app.tasks.domain.attempt import Claimed, Outcome, Recorded, TaskFailure, TokenUsage
+from app.tasks.domain.attempt import Claimed, Outcome, Recorded, TaskFailure, TokenUsage, told_note
 from app.tasks.domain.task import Status
 from app.tasks.store.tables import task
 from app.tasks.store.transitions import cancel_task
+from app.tasks.views import task_view
 from tests.tasks.rows import (
     NOW,
     add,
@@ -309,3 +310,14 @@ def test_usage_of_a_failed_call_is_kept_with_its_attempt(database: Database, cla
     (attempt,) = attempts(database, "task_1")
     assert (attempt.prompt_tokens, attempt.completion_tokens) == (3, 4)
     assert row_of(database, "task_1").prompt_tokens is None
+
+
+@pytest.mark.parametrize("end", [success, failure])
+def test_what_was_changed_and_told_stays_with_an_ended_task(
+    database: Database, claimed: Claimed, end: Any
+) -> None:
+    record(database, end(claimed, avoid=("repair:drop:seed:", told_note("seed", "unknown_parameter"))))
+    view = task_view(row_of(database, "task_1"), result=None)
+    assert [(one.how, one.parameter) for one in view.changes] == [("drop", "seed")]
+    if view.error is not None:
+        assert (view.error.param, view.error.upstream_code) == ("seed", "unknown_parameter")

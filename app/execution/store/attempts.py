@@ -263,6 +263,7 @@ def finished(ending: AttemptEnd, was: Status, status: Status, *, leads: bool) ->
         "simulated": ending.simulated,
         "finish": ending.finish if status is not Status.CANCELLED else None,
         "leads": leads,
+        "avoid": _notes(ending),
     }
 
 
@@ -273,8 +274,12 @@ def requeued(ending: AttemptEnd, was: Status, status: Status) -> dict[str, Any]:
         **_was(ending, was, status),
         "hold": Hold.UNTIL if later else Hold.NONE,
         "available_at": ending.available_at if later else None,
-        "avoid": orjson.dumps(ending.avoid).decode() if ending.avoid else None,
+        "avoid": _notes(ending),
     }
+
+
+def _notes(ending: AttemptEnd) -> str | None:
+    return orjson.dumps(ending.avoid).decode() if ending.avoid else None
 
 
 def used(ending: AttemptEnd, status: Status) -> UsageEntry:
@@ -347,6 +352,7 @@ _RESULT_COLUMNS: dict[str, TypeEngine[Any]] = {
     "simulated": Boolean(),
     "finish": Text(),
     "leads": Boolean(),
+    "avoid": Text(),
 }
 FINISHED: Mapping[str, TypeEngine[Any]] = {**_WAS, **_RESULT_COLUMNS}
 
