@@ -103,6 +103,7 @@ SECTIONS = {
         "dispatcher": Lazy("app.cli.processes:dispatcher", "release tasks as fast as quotas allow"),
         "worker": Lazy("app.cli.processes:worker", "call the upstreams"),
         "callback-worker": Lazy("app.cli.processes:callback_worker", "deliver callbacks"),
+        "autoscale": Lazy("app.cli.autoscale:command", "scale workers by CPU, with a command of yours"),
         "flower": Lazy("app.cli.flower:command", "run Flower, the view of queues, workers and tasks"),
         "simulate-upstream": Lazy(
             "simulator.command:command", "run a simulated DeepSeek-like upstream with limits and faults"

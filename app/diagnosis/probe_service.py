@@ -31,6 +31,7 @@ from app.platform.domain.errors import DatabaseUnreachable
 from app.platform.engines import parse_url, translated
 from app.platform.migrate import connected, head_is_current
 from app.platform.redis_scripts import connect
+from app.reporting.store.alerts import load_vitals
 from app.reporting.store.pacing_snapshot import PacingSnapshotReader
 from app.tasks.store.tables import attempt, task, worker
 
@@ -256,6 +257,12 @@ def alive(conn: Connection, now: float) -> int:
         .where(worker.c.ended_at.is_(None), worker.c.beat_at >= now - ALIVE_SECONDS)
     )
     return int(conn.execute(rows).scalar_one())
+
+
+def cpu_and_workers(conn: Connection, now: float) -> tuple[float | None, int]:
+    """The CPU share of the busiest machine (None: none reports), and workers whose beat is young."""
+    cpu, _ = load_vitals(conn, now)
+    return max(cpu.values(), default=None), alive(conn, now)
 
 
 _LATEST_CALLS = 200

@@ -164,3 +164,18 @@ def test_a_wrong_configuration_names_file_and_line(tmp_path: Path) -> None:
     refused = penstock("up", cwd=tmp_path)
     assert refused.returncode == 3
     assert "penstock.toml:2" in refused.stderr
+
+
+def test_autoscale_says_what_it_would_run_and_runs_it_only_when_asked(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/penstock.db"
+    upgrade(url)
+    env = environment(DATABASE_URL=url)
+    program = ("--command", f"touch {tmp_path}/scaled-{{replicas}}", "--min", "2", "--once")
+    dry = penstock("autoscale", *program, "--dry-run", cwd=tmp_path, env=env)
+    assert dry.returncode == 0, dry.stderr
+    assert "CPU unknown, 0 workers: 2 wanted" in dry.stdout
+    assert f"touch {tmp_path}/scaled-2" in dry.stdout
+    assert not (tmp_path / "scaled-2").exists()
+    assert penstock("autoscale", *program, cwd=tmp_path, env=env).returncode == 0
+    assert (tmp_path / "scaled-2").exists()
+    assert penstock("autoscale", "--low", "90", cwd=tmp_path, env=env).returncode == 2
