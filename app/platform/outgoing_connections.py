@@ -68,6 +68,11 @@ class DeadlineSocket(socket.socket):
         if self.deadline is not None:
             self.settimeout(self.deadline.left(self.deadline.longest_wait))
 
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        """As socket's. Raises TimeoutError at the deadline. What TLS within TLS reads by."""
+        self._arm()
+        return super().recv(*args, **kwargs)
+
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """As socket's. Raises TimeoutError at the deadline."""
         self._arm()

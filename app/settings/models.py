@@ -119,7 +119,8 @@ class UpstreamSettings(Section):
     # Whether only workers started for its region call it (`penstock worker --region ...`), such as an endpoint
     # at the edge that others cannot reach. Needs a region.
     bound: bool = False
-    # An HTTP proxy on the way to it, such as "http://proxy.internal:3128"; https passes through it as a tunnel.
+    # A proxy on the way to it, such as "http://proxy.internal:3128"; https passes through it as a tunnel. Also https://
+    # (TLS to the proxy), socks5:// and socks5h:// (the proxy resolves the name).
     # "": none, whatever the environment says.
     proxy: ProxyAddress = ""
     # Where the proxy's "user:password" is: "env:NAME", "file:PATH" or "command:PROGRAM ARGS"; "": it needs none.
@@ -167,7 +168,7 @@ class UpstreamSettings(Section):
             raise config_error("is bound to no region", 'write region = "..." with bound = true')
         if self.proxy_auth and not self.proxy:
             raise config_error("has a proxy_auth without a proxy", 'write proxy = "http://HOST:PORT"')
-        if self.ca_file and not self.base_url.startswith("https:"):
+        if self.ca_file and not any(to.startswith("https:") for to in (self.base_url, self.proxy)):
             raise config_error("has a ca_file, but no https address", "take it out, or correct base_url")
         return self
 

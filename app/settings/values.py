@@ -109,22 +109,26 @@ def _reference(value: str) -> str:
     return value
 
 
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
 def _proxy(value: str) -> str:
     if not value:
         return value
-    hint = 'write it like "http://proxy.internal:3128"'
+    schemes = ", ".join(f"{scheme}://" for scheme in PROXY_SCHEMES)
+    hint = f'write it like "http://proxy.internal:3128"; proxies may be {schemes}'
     try:
         parts = urlsplit(value)
-        right = parts.scheme == "http" and parts.hostname and parts.port
+        right = parts.scheme in PROXY_SCHEMES and parts.hostname and parts.port
     except ValueError:
         right = None
     if not right:
-        raise config_error("must be an http address with a port", hint)
+        raise config_error("must be the address of a proxy, with a port", hint)
     if parts.username is not None or parts.password is not None:
         raise config_error("must not hold a name or password", 'put them into proxy_auth = "env:NAME"')
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise config_error("must not hold a path", hint)
-    return f"http://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _header_name(value: str) -> str:

@@ -5,6 +5,7 @@ Connections to an upstream are reused, as many and as long as its settings say.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import re
 import socket
@@ -14,12 +15,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from python_socks import ProxyError, ProxyType
+from python_socks.sync import Proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection, ProxyConfig
 from urllib3.exceptions import HTTPError, NameResolutionError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.request import make_headers
+from urllib3.util.ssltransport import SSLTransport
 
 from app.platform.outgoing_connections import (
     ConnectionPool,
@@ -238,14 +242,25 @@ _TLS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 class _Timed(HTTPConnection):
     """urllib3's connection on a socket whose every wait ends at the call's deadline."""
 
+    socks: Proxy | None = None
+
     def _new_conn(self) -> socket.socket:
-        plain = super()._new_conn()
+        plain = super()._new_conn() if self.socks is None else self._through(self.socks)
         timeout = plain.gettimeout()
         timed = DeadlineSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         timed.settimeout(timeout)
         if timeout is not None:
             timed.deadline = Deadline(timeout)  # covers the proxy's answer, too
         return timed
+
+    def _through(self, socks: Proxy) -> socket.socket:
+        try:
+            sock = socks.connect(self.host, self.port or self.default_port, timeout=self.timeout)
+        except ProxyError as error:
+            raise OSError(errno.ECONNREFUSED, f"the proxy refused it ({error})") from error
+        sock.settimeout(self.timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
 
 class _TimedTLS(HTTPSConnection, _Timed):
@@ -256,8 +271,9 @@ Pooled = PooledConnection[None, _Timed]
 
 
 def open_socket_of(pooled: Pooled) -> DeadlineSocket | TimedTLSSocket:
-    """The open socket under a connection."""
-    return cast("DeadlineSocket | TimedTLSSocket", pooled.connection.sock)
+    """The open socket under a connection; that to the proxy where TLS runs in the proxy's TLS."""
+    sock = pooled.connection.sock
+    return cast("DeadlineSocket | TimedTLSSocket", sock.socket if isinstance(sock, SSLTransport) else sock)
 
 
 class UpstreamConnections:
@@ -276,14 +292,18 @@ class UpstreamConnections:
         self._host = address.hostname or ""
         self._port = address.port
         self._connect_timeout = upstream.connect_timeout
-        self._tls = tls_rules(upstream) if address.scheme == "https" else None
+        headers = headers or UpstreamHeaders(upstream.headers)
+        way = urlsplit(upstream.proxy) if upstream.proxy else None
+        self._socks = _socks(way, headers.proxy_auth) if way and way.scheme in _NAMES_RESOLVED_THERE else None
+        self._proxy = way if self._socks is None else None
+        self._secure = address.scheme == "https"
+        encrypted = self._secure or (self._proxy is not None and self._proxy.scheme == "https")
+        self._tls = tls_rules(upstream) if encrypted else None
         if self._tls is not None:
             self._tls.sslsocket_class = TimedTLSSocket
-        headers = headers or UpstreamHeaders(upstream.headers)
-        self._proxy = urlsplit(upstream.proxy) if upstream.proxy else None
         auth = dict(make_headers(proxy_basic_auth=headers.proxy_auth)) if headers.proxy_auth else {}
         self._tunnel_headers = auth
-        forwarded = self._proxy is not None and self._tls is None
+        forwarded = self._proxy is not None and not self._secure
         # Prefix of the request line, and headers of every request: a proxy that does not tunnel needs both.
         self.base = f"{address.scheme}://{address.netloc}" if forwarded else ""
         self.headers = {
@@ -326,12 +346,34 @@ class UpstreamConnections:
     def _new(self) -> _Timed:
         proxy = self._proxy
         host, port = (self._host, self._port) if proxy is None else (proxy.hostname or "", proxy.port)
-        if self._tls is None:
-            return _Timed(host, port, timeout=self._connect_timeout)
-        secured = _TimedTLS(host, port, timeout=self._connect_timeout, ssl_context=self._tls)
-        if proxy is not None:
-            secured.set_tunnel(self._host, self._port or 443, headers=self._tunnel_headers)
-        return secured
+        made = (
+            _Timed(host, port, timeout=self._connect_timeout)
+            if self._tls is None
+            else self._secured(host, port)
+        )
+        made.socks = self._socks
+        return made
+
+    def _secured(self, host: str, port: int | None) -> _Timed:
+        own_rules = ProxyConfig(self._tls, False, None, None)  # for the TLS of a proxy
+        made = _TimedTLS(
+            host, port, timeout=self._connect_timeout, ssl_context=self._tls, proxy_config=own_rules
+        )
+        if self._proxy is not None and self._secure:
+            to = (self._host, self._port or 443)
+            made.set_tunnel(*to, headers=self._tunnel_headers, scheme=self._proxy.scheme)
+        return made
+
+
+# Schemes of SOCKS proxies, and whether the proxy resolves the upstream's name.
+_NAMES_RESOLVED_THERE = {"socks5": False, "socks5h": True}
+
+
+def _socks(way: SplitResult, auth: str) -> Proxy:
+    user, _, password = auth.partition(":")
+    there = _NAMES_RESOLVED_THERE[way.scheme]
+    host, port = way.hostname or "", way.port or 0
+    return Proxy(ProxyType.SOCKS5, host, port, user if auth else None, password if auth else None, rdns=there)
 
 
 def tls_rules(upstream: UpstreamSettings) -> ssl.SSLContext:

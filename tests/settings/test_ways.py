@@ -51,13 +51,21 @@ def test_a_way_is_taken_as_written(tmp_path: Path) -> None:
     assert upstream.headers == {"X-Title": "a b"}
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
+def test_proxies_of_every_supported_scheme_are_taken(tmp_path: Path, scheme: str) -> None:
+    settings = load(tmp_path, UPSTREAM + f'proxy = "{scheme}://edge.example:8443/"\n')
+    assert settings.upstreams[0].proxy == f"{scheme}://edge.example:8443"
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ('proxy = "https://proxy:3128"', "an http address with a port"),
-        ('proxy = "http://proxy"', "an http address with a port"),
-        ('proxy = "http://proxy:nine"', "an http address with a port"),
-        ('proxy = "socks5://proxy:1080"', "an http address with a port"),
+        ('proxy = "ftp://proxy:3128"', "http://, https://, socks5://, socks5h://"),
+        ('proxy = "socks4://proxy:1080"', "http://, https://, socks5://, socks5h://"),
+        ('proxy = "proxy:3128"', "the address of a proxy, with a port"),
+        ('proxy = "http://proxy"', "the address of a proxy, with a port"),
+        ('proxy = "http://proxy:nine"', "the address of a proxy, with a port"),
+        ('proxy = "socks5://ann:hunter2@proxy:1080"', "must not hold a name or password"),
         ('proxy = "http://ann:hunter2@proxy:3128"', "must not hold a name or password"),
         ('proxy = "http://proxy:3128/path"', "must not hold a path"),
         ('proxy_auth = "env:A"', "a proxy_auth without a proxy"),
