@@ -16,14 +16,19 @@ from typing import Any
 
 import click
 from celery import Celery
-from flower.app import Flower
-from flower.command import apply_env_options, extract_settings, settings
-from flower.options import options
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.template import Loader, Template
 
 from app.cli import profile
 from app.cli.failure import CommandFailure, Exit
+
+# Flower has its own /metrics. prometheus_client decides where values are kept when Flower imports it, so that this
+# comes first: a folder taken away later makes every event fail.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+from flower.app import Flower
+from flower.command import apply_env_options, extract_settings, settings
+from flower.options import options
 
 
 @click.command("flower", short_help="run Flower, the view of queues, workers and tasks")
@@ -42,8 +47,6 @@ def command(address: str, port: int, url_prefix: str, data: Path | None) -> None
     PENSTOCK_FLOWER_AUTH=ops:secret penstock flower --port 5555
     penstock flower --url-prefix /flower        behind a proxy
     """
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # Flower has its own /metrics
-
     from app.composition.container import from_environment
 
     dashboard = os.environ.get("PENSTOCK_DASHBOARD_URL", "").rstrip("/")
