@@ -59,6 +59,9 @@ class Broken:
     def foresee(self, *_: Any) -> Any:
         raise RuntimeError("the secret prompt")
 
+    def is_keyless(self, _model: str) -> bool:
+        return False
+
     def publish(self, messages: Any, *, feeding: bool = False) -> Any:
         raise RuntimeError("the secret prompt")
 
