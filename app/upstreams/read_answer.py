@@ -15,7 +15,7 @@ from app.platform.domain.event_stream import DONE, EventReader, ReadEvent
 from app.platform.domain.json_text import as_utf8, read_json
 from app.upstreams.domain.chat_stream import Assembly
 from app.upstreams.domain.reply import TransportError, TransportErrorKind
-from app.upstreams.domain.upstream_error import ErrorShape, is_error
+from app.upstreams.domain.upstream_error import ErrorShape, is_error, says_error
 from app.upstreams.upstream_call import HttpResponse, IncompleteCall
 
 PassOn = Callable[[bytes], None]  # takes a chunk's JSON
@@ -110,7 +110,7 @@ class AnswerReading:
             words = "The upstream's stream contained something other than a JSON object."
             raise answer.failed(TransportError(TransportErrorKind.CUT, words))
         elif event.name == "error":
-            self._error = data
+            self._error = None if self._assembly.succeeded else data
         else:
             self._words = self._words or data
 
@@ -119,8 +119,8 @@ class AnswerReading:
         return self._done or self._assembly.finished
 
     def _take_chunk(self, chunk: Mapping[str, Any], event: ReadEvent, answer: HttpResponse) -> None:
-        if event.name == "error" or chunk.get("error"):
-            self._error = event.data
+        if event.name == "error" or says_error(chunk, self._shape):
+            self._error = None if self._assembly.succeeded else event.data  # a whole answer was paid for
         elif not chunk.get("choices") and is_error(chunk, self._shape):
             self._words = event.data  # it may be a heartbeat: an error if nothing better follows
         elif (shown := self._assembly.add(chunk)) is not None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tasks.domain.attempt import Outcome, TokenUsage
+from app.tasks.domain.attempt import Finish, Outcome, TokenUsage
 from app.upstreams.domain.classify import CallVerdict, classify
 from app.upstreams.domain.reply import Reply, TransportError, TransportErrorKind
 from app.upstreams.domain.upstream_error import LimitScope
@@ -56,6 +56,68 @@ def test_an_answer_that_was_paid_for_is_kept_on_one_line_whatever_its_oddities(
     assert verdict.result is not None
     assert "\n" not in verdict.result
     assert orjson.loads(verdict.result) == a_completion(**read)
+
+
+ANSWER = orjson.dumps(a_completion())
+BEHIND = [
+    ANSWER,
+    b"\n" + ANSWER,
+    b"\n\ndata: [DONE]\n\n",
+    b"[DONE]",
+    b"\n<!-- cached -->",
+    b"\x00",
+    b'{"error": 1}',
+]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_an_answer_is_kept_whatever_stands_behind_it(behind: bytes) -> None:
+    verdict = judge(a_reply(200, ANSWER + behind))
+    assert (verdict.outcome, verdict.usage) == (Outcome.SUCCEEDED, TokenUsage(5, 2))
+    assert orjson.loads(verdict.result or "") == a_completion()
+
+
+def test_an_error_is_read_whatever_stands_behind_it() -> None:
+    assert judge(a_reply(200, b'{"error": "Server is busy"}\n' + ANSWER)).outcome is Outcome.OVERLOADED
+
+
+CHOICE = {"index": 0, "finish_reason": "stop"}
+USED = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+IN_ENVELOPES = [
+    {"code": 0, "msg": "ok", "data": a_completion()},
+    {"success": True, "result": a_completion()},
+    {"statusCode": 200, "body": ANSWER.decode()},
+    {"output": {"choices": a_completion()["choices"]}, "usage": USED, "request_id": "r"},
+    [a_completion()],
+    a_completion(choices=a_completion()["choices"][0]),
+    a_completion(choices=[{**CHOICE, "text": "Hi."}]),
+    a_completion(choices=[{**CHOICE, "message": {"content": {"type": "text", "text": "Hi."}}}]),
+    a_completion(error={"message": "", "code": 0}),
+]
+
+
+@pytest.mark.parametrize("body", IN_ENVELOPES)
+def test_an_answer_is_found_in_its_envelope(body: Any) -> None:
+    verdict = judge(a_reply(200, body))
+    assert (verdict.outcome, verdict.usage) == (Outcome.SUCCEEDED, TokenUsage(5, 2))
+    assert orjson.loads(verdict.result or "")["choices"][0]["message"]["content"] == "Hi."
+
+
+def test_an_envelope_with_an_error_is_that_error() -> None:
+    body = {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}
+    assert judge(a_reply(200, body)).outcome is Outcome.NO_BALANCE
+
+
+def test_arguments_are_kept_as_a_text() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    body = a_completion(choices=[{**CHOICE, "message": {"content": None, "tool_calls": [call]}}])
+    kept = orjson.loads(judge(a_reply(200, body)).result or "")["choices"][0]["message"]["tool_calls"]
+    assert kept == [{**call, "function": {"name": "f", "arguments": '{"a":1}'}}]
+
+
+def test_a_choice_without_a_message_is_an_empty_answer_once_it_has_ended() -> None:
+    verdict = judge(a_reply(200, a_completion(choices=[{**CHOICE, "message": None}])))
+    assert (verdict.outcome, verdict.finish) == (Outcome.SUCCEEDED, Finish.EMPTY)
 
 
 @pytest.mark.parametrize("how", [{"indent": 2}, {"indent": "\t"}, {"indent": 1, "ensure_ascii": False}])
@@ -219,6 +281,7 @@ def test_an_empty_error_field_is_no_error() -> None:
         ("error", "half an", Outcome.UNAVAILABLE),
         ("content_filter", None, Outcome.CONTENT_REFUSED),
         ("content_filter", "", Outcome.CONTENT_REFUSED),
+        ("content_filter: PROHIBITED_CONTENT", None, Outcome.CONTENT_REFUSED),
         ("content_filter", "what was let through", Outcome.SUCCEEDED),
         ("length", "cut", Outcome.SUCCEEDED),
         ("tool_calls", None, Outcome.SUCCEEDED),

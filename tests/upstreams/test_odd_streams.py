@@ -115,6 +115,9 @@ THE_SAME = {
     "split over data lines": f"data: {LINES}\n\n".encode() + sent(STOP),
     "a field name twice": PLAIN.replace(b"data: {", b"data: data: {"),
     "after done": PLAIN + sent(chunk({"content": " more"})),
+    "an error after its finish reason": sent(HI, STOP, {"error": {"message": "late"}}),
+    "an error event after its finish reason": sent(HI, STOP, done="event: error\ndata: late\n\n"),
+    "an error of zeros beside it": sent({**HI, "error": {"code": 0, "message": ""}}, STOP),
     "an error after its end": PLAIN + b'data: {"error": {"message": "late"}}\n\n',
     "the message again at the end": sent(HI, chunk({}, "stop", message={"role": "assistant", "content": "hi"})),
     "a message instead of deltas": sent(chunk({}, "stop", message={"role": "assistant", "content": "hi"})),
@@ -132,12 +135,21 @@ THE_SAME = {
 def test_an_answer_is_whole_and_nothing_foreign_reaches_the_client(stream: bytes, size: int) -> None:
     read = Read(*(stream[at : at + size] for at in range(0, len(stream), size)))
     assert (read.whole["id"], read.whole["object"], read.whole["model"]) == ("c1", "chat.completion", "m")
-    assert set(read.whole) <= {"id", "object", "created", "model", "choices", "prompt_filter_results", "a"}
+    assert set(read.whole) <= {
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "prompt_filter_results",
+        "a",
+        "error",
+    }
     assert [one["finish_reason"] for one in read.whole["choices"]] == ["stop"]
     assert read.message == {"role": "assistant", "content": "hi"}
     assert b"\n" not in read.body
     assert read.text == "hi"
-    assert all(one["choices"] for one in read.passed)
+    assert all(one["choices"] and "error" not in one for one in read.passed)
     assert read.passed[-1]["choices"][0]["finish_reason"] == "stop"
 
 
@@ -247,6 +259,23 @@ def test_usage_is_found_wherever_it_stands_and_reaches_the_client_where_it_belon
         assert "usage" not in read.whole["choices"][0]
         assert [one.get("usage") for one in read.passed].count(usage) == 1
         assert all("usage" not in choice for one in read.passed for choice in one["choices"])
+
+
+def test_zeros_at_the_end_take_no_usage_back() -> None:
+    known, none = ({"prompt_tokens": count, "completion_tokens": count} for count in (3, 0))
+    read = Read(sent(HI, {**STOP, "usage": known}, {**STOP, "choices": [], "usage": none}))
+    assert read.whole["usage"] == known
+
+
+def test_a_tool_call_outside_a_list_is_read() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    read = Read(sent(chunk({"tool_calls": call}), chunk({}, "tool_calls")))
+    assert read.message["tool_calls"] == [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]
+
+
+def test_an_error_after_a_broken_off_answer_is_its_answer() -> None:
+    read = Read(sent(HI, chunk({}, "error"), {"error": {"message": "Overloaded"}}))
+    assert read.whole == {"error": {"message": "Overloaded"}}
 
 
 def test_reasoning_is_kept_apart_from_the_answer() -> None:

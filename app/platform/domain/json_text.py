@@ -53,6 +53,24 @@ def read_json(body: bytes, parse: Parse) -> tuple[Any, str]:
     return parse(text.encode()), text
 
 
+def read_document(body: bytes, parse: Parse) -> tuple[Any, str]:
+    """As read_json; of an object with anything behind it (itself again, `[DONE]`, a comment) that object."""
+    try:
+        return read_json(body, parse)
+    except ValueError:
+        text = as_utf8(body.strip().removeprefix(BOM)).decode("utf-8", "replace").lstrip()
+    if not text.startswith("{"):
+        raise ValueError("no JSON")
+    try:
+        _, end = _LENIENT.raw_decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return read_json(text[:end].encode(), parse)
+
+
+_LENIENT = json.JSONDecoder(strict=False)
+
+
 def as_utf8(body: bytes, charset: str = "") -> bytes:
     """A body in UTF-8. `charset`, which its header claims, counts only where the body is no Unicode."""
     encoding = json.detect_encoding(body)

@@ -37,7 +37,7 @@ def finish_of(document: Mapping[str, Any], fits: Callable[[str], bool] | None = 
 
 
 def _finish(choice: Mapping[str, Any], fits: Callable[[str], bool] | None) -> Finish:
-    given, reason = choice.get("message"), str(choice.get("finish_reason")).lower()
+    given, reason = choice.get("message"), _reason(choice)
     message: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     if reason in _FILTERED:
         return Finish.CONTENT_FILTER
@@ -53,6 +53,11 @@ def _finish(choice: Mapping[str, Any], fits: Callable[[str], bool] | None) -> Fi
     return Finish.INVALID_JSON
 
 
+def _reason(choice: Mapping[str, Any]) -> str:
+    """Its finish reason in lower case, without what some add: `content_filter: PROHIBITED_CONTENT`."""
+    return str(choice.get("finish_reason")).lower().partition(":")[0].strip()
+
+
 def _said(message: Mapping[str, Any]) -> bool:
     return _any_of(message, _ANSWER)
 
@@ -63,7 +68,7 @@ def _any_of(message: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 def was_withheld(choice: Mapping[str, Any]) -> bool:
     """Whether a filter left nothing of an answer."""
-    return str(choice.get("finish_reason")).lower() in _FILTERED and not _said(choice["message"])
+    return _reason(choice) in _FILTERED and not _said(choice["message"])
 
 
 def usage_of(document: Mapping[str, Any]) -> TokenUsage | None:

@@ -38,6 +38,8 @@ class Assembly:
 
     def add(self, chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Add the next chunk. Returns it as a client may see it: itself if nothing is odd, None if it holds nothing."""
+        if "error" in chunk:  # one that says nothing, or it would not be added; clients stop at it
+            chunk = {name: value for name, value in chunk.items() if name != "error"}
         usage = usage_in(chunk)
         if usage is None and "choices" not in chunk:
             return None  # a heartbeat
@@ -46,7 +48,8 @@ class Assembly:
                 self._head[name] = value  # the first that says something
         given = chunk.get("choices")
         choices = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
-        self._usage = usage or self._usage
+        if usage is not None and (self._usage is None or any(usage.values())):  # zeros last say nothing
+            self._usage = usage
         self._closed = self._closed or (usage is not None and not choices)
         if not choices and usage is None:
             return None
@@ -59,6 +62,11 @@ class Assembly:
     def finished(self) -> bool:
         """Whether every choice has a finish reason."""
         return bool(self._choices) and all(one.finish_reason for one in self._choices.values())
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is finished, and no choice by an error."""
+        return self.finished and all(one.finish_reason != "error" for one in self._choices.values())
 
     @property
     def closed(self) -> bool:
@@ -122,6 +130,7 @@ class _Choice:
         more = {name: value for name, value in delta.items() if name != "tool_calls"}
         self.message = _grown(self.message, more)
         calls = delta.get("tool_calls")
+        calls = [calls] if isinstance(calls, Mapping) else calls
         if isinstance(calls, list):
             more["tool_calls"] = [self._call(one) for one in calls if isinstance(one, Mapping)]
         elif "tool_calls" in delta:
@@ -209,7 +218,7 @@ class _ToolCall:
     def _new_in(self, function: Mapping[str, Any]) -> dict[str, Any]:
         new = {name: value for name, value in function.items() if value is not None}
         if isinstance(new.get("arguments"), Mapping | list):
-            new["arguments"] = json.dumps(new["arguments"], ensure_ascii=False, separators=(",", ":"))
+            new["arguments"] = _as_text(new["arguments"])
         if self.name and new.get("name") == self.name:
             del new["name"]
         return new
@@ -257,21 +266,91 @@ def has_substance(message: Mapping[str, Any]) -> bool:
     return any(value.strip() if isinstance(value, str) else value for value in values)
 
 
-def whole_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A completion as clients expect it, itself if nothing is odd: messages for deltas, a text for a list of texts."""
-    choices = document["choices"]
+_ENVELOPES = (
+    "data",
+    "result",
+    "response",
+    "output",
+    "body",
+)  # in which relays and gateways hand a completion on
+
+
+def whole_of(document: Any) -> Any:
+    """A completion as clients expect it, itself if nothing is odd.
+
+    It may stand in an envelope or a list; have one choice instead of a list, deltas or texts instead of messages,
+    contents as lists of texts, and arguments as objects.
+    """
+    document = _taken_out(document)
+    choices = document.get("choices") if isinstance(document, Mapping) else None
+    choices = [choices] if isinstance(choices, Mapping) else choices
+    if not isinstance(choices, list):
+        return document
     if any(isinstance(one, Mapping) and "delta" in one and "message" not in one for one in choices):
         assembly = Assembly()
-        assembly.add(document)
+        assembly.add({**document, "choices": choices})
         return assembly.completion()
     plain = [_plain_choice(one) for one in choices]
-    return document if plain == choices else {**document, "choices": plain}
+    return document if plain == document["choices"] else {**document, "choices": plain}
+
+
+def _taken_out(document: Any) -> Any:
+    """The completion inside an envelope, with the usage that stands beside it; anything else as it is."""
+    if isinstance(document, list) and len(document) == 1 and _is_completion(document[0]):
+        return document[0]
+    if not isinstance(document, Mapping) or "choices" in document:
+        return document
+    held = (_opened(document.get(name)) for name in _ENVELOPES)
+    found = next((one for one in held if _is_completion(one)), None)
+    if found is None:
+        return document
+    return {**found, "usage": document["usage"]} if "usage" in document and "usage" not in found else found
+
+
+def _opened(value: Any) -> Any:
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_completion(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.get("choices"))
 
 
 def _plain_choice(choice: Any) -> Any:
-    message = choice.get("message") if isinstance(choice, Mapping) else None
-    plain = plain_message(message) if isinstance(message, Mapping) else message
-    return choice if plain is message else {**choice, "message": plain}
+    if not isinstance(choice, Mapping):
+        return choice
+    message, text = choice.get("message"), choice.get("text")
+    if isinstance(message, Mapping):
+        plain = _with_texts_as_arguments(plain_message(message))
+        return choice if plain is message else {**choice, "message": plain}
+    if isinstance(text, str) or _reason(choice.get("finish_reason")):
+        rest = {name: value for name, value in choice.items() if name != "text"}
+        return {**rest, "message": {"role": "assistant", "content": text}}
+    return choice
+
+
+def _with_texts_as_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose tool calls have their arguments as a text, as the protocol has it."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    plain = [_with_text_as_arguments(call) for call in calls]
+    return message if plain == calls else {**message, "tool_calls": plain}
+
+
+def _with_text_as_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), Mapping | list):
+        return call
+    return {**call, "function": {**function, "arguments": _as_text(function["arguments"])}}
+
+
+def _as_text(arguments: Any) -> str:
+    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 _TEXT_PARTS = {
@@ -286,6 +365,7 @@ _TEXT_PARTS = {
 def plain_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """A message or delta whose content, if it comes as a list of nothing but texts, is one text."""
     parts = message.get("content")
+    parts = [parts] if isinstance(parts, Mapping) else parts
     if not isinstance(parts, list):
         return message
     texts: dict[str, str] = {"content": ""}

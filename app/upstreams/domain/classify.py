@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.platform.domain.json_text import Parse, read_json
+from app.platform.domain.json_text import Parse, read_document
 from app.platform.domain.times import retry_after_seconds
 from app.tasks.domain.attempt import Finish, Outcome, TokenUsage
 from app.upstreams.domain.answer import finish_of, usage_of, was_withheld
@@ -27,6 +27,7 @@ from app.upstreams.domain.upstream_error import (
     WaitPlaces,
     is_error,
     read_error,
+    says_error,
     scope_of,
 )
 from app.upstreams.domain.upstream_words import Fillers, Meaning, SpokenWords, Vocabulary
@@ -294,20 +295,21 @@ def _of_success(reply: Reply, known: CallVerdict, reading: _AnswerReading) -> Ca
     if not reply.body.strip():
         return replace(known, message="The upstream answered 200 with an empty body.")
     try:
-        document, text = read_json(reply.body, reading.parse)
+        given, text = read_document(reply.body, reading.parse)
     except ValueError:
-        document, text = None, ""
+        given, text = None, ""
+    document = whole_of(given)
     if not isinstance(document, Mapping):
         return _of_no_object(_document(reply.body, reading.parse), known, reading)
     known = replace(known, simulated=document.get("simulated") is True, usage=usage_of(document))
     choice = _first_choice(document)
-    if document.get("error") or (choice is None and is_error(document, reading.profile.shape)):
+    failed = says_error(document, reading.profile.shape)
+    if failed or (choice is None and is_error(document, reading.profile.shape)):
         return _of_error(document, known, reading)
     if choice is None:
         return replace(known, message="The upstream answered 200 without any choice.")
-    if (plain := whole_of(document)) is not document:
-        document, text = plain, json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-        choice = document["choices"][0]
+    if document is not given:
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return _of_choice(choice, replace(known, result=text, finish=finish_of(document, reading.fits)))
 
 
@@ -323,11 +325,7 @@ def _first_choice(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = document.get("choices")
     if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
         return None
-    return (
-        choices[0]
-        if any(isinstance(choices[0].get(name), Mapping) for name in ("message", "delta"))
-        else None
-    )
+    return choices[0] if isinstance(choices[0].get("message"), Mapping) else None
 
 
 def _of_choice(choice: Mapping[str, Any], known: CallVerdict) -> CallVerdict:
@@ -377,6 +375,6 @@ def _of_error(document: Any, known: CallVerdict, reading: _AnswerReading) -> Cal
 def _document(body: bytes, parse: Parse) -> Any:
     """A body as JSON, else as text: plain, or an HTML page."""
     try:
-        return read_json(body, parse)[0]
+        return read_document(body, parse)[0]
     except ValueError:
         return body[:_MAX_TEXT].decode("utf-8-sig", "replace")

@@ -85,6 +85,14 @@ def is_error(document: Any, shape: ErrorShape) -> bool:
     return bool(has & {*shape.errors}) or bool(has & {*shape.messages} and has & {*shape.codes, *shape.types})
 
 
+def says_error(document: Mapping[str, Any], shape: ErrorShape) -> bool:
+    """Whether an answer's `error` says something; some send one of zeros and blanks beside each answer."""
+    if not (error := document.get("error")):
+        return False
+    found = read_error(error, shape)
+    return bool(found.message or found.words - {"0", "200"}) or not isinstance(error, Mapping)
+
+
 def _read(document: Any, shape: ErrorShape, depth: int) -> UpstreamError:
     if depth <= 0:
         return UpstreamError()
