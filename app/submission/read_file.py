@@ -7,6 +7,7 @@ import codecs
 import csv
 import io
 import lzma
+import re
 import sys
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ from app.submission.domain.file_kind import (
     binary_kind,
     delimiter_of,
     encoding_of,
+    is_spaced,
     not_read,
     text_kind,
     told_delimiter,
@@ -162,6 +164,8 @@ def _peek(blocks: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
 
 # -- text ----------------------------------------------------------------------------------------------------------
 
+_END_OF_FILE = b"\x1a"  # Ctrl-Z: programs of DOS and Windows still write it
+_ASCII = bytes(range(128))
 _SAMPLE = 64 * 1024  # bytes of lines that are not ASCII, by which an encoding is detected
 _LIKELY = (
     "GB18030", "Big5", "CP932", "EUC-JP", "CP949", "EUC-KR", "Windows-1252", "Windows-1251", "Windows-1250", "KOI8-R",
@@ -207,10 +211,12 @@ class Text:
 
     def _decoded(self) -> Iterator[bytes]:
         decoded = self._as_utf8() if self.encoding == "utf-8" else self._recoded(self.encoding, self._rest)
-        first = True
+        held = b""
         for block in filter(None, decoded):
-            yield block.removeprefix(codecs.BOM_UTF8) if first else block
-            first = False
+            if held:
+                yield held
+            held = block if held else block.removeprefix(codecs.BOM_UTF8)
+        yield held.removesuffix(_END_OF_FILE)
 
     def _as_utf8(self) -> Iterator[bytes]:
         """UTF-8 as it is. If the first text that is not ASCII is no UTF-8 either, what it is instead, from there on."""
@@ -218,6 +224,9 @@ class Text:
         for block in blocks:
             if not told and not block.isascii():
                 told = True
+                start = block.rfind(b"\n", 0, len(block) - len(block.lstrip(_ASCII))) + 1
+                yield block[:start]
+                block = block[start:]
                 if not _mostly_utf8(block):
                     sample, rest = _peek(chain((block,), blocks), _SAMPLE)
                     self._detect(sample)
@@ -232,7 +241,10 @@ class Text:
         era = chardet.EncodingEra.MODERN_WEB
         found = chardet.detect(lines, encoding_era=era, include_encodings=frozenset(_LIKELY))["encoding"]
         name = codecs.lookup(found or "cp1252").name
-        self.encoding = {"cp1250": "cp1252"}.get(name, name) if _same(lines, name, "cp1252") else name
+        if _same(lines, name, "cp1252"):
+            euro = b"\xa4" in lines and not re.search(rb"[\x80-\x9f]", lines)
+            name = "iso8859-15" if euro else "cp1252" if name == "cp1250" else name
+        self.encoding = name
         shown = lines.decode(self.encoding, "replace").strip().splitlines()
         example = shown[0][:60] if shown else ""
         self.note = f"{self._label}: read as {self.encoding}: {example!r}. If that is wrong, give --encoding."
@@ -384,12 +396,13 @@ def _csv_rows(text: Text, how: Reading, kind: str, label: str) -> Iterator[Row]:
     number = line = 1
     with text.open("") as file:
         lines = _Lines(file, how.longest)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        spaced = is_spaced(text.head, delimiter)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced)
         try:
             for cells in reader:
                 if cells and not (told and number == 1):
                     yield Row(number, cells)
-                number, line, lines.size = number + bool(cells), reader.line_num + 1, 0
+                number, line, lines.size = number + 1, reader.line_num + 1, 0
         except csv.Error as error:
             raise BadFile([_broken_row(label, number, line, str(error))]) from None
 

@@ -6,6 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from app.submission.domain.file_kind import (
     fill,
     header,
     not_read,
+    other_shape,
 )
 from app.submission.read_file import OpenedFile, Reading, Row, Source, Text, open_file, too_long
 from app.submission.validation import parse_json
@@ -123,10 +125,22 @@ class RequestFile:
                 if value.too_long:
                     self._faults.add(too_long(self._label, where, value.number, self._how.longest))
                 else:
-                    read = parse_json(value.raw)
-                    yield Item(self._label, where, value.number, _request(read), value=read)
+                    yield from self._of_value(parse_json(value.raw), where, value.number)
             except Invalid as error:
                 self._faults.add(self._bad_json(text, value.raw, where, value.number, error))
+
+    def _of_value(self, value: Any, where: str, number: int) -> Iterator[Item]:
+        how = self._how
+        if isinstance(value, dict) and (how.column or how.template):
+            names, by = ([how.column], "--column") if how.column else (fields_of(how.template), "--template")
+            check_columns(names, list(value), f"{self._label}, {where}", by=by)
+            yield from self._of_row(where, number, value)
+            return
+        words, hint = other_shape(value)
+        if words:
+            self._faults.add(Fault(self._label, words, hint, where, number))
+        else:
+            yield Item(self._label, where, number, _request(value), value=value)
 
     def _bad_json(self, text: Text, raw: bytes, where: str, number: int, error: Invalid) -> Fault:
         if not raw:
@@ -140,7 +154,16 @@ class RequestFile:
                 "A request is a text, an object with a prompt or messages, or a line of OpenAI's Batch API."
             )
             return Fault(self._label, message, hint, where, number, code, error.param)
+        if raw.startswith((b"//", b"/*", b"#")):
+            fault = Fault(
+                self._label, "is a comment, which JSON does not allow", "Remove it.", where, number, code
+            )
+            raise BadFile([fault])
         hint = "Each request is one JSON value; plain text is read with --kind txt."
+        if _QUOTED_OTHERWISE.match(raw):
+            hint = (
+                "JSON has names and texts in double quotes; write it with a JSON library, such as json.dumps."
+            )
         message = message.replace("not valid JSON", "is not JSON").replace(" at line 1 column", " at column")
         return Fault(self._label, message, hint, where, number, code)
 
@@ -151,13 +174,28 @@ class RequestFile:
         if first is None:
             return []
         columns = header(map(shown, first.cells), self._label, f"row {first.number}")
+        wanted, by = ["prompt"], ""
         if how.template:
-            check_columns(fields_of(how.template), columns, self._label, by="--template")
+            wanted, by = fields_of(how.template), "--template"
         elif how.column:
-            check_columns([how.column], columns, self._label, by="--column")
-        elif "messages" not in columns:
-            check_columns(["prompt"], columns, self._label, by="")
+            wanted, by = [how.column], "--column"
+        elif "messages" in columns:
+            return columns
+        try:
+            check_columns(wanted, columns, self._label, by=by)
+        except BadFile:
+            self._check_later(rows, wanted)
+            raise
         return columns
+
+    def _check_later(self, rows: Iterator[Row], wanted: list[str]) -> None:
+        """Raise BadFile if a row further down is the header: titles may stand above it."""
+        for number, cells in islice(rows, 20):
+            if set(wanted) <= {shown(cell).strip() for cell in cells}:
+                words = f"its header is in row {number}, not in the first"
+                raise BadFile(
+                    [Fault(self._label, words, "Remove the rows above it.", f"row {number}", number)]
+                )
 
     def _of_rows(self, rows: Iterator[Row]) -> Iterator[Item]:
         columns, blank = self.columns, 0
@@ -170,7 +208,7 @@ class RequestFile:
                 self._faults.add(fault)
             else:
                 cells += [None] * (len(columns) - len(cells))
-                yield from self._of_row(number, dict(zip(columns, cells, strict=True)))
+                yield from self._of_row(f"row {number}", number, dict(zip(columns, cells, strict=True)))
 
     def _misfit(self, number: int, cells: list[Any]) -> Fault | None:
         """What is wrong with a row as a row."""
@@ -188,22 +226,42 @@ class RequestFile:
             return self._opened.text.unreadable(where, number)
         return _nul(self._label, where, number) if any("\x00" in cell for cell in texts) else None
 
-    def _of_row(self, number: int, row: dict[str, Any]) -> Iterator[Item]:
+    def _of_row(self, where: str, number: int, row: dict[str, Any]) -> Iterator[Item]:
         cells = {name: shown(value) for name, value in row.items()}
-        where, how = f"row {number}", self._how
+        how = self._how
         request: Request = {}
         if how.template:
             request["prompt"] = fill(how.template, cells)
         elif how.column or "prompt" in row:
-            request["prompt"] = cells[how.column or "prompt"]
+            name = how.column or "prompt"
+            request = _asked(row[name], cells[name])
         if not request.get("prompt") and not how.template and not how.column and cells.get("messages"):
             request = {"messages": _structure(row["messages"])}
         request |= {name: cells[name] for name in ("custom_id", "model") if cells.get(name)}
+        if request.get("prompt") in _CELL_ERRORS and self.kind != "jsonl":
+            words = f"its prompt is an error of the spreadsheet: {request['prompt']}"
+            self._faults.add(Fault(self._label, words, "Correct its formula.", where, number))
+            return
         if not str(request.get("prompt", "x")).strip():
             hint = "Write its prompt, or leave the row out."
+            if self.kind == "xlsx":
+                hint += " If it is a formula, save the workbook in Excel or LibreOffice, which calculates it."
             self._faults.add(Fault(self._label, "has no prompt", hint, where, number, "missing_field"))
             return
         yield Item(self._label, where, number, request, cells)
+
+
+_QUOTED_OTHERWISE = re.compile(b"[{\\[][\\s{\\[]*(?:['\\w]|\xe2\x80[\x98\x9c])")
+
+
+_CELL_ERRORS = ("#N/A", "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!")
+
+
+def _asked(value: Any, text: str) -> Request:
+    """The request of a cell or a field: messages if it is a list of them, else its text."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "role" in one for one in value):
+        return {"messages": value}
+    return {"prompt": value if isinstance(value, list | dict) else text}
 
 
 def _lines(text: Text, label: str, longest: int) -> Iterator[tuple[int, str]]:
@@ -260,6 +318,8 @@ def shown(cell: Any) -> str:
         return cell
     if isinstance(cell, bool):
         return str(cell).upper()
+    if isinstance(cell, float) and cell != cell:
+        return ""
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
         return str(int(cell))
     if isinstance(cell, dt.datetime) and cell.time() == dt.time() and cell.tzinfo is None:
@@ -286,7 +346,7 @@ def _structure(value: Any) -> Any:
 # -- JSON in any spacing -------------------------------------------------------------------------------------------
 
 _BREAK = re.compile(rb"\n(?=\{[ \t]*\")")  # one object a line: the next one begins
-_BETWEEN = b" \t\r\n,\v\f"
+_BETWEEN = b" \t\r\n,\v\f\x1e"  # RFC 7464 begins each text with a record separator
 _SHORT = 64 * 1024  # bytes of a line that is tried as a whole
 
 
@@ -337,7 +397,17 @@ class JsonValues:
         self._place = end
         if self._array:
             self._array += 1
+        if too_long:
+            self._leave_line()
         return value
+
+    def _leave_line(self) -> None:
+        """Leave out the rest of a line whose value is too long."""
+        self._broken = bool(self._array)
+        while (end := self._held.find(b"\n", self._place)) < 0 and not self._ended:
+            self._place = len(self._held)
+            self._read(0)
+        self._place = end if end >= 0 else len(self._held)
 
     def _end(self) -> int:
         """Where the value ends: at the end of its line, if that is JSON, else where its brackets close."""

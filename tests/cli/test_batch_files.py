@@ -120,7 +120,7 @@ def test_every_fault_is_listed_and_nothing_is_sent(service: Any) -> None:
 def test_what_the_service_refuses_is_named_by_its_place_in_the_file(service: Any) -> None:
     Path("a.csv").write_text("prompt,n\na,1\n,,\n\nb,2\nrefused,3\n")
     ran = run("a.csv", "--dry-run")
-    assert "penstock: a.csv, row 5: model: no model 'x'" in ran.output
+    assert "penstock: a.csv, row 6: model: no model 'x'" in ran.output
 
 
 def test_a_folder_is_one_batch_in_the_order_of_its_names(service: Any) -> None:

@@ -182,6 +182,10 @@ BINARY: list[tuple[str, Callable[[], bytes], dict[str, Any], list[Request]]] = [
      [{"prompt": "1.5 2026-01-02"}, {"prompt": "TRUE 3"}]),
     ("a.parquet", lambda: parquet_file(custom_id=[1, 2], prompt=["a", "b"]), {}, NAMED),
     ("a", lambda: parquet_file(text=["a", None, "b"]), {"column": "text"}, AB),
+    ("a", lambda: parquet_file(custom_id=[1.0, float("nan")], prompt=["a", "b"]), {},
+     [{"custom_id": "1", "prompt": "a"}, {"prompt": "b"}]),
+    ("a", lambda: parquet_file(prompt=[[{"role": "user", "content": "a"}]]), {},
+     [{"messages": [{"role": "user", "content": "a"}]}]),
     ("a", lambda: parquet_file(messages=[[{"role": "user", "content": "a"}]]), {},
      [{"messages": [{"role": "user", "content": "a"}]}]),
 ]  # fmt: skip
@@ -220,6 +224,23 @@ NEIGHBOURS: list[tuple[str, bytes | str, dict[str, Any], list[Request]]] = [
     ("a.csv", ("prompt\n" + "ok\n" * 60_000 + "Gr\u00f6\u00dfe\n").encode("cp1252"), {},
      [{"prompt": "ok"}] * 60_000 + [{"prompt": "Gr\u00f6\u00dfe"}]),
     ("a.csv", TABLE.encode("utf-32-le"), {}, NAMED),
+    ("a.csv", b"prompt\n" + b"ok\n" * 60_000 + "\u8bf7\u7ffb\u8bd1\u8fd9\u6bb5\u6587\u5b57".encode("gbk"), {},
+     [{"prompt": "ok"}] * 60_000 + [{"prompt": "\u8bf7\u7ffb\u8bd1\u8fd9\u6bb5\u6587\u5b57"}]),
+    ("a.csv", "prompt\n5 \u20ac f\u00fcr alles\n".encode("iso8859-15"), {}, [{"prompt": "5 \u20ac f\u00fcr alles"}]),
+    ("a.csv", TABLE + "\x1a", {}, NAMED),
+    ("a.txt", "a\r\nb\r\n\x1a", {}, AB),
+    ("a.jsonl", '{"prompt": "a"}\r\n{"prompt": "b"}\r\n\x1a', {}, AB),
+    ("a", '\x1e{"prompt": "a"}\n\x1e{"prompt": "b"}\n', {}, AB),
+    ("a.csv", 'custom_id, prompt\n1, "a, b"\n2, b\n', {},
+     [{"custom_id": "1", "prompt": "a, b"}, {"custom_id": "2", "prompt": "b"}]),
+    ("a.jsonl", '{"q": "a", "custom_id": 1}\n{"q": "b", "custom_id": "2"}\n', {"column": "q"}, NAMED),
+    ("a.json", '[{"q": "a", "n": 1}, {"q": "b", "n": 2.0}]', {"template": "{q}{n}"},
+     [{"prompt": "a1"}, {"prompt": "b2"}]),
+    ("a.jsonl", '{"prompt": [{"role": "user", "content": "a"}]}\n', {"column": "prompt"},
+     [{"messages": [{"role": "user", "content": "a"}]}]),
+    ("prompts.2026", "a\nb", {}, AB),
+    ("a.list", "a\nb", {}, AB),
+    ("a.md", "a\nb", {"kind": "txt"}, AB),
     ("a.jsonl", '{"prompt": "cut \\ud83d"}\n"b"', {}, [{"prompt": "cut \ufffd"}, {"prompt": "b"}]),
 ]  # fmt: skip
 
@@ -281,10 +302,47 @@ REFUSED: list[tuple[str, bytes | str, str, str]] = [
     ("a.txt", b"\x01\x02\x03\x04binary\x05\x06\x07", "is not text", "CSV"),
     ("a.csv.gz", packed(TABLE.encode())[:-12], "corrupt gzip", "again"),
     ("a.csv.gz", b"\x1f\x8b\x08nonsense", "corrupt gzip", "again"),
+    *((name, "Hello\nthere\n", f"its name ends with .{name[2:]}", "--kind txt") for name in ("a.py", "a.log", "a.md")),
+    ("a.xml", "<requests><prompt>a</prompt></requests>", "its name ends with .xml", "--kind txt"),
+    ("a.txt", "| id | question |\n|---|:---:|\n| 1 | a |\n", "a table drawn with characters", "CSV"),
+    ("a", "+----+\n| id |\n+----+\n", "a table drawn with characters", "CSV"),
+    ("a", "- prompt: a\n- prompt: b\n", "looks like YAML", "JSON lines"),
+    ("a.txt", "---\nrequests:\n  - prompt: a\n", "looks like YAML", "JSON lines"),
+    ("a.txt", 'data: {"prompt": "a"}\n\ndata: [DONE]\n', "a stream of events", "JSON lines"),
+    ("a.txt", "{'prompt': 'a'}\n", "is not JSON", "double quotes"),
+    ("a.txt", "{\u201cprompt\u201d: \u201ca\u201d}", "is not JSON", "double quotes"),
+    ("a", "[{prompt: 'a'}]", "is not JSON", "double quotes"),
+    ("a.json", '[\n  // first\n  {"prompt": "a"}\n]', "item 1: is a comment", "Remove"),
+    ("a.json", '{"prompt": "a"} // last\n"b"\n', "line 1: is a comment", "Remove"),
+    ("a.jsonl", '# mine\n{"prompt": "a"}\n', "line 1: is a comment", "Remove"),
+    ("a.jsonl", "id,question\n1,a\n", "a table (columns), not JSON", "--kind csv"),
+    ("a.jsonl", '"a"\n{"prompt": "' + "x" * 11_000_000 + '"}\n"b"', "line 2: is longer", "Split"),
+    ("a.txt", b"\r\n%PDF-1.7", "a PDF", "CSV"),
+    ("a.dta", b"<stata_dta><header>", "a Stata file", "CSV"),
+    ("a.gz", packed(b"\0" * 257 + b"ustar"), "a tar archive inside", "Unpack"),
+    ("a.txt", "\u8bf7\u7ffb\u8bd1\u8fd9\u6bb5\u6587\u5b57\u4e00\n".encode("utf-16-le"), "is not text", "utf-16-le"),
+    ("a.csv", "All questions\n\ncustom_id,prompt\n1,a\n", "its header is in row 3", "Remove the rows above"),
+    ("a.csv", "# exported\nid,text\n1,a\n", "no column 'prompt'", "first row"),
+    ("a.csv", "prompt,n\n\n\na\n", "row 4: has 1 column", "--delimiter"),
+    ("a.json", '{"requests": [{"prompt": "a"}]}', "holds a list under 'requests'", "jq .requests"),
+    ("a.json", '{"model": "m", "data": ["a"]}', "holds a list under 'data'", "jq .data"),
+    ("a.json", '{"custom_id": ["1", "2"], "prompt": ["a", "b"]}', "a table by columns", "orient"),
+    ("a.json", '{"q1": {"prompt": "a"}, "q2": {"prompt": "b"}}', "several requests in one object", "one object a line"),
+    ("a.json", '[["prompt"]]', "but a list", "as an object"),
+    ("a.jsonl", '{"custom_id": "1", "params": {"max_tokens": 1}}', "Anthropic's Message Batches", "messages"),
+    ("a.jsonl", '{"recordId": "1", "modelInput": {"messages": []}}', "a Bedrock batch", "messages"),
+    ("a.jsonl", '{"key": "1", "request": {"contents": []}}', "another API's batch", "messages"),
+    ("a.jsonl", '{"conversations": [{"from": "human", "value": "a"}]}', "ShareGPT", "messages"),
+    ("a.jsonl", '{"id": "r", "custom_id": "1", "response": {}, "error": null}', "a result of a batch", "input file"),
+    ("a.json", '[{"role": "user", "content": "a"}]', "one message, not a request", "all messages"),
+    ("a.jsonl", '{"id": 1, "Question": "a"}', "no field 'prompt'; fields: id, Question", '--column "Question"'),
+    ("a.jsonl", '{"prompt": [{"role": "user"}], "custom_id": "1"}', "a list of messages", "--column prompt"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "content", "why", "hint"), REFUSED)
+@pytest.mark.parametrize(
+    ("name", "content", "why", "hint"), REFUSED, ids=[str(n) for n in range(len(REFUSED))]
+)
 def test_what_is_not_read_is_refused_with_what_to_do(
     tmp_path: Path, name: str, content: bytes | str, why: str, hint: str
 ) -> None:
@@ -360,6 +418,19 @@ def test_every_fault_is_listed_up_to_a_hundred(tmp_path: Path) -> None:
     assert faults(written(tmp_path, "c.csv", then_open)) == ["row 2", "row 3"]
     doubled = "a,b,a,b,prompt\n"
     assert len(faults(written(tmp_path, "d.csv", doubled))) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "why", "hint"),
+    [("#N/A", "an error of the spreadsheet", "formula"), ("=1+1", "no prompt", "save the workbook")],
+)
+def test_a_formula_without_a_value_is_no_prompt(tmp_path: Path, cell: str, why: str, hint: str) -> None:
+    with pytest.raises(BadFile) as caught:
+        read(written(tmp_path, "a.xlsx", workbook(S=[["custom_id", "prompt"], [1, cell], [2, "b"]])))
+    (fault,) = caught.value.faults
+    assert fault.where == "row 2"
+    assert why in str(fault)
+    assert hint in fault.hint
 
 
 def test_a_sheet_is_asked_for_where_several_hold_something(tmp_path: Path) -> None:

@@ -305,9 +305,11 @@ _reading = (
         "--delimiter", callback=_delimiter, help='Tables: delimiter, such as ";" or tab [default: detected].'
     ),
     click.option("--sheet", default="", help="Workbooks: sheet by name or number [default: the only one]."),
-    click.option("--column", default="", help="Tables: the column with the prompts [default: prompt]."),
     click.option(
-        "--template", default="", help='Tables: the prompt, such as "Translate {text} into {language}".'
+        "--column", default="", help="Tables, JSON: the column or field with the prompts [default: prompt]."
+    ),
+    click.option(
+        "--template", default="", help='Tables, JSON: the prompt, such as "Translate {text} into {language}".'
     ),
 )
 _asking = (

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from app.platform.domain.errors import Invalid
 
@@ -90,10 +91,10 @@ _SIGNATURES: tuple[
     (0, b"FEA1", "", "a Feather file"),
     (0, b"ORC", "", "an ORC file"),
     (0, b"Obj\x01", "", "an Avro file"),
+    (0, b"<stata_dta>", "", "a Stata file"),
     (0, b"SQLite format 3\x00", "", "an SQLite database"),
     (0, b"\x89HDF\r\n", "", "an HDF5 file"),
     (0, b"\x93NUMPY", "", "a NumPy file"),
-    (0, b"%PDF-", "", "a PDF"),
     (0, b"{\\rtf", "", "an RTF document"),
     (0, b"\x89PNG", "", "an image (PNG)"),
     (0, b"\xff\xd8\xff", "", "an image (JPEG)"),
@@ -109,7 +110,7 @@ _SIGNATURES: tuple[
     (0, b"\x1a\x45\xdf\xa3", "", "a video (Matroska, WebM)"),
     (0, b"\x7fELF", "", "a program"),
 )
-_MARKUP = re.compile(r"\s*<(?:!doctype\s+html|html|\?xml|svg)\b", re.IGNORECASE)
+_MARKUP = re.compile(r"\s*<(?:!doctype\s+html|html|\?xml|svg|table|rss)\b", re.IGNORECASE)
 COMPRESSED = ("gzip", "zstd", "bzip2", "xz")
 
 
@@ -118,6 +119,8 @@ def binary_kind(head: bytes) -> tuple[str, str]:
     for place, signature, kind, words in _SIGNATURES:
         if head.startswith(signature, place):
             return kind, words
+    if head[:1024].lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"%PDF-"):
+        return "", "a PDF"
     if head[:2] == b"BM" and head[6:10] == b"\x00\x00\x00\x00":
         return "", "an image (BMP)"
     return "text", "text"
@@ -125,7 +128,7 @@ def binary_kind(head: bytes) -> tuple[str, str]:
 
 def not_read(label: str, words: str) -> BadFile:
     """The refusal of a format that is not read."""
-    packed = words.startswith("compressed") or words.endswith("archive")
+    packed = words.startswith("compressed") or "archive" in words
     return BadFile([Fault(label, f"is {words}, which is not supported", _UNPACK if packed else _AS_TEXT)])
 
 
@@ -142,6 +145,7 @@ _MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_TEXT = f"{_AS_TEXT} If it is UTF-16 without a byte order mark, give --encoding utf-16-le."
 _MOST_CONTROLS = 0.02  # of the first bytes; more is no text
 
 
@@ -179,10 +183,10 @@ def _double(head: bytes) -> str:
 
 
 def _check_text(head: bytes, label: str) -> None:
-    controls = sum(head.count(value) for value in range(32) if value not in b"\t\n\v\f\r\x1b")
+    controls = sum(head.count(value) for value in range(32) if value not in b"\t\n\v\f\r\x1a\x1b\x1e")
     if controls and controls > max(1, len(head) * _MOST_CONTROLS):
         raise BadFile(
-            [Fault(label, "is not text (it contains NUL bytes or other control characters)", _AS_TEXT)]
+            [Fault(label, "is not text (it contains NUL bytes or other control characters)", _NO_TEXT)]
         )
 
 
@@ -193,7 +197,13 @@ _BY_NAME = {
 }  # fmt: skip
 _PACKED_NAMES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 _NAME = re.compile(r"[^\W\d][\w .()/#%-]{0,39}")
-_JSON = re.compile(r"\s*(?:\[\s*[{\"\[\]]|{\s*(?:\"|}))")
+_JSON = re.compile(r"[\s\x1e]*(?:\[\s*[{\"\[\]]|{\s*(?:\"|}))")
+_NEARLY_JSON = re.compile(r"\s*(?:(?://[^\n]*|/\*)\s*)?(?:\[\s*)?[{\[]\s*(?:['\u2018\u201c]\w|\w+\s*:)")
+_EVENTS = re.compile(r"\s*(?:event:.*\s+)?data:[ \t]*[{\[]")
+_YAML = re.compile(
+    r"\s*(?:---[ \t]*\n|#.*\n)*(?:(?:requests|prompts|data):[ \t]*\n\s*-|- (?:prompt|custom_id|messages):\s)"
+)
+_PROMPTS_NAMES = (".txt", ".text", ".prompt", ".prompts", ".list", ".lst", ".in", ".input")
 _SEP = re.compile(r"\"?sep=(.)\"?[\r\n]", re.IGNORECASE)
 _WHICH = "Give the format: --kind csv, tsv or jsonl; or --kind txt to send each line as a prompt."
 _KNOWN = {"prompt", "custom_id", "messages"}
@@ -208,18 +218,40 @@ def text_kind(head: str, name: str, label: str, *, table: bool = False) -> str:
     by_name = _BY_NAME.get(suffixes[-1], "") if suffixes else ""
     if _MARKUP.match(head):
         raise not_read(label, "HTML or XML")
-    if _JSON.match(head):
+    if _JSON.match(head) or (by_name in ("", "txt") and _NEARLY_JSON.match(head)):
         return "jsonl"
     if table or by_name in ("csv", "tsv"):
         return by_name if by_name in ("csv", "tsv") else "csv"
     found = _as_table(head)
     if by_name == "jsonl":
-        return found if found in ("csv", "tsv") else "jsonl"
+        if found in ("tabs", "columns"):
+            raise BadFile([Fault(label, f"looks like a table ({found}), not JSON", _WHICH)])
+        return found or "jsonl"
     if found and by_name == "txt":
         raise BadFile([Fault(label, f"looks like a table ({found}), not prompts", _WHICH)])
     if found in ("tabs", "columns"):
         raise BadFile([Fault(label, f"looks like a table ({found}), not prompts", _WHICH)])
+    if not found:
+        _check_prompts(head, suffixes[-1] if suffixes else "", label)
     return found or "txt"
+
+
+def _check_prompts(head: str, suffix: str, label: str) -> None:
+    """Raise BadFile for lines that are no prompts by their form, or by the file's name."""
+    looks = "a stream of events" if _EVENTS.match(head) else "YAML" if _YAML.match(head) else ""
+    if any(map(_is_rule, head.splitlines()[:50])):
+        looks = "a table drawn with characters"
+    if looks:
+        hint = f"{_AS_TEXT} If each line is a prompt, give --kind txt."
+        raise BadFile([Fault(label, f"looks like {looks}, not prompts", hint)])
+    if re.fullmatch(r"\.[a-z]\w*", suffix) and suffix not in _PROMPTS_NAMES:
+        words = f"is plain text, and its name ends with {suffix}"
+        raise BadFile([Fault(label, words, "If each line is a prompt, give --kind txt.")])
+
+
+def _is_rule(line: str) -> bool:
+    """Whether it is the rule below the header of a Markdown table, or around a table of a console."""
+    return "---" in line and ("|" in line or "+" in line) and not set(line) - set("|+-=: \t\r")
 
 
 def _as_table(head: str) -> str:
@@ -264,6 +296,58 @@ def delimiter_of(head: str) -> str:
         return max(DELIMITERS, key=fit) if lines and max(map(fit, DELIMITERS))[0] else ","
     except csv.Error:
         return ","
+
+
+def is_spaced(head: str, delimiter: str) -> bool:
+    """Whether the header has a space behind each delimiter: a quote behind it then opens a cell."""
+    first = head.lstrip().split("\n", 1)[0]
+    return delimiter != " " and delimiter in first and first.count(delimiter) == first.count(f"{delimiter} ")
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------------
+
+_AS_BATCH = 'Write it as {"custom_id": "1", "messages": [{"role": "user", "content": "..."}]}.'
+_FOREIGN = (  # a field, what it is, what to do
+    ("params", "a line of Anthropic's Message Batches API", _AS_BATCH),
+    ("contents", "a request of Gemini's API", _AS_BATCH),
+    ("request", "a line of another API's batch", _AS_BATCH),
+    ("modelInput", "a line of a Bedrock batch", _AS_BATCH),
+    ("conversations", "a conversation in ShareGPT's form", _AS_BATCH),
+    ("response", "a result of a batch, not a request", "Submit the batch's input file."),
+    ("role", "one message, not a request", 'Put all messages of a request into one: {"messages": [...]}.'),
+)
+
+
+def other_shape(value: Any) -> tuple[str, str]:
+    """What a JSON value is that is no request, and what to do; ("", "") if it may be one."""
+    if isinstance(value, list):
+        one = isinstance(value[0], dict) if value else False
+        return (
+            "is neither a text nor an object, but a list",
+            _AS_BATCH if one else 'Write each row as an object: {"prompt": ...}.',
+        )
+    if (
+        not isinstance(value, dict)
+        or isinstance(value.get("prompt"), str)
+        or {"messages", "body"} & set(value)
+    ):
+        return "", ""
+    if isinstance(value.get("prompt"), list) and all(isinstance(one, dict) for one in value["prompt"]):
+        return "its prompt is a list of messages", 'Name it "messages", or give --column prompt.'
+    held = {name: part for name, part in value.items() if isinstance(part, list | dict) and part}
+    if value and len(held) == len(value) and (len(value) > 1 or "prompt" in value):
+        hint = 'Write one object a line; with pandas: to_json(FILE, orient="records", lines=True).'
+        return "is a table by columns, or several requests in one object", hint
+    for name, words, hint in _FOREIGN:
+        if name in value:
+            return f"is {words}", hint
+    inner = next((name for name, part in held.items() if isinstance(part, list)), "")
+    if inner and isinstance(held[inner][0], str | dict) and inner not in ("metadata", "parameters"):
+        return f"holds a list under {inner!r}", f"Submit that list alone, such as jq .{inner} FILE."
+    if any(name.casefold() in _LIKE for name in value) and "prompt" not in value:
+        columns = list(value)
+        return f"no field 'prompt'; fields: {_listed(columns)}", _column_hint("prompt", columns, "")
+    return "", ""
 
 
 # -- tables --------------------------------------------------------------------------------------------------------
