@@ -13,6 +13,7 @@ from app.settings.domain.routing import ANY
 from app.settings.models import Settings
 from app.settings.price_lists import built_in
 from app.settings.provider_profiles import profiles
+from app.settings.tier_models import calendars_in
 
 ENVIRONMENT = {
     "database_url": "DATABASE_URL",
@@ -251,6 +252,12 @@ def _busy(settings: Settings) -> Iterator[ConfigProblem]:
     for number, upstream in enumerate(settings.upstreams):
         for name in upstream.busy or ():
             yield from _dangling(("upstream", number, "busy"), "busy", name, "calendar", known)
+    for number, model in enumerate(settings.models):
+        for index, tier in enumerate(model.tier):
+            for name in calendars_in(tier.when or "true"):
+                yield from _dangling(
+                    ("model", number, "tier", index, "when"), "when", name, "calendar", known
+                )
 
 
 def _profiles(settings: Settings) -> Iterator[ConfigProblem]:

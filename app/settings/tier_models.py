@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
+from app.billing.domain.calendar import Calendar
 from app.settings.config_errors import config_error
 from app.settings.values import FromList, Section
 from app.tasks.domain.eligibility import FOREVER, Span
 
 WAIT = "queue_wait"
 DOWN = "down"
+HOUR, HOUR_IN, PEAK = "hour", "hour_in", "peak"
+AHEAD = 7 * 86400  # seconds of waiting for which hours and calendars are worked out; the last state stays
+_STEP = 900  # seconds: the hours of every zone begin at one of these
 # What an expression may speak of, with a value of its kind.
 NAMES: Mapping[str, Any] = {
     "prompt_tokens": 0,  # of the prompt, estimated
@@ -23,12 +31,15 @@ NAMES: Mapping[str, Any] = {
     "client": "",
     "region": "",  # the client's
     "priority": "",  # high, normal, low
+    HOUR: 0,  # of the day, in UTC: 0 to 23
     WAIT: 0.0,  # seconds since the task could first run
     DOWN: True,  # the tiers before it cannot serve
 }
 FUNCTIONS = {
     "lower": lambda text: str(text).lower(),
     "starts_with": lambda text, with_: str(text).startswith(with_),
+    HOUR_IN: lambda _zone: 0,  # the hour of the day in a time zone
+    PEAK: lambda _calendar: False,  # whether a calendar has peak hours
 }
 LONGEST = 500  # characters
 _OPERATORS = {
@@ -43,22 +54,76 @@ class _Metadata(dict[str, Any]):
         return ""
 
 
-def spans_of(text: str, facts: Mapping[str, Any]) -> tuple[Span, ...]:
-    """The spans of waiting time in which the condition holds for these facts; none when it cannot be judged.
+# What clocks and calendars show: the hour by zone, and the calendars in peak hours.
+_Shown = tuple[tuple[tuple[str, int], ...], frozenset[str]]
 
-    A condition changes only where the waiting time passes a number that it is compared with.
+
+def spans_of(
+    text: str, facts: Mapping[str, Any], since: float = 0.0, calendars: Mapping[str, Calendar] | None = None
+) -> tuple[Span, ...]:
+    """The spans of waiting time since `since` (Unix seconds) in which the condition holds for these facts.
+
+    There are none when it cannot be judged. A condition changes only where the waiting time passes a number that it is
+    compared with, where an hour begins, and where peak hours begin or end.
     """
-    edges = [0.0, *sorted({number for number in _compared(ast.parse(text, mode="eval")) if number > 0})]
+    tree = ast.parse(text, mode="eval")
+    waits = sorted({number for number in _compared(tree) if number > 0})
+    shown = _shown_while_waiting(tree, since, calendars or {})
+    edges = sorted({0.0, *waits, *(begin for begin, _ in shown)})
+    judged: dict[tuple[int, _Shown], bool] = {}
     spans: list[Span] = []
     for begin, end in zip(edges, [*edges[1:], FOREVER], strict=True):
         inside = begin + 1.0 if end == FOREVER else (begin + end) / 2
-        if not _holds(text, {**facts, WAIT: inside}):
+        clock = shown[bisect_right(shown, begin, key=lambda one: one[0]) - 1][1]
+        state = (bisect_right(waits, begin), clock)
+        if state not in judged:
+            judged[state] = _holds(text, {**facts, WAIT: inside}, clock)
+        if not judged[state]:
             continue
         if spans and spans[-1][1] == begin:
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((begin, end))
     return tuple(spans)
+
+
+def calendars_in(text: str) -> list[str]:
+    """The calendars that a condition asks for."""
+    return _asked(ast.parse(text, mode="eval"), PEAK)
+
+
+def _shown_while_waiting(
+    tree: ast.AST, since: float, calendars: Mapping[str, Calendar]
+) -> list[tuple[float, _Shown]]:
+    """What clocks and calendars show from which seconds of waiting on, in order; the first from 0."""
+    zones = {*_asked(tree, HOUR_IN), *(["UTC"] if _speaks_of(tree, HOUR) else [])}
+    named = {name: calendars[name] for name in _asked(tree, PEAK) if name in calendars}
+    if not zones and not named:
+        return [(0.0, ((), frozenset()))]
+    states = _shown_from(int(since // _STEP), tuple(sorted(zones)), tuple(sorted(named.items())))
+    return [(max(0.0, at - since), state) for at, state in _from_now(states, since)]
+
+
+def _from_now(states: tuple[tuple[float, _Shown], ...], since: float) -> tuple[tuple[float, _Shown], ...]:
+    return states[max(0, bisect_right(states, since, key=lambda one: one[0]) - 1) :]
+
+
+@lru_cache(256)
+def _shown_from(
+    step: int, zones: tuple[str, ...], calendars: tuple[tuple[str, Calendar], ...]
+) -> tuple[tuple[float, _Shown], ...]:
+    """What is shown from which instant on, from a quarter of an hour on; tasks of the same quarter share it."""
+    first, last = step * _STEP, step * _STEP + AHEAD
+    instants: set[float] = set(range(first, last, _STEP)) if zones else {first}
+    for _, calendar in calendars:
+        instants.update(at for at in calendar.changes(first, last) if at > first)
+    found: list[tuple[float, _Shown]] = []
+    for at in sorted(instants):
+        hours = tuple((zone, datetime.fromtimestamp(at, ZoneInfo(zone)).hour) for zone in zones)
+        state = (hours, frozenset(name for name, calendar in calendars if calendar.is_peak(at)))
+        if not found or found[-1][1] != state:
+            found.append((at, state))
+    return tuple(found)
 
 
 def checked_condition(text: str) -> str:
@@ -69,9 +134,18 @@ def checked_condition(text: str) -> str:
         tree = ast.parse(text, mode="eval")
         _check(tree)
         _evaluate(text, NAMES)
-    except (SyntaxError, InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError) as error:
+    except (
+        SyntaxError,
+        InvalidExpression,
+        TypeError,
+        ValueError,
+        LookupError,
+        OSError,
+        ArithmeticError,
+    ) as error:
         said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        hint = f'it may speak of {", ".join(NAMES)}; for instance "prompt_tokens < 500"'
+        words = [*NAMES, f"{HOUR_IN}('ZONE')", f"{PEAK}('CALENDAR')"]
+        hint = f'it may speak of {", ".join(words)}; for instance "prompt_tokens < 500"'
         raise config_error(f"is no condition ({said})", hint) from None
     return text
 
@@ -90,6 +164,23 @@ def _is_down(tree: ast.AST) -> bool:
     return isinstance(tree, ast.Name) and tree.id == DOWN
 
 
+def _asked(tree: ast.AST, function: str) -> list[str]:
+    """The texts that a function is called with. Raises ValueError for anything else."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == function:
+            match node.args:
+                case [ast.Constant(value=str(name))]:
+                    found.append(name)
+                case _:
+                    raise ValueError(f"{function} takes one name in quotes")
+    return found
+
+
+def _speaks_of(tree: ast.AST, name: str) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
+
+
 def _check(tree: ast.Expression) -> None:
     """The waiting time may only be compared with numbers: its edges must be known beforehand. `down` is judged when a
     task is sent, so it may only be added to the rest.
@@ -101,6 +192,13 @@ def _check(tree: ast.Expression) -> None:
     waits = sum(isinstance(node, ast.Name) and node.id == WAIT for node in ast.walk(tree))
     if waits != len(_compared(tree)):
         raise ValueError(f'{WAIT} may only be compared with a number, as in "{WAIT} > 60"')
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in FUNCTIONS and node not in called:
+            raise ValueError(f"{node.id} needs its value in brackets")
+    _asked(tree, PEAK)
+    for zone in _asked(tree, HOUR_IN):
+        ZoneInfo(zone)
 
 
 def _compared(tree: ast.AST) -> list[float]:
@@ -118,17 +216,22 @@ def _compared(tree: ast.AST) -> list[float]:
     return found
 
 
-def _holds(text: str, facts: Mapping[str, Any]) -> bool:
+def _holds(text: str, facts: Mapping[str, Any], shown: _Shown) -> bool:
+    hours, peaks = dict(shown[0]), shown[1]
+    clocks: dict[str, Callable[[str], Any]] = {HOUR_IN: hours.get, PEAK: peaks.__contains__}
     try:
-        return bool(_evaluate(text, facts))
+        return bool(_evaluate(text, {HOUR: hours.get("UTC", 0), **facts}, clocks))
     except (InvalidExpression, TypeError, ValueError, KeyError, ArithmeticError):
         return False  # of another kind than the condition expects, such as text where it compares numbers
 
 
-def _evaluate(text: str, facts: Mapping[str, Any]) -> Any:
+def _evaluate(
+    text: str, facts: Mapping[str, Any], clocks: Mapping[str, Callable[[str], Any]] | None = None
+) -> Any:
     names = {**NAMES, **facts, "true": True, "false": False}
     names["metadata"] = _Metadata(names["metadata"] or {})
-    return EvalWithCompoundTypes(operators=_OPERATORS, functions=FUNCTIONS, names=names).eval(text)
+    functions = {**FUNCTIONS, **(clocks or {})}
+    return EvalWithCompoundTypes(operators=_OPERATORS, functions=functions, names=names).eval(text)
 
 
 Condition = Annotated[str, Field(min_length=1), AfterValidator(checked_condition)]
@@ -140,8 +243,8 @@ class TierSettings(Section):
 
     # Keys of equal rank, each "key" or "key:the upstream's name of the model".
     keys: Annotated[tuple[str, ...], FromList, Field(min_length=1)]
-    # Only tasks for which this holds, such as "prompt_tokens < 500" or "queue_wait > 60"; left out: all. "down": only
-    # while every tier before is down.
+    # Only tasks for which this holds, such as "prompt_tokens < 500", "queue_wait > 60", "not peak('deepseek')" or
+    # "hour_in('Asia/Shanghai') in [10, 11]"; left out: all. "down": only while every tier before is down.
     when: Condition | None = None
     # Only tasks whose call at another tier came to one of these: "context_length", "content_filter".
     serves: Annotated[tuple[Fall, ...], FromList] = Field(default=(), alias="for")

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.access.domain.caller import NO_LIMITS, ClientLimits
-from app.billing.domain.calendar import Windows, latest_start
+from app.billing.domain.calendar import Calendar, Windows, latest_start
 from app.caching.domain.caching import NO_CACHE, CacheRules, CacheUsage, CacheUse, Fallback, combined, use_of
 from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, PER_MEDIA, answer_limit, asked_for, estimate, prompt_tokens
@@ -44,6 +44,7 @@ def judge_conditions(
     step: int,
     since: float,
     per_media: int = PER_MEDIA,
+    calendars: Mapping[str, Calendar] | None = None,
 ) -> str | None:
     """Evaluate a model's tier conditions once, while prompt and metadata are at hand.
 
@@ -59,7 +60,8 @@ def judge_conditions(
         "region": region,
         "priority": PriorityStep(step).name.lower(),
     }
-    judged = {condition_id(text): spans_of(text, known) for text in texts}
+    since = float(round(since))  # as it is written
+    judged = {condition_id(text): spans_of(text, known, since, calendars) for text in texts}
     return write_facts(TierFacts(since, {name: spans for name, spans in judged.items() if spans})) or None
 
 
@@ -77,6 +79,7 @@ class SubmissionRules:
     cache: CacheRules = field(default_factory=lambda: CacheRules(enabled=False))
     versions: Mapping[str, str] = field(default_factory=dict)  # cache versions, by model
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tiers, by model
+    calendars: Mapping[str, Calendar] = field(default_factory=dict)  # that conditions may name
     regions: Mapping[str, str] = field(default_factory=dict)  # of clients
     cache_usage: Mapping[str, CacheUsage] = field(default_factory=dict)  # by model, where it differs
     fallbacks: Mapping[str, Fallback] = field(default_factory=dict)  # what may answer instead, by model
@@ -169,6 +172,7 @@ def draft_task(
             step=step,
             since=available_at,
             per_media=rules.per_media,
+            calendars=rules.calendars,
         ),
         retry=request.retry or options.retry,
         callback_url=request.callback_url,

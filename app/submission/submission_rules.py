@@ -13,7 +13,7 @@ from app.platform.ports import Clock
 from app.settings import Settings, price_book, resolve_secret
 from app.settings.domain.routing import key_quota
 from app.settings.models import StorageSettings
-from app.settings.price_lists import windows_of
+from app.settings.price_lists import all_calendars, windows_of
 from app.settings.topology import build_topology
 from app.submission.admit import Admission, Ceiling, LimitsBook, ModelLocations
 from app.submission.check_request import SubmissionRules, conditions_of
@@ -61,6 +61,7 @@ def rules_of(settings: Settings) -> SubmissionRules:
         cache=cache_rules(settings),
         versions=model_versions(settings),
         conditions=conditions_of(settings),
+        calendars=all_calendars(settings),
         regions=settings.regions,
         store=settings.storage.store,
         cache_usage={m.name: CacheUsage(m.cache) for m in settings.models if m.cache is not None},

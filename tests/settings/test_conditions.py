@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
+from app.billing.domain.calendar import Calendar
 from app.settings import ConfigError, load_settings
-from app.settings.tier_models import checked_condition, is_backup, spans_of
+from app.settings.tier_models import AHEAD, checked_condition, is_backup, spans_of
 from app.settings.topology import build_topology
-from app.tasks.domain.eligibility import FOREVER
+from app.tasks.domain.eligibility import FOREVER, TierFacts, read_facts, write_facts
 
 ALWAYS, NEVER = ((0.0, FOREVER),), ()
 
@@ -57,6 +61,12 @@ def test_a_condition_holds_for_spans_of_waiting_time(
         "metadata.__class__",
         "().__class__.__bases__",
         "open('x')",
+        "peak",  # of which calendar?
+        "peak('a', 'b')",
+        "peak(client)",
+        "hour_in('Mars/Olympus')",
+        "hour_in('Asia')",
+        "hour_in('')",
         "2 ** 99999999",
         "'a' * 10000000",
         "[x for x in range(9)]",
@@ -67,6 +77,56 @@ def test_a_condition_holds_for_spans_of_waiting_time(
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(PydanticCustomError):
         checked_condition(text)
+
+
+CALENDARS = {
+    "busy": Calendar(ZoneInfo("Asia/Shanghai"), ((600, 720), (905, 1020)), frozenset(range(7))),
+    "work": Calendar(ZoneInfo("Europe/Berlin"), ((540, 1080),)),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "judge"),
+    [
+        ("hour >= 22 or hour < 6", lambda at: datetime.fromtimestamp(at, UTC).hour in (22, 23, *range(6))),
+        (
+            "hour_in('Asia/Kathmandu') in [10, 11]",
+            lambda at: datetime.fromtimestamp(at, ZoneInfo("Asia/Kathmandu")).hour in (10, 11),
+        ),
+        (
+            "hour_in('Europe/Berlin') == 2",
+            lambda at: datetime.fromtimestamp(at, ZoneInfo("Europe/Berlin")).hour == 2,
+        ),
+        ("peak('busy')", CALENDARS["busy"].is_peak),
+        (
+            "not peak('busy') and peak('work')",
+            lambda at: CALENDARS["work"].is_peak(at) and not CALENDARS["busy"].is_peak(at),
+        ),
+    ],
+)
+@given(since=st.integers(1_700_000_000, 1_900_000_000), waited=st.floats(0, AHEAD - 900))
+def test_hours_and_calendars_are_right_at_every_instant_of_the_wait(
+    text: str, judge: Callable[[float], bool], since: int, waited: float
+) -> None:
+    spans = spans_of(checked_condition(text), {}, since, CALENDARS)
+    assert any(begin <= waited < end for begin, end in spans) == judge(since + waited)
+
+
+@given(since=st.integers(1_700_000_000, 1_900_000_000), waited=st.floats(0, 3 * AHEAD))
+def test_of_two_opposite_conditions_one_always_holds(since: int, waited: float) -> None:
+    held = [
+        any(begin <= waited < end for begin, end in spans_of(text, {}, since, CALENDARS))
+        for text in ("peak('busy') and queue_wait > 60", "not (peak('busy') and queue_wait > 60)")
+    ]
+    assert sorted(held) == [False, True]
+
+
+def test_spans_of_hours_survive_being_written(tmp_path: Path) -> None:
+    spans = spans_of("peak('busy')", {}, 1_764_000_000.0, CALENDARS)
+    text = write_facts(TierFacts(1_764_000_000.0, {"c": spans}))
+    assert len(spans) > 10
+    assert read_facts(text).conditions["c"] == spans
+    assert len(text) < 400
 
 
 @given(st.text(max_size=60))
@@ -95,6 +155,11 @@ name = "m"
     ("tail", "line", "said"),
     [
         ('[[model.tier]]\nkeys = ["main"]\nwhen = "tokens < 5"\n', 13, "when: is no condition"),
+        (
+            '[[model.tier]]\nkeys = ["main"]\nwhen = "peak(\'deepsek\')"\n',
+            13,
+            'no [[calendar]] named "deepsek"',
+        ),
         ('[[model.tier]]\nkeys = ["man"]\n', 12, 'there is no [[key]] named "man"'),
         ('[[model.tier]]\nkeys = ["main"]\nfor = ["context_length"]\n', 9, "no tier for ordinary tasks"),
         ('tiers = [["main"]]\n[[model.tier]]\nkeys = ["main"]\n', 9, "has both"),

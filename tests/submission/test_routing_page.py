@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from app.pacing.domain.fairness import Shares
 from app.pacing.domain.plan import QueueHead, Snapshot, WaitingList, plan
 from app.settings import Settings, load_settings
 from app.settings.domain.routing import QuotaState, Topology
+from app.settings.price_lists import all_calendars
 from app.settings.topology import build_topology
 from app.submission.check_request import SubmissionRules, conditions_of, draft_task
 from app.submission.domain.request import TaskRequest
+from app.tasks.domain.task import Priority
 
 PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
 NAMES = ("official-1", "official-2", "official-3", "third-1", "third-2", "edge")
@@ -41,6 +44,7 @@ def routed(
     waited: float = 0.0,
     full: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    now: float = NOW,
     **wishes: object,
 ) -> str:
     """The key to which a task goes; '' when it waits. `full` keys take nothing."""
@@ -48,16 +52,17 @@ def routed(
         frozenset({"deepseek-flash"}),
         "deepseek-flash",
         conditions=conditions_of(settings),
+        calendars=all_calendars(settings),
         regions=settings.regions,
     )
     request = TaskRequest([{"role": "user", "content": prompt}], **wishes)  # type: ignore[arg-type]
-    row = draft_task(request, client, rules, NOW)
+    row = draft_task(request, client, rules, now)
     topology: Topology = build_topology(settings)
     head = QueueHead("t", 10, notes, row.facts or "")
     waiting = WaitingList(row.queue, "deepseek-flash", client, 3, 1, (head,))
     quotas = {f"key:{name}:*": FULL for name in full}
     pools = dict.fromkeys(topology.keys, "p")
-    made = plan(Snapshot(NOW, (waiting,), quotas, pools, {"p": 9}, wall=NOW + waited), topology, Shares())
+    made = plan(Snapshot(now, (waiting,), quotas, pools, {"p": 9}, wall=now + waited), topology, Shares())
     return made.releases[0].route.key if made.releases else ""
 
 
@@ -80,6 +85,36 @@ def test_dedicated_plus_burst(tmp_path: Path) -> None:
     assert routed(settings, waited=90) == "official-1"
     assert routed(settings, full=("official-1",), waited=30) == ""
     assert routed(settings, full=("official-1",), waited=61) == "third-1"
+
+
+def at(text: str) -> float:
+    """Unix seconds of a time in Beijing."""
+    return datetime.fromisoformat(f"{text}+08:00").timestamp()
+
+
+@pytest.mark.parametrize(
+    ("submitted", "waited", "key"),
+    [
+        ("2026-11-30T09:59:59", 0, "official-1"),  # a Monday
+        ("2026-11-30T10:00:00", 0, "third-1"),
+        ("2026-11-30T11:59:59", 0, "third-1"),
+        ("2026-11-30T12:00:00", 0, "official-1"),
+        ("2026-11-30T15:00:00", 0, "third-1"),
+        ("2026-11-30T17:00:00", 0, "official-1"),
+        ("2026-11-29T10:30:00", 0, "official-1"),  # a Sunday
+        ("2026-11-30T09:50:00", 601, "third-1"),  # its wait went into peak hours
+        ("2026-11-30T11:50:00", 601, "official-1"),
+        ("2026-11-29T11:00:00", 86400, "third-1"),
+    ],
+)
+def test_elsewhere_in_peak_hours(tmp_path: Path, submitted: str, waited: float, key: str) -> None:
+    settings = example(tmp_path, "peak hours")
+    assert routed(settings, now=at(submitted), waited=waited) == key
+
+
+def test_high_priority_keeps_its_key_in_peak_hours(tmp_path: Path) -> None:
+    settings = example(tmp_path, "peak hours")
+    assert routed(settings, now=at("2026-11-30T10:30:00"), priority=Priority.HIGH) == "official-1"
 
 
 @pytest.mark.parametrize(("client", "key"), [("acme", "edge"), ("bob", "official-1")])

@@ -39,6 +39,13 @@ class Calendar:
                 return end
         return at
 
+    def changes(self, since: float, until: float) -> Iterator[float]:
+        """The instants up to `until` at which peak hours begin or end, 30 days from `since` at most."""
+        for begin, end in self._periods(since):
+            if begin >= until:
+                return
+            yield from (begin, end)
+
     def _day(self, at: float) -> date:
         return datetime.fromtimestamp(at, self.zone).date()
 
