@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from typing import Annotated
@@ -78,18 +78,33 @@ NO_KEY_NEEDED = "command:echo no-key-needed"
 class Chosen:
     """A provider that was chosen."""
 
-    name: str
+    name: str  # of its preset
     preset: Preset
     base_url: str
     secrets: tuple[str, ...]  # references
     models: Mapping[str, str]  # our name and its own
+    number: int = 0  # among those of its preset, from 1; 0: the only one
+
+    @property
+    def upstream(self) -> str:
+        """The name of its upstream."""
+        return f"{self.name}-{self.number}" if self.number else self.name
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The names of its keys: its own, numbered where there are several."""
         if len(self.secrets) == 1:
-            return (self.name,)
-        return tuple(f"{self.name}-{number}" for number, _ in enumerate(self.secrets, 1))
+            return (self.upstream,)
+        return tuple(f"{self.upstream}-{number}" for number, _ in enumerate(self.secrets, 1))
+
+
+def numbered(chosen: Sequence[Chosen]) -> list[Chosen]:
+    """The same, those of one preset together and numbered where there are several."""
+    found = []
+    for name in dict.fromkeys(one.name for one in chosen):
+        same = [one for one in chosen if one.name == name]
+        found += [replace(one, number=number if len(same) > 1 else 0) for number, one in enumerate(same, 1)]
+    return found
 
 
 def configuration_text(chosen: Sequence[Chosen]) -> str:
@@ -114,7 +129,7 @@ def _upstreams(chosen: Sequence[Chosen]) -> Iterator[str]:
         if one.preset.note:
             yield f"# {one.preset.note}"
         yield "[[upstream]]"
-        yield f"name = {_text(one.name)}"
+        yield f"name = {_text(one.upstream)}"
         yield f"base_url = {_text(one.base_url)}"
         if one.name in profiles() and profile_name(None, one.base_url) == GENERIC:
             yield "# What it says and accepts: docs/providers.md"
@@ -132,7 +147,7 @@ def _keys(one: Chosen) -> Iterator[str]:
     for key, secret in zip(one.keys, one.secrets, strict=True):
         yield "[[key]]"
         yield f"name = {_text(key)}"
-        yield f"upstream = {_text(one.name)}"
+        yield f"upstream = {_text(one.upstream)}"
         if secret == NO_KEY_NEEDED:
             yield "# It needs no key, but some value must be sent."
         yield f"secret = {_text(secret)}"
@@ -165,7 +180,7 @@ def _models(chosen: Sequence[Chosen], models: Sequence[str]) -> Iterator[str]:
     yield "# --- What a client may ask for, and by which keys: tiers in the order of preference, the next for when the"
     yield "# one before has no room. docs/routing.md has whole set-ups."
     for model in models:
-        tiers = [[_reference(key, model, one) for key in one.keys] for one in chosen if model in one.models]
+        tiers = _tiers(chosen, model)
         yield "[[model]]"
         yield f"name = {_text(model)}"
         aliases = dict.fromkeys(name for one in chosen for name in one.preset.aliases.get(model, ()))
@@ -173,6 +188,15 @@ def _models(chosen: Sequence[Chosen], models: Sequence[str]) -> Iterator[str]:
             yield f"aliases = [{', '.join(free)}]"
         yield f"tiers = [{', '.join('[' + ', '.join(tier) + ']' for tier in tiers)}]"
         yield ""
+
+
+def _tiers(chosen: Sequence[Chosen], model: str) -> list[list[str]]:
+    """A tier for each preset that has the model; several providers of one preset are equals."""
+    tiers: dict[str, list[str]] = {}
+    for one in chosen:
+        if model in one.models:
+            tiers.setdefault(one.name, []).extend(_reference(key, model, one) for key in one.keys)
+    return list(tiers.values())
 
 
 def _reference(key: str, model: str, one: Chosen) -> str:

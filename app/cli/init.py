@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from app.cli.failure import CommandFailure, Exit
-from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, Preset, configuration_text, presets
+from app.cli.first_configuration import NO_KEY_NEEDED, Chosen, Preset, configuration_text, numbered, presets
 from app.cli.tables import new_table, print_tables
 from app.platform.ports import SystemClock
 from app.settings import Settings, load_settings
@@ -92,13 +92,15 @@ def command(
 ) -> None:
     """Write a commented penstock.toml. Without --preset it asks. It stores where secrets are, never the secrets.
 
-    If several providers have the same model, the first one is preferred.
+    If several providers have the same model, the first one is preferred. A preset given more than once, or with several
+    addresses, makes several providers of equal rank: node-1, node-2.
 
     \b
     penstock init
     penstock init --preset deepseek --key env:DEEPSEEK_API_KEY
     penstock init --preset deepseek --preset siliconflow --key siliconflow=env:SF_1 --key siliconflow=env:SF_2
     penstock init --preset ollama --model llama3=llama3:8b --no-test
+    penstock init --preset node --base-url https://A/v1 --base-url https://B/v1 --key env:NODE_KEY --model m
     """
     if list_:
         _print_presets()
@@ -135,24 +137,49 @@ def write(out: Path, text: str) -> Settings:
 
 # -- by options
 
+_MOST = 100  # providers of one preset
+
 
 def choose(names: Sequence[str], given: ProviderOptions) -> list[Chosen]:
-    """Read the providers from the options. Raises CommandFailure naming what is missing."""
-    known = [(name, _preset(name)) for name in dict.fromkeys(names)]
-    return [_chosen(name, preset, [one for one, _ in known], given) for name, preset in known]
+    """Read the providers from the options. Raises CommandFailure naming what is missing.
+
+    A preset that is named more than once, or has several addresses, gives as many providers.
+    """
+    kinds = list(dict.fromkeys(names))
+    return numbered([one for name in kinds for one in _chosen(name, names.count(name), kinds, given)])
 
 
-def _chosen(name: str, preset: Preset, names: Sequence[str], given: ProviderOptions) -> Chosen:
-    secrets = _of(name, names, given.keys, "--key") or _usual(preset)
-    addresses = _of(name, names, given.base_urls, "--base-url") or [preset.base_url]
-    models = [_model(text) for text in _of(name, names, given.models, "--model")] or [*preset.models.items()]
-    if not addresses[-1]:
-        raise _missing(f"{preset.title} needs your own address", f"--base-url {name}={preset.address}")
-    if not models:
-        raise _missing(f"{preset.title} needs a model name", f"--model {name}=MODEL")
-    if not secrets:
-        raise _missing(f"{preset.title} needs a key", f"--key {name}=env:NAME")
-    return Chosen(name, preset, addresses[-1], tuple(_reference(text) for text in secrets), dict(models))
+def _chosen(name: str, times: int, names: Sequence[str], given: ProviderOptions) -> list[Chosen]:
+    preset = _preset(name)
+    addresses, keys = _of(name, names, given.base_urls, "--base-url"), _of(name, names, given.keys, "--key")
+    models = _of(name, names, given.models, "--model")
+    count = max(times, len(addresses), *(number for number, _ in [*addresses, *keys, *models]), 1)
+    found = []
+    for number in range(1, count + 1):
+        address = _share(addresses, number, count, name, "--base-url") or [preset.base_url]
+        secrets = _share(keys, number, count, name, "--key") or _usual(preset)
+        own = [_model(value) for whose, value in models if whose in (0, number)] or [*preset.models.items()]
+        if not address[-1]:
+            raise _missing(f"{preset.title} needs your own address", f"--base-url {name}={preset.address}")
+        if not own:
+            raise _missing(f"{preset.title} needs a model name", f"--model {name}=MODEL")
+        if not secrets:
+            raise _missing(f"{preset.title} needs a key", f"--key {name}=env:NAME")
+        found.append(Chosen(name, preset, address[-1], tuple(map(_reference, secrets)), dict(own)))
+    return found
+
+
+def _share(values: Sequence[tuple[int, str]], number: int, count: int, name: str, option: str) -> list[str]:
+    """What one of several providers of a preset gets: its own, the value of its turn, or the only one."""
+    common = [value for whose, value in values if not whose]
+    if count == 1:
+        return [value for _, value in values]
+    if own := [value for whose, value in values if whose == number]:
+        return own
+    if len(common) not in (0, 1, count):
+        what = f"{option} is given {len(common)} times for {count} of {name}"
+        raise _missing(what, f"{option} {name}-{number}=..., or give it once for all or {count} times")
+    return common[:1] if len(common) < count else [common[number - 1]]
 
 
 def _preset(name: str) -> Preset:
@@ -161,15 +188,21 @@ def _preset(name: str) -> Preset:
     return presets()[name]
 
 
-def _of(name: str, names: Sequence[str], values: Sequence[str], option: str) -> list[str]:
-    """The values for one provider: those that name it; all others too if it is the only one."""
+def _of(name: str, names: Sequence[str], values: Sequence[str], option: str) -> list[tuple[int, str]]:
+    """The values for one preset: those that name it; all others too if it is the only one.
+
+    With the number of the provider that a value is for, as in node-2=...; 0 where it has none.
+    """
     found = []
     for value in values:
         whose, equals, rest = value.partition("=")
+        kind, _, number = whose.rpartition("-")
         if equals and whose in names:
-            found += [rest] if whose == name else []
+            found += [(0, rest)] if whose == name else []
+        elif equals and kind in names and number.isdecimal() and 0 < int(number) <= _MOST:
+            found += [(int(number), rest)] if kind == name else []
         elif len(names) == 1:
-            found.append(value)
+            found.append((0, value))
         else:
             raise _missing(f"{option} does not say which preset it is for", f"{option} {name}=...")
     return found
@@ -214,10 +247,9 @@ def ask() -> list[Chosen]:
     chosen: list[Chosen] = []
     while True:
         name = click.prompt("Provider", type=click.Choice([*presets()]), show_choices=False)
-        if name not in [one.name for one in chosen]:
-            chosen.append(_ask_for(name, presets()[name]))
-        if not click.confirm("Add another provider as a fallback?", default=False):
-            return chosen
+        chosen.append(_ask_for(name, presets()[name]))
+        if not click.confirm("Add another provider?", default=False):
+            return numbered(chosen)
 
 
 def _ask_for(name: str, preset: Preset) -> Chosen:

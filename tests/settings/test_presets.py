@@ -94,3 +94,61 @@ def test_what_is_missing_is_said_with_the_option_that_gives_it(
         choose(names, given)
     assert said in str(caught.value.hint)
     assert "hunter2" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_a_preset_given_twice_makes_two_upstreams_of_equal_rank(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        *("node", "node"),
+        base_urls=("https://paris.example/v1", "https://tokyo.example/v1"),
+        keys=("env:PARIS", "env:TOKYO"),
+        models=("llama3",),
+    )
+    assert [(one.name, one.base_url) for one in settings.upstreams] == [
+        ("node-1", "https://paris.example/v1"),
+        ("node-2", "https://tokyo.example/v1"),
+    ]
+    assert [(one.name, one.upstream, one.secret) for one in settings.keys] == [
+        ("node-1", "node-1", "env:PARIS"),
+        ("node-2", "node-2", "env:TOKYO"),
+    ]
+    assert [[route.key for route in tier] for tier in settings.models[0].routes()] == [["node-1", "node-2"]]
+
+
+def test_twelve_addresses_of_one_preset_are_twelve_upstreams_with_one_key(tmp_path: Path) -> None:
+    addresses = tuple(f"https://city{number}.example/v1" for number in range(12))
+    settings = loaded(tmp_path, "node", base_urls=addresses, keys=("env:NODE",), models=("llama3",))
+    assert [one.base_url for one in settings.upstreams] == list(addresses)
+    assert {one.secret for one in settings.keys} == {"env:NODE"}
+
+
+def test_one_of_several_may_be_named_and_others_stay_a_fallback(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        *("node", "deepseek", "node"),
+        base_urls=("node=https://a.example/v1", "node=https://b.example/v1"),
+        keys=("node=env:ALL", "node-2=env:B1", "node-2=env:B2", "deepseek=env:D"),
+        models=("node=deepseek-v4-pro", "node-2=only-there"),
+    )
+    assert [one.name for one in settings.keys] == ["node-1", "node-2-1", "node-2-2", "deepseek"]
+    routes = {one.name: [[route.key for route in tier] for tier in one.routes()] for one in settings.models}
+    assert routes["deepseek-v4-pro"] == [["node-1", "node-2-1", "node-2-2"], ["deepseek"]]
+    assert routes["only-there"] == [["node-2-1", "node-2-2"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keys": ("env:A", "env:B")}, "--key is given 2 times for 3 of node"),
+        (
+            {"base_urls": ("https://a.example/v1", "https://b.example/v1")},
+            "--base-url is given 2 times for 3",
+        ),
+    ],
+)
+def test_values_that_do_not_go_round_are_refused(
+    tmp_path: Path, given: dict[str, tuple[str, ...]], said: str
+) -> None:
+    usual = {"base_urls": ("https://a.example/v1",), "models": ("m",), "keys": ("env:A",)}
+    with pytest.raises(CommandFailure, match=said):
+        loaded(tmp_path, *["node"] * 3, **{**usual, **given})
