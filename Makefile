@@ -53,7 +53,7 @@ format: .venv/.ready ## put the code into its agreed form
 
 lock: .venv/.ready ## resolve pyproject.toml again into requirements.lock and deploy/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev -o requirements.lock $(LOCK) $(UPGRADE)
-	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements.lock -o deploy/requirements.lock $(LOCK)
+	$(BIN)/uv pip compile pyproject.toml --extra build --extra files -c requirements.lock -o deploy/requirements.lock $(LOCK)
 
 # One lock for Linux (x86-64, ARM) and macOS and every Python from 3.11; no index is named in it.
 # make lock UPGRADE=--upgrade takes the newest versions that the ranges allow.
