@@ -240,6 +240,40 @@ def test_only_what_a_spreadsheet_would_run_is_defused(cell: str, safe: bool) -> 
     assert defused(cell) == (cell if safe else f"'{cell}")
 
 
+def test_added_columns_get_names_of_their_own_and_headers_are_defused(tmp_path: Path) -> None:
+    job = table_job(tmp_path, "prompt,answer,penstock_answer,=cmd()\na,b,c,d\n")
+    (head,) = csv.reader(written(tmp_path, "out.csv", job, result(0, "x")).read_text().splitlines()[:1])
+    assert head == ["prompt", "answer", "penstock_answer", "'=cmd()", "penstock_penstock_answer", *HEAD[1:]]
+    table = parquet.read_table(written(tmp_path, "out.parquet", job, result(0, "x")))
+    assert table.to_pydict()["penstock_penstock_answer"] == ["x"]
+
+
+def test_results_never_replace_what_was_submitted_nor_stand_among_it(service: Any, tmp_path: Path) -> None:
+    Path("in").mkdir()
+    for place in ("in.csv", "in/a.csv"):
+        Path(place).write_text(TABLE)
+    for source, out, why in (
+        ("in.csv", "in.csv", "in.csv is the file that is submitted"),
+        ("in", "in/out.csv", "in/out.csv is inside the submitted folder in"),
+        ("in.csv", "none/out.csv", "there is no folder none"),
+    ):
+        ran = run(source, "--out", out)
+        assert (ran.exit_code, service) == (1, [])
+        assert why in ran.output
+    with pytest.raises(CommandFailure, match="is inside"):
+        write_results([], Output(Path("in/out.csv")), Job("in"))
+    assert Path("in.csv").read_text() == TABLE
+
+
+def test_fields_of_json_are_named_by_column_and_the_ids_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"question": "a", "custom_id": "x"}\n{"question": "b"}\n')
+    job = Job(str(tmp_path / "in.jsonl"), "jsonl", column="question")
+    out = written(tmp_path, "out.csv", job, result(0, "A"), result(1, "B"))
+    rows = list(csv.reader(out.read_text().splitlines()))[1:]
+    assert [row[1:3] for row in rows] == [["a", "A"], ["b", "B"]]
+    assert [row[0] for row in rows] == ["x", "1"]
+
+
 def test_json_lines_are_one_a_request_with_row_and_input(tmp_path: Path) -> None:
     line = result(1, "B", exact=1)[:-1] + b',"big":12345678901234567890123,"f":1.10}'
     out = written(tmp_path, "out.jsonl", table_job(tmp_path), line)

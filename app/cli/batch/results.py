@@ -100,9 +100,11 @@ def out_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def output_of(out: Path | None, excel: bool, raw_cells: bool) -> Output | None:
-    """The output that options name. Raises CommandFailure for a format that cannot be written."""
+    """The output that options name. Raises CommandFailure for a format or a place that cannot be written."""
     if out is None:
         return None
+    if not out.parent.is_dir():
+        raise CommandFailure(f"{out}: there is no folder {out.parent}", "Create it, or choose another --out.")
     suffix = out.suffix.lower()
     if suffix in (".xlsx", ".xls", ".ods"):
         raise CommandFailure(
@@ -116,11 +118,22 @@ def output_of(out: Path | None, excel: bool, raw_cells: bool) -> Output | None:
     return Output(out, excel, raw_cells)
 
 
+def check_apart(out: Output | None, source: str) -> None:
+    """Raise CommandFailure where the results would replace what was submitted, or stand among it."""
+    if out is None or not source:
+        return
+    to, of = out.path.resolve(), Path(source).resolve()
+    if to == of or (of.is_dir() and to.is_relative_to(of)):
+        words = "is the file that is submitted" if to == of else f"is inside the submitted folder {source}"
+        raise CommandFailure(f"{out.path} {words}", "Choose another place for --out.")
+
+
 ADDED = ("answer", "status", "error", "task_id", "row")
 
 
 def write_results(lines: Iterable[bytes], out: Output, job: Job) -> int:
     """Write the results, replacing the file; returns their number. Raises CommandFailure."""
+    check_apart(out, job.source)
     partial = out.path.with_name(f"{out.path.name}.part")
     try:
         count = _write(_merged(lines, job), partial, out, job)
@@ -234,7 +247,12 @@ def _row(item: Item | None, line: Mapping[str, Any], kept: list[str]) -> list[st
         return [named]
     asked = prompt_of(item)
     cells = item.cells or {"custom_id": named, "prompt": asked}
-    more = {"file": item.label, "penstock_prompt": asked, **({} if "prompt" in cells else {"prompt": asked})}
+    more = {
+        "file": item.label,
+        "custom_id": named,
+        "penstock_prompt": asked,
+        **({} if "prompt" in cells else {"prompt": asked}),
+    }
     return [cells.get(name, more.get(name, "")) for name in kept]
 
 
@@ -255,7 +273,12 @@ def _added(item: Item | None, line: Mapping[str, Any]) -> list[Any]:
 
 
 def _names(kept: list[str]) -> list[str]:
-    return [*kept, *(name if name not in kept else f"penstock_{name}" for name in ADDED)]
+    names = list(kept)
+    for name in ADDED:
+        while name in names:
+            name = f"penstock_{name}"
+        names.append(name)
+    return names
 
 
 # -- formats
@@ -276,7 +299,7 @@ def _write_jsonl(merged: _Merged, file: IO[str]) -> int:
 def _write_csv(merged: _Merged, file: IO[str], job: Job, raw: bool) -> int:
     kept = _columns(job)
     writer = csv.writer(file)
-    writer.writerow(_names(kept))
+    writer.writerow(_names(kept) if raw else map(defused, _names(kept)))
     count = 0
     for item, text in merged:
         line = orjson.loads(text)

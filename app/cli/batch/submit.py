@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from app.cli.batch.commands import cost_of, finish, follow
-from app.cli.batch.results import Job, Output, files_of, out_options, output_of, save_job
+from app.cli.batch.results import Job, Output, check_apart, files_of, out_options, output_of, save_job
 from app.cli.failure import CommandFailure, Exit
 from app.cli.remote import Remote, with_remote
 from app.platform.domain.errors import Invalid
@@ -410,6 +410,7 @@ def command(
     if column and template:
         raise click.UsageError("give one of --column and --template")
     output = output_of(out, excel, raw_cells)
+    check_apart(output, file.removeprefix("-"))
     how = Reading(kind or "", encoding, delimiter, sheet, column, template)
     defaults = Defaults(system, _parameters(param, temperature, max_tokens, json_schema), tag)
     with opened(file) as sources, tempfile.TemporaryFile(prefix="penstock-") as lines:
