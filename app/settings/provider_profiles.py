@@ -47,6 +47,8 @@ class WordSettings(Section):
     begins: Words = ()
     # What it may say anywhere; not for meanings that would take a key out of use.
     says: Words = ()
+    # What it may say anywhere that rules this meaning out, whatever else it says.
+    unless: Words = ()
 
 
 class WaitSettings(Section):

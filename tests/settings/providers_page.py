@@ -48,7 +48,8 @@ base_url = "https://relay.example/v1"
 profile = "one-api"
 
 [upstream.quirks.words.busy]          # meanings: see below
-begins = ["the oven is cold"]         # how a message begins; codes = [...] for codes, says = [...] anywhere in it
+begins = ["the oven is cold"]         # how a message begins; codes = [...] for codes, says = [...] anywhere in it,
+                                      # unless = [...] for what rules the meaning out
 
 [upstream.quirks]
 statuses = { 418 = "busy" }           # what a status means here

@@ -2,8 +2,8 @@
 
 `codes` are whole words of an error's code, type, status or reasons. `begins` are openings of a message, after words
 that carry no meaning (`fillers`): the only words that count where a message may echo what the client wrote. `says` may
-appear anywhere. Case, spaces and punctuation do not matter; `*` matches up to 250 characters, `$` the end of the
-message.
+appear anywhere, and so may those of `unless`, which rule a meaning out. Case, spaces and punctuation do not matter;
+`*` matches up to 250 characters, `$` the end of the message.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ class Vocabulary:
         self.codes = {m: Codes(of.get("codes", ())) for m, of in given.items()}
         self.begins = {m: Phrases(of.get("begins", ())) for m, of in given.items()}
         self.says = {m: Phrases(of.get("says", ())) for m, of in given.items()}
+        self.unless = {m: Phrases(of.get("unless", ())) for m, of in given.items()}
 
 
 class SpokenWords:
@@ -158,12 +159,17 @@ class SpokenWords:
 
     def code(self, meaning: Meaning) -> bool:
         """Whether a code has this meaning."""
-        return self._known.codes[meaning].hold(self._codes)
+        return self._known.codes[meaning].hold(self._codes) and not self._ruled_out(meaning)
 
     def begin(self, meaning: Meaning) -> bool:
         """Whether a code or the start of the message has it."""
-        return self.code(meaning) or self._known.begins[meaning].begin(self._message, self._starts)
+        found = self.code(meaning) or self._known.begins[meaning].begin(self._message, self._starts)
+        return found and not self._ruled_out(meaning)
 
     def say(self, meaning: Meaning) -> bool:
         """Whether a code or anything in the message has it."""
-        return self.begin(meaning) or self._known.says[meaning].stand_in(self._message)
+        found = self.begin(meaning) or self._known.says[meaning].stand_in(self._message)
+        return found and not self._ruled_out(meaning)
+
+    def _ruled_out(self, meaning: Meaning) -> bool:
+        return self._known.unless[meaning].stand_in(self._message)
