@@ -144,7 +144,9 @@ class _Seen:
     """What the audit log says of a batch's requests, also of a refused one: their model, if they have one in common,
     and the parameters in which they agree."""
 
-    def __init__(self) -> None:
+    def __init__(self, default: str | None) -> None:
+        """`default`: the model of requests that name none."""
+        self._default = default
         self._models: set[str | None] = set()
         self._parameters: dict[str, Any] | None = None
 
@@ -152,7 +154,7 @@ class _Seen:
         """The same requests, looked at as they pass."""
         for one in requests:
             if len(self._models) < 2:
-                self._models.add(one.model)
+                self._models.add(one.model or self._default)
             if self._parameters != {}:
                 self._agree(plain_parameters(one.parameters))
             yield one
@@ -276,7 +278,7 @@ class BatchViews:
     def _submit(
         self, client_id: str, options: BatchRequest, requests: Iterable[TaskRequest], repeats: Repeats
     ) -> Response:
-        seen = _Seen()
+        seen = _Seen(options.model or self._use_cases.submit_batch.default_model)
         try:
             submitted = self._use_cases.submit_batch.submit(
                 client_id, options, seen.through(requests), repeats.repeat

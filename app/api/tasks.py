@@ -107,7 +107,7 @@ class TaskViews:
         repeats = Repeats("POST /v1/tasks")
         value = parse_json(repeats.add(read_body(self._most, ONE_TASK)))
         body = parse(TaskBody, with_options(value, option_headers(request.headers.items())))
-        note(body.model, parameters=body.parameters)
+        note(body.model or self._use_cases.submit_batch.default_model, parameters=body.parameters)
         submitted = self._use_cases.submit_task.submit(caller.client_id, body.request(), repeats.repeat())
         note(subject=submitted.task_id)
         headers = {"Location": f"/v1/tasks/{submitted.task_id}", "Retry-After": _SOON}

@@ -82,6 +82,11 @@ class SubmitBatch:
         self._rules = rules
         self._clock = clock
 
+    @property
+    def default_model(self) -> str | None:
+        """The model of requests that name none, here and elsewhere."""
+        return self._rules.default_model
+
     def submit(
         self,
         client_id: str,

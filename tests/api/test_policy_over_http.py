@@ -14,7 +14,7 @@ from sqlalchemy import select
 from app.platform.database import Database
 from app.platform.migrate import upgrade
 from app.tasks.store.tables import batch
-from tests.api.world import ADMIN_KEY, Client, Parts, World, make_settings
+from tests.api.world import ADMIN_KEY, MODEL, Client, Parts, World, make_settings
 from tests.stack import wait_until
 
 DOCUMENT = (
@@ -168,3 +168,24 @@ def test_a_page_is_no_way_around_a_policy_and_each_is_in_the_log(guarded: World)
     ]
     assert all(e["key_id"].startswith("ak_") for e in pages[2:])
     assert pages[-1]["task_id"] == "task_none"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/v1/tasks", {"prompt": "x"}, MODEL),
+        ("/v1/tasks", {"prompt": "x", "model": "deepseek-other"}, "deepseek-other"),
+        ("/v1/batch", {"requests": [{"prompt": "x"}, {"prompt": "y"}]}, MODEL),
+        ("/v1/batch", {"requests": [{"prompt": "x"}, {"prompt": "y", "model": MODEL}]}, MODEL),
+        ("/v1/batch", {"requests": [{"prompt": "x"}, {"prompt": "y", "model": "deepseek-other"}]}, ""),
+        ("/v1/batch", {"model": "deepseek-other", "requests": [{"prompt": "x"}]}, "deepseek-other"),
+        ("/v1/batch", {"requests": [{"prompt": "x", "priority": "none"}]}, ""),
+    ],
+)
+def test_the_audit_log_names_the_default_model_where_a_request_relies_on_it(
+    world: World, alice: Client, path: str, body: dict[str, Any], model: str
+) -> None:
+    alice.post(path, body)
+    admin = world.anonymous(ADMIN_KEY)
+    entries = [orjson.loads(line) for line in admin.get("/v1/admin/audit").data.splitlines()]
+    assert [e["model"] for e in entries if e["action"] == f"POST {path}"][-1:] == [model]
