@@ -562,6 +562,18 @@ def _holds_something(sheet: Any) -> bool:
     return any(cell is not None for row in rows for cell in row)
 
 
+def _values(column: Any) -> list[Any]:
+    """The values of a column; nanoseconds, as pandas writes them, are cut to what Python has."""
+    import pyarrow as pa
+
+    kind: Any = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    elif pa.types.is_duration(kind) and kind.unit == "ns":
+        column = column.cast(pa.duration("us"), safe=False)
+    return list(column.to_pylist())
+
+
 _ROWS_AT_ONCE = 64  # of a Parquet file: each may hold much more than its share of the file
 
 
@@ -576,11 +588,7 @@ def _parquet_rows(source: Source) -> Iterator[Row]:
         table = parquet.ParquetFile(source.file, buffer_size=_BLOCK)
         yield Row(0, list(table.schema_arrow.names))
         batches = table.iter_batches(_ROWS_AT_ONCE, use_threads=False)
-        rows = (
-            row
-            for batch in batches
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        )
+        rows = (row for batch in batches for row in zip(*map(_values, batch.columns), strict=True))
         for number, cells in enumerate(rows, 1):
             yield Row(number, list(cells))
     except (ArrowException, OSError, ValueError) as error:

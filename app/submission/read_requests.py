@@ -56,7 +56,10 @@ class Item:
     def fault(self, error: Rejected) -> Fault:
         """What is wrong with it."""
         code = error.code or "invalid_request"
-        return Fault(self.label, error.message, "", self.where, self.number, code, error.param)
+        hint = ""
+        if "unknown field" in error.message and isinstance(self.value, dict) and "prompt" in self.value:
+            hint = "With --column prompt only that field is asked; the others stay beside the answers in JSON lines."
+        return Fault(self.label, error.message, hint, self.where, self.number, code, error.param)
 
 
 class RequestFile:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from openpyxl import Workbook
 from pyarrow import parquet
 
+from app.platform.domain.errors import Invalid
 from app.submission.domain.file_kind import TEXT_KINDS as KINDS
 from app.submission.domain.file_kind import BadFile, Faults, fields_of, fill
 from app.submission.read_file import Reading, Source
@@ -158,7 +159,7 @@ def workbook(**sheets: list[list[Any]]) -> bytes:
     return held.getvalue()
 
 
-def parquet_file(**columns: list[Any]) -> bytes:
+def parquet_file(**columns: Any) -> bytes:
     held = io.BytesIO()
     parquet.write_table(pa.table(columns), held)
     return held.getvalue()
@@ -182,6 +183,8 @@ BINARY: list[tuple[str, Callable[[], bytes], dict[str, Any], list[Request]]] = [
      [{"prompt": "1.5 2026-01-02"}, {"prompt": "TRUE 3"}]),
     ("a.parquet", lambda: parquet_file(custom_id=[1, 2], prompt=["a", "b"]), {}, NAMED),
     ("a", lambda: parquet_file(text=["a", None, "b"]), {"column": "text"}, AB),
+    ("a", lambda: parquet_file(at=pa.array([1_000_000_001], pa.timestamp("ns", "UTC")), prompt=["a"]),
+     {"template": "{at}"}, [{"prompt": "1970-01-01T00:00:01+00:00"}]),
     ("a", lambda: parquet_file(custom_id=[1.0, float("nan")], prompt=["a", "b"]), {},
      [{"custom_id": "1", "prompt": "a"}, {"prompt": "b"}]),
     ("a", lambda: parquet_file(prompt=[[{"role": "user", "content": "a"}]]), {},
@@ -239,6 +242,12 @@ NEIGHBOURS: list[tuple[str, bytes | str, dict[str, Any], list[Request]]] = [
     ("a.jsonl", '{"prompt": [{"role": "user", "content": "a"}]}\n', {"column": "prompt"},
      [{"messages": [{"role": "user", "content": "a"}]}]),
     ("prompts.2026", "a\nb", {}, AB),
+    ("a.txt", "[Note: this] a\n{{name}}: b\n", {}, [{"prompt": "[Note: this] a"}, {"prompt": "{{name}}: b"}]),
+    ("a.txt", "# b\na --- b | c\ndata: what?\n", {},
+     [{"prompt": "# b"}, {"prompt": "a --- b | c"}, {"prompt": "data: what?"}]),
+    ("a.csv", "prompt\n\u3053\u3093\u306b\u3061\u306f\n".encode("iso2022_jp"), {},
+     [{"prompt": "\u3053\u3093\u306b\u3061\u306f"}]),
+    ("a.jsonl", '{"id": 7, "prompt": "a"}\n{"id": 8, "prompt": "b"}\n', {"column": "prompt"}, AB),
     ("a.list", "a\nb", {}, AB),
     ("a.md", "a\nb", {"kind": "txt"}, AB),
     ("a.jsonl", '{"prompt": "cut \\ud83d"}\n"b"', {}, [{"prompt": "cut \ufffd"}, {"prompt": "b"}]),
@@ -318,6 +327,8 @@ REFUSED: list[tuple[str, bytes | str, str, str]] = [
     ("a.jsonl", "id,question\n1,a\n", "a table (columns), not JSON", "--kind csv"),
     ("a.jsonl", '"a"\n{"prompt": "' + "x" * 11_000_000 + '"}\n"b"', "line 2: is longer", "Split"),
     ("a.txt", b"\r\n%PDF-1.7", "a PDF", "CSV"),
+    *((f"a.{kind}", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "lfs pull")
+      for kind in ("txt", "jsonl", "csv", "parquet")),
     ("a.dta", b"<stata_dta><header>", "a Stata file", "CSV"),
     ("a.gz", packed(b"\0" * 257 + b"ustar"), "a tar archive inside", "Unpack"),
     ("a.txt", "\u8bf7\u7ffb\u8bd1\u8fd9\u6bb5\u6587\u5b57\u4e00\n".encode("utf-16-le"), "is not text", "utf-16-le"),
@@ -431,6 +442,12 @@ def test_a_formula_without_a_value_is_no_prompt(tmp_path: Path, cell: str, why: 
     assert fault.where == "row 2"
     assert why in str(fault)
     assert hint in fault.hint
+
+
+def test_another_field_beside_the_prompt_is_named_with_the_option_that_keeps_it() -> None:
+    item = Item("a", "line 1", 1, {}, value={"id": 1, "prompt": "a"})
+    assert "--column prompt" in item.fault(Invalid("id: unknown field")).hint
+    assert not item.fault(Invalid("prompt: must not be empty")).hint
 
 
 def test_a_sheet_is_asked_for_where_several_hold_something(tmp_path: Path) -> None:

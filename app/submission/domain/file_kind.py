@@ -91,6 +91,7 @@ _SIGNATURES: tuple[
     (0, b"FEA1", "", "a Feather file"),
     (0, b"ORC", "", "an ORC file"),
     (0, b"Obj\x01", "", "an Avro file"),
+    (0, b"version https://git-lfs.github.com/spec/", "", "a Git LFS pointer and not the file itself"),
     (0, b"<stata_dta>", "", "a Stata file"),
     (0, b"SQLite format 3\x00", "", "an SQLite database"),
     (0, b"\x89HDF\r\n", "", "an HDF5 file"),
@@ -128,8 +129,10 @@ def binary_kind(head: bytes) -> tuple[str, str]:
 
 def not_read(label: str, words: str) -> BadFile:
     """The refusal of a format that is not read."""
-    packed = words.startswith("compressed") or "archive" in words
-    return BadFile([Fault(label, f"is {words}, which is not supported", _UNPACK if packed else _AS_TEXT)])
+    hint = _UNPACK if words.startswith("compressed") or "archive" in words else _AS_TEXT
+    if "Git LFS" in words:
+        return BadFile([Fault(label, f"is {words}", "Fetch the file with: git lfs pull")])
+    return BadFile([Fault(label, f"is {words}, which is not supported", hint)])
 
 
 # -- encodings -----------------------------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def encoding_of(head: bytes, label: str) -> str:
     if b"\x00" in head and (wide := _double(head)):
         return wide
     _check_text(head, label)
-    return "utf-8"
+    return "iso2022_jp" if re.search(rb"\x1b\$[@B]", head) else "utf-8"
 
 
 def _wide(head: bytes) -> str:
@@ -198,7 +201,7 @@ _BY_NAME = {
 _PACKED_NAMES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 _NAME = re.compile(r"[^\W\d][\w .()/#%-]{0,39}")
 _JSON = re.compile(r"[\s\x1e]*(?:\[\s*[{\"\[\]]|{\s*(?:\"|}))")
-_NEARLY_JSON = re.compile(r"\s*(?:(?://[^\n]*|/\*)\s*)?(?:\[\s*)?[{\[]\s*(?:['\u2018\u201c]\w|\w+\s*:)")
+_NEARLY_JSON = re.compile(r"\s*(?:(?:\[\s*)?{\s*(?:['\u2018\u201c]\w|\w+\s*:)|\[\s*['\u2018\u201c]\w)")
 _EVENTS = re.compile(r"\s*(?:event:.*\s+)?data:[ \t]*[{\[]")
 _YAML = re.compile(
     r"\s*(?:---[ \t]*\n|#.*\n)*(?:(?:requests|prompts|data):[ \t]*\n\s*-|- (?:prompt|custom_id|messages):\s)"
@@ -332,7 +335,11 @@ def other_shape(value: Any) -> tuple[str, str]:
         or {"messages", "body"} & set(value)
     ):
         return "", ""
-    if isinstance(value.get("prompt"), list) and all(isinstance(one, dict) for one in value["prompt"]):
+    if (
+        isinstance(value.get("prompt"), list)
+        and value["prompt"]
+        and all(isinstance(one, dict) for one in value["prompt"])
+    ):
         return "its prompt is a list of messages", 'Name it "messages", or give --column prompt.'
     held = {name: part for name, part in value.items() if isinstance(part, list | dict) and part}
     if value and len(held) == len(value) and (len(value) > 1 or "prompt" in value):
