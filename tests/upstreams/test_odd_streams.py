@@ -261,6 +261,13 @@ def test_usage_is_found_wherever_it_stands_and_reaches_the_client_where_it_belon
         assert all("usage" not in choice for one in read.passed for choice in one["choices"])
 
 
+@pytest.mark.parametrize("texts", [("one ", "two"), ("one ", "one two"), ("one ", "one two", "one two")])
+def test_messages_may_stand_for_deltas(texts: tuple[str, ...]) -> None:
+    said = [{"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]} for text in texts]
+    read = Read(sent(*said, STOP))
+    assert (read.message["content"], read.text) == ("one two", "one two")
+
+
 def test_zeros_at_the_end_take_no_usage_back() -> None:
     known, none = ({"prompt_tokens": count, "completion_tokens": count} for count in (3, 0))
     read = Read(sent(HI, {**STOP, "usage": known}, {**STOP, "choices": [], "usage": none}))
@@ -268,9 +275,9 @@ def test_zeros_at_the_end_take_no_usage_back() -> None:
 
 
 def test_a_tool_call_outside_a_list_is_read() -> None:
-    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
-    read = Read(sent(chunk({"tool_calls": call}), chunk({}, "tool_calls")))
-    assert read.message["tool_calls"] == [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]
+    call = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+    read = Read(sent(chunk({"tool_calls": {"index": 0, **call}}), chunk({}, "tool_calls")))
+    assert read.message["tool_calls"] == [{**call, "type": "function"}]
 
 
 def test_an_error_after_a_broken_off_answer_is_its_answer() -> None:

@@ -116,6 +116,7 @@ class _Choice:
     calls: list[_ToolCall] = field(default_factory=list)
     logprobs: dict[str, Any] | None = None
     finish_reason: str | None = None
+    in_messages: bool = False  # they stand for deltas
 
     @property
     def has_substance(self) -> bool:
@@ -146,9 +147,21 @@ class _Choice:
         if not isinstance(delta, Mapping):
             text = given.get("text")
             delta = {"content": text} if isinstance(text, str) else {}
-        if isinstance(message, Mapping) and not self.has_substance and not has_substance(delta):
+        if not isinstance(message, Mapping) or has_substance(delta):
+            return plain_message(delta)
+        if not self.has_substance:
+            self.in_messages = "delta" not in given
             delta = message
+        elif self.in_messages:
+            delta = self._new_in(plain_message(message))
         return plain_message(delta)
+
+    def _new_in(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a message adds, where messages stand for deltas: all of it, or what it has more than before."""
+        known, text = self.message.get("content"), message.get("content")
+        if not isinstance(known, str) or not isinstance(text, str):
+            return message
+        return {**message, "content": text.removeprefix(known)}
 
     def _call(self, given: Mapping[str, Any]) -> dict[str, Any]:
         place = _place_of(given, self.calls)
@@ -207,7 +220,7 @@ class _ToolCall:
         new = {name: value for name, value in given.items() if name != "index" and value not in (None, "")}
         self.id_given = self.id_given or "id" in new
         if first:
-            new = {"id": made_id, **new}
+            new = {"id": made_id, **({"type": "function"} if "function" in new else {}), **new}
         else:
             new = {name: value for name, value in new.items() if name not in _ONCE or name not in self.facts}
         if isinstance(given.get("function"), Mapping):
