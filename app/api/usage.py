@@ -14,7 +14,8 @@ from app.api.access_control import Callers
 from app.api.body import Query, read_query
 from app.api.openapi import Operation, ResponseDoc
 from app.api.responses import answer
-from app.billing.domain.usage import BY, UsageFilter, as_csv, usage_row
+from app.billing.domain.usage import BY, NEWEST_CALLS, UsageFilter, as_csv, usage_row
+from app.diagnosis.domain.percentiles import percentiles
 from app.platform.database import Database
 from app.platform.domain.errors import Forbidden, Invalid
 from app.platform.ports import Clock
@@ -66,6 +67,15 @@ class UsageRow(Shape):
     saved_off_peak: Annotated[
         str | None, Field(description="Saved compared to the same calls in peak hours.")
     ]
+    response_p50_seconds: Annotated[
+        float | None,
+        Field(
+            description=f"Response time of successful upstream calls, among the newest {NEWEST_CALLS} calls of the "
+            "service; null if there is none."
+        ),
+    ]
+    response_p90_seconds: float | None
+    response_p99_seconds: float | None
 
 
 class Connections(Shape):
@@ -114,7 +124,13 @@ class UsageViews:
         caller = self._callers.current()
         query = read_query(UsageQuery)
         by = _grouping(query.by)
-        rows: list[Any] = [usage_row(row, by) for row in self._usage.report(self._wanted(query, caller, by))]
+        wanted = self._wanted(query, caller, by)
+        seconds = self._usage.response_seconds(wanted)
+        rows: list[Any] = []
+        for row in self._usage.report(wanted):
+            took = seconds.get(tuple(row[name] for name in wanted.by))
+            times = [round(one, 3) for one in percentiles(took)] if took else None
+            rows.append(usage_row(row, by, times))
         if query.format == "csv":
             return Response(as_csv(rows, by), content_type="text/csv; charset=utf-8")
         return answer(UsageReport(object="usage", by=by, data=rows, connections=self._wire(caller)))

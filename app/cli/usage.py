@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from app.billing.domain.usage import BY, as_csv
+from app.billing.domain.usage import BY, TIMES, as_csv
 from app.cli.remote import Remote, with_remote
 from app.cli.tables import new_table, print_tables
 
@@ -34,7 +34,7 @@ def command(
     as_csv_: bool,
     as_json: bool,
 ) -> None:
-    """Show usage, cost and savings. Costs are exact; currencies are kept separate.
+    """Show usage, cost, savings and response times. Costs are exact; currencies are kept separate.
 
     \b
     penstock usage --by day,model
@@ -51,11 +51,12 @@ def command(
 
 
 def _show(report: dict[str, Any]) -> None:
-    shown = new_table(*report["by"], *_SHOWN, "cost", "saved", "unpriced")
+    shown = new_table(*report["by"], *_SHOWN, "cost", "saved", "unpriced", "p50 / p90 / p99 s")
     for row in report["data"]:
         names = [str(row[name]) for name in report["by"]]
         counts = [f"{row[name]:,}" for name in _SHOWN]
-        shown.add_row(*names, *counts, _money(row, "cost"), _saved(row), f"{row['unpriced_calls']:,}")
+        money = (_money(row, "cost"), _saved(row), f"{row['unpriced_calls']:,}")
+        shown.add_row(*names, *counts, *money, _times(row))
     print_tables(shown)
     wire = report.get("connections")
     if wire and wire["calls"]:
@@ -64,6 +65,11 @@ def _show(report: dict[str, Any]) -> None:
 
 def _money(row: dict[str, Any], name: str) -> str:
     return f"{row[name]} {row['currency']}" if row[name] is not None else "unknown" if row["calls"] else "-"
+
+
+def _times(row: dict[str, Any]) -> str:
+    found = [row[name] for name in TIMES]
+    return "-" if None in found else " / ".join(f"{seconds:.1f}" for seconds in found)
 
 
 def _saved(row: dict[str, Any]) -> str:

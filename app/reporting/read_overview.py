@@ -223,6 +223,10 @@ class ReadUsage:
         rows = self._database.read(lambda conn: usage.report(conn, wanted))
         return fold_free(rows, wanted.by)
 
+    def response_seconds(self, wanted: UsageFilter) -> dict[tuple[str, ...], list[float]]:
+        """Seconds of the newest successful calls, by the same groups. Raises DatabaseUnreachable."""
+        return self._database.read(lambda conn: usage.response_seconds(conn, wanted))
+
     def wire(self, since: float) -> UpstreamTraffic:
         """Calls and connections of workers that have beaten since an instant. Raises DatabaseUnreachable."""
         return UpstreamTraffic(*self._database.read(lambda conn: workers.wire(conn, since)))

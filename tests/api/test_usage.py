@@ -27,6 +27,28 @@ def test_a_client_sees_what_it_used_and_paid(world: World, alice: Client) -> Non
     assert (row["cost_micros"], row["cost"]) == (37, "0.0000372")
 
 
+@pytest.mark.parametrize("by", ["model", "client,model", "day,key", "account", "upstream_model", "client"])
+def test_response_times_are_percentiles_of_successful_calls(
+    world: World, alice: Client, stranger: Client, by: str
+) -> None:
+    for seconds in (1.0, 2.0, 3.0, 10.0):
+        claimed = world.claim_all([alice.submit()])
+        world.record(*claimed, finished_at=world.parts.clock.now() + seconds)
+    world.fail(alice.submit())  # teaches nothing
+    (row,) = used(alice, f"&by={by}")
+    times = [row[f"response_{name}_seconds"] for name in ("p50", "p90", "p99")]
+    assert times == pytest.approx([2.0, 10.0, 10.0], abs=0.5)
+    assert used(stranger, f"&by={by}") == []
+    lines = alice.get(f"{ALL}&by={by}&format=csv").data.decode().splitlines()
+    assert lines[0].endswith("response_p50_seconds,response_p90_seconds,response_p99_seconds")
+    assert lines[1].endswith(",".join(map(str, times)))
+
+
+def test_of_days_without_calls_response_times_are_null(world: World, alice: Client) -> None:
+    world.fail(alice.submit())
+    assert {row["response_p50_seconds"] for row in used(alice)} <= {None}
+
+
 def test_estimated_starts_are_held_against_the_real_ones(
     world: World, alice: Client, stranger: Client
 ) -> None:

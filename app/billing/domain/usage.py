@@ -135,6 +135,9 @@ _COUNTS = (
     "reasoning_tokens",
     "unpriced_calls",
 )
+NEWEST_CALLS = 20_000  # of which response times are taken
+# Response times of successful upstream calls.
+TIMES = ("response_p50_seconds", "response_p90_seconds", "response_p99_seconds")
 _SAVINGS = ("saved_cache", "saved_coalescing", "saved_prompt_cache", "saved_off_peak")
 
 
@@ -156,8 +159,10 @@ def fold_free(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict
     return kept
 
 
-def usage_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
-    """One row of a report. Without a known price, money is null, not 0."""
+def usage_row(
+    row: Mapping[str, Any], by: Sequence[str], times: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """One row of a report; `times` as TIMES. Without a known price, money is null, not 0."""
     currency = row["currency"] or None
     return {
         **{name: row[BY[name]] for name in by},
@@ -166,12 +171,13 @@ def usage_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
         "cost_micros": micros(row["cost"]) if currency else None,
         "cost": amount(row["cost"]) if currency else None,
         **{name: amount(row[name]) if currency else None for name in _SAVINGS},
+        **(dict(zip(TIMES, times, strict=True)) if times else dict.fromkeys(TIMES)),
     }
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> str:
     """The same rows as CSV with a header; null is empty. Text that a spreadsheet would run as a formula is escaped."""
-    columns = (*by, *_COUNTS, "currency", "cost_micros", "cost", *_SAVINGS)
+    columns = (*by, *_COUNTS, "currency", "cost_micros", "cost", *_SAVINGS, *TIMES)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(columns)

@@ -7,6 +7,7 @@ ends they describe. `fold_usage` rolls them up by day; reports add up both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -25,9 +26,19 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.billing.domain.usage import FIGURES, UsageEntry, UsageFilter, as_columns, from_columns, merge
+from app.billing.domain.usage import (
+    FIGURES,
+    NEWEST_CALLS,
+    UsageEntry,
+    UsageFilter,
+    as_columns,
+    day_of,
+    from_columns,
+    merge,
+)
 from app.platform.dialects import insert_or, insert_rows
-from app.tasks.store.tables import Serial, metadata
+from app.tasks.domain.attempt import Outcome
+from app.tasks.store.tables import Serial, attempt, metadata, task
 
 HEADING = ("day", "client_id", "model", "key", "account", "upstream_model", "currency")
 
@@ -88,6 +99,31 @@ def report(conn: Connection, wanted: UsageFilter) -> list[dict[str, Any]]:
     by = [name for name in HEADING if name in wanted.by or name == "currency"]
     found = conn.execute(_sums(both, by).order_by(*(both.c[name] for name in by)))
     return [{name: _plain(value) for name, value in row._mapping.items()} for row in found]
+
+
+def response_seconds(conn: Connection, wanted: UsageFilter) -> dict[tuple[str, ...], list[float]]:
+    """The seconds of successful calls by the report's groups, among the newest NEWEST_CALLS attempts of the service."""
+    begin, end = (datetime.fromisoformat(f"{day}T00:00+00:00") for day in (wanted.first_day, wanted.last_day))
+    columns = {**{name: attempt.c[name] for name in _OF_ATTEMPTS}, "model": task.c.model}
+    seconds = attempt.c.finished_at - func.coalesce(attempt.c.sent_at, attempt.c.started_at)
+    rows = (
+        select(seconds, attempt.c.finished_at, *(columns[name] for name in wanted.by if name != "day"))
+        .select_from(attempt.join(task, task.c.id == attempt.c.task_id) if "model" in wanted.by else attempt)
+        .where(attempt.c.seq > select(func.max(attempt.c.seq) - NEWEST_CALLS).scalar_subquery())
+        .where(attempt.c.outcome == Outcome.SUCCEEDED)
+        .where(attempt.c.finished_at >= begin.timestamp(), attempt.c.finished_at < end.timestamp() + 86400)
+    )
+    if wanted.client_id is not None:
+        rows = rows.where(attempt.c.client_id == wanted.client_id)
+    found: dict[tuple[str, ...], list[float]] = {}
+    for took, at, *group in conn.execute(rows):
+        named = iter(group)
+        key = tuple(day_of(at) if name == "day" else next(named) for name in wanted.by)
+        found.setdefault(key, []).append(took)
+    return found
+
+
+_OF_ATTEMPTS = ("client_id", "key", "account", "upstream_model")
 
 
 def _within(table: Any, wanted: UsageFilter) -> Select[Any]:
