@@ -76,7 +76,7 @@ class Authenticate:
         )
         caller = caller_by(row, self._clock.now())
         if caller is None:
-            raise Unauthenticated("unknown API key", code="invalid_api_key")
+            raise Unauthenticated(_refusal(shown), code="invalid_api_key")
         return caller
 
     def _remember(self, hashed: str, caller: Caller) -> None:
@@ -318,3 +318,9 @@ def calling(who: CallerContext | None) -> Iterator[None]:
 
 _WHO = ("client_id", "key_id", "user", "team")
 current: ContextVar[CallerContext | None] = ContextVar("calling", default=None)
+
+
+def _refusal(shown: str) -> str:
+    if looks_like_key(shown):
+        return "unknown API key: it was revoked, or is another service's; ask the operator for a new one"
+    return "unknown API key: keys of this service are pk_ and 43 characters; `penstock clients add NAME` creates one"

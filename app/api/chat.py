@@ -22,6 +22,7 @@ from app.api.stored_chats import completion_id
 from app.composition.api import OpenAiUseCases
 from app.platform.domain.errors import Forbidden, Invalid, NotFound
 from app.platform.domain.event_stream import COMMENT, DONE, event
+from app.platform.domain.names import nearest
 from app.settings import ApiSettings, Settings
 from app.submission.answer_chat import Chat, ChatCall, ChatOutcome, Waited
 from app.submission.bodies import option_headers, with_options
@@ -83,7 +84,7 @@ class ModelViews:
         """403: models are not clients' to delete."""
         self._callers.current()
         if model not in self._models:
-            raise _unknown_model(model)
+            raise self._unknown(model)
         raise Forbidden(
             f"model {model[:80]!r} is configured by the operator, in penstock.toml; clients cannot delete it",
             param="model",
@@ -95,14 +96,15 @@ class ModelViews:
         self._callers.current()
         found = self._models.get(model)
         if found is None:
-            raise _unknown_model(model)
+            raise self._unknown(model)
         return answer(found)
 
-
-def _unknown_model(name: str) -> NotFound:
-    return NotFound(
-        f"model {name[:80]!r} is not configured; see /v1/models", param="model", code="model_not_found"
-    )
+    def _unknown(self, name: str) -> NotFound:
+        found = nearest(name, frozenset(self._models))
+        near = f"did you mean {found!r}?" if found else "see /v1/models"
+        return NotFound(
+            f"model {name[:80]!r} is not configured; {near}", param="model", code="model_not_found"
+        )
 
 
 def _models(settings: Settings) -> list[Model]:

@@ -195,7 +195,8 @@ def checked_parameters(parameters: Mapping[str, Any], within: str = "") -> dict[
             found.pop(name, None)
             continue
         if type(value) not in (int, float) or not 1 <= value <= LARGEST or value != int(value):
-            refuse("must be a positive integer", field=f"{within}{name}")
+            unlimited = "; leave it out for no limit" if name in LENGTHS else ""
+            refuse(f"must be a positive integer, at most {LARGEST:,}{unlimited}", field=f"{within}{name}")
         found[name] = int(value)
     return found
 

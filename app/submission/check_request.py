@@ -16,7 +16,7 @@ from app.pacing.domain.route_availability import prefix_of
 from app.pacing.domain.tokens import LARGEST, PER_MEDIA, answer_limit, asked_for, estimate, prompt_tokens
 from app.pacing.ports import Explain
 from app.platform.domain.errors import Invalid
-from app.platform.domain.names import backlog_queue
+from app.platform.domain.names import backlog_queue, nearest
 from app.platform.domain.url_rules import BadTarget, TargetRules, parse_target
 from app.settings import Settings
 from app.settings.tier_models import DOWN, spans_of
@@ -264,11 +264,16 @@ def check_model(name: str | None, rules: SubmissionRules, within: str = "") -> s
     if chosen not in rules.models:
         known = ", ".join(sorted(rules.models)[:20]) or "none"
         raise Invalid(
-            f"{within}model: {chosen!r} is not configured; models are: {known}",
+            f"{within}model: {chosen!r} is not configured; {_near(chosen, rules)}models are: {known}",
             param=f"{within}model",
             code="model_not_found",
         )
     return chosen
+
+
+def _near(model: str, rules: SubmissionRules) -> str:
+    found = nearest(model, rules.models.union(rules.aliases))
+    return f"did you mean {found!r}? " if found else ""
 
 
 def check_policy(name: str | None, rules: SubmissionRules, within: str = "") -> None:

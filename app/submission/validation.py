@@ -108,8 +108,19 @@ def parse_json(raw: bytes, where: str = "", most_values: int = MOST_VALUES) -> A
     try:
         return orjson.loads(whole_characters(raw))
     except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise Invalid(f"{where}not valid JSON: {error.msg} at {place}", code="invalid_json") from None
+        raise Invalid(f"{where}not valid JSON: {_fault(raw, error)}", code="invalid_json") from None
+
+
+def _fault(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    """What is wrong and where; for another encoding, the fix."""
+    place = f"at line {error.lineno} column {error.colno}"
+    try:
+        if b"\0" not in raw[:4]:  # UTF-16 and UTF-32 have one there
+            whole_characters(raw).decode()
+            return f"{error.msg} {place}"
+    except UnicodeDecodeError:
+        pass
+    return f"it is not in UTF-8 {place}; JSON is sent as UTF-8, whatever the charset in Content-Type"
 
 
 def parse(model: type[M], value: Any, *, within: str = "", where: str = "") -> M:
@@ -186,6 +197,8 @@ def _unknown(name: str, model: type[BaseModel]) -> str:
     hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(sorted(fields))}"
     if "parameters" in fields and not close:
         hint = f'if it is the upstream\'s, put it into "parameters": {{"{name}": ...}}; {hint}'
+    if "requests" in fields and not close:
+        hint = f"if it is the requests', put it into each of them; {hint}"
     return f"unknown field; {hint}"
 
 

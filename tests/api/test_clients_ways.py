@@ -154,3 +154,87 @@ def test_a_model_may_be_asked_for_by_its_aliases(open_world: World) -> None:
     rules = rules_of(open_world.parts.settings)
     with pytest.raises(Invalid):
         check_model("deepseek-chatt", rules)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("DeepSeek-Chat", "deepseek-chat"),
+        (" deepseek-chat ", "deepseek-chat"),
+        ("deepseek-caht", "deepseek-chat"),
+        ("deepseek/deepseek-chat", "deepseek-chat"),
+        ("openrouter/deepseek/deepseek-chat", "deepseek-chat"),
+        ("seven", "org/seven"),
+        ("Org/Sevn", "org/seven"),
+        ("claude-x", None),
+    ],
+)
+def test_an_unknown_model_names_the_one_that_was_probably_meant(
+    open_world: World, asked: str, meant: str | None
+) -> None:
+    client = open_world.client()
+    answers = [
+        client.post("/v1/chat/completions", {"model": asked, "messages": SAID}),
+        client.post("/v1/tasks", {"model": asked, "prompt": "hello"}),
+        client.get(f"/v1/models/{asked.strip()}"),
+    ]
+    errors = [got.json["error"] for got in answers if got.status_code != 200]
+    assert {error["code"] for error in errors} == {"model_not_found"}
+    assert all((f"did you mean '{meant}'?" in error["message"]) is bool(meant) for error in errors)
+    assert all(("did you mean" in error["message"]) is bool(meant) for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"", "empty document at line 1"),
+        ('{"messages": "é"}'.encode("latin-1"), "sent as UTF-8"),
+        ('{"messages": "中文"}'.encode("gbk"), "sent as UTF-8"),
+        (b'{"messages": []}'.decode().encode("utf-16"), "sent as UTF-8"),
+        (b'{"messages": []}'.decode().encode("utf-16-le"), "sent as UTF-8"),
+        (b'{"messages": [],}', "at line 1 column 16"),
+        (b"{'messages': []}", "at line 1 column 2"),
+    ],
+)
+def test_a_body_that_cannot_be_read_says_why(alice: Client, sent: bytes, words: str) -> None:
+    got = alice.post("/v1/chat/completions", sent)
+    assert got.status_code == 400
+    assert words in got.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (
+            "/v1/tasks",
+            {"prompt": "x", "max_tokens": 2**40},
+            "at most 2,147,483,647; leave it out for no limit",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": SAID, "max_completion_tokens": "auto"},
+            "leave it out for no limit",
+        ),
+        ("/v1/chat/completions", {"messages": SAID, "n": 0}, "must be a positive integer"),
+        ("/v1/batch", {"requests": [{"prompt": "x"}], "temperature": 0.1}, "put it into each of them"),
+        ("/v1/batch", {"requests": [{"prompt": "x"}], "custom_id": "a"}, "put it into each of them"),
+    ],
+)
+def test_a_refused_field_says_what_to_do(alice: Client, path: str, body: dict[str, Any], words: str) -> None:
+    got = alice.post(path, body)
+    assert got.status_code == 400
+    assert words in got.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        ("sk-abc", "are pk_ and 43 characters"),
+        ('"pk_x"', "penstock clients add"),
+        ("pk_" + "x" * 43, "revoked"),
+    ],
+)
+def test_a_refused_key_says_what_to_do(alice: Client, shown: str, words: str) -> None:
+    got = alice.http.get("/v1/models", headers={"api-key": shown})
+    assert (got.status_code, got.json["error"]["code"]) == (401, "invalid_api_key")  # type: ignore[index]
+    assert words in got.json["error"]["message"]  # type: ignore[index]

@@ -7,6 +7,8 @@ is split at its last dot. A key queue is `key.<key>`.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 BACKLOG = "backlog."
@@ -32,6 +34,21 @@ def parse_backlog_queue(name: str) -> tuple[str, str]:
 def key_queue(key: str) -> str:
     """Name the queue of what has been released to a key."""
     return f"{KEY}{quote(key, safe=_SAFE)}"
+
+
+@lru_cache(maxsize=256)  # a file may name one wrong model in each of its lines
+def nearest(name: str, known: frozenset[str]) -> str | None:
+    """The known name that was probably meant: in other case, with or without a provider before a slash, misspelt."""
+    forms = {form: one for one in sorted(known) for form in (_last(one), one.lower())}
+    plain = name.strip().lower()
+    for form in (plain, _last(plain)):
+        if close := get_close_matches(form, forms, n=1, cutoff=0.8):
+            return forms[close[0]]
+    return None
+
+
+def _last(name: str) -> str:
+    return name.lower().rpartition("/")[2]
 
 
 def redis_list(queue: str, step: int) -> str:
