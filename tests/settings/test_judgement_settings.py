@@ -74,10 +74,14 @@ def test_the_pace_starts_at_5_is_multiplied_after_20_calls_and_stays_between_1_a
     assert rate(judge) == 4
     settle(judge, 400, seconds=2.1)
     assert rate(judge) == 1
-    settle(judge, 20, seconds=0.4)
-    assert rate(judge) == 1.25
-    settle(judge, 20, seconds=1.0)
-    assert rate(judge) == 1.25
+    settle(judge, 18, seconds=0.4)  # of the last 20 calls, two were slow: their mean is not below a half yet
+    assert rate(judge) == 1
+    settle(judge, 2, seconds=0.4)  # now it is, and each call is a step
+    assert rate(judge) == 1.25**2
+    settle(judge, 40, seconds=1.0)
+    between = rate(judge)
+    settle(judge, 20, seconds=1.0)  # neither slow nor fast
+    assert rate(judge) == between
     settle(judge, 600, seconds=0.4)
     assert rate(judge) == 20
 
@@ -97,8 +101,10 @@ def test_slow_may_be_a_multiple_of_the_models_own_median(tmp_path: Path) -> None
     settle(judge, 20, seconds=1.9)  # by this the median is known
     settle(judge, 20, seconds=2.8)
     assert rate(judge) == 5
-    settle(judge, 20, seconds=3.9)
-    assert rate(judge) == 4
+    settle(judge, 20, seconds=3.9)  # the median is 2.8 by now, and 3.9 is less than 1.5 times that
+    assert rate(judge) == 5
+    settle(judge, 20, seconds=6.0)
+    assert rate(judge) < 5
 
 
 def test_the_pace_may_be_for_some_upstreams_alone(tmp_path: Path) -> None:
