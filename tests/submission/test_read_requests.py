@@ -242,6 +242,7 @@ NEIGHBOURS: list[tuple[str, bytes | str, dict[str, Any], list[Request]]] = [
     ("a.jsonl", '{"prompt": [{"role": "user", "content": "a"}]}\n', {"column": "prompt"},
      [{"messages": [{"role": "user", "content": "a"}]}]),
     ("prompts.2026", "a\nb", {}, AB),
+    ("a", "prompt\na\nb\n", {}, AB),
     ("a.txt", "[Note: this] a\n{{name}}: b\n", {}, [{"prompt": "[Note: this] a"}, {"prompt": "{{name}}: b"}]),
     ("a.txt", "# b\na --- b | c\ndata: what?\n", {},
      [{"prompt": "# b"}, {"prompt": "a --- b | c"}, {"prompt": "data: what?"}]),

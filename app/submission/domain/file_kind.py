@@ -262,6 +262,8 @@ def _as_table(head: str) -> str:
     if _SEP.match(head):
         return "csv"
     lines = [line for line in head.splitlines()[:50] if line.strip()]
+    if len(lines) > 1 and lines[0].strip().strip('"') == "prompt":
+        return "csv"  # a table of one column
     for delimiter in "\t,;|" if lines else "":
         cells = lines[0].split(delimiter)
         names = [cell.strip().strip('"') for cell in cells]
