@@ -44,7 +44,11 @@ def fill(service: Service) -> dict[str, str]:
     search, mail = stack.add_client("search"), stack.add_client("mail-summaries")
     stack.admin.submit_batch([f"Report {n}" for n in range(40)])
     failed = mail.submit_batch([f"Mail {n}" for n in range(9)], model="failing")
-    mail.call("POST", "/v1/tasks", {"prompt": "x", "parameters": {"temperature": 99}})
+    image = {
+        "type": "image_url",
+        "image_url": {"url": "https://example.com/a.png"},
+    }  # the simulator takes texts alone
+    mail.call("POST", "/v1/tasks", {"messages": [{"role": "user", "content": [image]}]})
     search.submit_batch([f"Page {n}" for n in range(12_000)])
     mail.submit_batch([f"Letter {n}" for n in range(3_000)], batch_size=20)
     search.submit_batch([f"Book {n}" for n in range(240)], model="deepseek-reader")

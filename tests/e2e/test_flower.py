@@ -108,8 +108,12 @@ def test_a_task_of_a_batch_is_found_from_its_release_on(up: Up, flower: Flower) 
 
 
 def test_a_failed_task_is_failure_and_tells_neither_prompt_nor_secret(up: Up, flower: Flower) -> None:
-    body = {"prompt": PLANTED, "parameters": {"temperature": 99}}
-    task = up.call("POST", "/v1/tasks", body)
+    image = {
+        "type": "image_url",
+        "image_url": {"url": "https://example.com/a.png"},
+    }  # the simulator takes texts alone
+    content = [{"type": "text", "text": PLANTED}, image]
+    task = up.call("POST", "/v1/tasks", {"messages": [{"role": "user", "content": content}]})
     assert up.call("GET", f"/v1/tasks/{task['id']}?wait=60")["status"] == "failed"
     wait_until(lambda: flower.state(task["id"]) == "FAILURE", told=lambda: str(flower.task(task["id"])))
     assert PLANTED not in str(flower.task(task["id"]))
