@@ -11,7 +11,7 @@ PYTEST ?=
 ROOM ?=
 # Test processes side by side: many tests wait more than they work. Each starts a Redis and a PostgreSQL of its own,
 # when a test asks for them.
-JOBS ?= 3
+JOBS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test explore fuzz house lint format lock audit bench bench-list chaos clients pictures clean

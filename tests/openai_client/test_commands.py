@@ -88,7 +88,7 @@ def test_a_dry_run_and_a_price_that_nobody_knows_submit_nothing(
 ) -> None:
     (tmp_path / "p.txt").write_text("one\n")
     before = len(world.client().batches.list(limit=100).data)
-    assert "1 requests" in run("submit", "p.txt", "--model", FAST, "--dry-run").stderr
+    assert "1 request, about" in run("submit", "p.txt", "--model", FAST, "--dry-run").stderr
     assert (
         "the cost is not known" in run("submit", "p.txt", "--model", FAST, "--max-cost", "5", code=1).stderr
     )
