@@ -6,7 +6,7 @@ import io
 import orjson
 import pytest
 
-from app.billing.domain.usage import FIGURES, as_csv
+from app.billing.domain.usage import FIGURES, TIMES, as_csv
 from app.upstreams.call_upstream import body_of
 from app.upstreams.domain.request_parameters import strip_default_parameters
 from tests.attempts import a_claimed
@@ -36,6 +36,6 @@ def test_a_body_goes_out_without_its_upstreams_defaults() -> None:
 
 
 def test_csv_disarms_what_a_spreadsheet_would_run() -> None:
-    columns = dict.fromkeys((*FIGURES, *MONEY))
+    columns = dict.fromkeys((*FIGURES, *MONEY, *TIMES))
     (line,) = csv.DictReader(io.StringIO(as_csv([{**columns, "model": "=cmd()"}], ["model"])))
     assert (line["model"], line["cost"]) == ("'=cmd()", "")
