@@ -153,7 +153,7 @@ def _check_administration(caller: Caller, path: str) -> None:
 
 
 def credentials(environ: Mapping[str, Any]) -> str | None:
-    """The Authorization header; where that shows no bearer, the key that Azure's and other clients send beside it."""
+    """The Authorization header; where it shows no bearer, the key in the header that Azure and others use."""
     given: str | None = environ.get("HTTP_AUTHORIZATION")
     if (given or "").lstrip()[:7].lower() == "bearer ":
         return given

@@ -176,7 +176,7 @@ class CallbackDelivery:
         except DatabaseUnreachable:
             raise
         except Exception:
-            # A fault in one callback must not leave it claimed for ever.
+            # A fault in one callback must not leave it claimed indefinitely.
             log.exception("callback cannot be composed", callback=claimed.id)
             return DeliveryReply(
                 error="internal error: the callback could not be composed", sent=False, hopeless=True

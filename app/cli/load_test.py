@@ -49,7 +49,7 @@ Ask = Callable[[int], LoadAnswer]
 @click.option("--p90", type=float, help="Threshold in seconds.")
 @click.option("--p99", type=float, default=10.0, show_default=True, help="Threshold in seconds.")
 @click.option("--errors", type=float, default=1.0, show_default=True, help="Threshold in percent.")
-@click.option("--yes", is_flag=True, help="Send even if it costs money, or nobody knows.")
+@click.option("--yes", is_flag=True, help="Send even if it costs money, or may cost some.")
 @click.option("--every", metavar="hour|day|week|30m", help="Repeat until Ctrl-C.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Append each result, one JSON a line."
@@ -225,7 +225,7 @@ def _most_cost(settings: Any, model: str, asked: dict[str, Any]) -> str:
     costs = [prices.cost(route.upstream, route.upstream_model, usage, now) for route in routes]
     known = [cost for cost in costs if cost is not None]
     if not routes or len(known) < len(costs):
-        return "nobody knows how much: its price is unknown"
+        return "an unknown amount: it has no price"
     dearest = max(known, key=lambda cost: cost.picos)
     return "0, by its price" if not dearest.picos else f"up to {amount(dearest.picos)} {dearest.currency}"
 

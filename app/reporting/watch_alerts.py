@@ -55,7 +55,7 @@ class Watching:
     every: float = 5.0  # seconds between checks
     group_seconds: float = 10.0
     heartbeat_seconds: float = 60.0
-    repeat_seconds: float = 0.0  # until what still fires is told again; 0: never
+    repeat_seconds: float = 0.0  # until an alert that still fires is sent again; 0: never
 
 
 class AlertWatch:

@@ -92,7 +92,7 @@ class AlertSettings(Section):
     every: Seconds = 5.0
     # Seconds that alerts of one severity are collected into one message; a disaster is sent at once.
     group: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    # Seconds until what still fires is told again; 0: never.
+    # Seconds until an alert that still fires is sent again; 0: never.
     repeat: Annotated[float, Field(ge=0, le=30 * 86400)] = 4 * 3600.0
     # URL of the runbook for links in messages and on the dashboard; "": its file name.
     runbook: str = ""

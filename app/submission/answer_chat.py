@@ -25,7 +25,7 @@ from app.tasks.wait import Waiters
 LOOK_EVERY = 1.0  # seconds between checks that the client is still connected
 
 
-KEYLESS_SECONDS = 2.0  # after which a call that no key can serve is told so; a task that is queued waits
+KEYLESS_SECONDS = 2.0  # after which a waiting call that no key can serve is refused; a queued task waits
 
 
 class TooManyWaiting(OverLimit):

@@ -320,7 +320,7 @@ class CacheBody(Body):
 
 
 class TaskOptions(Body):
-    """What Penstock does with a request, and no upstream is told."""
+    """What Penstock does with a request; upstreams never see it."""
 
     priority: PriorityName | None = Field(None, description="Default: normal.")
     callback_url: CallbackUrl | None = Field(None, description="Receives a callback when the task has ended.")
@@ -391,11 +391,11 @@ class TaskBody(TaskOptions):
     parameters: Parameters = Field(
         default_factory=dict,
         description="Everything else for the upstream's body: temperature, max_tokens, tools ... `stream` is refused. "
-        "Known parameters may also stand beside it.",
+        "Known parameters may also stand at the top level.",
     )
     penstock: TaskOptions | None = Field(
         None,
-        description="Penstock's options, for names that upstreams have, too: a field of the same name beside it goes "
+        description="Penstock's options, for names that upstreams have, too: a field of the same name next to it goes "
         "to the upstream.",
     )
 
@@ -412,7 +412,7 @@ class TaskBody(TaskOptions):
 
     @classmethod
     def _is_upstreams(cls, name: str) -> bool:
-        """Whether a field beside `parameters` is the upstream's."""
+        """Whether a top-level field is the upstream's."""
         return name in UPSTREAM_NAMES
 
     @model_validator(mode="after")
@@ -424,7 +424,7 @@ class TaskBody(TaskOptions):
         return self
 
     def options(self) -> TaskOptions:
-        """Its options: those in `penstock`, else those beside it."""
+        """Its options: those in `penstock`, else those at the top level."""
         ours = self.penstock.model_fields_set & OPTIONS if self.penstock else frozenset()
         return (
             self

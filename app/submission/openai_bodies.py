@@ -52,7 +52,7 @@ class ChatBody(TaskBody):
     messages: Messages = Field(description="The conversation, as the upstream takes it.")
     penstock: ChatOptions | None = Field(
         None,
-        description="Penstock's options, for names that upstreams have, too: a field of the same name beside it goes "
+        description="Penstock's options, for names that upstreams have, too: a field of the same name next to it goes "
         "to the upstream.",
     )
     stream: bool | None = Field(None, description="Answer by server-sent events, chunk by chunk.")

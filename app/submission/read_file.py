@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from openpyxl.workbook import Workbook
 
 LONGEST = 10 * 1024 * 1024  # characters of a line, a row or a value, unless the reader is given another limit
-_HEAD = 64 * 1024  # bytes by which the kind of a file is told
+_HEAD = 64 * 1024  # bytes by which the kind of a file is recognised
 _BLOCK = 256 * 1024  # bytes read at once
 T = TypeVar("T")
 

@@ -58,7 +58,7 @@ class Item:
         code = error.code or "invalid_request"
         hint = ""
         if "unknown field" in error.message and isinstance(self.value, dict) and "prompt" in self.value:
-            hint = "With --column prompt only that field is asked; the others stay beside the answers in JSON lines."
+            hint = "With --column prompt only that field is asked; the others stay next to the answers in JSON lines."
         return Fault(self.label, error.message, hint, self.where, self.number, code, error.param)
 
 

@@ -15,7 +15,7 @@ from app.platform.domain.json_text import BOM, MOST_VALUES, check_values, whole_
 
 M = TypeVar("M", bound=BaseModel)
 
-# Parameters of upstreams that a task may have beside its prompt: OpenAI's, and those that many upstreams share.
+# Parameters of upstreams that a task may have next to its prompt: OpenAI's, and those that many upstreams share.
 UPSTREAM_NAMES = frozenset(
     {
         "audio",

@@ -42,7 +42,7 @@ class Waiters:
         self._limit = limit
         self._monotonic = monotonic
         self._left_at: deque[float] = deque(maxlen=_LEAVINGS)
-        self._promised = 0.0  # when the place is free that the last refused one was told to come for
+        self._promised = 0.0  # when the place is free that the last refused one was asked to come back for
         self._count = 0
         self._events: dict[str, set[threading.Event]] = {}
         self._changed = threading.Condition()

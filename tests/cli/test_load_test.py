@@ -116,7 +116,7 @@ def test_too_many_errors_fail_it(data: Path, service: Any) -> None:
     assert "errors" in told["verdict"]
 
 
-@pytest.mark.parametrize(("price", "words"), [(PAID, "may cost up to 0."), ("", "nobody knows how much")])
+@pytest.mark.parametrize(("price", "words"), [(PAID, "may cost up to 0."), ("", "it has no price")])
 def test_money_is_spent_only_when_asked_for(data: Path, service: Any, price: str, words: str) -> None:
     (data.parent / "penstock.toml").write_text(CONFIG + price)
     said = load_test(data)

@@ -1,4 +1,4 @@
-"""Results of a batch as a file: JSON lines, CSV or Parquet, with the columns of the input beside the answers."""
+"""Results of a batch as a file: JSON lines, CSV or Parquet, with the input's columns next to the answers."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def answer_of(line: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else orjson.dumps(content).decode()
 
 
-# -- the input beside the answers
+# -- the input next to the answers
 
 
 _Merged = Iterator[tuple[Item | None, bytes]]

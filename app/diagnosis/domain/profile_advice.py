@@ -60,7 +60,7 @@ class BatchPace:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What is configured and known beside the calls. `tiers`: of each model, (key, the upstream's model name)."""
+    """What is configured and known besides the calls. `tiers`: of each model, (key, the upstream's model name)."""
 
     slots: int | None = None  # of one worker
     batches: Sequence[BatchPace] = ()

@@ -289,7 +289,7 @@ def from_facts(facts: Mapping[str, Any]) -> TokenLearner:
 
 @dataclass(frozen=True, slots=True)
 class TokensUsed:
-    """What a call used, beside what was known of it. `model` is the client's word for it."""
+    """What a call used, and what was known of it before. `model` is the client's word for it."""
 
     model: str
     estimate: int  # by tokens.estimate: prompt and answer

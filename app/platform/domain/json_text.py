@@ -115,8 +115,8 @@ _HALF_BYTES = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+")
 
 def whole_characters(raw: bytes) -> bytes:
     """JSON with U+FFFD for half surrogate pairs, such as an emoji that was cut in two. Nothing else changes."""
-    mended = _HALF_BYTES.sub(_joined, raw)
-    return _ESCAPED.sub(lambda found: b"\\ufffd" if found[1] else found[0], mended)
+    joined = _HALF_BYTES.sub(_joined, raw)
+    return _ESCAPED.sub(lambda found: b"\\ufffd" if found[1] else found[0], joined)
 
 
 def _joined(found: re.Match[bytes]) -> bytes:

@@ -232,7 +232,7 @@ def _entry(runbook: str, alert: Alert, rule: Rule | None) -> str:
 def alertmanager_alerts(
     digest: Digest, rules: Mapping[str, Rule], runbook: str, now: float, holds_seconds: float
 ) -> list[dict[str, object]]:
-    """The body of Alertmanager's POST /api/v2/alerts. What fires holds until it is told again, or resolved."""
+    """The body of Alertmanager's POST /api/v2/alerts. An alert holds until it is sent again, or resolved."""
     found: list[dict[str, object]] = []
     for alert in (*digest.fired, *digest.resolved):
         rule = rules.get(alert.rule)

@@ -74,7 +74,7 @@ def was_withheld(choice: Mapping[str, Any]) -> bool:
 def usage_of(document: Mapping[str, Any]) -> TokenUsage | None:
     """Token counts under OpenAI's, DeepSeek's or Anthropic's names; None where they do not say enough.
 
-    What is missing between prompt, completion and total is output: some count reasoning beside the completion.
+    What is missing between prompt, completion and total is output: some count reasoning apart from the completion.
     """
     value = usage_in(document)
     if value is None:

@@ -274,7 +274,7 @@ def _in_order(calls: list[_ToolCall]) -> list[_ToolCall]:
 
 
 def has_substance(message: Mapping[str, Any]) -> bool:
-    """Whether a message or delta holds anything beside its role and blanks."""
+    """Whether a message or delta holds anything besides its role and blanks."""
     values = [value for name, value in message.items() if name != "role"]
     return any(value.strip() if isinstance(value, str) else value for value in values)
 
@@ -308,7 +308,7 @@ def whole_of(document: Any) -> Any:
 
 
 def _taken_out(document: Any) -> Any:
-    """The completion inside an envelope, with the usage that stands beside it; anything else as it is."""
+    """The completion inside an envelope, with the usage that stands next to it; anything else as it is."""
     if isinstance(document, list) and len(document) == 1 and _is_completion(document[0]):
         return document[0]
     if not isinstance(document, Mapping) or "choices" in document:

@@ -136,7 +136,7 @@ def outcome_in_200(error: UpstreamError, profile: UpstreamProfile) -> Outcome:
 
 
 def _of_429(words: SpokenWords) -> Outcome:
-    """A request above a limit by itself would wait for ever."""
+    """A request that is larger than a limit would never be sent."""
     if words.begin(Meaning.CONTEXT_TOO_LONG):
         return Outcome.CONTEXT_TOO_LONG
     waits = words.say(Meaning.BUSY) or words.say(Meaning.LOADING)

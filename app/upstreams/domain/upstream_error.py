@@ -86,7 +86,7 @@ def is_error(document: Any, shape: ErrorShape) -> bool:
 
 
 def says_error(document: Mapping[str, Any], shape: ErrorShape) -> bool:
-    """Whether an answer's `error` says something; some send one of zeros and blanks beside each answer."""
+    """Whether an answer's `error` says something; some send one of zeros and blanks with each answer."""
     if not (error := document.get("error")):
         return False
     found = read_error(error, shape)
